@@ -1,0 +1,260 @@
+"""The values that travel through a pipeline. Frozen, validated, and importing nothing of ours.
+
+Units and layouts are in the names: ``_ns``, ``_seconds``, ``_px``, ``_hwc_rgb``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from fractions import Fraction
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import av
+    from numpy.typing import NDArray
+
+Layout = Literal["hwc_rgb", "hwc_bgr", "hwc_rgba", "hw_gray"]
+
+_AV_FORMAT: dict[Layout, str] = {
+    "hwc_rgb": "rgb24",
+    "hwc_bgr": "bgr24",
+    "hwc_rgba": "rgba",
+    "hw_gray": "gray",
+}
+
+
+class Sense(StrEnum):
+    """What a model's numbers mean."""
+
+    RELATIVE_INVERSE = "relative_inverse"
+    """Inverse depth up to an unknown scale and shift: near = large."""
+    RELATIVE_DEPTH = "relative_depth"
+    """Depth up to an unknown scale (and shift): far = large."""
+    METRIC_M = "metric_m"
+    """Depth in metres: far = large."""
+
+    @property
+    def near_is_large(self) -> bool:
+        return self is Sense.RELATIVE_INVERSE
+
+
+@dataclass(frozen=True, slots=True)
+class ColorTags:
+    """How a picture's numbers map to colour, as FFmpeg's ``AVCOL_*`` integers (ITU-T H.273); 2 = unspecified.
+
+    ``range``: 0 unspecified, 1 limited ("tv"), 2 full ("pc").
+    """
+
+    matrix: int = 2
+    range: int = 0
+    primaries: int = 2
+    transfer: int = 2
+
+    @classmethod
+    def of(cls, picture: av.VideoFrame) -> ColorTags:
+        return cls(
+            matrix=int(picture.colorspace),
+            range=int(picture.color_range),
+            primaries=int(picture.color_primaries),
+            transfer=int(picture.color_trc),
+        )
+
+    def apply(self, picture: av.VideoFrame) -> None:
+        """Tag a picture of our own making."""
+        picture.colorspace = self.matrix
+        picture.color_range = self.range
+        picture.color_primaries = self.primaries
+        picture.color_trc = self.transfer
+
+
+@dataclass(frozen=True, slots=True)
+class PictureInfo:
+    """Size, pixel format and colour of pictures that go to a sink."""
+
+    width_px: int
+    height_px: int
+    pix_fmt: str
+    color: ColorTags = field(default_factory=ColorTags)
+
+    def __post_init__(self) -> None:
+        if self.width_px < 1 or self.height_px < 1:
+            raise ValueError(f"a picture needs at least 1x1 pixels, not {self.width_px}x{self.height_px}")
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """What a source found out when it was opened. Sizes are after rotation.
+
+    Attributes:
+        source_id: short name of the source for people, credentials redacted.
+        width_px, height_px: size of every frame (sources with pictures of many sizes: of the first).
+        pix_fmt: FFmpeg name of the decoder's pixel format.
+        time_base: unit of every frame's pts, in seconds.
+        rate: rational frames per second; None if unknown or meaningless.
+        frame_count: frames to expect, None if unknown; may be an estimate, never trust it for anything but progress.
+        duration_seconds: None if unknown.
+        live: frames come whether we are ready or not.
+        color: colour tags of the decoded pictures.
+        sample_aspect_ratio: width : height of one pixel, 1 if unknown.
+        origin_seconds: media time that becomes 0 in an output; 0 unless the source was trimmed with a start.
+        end_seconds: media time the source was trimmed to, None if not.
+        media_path: file or URL that audio and subtitles can be copied from, None if there is none.
+        note: one line for people about what was negotiated or converted, empty if nothing is worth saying.
+    """
+
+    source_id: str
+    width_px: int
+    height_px: int
+    pix_fmt: str
+    time_base: Fraction
+    rate: Fraction | None = None
+    frame_count: int | None = None
+    duration_seconds: float | None = None
+    live: bool = False
+    color: ColorTags = field(default_factory=ColorTags)
+    sample_aspect_ratio: Fraction = Fraction(1)
+    origin_seconds: Fraction = Fraction(0)
+    end_seconds: Fraction | None = None
+    media_path: str | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if self.width_px < 1 or self.height_px < 1:
+            raise ValueError(f"{self.source_id}: a frame needs at least 1x1 pixels")
+        if self.time_base <= 0:
+            raise ValueError(f"{self.source_id}: time_base must be positive, not {self.time_base}")
+        if self.rate is not None and self.rate <= 0:
+            raise ValueError(f"{self.source_id}: rate must be positive or None, not {self.rate}")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture of a source. Never re-stamped and never written to on its way.
+
+    Attributes:
+        source_id: same as the stream's.
+        index: 0, 1, 2, ... in the order the source gave them; gaps where a source dropped frames.
+        pts: presentation time in ``time_base`` units; strictly rising within a source.
+        time_base: seconds per pts unit.
+        captured_ns: monotonic clock when the source handed the frame over.
+        picture: decoded picture in the decoder's pixel format, rotation applied. Its planes may be shared with the
+            decoder: read only.
+        key: True where the decoder says a key frame starts.
+    """
+
+    source_id: str
+    index: int
+    pts: int
+    time_base: Fraction
+    captured_ns: int
+    picture: av.VideoFrame
+    key: bool = False
+
+    @property
+    def width_px(self) -> int:
+        return self.picture.width
+
+    @property
+    def height_px(self) -> int:
+        return self.picture.height
+
+    @property
+    def seconds(self) -> float:
+        """Media time of the frame."""
+        return float(self.pts * self.time_base)
+
+    def to_rgb(self) -> NDArray[np.uint8]:
+        """The picture as a new uint8 [H, W, 3] array, RGB, full range."""
+        return np.asarray(self.picture.to_ndarray(format="rgb24"), dtype=np.uint8)
+
+
+def picture_from_array(array: NDArray[np.uint8], layout: Layout) -> av.VideoFrame:
+    """Wrap a uint8 array as a picture, without a copy where the array is C-contiguous.
+
+    Args:
+        array: [H, W, 3], [H, W, 4] or [H, W], as ``layout`` says.
+    Raises:
+        ValueError: shape or dtype do not fit the layout.
+    """
+    import av
+
+    channels = {"hwc_rgb": 3, "hwc_bgr": 3, "hwc_rgba": 4, "hw_gray": None}[layout]
+    expected = array.ndim == 2 if channels is None else array.ndim == 3 and array.shape[2] == channels
+    if not expected or array.dtype != np.uint8 or 0 in array.shape:
+        raise ValueError(f"a {layout} picture is uint8 with at least one pixel, not {array.dtype} {list(array.shape)}")
+    picture = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(array), format=_AV_FORMAT[layout])
+    picture.color_range = 2
+    return picture
+
+
+@dataclass(frozen=True, slots=True)
+class DepthMap:
+    """Depth of one picture, at the model's resolution.
+
+    Attributes:
+        values: float32 [h, w], C-contiguous; covers the whole picture edge to edge (pixel centres at half integers).
+        sense: what the values mean.
+        valid: bool [h, w], False where the model gives no depth; None = valid wherever the value is finite.
+    """
+
+    values: NDArray[np.float32]
+    sense: Sense
+    valid: NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or self.values.dtype != np.float32 or 0 in self.values.shape:
+            raise ValueError(f"depth is float32 [h, w], not {self.values.dtype} {list(self.values.shape)}")
+        if self.valid is not None and self.valid.shape != self.values.shape:
+            raise ValueError(f"valid mask {list(self.valid.shape)} does not fit depth {list(self.values.shape)}")
+
+    @property
+    def width_px(self) -> int:
+        return int(self.values.shape[1])
+
+    @property
+    def height_px(self) -> int:
+        return int(self.values.shape[0])
+
+
+@dataclass(frozen=True, slots=True)
+class DepthRange:
+    """The span of depth values that becomes nearness 0..1, in the model's own units."""
+
+    lo: float
+    hi: float
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.lo) and np.isfinite(self.hi)) or self.lo > self.hi:
+            raise ValueError(f"a depth range needs finite LO <= HI, not {self.lo}, {self.hi}")
+
+    @property
+    def flat(self) -> bool:
+        """True where there is no contrast to show; nearness is then 0 everywhere."""
+        return self.hi - self.lo <= 1e-6 * max(abs(self.lo), abs(self.hi), 1e-20)
+
+    def nearness_scale_offset(self, sense: Sense) -> tuple[float, float]:
+        """``(a, b)`` so that nearness = clip(a * value + b, 0, 1), 1 = nearest, whatever the sense."""
+        if self.flat:
+            return 0.0, 0.0
+        a = 1.0 / (self.hi - self.lo)
+        return (a, -self.lo * a) if sense.near_is_large else (-a, self.hi * a)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a sink receives for one frame.
+
+    Attributes:
+        frame: the input, untouched.
+        depth: its depth at model resolution. Memory belongs to a ring: copy it to keep it beyond ``process``.
+        range: the range its colours use.
+        picture: the coloured view in the sink's look, or None where the sink wants none. Not written to afterwards.
+    """
+
+    frame: Frame
+    depth: DepthMap
+    range: DepthRange
+    picture: av.VideoFrame | None = None

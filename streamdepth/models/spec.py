@@ -1,0 +1,121 @@
+"""What is known of a model before it runs: one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from streamdepth.frame import Sense
+
+
+class Family(StrEnum):
+    """Which image processor's rules a model follows (names as in ``transformers``)."""
+
+    DPT = "dpt"
+    """Depth Anything, DPT, MiDaS: resize (optionally keeping aspect, to a multiple), rescale, normalise, optional pad."""
+    GLPN = "glpn"
+    """Floor to a multiple, bilinear, rescale."""
+    ZOEDEPTH = "zoedepth"
+    """Rescale, reflect pad, resize with aligned corners, normalise."""
+    DEPTH_PRO = "depth_pro"
+    """Rescale, normalise, bilinear without antialias to a square."""
+
+
+Resample = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How a picture becomes the network's input. Defaults are Depth Anything's.
+
+    Attributes:
+        family: whose order of operations applies.
+        width_px, height_px: target size of the resize rule (not always the network's size).
+        do_resize, do_rescale, do_normalize, do_pad: steps, as in ``preprocessor_config.json``.
+        keep_aspect: keep the aspect ratio, taking the scale nearer to 1.
+        multiple_of: each side becomes a multiple of this.
+        resample: filter of the resize.
+        rescale_factor: multiplies 8-bit values.
+        mean, std: per channel R, G, B, after rescaling.
+    """
+
+    family: Family = Family.DPT
+    width_px: int = 518
+    height_px: int = 518
+    do_resize: bool = True
+    do_rescale: bool = True
+    do_normalize: bool = True
+    do_pad: bool = False
+    keep_aspect: bool = True
+    multiple_of: int = 14
+    resample: Resample = "bicubic"
+    rescale_factor: float = 1 / 255
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output of a graph. A dimension is an int, or a name where it is dynamic ('' if unnamed)."""
+
+    name: str
+    dtype: Literal["float32", "float16", "uint8"]
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model: where it is, what it takes, what its numbers mean.
+
+    Each field comes from, in rising priority: the graph, the configuration files beside it, the table of known
+    models, the user. ``origins`` says for the fields that matter where they came from.
+
+    Attributes:
+        name: what the user called it, credentials redacted.
+        path: local ONNX file, inside its snapshot folder where it came from the Hub.
+        source: ``"built-in"``, ``"file"`` or ``"hub"``.
+        revision: commit or version, empty if unknown.
+        dtype: dtype of the file chosen (``"fp32"``, ``"q8"``, ...).
+        sense: what the output means.
+        preprocessing: how pictures become input.
+        image_input: the input that takes pictures, rank 3 to 5.
+        image_layout: layout of that input, without its batch axis: ``"chw"``, ``"hwc"`` or ``"nchw"`` (rank 5).
+        depth_output: the output that holds depth.
+        other_inputs: further inputs the graph wants, with how they are fed known to the engine.
+        licence: SPDX id or name, empty if unknown.
+        metres_per_unit: what to multiply a metric output by.
+        origins: field name -> "graph" | "config" | "table" | "user" | "default".
+    """
+
+    name: str
+    path: Path
+    source: Literal["built-in", "file", "hub"]
+    sense: Sense
+    preprocessing: Preprocessing
+    image_input: TensorSpec
+    image_layout: Literal["chw", "hwc", "nchw"]
+    depth_output: TensorSpec
+    dtype: str = "fp32"
+    revision: str = ""
+    other_inputs: tuple[TensorSpec, ...] = ()
+    licence: str = ""
+    metres_per_unit: float = 1.0
+    origins: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch size the graph insists on, None where it takes any."""
+        first = self.image_input.shape[0]
+        if len(self.image_input.shape) == 3:
+            return 1
+        return first if isinstance(first, int) else None
+
+    @property
+    def fixed_size_px(self) -> tuple[int, int] | None:
+        """(width, height) the graph insists on, None where it takes any."""
+        height, width = self.image_input.shape[-3:-1] if self.image_layout == "hwc" else self.image_input.shape[-2:]
+        return (width, height) if isinstance(width, int) and isinstance(height, int) else None
