@@ -16,7 +16,7 @@ class Family(StrEnum):
     """Which image processor's rules a model follows (names as in ``transformers``)."""
 
     DPT = "dpt"
-    """Depth Anything, DPT, MiDaS: resize (optionally keeping aspect, to a multiple), rescale, normalise, optional pad."""
+    """Depth Anything, DPT, MiDaS: resize (keeping aspect or not, to a multiple), rescale, normalise, optional pad."""
     GLPN = "glpn"
     """Floor to a multiple, bilinear, rescale."""
     ZOEDEPTH = "zoedepth"
