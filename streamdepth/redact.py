@@ -1,29 +1,125 @@
-"""The one place where secrets are taken out of text that people or machines will read."""
+"""The one place where secrets are taken out of text that people or machines will read.
+
+Where text is ambiguous, a secret counts more than a readable host: see :func:`split_userinfo` for the rule.
+"""
 
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote
 
 _MASK = "***"
+_STREAMING = frozenset({"rtsp", "rtsps", "rtspu", "rtmp", "rtmps", "srt", "rtp", "udp", "tcp"})
 
-# Everything up to the LAST "@" before the path is user information (RFC 3986 3.2.1); passwords people type often hold
-# an unescaped "@", "/" never (FFmpeg and every camera vendor require it escaped).
-_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<userinfo>[^\s/\"'<>]*)@")
-_SECRET_PARAMETER = re.compile(
-    r"(?P<key>[?&;](?:access[_-]?token|api[_-]?key|auth|key|pass(?:word|wd)?|pwd|secret|sig(?:nature)?|token)=)"
-    r"[^\s&;#\"'<>]+",
+# A quote or bracket inside a password is told from one that closes a string by what follows it.
+_IN_URL = r"(?:[^\s\"'<>]|[\"'<>](?=[^\s,)\]}:;>/\"']))"
+_URL = re.compile(rf"(?P<head>(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{{0,31}})://)(?P<rest>{_IN_URL}+)")
+_NESTED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,31}://")
+_ENCODED_URL = re.compile(
+    r"(?P<head>[A-Za-z][A-Za-z0-9+.-]{0,31}(?::|%(?:25){0,3}3A)(?:/|%(?:25){0,3}2F){2})(?P<rest>[^\s\"'<>&]+)", re.IGNORECASE
+)
+_ENCODED_AT = re.compile(r"@|%(?:25){0,3}40", re.IGNORECASE)
+
+_SECRET_NAME = (
+    r"(?:access[_-]?token|refresh[_-]?token|id[_-]?token|auth[_-]?token|api[_-]?key|client[_-]?secret|"
+    r"pass(?:word|wd|phrase)?|pwd|secret|token)"
+)
+_QUERY = re.compile(
+    rf"(?P<key>(?:[?&;]|%(?:25)*(?:3F|26|3B))(?:{_SECRET_NAME}|auth|key|sig(?:nature)?)(?:=|%(?:25)*3D))[^\s&;#\"'<>]+",
     re.IGNORECASE,
 )
-_AUTH_HEADER = re.compile(r"(?P<key>\bAuthorization\b[\"']?\s*[:=]\s*[\"']?\w+\s+)[^\r\n\"']+", re.IGNORECASE)
-_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
+_QUOTED_FIELD = re.compile(
+    rf"(?P<key>(?<![A-Za-z]){_SECRET_NAME}\\?[\"']?\s*[:=]\s*b?)(?P<quote>\\?[\"'])(?P<value>(?:\\.|(?!(?P=quote)).)+)(?P=quote)",
+    re.IGNORECASE,
+)
+_BARE_FIELD = re.compile(rf"(?P<key>(?<![A-Za-z?&;]){_SECRET_NAME}=)[^\s&;#,\"'<>()]+", re.IGNORECASE)
+
+_PARAMETERS = r"\w+=(?:\\?\"[^\"]*\"|[^,\s\"'\\]+)(?:\s*,\s*\w+=(?:\\?\"[^\"]*\"|[^,\s\"'\\]+))*"
+_AUTH_HEADER = re.compile(
+    rf"(?P<key>\b(?:Proxy-)?Authorization\b[\"']?\s*[:=,]\s*b?[\"']?)(?P<kind>\w+[ \t]+)?(?:{_PARAMETERS}|[^\s\"'\\,;]+)",
+    re.IGNORECASE,
+)
+_KEY_HEADER = re.compile(r"(?P<key>\bX-(?:Api-Key|Auth-Token)[\"']?\s*[:=,]\s*b?[\"']?)[^\s\"'\\,;]+", re.IGNORECASE)
+_BEARER = re.compile(r"(?P<key>\bBearer[ \t]+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+_HUB_TOKEN = re.compile(r"\bhf_(?:[A-Za-z0-9]{20,}|(?=[A-Za-z]*[0-9])[A-Za-z0-9]{8,})")
 
 
 def redact(text: str) -> str:
-    """Return ``text`` with user information of URLs, secret query parameters, auth headers and Hub tokens masked.
+    """Return ``text`` with user information of URLs, secret parameters and fields, auth headers and Hub tokens masked.
 
-    Idempotent; percent-encoded user information is masked whole. Thread-safe.
+    Works on any text a URL or header is part of, the ``repr`` of an exception included. Idempotent. Thread-safe.
     """
-    text = _USERINFO.sub(lambda m: f"{m['scheme']}{_MASK}@", text)
-    text = _SECRET_PARAMETER.sub(lambda m: f"{m['key']}{_MASK}", text)
-    text = _AUTH_HEADER.sub(lambda m: f"{m['key']}{_MASK}", text)
+    text = _URL.sub(lambda m: m["head"] + _mask_rest(m["scheme"], m["rest"]), text)
+    text = _ENCODED_URL.sub(_mask_encoded, text)
+    text = _QUERY.sub(lambda m: f"{m['key']}{_MASK}", text)
+    text = _AUTH_HEADER.sub(_mask_header, text)
+    text = _KEY_HEADER.sub(lambda m: f"{m['key']}{_MASK}", text)
+    text = _BEARER.sub(lambda m: f"{m['key']}{_MASK}", text)
+    text = _QUOTED_FIELD.sub(lambda m: f"{m['key']}{m['quote']}{_MASK}{m['quote']}", text)
+    text = _BARE_FIELD.sub(lambda m: f"{m['key']}{_MASK}", text)
     return _HUB_TOKEN.sub(_MASK, text)
+
+
+def split_userinfo(url: str) -> tuple[str | None, str]:
+    """``"scheme://user:pass@host/x"`` -> ``("user:pass", "scheme://host/x")``; no user information gives None.
+
+    RFC 3986 (3.2.1) wants ``@ / ? #`` in a password escaped; people type them bare. So user information reaches to the
+    last ``@`` of the URL where the part before the first ``/`` holds an ``@`` or no valid port, and for streaming
+    schemes also where it holds a port (``rtsp://admin:12/34@cam``: no camera has ``@`` in its paths). What stays
+    ambiguous is taken as harmless: ``http://host:80/@name``, ``https://host/@scope/package``.
+    """
+    match = _URL.match(url)
+    if match is None:
+        return None, url
+    end = _userinfo_end(match["scheme"], url[match.end("head") :])
+    if end is None:
+        return None, url
+    rest = url[match.end("head") :]
+    return rest[:end], match["head"] + rest[end + 1 :]
+
+
+def _userinfo_end(scheme: str, rest: str) -> int | None:
+    at = rest.rfind("@")
+    if at < 0:
+        return None
+    authority = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
+    if "@" in authority:
+        return at
+    host, colon, port = authority.rpartition(":")
+    if not colon or authority.endswith("]") or (host.startswith("[") and not host.endswith("]")):
+        return None
+    if not (port.isascii() and port.isdigit()) or scheme.lower() in _STREAMING:
+        return at
+    return None
+
+
+def _mask_rest(scheme: str, rest: str) -> str:
+    end = _userinfo_end(scheme, rest)
+    if end is not None:
+        return f"{_MASK}@{rest[end + 1 :]}"
+    # One URL may hide behind another where no white space separates them.
+    nested = _NESTED.search(rest)
+    if nested is None:
+        return rest
+    inner = _mask_rest(nested.group()[:-3], rest[nested.end() :])
+    return rest[: nested.end()] + inner
+
+
+def _mask_encoded(match: re.Match[str]) -> str:
+    head, rest = match["head"], match["rest"]
+    if head.endswith("://") and "@" in rest:
+        return match.group()
+    marks = list(_ENCODED_AT.finditer(rest))
+    if not marks:
+        return match.group()
+    plain = rest
+    for _ in range(4):
+        plain = unquote(plain)
+    if _userinfo_end(head.split("%")[0].split(":")[0], plain) is None:
+        return match.group()
+    last = marks[-1]
+    return head + _MASK + rest[last.start() :]
+
+
+def _mask_header(match: re.Match[str]) -> str:
+    return f"{match['key']}{match['kind'] or ''}{_MASK}"
