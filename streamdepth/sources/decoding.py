@@ -1,0 +1,316 @@
+"""One pass over an opened file: demux, decode, step over damage, seek."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from streamdepth.errors import SourceError
+from streamdepth.sources.explain import explain_ffmpeg, explain_no_video
+from streamdepth.sources.orient import Straightener
+from streamdepth.sources.timeline import Timeline
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from pathlib import Path
+
+    import av
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+_MAX_ERRORS_BEFORE_FIRST_FRAME = 2000
+_MAX_DEMUX_ERRORS = 200
+# Demuxers that make "video" of any bytes or text: nobody who names such a file means that.
+_TEXT_ART = frozenset({"tty", "bin", "xbin", "adf", "idf", "ea_cdata", "rawvideo", "vobsub"})
+# How far before the start to seek, in turn, where the frame found lies behind it: indexes that hold decoding times, or
+# few entries, land late. None = from the beginning.
+_SEEK_BACK_SECONDS: tuple[int | None, ...] = (0, 2, 15, None)
+
+REPAIR_NOTES = {
+    "missing_pts": "{} frames had no time of their own and follow their predecessors at the stream's rate",
+    "backward_pts": "{} frames repeated a time or went back a little; each was moved one tick behind its predecessor",
+    "time_jump": "the clock jumped back {} times; what follows goes on from where it was",
+    "size": "{} frames had another size and were scaled to the first frame's",
+    "pix_fmt": "{} frames had another pixel format and were converted to the first frame's",
+    "color": "{} frames had another colour matrix or range and were converted to the first frame's",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Medium:
+    """What is decoded, and how.
+
+    Attributes:
+        name: for people.
+        target: what FFmpeg is told to open: a URL, or an absolute path (so that no file name looks like a protocol).
+        path: the local file, None for a URL.
+        seekable: False for pipes.
+        timeout_seconds: of one network operation, None = none.
+        threads: decoder threads, 0 = automatic.
+    """
+
+    name: str
+    target: str
+    path: Path | None
+    seekable: bool
+    timeout_seconds: float | None
+    threads: int
+
+
+class Decoding:
+    """One pass over an open container. Used by one thread at a time, but for ``stop``.
+
+    Attributes:
+        dropped: frames that could not be given, by cause.
+        first: the first picture, straightened; ``time_base``, ``rate``, ``beginning_seconds``, ``duration_seconds`` and
+            ``note`` are known with it, that is after ``start``.
+        shortfall: what to tell people where the file ended before its header says, else empty.
+    """
+
+    def __init__(self, medium: Medium) -> None:
+        self._medium = medium
+        self._name = medium.name
+        self.dropped: Counter[str] = Counter()
+        self.straightener = Straightener()
+        self.note = ""
+        self.shortfall = ""
+        self._stop = threading.Event()
+        self.timeline = Timeline(Fraction(1, 90_000), None)
+        self._container: InputContainer | None = None
+        self._waiting: list[av.VideoFrame] = []
+        self._given = 0
+        self._seen = 0
+
+    def stop(self) -> None:
+        """End ``start`` and ``pictures`` at the next packet. Thread-safe."""
+        self._stop.set()
+
+    def start(self) -> None:
+        """Open, choose the stream, decode the first frame."""
+        self._open()
+        raw = self._raw()
+        for picture in raw:
+            self._waiting.append(picture)
+            break
+        if not self._waiting:
+            if self._stop.is_set():
+                raise SourceError(f"{self._name}: interrupted while it was opened", source=self._name)
+            damaged = self.dropped["corrupt"]
+            raise SourceError(
+                f"{self._name}: none of its pictures can be decoded"
+                + (f" ({damaged} are damaged)" if damaged else "")
+                + "; it is empty, damaged or cut off: fetch or record it again",
+                source=self._name,
+            )
+        self._raw_pictures = raw
+        stream = self.stream
+        raw_first = self._waiting[0]
+        self.time_base = stream.time_base or raw_first.time_base or Fraction(1, 90_000)
+        rate = stream.guessed_rate or stream.average_rate
+        self.rate = rate if rate is not None and 0 < rate <= 1000 else None
+        self.first_pts = raw_first.pts
+        container_start = self.container.start_time
+        self.beginning_seconds = Fraction(0) if container_start is None else Fraction(container_start, 1_000_000)
+        self.duration_seconds = self._duration(stream)
+        self.timeline = Timeline(self.time_base, self.rate, round(self.beginning_seconds / self.time_base))
+        coded_format = raw_first.format.name
+        self.first = self.straightener.straighten(raw_first)
+        self._waiting[0] = self.first
+        if not self.straightener.orientation.exact:
+            self.note = "asks to be turned by other than quarter turns; turned to the nearest one"
+        elif self.first.format.name != coded_format:
+            self.note = f"turning the picture made {self.first.format.name} of {coded_format}"
+
+    def pictures(
+        self, begin_pts: int | None, end_pts: int | None, max_frames: int | None
+    ) -> Iterator[tuple[int, int, av.VideoFrame]]:
+        """(index, pts, picture) from ``begin_pts`` to before ``end_pts``; closes the container at the end."""
+        try:
+            if begin_pts is not None and self.first_pts is not None and begin_pts > self.first_pts:
+                self._seek_to(begin_pts)
+                self.dropped.clear()
+            for picture in self._from_first():
+                pts = self.timeline.place(picture.pts, picture.duration)
+                if begin_pts is not None and pts < begin_pts:
+                    self.dropped.clear()
+                    continue
+                if end_pts is not None and pts >= end_pts:
+                    # Reordered frames come out in presentation order, so nothing before the end can follow.
+                    break
+                picture = self.straightener.straighten(picture)
+                picture.pts, picture.time_base = pts, self.time_base
+                index = self._given + sum(self.dropped.values())
+                self._given += 1
+                yield index, pts, picture
+                if max_frames is not None and self._given >= max_frames:
+                    return
+            else:
+                self._note_shortfall(begin_pts is not None)
+            if not self._given and not self._stop.is_set() and begin_pts is not None:
+                raise SourceError(
+                    f"{self._name}: has no frame from there on; choose an earlier start", source=self._name
+                )
+        finally:
+            self.close()
+
+    @property
+    def container(self) -> InputContainer:
+        if self._container is None:
+            raise SourceError(f"{self._name}: is closed", source=self._name)
+        return self._container
+
+    def close(self) -> None:
+        container, self._container = self._container, None
+        self._waiting.clear()
+        if container is not None:
+            container.close()
+
+    def _open(self) -> None:
+        import av
+
+        medium = self._medium
+        url = medium.path is None
+        options: dict[str, str] = {}
+        if url and medium.target.lower().startswith("http"):
+            # A file on a server: a connection that breaks in the middle is taken up again where it broke.
+            options = {
+                "reconnect": "1",
+                "reconnect_delay_max": str(max(1, math.ceil((medium.timeout_seconds or 10) / 2))),
+            }
+        try:
+            self._container = av.open(
+                medium.target,
+                "r",
+                options=options,
+                metadata_errors="replace",
+                timeout=medium.timeout_seconds,
+            )
+        except (av.error.FFmpegError, OSError, ValueError, UnicodeError) as error:
+            raise explain_ffmpeg(self._name, error, self._medium.path) from error
+        if self._container.format.name in _TEXT_ART:
+            raise SourceError(
+                f"{self._name}: is not a video but text or plain bytes; give a video or picture file", source=self._name
+            )
+        self.stream = self._choose(self._container)
+        self.stream.thread_type = "AUTO"
+        self.stream.thread_count = medium.threads
+        for other in self._container.streams:
+            if other.index != self.stream.index:
+                other.discard = av.stream.Discard.all
+        self._seekable = medium.seekable and not (url and self._container.size <= 0)
+
+    def _choose(self, container: InputContainer) -> VideoStream:
+        import av.stream
+
+        cover = int(av.stream.Disposition.attached_pic)
+        moving = [stream for stream in container.streams.video if not int(stream.disposition) & cover]
+        if not moving:
+            raise explain_no_video(self._name, container)
+        decodable = [stream for stream in moving if stream.codec_context is not None]
+        if not decodable:
+            raise SourceError(
+                f"{self._name}: its video codec has no decoder here; convert it (ffmpeg -i IN -c:v libx264 OUT.mp4)",
+                source=self._name,
+            )
+        best = container.streams.best("video")
+        return next((stream for stream in decodable if best is not None and stream.index == best.index), decodable[0])
+
+    def _duration(self, stream: VideoStream) -> Fraction | None:
+        if self.container.duration is not None and self.container.duration > 0:
+            return Fraction(self.container.duration, 1_000_000)
+        if stream.duration is not None and stream.duration > 0:
+            return stream.duration * self.time_base
+        return None
+
+    def _from_first(self) -> Iterator[av.VideoFrame]:
+        yield from self._waiting
+        self._waiting.clear()
+        yield from self._raw_pictures
+
+    def _raw(self) -> Generator[av.VideoFrame, None, None]:
+        """Decoded pictures, as coded, until the end; damage is counted and stepped over."""
+        import av.error
+
+        demux_errors = 0
+        while not self._stop.is_set():
+            try:
+                for packet in self.container.demux(self.stream):
+                    if self._stop.is_set():
+                        return
+                    try:
+                        decoded: list[Any] = packet.decode()
+                    except av.error.EOFError:
+                        return
+                    except (av.error.InvalidDataError, av.error.UndefinedError, av.error.PatchWelcomeError) as error:
+                        self._count_damage(error)
+                        continue
+                    for picture in decoded:
+                        if self._stop.is_set():
+                            return
+                        self._seen += 1
+                        yield picture
+                return
+            except av.error.InvalidDataError as error:
+                # The demuxer can go on behind a damaged place, but its Python generator is over once it has raised.
+                demux_errors += 1
+                self._count_damage(error)
+                if demux_errors > _MAX_DEMUX_ERRORS:
+                    return
+            except av.error.EOFError:
+                return
+            except (av.error.FFmpegError, OSError) as error:
+                raise self._broken(error) from error
+
+    def _count_damage(self, error: BaseException) -> None:
+        self.dropped["corrupt"] += 1
+        if not self._seen and self.dropped["corrupt"] >= _MAX_ERRORS_BEFORE_FIRST_FRAME:
+            raise SourceError(
+                f"{self._name}: none of its first {self.dropped['corrupt']} pictures can be decoded; "
+                "it is damaged, or its codec needs another decoder",
+                source=self._name,
+            ) from error
+
+    def _broken(self, error: BaseException) -> SourceError:
+        explained = explain_ffmpeg(self._name, error, self._medium.path)
+        if not self._given:
+            return explained
+        reason = explained.message.removeprefix(f"{self._name}: ")
+        return type(explained)(
+            f"{self._name}: reading broke off after {self._given} frames: {reason}", source=self._name
+        )
+
+    def _seek_to(self, begin_pts: int) -> None:
+        """Put the decoder at a frame at or before ``begin_pts``; where that is impossible, at the beginning."""
+        import av.error
+
+        if not self._seekable:
+            return
+        for back in _SEEK_BACK_SECONDS:
+            self._raw_pictures.close()
+            self._waiting.clear()
+            if back is None:
+                break
+            try:
+                self.container.seek(begin_pts - round(back / self.time_base), stream=self.stream)
+            except (av.error.FFmpegError, OSError):
+                break
+            self._raw_pictures = self._raw()
+            first = next(self._raw_pictures, None)
+            if first is not None and first.pts is not None and first.pts <= begin_pts:
+                self._waiting.append(first)
+                return
+        self.container.close()
+        self._open()
+        self._raw_pictures = self._raw()
+
+    def _note_shortfall(self, trimmed: bool) -> None:
+        promised = self.stream.frames if self._container is not None else 0
+        given = self._given + sum(self.dropped.values())
+        if promised > given and not trimmed and not self._stop.is_set():
+            self.shortfall = (
+                f"ended after {given} of the {promised} frames its header promises: it is cut off or damaged"
+            )

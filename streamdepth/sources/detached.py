@@ -1,0 +1,156 @@
+"""Blocking library calls on a thread of their own, so that whoever waits for them can walk away.
+
+FFmpeg's and OpenCV's reads hold no Python-visible handle that another thread could cancel: PyAV fixes the deadline of a
+call before it starts, and ``VideoCapture.read`` has none. The thread that made the call is therefore left behind on an
+interrupt; it is a daemon, takes nothing with it, and cleans up when the call comes back.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
+
+
+class InterruptedCall(Exception):  # noqa: N818 - a request that was granted, not an error
+    """The call was walked away from."""
+
+
+class _Job(Generic[T]):
+    """What one thread and its caller share. Every field is guarded by ``changed``."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.items: deque[T] = deque()
+        self.error: BaseException | None = None
+        self.done = False
+        self.abandoned = False
+
+    def abandon(self) -> None:
+        with self.changed:
+            self.abandoned = True
+            self.changed.notify_all()
+
+
+class Detached:
+    """Runs calls and iterators on daemon threads named ``name``. Thread-safe; once interrupted it stays so."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._jobs: set[_Job[object]] = set()
+        self._interrupted = False
+
+    @property
+    def interrupted(self) -> bool:
+        return self._interrupted
+
+    def interrupt(self) -> None:
+        """Make every waiting ``call`` raise and every ``iterate`` end, at once."""
+        with self._lock:
+            self._interrupted = True
+            jobs = list(self._jobs)
+        for job in jobs:
+            job.abandon()
+
+    def call(self, function: Callable[[], T], *, dispose: Callable[[T], object]) -> T:
+        """``function()`` from a thread of its own.
+
+        Args:
+            dispose: called with the result where it arrives after the caller has left.
+        Raises:
+            InterruptedCall: ``interrupt`` was called before the result was there.
+        """
+        job: _Job[T] = _Job()
+
+        def work() -> None:
+            try:
+                result = function()
+            except BaseException as error:
+                with job.changed:
+                    job.error, job.done = error, True
+                    job.changed.notify_all()
+                return
+            with job.changed:
+                late = job.abandoned
+                if not late:
+                    job.items.append(result)
+                    job.done = True
+                    job.changed.notify_all()
+            if late:
+                dispose(result)
+
+        self._start(job, work)
+        try:
+            with job.changed:
+                job.changed.wait_for(lambda: job.done or job.abandoned)
+                if job.items:
+                    return job.items.popleft()
+                if job.error is not None:
+                    raise job.error
+                job.abandoned = True
+                raise InterruptedCall
+        finally:
+            self._end(job)
+
+    def iterate(self, items: Iterator[T], *, depth: int) -> Iterator[T]:
+        """The items of ``items``, read at most ``depth`` ahead; ends quietly on ``interrupt``.
+
+        ``items`` is closed on the thread that reads it, as soon as a blocked read comes back.
+        """
+        job: _Job[T] = _Job()
+
+        def work() -> None:
+            error: BaseException | None = None
+            try:
+                for item in items:
+                    with job.changed:
+                        job.changed.wait_for(lambda: len(job.items) < depth or job.abandoned)
+                        if job.abandoned:
+                            break
+                        job.items.append(item)
+                        job.changed.notify_all()
+            except BaseException as caught:
+                error = caught
+            finally:
+                close = getattr(items, "close", None)
+                if close is not None:
+                    close()
+                with job.changed:
+                    job.error, job.done = error, True
+                    job.changed.notify_all()
+
+        self._start(job, work)
+        try:
+            while True:
+                with job.changed:
+                    job.changed.wait_for(lambda: job.items or job.done or job.abandoned)
+                    if job.abandoned:
+                        return
+                    if not job.items:
+                        if job.error is not None:
+                            raise job.error
+                        return
+                    item = job.items.popleft()
+                    job.changed.notify_all()
+                yield item
+        finally:
+            job.abandon()
+            self._end(job)
+
+    def _start(self, job: _Job[T], work: Callable[[], None]) -> None:
+        with self._lock:
+            if self._interrupted:
+                job.abandoned = True
+            self._jobs.add(job)  # type: ignore[arg-type]
+        if not job.abandoned:
+            threading.Thread(target=work, name=self._name, daemon=True).start()
+
+    def _end(self, job: _Job[T]) -> None:
+        with self._lock:
+            self._jobs.discard(job)

@@ -1,0 +1,279 @@
+"""Video files: anything FFmpeg can demux and decode, local or over http."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import stat
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streamdepth.clock import Clock, SystemClock
+from streamdepth.errors import SourceError, UsageError
+from streamdepth.frame import ColorTags, Frame, StreamInfo
+from streamdepth.redact import redact
+from streamdepth.sources.decoding import REPAIR_NOTES, Decoding, Medium
+from streamdepth.sources.detached import Detached, InterruptedCall
+from streamdepth.sources.explain import check_readable, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import av
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_READ_AHEAD = 2
+
+
+def is_url(text: str) -> bool:
+    return _URL.match(text) is not None
+
+
+def seconds_fraction(name: str, value: float | Fraction | None, *, least: float = 0) -> Fraction | None:
+    """A time in seconds as a fraction; 0.04 is 1/25, not the nearest double.
+
+    Raises:
+        UsageError: not a finite number, or below ``least``.
+    """
+    if value is None:
+        return None
+    if not math.isfinite(value) or value < least:
+        raise UsageError(f"{name} is seconds from {least:g} up, not {value}")
+    return Fraction(value).limit_denominator(1_000_000)
+
+
+def check_limits(duration_seconds: float | Fraction | None, max_frames: int | None) -> None:
+    """Refuse limits that would let nothing through."""
+    if duration_seconds is not None and not duration_seconds > 0:
+        raise UsageError(f"duration is more than 0 seconds, not {duration_seconds}")
+    if max_frames is not None and max_frames < 1:
+        raise UsageError(f"max-frames is 1 or more, not {max_frames}")
+
+
+class FileSource:
+    """Frames of the best video stream of a file (FFmpeg's choice), in the decoder's own pixel format.
+
+    Rotation and mirroring of the display matrix are applied once. Frames whose size, format or colour changes in
+    mid-stream are brought to the first one's. No frame is lost for want of a pts (see :class:`Timeline`). Damage costs
+    the frames that cannot be decoded, which are counted in ``dropped["corrupt"]``; the rest is given.
+
+    Args:
+        path_or_url: a local file of any name, or a URL of a finite file.
+        start_seconds: media time from the beginning of the file; the first frame is the first at or after it.
+        duration_seconds: from the start; None = to the end.
+        max_frames: give at most so many.
+        clock: stamps ``captured_ns``.
+        timeout_seconds: of one network operation (opening, one read). Local files have none.
+        threads: decoder threads, 0 = FFmpeg chooses. Frame threading is on.
+
+    Thread-safe where the contract asks for it: ``interrupt``. Anything but a regular file is read on a thread of its
+    own, so that ``interrupt`` works while a server or a pipe says nothing; that thread ends with its read.
+    """
+
+    def __init__(
+        self,
+        path_or_url: str | os.PathLike[str],
+        *,
+        start_seconds: float | Fraction = 0,
+        duration_seconds: float | Fraction | None = None,
+        max_frames: int | None = None,
+        clock: Clock | None = None,
+        timeout_seconds: float = 10.0,
+        threads: int = 0,
+    ) -> None:
+        text = os.fspath(path_or_url)
+        check_limits(duration_seconds, max_frames)
+        if timeout_seconds <= 0:
+            raise UsageError(f"a timeout is more than 0 seconds, not {timeout_seconds}")
+        if threads < 0:
+            raise UsageError(f"decoder threads are 0 (automatic) or more, not {threads}")
+        self._text = text
+        self._path = None if is_url(text) else Path(text)
+        self._id = redact(text) if self._path is None else shown(self._path.name or text)
+        self._start = seconds_fraction("start", start_seconds) or Fraction(0)
+        self._duration = seconds_fraction("duration", duration_seconds)
+        self._max_frames = max_frames
+        self._clock = clock or SystemClock()
+        self._timeout_seconds = timeout_seconds
+        self._threads = threads
+        self._detached: Detached | None = None
+        self._stopped = False
+        self._once_only = False
+        self._reading = False
+        self._decoding: Decoding | None = None
+        self._info: StreamInfo | None = None
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    @property
+    def live(self) -> bool:
+        return False
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        return {} if self._decoding is None else dict(self._decoding.dropped)
+
+    @property
+    def repaired(self) -> Mapping[str, int]:
+        """Frames given, but not quite as they were, by cause.
+
+        Causes: ``missing_pts``, ``backward_pts``, ``time_jump``, ``size``, ``pix_fmt``, ``color``.
+        """
+        decoding = self._decoding
+        return {} if decoding is None else dict(decoding.timeline.repaired + decoding.straightener.converted)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """One line for people about each kind of trouble met so far."""
+        decoding = self._decoding
+        lines = [REPAIR_NOTES[cause].format(count) for cause, count in self.repaired.items() if count]
+        if self.dropped.get("corrupt"):
+            lines.append(f"{self.dropped['corrupt']} frames were damaged and could not be decoded")
+        if decoding is not None and decoding.shortfall:
+            lines.append(decoding.shortfall)
+        return tuple(f"{self._id}: {line}" for line in lines)
+
+    def open(self) -> StreamInfo:
+        """Open the file and decode its first frame.
+
+        Raises:
+            SourceError: missing, unreadable, without video, or nothing in it can be decoded.
+        """
+        if self._info is not None:
+            return self._info
+        blocking = True
+        if self._path is not None:
+            mode = check_readable(self._path).st_mode
+            blocking = not stat.S_ISREG(mode)
+            self._once_only = blocking
+        if blocking:
+            self._detached = Detached(f"streamdepth-read-{self._id}")
+            if self._stopped:
+                self._detached.interrupt()
+            try:
+                self._decoding = self._detached.call(self._start_decoding, dispose=Decoding.close)
+            except InterruptedCall as interrupted:
+                raise SourceError(f"{self._id}: interrupted while it was opened", source=self._id) from interrupted
+        else:
+            self._decoding = self._start_decoding()
+        self._info = self._describe(self._decoding)
+        return self._info
+
+    def frames(self) -> Iterator[Frame]:
+        if self._info is None or self._decoding is None:
+            raise SourceError(f"{self._id}: open it before asking for frames", source=self._id)
+        if self._reading:
+            raise SourceError(f"{self._id}: frames can be read once; use again() for a second pass", source=self._id)
+        self._reading = True
+        pictures: Iterator[tuple[int, int, av.VideoFrame]] = self._decoding.pictures(
+            self._begin_pts(), self._end_pts(), self._max_frames
+        )
+        if self._detached is not None:
+            pictures = self._detached.iterate(pictures, depth=_READ_AHEAD)
+        time_base = self._info.time_base
+        for index, pts, picture in pictures:
+            if self._stopped:
+                break
+            yield Frame(self._id, index, pts, time_base, self._clock.monotonic_ns(), picture, bool(picture.key_frame))
+
+    def again(self) -> FileSource | None:
+        """None for what can be read only once (a pipe)."""
+        if self._once_only:
+            return None
+        return FileSource(
+            self._text,
+            start_seconds=self._start,
+            duration_seconds=self._duration,
+            max_frames=self._max_frames,
+            clock=self._clock,
+            timeout_seconds=self._timeout_seconds,
+            threads=self._threads,
+        )
+
+    def interrupt(self) -> None:
+        self._stopped = True
+        if self._decoding is not None:
+            self._decoding.stop()
+        if self._detached is not None:
+            self._detached.interrupt()
+
+    def close(self) -> None:
+        self.interrupt()
+        if self._decoding is not None and (self._detached is None or not self._reading):
+            self._decoding.close()
+
+    def _start_decoding(self) -> Decoding:
+        decoding = Decoding(
+            Medium(
+                name=self._id,
+                target=self._text if self._path is None else str(self._path.absolute()),
+                path=self._path,
+                seekable=not self._once_only,
+                timeout_seconds=self._timeout_seconds if self._path is None else None,
+                threads=self._threads,
+            )
+        )
+        self._decoding = decoding
+        if self._stopped:
+            decoding.stop()
+        try:
+            decoding.start()
+        except BaseException:
+            decoding.close()
+            raise
+        return decoding
+
+    def _begin_pts(self) -> int | None:
+        if self._info is None or not self._start:
+            return None
+        return math.ceil(self._info.origin_seconds / self._info.time_base)
+
+    def _end_pts(self) -> int | None:
+        if self._info is None or self._info.end_seconds is None:
+            return None
+        return math.ceil(self._info.end_seconds / self._info.time_base)
+
+    def _describe(self, decoding: Decoding) -> StreamInfo:
+        stream, first = decoding.stream, decoding.first
+        time_base = decoding.time_base
+        rate = decoding.rate
+        beginning = decoding.beginning_seconds
+        whole = decoding.duration_seconds
+        rest = None if whole is None else max(Fraction(0), whole - self._start)
+        if self._start and rest == 0:
+            raise SourceError(
+                f"{self._id}: lasts {float(whole or 0):.3f} s, so there is nothing from {float(self._start):g} s on; "
+                "choose an earlier start",
+                source=self._id,
+            )
+        if self._duration is not None:
+            rest = self._duration if rest is None else min(rest, self._duration)
+        trimmed = bool(self._start) or self._duration is not None
+        count = stream.frames if stream.frames > 0 and not trimmed else None
+        if count is None and rest is not None and rate is not None:
+            count = max(1, round(rest * rate))
+        if self._max_frames is not None:
+            count = self._max_frames if count is None else min(count, self._max_frames)
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+        if decoding.straightener.orientation.transposed:
+            aspect = 1 / aspect
+        return StreamInfo(
+            source_id=self._id,
+            width_px=first.width,
+            height_px=first.height,
+            pix_fmt=first.format.name,
+            time_base=time_base,
+            rate=rate,
+            frame_count=count,
+            duration_seconds=None if rest is None else float(rest),
+            color=ColorTags.of(first),
+            sample_aspect_ratio=aspect,
+            origin_seconds=beginning + self._start if self._start else Fraction(0),
+            end_seconds=None if self._duration is None else beginning + self._start + self._duration,
+            media_path=self._text if self._path is None else (None if self._once_only else str(self._path.absolute())),
+            note=decoding.note,
+        )

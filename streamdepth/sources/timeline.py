@@ -1,0 +1,48 @@
+"""Presentation times that always rise, whatever a file says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from fractions import Fraction
+
+
+class Timeline:
+    """Turns the pts of decoded frames into strictly rising ones. One per run of a source; not thread-safe.
+
+    A frame without pts (raw streams, some AVI) follows its predecessor by that one's duration, else by the stream's
+    rate. A pts that fails to rise by less than a second is jitter: the frame comes one tick after its predecessor, and
+    its successors keep their own times. A jump back by more is a new beginning (joined recordings, a wrapped clock):
+    all that follows is shifted, so that it goes on one frame later instead of being squeezed into single ticks.
+
+    Attributes:
+        repaired: how many frames got another pts, by cause: ``missing_pts``, ``backward_pts``, ``time_jump``.
+    """
+
+    def __init__(self, time_base: Fraction, rate: Fraction | None, first_pts: int = 0) -> None:
+        self._second = max(1, round(1 / time_base))
+        self._step = max(1, round(1 / (rate or Fraction(25)) / time_base))
+        self._first = first_pts
+        self._last: int | None = None
+        self._last_step = self._step
+        self._offset = 0
+        self.repaired: Counter[str] = Counter()
+
+    def place(self, pts: int | None, duration: int | None) -> int:
+        """The pts to use for the next frame, given what the decoder says of it."""
+        expected = self._first if self._last is None else self._last + self._last_step
+        if pts is None:
+            self.repaired["missing_pts"] += 1
+            placed = expected
+        else:
+            placed = pts + self._offset
+            if self._last is not None and placed <= self._last:
+                if self._last - placed < self._second:
+                    self.repaired["backward_pts"] += 1
+                    placed = self._last + 1
+                else:
+                    self.repaired["time_jump"] += 1
+                    self._offset += expected - placed
+                    placed = expected
+        self._last = placed
+        self._last_step = duration if duration is not None and duration > 0 else self._step
+        return placed
