@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from streamdepth.errors import SourceError
 from streamdepth.sources.explain import explain_ffmpeg, explain_no_video
@@ -112,7 +112,7 @@ class Decoding:
         self.time_base = stream.time_base or raw_first.time_base or Fraction(1, 90_000)
         rate = stream.guessed_rate or stream.average_rate
         self.rate = rate if rate is not None and 0 < rate <= 1000 else None
-        self.first_pts = raw_first.pts
+        self.first_pts = raw_first.dts if raw_first.pts is None else raw_first.pts
         container_start = self.container.start_time
         self.beginning_seconds = Fraction(0) if container_start is None else Fraction(container_start, 1_000_000)
         self.duration_seconds = self._duration(stream)
@@ -134,7 +134,7 @@ class Decoding:
                 self._seek_to(begin_pts)
                 self.dropped.clear()
             for picture in self._from_first():
-                pts = self.timeline.place(picture.pts, picture.duration)
+                pts = self.timeline.place(picture.pts, picture.dts, picture.duration)
                 if begin_pts is not None and pts < begin_pts:
                     self.dropped.clear()
                     continue
@@ -191,6 +191,8 @@ class Decoding:
             )
         except (av.error.FFmpegError, OSError, ValueError, UnicodeError) as error:
             raise explain_ffmpeg(self._name, error, self._medium.path) from error
+        # Invented times mislead where frames are reordered (AVI): see Timeline for what is used instead.
+        self._container.flags &= ~cast("int", av.container.Flags.gen_pts.value)
         if self._container.format.name in _TEXT_ART:
             raise SourceError(
                 f"{self._name}: is not a video but text or plain bytes; give a video or picture file", source=self._name
@@ -300,7 +302,8 @@ class Decoding:
                 break
             self._raw_pictures = self._raw()
             first = next(self._raw_pictures, None)
-            if first is not None and first.pts is not None and first.pts <= begin_pts:
+            found = None if first is None else (first.dts if first.pts is None else first.pts)
+            if first is not None and found is not None and found <= begin_pts:
                 self._waiting.append(first)
                 return
         self.container.close()

@@ -9,8 +9,9 @@ from fractions import Fraction
 class Timeline:
     """Turns the pts of decoded frames into strictly rising ones. One per run of a source; not thread-safe.
 
-    A frame without pts (raw streams, some AVI) follows its predecessor by that one's duration, else by the stream's
-    rate. A pts that fails to rise by less than a second is jitter: the frame comes one tick after its predecessor, and
+    Where no frame has a pts (AVI), its decoding time is the next best, as in FFmpeg. A frame with neither (raw
+    streams), or one without pts among others, follows its predecessor by that one's duration or by the stream's rate.
+    A pts that fails to rise by less than a second is jitter: the frame comes one tick after its predecessor, and
     its successors keep their own times. A jump back by more is a new beginning (joined recordings, a wrapped clock):
     all that follows is shifted, so that it goes on one frame later instead of being squeezed into single ticks.
 
@@ -25,11 +26,15 @@ class Timeline:
         self._last: int | None = None
         self._last_step = self._step
         self._offset = 0
+        self._has_pts = False
         self.repaired: Counter[str] = Counter()
 
-    def place(self, pts: int | None, duration: int | None) -> int:
+    def place(self, pts: int | None, dts: int | None = None, duration: int | None = None) -> int:
         """The pts to use for the next frame, given what the decoder says of it."""
         expected = self._first if self._last is None else self._last + self._last_step
+        self._has_pts = self._has_pts or pts is not None
+        if pts is None and not self._has_pts:
+            pts = dts
         if pts is None:
             self.repaired["missing_pts"] += 1
             placed = expected
