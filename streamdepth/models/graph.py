@@ -1,0 +1,319 @@
+"""What an ONNX graph says of itself: names, ranks, shapes, dtypes, and the files its weights are in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from streamdepth.errors import ModelError
+from streamdepth.models.spec import TensorSpec
+from streamdepth.models.wire import slim_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+ImageLayout = Literal["chw", "hwc", "nchw"]
+
+# onnx.TensorProto.DataType, numbers of the ONNX IR that never change
+_DTYPES = {1: "float32", 2: "uint8", 6: "int32", 7: "int64", 9: "bool", 10: "float16"}
+_DTYPE_NAMES = {
+    3: "int8",
+    4: "uint16",
+    5: "int16",
+    8: "string",
+    11: "float64",
+    12: "uint32",
+    13: "uint64",
+    16: "bfloat16",
+}
+_IMAGE_DTYPES = ("float32", "float16", "uint8")
+_DEPTH_DTYPES = ("float32", "float16")
+_IMAGE_NAMES = ("pixel_values", "image", "images", "input_image", "input", "x")
+_DEPTH_NAMES = ("predicted_depth", "depth", "depths", "output", "disparity", "inverse_depth")
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalData:
+    """A file with weights, named relative to the graph's folder, and the bytes the graph needs of it at least."""
+
+    location: str
+    needed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RawTensor:
+    """A graph input or output as declared; ``shape`` is None where the graph does not say."""
+
+    name: str
+    elem_type: int
+    shape: tuple[int | str, ...] | None
+
+    @property
+    def dtype(self) -> str:
+        return _DTYPES.get(self.elem_type) or _DTYPE_NAMES.get(self.elem_type, f"type {self.elem_type}")
+
+    def describe(self) -> str:
+        shape = "unknown shape" if self.shape is None else "[" + ", ".join(str(d) or "?" for d in self.shape) + "]"
+        return f"{self.name} {self.dtype} {shape}"
+
+
+@dataclass(frozen=True, slots=True)
+class GraphInfo:
+    """An ONNX file's outside. ``inputs`` leaves out weights that old exporters list as inputs."""
+
+    inputs: tuple[RawTensor, ...]
+    outputs: tuple[RawTensor, ...]
+    external: tuple[ExternalData, ...]
+    metadata: Mapping[str, str]
+    half_weights: bool
+
+
+def read_graph(path: Path) -> GraphInfo:
+    """Read the graph of an ONNX file without its weights (a 1.3 GB file costs no more than a small one).
+
+    Raises:
+        ModelError: not an ONNX file, damaged, or empty; the message says which.
+    """
+    _refuse_what_is_no_model(path)
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        model = onnx.ModelProto.FromString(slim_model(path))
+    except (DecodeError, ValueError) as exc:
+        raise ModelError(f"{path}: not an ONNX file, or damaged ({exc}); export or download it again") from exc
+    graph = model.graph
+    if not graph.node or not graph.output:
+        raise ModelError(f"{path}: not an ONNX model, there is no graph in it; export or download it again")
+    weights = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+    kinds = [t.data_type for t in graph.initializer if len(t.dims) > 1]
+    return GraphInfo(
+        inputs=tuple(_raw(v) for v in graph.input if v.name not in weights),
+        outputs=tuple(_raw(v) for v in graph.output),
+        external=_external(path, model),
+        metadata={p.key: p.value for p in model.metadata_props},
+        half_weights=bool(kinds) and kinds.count(10) * 2 > len(kinds),
+    )
+
+
+def _refuse_what_is_no_model(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as exc:
+        raise ModelError(f"{path}: cannot be read ({exc.strerror}); check the path and its permissions") from exc
+    if not head:
+        raise ModelError(f"{path}: empty file; export or download it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise ModelError(f"{path}: a git-lfs pointer, not the model itself; run `git lfs pull` in its repository")
+    start = head.lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise ModelError(f"{path}: a web page, not an ONNX model; download the file itself")
+    # A serialised model holds control bytes from its first field (varint ir_version) on; text has none.
+    if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
+        raise ModelError(f"{path}: a text file, not an ONNX model; give the exported .onnx file")
+
+
+def _raw(value: Any) -> RawTensor:
+    kind = value.type.tensor_type
+    shape: tuple[int | str, ...] | None = None
+    if kind.HasField("shape"):
+        # 0 and -1 are how some exporters write "any"
+        shape = tuple(
+            d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else str(d.dim_param) for d in kind.shape.dim
+        )
+    return RawTensor(str(value.name), int(kind.elem_type), shape)
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    yield from graph.initializer
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Any) -> Iterator[Any]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)
+            for inner in attribute.graphs:
+                yield from _tensors(inner)
+
+
+def _external(path: Path, model: Any) -> tuple[ExternalData, ...]:
+    needed: dict[str, int] = {}
+    tensors = list(_tensors(model.graph))
+    for function in model.functions:
+        tensors += _node_tensors(function.node)
+    for tensor in tensors:
+        if tensor.data_location != 1:
+            continue
+        entry = {e.key: e.value for e in tensor.external_data}
+        location = entry.get("location", "").replace("\\", "/")
+        # The ONNX format keeps these files beside or below the graph; anything else tries to read files of others.
+        if not location or location.startswith("/") or ".." in location.split("/") or ":" in location.split("/")[0]:
+            raise ModelError(
+                f"{path}: refers to weights in {location!r}, outside its own folder; do not trust this file"
+            )
+        try:
+            end = int(entry.get("offset", 0)) + int(entry.get("length", 0))
+        except ValueError as exc:
+            raise ModelError(f"{path}: damaged entry for external data {location!r}; download it again") from exc
+        needed[location] = max(needed.get(location, 0), end)
+    return tuple(ExternalData(location, size) for location, size in needed.items())
+
+
+def check_external(path: Path, graph: GraphInfo) -> tuple[Path, ...]:
+    """Local paths of the weight files beside ``path``.
+
+    Raises:
+        ModelError: one is missing or shorter than the graph needs.
+    """
+    found = []
+    for data in graph.external:
+        file = path.parent / data.location
+        if not file.is_file():
+            raise ModelError(f"{path}: its weights are in {data.location}, which is missing; put that file beside it")
+        size = file.stat().st_size
+        if size < data.needed_bytes:
+            raise ModelError(
+                f"{file}: truncated, {size} of at least {data.needed_bytes} bytes; copy or download it again"
+            )
+        found.append(file)
+    return tuple(found)
+
+
+def image_input(path: Path, graph: GraphInfo, name: str | None = None) -> tuple[TensorSpec, ImageLayout]:
+    """The input that takes pictures, and its layout without the batch axis.
+
+    Args:
+        name: the one the user wants; None = found by shape, then by name.
+    Raises:
+        ModelError: there is none, there are several with nothing to tell them apart, or its shape is not a picture's.
+    """
+    if name is not None:
+        chosen = next((t for t in graph.inputs if t.name == name), None)
+        if chosen is None:
+            raise ModelError(f"{path}: has no input {name!r}; its inputs are {_names(graph.inputs)}")
+        layout = _image_layout(chosen)
+        if isinstance(layout, str):
+            return _spec(chosen), layout
+        raise ModelError(f"{path}: input {chosen.describe()} takes no pictures: {layout.reason}")
+    layouts = [(t, _image_layout(t)) for t in graph.inputs]
+    fits = [(t, found) for t, found in layouts if isinstance(found, str)]
+    if not fits:
+        reasons = "; ".join(f"{t.describe()}: {found.reason}" for t, found in layouts if not isinstance(found, str))
+        raise ModelError(
+            f"{path}: has no image input ({reasons or 'no inputs at all'}); a depth model takes RGB pictures,"
+            " [batch, 3, height, width] or [batch, height, width, 3]"
+        )
+    if len(fits) > 1:
+        known = [n for n in _IMAGE_NAMES if n in {t.name for t, _ in fits}]
+        if not known:
+            raise ModelError(
+                f"{path}: has {len(fits)} inputs that could take pictures ({_names(t for t, _ in fits)});"
+                " name one as the image input"
+            )
+        fits = [fit for fit in fits if fit[0].name == known[0]]
+    tensor, layout = fits[0]
+    return _spec(tensor), layout
+
+
+@dataclass(frozen=True, slots=True)
+class _NoImage:
+    reason: str
+
+
+def _image_layout(tensor: RawTensor) -> ImageLayout | _NoImage:
+    if tensor.dtype not in _IMAGE_DTYPES:
+        return _NoImage(f"pictures are {', '.join(_IMAGE_DTYPES)}")
+    shape = tensor.shape
+    if shape is None:
+        return _NoImage("its shape is not declared")
+    if len(shape) not in (3, 4, 5):
+        return _NoImage(f"rank {len(shape)}, pictures have rank 3 to 5")
+    if len(shape) == 5:
+        if isinstance(shape[1], int) and shape[1] != 1:
+            return _NoImage(f"takes clips of {shape[1]} pictures at once, streamdepth gives single pictures")
+        return "nchw" if _may_be(shape[2], 3) else _NoImage(_channels(shape[2]))
+    first, last = shape[-3], shape[-1]
+    # An undeclared channel axis is the first one, as in every exporter that names it "num_channels".
+    if first == 3 or (not isinstance(first, int) and last != 3):
+        return "chw"
+    if last == 3:
+        return "hwc"
+    if isinstance(last, int) and last in (1, 4) and not isinstance(first, int):
+        return _NoImage(_channels(last))
+    return _NoImage(_channels(first))
+
+
+def _may_be(dimension: int | str, value: int) -> bool:
+    return not isinstance(dimension, int) or dimension == value
+
+
+def _channels(dimension: int | str) -> str:
+    return f"{dimension} channels, pictures have 3 (RGB)"
+
+
+def depth_output(path: Path, graph: GraphInfo, name: str | None = None) -> TensorSpec:
+    """The output that holds depth: the named one, else one with a usual name, else the first of a fitting shape.
+
+    Raises:
+        ModelError: there is none of that name, or none that could be depth.
+    """
+    if name is not None:
+        chosen = next((t for t in graph.outputs if t.name == name), None)
+        if chosen is None:
+            raise ModelError(f"{path}: has no output {name!r}; its outputs are {_names(graph.outputs)}")
+        reason = _no_depth(chosen)
+        if reason:
+            raise ModelError(f"{path}: output {chosen.describe()} is no depth map: {reason}")
+        return _spec(chosen)
+    fits = [t for t in graph.outputs if not _no_depth(t)]
+    if not fits:
+        reasons = "; ".join(f"{t.describe()}: {_no_depth(t)}" for t in graph.outputs)
+        raise ModelError(f"{path}: has no depth output ({reasons}); a depth model gives [batch, height, width]")
+    by_name = {t.name: t for t in reversed(fits)}
+    usual = next((by_name[n] for n in _DEPTH_NAMES if n in by_name), None)
+    return _spec(usual or fits[0])
+
+
+def _no_depth(tensor: RawTensor) -> str:
+    if tensor.dtype not in _DEPTH_DTYPES:
+        return f"depth is {' or '.join(_DEPTH_DTYPES)}"
+    shape = tensor.shape
+    if shape is None:
+        return ""
+    if len(shape) not in (2, 3, 4):
+        return f"rank {len(shape)}, depth has rank 2 to 4"
+    if len(shape) == 4 and not (_may_be(shape[1], 1) or shape[3] == 1):
+        return f"{shape[1]} channels, depth has 1"
+    if isinstance(shape[-1], int) and shape[-1] == 1 and (len(shape) < 4 or shape[1] == 1):
+        return "one pixel wide"
+    return ""
+
+
+def other_inputs(path: Path, graph: GraphInfo, image: str) -> tuple[TensorSpec, ...]:
+    """Inputs besides the image.
+
+    Raises:
+        ModelError: one has a dtype nothing here can feed.
+    """
+    others = tuple(t for t in graph.inputs if t.name != image)
+    for tensor in others:
+        if tensor.elem_type not in _DTYPES:
+            raise ModelError(f"{path}: cannot feed its input {tensor.describe()}; export the model without it")
+    return tuple(_spec(t) for t in others)
+
+
+def _spec(tensor: RawTensor) -> TensorSpec:
+    # Without a declared shape, [batch, height, width] is the usual one; the running model shows the real rank.
+    shape = ("", "", "") if tensor.shape is None else tensor.shape
+    return TensorSpec(tensor.name, cast("Any", _DTYPES[tensor.elem_type]), shape)
+
+
+def _names(tensors: Any) -> str:
+    return ", ".join(t.name for t in tensors) or "none"

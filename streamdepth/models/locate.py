@@ -1,0 +1,400 @@
+"""Where a model is: in the package, in a file or folder, or on the Hub; and the configuration that lies beside it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from streamdepth.errors import ModelError, ModelNotFoundError, UsageError
+from streamdepth.models.dtypes import AUTO, split_dtype
+from streamdepth.models.graph import GraphInfo, check_external, read_graph
+from streamdepth.models.hub import (
+    HubAccess,
+    Listing,
+    cached_listing,
+    fetch,
+    list_repository,
+    pull_hint,
+    remember_revision,
+)
+from streamdepth.models.hub_config import CONFIG_NAME, PREPROCESSOR_NAME, JsConfig, js_config, read_json
+from streamdepth.models.layout import Choice, choose, variants
+from streamdepth.models.table import KnownModel, find_known, known_models
+from streamdepth.redact import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from streamdepth.models.hub import Progress
+    from streamdepth.models.spec import Origin
+
+_T = TypeVar("_T")
+
+BUILT_IN = "built-in"
+_BUILT_IN_NAMES = frozenset({BUILT_IN, "builtin", "built_in"})
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_HUB_SCHEME = "hf://"
+# A model's folder has its graph at its root, in onnx/, or in one folder a variant: no need to walk a whole disk.
+_FOLDER_DEPTH = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a name means, before anything is opened.
+
+    Attributes:
+        kind: where to look.
+        name: as the user wrote it, redacted.
+        path: of a file or folder.
+        repository: ``org/name`` on the Hub.
+        file: one file of the repository, empty = to be chosen.
+        note: said where the name could have meant something else.
+    """
+
+    kind: Literal["built-in", "file", "folder", "hub"]
+    name: str
+    path: Path = field(default_factory=Path)
+    repository: str = ""
+    file: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A model's file and everything that lies beside it. ``where`` of each configuration is for messages."""
+
+    name: str
+    source: Literal["built-in", "file", "hub"]
+    path: Path
+    graph: GraphInfo
+    external_data: tuple[Path, ...]
+    dtype: str
+    dtype_origin: Origin
+    revision: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    config_where: str = CONFIG_NAME
+    preprocessor: Mapping[str, Any] | None = None
+    preprocessor_where: str = PREPROCESSOR_NAME
+    builtin: Mapping[str, Any] = field(default_factory=dict)
+    js: JsConfig = field(default_factory=JsConfig)
+    licence: str = ""
+    known: KnownModel | None = None
+    notes: tuple[str, ...] = ()
+
+
+def target_of(model: str | Path, base_url: str = "https://huggingface.co") -> Target:
+    """Decide what a name means.
+
+    ``built-in``; then anything that exists on disk as an ``.onnx`` file or as a folder with a model in it; then
+    ``org/name`` on the Hub. ``hf://org/name[/file.onnx]`` and the Hub's own web address always mean the Hub,
+    ``./org/name`` and absolute paths always mean the disk.
+
+    Raises:
+        UsageError: empty, or an address of something else.
+        ModelNotFoundError: neither a path that exists nor a Hub name.
+    """
+    text = os.fspath(model).strip() if isinstance(model, str) else os.fspath(model)
+    name = redact(text)
+    if not text:
+        raise UsageError(f"model: empty; give {BUILT_IN}, a path or a Hub name (org/name)")
+    if isinstance(model, str):
+        if text in _BUILT_IN_NAMES:
+            return Target("built-in", BUILT_IN)
+        if "://" in text:
+            return _remote(text, name, base_url)
+    path = Path(text).expanduser()
+    hub_like = isinstance(model, str) and bool(_HUB_NAME.fullmatch(text)) and not text.lower().endswith(".onnx")
+    try:
+        if path.is_file():
+            return Target("file", name, path)
+        if path.is_dir() and (not hub_like or any(_onnx_files(path))):
+            note = f"{name}: the local folder, not the Hub's (that is {_HUB_SCHEME}{text})" if hub_like else ""
+            return Target("folder", name, path, note=note)
+    except OSError as exc:
+        raise ModelError(f"{name}: cannot be read ({exc.strerror}); check the path") from exc
+    if hub_like:
+        return Target("hub", name, repository=text)
+    raise ModelNotFoundError(f"{name}: no such file or folder{_hint(text)}")
+
+
+def _remote(text: str, name: str, base_url: str) -> Target:
+    if text.startswith(_HUB_SCHEME):
+        rest = text.removeprefix(_HUB_SCHEME)
+    else:
+        parts = urlsplit(text)
+        if parts.scheme not in ("http", "https") or parts.hostname not in (
+            "huggingface.co",
+            urlsplit(base_url).hostname,
+        ):
+            raise UsageError(f"model {name}: not a Hub address; download the file and give its path")
+        rest = parts.path
+    segments = rest.strip("/").split("/")
+    # a page's address goes on with /tree/main, /blob/main/onnx/model.onnx and the like
+    repository, rest_segments = "/".join(segments[:2]), segments[2:]
+    if rest_segments[:1] in (["tree"], ["blob"], ["resolve"]):
+        rest_segments = rest_segments[2:]
+    file = "/".join(rest_segments)
+    if not _HUB_NAME.fullmatch(repository) or (file and not file.lower().endswith(".onnx")):
+        raise UsageError(f"model {name}: give {_HUB_SCHEME}org/name or {_HUB_SCHEME}org/name/path/file.onnx")
+    return Target("hub", name, repository=repository, file=file)
+
+
+def _hint(text: str) -> str:
+    """The way out for a name that is nothing: the known model it looks like, or the forms there are."""
+    by_last = {m.name.split("/")[1].lower(): m.name for m in known_models()}
+    near = difflib.get_close_matches(text.lower(), by_last, n=1, cutoff=0.75)
+    if near:
+        return f"; did you mean {by_last[near[0]]}?"
+    return f"; give {BUILT_IN}, a path that exists, or a Hub name (org/name)"
+
+
+def _onnx_files(folder: Path) -> Iterator[str]:
+    base = len(folder.parts)
+    for root, folders, names in os.walk(folder):
+        here = Path(root)
+        folders[:] = [] if len(here.parts) - base >= _FOLDER_DEPTH else sorted(f for f in folders if f[0] != ".")
+        yield from ((here / n).relative_to(folder).as_posix() for n in sorted(names) if n.lower().endswith(".onnx"))
+
+
+def locate(
+    target: Target,
+    *,
+    dtype: str,
+    revision: str | None,
+    provider: str,
+    access: HubAccess,
+    progress: Progress | None = None,
+    force: bool = False,
+) -> Located:
+    """Find the model's file, downloading what is needed of a repository.
+
+    Raises:
+        UsageError: a revision or dtype where there is nothing to choose.
+        ModelError, ModelNotFoundError: see :mod:`streamdepth.models.hub` and :mod:`streamdepth.models.graph`.
+    """
+    if target.kind == "hub":
+        return _locate_hub(target, dtype, revision, provider, access, progress, force)
+    if revision:
+        raise UsageError(f"revision {revision!r}: {target.name} is not on the Hub and has none; leave it out")
+    if target.kind == "built-in":
+        return _locate_builtin(dtype)
+    if target.kind == "folder":
+        return _locate_folder(target, dtype, provider)
+    return _locate_file(target, dtype)
+
+
+def builtin_record() -> Mapping[str, Any]:
+    """``model.json`` of the model in the package."""
+    record: dict[str, Any] = json.loads(_builtin_folder().joinpath("model.json").read_text(encoding="utf-8"))
+    return record
+
+
+def _builtin_folder() -> Path:
+    # ONNX Runtime wants a path; the package is never imported from a zip, since its other dependencies cannot be either
+    return Path(str(package_files("streamdepth.models.builtin")))
+
+
+def _locate_builtin(dtype: str) -> Located:
+    record = builtin_record()
+    if dtype not in (AUTO, record["dtype"]):
+        raise ModelNotFoundError(f"{BUILT_IN}: has no {dtype} file; it has {record['dtype']}: choose that or {AUTO}")
+    path = _builtin_folder() / record["file"]
+    if not path.is_file():
+        raise ModelNotFoundError(f"{BUILT_IN}: {path} is missing; install streamdepth again")
+    graph = read_graph(path)
+    return Located(
+        name=BUILT_IN,
+        source="built-in",
+        path=path,
+        graph=graph,
+        external_data=check_external(path, graph),
+        dtype=record["dtype"],
+        dtype_origin="default" if dtype == AUTO else "user",
+        revision=f"{record['name']} {record['version']}",
+        builtin=record,
+        licence=record["licence"],
+        notes=tuple(record["notes"]),
+    )
+
+
+def _locate_file(target: Target, dtype: str) -> Located:
+    path = target.path
+    graph = read_graph(path)
+    stem, by_name = split_dtype(path.stem)
+    is_dtype = "fp16" if by_name == "fp32" and graph.half_weights else by_name
+    if dtype not in (AUTO, is_dtype):
+        siblings = variants([p.name for p in path.parent.glob(f"{stem}*.onnx")], JsConfig("", stem), target.name)
+        other = (
+            f"give {path.parent / siblings[dtype]}" if dtype in siblings else f"leave the dtype out or say {is_dtype}"
+        )
+        raise UsageError(f"dtype {dtype!r}: {target.name} is {is_dtype}; {other}")
+    config, preprocessor = _beside(path, CONFIG_NAME), _beside(path, PREPROCESSOR_NAME)
+    return Located(
+        name=target.name,
+        source="file",
+        path=path,
+        graph=graph,
+        external_data=check_external(path, graph),
+        dtype=is_dtype,
+        dtype_origin="graph" if dtype == AUTO else "user",
+        config=read_json(config) if config else {},
+        config_where=str(config),
+        preprocessor=read_json(preprocessor) if preprocessor else None,
+        preprocessor_where=str(preprocessor),
+    )
+
+
+def _beside(path: Path, name: str) -> Path | None:
+    """A configuration file in the graph's folder, or one above where the layout or its content says it belongs."""
+    folder = path.absolute().parent
+    if (folder / name).is_file():
+        return folder / name
+    above = folder.parent / name
+    if not above.is_file():
+        return None
+    if folder.name == "onnx":
+        return above
+    # any program may keep a config.json there: take it only where it is a model's
+    try:
+        keys = read_json(above).keys()
+    except ModelError:
+        return None
+    ours = {"model_type", "transformers.js_config", "image_processor_type", "feature_extractor_type", "image_mean"}
+    return above if ours & keys else None
+
+
+def _locate_folder(target: Target, dtype: str, provider: str) -> Located:
+    folder = target.path
+    config = folder / CONFIG_NAME
+    preprocessor = folder / PREPROCESSOR_NAME
+    settings = read_json(config) if config.is_file() else {}
+    js = js_config(settings, provider, str(config))
+    found = variants(_onnx_files(folder), js, target.name, target.name)
+    choice = choose(found, dtype, provider, js, target.name)
+    path = folder / choice.path
+    graph = read_graph(path)
+    return Located(
+        name=target.name,
+        source="file",
+        path=path,
+        graph=graph,
+        external_data=check_external(path, graph),
+        dtype=choice.dtype,
+        dtype_origin=choice.origin,
+        config=settings,
+        config_where=str(config),
+        preprocessor=read_json(preprocessor) if preprocessor.is_file() else None,
+        preprocessor_where=str(preprocessor),
+        js=js,
+        notes=(target.note,) if target.note else (),
+    )
+
+
+def _locate_hub(
+    target: Target,
+    dtype: str,
+    revision: str | None,
+    provider: str,
+    access: HubAccess,
+    progress: Progress | None,
+    force: bool,
+) -> Located:
+    # A commit never changes: where the very file asked for is cached, the Hub has nothing to add.
+    if revision and _COMMIT.fullmatch(revision) and (dtype != AUTO or target.file) and not force:
+        cached = cached_listing(access, target.repository, revision)
+        if cached is not None:
+            try:
+                return _from_listing(target, cached, dtype, provider, access, progress, force)
+            except ModelNotFoundError:
+                pass
+    listing = list_repository(access, target.repository, revision)
+    return _from_listing(target, listing, dtype, provider, access, progress, force)
+
+
+def hub_choice(
+    target: Target, listing: Listing, dtype: str, provider: str, access: HubAccess, force: bool = False
+) -> tuple[Choice, JsConfig, Mapping[str, Any]]:
+    """Which file of a repository to take, and its ``config.json``."""
+    settings = _hub_json(access, listing, CONFIG_NAME, force) or {}
+    where = f"{target.repository}/{CONFIG_NAME}"
+    js = js_config(settings, provider, where)
+    if target.file:
+        if target.file not in listing.files:
+            onnx = ", ".join(sorted(f for f in listing.files if f.lower().endswith(".onnx"))) or "no ONNX file"
+            raise ModelNotFoundError(f"{target.repository}: has no file {target.file}; it has {onnx}")
+        is_dtype = split_dtype(Path(target.file).stem)[1]
+        if dtype not in (AUTO, is_dtype):
+            raise UsageError(f"dtype {dtype!r}: {target.file} is {is_dtype}; leave the dtype out or name another file")
+        return Choice(target.file, is_dtype, "user"), js, settings
+    found = variants(listing.files, js, target.repository, f"{_HUB_SCHEME}{target.repository}")
+    return choose(found, dtype, provider, js, target.repository), js, settings
+
+
+def _from_listing(
+    target: Target,
+    listing: Listing,
+    dtype: str,
+    provider: str,
+    access: HubAccess,
+    progress: Progress | None,
+    force: bool,
+) -> Located:
+    repository = target.repository
+    choice, js, settings = hub_choice(target, listing, dtype, provider, access, force)
+    preprocessor = _hub_json(access, listing, PREPROCESSOR_NAME, force)
+    path = fetch(access, listing, choice.path, force=force, progress=progress)
+    graph = _sound(read_graph, repository, path)
+    folder = choice.path.rpartition("/")[0]
+    for data in graph.external:
+        file = f"{folder}/{data.location}" if folder else data.location
+        if file not in listing.files:
+            kind = ModelNotFoundError if listing.cached_only else ModelError
+            place = "the cache" if listing.cached_only else "the repository"
+            raise kind(f"{repository}: {choice.path} needs {file}, which is not in {place}; {pull_hint(repository)}")
+        fetch(access, listing, file, force=force, progress=progress)
+    external = _sound(lambda p: check_external(p, graph), repository, path)
+    remember_revision(access, listing, choice.path)
+    return Located(
+        name=target.name,
+        source="hub",
+        path=path,
+        graph=graph,
+        external_data=external,
+        dtype=choice.dtype,
+        dtype_origin=choice.origin,
+        revision=listing.commit,
+        config=settings,
+        config_where=f"{repository}/{CONFIG_NAME}",
+        preprocessor=preprocessor,
+        preprocessor_where=f"{repository}/{PREPROCESSOR_NAME}",
+        js=js,
+        licence=listing.licence,
+        known=find_known(repository),
+        notes=(listing.note,) if listing.note else (),
+    )
+
+
+def _hub_json(access: HubAccess, listing: Listing, name: str, force: bool) -> dict[str, Any] | None:
+    if name not in listing.files:
+        return None
+    path = fetch(access, listing, name, force=force)
+    return _sound(read_json, listing.repository, path)
+
+
+def _sound(read: Callable[[Path], _T], repository: str, path: Path) -> _T:
+    """``read(path)``, and the way out of a damaged download where that fails."""
+    try:
+        return read(path)
+    except ModelError as exc:
+        what = exc.message.split(";")[0]
+        raise ModelError(
+            f"{repository}: damaged cache entry, or no depth model: {what}; {pull_hint(repository)}"
+        ) from exc
