@@ -1,0 +1,193 @@
+"""Pictures as frames: a folder, a glob or a list of files, in natural order."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import threading
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streamdepth.clock import Clock, SystemClock
+from streamdepth.errors import SourceError, SourceNotFoundError, UsageError
+from streamdepth.frame import ColorTags, Frame, StreamInfo
+from streamdepth.sources.explain import check_readable, nearest_name, shown
+from streamdepth.sources.picture import PICTURE_SUFFIXES, picture_from_pil
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import av
+
+_NOTES_AT_MOST = 20
+
+
+def natural_key(path: str | os.PathLike[str]) -> tuple[tuple[int, int, str], ...]:
+    """Sort key that puts ``img2`` before ``img10``, whatever the case of letters."""
+    parts = re.split(r"(\d+)", os.fspath(path))
+    return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part.casefold()) for part in parts if part)
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Picture files directly in a folder, hidden ones left out, in natural order."""
+    found = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.name[0] != "."]
+    return sorted((path for path in found if path.is_file()), key=natural_key)
+
+
+class ImagesSource:
+    """One frame per picture, ``1 / rate`` apart, as rgb24; each keeps its own size.
+
+    Args:
+        paths: a folder, a glob such as ``"shots/*.png"``, one file, or a list of files (kept in the order given).
+        rate: frames per second the pictures stand for.
+        clock: stamps ``captured_ns``.
+
+    A picture that cannot be decoded is left out and counted in ``dropped`` (``corrupt``, ``missing``, ``unreadable``);
+    its place in time stays empty. It is an error only where no picture at all is good.
+    """
+
+    def __init__(
+        self,
+        paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        rate: Fraction = Fraction(25),
+        clock: Clock | None = None,
+    ) -> None:
+        if rate <= 0:
+            raise UsageError(f"a rate is more than 0 frames per second, not {rate}")
+        self._given = paths
+        listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+        if not listed:
+            raise UsageError("a list of pictures needs at least one file")
+        more = f" and {len(listed) - 1} more" if len(listed) > 1 else ""
+        self._id = shown(Path(listed[0]).name or listed[0]) + more
+        self._rate = Fraction(rate)
+        self._clock = clock or SystemClock()
+        self._dropped: Counter[str] = Counter()
+        self._notes: list[str] = []
+        self._files: list[Path] = []
+        self._first: tuple[int, av.VideoFrame] | None = None
+        self._info: StreamInfo | None = None
+        self._stop = threading.Event()
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    @property
+    def live(self) -> bool:
+        return False
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        return dict(self._dropped)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """One line about each picture that was left out, the first twenty."""
+        return tuple(self._notes)
+
+    def open(self) -> StreamInfo:
+        if self._info is not None:
+            return self._info
+        self._files = self._find()
+        for index, path in enumerate(self._files):
+            picture = self._decode(path)
+            if picture is not None:
+                self._first = index, picture
+                break
+        else:
+            more = f" (nor any of {len(self._files) - 1} more)" if len(self._files) > 1 else ""
+            raise SourceError(f"{self._notes[0]}{more}; give a picture that opens in a viewer", source=self._id)
+        self._info = StreamInfo(
+            source_id=self._id,
+            width_px=picture.width,
+            height_px=picture.height,
+            pix_fmt=picture.format.name,
+            time_base=1 / self._rate,
+            rate=self._rate,
+            frame_count=len(self._files),
+            duration_seconds=float(len(self._files) / self._rate),
+            color=ColorTags.of(picture),
+        )
+        return self._info
+
+    def frames(self) -> Iterator[Frame]:
+        if self._first is None:
+            raise SourceError(f"{self._id}: open it before asking for frames, once", source=self._id)
+        (start, ready), self._first = self._first, None
+        for index in range(start, len(self._files)):
+            if self._stop.is_set():
+                return
+            picture = ready if index == start else self._decode(self._files[index])
+            if picture is None:
+                continue
+            picture.pts, picture.time_base = index, 1 / self._rate
+            yield Frame(self._id, index, index, 1 / self._rate, self._clock.monotonic_ns(), picture, key=True)
+
+    def again(self) -> ImagesSource:
+        return ImagesSource(self._given, rate=self._rate, clock=self._clock)
+
+    def interrupt(self) -> None:
+        self._stop.set()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._first = None
+
+    def _find(self) -> list[Path]:
+        if not isinstance(self._given, str | os.PathLike):
+            return [Path(path) for path in self._given]
+        text = os.fspath(self._given)
+        path = Path(text)
+        if path.is_dir():
+            try:
+                found = pictures_in(path)
+            except OSError as error:
+                raise SourceError(f"{shown(path)} may not be listed; check its permissions", source=self._id) from error
+            if not found:
+                raise SourceNotFoundError(
+                    f"{shown(path)} holds no pictures; give a folder with PNG, JPEG, TIFF, WebP or the like in it",
+                    source=self._id,
+                )
+            return found
+        if path.exists() or not glob.has_magic(text):
+            check_readable(path)
+            return [path]
+        matches = [Path(match) for match in glob.glob(text, recursive=True)]  # noqa: PTH207 - Path.glob refuses "/a/*"
+        found = sorted((match for match in matches if match.is_file()), key=natural_key)
+        if not found:
+            hint = nearest_name(path) or "check the folder and the pattern"
+            raise SourceNotFoundError(f"{shown(text)} matches nothing; {hint}", source=self._id)
+        return found
+
+    def _decode(self, path: Path) -> av.VideoFrame | None:
+        """The picture, or None after counting why not."""
+        from PIL import Image
+
+        try:
+            with Image.open(path) as image:
+                return picture_from_pil(image)
+        except FileNotFoundError:
+            self._leave_out("missing", path, "no such file")
+        except PermissionError:
+            self._leave_out("unreadable", path, "may not be read")
+        except IsADirectoryError:
+            self._leave_out("unreadable", path, "is a folder, not a picture")
+        except Image.DecompressionBombError:
+            self._leave_out("corrupt", path, f"claims more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels")
+        except (OSError, SyntaxError, ValueError, EOFError, OverflowError, MemoryError, TypeError) as error:
+            # Pillow's decoders raise any of these on damaged files.
+            empty = path.is_file() and path.stat().st_size == 0
+            reason = " ".join(str(error).split("\n")[:1])
+            what = "is empty (0 bytes)" if empty else "is not a picture Pillow can read, or it is damaged"
+            self._leave_out("corrupt", path, what if empty or "cannot identify" in reason else f"{what} ({reason})")
+        return None
+
+    def _leave_out(self, cause: str, path: Path, reason: str) -> None:
+        self._dropped[cause] += 1
+        if len(self._notes) < _NOTES_AT_MOST:
+            self._notes.append(f"{shown(path)}: {reason}")
