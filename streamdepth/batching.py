@@ -1,0 +1,144 @@
+"""Frames of one or many sources become batches of one network size."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from streamdepth.queues import Aborted, Ended, Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from streamdepth.frame import Frame
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A frame and the number of the lane (source) it came in on."""
+
+    lane: int
+    frame: Frame
+
+
+class Inbox:
+    """A bounded queue for each source, emptied by one reader, oldest arrival first. Thread-safe.
+
+    Each lane has its own policy: a full ``EVERY`` lane makes its source wait, a full ``LATEST`` lane gives up its
+    oldest frame. No source can crowd out another.
+    """
+
+    def __init__(self, policies: Sequence[Policy], capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError(f"an inbox holds at least 1 frame a source, not {capacity}")
+        self._policies = tuple(policies)
+        self._capacity = capacity
+        self._lanes: tuple[deque[tuple[int, Frame]], ...] = tuple(deque() for _ in policies)
+        self._open = [True] * len(self._policies)
+        self._changed = threading.Condition()
+        self._arrivals = 0
+        self._aborted = False
+
+    def put(self, lane: int, frame: Frame) -> Frame | None:
+        """Add a frame; returns the one it replaced.
+
+        Raises:
+            Aborted: the inbox was aborted before there was room.
+        """
+        with self._changed:
+            frames = self._lanes[lane]
+            replaced = None
+            if len(frames) >= self._capacity and self._policies[lane] is Policy.LATEST:
+                replaced = frames.popleft()[1]
+            self._changed.wait_for(lambda: self._aborted or len(frames) < self._capacity)
+            if self._aborted:
+                raise Aborted
+            frames.append((self._arrivals, frame))
+            self._arrivals += 1
+            self._changed.notify_all()
+            return replaced
+
+    def take(self, *, wait: bool = True) -> Arrival | None:
+        """The frame that came first of all lanes; None where there is none and ``wait`` is False.
+
+        Raises:
+            Ended: all lanes have ended and are empty. Aborted: the inbox was aborted.
+        """
+        with self._changed:
+            if wait:
+                self._changed.wait_for(lambda: self._aborted or any(self._lanes) or not any(self._open))
+            if self._aborted:
+                raise Aborted
+            filled = [lane for lane, frames in enumerate(self._lanes) if frames]
+            if not filled:
+                if not any(self._open):
+                    raise Ended
+                return None
+            lane = min(filled, key=lambda lane: self._lanes[lane][0][0])
+            frame = self._lanes[lane].popleft()[1]
+            self._changed.notify_all()
+            return Arrival(lane, frame)
+
+    def end(self, lane: int) -> None:
+        """No more frames will come on this lane."""
+        with self._changed:
+            self._open[lane] = False
+            self._changed.notify_all()
+
+    def abort(self) -> None:
+        with self._changed:
+            self._aborted = True
+            self._changed.notify_all()
+
+    @property
+    def patient(self) -> bool:
+        """True where every open lane would rather wait for a full batch than lose time."""
+        with self._changed:
+            return all(
+                policy is Policy.EVERY for policy, is_open in zip(self._policies, self._open, strict=True) if is_open
+            )
+
+    def __len__(self) -> int:
+        return sum(len(frames) for frames in self._lanes)
+
+
+class Batcher:
+    """Groups arrivals of one network size. Owned by one thread.
+
+    A patient inbox (all ``EVERY``) fills its batches; with a ``LATEST`` lane in it, a batch is what has arrived.
+    """
+
+    def __init__(self, inbox: Inbox, batch: int, network_size: Callable[[int, int], tuple[int, int]]) -> None:
+        self._inbox = inbox
+        self._batch = batch
+        self._network_size = network_size
+        self._held: Arrival | None = None
+
+    def next(self) -> tuple[tuple[int, int], list[Arrival]]:
+        """Network size (width, height) and 1 to ``batch`` frames of it.
+
+        Raises:
+            Ended: all sources have ended. Aborted: the inbox was aborted.
+        """
+        first = self._held or self._inbox.take()
+        self._held = None
+        assert first is not None  # noqa: S101 - take() waits
+        size = self._size(first)
+        arrivals = [first]
+        try:
+            while len(arrivals) < self._batch:
+                arrival = self._inbox.take(wait=self._inbox.patient)
+                if arrival is None:
+                    break
+                if self._size(arrival) != size:
+                    self._held = arrival
+                    break
+                arrivals.append(arrival)
+        except Ended:
+            pass
+        return size, arrivals
+
+    def _size(self, arrival: Arrival) -> tuple[int, int]:
+        return self._network_size(arrival.frame.width_px, arrival.frame.height_px)

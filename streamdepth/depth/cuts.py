@@ -1,0 +1,48 @@
+"""Where one shot ends and the next begins, found by PySceneDetect's content detector on small pictures."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import av
+
+_LONGER_SIDE_PX = 128
+"""PySceneDetect itself works on pictures scaled down to about 256 px; 128 finds the same cuts on its HSV means and
+costs 0.17 ms a frame, scaling included, at 960x540."""
+
+_MIN_SHOT_FRAMES = 15
+_THRESHOLD = 27.0
+"""PySceneDetect's own default."""
+
+
+class CutDetector:
+    """Says for each frame in turn whether a new shot starts with it. Owned by one thread."""
+
+    def __init__(self, rate: Fraction | None = None) -> None:
+        # Imported here: scenedetect takes 0.4 s to load and only video with moving range control needs it.
+        from scenedetect.common import FrameTimecode
+        from scenedetect.detector import FlashFilter
+        from scenedetect.detectors import ContentDetector
+
+        # SUPPRESS decides about the frame at hand; the default, MERGE, waits for the frames after it.
+        self._detector = ContentDetector(
+            threshold=_THRESHOLD, min_scene_len=_MIN_SHOT_FRAMES, filter_mode=FlashFilter.Mode.SUPPRESS
+        )
+        self._timecode = FrameTimecode
+        self._rate = float(rate or Fraction(25))
+        self._count = 0
+
+    def is_cut(self, picture: av.VideoFrame) -> bool:
+        """True where ``picture`` starts a new shot; never for the first."""
+        scale = min(1.0, _LONGER_SIDE_PX / max(picture.width, picture.height))
+        small = picture.to_ndarray(
+            format="bgr24",
+            width=max(1, round(picture.width * scale)),
+            height=max(1, round(picture.height * scale)),
+            interpolation="FAST_BILINEAR",
+        )
+        cuts = self._detector.process_frame(self._timecode(self._count, self._rate), small)
+        self._count += 1
+        return bool(cuts)

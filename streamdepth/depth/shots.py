@@ -1,0 +1,204 @@
+"""One range for each shot: depth is spooled until its shot has ended, then handed on with the shot's range.
+
+The depth pass appends, the colour pass takes, one shot behind. Depth waits on disk, a file a shot, so that memory stays
+flat; a shot longer than half the spool's budget is closed early and the next stretch of it glides to its own range.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+
+from streamdepth.depth.range import PERCENTILES
+from streamdepth.errors import SinkError
+from streamdepth.frame import DepthMap, DepthRange, Sense
+from streamdepth.queues import Aborted, Ended
+
+if TYPE_CHECKING:
+    from streamdepth.depth.range import Measurement
+
+SPOOL_BYTES = 2 << 30
+_GLIDE_FRAMES = 48
+_SAMPLES_PER_FRAME = 512
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    pts: int
+    sense: Sense
+    shape: tuple[int, int]
+
+
+@dataclass(slots=True)
+class _Shot:
+    spool: IO[bytes]
+    glide_from: DepthRange | None
+    records: deque[_Record] = field(default_factory=deque)
+    samples: list[np.ndarray[tuple[int], np.dtype[np.float32]]] = field(default_factory=list)
+    range: DepthRange | None = None
+    size_bytes: int = 0
+    taken: int = 0
+
+
+class ShotLedger:
+    """Hands depth from the depth pass to the colour pass, each frame with the range of its whole shot.
+
+    One thread appends, one takes. Waits end by ``abort``. The disk used never passes ``budget_bytes`` by more than one
+    frame: ``append`` then waits for the colour pass.
+    """
+
+    def __init__(self, budget_bytes: int = SPOOL_BYTES) -> None:
+        self._budget_bytes = budget_bytes
+        self._changed = threading.Condition()
+        self._closed: deque[_Shot] = deque()
+        self._reading: _Shot | None = None
+        self._open: _Shot | None = None
+        self._last_range: DepthRange | None = None
+        self._used_bytes = 0
+        self._ended = False
+        self._aborted = False
+        self._shots = 0
+
+    @property
+    def shots(self) -> int:
+        """Shots begun so far."""
+        return self._shots
+
+    def __len__(self) -> int:
+        """Frames waiting."""
+        with self._changed:
+            shots = [*self._closed, *(shot for shot in (self._reading, self._open) if shot)]
+            return sum(len(shot.records) for shot in shots)
+
+    def append(self, pts: int, depth: DepthMap, measurement: Measurement, *, cut: bool) -> None:
+        """Add one frame's depth; ``cut`` where it starts a new shot.
+
+        Raises:
+            SinkError: the spool cannot be written (a full disk).
+            Aborted: the ledger was aborted while waiting for room.
+        """
+        values = depth.values if depth.valid is None else np.where(depth.valid, depth.values, np.float32("nan"))
+        with self._changed:
+            if self._open is not None and (cut or self._open.size_bytes + values.nbytes > self._budget_bytes // 2):
+                self._close_shot(glide=not cut)
+            self._changed.wait_for(
+                lambda: (
+                    self._aborted
+                    or self._used_bytes + values.nbytes <= self._budget_bytes
+                    or (not self._closed and self._reading is None)
+                )
+            )
+            if self._aborted:
+                raise Aborted
+            if self._open is None:
+                self._shots += 1
+                self._open = _Shot(_spool_file(), None if cut else self._last_range)
+            shot = self._open
+        try:
+            shot.spool.write(np.ascontiguousarray(values).data)
+        except OSError as error:
+            raise SinkError(
+                f"depth cannot be spooled in {tempfile.gettempdir()}: {error.strerror}; free some space, point TMPDIR "
+                "elsewhere, or use --range ema, which spools nothing"
+            ) from error
+        step = max(1, measurement.samples.size // _SAMPLES_PER_FRAME)
+        with self._changed:
+            shot.records.append(_Record(pts, depth.sense, (depth.height_px, depth.width_px)))
+            if not measurement.flat:
+                shot.samples.append(measurement.samples[::step].copy())
+            shot.size_bytes += values.nbytes
+            self._used_bytes += values.nbytes
+
+    def end(self) -> None:
+        """No more frames: the last shot is complete."""
+        with self._changed:
+            if self._open is not None:
+                self._close_shot(glide=False)
+            self._ended = True
+            self._changed.notify_all()
+
+    def take(self) -> tuple[int, DepthMap, DepthRange]:
+        """The next frame's pts, depth (a new array) and range, as soon as its shot is complete.
+
+        Raises:
+            Ended: all were taken. Aborted: the ledger was aborted.
+        """
+        with self._changed:
+            if self._reading is not None and not self._reading.records:
+                self._discard(self._reading)
+                self._reading = None
+            if self._reading is None:
+                self._changed.wait_for(lambda: self._aborted or self._closed or self._ended)
+                if self._aborted:
+                    raise Aborted
+                if not self._closed:
+                    raise Ended
+                self._reading = self._closed.popleft()
+                self._reading.spool.seek(0)
+            if self._aborted:
+                raise Aborted
+            shot = self._reading
+            record = shot.records.popleft()
+            shot.taken += 1
+        height, width = record.shape
+        values = np.empty((height, width), np.float32)
+        shot.spool.readinto(values.data)  # type: ignore[attr-defined]  # a BufferedRandom, which IO[bytes] hides
+        assert shot.range is not None  # noqa: S101 - set when the shot was closed
+        return record.pts, DepthMap(values, record.sense), _glide(shot, shot.range)
+
+    def abort(self) -> None:
+        with self._changed:
+            self._aborted = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Free the disk. Idempotent; after both passes have ended."""
+        with self._changed:
+            for shot in (*self._closed, self._reading, self._open):
+                if shot is not None:
+                    self._discard(shot)
+            self._closed.clear()
+            self._reading = self._open = None
+
+    def _close_shot(self, *, glide: bool) -> None:
+        shot, self._open = self._open, None
+        assert shot is not None  # noqa: S101 - the callers have looked
+        if shot.samples:
+            lo, hi = np.percentile(np.concatenate(shot.samples), PERCENTILES)
+            shot.range = DepthRange(float(lo), float(hi))
+        else:
+            shot.range = DepthRange(0.0, 0.0)
+        shot.samples.clear()
+        self._last_range = shot.range if glide else None
+        self._closed.append(shot)
+        self._changed.notify_all()
+
+    def _discard(self, shot: _Shot) -> None:
+        shot.spool.close()
+        self._used_bytes -= shot.size_bytes
+        shot.size_bytes = 0
+        self._changed.notify_all()
+
+
+def _glide(shot: _Shot, own: DepthRange) -> DepthRange:
+    """The range of the frame just taken: its shot's, approached from the stretch before where the shot was divided."""
+    if shot.glide_from is None or shot.taken >= _GLIDE_FRAMES:
+        return own
+    share = shot.taken / _GLIDE_FRAMES
+    before = shot.glide_from
+    return DepthRange(before.lo + share * (own.lo - before.lo), before.hi + share * (own.hi - before.hi))
+
+
+def _spool_file() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile(prefix="streamdepth-")
+    except OSError as error:
+        raise SinkError(
+            f"no temporary file for depth in {tempfile.gettempdir()}: {error.strerror}; point TMPDIR to a folder that "
+            "can be written, or use --range ema"
+        ) from error

@@ -1,0 +1,232 @@
+"""One source's way through a run: capture, depth, range, colour, sinks. Loops only; the pipeline owns the threads."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from streamdepth.depth.range import RangeMode, measure, range_control
+from streamdepth.depth.shots import ShotLedger
+from streamdepth.errors import SourceError
+from streamdepth.frame import Result
+from streamdepth.pipeline.outlet import Outlet
+from streamdepth.pipeline.stats import SinkStats, Tally, Timer
+from streamdepth.queues import BoundedQueue, Ended, Policy
+
+if TYPE_CHECKING:
+    import av
+
+    from streamdepth.batching import Inbox
+    from streamdepth.clock import Clock
+    from streamdepth.colorize.colorizer import Colorizer
+    from streamdepth.depth.cuts import CutDetector
+    from streamdepth.depth.range import RangeSpec
+    from streamdepth.frame import DepthMap, DepthRange, Frame, StreamInfo
+    from streamdepth.look import Look
+    from streamdepth.stages import Sink, Source
+
+
+class Lane:
+    """Books, queues and loops of one source. Each loop runs on one thread of the pipeline's."""
+
+    def __init__(
+        self,
+        number: int,
+        source: Source,
+        sinks: list[Sink],
+        *,
+        policy: Policy,
+        range_spec: RangeSpec,
+        depth_capacity: int,
+        clock: Clock,
+    ) -> None:
+        self.number = number
+        self.source = source
+        self.policy = policy
+        self.range_spec = range_spec
+        self.tally = Tally()
+        self.latency = Timer()
+        self.timers = {"capture": Timer(), "range": Timer(), "colorize": Timer()}
+        self.outlets = [Outlet(sink, clock, self.latency) for sink in sinks]
+        self.depths: BoundedQueue[tuple[Frame, DepthMap]] = BoundedQueue(depth_capacity)
+        self.info: StreamInfo | None = None
+        self.ledger: ShotLedger | None = None
+        self._second: Source | None = None
+        self._colorizer: Colorizer | None = None
+        self._cuts: CutDetector | None = None
+        self._clock = clock
+        self._stopping = threading.Event()
+
+    def open(self) -> StreamInfo:
+        """Open the source, then the sinks in the size and format their pictures will have.
+
+        Raises:
+            StreamDepthError: one of them cannot be opened; the rest is left to ``close``.
+        """
+        self.info = info = self.source.open()
+        mode = self.range_spec.mode
+        if mode is RangeMode.SHOT:
+            self._second = self.source.again()
+            if self._second is None:
+                raise SourceError(f"{self.source.id} cannot be read twice, as --range shot needs; use --range ema")
+            self._second.open()
+            self.ledger = ShotLedger()
+        if mode in (RangeMode.SHOT, RangeMode.EMA):
+            from streamdepth.depth.cuts import CutDetector
+
+            self._cuts = CutDetector(info.rate)
+        if any(outlet.sink.control is not None for outlet in self.outlets):
+            from streamdepth.colorize.colorizer import Colorizer
+
+            self._colorizer = Colorizer(info)
+        for outlet in self.outlets:
+            control = outlet.sink.control
+            wanted = None if control is None or self._colorizer is None else self._colorizer.picture_info(control.look)
+            outlet.sink.open(info, wanted)
+        return info
+
+    # Loops, one thread each -------------------------------------------------------------------------------------
+
+    def capture(self, inbox: Inbox) -> None:
+        timer, clock = self.timers["capture"], self._clock
+        paced = self.policy is Policy.LATEST and not self.source.live
+        started_ns = clock.monotonic_ns()
+        first_seconds: float | None = None
+        frames = iter(self.source.frames())
+        try:
+            while True:
+                before_ns = clock.monotonic_ns()
+                frame = next(frames, None)
+                if frame is None:
+                    break
+                timer.add(clock.monotonic_ns() - before_ns)
+                self.tally.captured()
+                if paced:
+                    first_seconds = frame.seconds if first_seconds is None else first_seconds
+                    due_ns = started_ns + int((frame.seconds - first_seconds) * 1e9)
+                    if self._stopping.wait(max(0.0, (due_ns - clock.monotonic_ns()) / 1e9)):
+                        self.tally.dropped("stopped")
+                        break
+                if inbox.put(self.number, frame) is not None:
+                    self.tally.dropped("policy")
+        finally:
+            inbox.end(self.number)
+            for cause, count in self.source.dropped.items():
+                self.tally.captured(count)
+                self.tally.dropped(cause, count)
+
+    def color(self) -> None:
+        """Range and colour in one pass, as depth comes."""
+        control = range_control(self.range_spec)
+        try:
+            while True:
+                frame, depth = self._next_depth()
+                started_ns = self._clock.monotonic_ns()
+                measurement = measure(depth)
+                self.tally.odd_depth(flat=measurement.flat, non_finite=measurement.non_finite)
+                cut = self._cuts is not None and self._cuts.is_cut(frame.picture)
+                depth_range = control.update(measurement, frame.seconds, cut=cut)
+                self.timers["range"].add(self._clock.monotonic_ns() - started_ns)
+                self._deliver(frame, depth, depth_range)
+        except Ended:
+            self._end_outlets()
+
+    def spool(self) -> None:
+        """First pass of ``shot``: keep depth until its shot has ended."""
+        assert self.ledger is not None  # noqa: S101 - made in open()
+        try:
+            while True:
+                frame, depth = self._next_depth()
+                started_ns = self._clock.monotonic_ns()
+                measurement = measure(depth)
+                self.tally.odd_depth(flat=measurement.flat, non_finite=measurement.non_finite)
+                cut = self._cuts is not None and self._cuts.is_cut(frame.picture)
+                self.ledger.append(frame.pts, depth, measurement, cut=cut)
+                self.timers["range"].add(self._clock.monotonic_ns() - started_ns)
+        except Ended:
+            self.ledger.end()
+
+    def color_shots(self) -> None:
+        """Second pass of ``shot``: the same frames again from a decoder of their own, now with their shot's range."""
+        assert self.ledger is not None  # noqa: S101 - made in open()
+        assert self._second is not None  # noqa: S101 - made in open()
+        frames = iter(self._second.frames())
+        try:
+            while True:
+                pts, depth, depth_range = self.ledger.take()
+                frame = next(frames, None)
+                if frame is None or frame.pts != pts:
+                    found = "its end" if frame is None else f"pts {frame.pts}"
+                    raise SourceError(
+                        f"{self.source.id} gave {found} instead of pts {pts} when read again; it changed meanwhile? "
+                        "--range ema reads it once"
+                    )
+                self._deliver(frame, depth, depth_range)
+        except Ended:
+            self._end_outlets()
+
+    def _next_depth(self) -> tuple[Frame, DepthMap]:
+        item = self.depths.get()
+        assert item is not None  # noqa: S101 - get() without timeout
+        return item
+
+    def _deliver(self, frame: Frame, depth: DepthMap, depth_range: DepthRange) -> None:
+        pictures: dict[Look, av.VideoFrame] = {}
+        for outlet in self.outlets:
+            control = outlet.sink.control
+            picture = None
+            if control is not None and self._colorizer is not None:
+                look = control.look
+                if look not in pictures:
+                    started_ns = self._clock.monotonic_ns()
+                    pictures[look] = self._colorizer.render(frame.picture, depth, depth_range, look)
+                    self.timers["colorize"].add(self._clock.monotonic_ns() - started_ns)
+                picture = pictures[look]
+            outlet.offer(Result(frame, depth, depth_range, picture))
+        self.tally.processed()
+
+    def _end_outlets(self) -> None:
+        for outlet in self.outlets:
+            outlet.queue.end()
+
+    # Ending -----------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Take no more frames; what was taken goes its way to the end."""
+        self._stopping.set()
+        self.source.interrupt()
+
+    def abort(self) -> None:
+        """End every wait of every loop, now."""
+        self.stop()
+        self.depths.abort()
+        if self.ledger is not None:
+            self.ledger.abort()
+        if self._second is not None:
+            self._second.interrupt()
+        for outlet in self.outlets:
+            outlet.queue.abort()
+            outlet.sink.interrupt()
+
+    def close(self) -> None:
+        """Close whatever is open; the first error is raised once everything was tried. Idempotent."""
+        closers = [outlet.sink.close for outlet in self.outlets]
+        closers += [stage.close for stage in (self.source, self._second, self.ledger) if stage is not None]
+        first: Exception | None = None
+        for close in closers:
+            try:
+                close()
+            except Exception as error:  # the rest must be closed too
+                first = first or error
+        if first is not None:
+            raise first
+
+    def settle(self, cause: str) -> list[SinkStats]:
+        """Close the books: frames on their way when the run was cut short are lost to ``cause``."""
+        captured, processed, dropped, _, _ = self.tally.read()
+        self.tally.dropped(cause, captured - processed - sum(dropped.values()))
+        return [outlet.settle(cause) for outlet in self.outlets]
+
+    @property
+    def all_sinks_live(self) -> bool:
+        return all(outlet.sink.live for outlet in self.outlets)

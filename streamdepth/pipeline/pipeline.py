@@ -1,0 +1,356 @@
+"""capture -> batch -> infer -> colorize -> sink, threaded, for one or many sources."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+from streamdepth.batching import Batcher, Inbox
+from streamdepth.clock import SystemClock
+from streamdepth.depth.range import RangeMode, RangeSpec
+from streamdepth.errors import UsageError
+from streamdepth.pipeline.books import UNACCOUNTED, audit, run_stats, snapshot
+from streamdepth.pipeline.crew import Crew
+from streamdepth.pipeline.lane import Lane
+from streamdepth.pipeline.outlet import IDLE_SECONDS
+from streamdepth.pipeline.stats import RunStats, Snapshot, Timer
+from streamdepth.queues import BoundedQueue, Ended, Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from streamdepth.batching import Arrival
+    from streamdepth.clock import Clock
+    from streamdepth.estimator import DepthEstimator
+    from streamdepth.frame import DepthMap, Frame
+    from streamdepth.inference.engine import Engine, Slot
+    from streamdepth.stages import Sink, Source
+
+    FrameCallback = Callable[[Frame, DepthMap], None]
+    SinkMaker = Callable[[Source], Sequence[Sink]]
+
+_INBOX_FRAMES = 4
+_BATCHES_AHEAD = 2
+
+
+class Pipeline:
+    """Runs sources through a depth model into sinks.
+
+    Args:
+        sources: what to read: :class:`~streamdepth.stages.Source` objects, or texts as the command line takes them.
+        estimator: the model; None takes the built-in one.
+        sinks: what to write to; with several sources a function that makes the sinks of each.
+        callback: called with every frame and its depth, in order per source; may raise ``StopPipeline``.
+        policy: ``every`` or ``latest``; None = each source's own default (files ``every``, live ``latest``).
+        range: ``shot | ema | frame | fixed:LO,HI``; None = ``shot`` where the source can be read twice and something
+            is written, else ``ema``.
+        batch: frames per model run.
+        deadline_seconds: how long an end may take without any progress before what blocks it is named and left behind.
+        clock: monotonic time.
+
+    Use it once: ``with Pipeline(...) as p: stats = p.run()``. ``run`` and the context belong to one thread; ``stop``,
+    ``abort`` and ``snapshot`` may be called from any.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source | str],
+        estimator: DepthEstimator | None = None,
+        sinks: Sequence[Sink] | SinkMaker = (),
+        *,
+        callback: FrameCallback | None = None,
+        policy: Policy | str | None = None,
+        range: RangeSpec | str | None = None,  # noqa: A002 - the option's name everywhere else
+        batch: int = 1,
+        deadline_seconds: float = 10.0,
+        clock: Clock | None = None,
+    ) -> None:
+        if not sources:
+            raise UsageError("a pipeline needs at least one source")
+        if batch < 1:
+            raise UsageError(f"batch is at least 1, not {batch}")
+        if len(sources) > 1 and not callable(sinks) and sinks:
+            raise UsageError("several sources need sinks of their own: give a function that makes a source's sinks")
+        self._clock = clock or SystemClock()
+        self._deadline_seconds = deadline_seconds
+        self._batch = batch
+        self._estimator = estimator
+        self._owns_estimator = estimator is None
+        self._range = RangeSpec.parse(range) if isinstance(range, str) else range
+        try:
+            self._policy = None if policy is None else Policy(policy)
+        except ValueError:
+            raise UsageError(f"policy {policy!r} is neither every nor latest") from None
+        self._lanes = [
+            self._lane(number, made_source(source), sinks, callback) for number, source in enumerate(sources)
+        ]
+        self._inbox = Inbox([lane.policy for lane in self._lanes], max(_INBOX_FRAMES, batch))
+        self._batches: BoundedQueue[tuple[Slot, list[Arrival]]] = BoundedQueue(_BATCHES_AHEAD)
+        self._timers = {"prepare": Timer(), "infer": Timer()}
+        self._woken = threading.Event()
+        self._aborted = threading.Event()
+        self._stopped = threading.Event()
+        self._crew = Crew(on_error=self.abort, on_stop=self._on_stop, on_done=self._woken.set)
+        self._engine: Engine | None = None
+        self._opened = False
+        self._closed = False
+        self._started_ns = 0
+        self._stats = RunStats()
+
+    def _lane(
+        self, number: int, source: Source, sinks: Sequence[Sink] | SinkMaker, callback: FrameCallback | None
+    ) -> Lane:
+        mine = list(sinks(source) if callable(sinks) else sinks)
+        if callback is not None:
+            from streamdepth.sinks.callback import CallbackSink
+
+            mine.append(CallbackSink(callback))
+        policy = self._policy or (Policy.LATEST if source.live else Policy.EVERY)
+        return Lane(
+            number,
+            source,
+            mine,
+            policy=policy,
+            range_spec=self._range_for(source, mine, policy),
+            depth_capacity=max(2, 2 * self._batch),
+            clock=self._clock,
+        )
+
+    def _range_for(self, source: Source, sinks: Sequence[Sink], policy: Policy) -> RangeSpec:
+        twice = policy is Policy.EVERY and not source.live
+        if self._range is not None:
+            if self._range.mode is RangeMode.SHOT and not twice:
+                raise UsageError(
+                    f"--range shot reads {source.id} twice, which needs a file and --policy every; use --range ema"
+                )
+            return self._range
+        colored = [sink for sink in sinks if sink.control is not None]
+        if not colored:
+            return RangeSpec(RangeMode.FRAME)  # nobody looks at colours: spend nothing on them
+        if twice and any(not sink.live for sink in colored) and source.again() is not None:
+            return RangeSpec(RangeMode.SHOT)
+        return RangeSpec(RangeMode.EMA)
+
+    # Life ---------------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Open sources, model and sinks, in this order, so that a bad input leaves no output behind. Idempotent.
+
+        Raises:
+            StreamDepthError: what cannot be opened; everything opened before it is closed again.
+        """
+        if self._opened:
+            return
+        self._opened = True
+        try:
+            if self._estimator is None:
+                from streamdepth.estimator import DepthEstimator
+
+                self._estimator = DepthEstimator()
+            self._engine = self._estimator.engine(batch=self._batch)
+            for lane in self._lanes:
+                lane.open()
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self) -> RunStats:
+        """Work until the sources end, ``stop`` is called, or something fails; then close everything.
+
+        Ctrl-C on the main thread ends the run as ``stop`` does, and is raised again once all outputs are closed; a
+        second one aborts.
+
+        Raises:
+            StreamDepthError: the first error of any stage, naming stage and source. Statistics stay readable.
+        """
+        self.open()
+        self._staff()
+        self._started_ns = self._clock.monotonic_ns()
+        interrupt: KeyboardInterrupt | None = None
+        try:
+            self._crew.start()
+            interrupt = self._watch()
+        finally:
+            if not self._crew.done:
+                self.abort()
+            self._crew.join(self._deadline_seconds, self._clock)
+            self._settle()
+            self.close()
+        if self._crew.error is not None:
+            raise self._crew.error
+        if interrupt is not None:
+            raise interrupt
+        audit(self._stats)
+        return self._stats
+
+    def _staff(self) -> None:
+        crew = self._crew
+        for lane in self._lanes:
+            name = lane.source.id if len(self._lanes) > 1 else ""
+            crew.add(partial(lane.capture, self._inbox), stage="capture", source=name)
+            if lane.range_spec.mode is RangeMode.SHOT:
+                crew.add(lane.spool, stage="range", source=name)
+                crew.add(lane.color_shots, stage="colorize", source=name)
+            else:
+                crew.add(lane.color, stage="colorize", source=name)
+            for outlet in lane.outlets:
+                if not outlet.sink.on_caller_thread:
+                    crew.add(outlet.run, stage="sink", source=outlet.sink.name)
+        crew.add(self._prepare, stage="prepare")
+        crew.add(self._infer, stage="infer")
+
+    # Shared loops -------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        engine = self._running_engine
+        batcher = Batcher(self._inbox, engine.batch, engine.network_size)
+        try:
+            while True:
+                size, arrivals = batcher.next()
+                started_ns = self._clock.monotonic_ns()
+                slot = engine.acquire(size)
+                for row, arrival in enumerate(arrivals):
+                    slot.write(row, arrival.frame.picture)
+                self._timers["prepare"].add((self._clock.monotonic_ns() - started_ns) // len(arrivals))
+                self._batches.put((slot, arrivals))
+        except Ended:
+            self._batches.end()
+
+    def _infer(self) -> None:
+        engine = self._running_engine
+        try:
+            while True:
+                item = self._batches.get()
+                assert item is not None  # noqa: S101 - get() without timeout
+                slot, arrivals = item
+                started_ns = self._clock.monotonic_ns()
+                depths = engine.run(slot, len(arrivals))
+                self._timers["infer"].add((self._clock.monotonic_ns() - started_ns) // len(arrivals))
+                for arrival, depth in zip(arrivals, depths, strict=True):
+                    self._lanes[arrival.lane].depths.put((arrival.frame, depth))
+                del item, slot, depths, depth  # the ring lends a slot out again once nobody holds it
+        except Ended:
+            for lane in self._lanes:
+                lane.depths.end()
+
+    @property
+    def _running_engine(self) -> Engine:
+        assert self._engine is not None  # noqa: S101 - made in open()
+        return self._engine
+
+    # The caller's thread ------------------------------------------------------------------------------------------
+
+    def _watch(self) -> KeyboardInterrupt | None:
+        """Serve the sinks that need the caller's thread and wait for the others; watch over an end without progress."""
+        serving = [outlet for lane in self._lanes for outlet in lane.outlets if outlet.sink.on_caller_thread]
+        interrupt: KeyboardInterrupt | None = None
+        progress, since_ns = -1, self._clock.monotonic_ns()
+        while not self._crew.done or (serving and not self._aborted.is_set()):
+            try:
+                for outlet in tuple(serving):
+                    if not self._crew.guard(outlet.pump, "sink", outlet.sink.name):
+                        serving.remove(outlet)
+                if not serving and not self._crew.done:
+                    self._woken.wait(IDLE_SECONDS if self._stopped.is_set() else 0.5)
+                    self._woken.clear()
+            except KeyboardInterrupt as pressed:
+                if interrupt is not None:
+                    self.abort()
+                    break
+                interrupt = pressed
+                self.stop()
+            now_ns = self._clock.monotonic_ns()
+            done = sum(outlet.written for lane in self._lanes for outlet in lane.outlets) + self._processed()
+            if done != progress or not self._stopped.is_set():
+                progress, since_ns = done, now_ns
+            elif now_ns - since_ns > self._deadline_seconds * 1e9:
+                self.abort()
+                break
+            if self._aborted.is_set():
+                break
+        return interrupt
+
+    def _processed(self) -> int:
+        return sum(lane.tally.read()[1] for lane in self._lanes)
+
+    # Ending -------------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Take no more frames; what was taken is finished and written. Any thread, any time."""
+        self._stopped.set()
+        for lane in self._lanes:
+            lane.stop()
+        self._woken.set()
+
+    def abort(self) -> None:
+        """End at once: frames on their way are dropped and counted; outputs are closed readable. Any thread."""
+        self._stopped.set()
+        self._aborted.set()
+        self._inbox.abort()
+        self._batches.abort()
+        for lane in self._lanes:
+            lane.abort()
+        if self._engine is not None:
+            self._engine.interrupt()
+        self._woken.set()
+
+    def _on_stop(self) -> None:
+        # A closed window leaves nothing to finish; a file beside it wants all that was read.
+        if all(lane.all_sinks_live for lane in self._lanes):
+            self.abort()
+        else:
+            self.stop()
+
+    def close(self) -> None:
+        """Close everything. Idempotent; ``run`` and the context call it."""
+        if self._closed:
+            return
+        self._closed = True
+        first: Exception | None = None
+        closers: list[Callable[[], None]] = [lane.close for lane in self._lanes]
+        if self._engine is not None:
+            closers.append(self._engine.close)
+        for close in closers:
+            try:
+                close()
+            except Exception as error:  # the rest must be closed too
+                first = first or error
+        if first is not None and self._crew.error is None:
+            raise first
+
+    # Books --------------------------------------------------------------------------------------------------------
+
+    @property
+    def stats(self) -> RunStats:
+        """The books of the last run; final once ``run`` has returned or raised."""
+        return self._stats
+
+    def snapshot(self) -> Snapshot:
+        """Where the run stands. Any thread."""
+        seconds = (self._clock.monotonic_ns() - self._started_ns) / 1e9 if self._started_ns else 0.0
+        return snapshot(self._lanes, {"inbox": len(self._inbox), "batches": len(self._batches)}, seconds=seconds)
+
+    def _settle(self) -> None:
+        seconds = (self._clock.monotonic_ns() - self._started_ns) / 1e9
+        lost_to = "error" if self._crew.error is not None else "stopped" if self._aborted.is_set() else UNACCOUNTED
+        self._stats = run_stats(self._lanes, self._timers, self._running_engine, seconds=seconds, lost_to=lost_to)
+
+
+def made_source(source: Source | str) -> Source:
+    """A source as it is, or the one a text names on the command line."""
+    if isinstance(source, str):
+        from streamdepth.sources.select import source_for
+
+        return source_for(source)
+    return source

@@ -1,0 +1,167 @@
+"""Counting: every frame is accounted for, every stage is timed, in bounded memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_SAMPLES = 16_384
+"""Durations kept per stage: nine minutes at 30 fps, 128 kB; older ones make room."""
+
+
+class Timer:
+    """Durations of one thing, in nanoseconds. Thread-safe (a deque's append is atomic)."""
+
+    def __init__(self) -> None:
+        self._samples_ns: deque[int] = deque(maxlen=_SAMPLES)
+
+    def add(self, duration_ns: int) -> None:
+        self._samples_ns.append(duration_ns)
+
+    @classmethod
+    def merged(cls, timers: Iterable[Timer]) -> Timer:
+        """A new timer with the durations of all of them."""
+        merged = cls()
+        for timer in timers:
+            merged._samples_ns.extend(timer._samples_ns)
+        return merged
+
+    def summary_ms(self, percentiles: Iterable[int] = (50, 95)) -> dict[str, float]:
+        """``{"median": ..., "p95": ...}`` in milliseconds, empty where nothing was timed."""
+        samples = np.array(list(self._samples_ns), dtype=np.float64)
+        if samples.size == 0:
+            return {}
+        names = {50: "median"}
+        return {names.get(p, f"p{p}"): round(float(np.percentile(samples, p)) / 1e6, 3) for p in percentiles}
+
+
+class Tally:
+    """The books of one source's way through the pipeline. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._captured = 0
+        self._processed = 0
+        self._dropped: Counter[str] = Counter()
+        self._flat = 0
+        self._non_finite = 0
+
+    def captured(self, count: int = 1) -> None:
+        with self._lock:
+            self._captured += count
+
+    def processed(self) -> None:
+        with self._lock:
+            self._processed += 1
+
+    def dropped(self, cause: str, count: int = 1) -> None:
+        if count:
+            with self._lock:
+                self._dropped[cause] += count
+
+    def odd_depth(self, *, flat: bool, non_finite: bool) -> None:
+        with self._lock:
+            self._flat += flat
+            self._non_finite += non_finite
+
+    def read(self) -> tuple[int, int, dict[str, int], int, int]:
+        """captured, processed, dropped by cause, frames with flat depth, frames with non-finite depth."""
+        with self._lock:
+            return self._captured, self._processed, dict(self._dropped), self._flat, self._non_finite
+
+
+@dataclass(frozen=True, slots=True)
+class SinkStats:
+    """What one sink did: written + dropped = processed."""
+
+    name: str
+    written: int
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStats:
+    """What a run did. ``processed + sum(dropped) == captured``.
+
+    Attributes:
+        captured: frames the sources gave, those they left out themselves included.
+        processed: frames whose depth went to every sink.
+        written: frames taken by the sink that took most.
+        dropped: frames lost, by cause: ``"policy"`` a newer one won, ``"stopped"`` the run ended first, ``"error"``, or
+            a source's own causes.
+        depth_flat, depth_non_finite: frames whose depth had no contrast, or not-a-number or infinite values.
+        seconds: from start to end of the run.
+        fps: processed / seconds.
+        stages_ms: milliseconds a frame per stage: median and p95.
+        latency_ms: from capture to sink: median, p95, p99.
+        sinks: the same books per sink.
+    """
+
+    captured: int = 0
+    processed: int = 0
+    written: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    depth_flat: int = 0
+    depth_non_finite: int = 0
+    seconds: float = 0.0
+    fps: float = 0.0
+    stages_ms: dict[str, dict[str, float]] = field(default_factory=dict)
+    latency_ms: dict[str, float] = field(default_factory=dict)
+    sinks: tuple[SinkStats, ...] = ()
+    model: str = ""
+    dtype: str = ""
+    provider: str = ""
+    batch: int = 0
+    range: str = ""
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, as ``--stats`` writes it."""
+        return {
+            "captured": self.captured,
+            "processed": self.processed,
+            "written": self.written,
+            "dropped": dict(self.dropped),
+            "depth_flat": self.depth_flat,
+            "depth_non_finite": self.depth_non_finite,
+            "seconds": round(self.seconds, 4),
+            "fps": round(self.fps, 3),
+            "stages_ms": self.stages_ms,
+            "latency_ms": self.latency_ms,
+            "sinks": [{"name": s.name, "written": s.written, "dropped": s.dropped} for s in self.sinks],
+            "model": self.model,
+            "dtype": self.dtype,
+            "provider": self.provider,
+            "batch": self.batch,
+            "range": self.range,
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of a run at one moment, for progress bars and pages.
+
+    Attributes:
+        expected: frames to expect in all, None if unknown; an estimate.
+        queues: items waiting per queue.
+    """
+
+    captured: int
+    processed: int
+    written: int
+    dropped: Mapping[str, int]
+    expected: int | None
+    seconds: float
+    queues: Mapping[str, int]
+
+    @property
+    def dropped_total(self) -> int:
+        return sum(self.dropped.values())

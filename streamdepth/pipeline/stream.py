@@ -1,0 +1,91 @@
+"""Iteration over frames and their depth, for code that wants to pull."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from streamdepth.pipeline.pipeline import Pipeline, made_source
+from streamdepth.queues import Aborted, BoundedQueue, Ended, Policy
+from streamdepth.sinks.base import BaseSink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from streamdepth.estimator import DepthEstimator
+    from streamdepth.frame import DepthMap, Frame, Result
+    from streamdepth.stages import Source
+
+_AHEAD = 2
+
+
+class _Handoff(BaseSink):
+    """Hands results to the iterating thread; under ``latest`` the newest wins here too."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__("iterator")
+        self.queue: BoundedQueue[tuple[Frame, DepthMap]] = BoundedQueue(_AHEAD, policy)
+
+    @property
+    def live(self) -> bool:
+        return self.queue.policy is Policy.LATEST
+
+    def process(self, result: Result) -> None:
+        self.queue.put((result.frame, result.depth))
+
+    def interrupt(self) -> None:
+        self.queue.abort()
+
+
+def stream(
+    source: Source | str,
+    estimator: DepthEstimator | None = None,
+    *,
+    policy: Policy | str | None = None,
+    batch: int = 1,
+) -> Iterator[tuple[Frame, DepthMap]]:
+    """``for frame, depth in stream("clip.mp4")``: depth of every frame, decoded and inferred ahead on other threads.
+
+    Args:
+        source: as for :class:`Pipeline`.
+        estimator: the model; None takes the built-in one.
+        policy: ``every`` or ``latest``; None = the source's own default.
+        batch: frames per model run.
+
+    Yields:
+        The frame, and its depth at model resolution in the model's own units; both stay valid as long as they are
+        kept. Leaving the loop early ends the pipeline.
+
+    Raises:
+        StreamDepthError: the first error of any stage, after the frames that came before it.
+    """
+    opened = made_source(source)
+    chosen = Policy(policy) if policy is not None else (Policy.LATEST if opened.live else Policy.EVERY)
+    handoff = _Handoff(chosen)
+    pipeline = Pipeline([opened], estimator, [handoff], policy=chosen, batch=batch)
+    pipeline.open()
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            pipeline.run()
+        except BaseException as error:  # handed to the iterating thread below
+            failure.append(error)
+        finally:
+            handoff.queue.end()
+
+    worker = threading.Thread(target=work, name="streamdepth-stream", daemon=True)
+    worker.start()
+    try:
+        while True:
+            try:
+                item = handoff.queue.get()
+            except (Ended, Aborted):
+                break
+            assert item is not None  # noqa: S101 - get() without timeout
+            yield item
+    finally:
+        pipeline.abort()
+        worker.join()
+    if failure:
+        raise failure[0]

@@ -1,0 +1,242 @@
+"""Range control, shots and cuts."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamdepth.depth.cuts import CutDetector
+from streamdepth.depth.range import EmaRange, FixedRange, FrameRange, RangeMode, RangeSpec, measure
+from streamdepth.depth.shots import ShotLedger
+from streamdepth.errors import SinkError, UsageError
+from streamdepth.frame import DepthMap, DepthRange, Sense
+from streamdepth.queues import Aborted, Ended
+from tests.support.stages import shared
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def ramp(lo: float, hi: float, shape: tuple[int, int] = (12, 16)) -> DepthMap:
+    values = np.linspace(lo, hi, shape[0] * shape[1], dtype=np.float32).reshape(shape)
+    return DepthMap(values, Sense.RELATIVE_INVERSE)
+
+
+class TestNearness:
+    @given(st.floats(-1e3, 1e3), st.floats(1e-2, 1e3), st.sampled_from(Sense))
+    def test_the_ends_of_a_range_are_zero_and_one(self, lo: float, span: float, sense: Sense) -> None:
+        a, b = DepthRange(lo, lo + span).nearness_scale_offset(sense)
+        near, far = (lo + span, lo) if sense is Sense.RELATIVE_INVERSE else (lo, lo + span)
+        assert a * near + b == pytest.approx(1, abs=1e-6)
+        assert a * far + b == pytest.approx(0, abs=1e-6)
+
+    def test_a_flat_range_is_nearness_zero(self) -> None:
+        assert DepthRange(3.0, 3.0).nearness_scale_offset(Sense.METRIC_M) == (0.0, 0.0)
+
+    @pytest.mark.parametrize("ends", [(2.0, 1.0), (math.nan, 1.0), (0.0, math.inf)])
+    def test_a_range_has_finite_ordered_ends(self, ends: tuple[float, float]) -> None:
+        with pytest.raises(ValueError, match="LO <= HI"):
+            DepthRange(*ends)
+
+
+class TestMeasure:
+    def test_percentiles_of_the_samples_are_those_of_all_pixels(self) -> None:
+        rng = np.random.default_rng(1)
+        values = rng.gamma(2.0, 3.0, (480, 640)).astype(np.float32)
+        measured = measure(DepthMap(values, Sense.METRIC_M))
+        lo, hi = np.percentile(values, (1, 99))
+        assert measured.samples.size <= 4800
+        assert measured.span() == pytest.approx((lo, hi), abs=0.05 * (hi - lo))
+        assert (measured.lo, measured.hi) == (values.min(), values.max())
+        assert not measured.non_finite
+
+    def test_values_that_are_not_finite_are_left_out_and_told(self) -> None:
+        values = ramp(0, 1).values.copy()
+        values[0, :5] = [np.nan, np.inf, -np.inf, np.nan, np.inf]
+        measured = measure(DepthMap(values, Sense.METRIC_M))
+        assert measured.non_finite
+        assert np.isfinite(measured.samples).all()
+        assert 0 < measured.lo < measured.hi == 1
+
+    def test_pixels_the_model_calls_invalid_are_no_fault(self) -> None:
+        depth = ramp(0, 1)
+        values, valid = depth.values.copy(), np.ones(depth.values.shape, np.bool_)
+        values[:2], valid[:2] = np.nan, False
+        measured = measure(DepthMap(values, Sense.METRIC_M, valid))
+        assert not measured.non_finite
+        assert measured.lo > 0.1
+
+    def test_one_pixel(self) -> None:
+        assert measure(ramp(5, 5, (1, 1))).flat
+
+
+class TestRanges:
+    def test_frame_follows_every_frame_and_fixed_none(self) -> None:
+        frame, fixed = FrameRange(), FixedRange(DepthRange(0, 10))
+        for lo in (1.0, 5.0):
+            measured = measure(ramp(lo, lo + 1))
+            assert frame.update(measured, 0.0, cut=False) == DepthRange(lo, lo + 1)
+            assert fixed.update(measured, 0.0, cut=False) == DepthRange(0, 10)
+
+    @pytest.mark.parametrize("rate", [5, 30])
+    def test_ema_approaches_a_step_by_media_time_whatever_the_frame_rate(self, rate: int) -> None:
+        ema = EmaRange(time_constant_seconds=1.0)
+        start = ema.update(measure(ramp(0, 1)), 0.0, cut=False)
+        goal = measure(ramp(10, 11)).span()
+        for tick in range(1, rate + 1):
+            now = ema.update(measure(ramp(10, 11)), tick / rate, cut=False)
+        assert (now.lo - start.lo) / (goal[0] - start.lo) == pytest.approx(1 - math.exp(-1), abs=1e-6)
+
+    def test_ema_starts_afresh_at_a_cut_and_ignores_flat_frames(self) -> None:
+        ema = EmaRange()
+        first = ema.update(measure(ramp(0, 1)), 0.0, cut=False)
+        assert ema.update(measure(ramp(7, 7)), 1.0, cut=False) == first
+        assert ema.update(measure(ramp(10, 11)), 2.0, cut=True).lo > 9.9
+
+    @pytest.mark.parametrize("text", ["shot", "ema", "frame", "fixed:-1,2.5"])
+    def test_texts(self, text: str) -> None:
+        assert str(RangeSpec.parse(text)) == text
+
+    @pytest.mark.parametrize(
+        "text", ["", "shots", "fixed", "fixed:1", "fixed:2,1", "fixed:a,b", "ema:3", "fixed:nan,1"]
+    )
+    def test_wrong_texts(self, text: str) -> None:
+        with pytest.raises(UsageError, match="fixed:LO,HI"):
+            RangeSpec.parse(text)
+
+    def test_only_fixed_has_ends(self) -> None:
+        with pytest.raises(ValueError, match="fixed range has ends"):
+            RangeSpec(RangeMode.EMA, DepthRange(0, 1))
+
+
+class TestShots:
+    def test_each_shot_has_one_range_and_depth_comes_back_bit_for_bit(self) -> None:
+        ledger = ShotLedger()
+        depths = [ramp(index, index + 10) for index in range(6)] + [ramp(100, 200), ramp(100, 300)]
+        for pts, depth in enumerate(depths):
+            ledger.append(pts, depth, measure(depth), cut=pts == 6)
+        ledger.end()
+        taken = [ledger.take() for _ in depths]
+        with pytest.raises(Ended):
+            ledger.take()
+        ledger.close()
+        assert [pts for pts, _, _ in taken] == list(range(8))
+        assert all((got.values == depth.values).all() for (_, got, _), depth in zip(taken, depths, strict=True))
+        assert len({depth_range for _, _, depth_range in taken[:6]}) == len({r for _, _, r in taken[6:]}) == 1
+        pooled = np.concatenate([depth.values.ravel() for depth in depths[:6]])
+        assert (taken[0][2].lo, taken[0][2].hi) == pytest.approx(np.percentile(pooled, (1, 99)), rel=1e-4)
+        assert ledger.shots == 2
+
+    def test_an_endless_shot_is_divided_and_glides(self) -> None:
+        """A budget of 8 frames: stretches of 4, and the colour pass must keep up for the depth pass to go on."""
+        frame_bytes = ramp(0, 1).values.nbytes
+        ledger = ShotLedger(budget_bytes=8 * frame_bytes)
+        most = 0
+
+        def depth_pass() -> None:
+            nonlocal most
+            for pts in range(200):
+                depth = ramp(pts, pts + 1)
+                ledger.append(pts, depth, measure(depth), cut=False)
+                most = max(most, len(ledger))
+            ledger.end()
+
+        taken = []
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(depth_pass)
+            while True:
+                try:
+                    taken.append(ledger.take())
+                except Ended:
+                    break
+            running.result(10)
+        ledger.close()
+        assert [pts for pts, _, _ in taken] == list(range(200))
+        assert most <= 10
+        lows = [depth_range.lo for _, _, depth_range in taken]
+        assert lows == sorted(lows)
+        assert max(np.diff(lows)) < 4
+
+    def test_invalid_pixels_come_back_as_nan(self) -> None:
+        depth = ramp(0, 1)
+        valid = np.ones(depth.values.shape, np.bool_)
+        valid[0, 0] = False
+        ledger = ShotLedger()
+        ledger.append(0, DepthMap(depth.values, depth.sense, valid), measure(depth), cut=False)
+        ledger.end()
+        _, got, _ = ledger.take()
+        assert np.isnan(got.values[0, 0])
+        assert np.isfinite(got.values.ravel()[1:]).all()
+        ledger.close()
+
+    @pytest.mark.parametrize("side", ["take", "append"])
+    def test_abort_ends_a_wait(self, side: str) -> None:
+        ledger = ShotLedger(budget_bytes=1)
+        depth = ramp(0, 1)
+        if side == "append":
+            ledger.append(0, depth, measure(depth), cut=False)
+
+        def wait() -> None:
+            if side == "take":
+                ledger.take()
+            else:
+                ledger.append(1, depth, measure(depth), cut=True)
+
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(wait)
+            ledger.abort()
+            with pytest.raises(Aborted):
+                waiting.result(5)
+        ledger.close()
+
+    def test_a_folder_that_cannot_be_written_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+        depth = ramp(0, 1)
+        with pytest.raises(SinkError, match="TMPDIR"):
+            ShotLedger().append(0, depth, measure(depth), cut=False)
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
+    def test_a_full_disk_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "r+b", buffering=0))  # noqa: SIM115, PTH123
+        depth = ramp(0, 1)
+        ledger = ShotLedger()
+        with pytest.raises(SinkError, match="No space left"):
+            ledger.append(0, depth, measure(depth), cut=False)
+        ledger.close()
+
+
+def noise(seed: int, shift: int = 0, size: tuple[int, int] = (90, 160)) -> av.VideoFrame:
+    """A coarse coloured pattern, the same for a seed, moved sideways by ``shift`` pixels."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (size[0] // 15 + 1, size[1] // 15 + 1, 3), np.uint8)
+    picture = np.kron(blocks, np.ones((15, 15, 1), np.uint8))[: size[0], : size[1]]
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(np.roll(picture, shift, 1)), format="rgb24")
+
+
+class TestCuts:
+    def test_finds_cuts_and_only_cuts(self) -> None:
+        detector = CutDetector(Fraction(25))
+        found = [index for index in range(90) if detector.is_cut(noise(index // 30, index % 30))]
+        assert found == [30, 60]
+
+    def test_one_pixel_pictures(self) -> None:
+        detector = CutDetector(None)
+        pixel = av.VideoFrame.from_ndarray(np.zeros((1, 1, 3), np.uint8), format="rgb24")
+        assert [detector.is_cut(pixel) for _ in range(3)] == [False] * 3
+
+    def test_a_real_clip_of_one_shot_has_no_cut(self) -> None:
+        path = shared("media/rollercoaster_960x540.mp4")
+        if not path.exists():
+            pytest.skip("the shared clips are not here")
+        detector = CutDetector(Fraction(24))
+        with av.open(str(path)) as container:
+            assert not any(detector.is_cut(frame) for frame in container.decode(video=0))
