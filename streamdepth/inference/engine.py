@@ -1,0 +1,410 @@
+"""The running model: input and output buffers in rotation, bound to an ONNX Runtime session once."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from streamdepth.errors import InferenceError, ModelError, UsageError
+from streamdepth.frame import DepthMap, Sense
+from streamdepth.inference import feeds, postprocess, session_errors
+from streamdepth.inference.buffers import BufferPool
+from streamdepth.inference.geometry import Geometry, fixed_sides, plan
+from streamdepth.inference.providers import AUTO, open_session
+from streamdepth.models.spec import Family
+
+if TYPE_CHECKING:
+    import av
+    from numpy.typing import NDArray
+
+    from streamdepth.inference.preprocess import FastWriter
+    from streamdepth.models.spec import ModelSpec
+
+_FOV_OUTPUT = "field_of_view"
+# A folder of pictures of many shapes must not keep the buffers of each shape.
+_SIZES_KEPT = 8
+_GEOMETRIES_KEPT = 256
+_FLOAT = "tensor(float)"
+
+
+@dataclass(frozen=True, slots=True)
+class RawDepth:
+    """A network's answer before anything is cut off or converted.
+
+    Attributes:
+        values: float32 [h, w], covering the whole network input. Memory of the ring, as in a DepthMap.
+        geometry: how the picture lies in it; None for a prepared tensor.
+        field_of_view_degrees: DepthPro's second output, None where the graph has none.
+    """
+
+    values: NDArray[np.float32]
+    geometry: Geometry | None
+    field_of_view_degrees: float | None = None
+
+
+class _Buffers:
+    """Everything of one slot that is made once: input memory, its views, and the bindings to it."""
+
+    def __init__(self, engine: Engine, size: tuple[int, int]) -> None:
+        spec = engine.spec
+        width, height = size
+        shape: tuple[int, ...] = (height, width, 3) if spec.image_layout == "hwc" else (3, height, width)
+        if spec.image_layout == "nchw":
+            shape = (1, *shape)
+        dtype = np.dtype(spec.image_input.dtype)
+        rows = engine.batch
+        pool = BufferPool(rows * int(np.prod(shape)) * dtype.itemsize)
+        self.input = pool.lend().view(dtype).reshape(rows, *shape)
+        self.input[...] = 0
+        self.rows_chw: list[NDArray[Any]] = [self._chw(self.input[row], spec.image_layout) for row in range(rows)]
+        self.writer: FastWriter | None = None
+        self.bindings: list[Any] = []
+        per_run = engine.rows_per_run
+        run_shape = (per_run, *shape) if len(spec.image_input.shape) == len(shape) + 1 else shape
+        self._fed = [(t.name, feeds.feed(t, spec, per_run, size)) for t in spec.other_inputs]
+        for first in range(0, rows, per_run):
+            binding = engine.session.io_binding()
+            self._bind(binding, spec.image_input.name, self.input[first], run_shape)
+            for name, value in self._fed:
+                self._bind(binding, name, value, value.shape)
+            self.bindings.append(binding)
+
+    @staticmethod
+    def _bind(binding: Any, name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
+        binding.bind_input(name, "cpu", 0, array.dtype.type, list(shape), array.ctypes.data)
+
+    @staticmethod
+    def _chw(row: NDArray[Any], layout: str) -> NDArray[Any]:
+        if layout == "hwc":
+            return row.transpose(2, 0, 1)
+        return row[0] if layout == "nchw" else row
+
+
+class Slot:
+    """The input of one batch, lent by :meth:`Engine.acquire`. One thread at a time.
+
+    It goes back to the ring when nobody refers to it any more, run or not.
+    """
+
+    def __init__(self, engine: Engine, size: tuple[int, int], buffers: _Buffers) -> None:
+        self._engine = engine
+        self._buffers = buffers
+        self.size = size
+        self.geometries: list[Geometry | None] = [None] * engine.batch
+
+    def write(self, row: int, picture: av.VideoFrame) -> None:
+        """Preprocess a picture into row ``row``.
+
+        Args:
+            picture: any pixel format the scaler takes; its matrix and range are honoured. Only read.
+        Raises:
+            ValueError: its network size is not the slot's.
+            DataFormatError: it cannot be converted.
+        """
+        geometry = self._engine.geometry(picture.width, picture.height)
+        self._check(geometry.net_size)
+        if self._engine.exact:
+            from streamdepth.inference.preprocess import to_rgb_array
+
+            self.write_rgb(row, to_rgb_array(picture))
+            return
+        if self._buffers.writer is None:
+            from streamdepth.inference.preprocess import FastWriter
+
+            self._buffers.writer = FastWriter(self._engine.spec)
+        self._buffers.writer.write(self._buffers.rows_chw[row], picture, geometry)
+        self.geometries[row] = geometry
+
+    def write_rgb(self, row: int, rgb: NDArray[np.uint8]) -> None:
+        """Preprocess a uint8 [H, W, 3] RGB picture into row ``row`` the exact way."""
+        from streamdepth.inference import exact
+
+        spec = self._engine.spec
+        geometry = self._engine.geometry(rgb.shape[1], rgb.shape[0])
+        self._check(geometry.net_size)
+        target = self._buffers.rows_chw[row]
+        target[...] = exact.prepare(rgb, exact.rules(spec), geometry)
+        self.geometries[row] = geometry
+
+    def write_tensor(self, row: int, chw: NDArray[Any]) -> None:
+        """Take a prepared [3, net height, net width] array as it is, converted to the input's dtype only."""
+        self._check((chw.shape[2], chw.shape[1]))
+        self._buffers.rows_chw[row][...] = chw
+        self.geometries[row] = None
+
+    def _check(self, size: tuple[int, int]) -> None:
+        if size != self.size:
+            raise ValueError(f"this slot takes network size {self.size[0]}x{self.size[1]}, not {size[0]}x{size[1]}")
+
+
+@dataclass(slots=True)
+class _Ring:
+    """Free input buffers and the pool of outputs of one network size."""
+
+    free: deque[_Buffers] = field(default_factory=lambda: deque(maxlen=_SIZES_KEPT))
+    run_shape: tuple[int, ...] | None = None
+    map_shape: tuple[int, int] = (0, 0)
+    outputs: BufferPool | None = None
+    converted: NDArray[Any] | None = None
+
+
+class Engine:
+    """Runs one model on pictures.
+
+    ``acquire`` and writing slots may happen on one thread while ``run`` works on another; ``run`` itself belongs to one
+    thread. ``interrupt`` and ``close`` may be called from any.
+
+    Args:
+        provider: a name of :func:`streamdepth.inference.providers.provider_names`.
+        batch: pictures a run takes; a graph of fixed batch above 1 dictates it, one of batch 1 runs them in turn.
+        exact: preprocess as ``transformers`` does instead of the fast way.
+        threads: threads of one operator on the CPU, None = from the cores.
+    Raises:
+        UsageError: ``batch`` or ``threads`` below 1.
+        ModelError, ProviderError: as :func:`streamdepth.inference.providers.open_session`.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        provider: str = AUTO,
+        batch: int = 1,
+        exact: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        if batch < 1:
+            raise UsageError(f"batch is at least 1, not {batch}")
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads is at least 1, not {threads}")
+        import onnxruntime as ort
+
+        self.spec = spec
+        self.exact = exact
+        fixed = spec.fixed_batch
+        if fixed is not None and fixed < 1:
+            raise ModelError(f"{spec.name}: its input has a batch of {fixed}; export it with a batch of 1 or dynamic")
+        self.batch = fixed if fixed is not None and fixed > 1 else batch
+        self.rows_per_run = self.batch if fixed is None else fixed
+        opened = open_session(spec, provider, threads)
+        self.session: Any = opened.session
+        self.provider = opened.provider
+        notes = [opened.note, feeds.focal_note(spec)]
+        if self.batch != batch:
+            notes.append(f"{spec.name}: its graph takes {self.batch} pictures at once, not {batch}")
+        self.note = "; ".join(note for note in notes if note)
+        outputs = {output.name: output for output in self.session.get_outputs()}
+        self._output = spec.depth_output.name
+        if self._output not in outputs:
+            raise ModelError(f"{spec.name}: has no output {self._output!r}; its outputs are {', '.join(outputs)}")
+        self._output_dtype = _numpy_dtype(outputs[self._output].type, spec)
+        self._fov = spec.preprocessing.family is Family.DEPTH_PRO and _FOV_OUTPUT in outputs
+        self._scale = np.float32(spec.metres_per_unit if spec.sense is Sense.METRIC_M else 1.0)
+        self._options = ort.RunOptions()
+        self._options.log_severity_level = 4
+        self._rings: OrderedDict[tuple[int, int], _Ring] = OrderedDict()
+        self._rings_lock = threading.Lock()
+        self._geometries: dict[tuple[int, int], Geometry] = {}
+        self._interrupted = False
+        self._closed = False
+
+    def geometry(self, width_px: int, height_px: int) -> Geometry:
+        """How a picture of this size goes through the network. Thread-safe."""
+        known = self._geometries.get((width_px, height_px))
+        if known is None:
+            known = plan(self.spec, width_px, height_px)
+            if len(self._geometries) >= _GEOMETRIES_KEPT:
+                self._geometries.clear()
+            self._geometries[width_px, height_px] = known
+        return known
+
+    def network_size(self, width_px: int, height_px: int) -> tuple[int, int]:
+        """(width, height) of the network's input for a picture. Thread-safe."""
+        return self.geometry(width_px, height_px).net_size
+
+    def acquire(self, size: tuple[int, int]) -> Slot:
+        """A free slot for network size (width, height); a new one only where all others are in use. Thread-safe.
+
+        Raises:
+            ModelError: the graph has another size, or wants an input that cannot be fed.
+            InferenceError: the engine is closed.
+        """
+        if self._closed:
+            raise InferenceError(f"{self.spec.name}: the engine is closed; make a new one")
+        for side, given, fixed in zip(("wide", "high"), size, fixed_sides(self.spec), strict=True):
+            if fixed is not None and fixed != given:
+                raise ModelError(f"{self.spec.name}: its input is {fixed} {side}, not {given}")
+        ring = self._ring(size)
+        try:
+            buffers = ring.free.pop()
+        except IndexError:
+            buffers = _Buffers(self, size)
+        slot = Slot(self, size, buffers)
+        weakref.finalize(slot, ring.free.append, buffers).atexit = False
+        return slot
+
+    def run(self, slot: Slot, count: int) -> list[DepthMap]:
+        """Depth of the first ``count`` rows of a slot, in the model's sense; metric output in metres.
+
+        Each map covers its whole picture edge to edge. It is never overwritten as long as anybody refers to its
+        values, and costs no allocation where nobody does for long (ZoeDepth, DepthPro and zero-padded models excepted:
+        theirs are converted into new arrays).
+
+        Raises:
+            InferenceError: the run failed or was interrupted.
+            ModelError: the output is not one depth map a picture.
+        """
+        return [DepthMap(self._finish(raw), self.spec.sense) for raw in self.run_raw(slot, count)]
+
+    def run_raw(self, slot: Slot, count: int) -> list[RawDepth]:
+        """As ``run``, before padding is cut off and units are converted."""
+        if not 1 <= count <= self.batch:
+            raise ValueError(f"count is 1..{self.batch}, not {count}")
+        ring = self._ring(slot.size)
+        views: list[float | None] = []
+        runs = -(-count // self.rows_per_run)
+        if ring.outputs is None:
+            self._learn(ring, slot)
+        assert ring.outputs is not None  # noqa: S101 - _learn sets it or raises
+        height, width = ring.map_shape
+        maps = ring.outputs.lend().view(np.float32).reshape(self.batch, height, width)
+        for number in range(runs):
+            binding = slot._buffers.bindings[number]
+            first = number * self.rows_per_run
+            part = maps[first : first + self.rows_per_run]
+            target = part if ring.converted is None else ring.converted
+            binding.bind_output(
+                self._output, "cpu", 0, target.dtype.type, list(ring.run_shape or ()), target.ctypes.data
+            )
+            if self._fov:
+                binding.bind_output(_FOV_OUTPUT, "cpu")
+            self._run(binding, slot.size)
+            if target is not part:
+                np.copyto(part, target, casting="unsafe")
+            views += self._fields_of_view(binding)
+        if self._scale != 1:
+            maps *= self._scale
+        return [RawDepth(maps[row], slot.geometries[row], views[row] if views else None) for row in range(count)]
+
+    def check(self, width_px: int = 640, height_px: int = 480) -> None:
+        """Run a built-in picture of the given size, which also warms everything up for that size.
+
+        Raises:
+            ModelError: depth is not finite or has no contrast; says what to try.
+            InferenceError: the run failed.
+        """
+        from streamdepth.inference.pattern import pattern
+        from streamdepth.inference.preprocess import picture_of
+
+        slot = self.acquire(self.network_size(width_px, height_px))
+        slot.write(0, picture_of(pattern(width_px, height_px)))
+        values = self.run(slot, 1)[0].values
+        finite = np.isfinite(values)
+        if not finite.all():
+            share = 100 * (1 - float(finite.mean()))
+            raise ModelError(
+                f"{self.spec.name}: {share:.3g} % of its depth is not finite on the built-in picture (dtype "
+                f"{self.spec.dtype}, {self.provider}); {_other_dtype(self.spec)}"
+            )
+        spread = float(values.max()) - float(values.min())
+        if spread <= 1e-6 * max(abs(float(values.max())), abs(float(values.min())), 1e-20):
+            raise ModelError(
+                f"{self.spec.name}: its depth of the built-in picture is flat, {float(values.flat[0]):.6g} everywhere "
+                f"(dtype {self.spec.dtype}, {self.provider}); {_other_dtype(self.spec)}, and check that it is a depth "
+                "model"
+            )
+
+    def interrupt(self) -> None:
+        """End the run in progress and refuse all later ones. Thread-safe, idempotent."""
+        self._interrupted = True
+        self._options.terminate = True
+
+    def close(self) -> None:
+        """Give the session back once no run is in progress. Idempotent; maps and slots handed out stay valid."""
+        self._closed = True
+        with self._rings_lock:
+            self._rings.clear()
+        self.session = None
+
+    # Inside -------------------------------------------------------------------------------------------------------
+
+    def _ring(self, size: tuple[int, int]) -> _Ring:
+        with self._rings_lock:
+            ring = self._rings.get(size)
+            if ring is None:
+                ring = self._rings[size] = _Ring()
+                while len(self._rings) > _SIZES_KEPT:
+                    self._rings.popitem(last=False)
+            else:
+                self._rings.move_to_end(size)
+            return ring
+
+    def _learn(self, ring: _Ring, slot: Slot) -> None:
+        """The output's shape at this size, from a first run into memory of ONNX Runtime's own."""
+        binding = slot._buffers.bindings[0]
+        binding.bind_output(self._output, "cpu")
+        if self._fov:
+            binding.bind_output(_FOV_OUTPUT, "cpu")
+        self._run(binding, slot.size)
+        shape = tuple(binding.get_outputs()[0].shape())
+        found = postprocess.map_shape(shape, self.rows_per_run)
+        if found is None:
+            raise ModelError(
+                f"{self.spec.name}: output {self._output} has shape {list(shape)} for {self.rows_per_run} pictures of "
+                f"{slot.size[0]}x{slot.size[1]}; a depth model gives [batch, height, width], or try --batch 1"
+            )
+        ring.run_shape, ring.map_shape = shape, found
+        if self._output_dtype != np.float32:
+            ring.converted = np.empty((self.rows_per_run, *found), dtype=self._output_dtype)
+        ring.outputs = BufferPool(self.batch * found[0] * found[1] * 4)
+
+    def _run(self, binding: Any, size: tuple[int, int]) -> None:
+        session = self.session
+        if session is None:
+            raise InferenceError(f"{self.spec.name}: the engine is closed; make a new one")
+        if self._interrupted:
+            raise InferenceError(f"{self.spec.name}: inference was interrupted")
+        try:
+            session.run_with_iobinding(binding, self._options)
+        except Exception as exc:
+            if self._interrupted:
+                raise InferenceError(f"{self.spec.name}: inference was interrupted") from exc
+            raise session_errors.run_error(exc, self.spec, size, self.rows_per_run) from exc
+
+    def _fields_of_view(self, binding: Any) -> list[float | None]:
+        if not self._fov:
+            return []
+        values = np.asarray(binding.get_outputs()[1].numpy(), dtype=np.float64).reshape(-1)
+        return [float(value) for value in values[: self.rows_per_run]]
+
+    def _finish(self, raw: RawDepth) -> NDArray[np.float32]:
+        values = raw.values
+        if raw.field_of_view_degrees is not None:
+            values = postprocess.depth_pro_metres(values, raw.field_of_view_degrees)
+        geometry = raw.geometry
+        if geometry is None or not geometry.padded:
+            return values
+        if self.exact:
+            reflected = geometry.pad_x_px or geometry.pad_y_px
+            return postprocess.zoe_at_model_size(values, geometry) if reflected else values
+        return postprocess.cropped(values, geometry)
+
+
+def _numpy_dtype(ort_type: str, spec: ModelSpec) -> np.dtype[Any]:
+    known = {_FLOAT: np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64, "tensor(uint8)": np.uint8}
+    if ort_type not in known:
+        raise ModelError(
+            f"{spec.name}: output {spec.depth_output.name} is {ort_type}, depth is {', '.join(known)}; name another one"
+        )
+    return np.dtype(known[ort_type])
+
+
+def _other_dtype(spec: ModelSpec) -> str:
+    if spec.dtype == "fp32":
+        return "try another export of the model"
+    return "try --dtype fp32"

@@ -1,0 +1,119 @@
+"""Which size a picture gets on its way into a network, and which part of the network's output is the picture."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from streamdepth.models.spec import Family
+
+if TYPE_CHECKING:
+    from streamdepth.models.spec import ModelSpec, Preprocessing
+
+_ZOE_PAD_FACTOR = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """The way of one picture size through a network.
+
+    Attributes:
+        width_px, height_px: the picture.
+        pad_x_px, pad_y_px: picture pixels reflected on each side before the resize (ZoeDepth), else 0.
+        net_width_px, net_height_px: the network's input.
+        left_px, top_px, inner_width_px, inner_height_px: where the picture itself lies in the network's input. For
+            ``pad_x_px`` or ``pad_y_px`` above 0 this is rounded to whole pixels; only the fast path uses it then.
+    """
+
+    width_px: int
+    height_px: int
+    pad_x_px: int
+    pad_y_px: int
+    net_width_px: int
+    net_height_px: int
+    left_px: int
+    top_px: int
+    inner_width_px: int
+    inner_height_px: int
+
+    @property
+    def net_size(self) -> tuple[int, int]:
+        """(width, height) of the network's input."""
+        return self.net_width_px, self.net_height_px
+
+    @property
+    def padded(self) -> bool:
+        """True where the network sees more than the picture."""
+        return (self.inner_width_px, self.inner_height_px) != self.net_size
+
+
+def plan(spec: ModelSpec, width_px: int, height_px: int) -> Geometry:
+    """How a picture of this size goes through ``spec``'s network.
+
+    The resize rules are those of ``transformers``' image processors of the same family. A graph of fixed size has the
+    picture stretched to it, where the rule would give another size. A side never gets smaller than one multiple, where
+    ``transformers`` would compute 0 and fail.
+
+    Raises:
+        ValueError: a side below 1 pixel.
+    """
+    if width_px < 1 or height_px < 1:
+        raise ValueError(f"a picture needs at least 1x1 pixels, not {width_px}x{height_px}")
+    pre = spec.preprocessing
+    pad_x = pad_y = 0
+    if pre.family is Family.ZOEDEPTH and pre.do_pad:
+        pad_x, pad_y = zoe_padding(width_px), zoe_padding(height_px)
+    resized = _resized(pre, width_px + 2 * pad_x, height_px + 2 * pad_y)
+    net = resized
+    zero_padded = pre.family is Family.DPT and pre.do_pad
+    if zero_padded:
+        net = (_ceil_to(resized[0], pre.multiple_of), _ceil_to(resized[1], pre.multiple_of))
+    fixed = fixed_sides(spec)
+    wanted = (fixed[0] or net[0], fixed[1] or net[1])
+    if wanted != net:
+        net = resized = wanted
+        zero_padded = False
+    if zero_padded:
+        left, top = (net[0] - resized[0]) // 2, (net[1] - resized[1]) // 2
+        inner = resized
+    else:
+        left = round(pad_x * net[0] / (width_px + 2 * pad_x))
+        top = round(pad_y * net[1] / (height_px + 2 * pad_y))
+        inner = (net[0] - 2 * left, net[1] - 2 * top)
+    return Geometry(width_px, height_px, pad_x, pad_y, net[0], net[1], left, top, inner[0], inner[1])
+
+
+def fixed_sides(spec: ModelSpec) -> tuple[int | None, int | None]:
+    """(width, height) of the graph's input, None for each side that is dynamic."""
+    shape = spec.image_input.shape
+    height, width = shape[-3:-1] if spec.image_layout == "hwc" else shape[-2:]
+    return (width if isinstance(width, int) else None, height if isinstance(height, int) else None)
+
+
+def zoe_padding(side_px: int) -> int:
+    """Pixels ZoeDepth reflects at each end of a side (``transformers`` ZoeDepthImageProcessor.pad_image)."""
+    return int(math.sqrt(side_px / 2) * _ZOE_PAD_FACTOR)
+
+
+def _resized(pre: Preprocessing, width: int, height: int) -> tuple[int, int]:
+    if not pre.do_resize:
+        return width, height
+    multiple = pre.multiple_of
+    if pre.family is Family.GLPN:
+        return max(width // multiple, 1) * multiple, max(height // multiple, 1) * multiple
+    if pre.family is Family.DEPTH_PRO:
+        return pre.width_px, pre.height_px
+    scale_w, scale_h = pre.width_px / width, pre.height_px / height
+    if pre.keep_aspect:
+        # the scale nearer to 1, height on a tie: get_resize_output_image_size of transformers
+        scale_w = scale_h = scale_w if abs(1 - scale_w) < abs(1 - scale_h) else scale_h
+    # Python's round is banker's, which transformers' rule depends on
+    return (
+        max(round(scale_w * width / multiple), 1) * multiple,
+        max(round(scale_h * height / multiple), 1) * multiple,
+    )
+
+
+def _ceil_to(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

@@ -1,0 +1,42 @@
+"""Compiled inner loops of preprocessing: pure, without the GIL, writing only into arrays passed for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from numba import njit
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@njit(nogil=True, cache=True)
+def table_to_chw(rgb: NDArray[np.uint8], table: NDArray[Any], out_chw: NDArray[Any]) -> None:
+    """out[c, y, x] = table[c, rgb[y, x, c]]; rgb uint8 [H, W, 3], table [3, 256], out [3, H, W], any strides."""
+    height, width = out_chw.shape[1], out_chw.shape[2]
+    for y in range(height):
+        for x in range(width):
+            out_chw[0, y, x] = table[0, rgb[y, x, 0]]
+            out_chw[1, y, x] = table[1, rgb[y, x, 1]]
+            out_chw[2, y, x] = table[2, rgb[y, x, 2]]
+
+
+@njit(nogil=True, cache=True)
+def reflect_border(chw: NDArray[Any], left: int, top: int, width: int, height: int) -> None:
+    """Fill everything outside the given rectangle of [3, H, W] with its reflection, the edge pixel not repeated."""
+    full_height, full_width = chw.shape[1], chw.shape[2]
+    period_x, period_y = max(2 * (width - 1), 1), max(2 * (height - 1), 1)
+    for channel in range(3):
+        for y in range(full_height):
+            from_y = abs(y - top) % period_y
+            if from_y >= height:
+                from_y = period_y - from_y
+            inside = top <= y < top + height
+            for x in range(full_width):
+                if inside and left <= x < left + width:
+                    continue
+                from_x = abs(x - left) % period_x
+                if from_x >= width:
+                    from_x = period_x - from_x
+                chw[channel, y, x] = chw[channel, top + from_y, left + from_x]
