@@ -12,6 +12,7 @@ import math
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +100,7 @@ def parse_stops(raw: Any, *, what: str = "stops") -> tuple[Stop, ...]:
     if not 2 <= len(stops) <= 4096:
         raise UsageError(f"{what}: expected 2 to 4096 stops, not {len(stops)}")
     positions = [position for position, _ in stops]
-    if positions[0] != 0 or positions[-1] != 1 or any(b < a for a, b in zip(positions, positions[1:], strict=False)):
+    if positions[0] != 0 or positions[-1] != 1 or any(b < a for a, b in pairwise(positions)):
         raise UsageError(f"{what}: positions must rise from 0 to 1, not {positions[:8]}")
     return stops
 

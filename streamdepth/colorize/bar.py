@@ -1,0 +1,129 @@
+"""The colour bar: a panel with the palette from far to near, with metres where the model has them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from streamdepth.colorize import kernels
+from streamdepth.colorize.color_math import plane_values, to_signal
+from streamdepth.colorize.palettes import palette
+from streamdepth.colorize.tables import blend_terms
+from streamdepth.frame import Sense
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from streamdepth.colorize.formats import PixelLayout
+    from streamdepth.frame import ColorTags, DepthRange
+    from streamdepth.look import Look
+
+_PANEL_RGBA = (12, 12, 16, 176)
+_TEXT_RGBA = (255, 255, 255, 255)
+_TICKS = 5
+
+
+def labels(depth_range: DepthRange, sense: Sense) -> list[str]:
+    """Texts from the nearest end to the farthest, evenly spaced in nearness."""
+    if sense is not Sense.METRIC_M:
+        return ["near", "far"]
+    metres = np.linspace(depth_range.lo, depth_range.hi, _TICKS)
+    top = float(np.abs(metres).max())
+    digits = 0 if top >= 100 else 1 if top >= 10 else 2
+    return [f"{value:.{digits}f} m" for value in metres]
+
+
+def draw(look: Look, texts: list[str], width_px: int, height_px: int) -> NDArray[np.uint8]:
+    """The panel for a picture (or cell) of that size.
+
+    Returns:
+        uint8 [h, w, 4], straight alpha; at most the picture's size, both sides even; [0, 0, 4] where the picture is
+        too small to read it.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    text_px = max(10, round(min(width_px, height_px * 1.5) / 40))
+    font = ImageFont.load_default(text_px)
+    pad = max(3, text_px // 2)
+    text_width = max(round(font.getlength(text)) for text in texts)
+    ramp_width = text_px
+    ramp_height = round(height_px * 0.4)
+    panel_width = -(-(3 * pad + ramp_width + text_width) // 2) * 2
+    panel_height = -(-(ramp_height + 2 * pad + text_px // 2) // 2) * 2
+    if panel_width > width_px or panel_height > height_px or ramp_height < len(texts) * text_px:
+        return np.zeros((0, 0, 4), np.uint8)
+    panel = Image.new("RGBA", (panel_width, panel_height), (*_PANEL_RGBA[:3], 0))
+    pen = ImageDraw.Draw(panel)
+    pen.rounded_rectangle((0, 0, panel_width - 1, panel_height - 1), radius=pad, fill=_PANEL_RGBA)
+    ramp = palette(look.style, max(ramp_height, 2), reverse=look.reverse)[::-1].copy()
+    ramp[:, 3] = 255
+    top = (panel_height - ramp_height) // 2
+    panel.paste(Image.fromarray(np.repeat(ramp[:, None], ramp_width, axis=1)), (pad, top))
+    for index, text in enumerate(texts):
+        y = top + round(index / (len(texts) - 1) * (ramp_height - 1))
+        pen.line((pad + ramp_width, y, pad + ramp_width + pad // 2, y), fill=_TEXT_RGBA)
+        pen.text((2 * pad + ramp_width, y), text, font=font, fill=_TEXT_RGBA, anchor="lm")
+    return np.asarray(panel, dtype=np.uint8)
+
+
+class BarPatch:
+    """A panel converted to a layout's planes, ready to be blended in. Immutable."""
+
+    def __init__(self, panel: NDArray[np.uint8], layout: PixelLayout, tags: ColorTags) -> None:
+        self.height_px, self.width_px = panel.shape[:2]
+        self._layout = layout
+        self._parts: list[tuple[int, int, int, NDArray[np.uint16], NDArray[np.uint16]]] = []
+        rgba = panel.astype(np.float64) / 255
+        self._add_parts(rgba, tags)
+
+    def _add_parts(self, rgba: NDArray[np.float64], tags: ColorTags) -> None:
+        layout = self._layout
+        if layout.family == "packed":
+            for channel, plane in ((layout.red, 0), (1, 1), (layout.blue, 2)):
+                self._add(rgba, tags, plane, 0, channel, layout.channels)
+            if layout.alpha:
+                opaque = rgba.copy()
+                opaque[:, :, :3] = 1.0
+                self._add(opaque, replace(tags, transfer=2), 0, 0, 3, 4)
+            return
+        self._add(rgba, tags, 0, 0, 0, 1)
+        step_x, step_y = 1 << layout.log2_chroma_w, 1 << layout.log2_chroma_h
+        height, width = rgba.shape[:2]
+        premultiplied = rgba.copy()
+        premultiplied[:, :, :3] *= rgba[:, :, 3:]
+        blocks = premultiplied.reshape(height // step_y, step_y, width // step_x, step_x, 4).mean(axis=(1, 3))
+        blocks[:, :, :3] /= np.maximum(blocks[:, :, 3:], 1e-9)
+        semiplanar = layout.family == "semiplanar"
+        self._add(blocks, tags, 1, 1, 0, 2 if semiplanar else 1)
+        self._add(blocks, tags, 2, 1 if semiplanar else 2, 1 if semiplanar else 0, 2 if semiplanar else 1)
+
+    def _add(
+        self, rgba: NDArray[np.float64], tags: ColorTags, component: int, plane: int, channel: int, step: int
+    ) -> None:
+        height, width = rgba.shape[:2]
+        flat = rgba.reshape(-1, 4)
+        values = plane_values(to_signal(flat[:, :3], tags), tags, self._layout)[:, component : component + 1]
+        a, k = blend_terms(values, flat[:, 3], self._layout)
+        shape = (height, width)
+        self._parts.append(
+            (plane, channel, step, a.astype(np.uint16).reshape(shape), k.astype(np.uint16).reshape(shape))
+        )
+
+    def blend(self, planes: list[NDArray[np.uint8]] | list[NDArray[np.uint16]], x_px: int, y_px: int) -> None:
+        """Blend into the planes with the panel's top left corner at that (even) place."""
+        layout = self._layout
+        shift = 16 - layout.bits
+        for plane, channel, step, a, k in self._parts:
+            chroma = plane > 0
+            origin = (x_px >> layout.log2_chroma_w, y_px >> layout.log2_chroma_h) if chroma else (x_px, y_px)
+            kernels.blend_patch(planes[plane], a, k, channel, step, origin, shift - layout.shift, shift, layout.shift)
+
+
+def place(width_px: int, height_px: int, panel: NDArray[np.uint8]) -> tuple[int, int]:
+    """Where the panel goes in a picture: lower right corner, a margin off, at even coordinates."""
+    margin = max(2, height_px // 40)
+    x = max(width_px - panel.shape[1] - margin, 0)
+    y = max(height_px - panel.shape[0] - margin, 0)
+    return x & ~1, y & ~1

@@ -1,0 +1,283 @@
+"""Frame + depth + look -> the picture a sink shows."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import av
+import numpy as np
+
+from streamdepth.colorize import bar, kernels, planes
+from streamdepth.colorize.color_math import resolve_tags
+from streamdepth.colorize.field import NearnessField
+from streamdepth.colorize.formats import LAYOUTS, PixelLayout, coloured, working_format
+from streamdepth.colorize.tables import BlendTables, PaintTables, Steps, blend_tables, paint_tables
+from streamdepth.errors import UsageError
+from streamdepth.frame import ColorTags, PictureInfo
+from streamdepth.look import View
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from streamdepth.frame import DepthMap, DepthRange, StreamInfo
+    from streamdepth.look import Look
+
+_TRANSPARENT = LAYOUTS["rgba"]
+_SRGB = ColorTags(matrix=0, range=2, primaries=1, transfer=13)
+_MIN_BAND_ROWS = 32
+
+
+class Colorizer:
+    """Colours the frames of one stream. One per colour thread: not thread-safe.
+
+    Rows are split over ``threads`` threads: the caller's and, from two on, those of ``executor`` (shared executors are
+    fine) or of a small pool of its own, which ``close`` ends.
+
+    Attributes:
+        note: one line for people about a conversion every frame needs, empty if there is none.
+    """
+
+    def __init__(self, stream: StreamInfo, *, threads: int = 1, executor: Executor | None = None) -> None:
+        if not 1 <= threads <= 64:
+            raise UsageError(f"colour threads are 1..64, not {threads}")
+        self._stream = stream
+        self._threads = threads
+        self._owned: ThreadPoolExecutor | None = None
+        if threads > 1 and executor is None:
+            executor = self._owned = ThreadPoolExecutor(threads - 1, thread_name_prefix="colorize")
+        self._executor = executor
+        self._field = NearnessField(stream.width_px, stream.height_px, threads)
+        self._to_working = av.video.reformatter.VideoReformatter()
+        self._to_transparent = av.video.reformatter.VideoReformatter()
+        self._blend_tables = lru_cache(maxsize=8)(blend_tables)
+        self._paint_tables = lru_cache(maxsize=8)(paint_tables)
+        self._bar_patch = lru_cache(maxsize=4)(_bar_patch)
+        self._pool = planes.PicturePool()
+        working = self._working_name(stream.pix_fmt)
+        self._layout = LAYOUTS[working]
+        self.note = "" if working == stream.pix_fmt else f"{stream.pix_fmt} frames are coloured as {working}"
+
+    def __enter__(self) -> Colorizer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads of its own, if any. Idempotent."""
+        if self._owned is not None:
+            self._owned.shutdown()
+
+    def picture_info(self, look: Look) -> PictureInfo:
+        """What ``render`` gives for frames as the stream announced them."""
+        width, height = _view_size(look.view, self._stream.width_px, self._stream.height_px, self._target(look))
+        return PictureInfo(width, height, self._target(look).name, self._target_tags(look, self._stream.color))
+
+    def render(self, frame: av.VideoFrame, depth: DepthMap, depth_range: DepthRange, look: Look) -> av.VideoFrame:
+        """A new picture; the frame is only read.
+
+        The picture has the frame's pts and time base, and the format ``picture_info`` says. A frame of another size
+        than the stream's gives a picture of its own size.
+        """
+        picture = self._in_layout(frame)
+        width, height = picture.width, picture.height
+        if (self._field.width_px, self._field.height_px) != (width, height):
+            self._field = NearnessField(width, height, self._threads)
+        source = planes.read(picture, self._layout)
+        nearness = self._field.prepare(
+            depth, depth_range, look, self._split, lambda out: planes.luma(source, self._layout, out)
+        )
+        target = self._target(look)
+        tags = self._target_tags(look, self._frame_tags(frame))
+        out_width, out_height = _view_size(look.view, width, height, target)
+        out = self._pool.new(out_width, out_height, target)
+        written = planes.write(out, target)
+        if look.view is View.OVERLAY and not look.transparent:
+            self._blend(source, written, target, nearness, self._blend_tables(_colour_part(look), target, tags))
+        else:
+            origin = (0, 0)
+            if look.view in (View.SIDE, View.STACK):
+                origin = (out_width // 2, 0) if look.view is View.SIDE else (0, out_height // 2)
+                self._copy(picture, source, written, target)
+            self._paint(written, target, origin, nearness, self._paint_tables(_colour_part(look), target, tags))
+            if look.view in (View.SIDE, View.STACK):
+                planes.extend_edges(written, target, (width, height), (0, 0), origin, (out_width, out_height))
+        if look.bar:
+            self._draw_bar(written, target, tags, depth, depth_range, look, (out_width, out_height))
+        out.pts = frame.pts
+        if frame.time_base is not None:
+            out.time_base = frame.time_base
+        tags.apply(out)
+        return out
+
+    def _working_name(self, pix_fmt: str) -> str:
+        try:
+            return working_format(av.VideoFormat(pix_fmt, 256, 256))
+        except ValueError:
+            raise UsageError(f"unknown pixel format {pix_fmt!r}; convert the input to yuv420p first") from None
+
+    def _in_layout(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """The frame, converted by swscale where it is not in the stream's working format."""
+        if frame.format.name == self._layout.name:
+            return frame
+        tags = resolve_tags(self._frame_tags(frame), self._layout, self._stream.width_px, self._stream.height_px)
+        if self._layout.family == "packed" or frame.format.is_rgb:
+            return self._to_working.reformat(
+                frame, format=self._layout.name, src_colorspace=_swscale_matrix(self._frame_matrix(frame))
+            )
+        return self._to_working.reformat(
+            frame, format=self._layout.name, dst_color_range=tags.range, src_color_range=tags.range
+        )
+
+    def _frame_tags(self, frame: av.VideoFrame) -> ColorTags:
+        own, stream = ColorTags.of(frame), self._stream.color
+        return ColorTags(
+            matrix=stream.matrix if own.matrix == 2 else own.matrix,
+            range=own.range or stream.range,
+            primaries=stream.primaries if own.primaries == 2 else own.primaries,
+            transfer=stream.transfer if own.transfer == 2 else own.transfer,
+        )
+
+    def _frame_matrix(self, frame: av.VideoFrame) -> int:
+        tags = self._frame_tags(frame)
+        return resolve_tags(tags, LAYOUTS["yuv444p"], self._stream.width_px, self._stream.height_px).matrix
+
+    def _target(self, look: Look) -> PixelLayout:
+        return _TRANSPARENT if look.transparent else coloured(self._layout)
+
+    def _target_tags(self, look: Look, tags: ColorTags) -> ColorTags:
+        if look.transparent:
+            return _SRGB
+        return resolve_tags(tags, self._layout, self._stream.width_px, self._stream.height_px)
+
+    def _split(self, work: Callable[[int, int, int], None], rows: int) -> None:
+        """Run ``work(band, start, stop)`` over ``rows`` rows, the last band on this thread."""
+        bands = min(self._threads, max(1, rows // _MIN_BAND_ROWS))
+        edges = [rows * band // bands for band in range(bands + 1)]
+        if self._executor is None or bands == 1:
+            work(0, 0, rows)
+            return
+        futures = [self._executor.submit(work, band, edges[band], edges[band + 1]) for band in range(bands - 1)]
+        try:
+            work(bands - 1, edges[-2], rows)
+        finally:
+            for future in futures:
+                future.result()
+
+    def _blend(
+        self, source: Any, written: Any, target: PixelLayout, nearness: tuple[Any, ...], tables: BlendTables
+    ) -> None:
+        field, fixed, size = self._field, _fixed(target), (self._field.width_px, self._field.height_px)
+        if target.family == "packed":
+
+            def work(band: int, start: int, stop: int) -> None:
+                kernels.blend_packed(
+                    source[0], written[0], target.channels, size, nearness, tables.chroma, fixed, field.marked,
+                    field.rows[band], field.wide[band], start, stop,
+                )  # fmt: skip
+
+            self._split(work, size[1])
+            return
+        semiplanar = target.family == "semiplanar"
+        words = np.empty((self._threads, 4, target.chroma_width_px(size[0])), written[0].dtype)
+
+        def work_yuv(band: int, start: int, stop: int) -> None:
+            kernels.blend_yuv(
+                planes.triple(source), planes.triple(written), semiplanar, size, target.log2_chroma_w,
+                target.log2_chroma_h, nearness, (tables.luma, tables.chroma), fixed, field.marked, field.rows[band],
+                field.wide[band], words[band], start, stop,
+            )  # fmt: skip
+
+        self._split(work_yuv, target.chroma_height_px(size[1]))
+
+    def _paint(
+        self, written: Any, target: PixelLayout, origin: tuple[int, int], nearness: tuple[Any, ...], tables: PaintTables
+    ) -> None:
+        field, fixed, size = self._field, _fixed(target), (self._field.width_px, self._field.height_px)
+        if target.family == "packed":
+
+            def work(band: int, start: int, stop: int) -> None:
+                kernels.paint_packed(
+                    written[0], target.channels, origin, size, nearness, tables.chroma, fixed, field.marked,
+                    field.rows[band], field.wide[band], start, stop,
+                )  # fmt: skip
+
+            self._split(work, size[1])
+            return
+        semiplanar = target.family == "semiplanar"
+
+        def work_yuv(band: int, start: int, stop: int) -> None:
+            kernels.paint_yuv(
+                planes.triple(written), semiplanar, origin, size, target.log2_chroma_w, target.log2_chroma_h, nearness,
+                (tables.luma, tables.chroma), fixed, field.marked, field.rows[band],
+                field.wide[band].view(tables.chroma.dtype), start, stop,
+            )  # fmt: skip
+
+        self._split(work_yuv, target.chroma_height_px(size[1]))
+
+    def _copy(self, picture: av.VideoFrame, source: Any, written: Any, target: PixelLayout) -> None:
+        if target.name != coloured(self._layout).name:
+            rgba = self._to_transparent.reformat(
+                picture, format=target.name, src_colorspace=_swscale_matrix(self._frame_matrix(picture))
+            )
+            source = planes.read(rgba, target)
+        planes.copy(source, written, target, (picture.width, picture.height))
+
+    def _draw_bar(
+        self,
+        written: Any,
+        target: PixelLayout,
+        tags: ColorTags,
+        depth: DepthMap,
+        depth_range: DepthRange,
+        look: Look,
+        out_size: tuple[int, int],
+    ) -> None:
+        texts = tuple(bar.labels(depth_range, depth.sense))
+        cell = (self._field.width_px, self._field.height_px)
+        found = self._bar_patch(_colour_part(look), texts, cell, target, tags)
+        if found is None:
+            return
+        patch, x, y = found
+        if look.view is View.SIDE:
+            x += out_size[0] // 2 & ~1
+        elif look.view is View.STACK:
+            y += out_size[1] // 2 & ~1
+        patch.blend(written, x, y)
+
+
+def _bar_patch(
+    look: Look, texts: tuple[str, ...], cell: tuple[int, int], target: PixelLayout, tags: ColorTags
+) -> tuple[bar.BarPatch, int, int] | None:
+    panel = bar.draw(look, list(texts), *cell)
+    if not panel.size:
+        return None
+    return bar.BarPatch(panel, target, tags), *bar.place(*cell, panel)
+
+
+def _colour_part(look: Look) -> Look:
+    """The look without what tables do not depend on, so that they are found again after a change of the rest."""
+    return replace(look, view=View.DEPTH, alpha=look.alpha_ends, transparent=False, bar=False)
+
+
+def _fixed(layout: PixelLayout) -> tuple[int, int, int, int, int]:
+    steps = Steps.of(layout)
+    shift = 16 - layout.bits
+    return shift - layout.shift, shift, layout.shift, steps.shift, steps.count
+
+
+def _view_size(view: View, width: int, height: int, layout: PixelLayout) -> tuple[int, int]:
+    """Side by side, a cell is rounded up to whole chroma samples, so that both halves have their own."""
+    if view is View.SIDE:
+        return 2 * (layout.chroma_width_px(width) << layout.log2_chroma_w), height
+    if view is View.STACK:
+        return width, 2 * (layout.chroma_height_px(height) << layout.log2_chroma_h)
+    return width, height
+
+
+def _swscale_matrix(matrix: int) -> int:
+    """H.273 MatrixCoefficients to swscale's SWS_CS_*, which differ for BT.601 (5) only in accepting 6 as well."""
+    return {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}.get(matrix, 5)

@@ -1,0 +1,103 @@
+"""Depth of one picture made ready for the kernels: nearness, and the geometry between the two resolutions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from streamdepth.colorize import nearness as kernels
+from streamdepth.look import Look, Upsampling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from streamdepth.frame import DepthMap, DepthRange
+
+    Split = Callable[[Callable[[int, int, int], None], int], None]
+    Guide = Callable[[NDArray[np.uint8]], None]
+
+_NO_PICTURE = np.zeros((1, 1), np.uint16)
+_NO_MASK = np.zeros((1, 1), np.bool_)
+
+
+class NearnessField:
+    """Buffers and geometry for one picture size; made anew only where a size changes. Not thread-safe.
+
+    Attributes:
+        marked: after ``prepare``: nearness may hold INVALID or LINE.
+        invalid: after ``prepare``: depth pixels without a value.
+    """
+
+    def __init__(self, width_px: int, height_px: int, threads: int = 1) -> None:
+        self.width_px = width_px
+        self.height_px = height_px
+        self.marked = False
+        self.invalid = 0
+        # 64 spare words a row keep rows of different bands out of each other's cache lines.
+        self.rows = np.zeros((threads, 6, width_px + 64), np.uint16)
+        self.wide = np.zeros((threads, width_px + 8), np.uint64)
+        self._small = np.zeros((0, 0), np.uint16)
+        self._axes: tuple[Any, ...] = ()
+        self._picture = _NO_PICTURE
+        self._guide = np.zeros((1, 1), np.uint8)
+
+    def prepare(
+        self, depth: DepthMap, depth_range: DepthRange, look: Look, split: Split, guide: Guide | None = None
+    ) -> tuple[Any, ...]:
+        """What the kernels take as ``nearness``; valid until the next call.
+
+        Args:
+            split: runs a function of (band, start, stop) over that many rows, perhaps on several threads.
+            guide: fills a uint8 [H, W] array with the frame's luma; needed for guided upsampling.
+        """
+        self._fit(depth.width_px, depth.height_px)
+        scale, offset = depth_range.nearness_scale_offset(depth.sense)
+        valid = _NO_MASK if depth.valid is None else depth.valid
+        values = np.ascontiguousarray(depth.values)
+        self.invalid = int(
+            kernels.normalise(values, np.ascontiguousarray(valid), depth.valid is not None, scale, offset, self._small)
+        )
+        self.marked = bool(self.invalid or look.contours)
+        guided = look.upsampling is Upsampling.GUIDED and guide is not None
+        if not (self.marked or guided):
+            return (self._small, *self._axes, _NO_PICTURE, False)
+        if self._picture.shape != (self.height_px, self.width_px):
+            self._picture = np.empty((self.height_px, self.width_px), np.uint16)
+        self._fill_bilinear(split)
+        if guided and guide is not None:
+            self._refine(guide, split)
+        if look.contours:
+            thickness = max(1, round(self.height_px / 540))
+
+            def draw(_band: int, start: int, stop: int) -> None:
+                kernels.draw_contours(self._picture, look.contours, thickness, start, stop)
+
+            split(draw, self.height_px)
+        return (self._small, *self._axes, self._picture, True)
+
+    def _fit(self, width_px: int, height_px: int) -> None:
+        if self._small.shape != (height_px, width_px + 1):
+            self._small = np.zeros((height_px, width_px + 1), np.uint16)
+            self._axes = (*kernels.axis(width_px, self.width_px), *kernels.axis(height_px, self.height_px))
+
+    def _fill_bilinear(self, split: Split) -> None:
+        def fill(band: int, start: int, stop: int) -> None:
+            held = np.full(2, -1, np.int64)
+            x_first, x_part, y_first, y_part = self._axes
+            kernels.bilinear_picture(
+                self._small, x_first, x_part, y_first, y_part, self.invalid > 0, self.rows[band], held, self._picture,
+                start, stop,
+            )  # fmt: skip
+
+        split(fill, self.height_px)
+
+    def _refine(self, guide: Guide, split: Split) -> None:
+        from streamdepth.colorize import guided
+
+        if self._guide.shape != self._picture.shape:
+            self._guide = np.empty(self._picture.shape, np.uint8)
+        guide(self._guide)
+        guided.upsample(self._guide, self._small, self._axes, self._picture, split)

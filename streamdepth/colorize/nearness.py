@@ -1,0 +1,142 @@
+"""Nearness of every pixel: normalise depth at its own resolution, then bring it to the frame's.
+
+Units: ``NEARNESS_ONE`` is nearness 1 (see ``tables``). A *nearness picture* is uint16 [H, W] in these units, with
+``INVALID`` where there is no depth and ``LINE`` or-ed in where a contour runs.
+
+The bilinear path needs no picture: a depth row is stretched to the frame's width once and kept (two rows at a time),
+so a frame's row costs one vertical interpolation in int32 lanes.
+
+Compiled with numba, ``nogil``, cached on disk. Pure functions: all buffers are passed in.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numba import njit
+
+from streamdepth.colorize.tables import NEARNESS_ONE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+INVALID = 0x7FFF
+LINE = 0x8000
+_FRACTION_BITS = 15
+_HALF = 1 << (_FRACTION_BITS - 1)
+_ONE = float(NEARNESS_ONE)
+
+u16, u32, i32 = np.uint16, np.uint32, np.int32
+
+
+def axis(small: int, large: int) -> tuple[NDArray[np.uint32], NDArray[np.uint16]]:
+    """Where each of ``large`` pixel centres lies among ``small`` ones: index of the lower neighbour and the part of
+    the way to the next in 1/32768. Beyond the outermost centres the edge value holds."""
+    position = (np.arange(large) + 0.5) * (small / large) - 0.5
+    position = position.clip(0, small - 1)
+    first = np.floor(position)
+    part = np.minimum(np.rint((position - first) * (1 << _FRACTION_BITS)), (1 << _FRACTION_BITS) - 1)
+    return first.astype(np.uint32), part.astype(np.uint16)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def normalise(values, valid, use_valid, scale, offset, out):  # type: ignore[no-untyped-def]
+    """Depth to nearness at depth's resolution; returns how many values are not valid.
+
+    ``out`` is uint16 [h, w + 1]: the last column is repeated, so that the right neighbour always exists. Clipping
+    comes before interpolation: what lies outside the range must not pull its neighbours.
+    """
+    height, width = values.shape
+    invalid = 0
+    for y in range(height):
+        for x in range(width):
+            value = values[y, x]
+            if not np.isfinite(value) or (use_valid and not valid[y, x]):
+                out[y, x] = INVALID
+                invalid += 1
+            else:
+                nearness = min(max(value * scale + offset, 0.0), 1.0)
+                out[y, x] = u16(nearness * _ONE + 0.5)
+        out[y, width] = out[y, width - 1]
+    return invalid
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def stretch_row(small, first, part, width, out):  # type: ignore[no-untyped-def]
+    """One depth row at the frame's width."""
+    for x in range(width):
+        i = first[x]
+        low = i32(small[i])
+        high = i32(small[i + u32(1)])
+        out[x] = u16(low + (((high - low) * i32(part[x]) + _HALF) >> _FRACTION_BITS))
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def bilinear_row(small, x_first, x_part, y_first, y_part, y, width, stretched, held, out):  # type: ignore[no-untyped-def]
+    """Nearness of the frame's row ``y``. ``stretched`` [2, >= width] and ``held`` [2] keep depth rows between calls."""
+    top = np.int64(y_first[y])
+    bottom = min(top + 1, small.shape[0] - 1)
+    for row in (top, bottom):
+        slot = row & 1
+        if held[slot] != row:
+            stretch_row(small[row], x_first, x_part, width, stretched[slot])
+            held[slot] = row
+    part = i32(y_part[y])
+    upper = stretched[top & 1]
+    lower = stretched[bottom & 1]
+    for x in range(width):
+        low = i32(upper[x])
+        out[x] = u16(low + (((i32(lower[x]) - low) * part + _HALF) >> _FRACTION_BITS))
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def bilinear_picture(small, x_first, x_part, y_first, y_part, masked, scratch, held, out, start, stop):  # type: ignore[no-untyped-def]
+    """Rows ``start`` to ``stop`` of a nearness picture. Where depth is not valid (``masked``) the nearest depth pixel
+    decides whether there is a value, and the valid ones among the four neighbours share the weight."""
+    width = out.shape[1]
+    held[0] = -1
+    held[1] = -1
+    for y in range(start, stop):
+        if not masked:
+            bilinear_row(small, x_first, x_part, y_first, y_part, y, width, scratch, held, out[y])
+            continue
+        top = np.int64(y_first[y])
+        bottom = min(top + 1, small.shape[0] - 1)
+        down = float(y_part[y]) / (1 << _FRACTION_BITS)
+        for x in range(width):
+            left = np.int64(x_first[x])
+            right = left + 1
+            along = float(x_part[x]) / (1 << _FRACTION_BITS)
+            if small[bottom if down >= 0.5 else top, right if along >= 0.5 else left] == INVALID:
+                out[y, x] = INVALID
+                continue
+            total = 0.0
+            weight = 0.0
+            for row, vertical in ((top, 1.0 - down), (bottom, down)):
+                for column, horizontal in ((left, 1.0 - along), (right, along)):
+                    if small[row, column] != INVALID:
+                        total += vertical * horizontal * small[row, column]
+                        weight += vertical * horizontal
+            out[y, x] = u16(total / weight + 0.5)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def draw_contours(picture, levels, thickness, start, stop):  # type: ignore[no-untyped-def]
+    """Mark where nearness crosses one of ``levels`` evenly spaced values between a pixel and those ``thickness`` to
+    the right and below. In place; rows of another band may already be marked, which does not change their nearness."""
+    height, width = picture.shape
+    for y in range(start, stop):
+        below = min(y + thickness, height - 1)
+        for x in range(width):
+            here = picture[y, x] & INVALID
+            right = picture[y, min(x + thickness, width - 1)] & INVALID
+            down = picture[below, x] & INVALID
+            if here == INVALID or right == INVALID or down == INVALID:
+                continue
+            level = min(here * (levels + 1) // NEARNESS_ONE, levels)
+            if (
+                min(right * (levels + 1) // NEARNESS_ONE, levels) != level
+                or min(down * (levels + 1) // NEARNESS_ONE, levels) != level
+            ):
+                picture[y, x] = here | LINE

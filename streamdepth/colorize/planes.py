@@ -1,0 +1,115 @@
+"""Pictures as arrays: one [rows, words of a line] view for each plane, line padding included."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import av
+import numpy as np
+from numba import njit
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from streamdepth.colorize.formats import PixelLayout
+
+    Planes = list[NDArray[Any]]
+
+
+def read(picture: av.VideoFrame, layout: PixelLayout) -> Planes:
+    """Read-only views, top row first. A gray layout gets neutral chroma planes of 4:2:0 as well.
+
+    A picture stored bottom up (negative line size, as a vertical flip filter gives) is copied.
+    """
+    arrays = [_view(plane, layout) for plane in picture.planes]
+    if not layout.chroma:
+        neutral = np.full((-(-picture.height // 2), -(-picture.width // 2)), 128 << (layout.bits - 8), arrays[0].dtype)
+        arrays += [neutral, neutral]
+    for array in arrays:
+        array.flags.writeable = False
+    return arrays
+
+
+def write(picture: av.VideoFrame, layout: PixelLayout) -> Planes:
+    """Writable views of a picture of our own."""
+    return [_view(plane, layout) for plane in picture.planes]
+
+
+def triple(planes: Planes) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Y, U, V; for a semi-planar picture the last is the UV plane again, unused."""
+    return planes[0], planes[1], planes[-1]
+
+
+class PicturePool:
+    """Makes the pictures that leave the colour stage."""
+
+    def new(self, width_px: int, height_px: int, layout: PixelLayout) -> av.VideoFrame:
+        return av.VideoFrame(width_px, height_px, layout.name)
+
+
+def luma(planes: Planes, layout: PixelLayout, out: NDArray[np.uint8]) -> None:
+    """8-bit brightness of a picture into ``out`` [H, W], to guide upsampling."""
+    height, width = out.shape
+    if layout.family == "packed":
+        _packed_luma(planes[0], layout.channels, layout.red, layout.blue, out)
+    elif layout.word_bytes == 1:
+        out[:] = planes[0][:height, :width]
+    else:
+        np.right_shift(planes[0][:height, :width], layout.bits - 8 + layout.shift, out=out, casting="unsafe")
+
+
+def copy(source: Planes, target: Planes, layout: PixelLayout, size: tuple[int, int]) -> None:
+    """Copy a picture to the target's top left corner."""
+    for words, rows, _, from_, to in _cells(source, target, layout, size):
+        to[:rows, :words] = from_[:rows, :words]
+
+
+def extend_edges(
+    target: Planes,
+    layout: PixelLayout,
+    size: tuple[int, int],
+    first: tuple[int, int],
+    second: tuple[int, int],
+    out_size: tuple[int, int],
+) -> None:
+    """Repeat the last column or row of both cells where an odd size left one pixel of luma between or after them."""
+    width, height = size
+    luma_plane = target[0]
+    if layout.family == "packed":
+        return
+    for x, y in (first, second):
+        if x + width < out_size[0] and second[0] - first[0] > width:
+            luma_plane[y : y + height, x + width] = luma_plane[y : y + height, x + width - 1]
+        if y + height < out_size[1] and second[1] - first[1] > height:
+            luma_plane[y + height, :width] = luma_plane[y + height - 1, :width]
+
+
+def _cells(source: Planes, target: Planes, layout: PixelLayout, size: tuple[int, int]) -> Any:
+    width, height = size
+    for index, (from_, to) in enumerate(zip(source, target, strict=True)):
+        if layout.family == "packed":
+            yield width * layout.channels, height, index, from_, to
+        elif index == 0:
+            yield width, height, index, from_, to
+        else:
+            pair = 2 if layout.family == "semiplanar" else 1
+            yield layout.chroma_width_px(width) * pair, layout.chroma_height_px(height), index, from_, to
+
+
+def _view(plane: Any, layout: PixelLayout) -> NDArray[Any]:
+    words: NDArray[Any] = np.frombuffer(plane, dtype=np.uint8 if layout.word_bytes == 1 else np.uint16)
+    stride = plane.line_size // layout.word_bytes
+    if stride < 0:
+        return np.ascontiguousarray(words.reshape(-1, -stride)[::-1])
+    return words.reshape(-1, stride)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _packed_luma(plane, channels, red, blue, out):  # type: ignore[no-untyped-def]
+    """BT.601 weights in 1/256: near enough for finding edges."""
+    height, width = out.shape
+    for y in range(height):
+        line = plane[y]
+        for x in range(width):
+            i = x * channels
+            out[y, x] = (77 * line[i + red] + 150 * line[i + 1] + 29 * line[i + blue] + 128) >> 8
