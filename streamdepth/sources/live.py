@@ -1,0 +1,380 @@
+"""Cameras and streams on the network: RTSP, and live streams over HTTP, UDP and TCP."""
+
+from __future__ import annotations
+
+import threading
+from enum import StrEnum
+from random import Random
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+from streamdepth.clock import Clock, SystemClock
+from streamdepth.errors import SourceError, UsageError
+from streamdepth.frame import Frame, StreamInfo
+from streamdepth.live_backoff import Backoff
+from streamdepth.live_url import find_credentials, parse_live_url
+from streamdepth.redact import redact
+from streamdepth.sources.live_libav import libav_options, reason, way_out
+from streamdepth.sources.live_reader import Ended, LiveReader, Opened, Picture, Undecodable
+from streamdepth.sources.live_time import TIME_BASE, LiveTimeline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    import av
+
+    from streamdepth.live_url import LiveUrl
+    from streamdepth.sources.live_reader import Item
+
+LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "http", "https", "udp", "tcp"})
+TRANSPORTS = ("tcp", "udp", "auto")
+_WORST_ABANDONED = 3
+_HEAL_SECONDS = 10.0
+_CLOSE_SECONDS = 0.5
+
+
+class LiveState(StrEnum):
+    """What a live source is doing."""
+
+    IDLE = "idle"
+    CONNECTING = "connecting"
+    LIVE = "live"
+    WAITING = "waiting"
+    """For the next attempt."""
+    CLOSED = "closed"
+
+
+class LiveSource:
+    """A network camera as a :class:`~streamdepth.stages.Source` that survives its camera.
+
+    The end of the stream, an error and silence for ``timeout_seconds`` all mean: connect again, after a wait that
+    grows with every failure and carries jitter. Indices go on, and pts rise by the time that passed. A stream that
+    comes back with another size or pixel format is scaled to the first one's. Frames the decoder marks damaged are
+    dropped and counted (``dropped["corrupt"]``), with all that follow up to the next key frame, for at most 10 s
+    (streams that refresh in stripes have none).
+
+    A recording of known length behind ``http`` simply ends.
+
+    Args:
+        url: ``rtsp(s)://``, ``http(s)://`` (Motion JPEG, HLS, MPEG-TS), ``udp://`` or ``tcp://``; may hold
+            ``user:password@``, percent-encoded or not.
+        timeout_seconds: how long an attempt to open, or silence, may last; > 0.
+        retries: attempts after a failure in a row, None = for ever. Without it a failing ``open`` is an error at once
+            (nobody waits for a typing mistake); with it ``open`` tries as often, authentication and missing paths
+            included.
+        transport: how RTSP carries media; ``auto`` prefers TCP and takes UDP from servers that do not offer it.
+        low_latency: no buffering and slice threads; False allows 0.5 s of reordering and frame threads.
+        username, password, credentials_file: see :func:`~streamdepth.live_url.find_credentials`.
+        max_frames, duration_seconds: end after that many frames, or that much media time.
+    Raises:
+        UsageError: an argument that cannot mean anything.
+
+    Thread-safety: ``interrupt``, ``close`` and all properties from any thread; ``open`` and ``frames`` one at a time.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Clock | None = None,
+        timeout_seconds: float = 3.0,
+        retries: int | None = None,
+        transport: Literal["tcp", "udp", "auto"] = "tcp",
+        low_latency: bool = True,
+        username: str | None = None,
+        password: str | None = None,
+        credentials_file: str | Path | None = None,
+        environ: Mapping[str, str] | None = None,
+        max_frames: int | None = None,
+        duration_seconds: float | None = None,
+        random: Random | None = None,
+    ) -> None:
+        self._url: LiveUrl = parse_live_url(url, LIVE_SCHEMES)
+        if not 0 < timeout_seconds <= 3600:
+            raise UsageError(f"timeout is more than 0 and at most 3600 seconds, not {timeout_seconds}")
+        if retries is not None and retries < 0:
+            raise UsageError(f"retries is 0 or more, not {retries}; leave it out to retry for ever")
+        if transport not in TRANSPORTS:
+            raise UsageError(f"transport is one of {', '.join(TRANSPORTS)}, not {transport!r}")
+        if max_frames is not None and max_frames < 1:
+            raise UsageError(f"max_frames is 1 or more, not {max_frames}")
+        if duration_seconds is not None and not duration_seconds > 0:
+            raise UsageError(f"duration is more than 0 seconds, not {duration_seconds}")
+        self._credentials = find_credentials(
+            self._url, username=username, password=password, credentials_file=credentials_file, environ=environ
+        )
+        self._clock: Clock = clock or SystemClock()
+        self._timeout_seconds = timeout_seconds
+        self._retries = retries
+        self._transport = transport
+        self._low_latency = low_latency
+        self._max_frames = max_frames
+        self._duration_seconds = duration_seconds
+        self._backoff = Backoff(random or Random())
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._reader: LiveReader | None = None
+        self._abandoned: list[LiveReader] = []
+        self._state = LiveState.IDLE
+        self._reconnects = 0
+        self._rescaled = 0
+        self._corrupt = 0
+        self._failures = 0
+        self._last_error = ""
+        self._index = 0
+        self._given = 0
+        self._info: StreamInfo | None = None
+        self._timeline = LiveTimeline()
+        self._damaged_since_ns: int | None = None
+
+    @property
+    def id(self) -> str:
+        return self._url.label
+
+    @property
+    def live(self) -> bool:
+        return True
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        return {"corrupt": self._corrupt} if self._corrupt else {}
+
+    @property
+    def state(self) -> LiveState:
+        return self._state
+
+    @property
+    def reconnects(self) -> int:
+        """Connection attempts after the first picture of the source."""
+        return self._reconnects
+
+    @property
+    def last_error(self) -> str:
+        """Why the last connection ended, redacted; empty while all is well."""
+        return self._last_error
+
+    @property
+    def status(self) -> Mapping[str, str | int]:
+        """State and counters in one read-only mapping, for statistics and pages."""
+        return MappingProxyType(
+            {
+                "state": str(self._state),
+                "reconnects": self._reconnects,
+                "rescaled": self._rescaled,
+                "corrupt": self._corrupt,
+                "last_error": self._last_error,
+            }
+        )
+
+    def open(self) -> StreamInfo:
+        """Connect; returns within ``timeout_seconds`` an attempt.
+
+        Raises:
+            SourceError: it cannot be reached, refuses, carries no video, or ``interrupt`` was called.
+        """
+        while True:
+            item = self._connect()
+            if isinstance(item, Opened):
+                self._info = StreamInfo(
+                    source_id=self.id,
+                    width_px=item.width_px,
+                    height_px=item.height_px,
+                    pix_fmt=item.pix_fmt,
+                    time_base=TIME_BASE,
+                    rate=item.rate,
+                    live=True,
+                    color=item.color,
+                    sample_aspect_ratio=item.sample_aspect_ratio,
+                    note=f"{item.codec} {item.width_px}x{item.height_px}",
+                )
+                return self._info
+            self._fail(item)
+            if self._retries is None:
+                error = self._error(item)
+                self.close()
+                raise error from None
+            self._wait_or_raise(item)
+            if self._stop.is_set():
+                raise SourceError(f"{self.id}: interrupted while connecting")
+
+    def frames(self) -> Iterator[Frame]:
+        if self._info is None:
+            raise SourceError(f"{self.id}: not open; call open() first")
+        try:
+            while not self._stop.is_set():
+                item = self._next_item()
+                if isinstance(item, Picture):
+                    frame = self._frame(item, self._info)
+                    if frame is None:
+                        continue
+                    if self._duration_seconds is not None and frame.seconds >= self._duration_seconds:
+                        return
+                    self._given += 1
+                    yield frame
+                    if self._max_frames is not None and self._given >= self._max_frames:
+                        return
+                elif isinstance(item, Undecodable):
+                    self._count_damage()
+                elif isinstance(item, Ended):
+                    if item.finite and item.error is None:
+                        return
+                    self._fail(item)
+                    self._reconnect(item)
+        finally:
+            self._release()
+
+    def again(self) -> None:
+        return None
+
+    def interrupt(self) -> None:
+        self._stop.set()
+        with self._lock:
+            if self._reader is not None:
+                self._reader.abandon()
+
+    def close(self) -> None:
+        """Returns within a second; a reader stuck in a network call ends by its own deadline."""
+        self.interrupt()
+        self._release()
+
+    def _connect(self) -> Item:
+        self._state = LiveState.CONNECTING
+        if not self._make_room():
+            return Ended(RuntimeError("earlier connections have not ended yet"))
+        timeout_seconds = self._timeout_seconds
+        reader = LiveReader(
+            self._url.with_credentials(self._credentials),
+            libav_options(self._url.scheme, self._transport, self._low_latency, timeout_seconds),
+            open_timeout_seconds=timeout_seconds,
+            # The first expiry of a read only makes libav hand out the frame it holds back; the second is the error.
+            read_timeout_seconds=timeout_seconds / 2,
+            low_latency=self._low_latency,
+            clock=self._clock,
+            label=self.id,
+        )
+        with self._lock:
+            if self._stop.is_set():
+                return Ended(None)
+            self._reader = reader
+            reader.start()
+        started_ns = self._clock.monotonic_ns()
+        while True:
+            left = timeout_seconds - (self._clock.monotonic_ns() - started_ns) / 1e9
+            item = reader.mailbox.take(max(left, 0.0))
+            if isinstance(item, (Opened, Ended)):
+                break
+            if self._stop.is_set():
+                return Ended(None)
+            if item is None and left <= 0:
+                return Ended(TimeoutError())
+        if isinstance(item, Opened):
+            self._state = LiveState.LIVE
+            self._timeline.restart()
+            self._damaged_since_ns = None
+        return item
+
+    def _next_item(self) -> Item | None:
+        with self._lock:
+            reader = self._reader
+        if reader is None:
+            return Ended(None)
+        silent_seconds = (self._clock.monotonic_ns() - reader.active_ns) / 1e9
+        item = reader.mailbox.take(max(self._timeout_seconds - silent_seconds, 0.01))
+        if item is not None or self._stop.is_set():
+            return item
+        silent_seconds = (self._clock.monotonic_ns() - reader.active_ns) / 1e9
+        if silent_seconds >= self._timeout_seconds:
+            return Ended(TimeoutError())
+        return None
+
+    def _reconnect(self, cause: Ended) -> None:
+        item: Item = cause
+        while not self._stop.is_set() and isinstance(item, Ended):
+            self._wait_or_raise(item)
+            if self._stop.is_set():
+                return
+            self._reconnects += 1
+            item = self._connect()
+            if isinstance(item, Ended) and not self._stop.is_set():
+                self._fail(item)
+
+    def _fail(self, item: Item) -> None:
+        self._failures += 1
+        self._last_error = redact(reason(item.error if isinstance(item, Ended) else None, self._timeout_seconds))
+        self._abandon()
+
+    def _wait_or_raise(self, item: Item) -> None:
+        if self._retries is not None and self._failures > self._retries:
+            error = self._error(item, tried=self._failures)
+            self.close()
+            raise error from None
+        self._state = LiveState.WAITING
+        self._stop.wait(self._backoff.next_seconds())
+
+    def _error(self, item: Item, tried: int = 0) -> SourceError:
+        # No cause is chained: libav's own exceptions carry the URL with its password.
+        if self._stop.is_set():
+            return SourceError(f"{self.id}: interrupted while connecting")
+        why = reason(item.error if isinstance(item, Ended) else None, self._timeout_seconds)
+        times = f" ({tried} times in a row)" if tried > 1 else ""
+        return SourceError(f"{self.id}: {why}{times}; {way_out(item.error if isinstance(item, Ended) else None)}")
+
+    def _frame(self, item: Picture, info: StreamInfo) -> Frame | None:
+        if item.corrupt or (self._damaged_since_ns is not None and not self._healed(item)):
+            self._count_damage()
+            return None
+        self._damaged_since_ns = None
+        self._failures = 0
+        self._last_error = ""
+        self._backoff.reset()
+        index, self._index = self._index, self._index + 1
+        return Frame(
+            source_id=self.id,
+            index=index,
+            pts=self._timeline.next_pts(item.pts, item.time_base, item.arrived_ns),
+            time_base=TIME_BASE,
+            captured_ns=item.arrived_ns,
+            picture=self._fit(item.picture, info),
+            key=item.key,
+        )
+
+    def _healed(self, item: Picture) -> bool:
+        since_ns = self._damaged_since_ns or 0
+        return item.key or item.arrived_ns - since_ns > _HEAL_SECONDS * 1e9
+
+    def _count_damage(self) -> None:
+        if self._damaged_since_ns is None:
+            self._damaged_since_ns = self._clock.monotonic_ns()
+        self._corrupt += 1
+        self._index += 1
+
+    def _fit(self, picture: av.VideoFrame, info: StreamInfo) -> av.VideoFrame:
+        same_size = (picture.width, picture.height) == (info.width_px, info.height_px)
+        if same_size and picture.format.name == info.pix_fmt:
+            return picture
+        self._rescaled += 1
+        return picture.reformat(width=info.width_px, height=info.height_px, format=info.pix_fmt)
+
+    def _make_room(self) -> bool:
+        """Readers whose call has not come back yet are few: more than 3 would be a leak, so wait for one to end."""
+        for _ in range(40):
+            self._abandoned = [reader for reader in self._abandoned if reader.alive]
+            if len(self._abandoned) < _WORST_ABANDONED:
+                return True
+            if self._stop.wait(self._timeout_seconds / 40):
+                return True
+        return False
+
+    def _abandon(self) -> None:
+        with self._lock:
+            reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.abandon()
+            self._abandoned.append(reader)
+
+    def _release(self) -> None:
+        self._abandon()
+        self._state = LiveState.CLOSED
+        if self._abandoned:
+            self._abandoned[-1].join(_CLOSE_SECONDS)

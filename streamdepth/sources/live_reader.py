@@ -1,0 +1,241 @@
+"""One connection to a live stream, read on a thread of its own.
+
+libav's network calls cannot be cancelled from outside, only timed out, so they never run on the thread that has to
+answer ``interrupt``. A reader that is given up keeps to itself until its own deadline ends it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from streamdepth.frame import ColorTags
+
+if TYPE_CHECKING:
+    import av
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+    from streamdepth.clock import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The connection stands and says what it carries."""
+
+    width_px: int
+    height_px: int
+    pix_fmt: str
+    codec: str
+    rate: Fraction | None
+    color: ColorTags
+    sample_aspect_ratio: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded frame; ``pts`` is None where the format carries no real time."""
+
+    picture: av.VideoFrame
+    pts: int | None
+    time_base: Fraction | None
+    arrived_ns: int
+    key: bool
+    corrupt: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Undecodable:
+    """A packet the decoder refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Nothing more will come: an error, or the end of what the server sent.
+
+    ``finite`` marks the end of a recording with a known length rather than a live stream that broke off.
+    """
+
+    error: Exception | None
+    finite: bool = False
+
+
+Item = Opened | Picture | Undecodable | Ended
+
+_CAPACITY = 2
+
+
+class Mailbox:
+    """At most two items between a reader and the source; a full one makes the reader wait. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self._items: deque[Item] = deque()
+        self._closed = False
+
+    def put(self, item: Item) -> bool:
+        """Wait for room; False once the mailbox is closed."""
+        with self.changed:
+            while len(self._items) >= _CAPACITY and not self._closed:
+                self.changed.wait()
+            if self._closed:
+                return False
+            self._items.append(item)
+            self.changed.notify_all()
+            return True
+
+    def take(self, timeout_seconds: float) -> Item | None:
+        """The next item, or None after the timeout or once closed."""
+        with self.changed:
+            if not self._items and not self._closed:
+                self.changed.wait(timeout_seconds)
+            if self._closed or not self._items:
+                return None
+            self.changed.notify_all()
+            return self._items.popleft()
+
+    def close(self) -> None:
+        with self.changed:
+            self._closed = True
+            self._items.clear()
+            self.changed.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+
+class LiveReader:
+    """Opens a URL and fills its mailbox until the stream ends, fails or ``abandon`` is called.
+
+    Args:
+        url: with credentials.
+        options: libav's, for the container.
+        open_timeout_seconds, read_timeout_seconds: bounds of libav's own blocking calls.
+        low_latency: decode slices, not frames, in parallel: frame threads hold back one frame each.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        options: dict[str, str],
+        *,
+        open_timeout_seconds: float,
+        read_timeout_seconds: float,
+        low_latency: bool,
+        clock: Clock,
+        label: str,
+    ) -> None:
+        self._url = url
+        self._options = options
+        self._timeout = (open_timeout_seconds, read_timeout_seconds)
+        self._low_latency = low_latency
+        self._clock = clock
+        self.mailbox = Mailbox()
+        self.active_ns = clock.monotonic_ns()
+        self._thread = threading.Thread(target=self._run, name=f"live-reader {label}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def abandon(self) -> None:
+        """Return at once; the thread ends by itself when libav's call does."""
+        self.mailbox.close()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def join(self, timeout_seconds: float) -> None:
+        self._thread.join(timeout_seconds)
+
+    def _run(self) -> None:
+        # What goes wrong here is a fact about the stream; the source decides what it means.
+        try:
+            finite = self._read()
+        except Exception as exc:
+            self.mailbox.put(Ended(exc))
+        else:
+            self.mailbox.put(Ended(None, finite))
+
+    def _read(self) -> bool:
+        import av
+
+        with av.open(self._url, options=dict(self._options), timeout=self._timeout) as container:
+            self._touch()
+            if not container.streams.video:
+                raise ValueError("it carries no video")
+            stream = container.streams.video[0]
+            # Corruption is judged frame by frame, so the decoder has to hand damaged ones out, marked.
+            stream.codec_context.thread_type = "SLICE" if self._low_latency else "AUTO"
+            self._pump(container, stream)
+            return bool(container.duration) and (container.duration or 0) > 0
+
+    def _pump(self, container: InputContainer, stream: VideoStream) -> None:
+        import av
+
+        # Motion JPEG over HTTP carries no times; libav makes up 25 fps.
+        timeless = "mpjpeg" in container.format.name or container.format.name in ("mjpeg", "h264", "hevc")
+        announced = self._announce(stream, None)
+        for packet in container.demux(stream):
+            if self.mailbox.closed:
+                return
+            self._touch()
+            try:
+                pictures = packet.decode()
+            except av.error.InvalidDataError:
+                if not self.mailbox.put(Undecodable()):
+                    return
+                continue
+            for picture in pictures:
+                if not announced:
+                    announced = self._announce(stream, picture)
+                item = Picture(
+                    picture=picture,
+                    pts=None if timeless else picture.pts,
+                    time_base=picture.time_base or stream.time_base,
+                    arrived_ns=self._clock.monotonic_ns(),
+                    key=bool(picture.key_frame),
+                    corrupt=bool(picture.is_corrupt),
+                )
+                if not self.mailbox.put(item):
+                    return
+                # Time spent waiting for a slow consumer is no silence of the camera's.
+                self._touch()
+
+    def _announce(self, stream: VideoStream, picture: av.VideoFrame | None) -> bool:
+        context = stream.codec_context
+        width_px = picture.width if picture else context.width
+        height_px = picture.height if picture else context.height
+        pix_fmt = picture.format.name if picture else context.pix_fmt
+        if not width_px or not height_px or not pix_fmt:
+            return False
+        color = (
+            ColorTags.of(picture)
+            if picture
+            else ColorTags(
+                matrix=int(context.colorspace),
+                range=int(context.color_range),
+                primaries=int(context.color_primaries),
+                transfer=int(context.color_trc),
+            )
+        )
+        rate = stream.average_rate or stream.guessed_rate
+        return self.mailbox.put(
+            Opened(
+                width_px=width_px,
+                height_px=height_px,
+                pix_fmt=pix_fmt,
+                codec=context.name,
+                # libav answers 90000 fps where it knows nothing.
+                rate=Fraction(rate) if rate and 0 < rate <= 480 else None,
+                color=color,
+                sample_aspect_ratio=Fraction(stream.sample_aspect_ratio or 1),
+            )
+        )
+
+    def _touch(self) -> None:
+        self.active_ns = self._clock.monotonic_ns()
