@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from streamdepth.frame import PictureInfo, Result, StreamInfo
     from streamdepth.look import LookControl
 
@@ -35,6 +38,16 @@ class BaseSink(ABC):
     @property
     def on_caller_thread(self) -> bool:
         return False
+
+    @property
+    def note(self) -> str:
+        """One line for people about what was left out or converted, empty if nothing is worth saying."""
+        return ""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """What happened to pictures on the way out besides being written, by cause (``"resized"``, ``"late"``, ...)."""
+        return MappingProxyType({})
 
     def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:  # noqa: B027 - a default, not abstract
         pass

@@ -1,0 +1,48 @@
+"""A sink that hands every frame and its depth to a function."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from streamdepth.sinks.base import BaseSink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from streamdepth.frame import DepthMap, Frame, Result
+
+
+class CallbackSink(BaseSink):
+    """Calls ``function(frame, depth)`` for each result, on the sink's thread, in order.
+
+    The depth's memory belongs to a ring: copy ``depth.values`` to keep it beyond the call. What the function raises
+    ends the run and reaches the caller; ``StopPipeline`` ends it normally.
+
+    Args:
+        live: True = a slow function loses old frames (counted by the pipeline) instead of holding up the source.
+        on_caller_thread: True = call it on the thread that runs the pipeline.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Frame, DepthMap], object],
+        *,
+        live: bool = False,
+        on_caller_thread: bool = False,
+        name: str = "callback",
+    ) -> None:
+        super().__init__(name)
+        self._function = function
+        self._live = live
+        self._on_caller_thread = on_caller_thread
+
+    @property
+    def live(self) -> bool:
+        return self._live
+
+    @property
+    def on_caller_thread(self) -> bool:
+        return self._on_caller_thread
+
+    def process(self, result: Result) -> None:
+        self._function(result.frame, result.depth)

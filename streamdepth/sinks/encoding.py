@@ -1,0 +1,227 @@
+"""Which encoder, pixel format and options a picture of a given kind is written with. Values only, nothing is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from streamdepth.errors import UsageError
+from streamdepth.frame import ColorTags
+from streamdepth.sinks.hints import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from fractions import Fraction
+
+    from streamdepth.frame import PictureInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A file format, its FFmpeg muxer and the encoders it gets where none is named.
+
+    Attributes:
+        codec: encoder of opaque pictures.
+        alpha_codec: encoder of transparent ones, None where the format cannot carry alpha.
+        exact_time: True where the file's clock is chosen by us, False where it counts whole milliseconds (Matroska).
+    """
+
+    muxer: str
+    codec: str
+    alpha_codec: str | None
+    exact_time: bool
+
+
+CONTAINERS: Mapping[str, Container] = MappingProxyType(
+    {
+        ".mkv": Container("matroska", "libx264", "ffv1", exact_time=False),
+        ".mp4": Container("mp4", "libx264", None, exact_time=True),
+        ".m4v": Container("mp4", "libx264", None, exact_time=True),
+        ".mov": Container("mov", "libx264", "prores_ks", exact_time=True),
+        ".webm": Container("webm", "libvpx-vp9", "libvpx-vp9", exact_time=False),
+    }
+)
+
+# A second or two of video is what a crash may cost; FFmpeg's own limits are 5 s (Matroska) and a key frame (MP4), and
+# x264's own distance between key frames is 250 frames.
+_CRASH_SAFE: Mapping[str, Mapping[str, str]] = {
+    "matroska": {"cluster_time_limit": "1000", "flush_packets": "1"},
+    "webm": {"cluster_time_limit": "1000", "flush_packets": "1"},
+    # hybrid_fragmented: fragments while writing, an ordinary indexed file once closed. delay_moov: edit lists, and
+    # codecs that know their header only after the first packet (AC-3). Fragments begin at key frames only: cut by
+    # duration, the end of a subtitle moved single audio packets by their length.
+    "mp4": {
+        "movflags": "+hybrid_fragmented+frag_keyframe+delay_moov+default_base_moof",
+        "min_frag_duration": "1000000",
+        "flush_packets": "1",
+    },
+}
+
+_DEFAULT_OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "libx264": {"preset": "veryfast", "crf": "20"},
+    "libx265": {"preset": "veryfast", "crf": "24", "x265-params": "log-level=error"},
+    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "6", "row-mt": "1", "crf": "28", "b": "0"},
+    "libsvtav1": {"preset": "10", "crf": "30", "svtav1-params": "fast-decode=1"},
+    "ffv1": {"level": "3", "slices": "4", "slicecrc": "1"},
+    "prores_ks": {},
+    "mpeg4": {"b": "6M"},
+}
+
+_KEY_SECONDS = 2
+_INTRA_ONLY = ("ffv1", "prores", "png", "qtrle", "rawvideo", "mjpeg")
+
+_WHOLE_CHROMA_ONLY = ("libx264", "libx265", "h264_", "hevc_")
+_TAKES_RGB = ("ffv1", "png", "qtrle", "libx264rgb", "rawvideo")
+_CARRIES_GRAY = ("ffv1", "png", "rawvideo")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """What a video stream is encoded with."""
+
+    codec: str
+    pix_fmt: str
+    color: ColorTags
+    options: Mapping[str, str]
+
+
+def container_of(suffix: str) -> Container:
+    """The container of a file name's suffix (``".mkv"``).
+
+    Raises:
+        UsageError: no such container; names the nearest.
+    """
+    found = CONTAINERS.get(suffix.lower())
+    if found is None:
+        raise UsageError(
+            f"no video container has the suffix {suffix!r}{nearest(suffix.lower(), CONTAINERS)}; "
+            f"use {', '.join(CONTAINERS)}"
+        )
+    return found
+
+
+def container_options(container: Container, ticks_per_second: int) -> dict[str, str]:
+    """Muxer options that keep a file playable at any moment, and its time stamps exact where it can."""
+    options = dict(_CRASH_SAFE["mp4" if container.muxer in ("mp4", "mov") else container.muxer])
+    options["max_interleave_delta"] = "1000000"
+    if container.exact_time:
+        # movie_timescale: edit lists are in its units, and at the default 1/1000 s a first pts that is not a whole
+        # millisecond moves (measured: 127920/90000 s became 127890/90000 s).
+        options["video_track_timescale"] = options["movie_timescale"] = str(ticks_per_second)
+    return options
+
+
+def encoding_for(
+    picture: PictureInfo, *, codec: str, transparent: bool, options: Mapping[str, str] | None = None
+) -> Encoding:
+    """Choose what ``codec`` encodes ``picture`` as: the nearest format it has that plays widely.
+
+    Chroma resolution and bit depth are kept where the encoder has them. RGB and gray pictures become 4:2:0, which
+    every player has; H.264 and H.265 cannot halve odd sizes, so those become 4:2:2 or 4:4:4 and keep every pixel.
+    Pictures in ``yuvj*`` keep full range as a tag.
+
+    Raises:
+        UsageError: there is no such encoder, or it cannot carry alpha and ``transparent`` is set.
+    """
+    from av.codec.codec import find_best_pix_fmt_of_list
+    from av.video.format import VideoFormat
+
+    offered = encoder_formats(codec)
+    source = VideoFormat(picture.pix_fmt)
+    names = [name for name in offered if not name.startswith("yuvj")] or list(offered)
+    if transparent:
+        names = [name for name in names if has_alpha(name) and _opens_with_alpha(codec)]
+        if not names:
+            raise UsageError(f"the encoder {codec} cannot carry transparency; use libvpx-vp9, prores_ks, png or ffv1")
+    else:
+        names = [name for name in names if not has_alpha(name)] or names
+    is_gray = len(source.components) == 1 and not source.has_palette
+    is_rgb = source.is_rgb or source.has_palette
+    wanted = source
+    if not codec.startswith(_CARRIES_GRAY):
+        names = [name for name in names if not name.startswith("gray")] or names
+        if is_gray:
+            wanted = VideoFormat("yuv420p10le" if source.components[0].bits > 8 else "yuv420p")
+    if not codec.startswith(_TAKES_RGB):
+        names = [name for name in names if not VideoFormat(name).is_rgb] or names
+        if is_rgb:
+            wanted = VideoFormat("yuva420p" if transparent else "yuv420p")
+    if codec.startswith(_WHOLE_CHROMA_ONLY):
+        whole = [name for name in names if _divides(VideoFormat(name), picture.width_px, picture.height_px)]
+        names = whole or names
+    chosen, _loss = find_best_pix_fmt_of_list(names, wanted, has_alpha=transparent)
+    if chosen is None:
+        raise UsageError(f"the encoder {codec} has no format for {picture.pix_fmt} pictures; choose another --codec")
+    return Encoding(codec, chosen.name, _tags(picture, chosen.is_rgb), _merged(codec, transparent, options))
+
+
+def has_alpha(pix_fmt: str) -> bool:
+    """True where pictures of this FFmpeg pixel format carry an alpha channel."""
+    from av.video.format import VideoFormat
+
+    return any(component.is_alpha for component in VideoFormat(pix_fmt).components)
+
+
+def key_interval(codec: str, rate: Fraction | None) -> int | None:
+    """Frames from one key frame to the next, None where every frame is one. Two seconds, for seeking and crashes."""
+    return None if codec.startswith(_INTRA_ONLY) else max(1, round((rate or 25) * _KEY_SECONDS))
+
+
+def encoder_formats(codec: str) -> Sequence[str]:
+    """Names of the pixel formats an encoder takes.
+
+    Raises:
+        UsageError: FFmpeg here has no such video encoder.
+    """
+    import av
+
+    try:
+        found = av.Codec(codec, "w")
+    except (ValueError, av.FFmpegError):
+        found = None
+    if found is None or found.type != "video":
+        known = (name for name in _DEFAULT_OPTIONS if name in av.codecs_available)
+        raise UsageError(
+            f"no video encoder is called {codec!r} here{nearest(codec, av.codecs_available)}; use {', '.join(known)}"
+        )
+    return [pixel.name for pixel in found.video_formats or ()] or ["yuv420p"]
+
+
+def _opens_with_alpha(codec: str) -> bool:
+    # libx265 lists yuva formats and refuses to open with them unless built for alpha layers.
+    return codec != "libx265"
+
+
+def _divides(pixel: object, width: int, height: int) -> bool:
+    from av.video.format import VideoFormat
+
+    assert isinstance(pixel, VideoFormat)  # noqa: S101 - for the type checker
+    chroma_width, chroma_height = pixel.chroma_width(64), pixel.chroma_height(64)
+    return width % (64 // chroma_width) == 0 and height % (64 // chroma_height) == 0
+
+
+def _tags(picture: PictureInfo, chosen_is_rgb: bool) -> ColorTags:
+    from av.video.format import VideoFormat
+
+    source, color = VideoFormat(picture.pix_fmt), picture.color
+    if chosen_is_rgb:
+        return ColorTags(0, 2, color.primaries, color.transfer)
+    if source.is_rgb or source.has_palette:
+        # RGB has no matrix to carry over; BT.709 limited range is what players assume of modern video.
+        return ColorTags(1, 1, color.primaries, color.transfer)
+    full = picture.pix_fmt.startswith("yuvj")
+    return ColorTags(color.matrix, 2 if full else color.range, color.primaries, color.transfer)
+
+
+def _merged(codec: str, transparent: bool, options: Mapping[str, str] | None) -> Mapping[str, str]:
+    merged = dict(_DEFAULT_OPTIONS.get(codec, {}))
+    if transparent and codec == "libvpx-vp9":
+        merged["auto-alt-ref"] = "0"  # libvpx refuses hidden frames in a stream with alpha
+    if codec == "prores_ks":
+        merged |= {"profile": "4444", "alpha_bits": "16"} if transparent else {"profile": "hq"}
+    given = dict(options or {})
+    if {"b", "b:v"} & given.keys():
+        # crf would win over a bit rate and turn it into an option that is accepted and ignored.
+        merged.pop("crf", None)
+    return MappingProxyType(merged | given)

@@ -1,0 +1,228 @@
+"""Audio and subtitle packets of the input, copied unchanged beside new video."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import queue
+import threading
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from av.bitstream import BitStreamFilterContext
+    from av.container import InputContainer, OutputContainer
+    from av.packet import Packet
+    from av.stream import Stream
+
+    _AnyPacket = Packet[Stream]
+
+_QUEUE_PACKETS = 256
+_STALL_SECONDS = 20.0
+_POLL_SECONDS = 0.05
+
+
+class PacketCopier:
+    """Reads the packets to copy on a thread of its own, ahead by a bounded number, and hands them out by time.
+
+    A thread, because the input may be a URL and a read that blocks must not block the encoder for ever: the wait for
+    it can be interrupted and has a limit.
+
+    Args:
+        media_path: file or URL to copy from.
+        origin_seconds: media time that becomes 0; audio before it is left out, subtitles across it are cut.
+        end_seconds: media time to stop at, None = the end.
+    """
+
+    def __init__(self, media_path: str, *, origin_seconds: Fraction, end_seconds: Fraction | None) -> None:
+        self._path = media_path
+        self._origin = origin_seconds
+        self._end = end_seconds
+        self._packets: queue.Queue[_AnyPacket | None] = queue.Queue(_QUEUE_PACKETS)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._input: InputContainer | None = None
+        self._streams: dict[int, Stream] = {}
+        self._filters: dict[int, BitStreamFilterContext] = {}
+        self._lead_in = False
+        self._head: _AnyPacket | None = None
+        self._ended = False
+        self.notes: list[str] = []
+
+    def open(self, output: OutputContainer, muxer: str) -> None:
+        """Open the input and add a stream to ``output`` for each one the container can take. Never raises for the
+        input's sake: video without sound is better than none, and ``notes`` says what was left out."""
+        import av
+        from av.bitstream import BitStreamFilterContext
+
+        self._lead_in = muxer in ("mp4", "mov")
+        try:
+            self._input = av.open(self._path, timeout=(10.0, 10.0))
+        except (av.FFmpegError, OSError):
+            self.notes.append("sound not copied: the input could not be opened a second time")
+            self._ended = True
+            return
+        for stream in self._input.streams:
+            if stream.type not in ("audio", "subtitle"):
+                continue
+            name = _codec_name(stream)
+            if not _takes(muxer, stream):
+                self.notes.append(f"{stream.type} stream {stream.index} ({name}) left out: {muxer} cannot hold it")
+                continue
+            copy = output.add_stream_from_template(stream)
+            copy.metadata.update(stream.metadata)
+            copy.disposition = stream.disposition
+            self._streams[stream.index] = copy
+            if muxer in ("mp4", "mov") and name == "aac" and not stream.codec_context.extradata:
+                # AAC of a transport stream carries its header in every packet; MP4 wants it once.
+                self._filters[stream.index] = BitStreamFilterContext("aac_adtstoasc", stream)
+        if not self._streams:
+            self._ended = True
+            self._input.close()
+            self._input = None
+
+    def start(self) -> None:
+        if self._ended or self._thread is not None:
+            return
+        self._thread = threading.Thread(target=self._read, name="copy-packets", daemon=True)
+        self._thread.start()
+
+    def until(self, seconds: Fraction | None) -> Iterator[_AnyPacket]:
+        """Packets up to output time ``seconds`` (None = all that are left), stamped and assigned to their streams."""
+        while True:
+            if self._head is None:
+                self._head = self._next()
+            packet = self._head
+            if packet is None or (seconds is not None and _seconds(packet) > seconds):
+                return
+            self._head = None
+            yield packet
+
+    def leave_out(self, packet: _AnyPacket, why: str) -> None:
+        """Stop copying the stream of a packet that the container refused."""
+        for index, stream in list(self._streams.items()):
+            if stream.index == packet.stream_index:
+                del self._streams[index]
+                self.notes.append(f"{stream.type} stream {index} left out from {float(_seconds(packet)):.1f} s: {why}")
+
+    def interrupt(self) -> None:
+        self._stop.set()
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            # It closes the input itself: one that hangs in a read keeps its own container until the read times out.
+            self._thread.join(1.0)
+        elif self._input is not None:
+            self._input.close()
+        self._input = None
+        self._ended = True
+
+    def _next(self) -> _AnyPacket | None:
+        waited = 0.0
+        while not (self._ended or self._stop.is_set()):
+            try:
+                packet = self._packets.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                waited += _POLL_SECONDS
+                if waited > _STALL_SECONDS:
+                    self.notes.append(f"sound ends early: the input sent nothing for {_STALL_SECONDS:.0f} s")
+                    self._ended = True
+                continue
+            if packet is None:
+                self._ended = True
+            elif packet.stream_index in self._streams:
+                # Not packet.stream: the reader may have closed the input, and its streams with it.
+                packet.stream = self._streams[packet.stream_index]
+                return packet
+        return None
+
+    def _read(self) -> None:
+        import av
+
+        source = self._input
+        if source is None:
+            return
+        try:
+            chosen = [source.streams[index] for index in self._streams]
+            chosen_kind = {stream.index: stream.type for stream in chosen}
+            if self._origin > 0:
+                with contextlib.suppress(av.FFmpegError, OSError):  # not seekable: read from the start
+                    source.seek(int(self._origin * av.time_base))
+            for packet in source.demux(chosen):
+                if self._stop.is_set():
+                    return
+                if not packet.size:
+                    continue
+                index = packet.stream_index
+                filtered = self._filters[index].filter(packet) if index in self._filters else [packet]
+                for whole in filtered:
+                    if self._restamp(whole, chosen_kind[index]):
+                        self._put(whole)
+        except (av.FFmpegError, OSError) as exc:
+            self.notes.append(f"sound ends early: {getattr(exc, 'strerror', None) or type(exc).__name__}")
+        finally:
+            self._put(None)
+            source.close()
+
+    def _restamp(self, packet: _AnyPacket, kind: str) -> bool:
+        """Move a packet to output time; False where it lies outside.
+
+        Audio that starts before 0 goes into MP4 and MOV only, whose edit lists hide it: it is what the decoder needs
+        to give the samples at 0. Matroska has none and would shift everything instead (measured: 128 ms of AAC priming
+        moved every video frame by 128 ms).
+        """
+        base = packet.time_base
+        pts = packet.pts if packet.pts is not None else packet.dts
+        if base is None or pts is None:
+            return False
+        if self._end is not None and pts * base >= self._end:
+            return False
+        lead = packet.dts - pts if packet.dts is not None else 0
+        pts -= round(self._origin / base)
+        duration = packet.duration or 0
+        if pts < 0 and kind == "subtitle":
+            if pts + duration <= 0:
+                return False
+            packet.duration, pts = pts + duration, 0
+        elif pts < 0 and not (self._lead_in and duration and pts + duration >= 0):
+            return False
+        packet.pts = pts
+        packet.dts = pts + lead if kind == "audio" else max(0, pts + lead)
+        return True
+
+    def _put(self, packet: _AnyPacket | None) -> None:
+        while not self._stop.is_set():
+            try:
+                self._packets.put(packet, timeout=_POLL_SECONDS)
+            except queue.Full:
+                continue
+            return
+
+
+def _seconds(packet: _AnyPacket) -> Fraction:
+    if packet.pts is None or packet.time_base is None:
+        return Fraction(0)
+    return packet.pts * packet.time_base
+
+
+def _codec_name(stream: Stream) -> str:
+    return stream.codec_context.name if stream.codec_context is not None else "unknown codec"
+
+
+def _takes(muxer: str, stream: Stream) -> bool:
+    """Whether the muxer writes a header with this stream in it: what its codec tables say is not the whole truth."""
+    import av
+
+    trial = av.open(io.BytesIO(), "w", format=muxer)
+    try:
+        trial.add_stream_from_template(stream)
+        trial.start_encoding()
+    except (av.FFmpegError, ValueError, OSError):
+        return False
+    finally:
+        with contextlib.suppress(av.FFmpegError, ValueError, OSError):
+            trial.close()
+    return True

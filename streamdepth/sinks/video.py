@@ -1,0 +1,308 @@
+"""Video files: as many frames out as in, at the times they came with."""
+
+from __future__ import annotations
+
+import contextlib
+from fractions import Fraction
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, cast
+
+from streamdepth.errors import SinkError, UsageError
+from streamdepth.sinks.base import BaseSink
+from streamdepth.sinks.encoding import Encoding, container_of, container_options, encoding_for, key_interval
+from streamdepth.sinks.files import OutputFile, claim_file, is_disk_error, reason, write_failed
+from streamdepth.sinks.fit import Fitter
+from streamdepth.sinks.packets import PacketCopier
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import av
+    from av.container import OutputContainer
+    from av.packet import Packet
+    from av.video.stream import VideoStream
+
+    from streamdepth.frame import PictureInfo, Result, StreamInfo
+    from streamdepth.look import LookControl
+
+# The largest timescale FFmpeg's MP4 muxer accepts is a signed 32-bit integer.
+_MAX_TICKS = 2**31 - 1
+_WRITE_BYTES = 1 << 16
+# A video this much shorter than its file says has been cut short by the user.
+_SHORT_SECONDS = 0.5
+
+
+class VideoSink(BaseSink):
+    """Encodes pictures into MKV, MP4, MOV or WebM, chosen by the suffix.
+
+    Time: every frame keeps its own pts; MP4 and MOV keep it to the tick, Matroska and WebM count whole milliseconds
+    (their muxer's clock) and get the nearest. Of a trimmed source the origin becomes 0.
+
+    Sound and subtitles of the input are copied packet by packet as the video proceeds; what the container cannot hold
+    is left out and said in ``note``, never transcoded.
+
+    While it is being written the file has its final name and plays up to the last second (MP4, MOV: two): clusters in
+    Matroska/WebM, fragments in MP4/MOV, which become one ordinary indexed file when it is closed. A crash, a kill or a
+    full disk therefore leaves a file that plays. A run that produced no frame leaves none.
+
+    Pictures of another size than the first are scaled to fit inside it on black and counted as ``resized``.
+
+    Args:
+        path: file to write; missing folders are created.
+        control: the look of the pictures.
+        overwrite: replace a file that is there.
+        codec: FFmpeg encoder; None = libx264 (WebM: VP9), for a transparent look one that carries alpha.
+        crf, preset: the encoder's quality and speed; None = its default here (x264: 20, veryfast).
+        threads: encoder threads, 0 = the encoder decides.
+        options: further FFmpeg encoder options; one the encoder does not know is an error.
+        copy_sound: copy audio and subtitles.
+
+    Raises:
+        UsageError: suffix or codec unknown, or a transparent look in a container that cannot carry alpha.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        control: LookControl,
+        overwrite: bool = False,
+        codec: str | None = None,
+        crf: float | None = None,
+        preset: str | None = None,
+        threads: int = 0,
+        options: Mapping[str, str] | None = None,
+        copy_sound: bool = True,
+    ) -> None:
+        super().__init__(str(path), control)
+        self._path = Path(path)
+        self._container = container_of(self._path.suffix)
+        if threads < 0:
+            raise UsageError(f"encoder threads are 0 (the encoder decides) or more, not {threads}")
+        self._transparent = control.look.transparent
+        self._codec = codec or (self._container.alpha_codec if self._transparent else self._container.codec)
+        if self._transparent and self._container.alpha_codec is None:
+            raise UsageError(f"{self._path}: {self._path.suffix} cannot carry transparency; use .webm or .mov")
+        self._overwrite = overwrite
+        self._threads = threads
+        self._options = dict(options or {})
+        if crf is not None:
+            self._options["crf"] = f"{crf:g}"
+        if preset is not None:
+            self._options["preset"] = preset
+        self._copy_sound = copy_sound
+        self._file: OutputFile | None = None
+        self._output: OutputContainer | None = None
+        self._stream: VideoStream | None = None
+        self._copier: PacketCopier | None = None
+        self._fitter: Fitter | None = None
+        self._info: StreamInfo | None = None
+        self._time_base = Fraction(1, 1000)
+        self._origin = Fraction(0)
+        self._created = self._broken = self._flushed = self._closed = False
+        self._frames = 0
+        self._first_pts = self._last_pts = self._last_step = 0
+        self._notes: list[str] = []
+
+    @property
+    def note(self) -> str:
+        return "; ".join(self._notes + (self._copier.notes if self._copier is not None else []))
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        resized = self._fitter.resized if self._fitter is not None else 0
+        return MappingProxyType({"resized": resized} if resized else {})
+
+    def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:
+        """
+        Raises:
+            UsageError: the output is the input, or an option unknown to the encoder.
+            OutputExistsError: it is there and may not be overwritten.
+            SinkError: it cannot be written, or the encoder refuses this size.
+        """
+        if picture is None or self._codec is None:
+            raise UsageError(f"{self.name}: a video file needs pictures")
+        encoding = encoding_for(picture, codec=self._codec, transparent=self._transparent, options=self._options)
+        self._info = stream
+        self._created = claim_file(self._path, overwrite=self._overwrite, media_path=stream.media_path)
+        try:
+            self._open_output(stream, picture, encoding)
+        except BaseException:
+            self._broken = True
+            self.close()
+            raise
+
+    def process(self, result: Result) -> None:
+        if self._stream is None or self._fitter is None or result.picture is None:
+            raise SinkError(f"{self.name}: not open, or no picture to write")
+        picture = self._fitter(result.picture)
+        seconds = result.frame.pts * result.frame.time_base - self._origin
+        pts = _nearest(seconds / self._time_base)
+        if self._frames:
+            self._last_step = pts - self._last_pts
+        else:
+            self._first_pts = pts
+        picture.pts, picture.time_base = pts, self._time_base
+        self._last_pts = pts
+        self._encode(picture)
+        self._frames += 1
+
+    def flush(self) -> None:
+        """Write what the encoder holds back, and the rest of the sound."""
+        if self._flushed or self._broken or self._output is None or not self._frames:
+            return
+        self._flushed = True
+        self._encode(None)
+        self._copy(self._sound_end())
+
+    def interrupt(self) -> None:
+        if self._copier is not None:
+            self._copier.interrupt()
+
+    def close(self) -> None:
+        """
+        Raises:
+            SinkError: the end of the file could not be written; what came before stays readable.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.flush()
+        finally:
+            if self._copier is not None:
+                self._copier.close()
+            self._finish()
+
+    def _open_output(self, stream: StreamInfo, picture: PictureInfo, encoding: Encoding) -> None:
+        import av
+
+        self._time_base, self._origin = _output_time(stream)
+        options = container_options(self._container, self._time_base.denominator)
+        self._file = OutputFile(self._path)
+        output = av.open(
+            self._file, "w", format=self._container.muxer, container_options=options, buffer_size=_WRITE_BYTES
+        )
+        self._output = output
+        try:
+            video = cast("VideoStream", output.add_stream(encoding.codec, rate=stream.rate or Fraction(25)))
+        except ValueError as exc:
+            raise UsageError(
+                f"{self.name}: {self._path.suffix} cannot hold {encoding.codec} video; "
+                f"use {self._container.codec} or another container"
+            ) from exc
+        self._stream = video
+        video.width, video.height, video.pix_fmt = picture.width_px, picture.height_px, encoding.pix_fmt
+        context = video.codec_context
+        if stream.rate is None:
+            context.framerate = Fraction(0)  # no rate is better than a made-up one: players then go by time stamps
+        context.time_base = video.time_base = self._time_base
+        context.color_range, context.colorspace = encoding.color.range, encoding.color.matrix
+        context.color_primaries, context.color_trc = encoding.color.primaries, encoding.color.transfer
+        context.sample_aspect_ratio = stream.sample_aspect_ratio
+        context.thread_count = self._threads
+        interval = key_interval(encoding.codec, stream.rate)
+        context.options = ({} if interval is None else {"g": str(interval)}) | dict(encoding.options)
+        self._open_encoder(encoding, picture)
+        self._fitter = Fitter(picture.width_px, picture.height_px, encoding.pix_fmt, encoding.color)
+        if self._copy_sound and stream.media_path is not None:
+            self._copier = PacketCopier(
+                stream.media_path, origin_seconds=stream.origin_seconds, end_seconds=stream.end_seconds
+            )
+            self._copier.open(output, self._container.muxer)
+            self._copier.start()
+
+    def _open_encoder(self, encoding: Encoding, picture: PictureInfo) -> None:
+        import av
+
+        assert self._stream is not None  # noqa: S101 - for the type checker
+        context = self._stream.codec_context
+        size = f"{picture.width_px}x{picture.height_px}"
+        try:
+            context.open()
+        except (av.FFmpegError, ValueError) as exc:
+            given = "".join(f" {key}={value}" for key, value in self._options.items())
+            raise SinkError(
+                f"{self.name}: the encoder {encoding.codec} refuses {size} {encoding.pix_fmt}{given} ({reason(exc)}); "
+                f"choose another --codec, options or size"
+            ) from exc
+        for left in context.options:
+            if left in self._options:
+                name = encoding.codec
+                raise UsageError(f"the encoder {name} has no option {left!r}; ffmpeg -h encoder={name} lists them")
+
+    def _encode(self, picture: av.VideoFrame | None) -> None:
+        import av
+
+        assert self._stream is not None and self._output is not None  # noqa: S101, PT018 - for the type checker
+        last: Packet[VideoStream] | None = None
+        try:
+            for packet in self._stream.encode(picture):
+                self._output.mux(packet)
+                last = packet
+        except (av.FFmpegError, OSError, ValueError) as exc:
+            self._broken = True
+            raise write_failed(self._path, exc) from exc
+        if last is not None and last.dts is not None and last.time_base is not None:
+            self._copy(last.dts * last.time_base)
+
+    def _copy(self, until: Fraction | None) -> None:
+        import av
+
+        if self._copier is None or self._output is None:
+            return
+        for packet in self._copier.until(until):
+            try:
+                self._output.mux(packet)
+            except (av.FFmpegError, OSError, ValueError) as exc:
+                if is_disk_error(exc):
+                    self._broken = True
+                    raise write_failed(self._path, exc) from exc
+                self._copier.leave_out(packet, reason(exc))
+
+    def _sound_end(self) -> Fraction | None:
+        """Where copied sound stops: with the video if the run ended early, else with the input."""
+        assert self._info is not None  # noqa: S101 - for the type checker
+        step = self._last_step * self._time_base or (1 / self._info.rate if self._info.rate else Fraction(1, 25))
+        end = self._last_pts * self._time_base + step
+        if self._info.end_seconds is None and self._info.duration_seconds is not None:
+            shown = end - self._first_pts * self._time_base
+            return None if shown >= self._info.duration_seconds - _SHORT_SECONDS else end
+        return end
+
+    def _finish(self) -> None:
+        import av
+
+        output, self._output = self._output, None
+        self._stream = None
+        try:
+            if self._file is not None and (self._broken or not self._frames):
+                # Closing the file under the muxer keeps it from writing an end, which after an error would overwrite
+                # the start of what can still be read.
+                self._file.close()
+            if output is not None:
+                try:
+                    output.close()
+                except (av.FFmpegError, OSError, ValueError) as exc:
+                    if not self._broken:
+                        raise write_failed(self._path, exc) from exc
+        finally:
+            if self._file is not None:
+                self._file.close()
+            if self._created and not self._frames:
+                with contextlib.suppress(OSError):
+                    self._path.unlink()
+
+
+def _output_time(stream: StreamInfo) -> tuple[Fraction, Fraction]:
+    """Time base of the output and media time of its 0: the input's own, refined so that the origin is a whole tick."""
+    base, origin = stream.time_base, stream.origin_seconds
+    refined = base / (origin / base).denominator
+    # 1/ticks: MP4 keeps ticks per second as an integer.
+    ticks = Fraction(1, refined.denominator)
+    return (ticks, origin) if ticks.denominator <= _MAX_TICKS else (Fraction(1, 90000), origin)
+
+
+def _nearest(value: Fraction) -> int:
+    return (2 * value.numerator + value.denominator) // (2 * value.denominator)

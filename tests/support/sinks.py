@@ -1,0 +1,178 @@
+"""Results to feed sinks with, and readers of what they wrote that share no code with them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import av
+import numpy as np
+import pytest
+
+from streamdepth.frame import ColorTags, DepthMap, DepthRange, Frame, PictureInfo, Result, Sense, StreamInfo
+from streamdepth.look import Look, LookControl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from streamdepth.stages import Sink
+
+FFPROBE = shutil.which("ffprobe")
+
+
+def control(**changes: Any) -> LookControl:
+    return LookControl(Look(**changes))
+
+
+def stream_info(
+    *,
+    width: int = 64,
+    height: int = 48,
+    pix_fmt: str = "yuv420p",
+    time_base: Fraction = Fraction(1, 25),
+    rate: Fraction | None = Fraction(25),
+    **more: Any,
+) -> StreamInfo:
+    return StreamInfo(
+        source_id="clip", width_px=width, height_px=height, pix_fmt=pix_fmt, time_base=time_base, rate=rate, **more
+    )
+
+
+def picture_info(info: StreamInfo) -> PictureInfo:
+    return PictureInfo(info.width_px, info.height_px, info.pix_fmt, info.color)
+
+
+def info_of(path: Path, **more: Any) -> StreamInfo:
+    """A file as a source would describe it."""
+    with av.open(str(path)) as container:
+        stream = cast("av.video.stream.VideoStream", container.streams.best("video"))
+        picture = next(container.decode(stream))
+        return StreamInfo(
+            source_id=path.name,
+            width_px=picture.width,
+            height_px=picture.height,
+            pix_fmt=picture.format.name,
+            time_base=cast("Fraction", stream.time_base),
+            rate=stream.average_rate,
+            duration_seconds=None if container.duration is None else container.duration / 1e6,
+            color=ColorTags.of(picture),
+            sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
+            media_path=str(path),
+            **more,
+        )
+
+
+def paint(width: int, height: int, index: int, pix_fmt: str = "yuv420p") -> av.VideoFrame:
+    """A picture that differs from its neighbours."""
+    y, x = np.mgrid[:height, :width]
+    channels = [(x * 4 + index * 8) % 256, (y * 4 + index * 3) % 256, np.full_like(x, (index * 16) % 256)]
+    rgb = np.stack(channels, axis=-1).astype(np.uint8)
+    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+    return picture if pix_fmt == "rgb24" else picture.reformat(format=pix_fmt)
+
+
+def depth_map(values: NDArray[Any] | None = None, *, sense: Sense = Sense.METRIC_M, index: int = 0) -> DepthMap:
+    if values is None:
+        y, x = np.mgrid[:12, :16]
+        values = 1.0 + 0.1 * x + 0.05 * y + 0.01 * index
+    return DepthMap(np.ascontiguousarray(values, np.float32), sense)
+
+
+def result(
+    picture: av.VideoFrame,
+    pts: int,
+    *,
+    index: int = 0,
+    time_base: Fraction = Fraction(1, 25),
+    depth: DepthMap | None = None,
+    captured_ns: int = 0,
+) -> Result:
+    frame = Frame("clip", index, pts, time_base, captured_ns, picture)
+    return Result(frame, depth or depth_map(index=index), DepthRange(0.0, 10.0), picture)
+
+
+def results_of(path: Path) -> Iterator[Result]:
+    """Every frame of a file with itself as the coloured picture."""
+    with av.open(str(path)) as container:
+        stream = cast("av.video.stream.VideoStream", container.streams.best("video"))
+        for index, picture in enumerate(container.decode(stream)):
+            yield result(picture, cast("int", picture.pts), index=index, time_base=cast("Fraction", picture.time_base))
+
+
+def painted(
+    stamps: Sequence[int],
+    *,
+    width: int = 64,
+    height: int = 48,
+    pix_fmt: str = "yuv420p",
+    time_base: Fraction = Fraction(1, 25),
+) -> Iterator[Result]:
+    for index, pts in enumerate(stamps):
+        yield result(paint(width, height, index, pix_fmt), pts, index=index, time_base=time_base)
+
+
+def run_sink(sink: Sink, info: StreamInfo, results: Iterable[Result], picture: PictureInfo | None = None) -> None:
+    """What the pipeline does with one sink, on this thread."""
+    sink.open(info, picture or picture_info(info))
+    try:
+        for item in results:
+            sink.process(item)
+        sink.flush()
+    finally:
+        sink.close()
+
+
+def probe(path: Path, *, stream: str = "v:0") -> dict[str, Any]:
+    """What ffprobe says of a stream: its fields, plus ``pts`` and ``seconds`` of every frame and ``all`` streams."""
+    assert FFPROBE is not None
+    command = [FFPROBE, "-v", "error", "-select_streams", stream, "-show_streams", "-show_frames", "-of", "json"]
+    ran = subprocess.run([*command, str(path)], capture_output=True, text=True, check=True, timeout=60)
+    found = json.loads(ran.stdout)
+    described = dict(found["streams"][0])
+    described["pts"] = [frame["pts"] for frame in found["frames"] if "pts" in frame]
+    described["seconds"] = [float(frame["pts_time"]) for frame in found["frames"] if "pts_time" in frame]
+    described["errors"] = ran.stderr
+    return described
+
+
+def packets(path: Path, kind: str, index: int = 0) -> list[tuple[Fraction, bytes]]:
+    """Time in seconds and content of every packet of one audio or subtitle stream."""
+    with av.open(str(path)) as container:
+        stream = [found for found in container.streams if found.type == kind][index]
+        return [
+            (cast("int", packet.pts) * packet.time_base, bytes(packet))
+            for packet in container.demux(stream)
+            if packet.size
+        ]
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, *, kilobytes: int) -> Iterator[Path]:
+    """A file system of its own that is soon full. Skips the test where it cannot be mounted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+    try:
+        ran = subprocess.run(mount, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        pytest.skip(f"no small disk: {exc}")
+    if ran.returncode:
+        pytest.skip(f"no small disk: {ran.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True, timeout=10)
+
+
+def shared_clip(name: str) -> Path:
+    """A clip of the media folder beside the checkout. Skips the test where it is absent."""
+    path = Path(__file__).parents[3] / "shared" / "media" / name
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    return path
