@@ -210,9 +210,11 @@ def fetch(
         _check_size(access, listing, file, cached)
         return cached
     if listing.cached_only:
-        raise ModelNotFoundError(
-            f"{listing.repository}: {file} is not in the cache and the Hub cannot be asked; go online once"
-        )
+        wanted = "cannot be downloaded again" if force else "is not in the cache"
+        raise ModelNotFoundError(f"{listing.repository}: {file} {wanted}, the Hub cannot be asked; go online once")
+    if cached is not None and not cached.is_symlink():
+        # where links do not work the cache holds copies, which huggingface_hub does not replace
+        cached.unlink()
     return _download(access, listing, file, listing.commit, force, progress)
 
 

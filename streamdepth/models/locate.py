@@ -271,13 +271,19 @@ def _beside(path: Path, name: str) -> Path | None:
     return above if ours & keys else None
 
 
+def folder_variants(target: Target, provider: str) -> tuple[Mapping[str, str], JsConfig, Mapping[str, Any]]:
+    """dtype -> path in a local folder, and what its ``config.json`` says."""
+    config = target.path / CONFIG_NAME
+    settings = read_json(config) if config.is_file() else {}
+    js = js_config(settings, provider, str(config))
+    return variants(_onnx_files(target.path), js, target.name, target.name), js, settings
+
+
 def _locate_folder(target: Target, dtype: str, provider: str) -> Located:
     folder = target.path
     config = folder / CONFIG_NAME
     preprocessor = folder / PREPROCESSOR_NAME
-    settings = read_json(config) if config.is_file() else {}
-    js = js_config(settings, provider, str(config))
-    found = variants(_onnx_files(folder), js, target.name, target.name)
+    found, js, settings = folder_variants(target, provider)
     choice = choose(found, dtype, provider, js, target.name)
     path = folder / choice.path
     graph = read_graph(path)

@@ -1,0 +1,292 @@
+"""What there is to choose from: known models, what the cache has, one model in detail, and fetching ahead of use."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal
+
+from streamdepth.errors import ModelError, ModelNotFoundError, UsageError
+from streamdepth.frame import Sense
+from streamdepth.models.dtypes import DEFAULT_DTYPE, in_order, split_dtype
+from streamdepth.models.hub import (
+    HubAccess,
+    Listing,
+    RepoFile,
+    cached_path,
+    fetch,
+    list_repository,
+    pull_hint,
+)
+from streamdepth.models.layout import check_dtype, variants
+from streamdepth.models.locate import BUILT_IN, builtin_record, folder_variants, hub_choice, target_of
+from streamdepth.models.resolve import resolve
+from streamdepth.models.table import KnownModel, find_known, known_models
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from streamdepth.models.hub import Progress
+    from streamdepth.models.spec import ModelSpec
+
+_MB = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One line of ``models list``.
+
+    Attributes:
+        name: what to give as the model.
+        kind: in the package, in the table, or only found in the cache.
+        sense: what its numbers mean, None if unknown before the graph is read.
+        licence: SPDX id or name, empty if unknown.
+        sizes_mb: dtype -> megabytes to download (in the package: on disk).
+        speed_ms: ``"dtype WxH"`` -> milliseconds a picture where measured (two x86-64 cores, ONNX Runtime's CPU).
+        cached: dtypes that are in the cache.
+        cached_bytes: what the cache holds of it altogether.
+        notes: lines for people.
+    """
+
+    name: str
+    kind: Literal["built-in", "known", "cached"]
+    sense: Sense | None
+    licence: str = ""
+    sizes_mb: Mapping[str, int] = field(default_factory=dict)
+    speed_ms: Mapping[str, float] = field(default_factory=dict)
+    cached: tuple[str, ...] = ()
+    cached_bytes: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VariantFile:
+    """One dtype of a model: its graph's path in the repository or folder, bytes with weights, whether it is here."""
+
+    dtype: str
+    file: str
+    size_bytes: int | None
+    local: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDetails:
+    """``models show``: everything that can be known without a download.
+
+    Attributes:
+        name: as asked for, redacted.
+        revision: commit or version shown, empty where there is none.
+        variants: dtypes there are.
+        chosen: dtype that ``dtype`` means for the provider.
+        spec: of the chosen dtype, None while its graph is not on this machine.
+        known: its row in the table.
+        licence: the table's or the model card's.
+        notes: lines for people.
+    """
+
+    name: str
+    revision: str
+    variants: tuple[VariantFile, ...]
+    chosen: str
+    spec: ModelSpec | None
+    known: KnownModel | None
+    licence: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What ``models pull`` did: the model, every local file of it, and those that came over the network."""
+
+    spec: ModelSpec
+    files: tuple[Path, ...]
+    downloaded: tuple[str, ...]
+    repaired: tuple[str, ...]
+
+
+def list_models(access: HubAccess | None = None) -> tuple[ModelEntry, ...]:
+    """The model in the package, the table's, then others in the cache. Touches no network."""
+    cached = _scan_cache(access or HubAccess())
+    record = builtin_record()
+    file = Path(resolve(BUILT_IN).path)
+    entries = [
+        ModelEntry(
+            name=BUILT_IN,
+            kind="built-in",
+            sense=Sense(record["sense"]),
+            licence=record["licence"],
+            sizes_mb={record["dtype"]: round(file.stat().st_size / _MB)},
+            speed_ms=record["speed_ms"],
+            notes=tuple(record["notes"]),
+        )
+    ]
+    for model in known_models():
+        dtypes, size = cached.pop(model.name.lower(), ("", (), 0))[1:]
+        entries.append(
+            ModelEntry(
+                name=model.name,
+                kind="known",
+                sense=model.sense,
+                licence=model.licence,
+                sizes_mb=model.sizes_mb,
+                speed_ms=model.speed_ms,
+                cached=dtypes,
+                cached_bytes=size,
+                notes=model.notes,
+            )
+        )
+    for name, dtypes, size in sorted(cached.values()):
+        entries.append(ModelEntry(name=name, kind="cached", sense=None, cached=dtypes, cached_bytes=size))
+    return tuple(entries)
+
+
+def _scan_cache(access: HubAccess) -> dict[str, tuple[str, tuple[str, ...], int]]:
+    """Lower-case repository -> its name, the dtypes cached of it, bytes; only repositories with ONNX files."""
+    if not access.cache.is_dir():
+        return {}
+    from huggingface_hub import scan_cache_dir
+
+    found = {}
+    for repo in scan_cache_dir(access.cache).repos:
+        files = {file.file_name for revision in repo.revisions for file in revision.files}
+        dtypes = {split_dtype(PurePosixPath(f).stem)[1] for f in files if f.lower().endswith(".onnx")}
+        if repo.repo_type == "model" and dtypes:
+            found[repo.repo_id.lower()] = (repo.repo_id, tuple(in_order(dtypes)), int(repo.size_on_disk))
+    return found
+
+
+def show_model(
+    model: str | Path,
+    *,
+    dtype: str = DEFAULT_DTYPE,
+    revision: str | None = None,
+    provider: str = "cpu",
+    access: HubAccess | None = None,
+) -> ModelDetails:
+    """One model in detail. Asks the Hub what a repository has, but downloads nothing larger than its configuration.
+
+    Raises:
+        As :func:`~streamdepth.models.resolve.resolve`.
+    """
+    check_dtype(dtype)
+    access = access or HubAccess()
+    target = target_of(model, access.base_url) if "://" in str(model) else target_of(model)
+    if target.kind != "hub":
+        spec = resolve(model, dtype=dtype, revision=revision, provider=provider, access=access)
+        if target.kind == "folder":
+            graphs = dict(folder_variants(target, provider)[0])
+        else:
+            graphs = {spec.dtype: spec.path.name}
+        root = target.path if target.kind == "folder" else spec.path.parent
+        here = tuple(VariantFile(d, graphs[d], _size_here(root / graphs[d]), True) for d in in_order(graphs))
+        return ModelDetails(target.name, spec.revision, here, spec.dtype, spec, None, spec.licence, spec.notes)
+    listing = list_repository(access, target.repository, revision)
+    choice, js, _ = hub_choice(target, listing, dtype, provider, access)
+    if target.file:
+        found: Mapping[str, str] = {choice.dtype: choice.path}
+    else:
+        found = variants(listing.files, js, target.repository)
+    shown = tuple(
+        VariantFile(d, found[d], _size(listing, found[d]), cached_path(access, listing, found[d]) is not None)
+        for d in in_order(found)
+    )
+    known = find_known(target.repository)
+    notes = [listing.note] if listing.note else []
+    try:
+        spec_here: ModelSpec | None = resolve(
+            model,
+            dtype=dtype if target.file else choice.dtype,
+            revision=listing.commit,
+            provider=provider,
+            access=replace(access, offline=True),
+        )
+    except ModelNotFoundError:
+        spec_here = None
+        notes.append(f"{choice.dtype} is not downloaded; run `streamdepth models pull {target.name}`")
+    licence = (known.licence if known is not None else "") or listing.licence
+    return ModelDetails(target.name, listing.commit, shown, choice.dtype, spec_here, known, licence, tuple(notes))
+
+
+def _size_here(graph: Path) -> int:
+    return sum(p.stat().st_size for p in (graph, *graph.parent.glob(f"{graph.name}_data*")))
+
+
+def _size(listing: Listing, graph: str) -> int | None:
+    """Bytes of a graph and its weight files, by the names exporters give them (``model.onnx_data``, ``_data_1``)."""
+    sizes = [entry.size for file, entry in listing.files.items() if file == graph or file.startswith(f"{graph}_data")]
+    return None if any(size is None for size in sizes) else sum(size or 0 for size in sizes)
+
+
+def pull(
+    model: str,
+    *,
+    dtype: str = DEFAULT_DTYPE,
+    revision: str | None = None,
+    provider: str = "cpu",
+    force: bool = False,
+    progress: Progress | None = None,
+    access: HubAccess | None = None,
+) -> Pulled:
+    """Fetch a Hub model into the cache, check every file of it, and repair what is damaged there.
+
+    Args:
+        force: download again even what is sound.
+    Raises:
+        UsageError: not a Hub name.
+        ModelError: as :func:`~streamdepth.models.resolve.resolve`, or what came in is not what the Hub announced.
+    """
+    check_dtype(dtype)
+    access = access or HubAccess()
+    target = target_of(model, access.base_url) if "://" in model else target_of(model)
+    if target.kind != "hub":
+        raise UsageError(f"model {target.name}: is on this machine already; only Hub names (org/name) can be pulled")
+    listing = list_repository(access, target.repository, revision)
+    if listing.cached_only and force:
+        raise ModelError(f"{target.repository}: cannot be downloaded again; {listing.note}, go online first")
+    repaired = _repair(access, listing, progress)
+    came: list[str] = []
+
+    def report(file: str, done_bytes: int, total_bytes: int | None, /) -> None:
+        if file not in came:
+            came.append(file)
+        if progress is not None:
+            progress(file, done_bytes, total_bytes)
+
+    spec = resolve(
+        model,
+        dtype=dtype,
+        # a name, not the commit just listed, so that the cache learns what the name is now
+        revision=revision,
+        provider=provider,
+        access=access,
+        progress=report,
+        force=force,
+    )
+    snapshot = access.folder(target.repository) / "snapshots" / spec.revision
+    for file in came:
+        if _damaged(snapshot / file, listing.files.get(file, RepoFile())):
+            raise ModelError(f"{target.repository}/{file}: came in damaged; {pull_hint(target.repository)}")
+    files = (spec.path, *spec.external_data)
+    return Pulled(spec, files, tuple(came), repaired)
+
+
+def _repair(access: HubAccess, listing: Listing, progress: Progress | None) -> tuple[str, ...]:
+    if listing.cached_only:
+        return ()
+    repaired = []
+    for file, entry in listing.files.items():
+        path = cached_path(access, listing, file)
+        if path is not None and _damaged(path, entry):
+            fetch(access, listing, file, force=True, progress=progress)
+            repaired.append(file)
+    return tuple(repaired)
+
+
+def _damaged(path: Path, entry: RepoFile) -> bool:
+    if entry.size is not None and path.stat().st_size != entry.size:
+        return True
+    if entry.sha256 is None:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256
