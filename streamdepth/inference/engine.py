@@ -97,6 +97,11 @@ class Slot:
         self.size = size
         self.geometries: list[Geometry | None] = [None] * engine.batch
 
+    @property
+    def exact(self) -> bool:
+        """Whether the engine preprocesses as ``transformers`` does."""
+        return self._engine.exact
+
     def write(self, row: int, picture: av.VideoFrame) -> None:
         """Preprocess a picture into row ``row``.
 

@@ -85,6 +85,20 @@ def open_session(spec: ModelSpec, provider: str = AUTO, threads: int | None = No
     return OpenSession(_open(spec, chosen, threads), chosen.name)
 
 
+def likely(provider: str = AUTO) -> str:
+    """The provider that ``auto`` tries first here; any other name as it is. Loads nothing but the GPU's driver."""
+    if provider != AUTO:
+        return provider
+    import onnxruntime as ort
+
+    there = ort.get_available_providers()
+    for name in _AUTO_ORDER:
+        candidate = next(p for p in PROVIDERS if p.name == name)
+        if candidate.ort_name in there and not (candidate.nvidia and _no_nvidia_driver()):
+            return name
+    return "cpu"
+
+
 def why_not(provider: Provider) -> str:
     """Why this provider cannot run on this machine, with the way out after a semicolon; empty where it can.
 

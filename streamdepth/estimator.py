@@ -1,0 +1,279 @@
+"""The still-picture API: one call in, one result out, on the same parts as the pipeline."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from streamdepth.errors import InferenceError, UsageError
+from streamdepth.inference.providers import AUTO, likely
+from streamdepth.look import Look, parse_alpha
+from streamdepth.stills.inputs import MAX_PIXELS, Still, read
+from streamdepth.stills.tensors import rows_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from streamdepth.frame import Sense
+    from streamdepth.inference.engine import Engine, RawDepth
+    from streamdepth.look import Style
+    from streamdepth.models.hub import Progress
+    from streamdepth.models.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Estimate:
+    """Depth of one picture.
+
+    Attributes:
+        data: float32 [H, W] at the picture's size, in the model's own sense.
+        image: PNG of it, None where no style was asked for.
+        width, height: of the picture, in pixels.
+        sense: what ``data`` means.
+        notes: one line each about what was left out, converted or assumed.
+    """
+
+    data: NDArray[np.float32]
+    image: bytes | None
+    width: int
+    height: int
+    sense: Sense
+    notes: tuple[str, ...] = ()
+
+    def to_node(self) -> dict[str, Any]:
+        """``{data, image, width, height}`` as JSON can hold it.
+
+        ``data`` is the list of all values, row after row, with None where a value is not finite; ``image`` is a
+        ``data:image/png;base64,`` URL or None.
+        """
+        finite = np.isfinite(self.data)
+        values: list[Any] = self.data.reshape(-1).tolist()
+        if not finite.all():
+            values = [value if good else None for value, good in zip(values, finite.reshape(-1).tolist(), strict=True)]
+        image = None if self.image is None else "data:image/png;base64," + base64.b64encode(self.image).decode("ascii")
+        return {"data": values, "image": image, "width": self.width, "height": self.height}
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One picture, or one row of a prepared tensor, on its way through."""
+
+    still: Still | None
+    row: NDArray[Any] | None
+    net_size: tuple[int, int]
+    notes: tuple[str, ...] = ()
+
+
+class DepthEstimator:
+    """A model ready to be used, on stills by calling it, on video through :meth:`engine`.
+
+    Making one finds the model, downloads it if need be, and reads its graph; the first use loads it and checks it on a
+    built-in picture. Thread-safe: calls run one after the other.
+
+    Args:
+        model: ``"built-in"``, a path, or a Hub name.
+        dtype: ``"auto"`` or one of the nine of the Hub's layout.
+        revision: branch, tag or commit of a Hub repository.
+        provider: execution provider, or ``"auto"``.
+        size: network size, ``N`` or ``"WxH"``; None = the model's own.
+        sense: what the output means, if the model's own word is wrong or missing.
+        exact: preprocess exactly as ``transformers`` does. None = for stills yes, for video the fast way.
+        threads: threads of one operator on the CPU, None = from the cores.
+        cache_dir: the Hub cache to use.
+        progress: told about downloads.
+        max_pixels: larger stills are refused.
+    Raises:
+        UsageError, ModelError, ModelNotFoundError, DeadlineError: as :func:`streamdepth.models.resolve.resolve`.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "built-in",
+        *,
+        dtype: str = "auto",
+        revision: str | None = None,
+        provider: str = AUTO,
+        size: str | int | Sequence[int] | None = None,
+        sense: str | Sense | None = None,
+        exact: bool | None = None,
+        threads: int | None = None,
+        cache_dir: Path | None = None,
+        progress: Progress | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads is at least 1, not {threads}")
+        if max_pixels < 1:
+            raise UsageError(f"max_pixels is at least 1, not {max_pixels}")
+        from streamdepth.models.resolve import resolve
+
+        self._asked_provider = provider
+        self._spec = resolve(
+            model,
+            dtype=dtype,
+            revision=revision,
+            size=size,
+            sense=sense,
+            provider=likely(provider),
+            cache_dir=cache_dir,
+            progress=progress,
+        )
+        self._exact = exact
+        self._threads = threads
+        self._max_pixels = max_pixels
+        self._lock = threading.Lock()
+        self._engine: Engine | None = None
+        self._closed = False
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What is known of the model."""
+        return self._spec
+
+    @property
+    def provider(self) -> str:
+        """The provider that runs the model; before the first use, the one that will most likely."""
+        return likely(self._asked_provider) if self._engine is None else self._engine.provider
+
+    def engine(self, batch: int = 1, *, exact: bool | None = None) -> Engine:
+        """A new engine of one's own, checked on a built-in picture. The caller closes it.
+
+        Raises:
+            ProviderError, ModelError, InferenceError: see :class:`streamdepth.inference.engine.Engine`.
+        """
+        from streamdepth.inference.engine import Engine
+
+        chosen = exact if exact is not None else bool(self._exact)
+        engine = Engine(self._spec, provider=self._asked_provider, batch=batch, exact=chosen, threads=self._threads)
+        try:
+            engine.check()
+        except BaseException:
+            engine.close()
+            raise
+        return engine
+
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        style: Style | None = None,
+        alpha: float | str | Sequence[float] | None = 1.0,
+        reverse: bool = False,
+    ) -> Estimate | list[Estimate]:
+        """Depth of one picture or of a list of them.
+
+        Args:
+            inputs: see :func:`streamdepth.stills.inputs.read`; a list or tuple of such, of any sizes, is one batch.
+            style: palette for ``image``; None = no image. Near takes the palette's high end.
+            alpha: opacity of ``image``, one number or (nearest, farthest), 0..1.
+            reverse: far takes the high end instead.
+        Returns:
+            An Estimate; for a list, a list in its order. A tensor of several pictures counts as that many.
+        Raises:
+            UsageError, DataFormatError, SourceError: an input that cannot be used; nothing is returned then.
+            ModelError, ProviderError, InferenceError: the model cannot run.
+        """
+        look = self._look(style, alpha, reverse)
+        many = isinstance(inputs, list | tuple)
+        with self._lock:
+            engine = self._stills_engine()
+            items = [item for value in (inputs if many else [inputs]) for item in self._items(value, engine)]
+            results: list[Estimate | None] = [None] * len(items)
+            for batch in _batches(items, engine.batch):
+                slot = engine.acquire(items[batch[0]].net_size)
+                for row, number in enumerate(batch):
+                    item = items[number]
+                    if item.row is not None:
+                        slot.write_tensor(row, item.row)
+                    elif item.still is not None:
+                        self._write(slot, row, item.still)
+                for number, raw in zip(batch, engine.run_raw(slot, len(batch)), strict=True):
+                    results[number] = self._estimate(items[number], raw, engine, look)
+        estimates = [result for result in results if result is not None]
+        return estimates if many or len(estimates) != 1 else estimates[0]
+
+    def close(self) -> None:
+        """Give the model back. Idempotent; engines handed out are not touched."""
+        with self._lock:
+            self._closed = True
+            if self._engine is not None:
+                self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Inside -------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _look(style: Style | None, alpha: float | str | Sequence[float] | None, reverse: bool) -> Look | None:
+        if style is None:
+            return None
+        from streamdepth.colorize.palettes import palette
+
+        palette(style)  # an unknown style is told before any work
+        try:
+            return Look(style=style, alpha=parse_alpha(alpha), reverse=reverse)
+        except ValueError as exc:
+            raise UsageError(str(exc)) from exc
+
+    def _stills_engine(self) -> Engine:
+        if self._closed:
+            raise InferenceError(f"{self._spec.name}: the estimator is closed; make a new one")
+        if self._engine is None:
+            self._engine = self.engine(exact=self._exact is not False)
+        return self._engine
+
+    def _items(self, value: Any, engine: Engine) -> list[_Item]:
+        got = read(value, max_pixels=self._max_pixels)
+        if isinstance(got, Still):
+            height, width = got.rgb.shape[:2]
+            return [_Item(got, None, engine.network_size(width, height), got.notes)]
+        return [_Item(None, row, (row.shape[2], row.shape[1])) for row in rows_of(got, self._spec)]
+
+    @staticmethod
+    def _write(slot: Any, row: int, still: Still) -> None:
+        if slot.exact:
+            slot.write_rgb(row, still.rgb)
+            return
+        from streamdepth.inference.preprocess import picture_of
+
+        slot.write(row, picture_of(still.rgb))
+
+    def _estimate(self, item: _Item, raw: RawDepth, engine: Engine, look: Look | None) -> Estimate:
+        from streamdepth.inference import postprocess
+
+        family, view = self._spec.preprocessing.family, raw.field_of_view_degrees
+        if raw.geometry is None:
+            width, height = item.net_size
+            values = raw.values if view is None else postprocess.depth_pro_metres(raw.values, view)
+            data = postprocess.resize(values, width, height)
+        else:
+            width, height = raw.geometry.width_px, raw.geometry.height_px
+            data = postprocess.to_picture(
+                raw.values, family, raw.geometry, exact=engine.exact, field_of_view_degrees=view
+            )
+        image = None
+        if look is not None:
+            from streamdepth.stills.painting import png
+
+            image = png(data, self._spec.sense, look)
+        notes = (*item.notes, *((engine.note,) if engine.note else ()))
+        return Estimate(data, image, width, height, self._spec.sense, notes)
+
+
+def _batches(items: list[_Item], rows: int) -> list[list[int]]:
+    """Indices of items that go through the network together: one network size each, at most ``rows``."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for number, item in enumerate(items):
+        groups.setdefault(item.net_size, []).append(number)
+    return [group[first : first + rows] for group in groups.values() for first in range(0, len(group), rows)]

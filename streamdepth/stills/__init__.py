@@ -1,0 +1,1 @@
+"""Still pictures in and out, in every form people have them."""
