@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import av
-import numpy as np
 
 from streamdepth.colorize import bar, kernels, planes
 from streamdepth.colorize.color_math import resolve_tags
@@ -176,19 +175,19 @@ class Colorizer:
             def work(band: int, start: int, stop: int) -> None:
                 kernels.blend_packed(
                     source[0], written[0], target.channels, size, nearness, tables.chroma, fixed, field.marked,
-                    field.rows[band], field.wide[band], start, stop,
+                    field.rows[band], field.wide[band], field.held[band], start, stop,
                 )  # fmt: skip
 
             self._split(work, size[1])
             return
         semiplanar = target.family == "semiplanar"
-        words = np.empty((self._threads, 4, target.chroma_width_px(size[0])), written[0].dtype)
+        words = field.words.view(written[0].dtype)
 
         def work_yuv(band: int, start: int, stop: int) -> None:
             kernels.blend_yuv(
                 planes.triple(source), planes.triple(written), semiplanar, size, target.log2_chroma_w,
                 target.log2_chroma_h, nearness, (tables.luma, tables.chroma), fixed, field.marked, field.rows[band],
-                field.wide[band], words[band], start, stop,
+                field.terms[band], field.wide[band], words[band], field.held[band], start, stop,
             )  # fmt: skip
 
         self._split(work_yuv, target.chroma_height_px(size[1]))
@@ -202,7 +201,7 @@ class Colorizer:
             def work(band: int, start: int, stop: int) -> None:
                 kernels.paint_packed(
                     written[0], target.channels, origin, size, nearness, tables.chroma, fixed, field.marked,
-                    field.rows[band], field.wide[band], start, stop,
+                    field.rows[band], field.terms[band], field.held[band], start, stop,
                 )  # fmt: skip
 
             self._split(work, size[1])
@@ -213,7 +212,7 @@ class Colorizer:
             kernels.paint_yuv(
                 planes.triple(written), semiplanar, origin, size, target.log2_chroma_w, target.log2_chroma_h, nearness,
                 (tables.luma, tables.chroma), fixed, field.marked, field.rows[band],
-                field.wide[band].view(tables.chroma.dtype), start, stop,
+                field.terms[band].view(tables.chroma.dtype), field.held[band], start, stop,
             )  # fmt: skip
 
         self._split(work_yuv, target.chroma_height_px(size[1]))

@@ -39,6 +39,9 @@ class NearnessField:
         # 64 spare words a row keep rows of different bands out of each other's cache lines.
         self.rows = np.zeros((threads, 6, width_px + 64), np.uint16)
         self.wide = np.zeros((threads, width_px + 8), np.uint64)
+        self.terms = np.zeros((threads, width_px + 16), np.uint32)
+        self.words = np.zeros((threads, 4, width_px + 64), np.uint16)
+        self.held = np.zeros((threads, 8), np.int64)
         self._small = np.zeros((0, 0), np.uint16)
         self._axes: tuple[Any, ...] = ()
         self._picture = _NO_PICTURE
@@ -70,10 +73,10 @@ class NearnessField:
         if guided and guide is not None:
             self._refine(guide, split)
         if look.contours:
-            thickness = max(1, round(self.height_px / 540))
+            thickness = max(1, round(self.height_px / 360))
 
-            def draw(_band: int, start: int, stop: int) -> None:
-                kernels.draw_contours(self._picture, look.contours, thickness, start, stop)
+            def draw(band: int, start: int, stop: int) -> None:
+                kernels.draw_contours(self._picture, look.contours, thickness, self.rows[band], start, stop)
 
             split(draw, self.height_px)
         return (self._small, *self._axes, self._picture, True)
@@ -85,10 +88,9 @@ class NearnessField:
 
     def _fill_bilinear(self, split: Split) -> None:
         def fill(band: int, start: int, stop: int) -> None:
-            held = np.full(2, -1, np.int64)
             x_first, x_part, y_first, y_part = self._axes
             kernels.bilinear_picture(
-                self._small, x_first, x_part, y_first, y_part, self.invalid > 0, self.rows[band], held, self._picture,
+                self._small, x_first, x_part, y_first, y_part, self.invalid > 0, self.rows[band], self.held[band], self._picture,
                 start, stop,
             )  # fmt: skip
 

@@ -11,11 +11,12 @@ width once and kept, so that the inner loop has neither lookup nor division.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 
+from streamdepth.colorize.compiled import kernel
 from streamdepth.colorize.nearness import INVALID
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _spatial(part: NDArray[np.uint16]) -> NDArray[np.float32]:
     return np.exp(-0.5 * (distance / _SIGMA) ** 2).astype(np.float32)
 
 
-@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+@partial(kernel, fastmath=True)
 def _mean_guide(guide, small, low, start, stop):  # type: ignore[no-untyped-def]
     """Mean brightness under each depth pixel of rows ``start`` to ``stop``."""
     height, width = guide.shape
@@ -99,7 +100,7 @@ def _mean_guide(guide, small, low, start, stop):  # type: ignore[no-untyped-def]
                 low[j, i] = f32(_UNLIKE)
 
 
-@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+@partial(kernel, fastmath=True)
 def _refine(guide, low, small, x_first, y_first, across, down, spread, sums, picture, start, stop):  # type: ignore[no-untyped-def]
     rows, columns = low.shape
     width = picture.shape[1]

@@ -16,14 +16,14 @@ Compiled with numba, ``nogil``, cached on disk. Pure functions: all buffers are 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from streamdepth.colorize.compiled import kernel
 from streamdepth.colorize.nearness import INVALID, LINE, bilinear_row
 
 u8, u16, u32, u64, i32 = np.uint8, np.uint16, np.uint32, np.uint64, np.int32
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _entries(nearness, width, shift, count, marked, out):  # type: ignore[no-untyped-def]
     """Nearness to table entries; ``marked`` rows may hold INVALID and LINE."""
     half = (1 << shift) >> 1
@@ -41,7 +41,7 @@ def _entries(nearness, width, shift, count, marked, out):  # type: ignore[no-unt
             out[x] = (value + half) >> shift
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _chroma_nearness(upper, lower, width, log2_w, marked, out):  # type: ignore[no-untyped-def]
     """Mean nearness of the luma pixels a chroma sample covers. Rows are padded to an even width.
 
@@ -59,39 +59,41 @@ def _chroma_nearness(upper, lower, width, log2_w, marked, out):  # type: ignore[
         return
     step = 1 << log2_w
     for x in range(chroma_width):
-        total = 0
+        covered = 0
         seen = 0
         lines = 0
         for row in (upper, lower):
             for i in range(step):
                 value = row[x * step + i]
                 if value != INVALID:
-                    total += value & INVALID
+                    covered += value & INVALID
                     seen += 1
                     lines += value >> 15
         if seen == 0:
             out[x] = INVALID
         else:
-            mean = (total + seen // 2) // seen
+            mean = (covered + seen // 2) // seen
             out[x] = mean | LINE if 2 * lines >= seen else mean
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _nearness_row(small, x_first, x_part, y_first, y_part, picture, use_picture, y, width, stretched, held, out):  # type: ignore[no-untyped-def]
     if use_picture:
-        out[:width] = picture[y, :width]
+        row = picture[y]
+        for x in range(width):
+            out[x] = row[x]
     else:
         bilinear_row(small, x_first, x_part, y_first, y_part, y, width, stretched, held, out)
     out[width] = out[width - 1]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _lookup(table, entries, width, out):  # type: ignore[no-untyped-def]
     for x in range(width):
         out[x] = table[entries[x]]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _blend_luma(source, terms, width, pre, shift, post, out):  # type: ignore[no-untyped-def]
     half = u32((1 << shift) >> 1)
     pre, shift, post = u32(pre), u32(shift), u32(post)
@@ -102,7 +104,7 @@ def _blend_luma(source, terms, width, pre, shift, post, out):  # type: ignore[no
         out[x] = u32(mixed >> shift) << post
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _blend_chroma(source_u, source_v, terms, width, pre, shift, post, out_u, out_v):  # type: ignore[no-untyped-def]
     half = u32((1 << shift) >> 1)
     pre, shift, post = u32(pre), u32(shift), u32(post)
@@ -117,9 +119,25 @@ def _blend_chroma(source_u, source_v, terms, width, pre, shift, post, out_u, out
         out_v[x] = u32(mixed >> shift) << post
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def blend_yuv(  # type: ignore[no-untyped-def]
-    source, target, interleaved, size, log2_w, log2_h, nearness, tables, fixed, marked, rows, wide, words, start, stop
+    source,
+    target,
+    interleaved,
+    size,
+    log2_w,
+    log2_h,
+    nearness,
+    tables,
+    fixed,
+    marked,
+    rows,
+    terms,
+    wide,
+    words,
+    held,
+    start,
+    stop,
 ):
     """Blend rows ``start`` to ``stop`` (in chroma rows) of a planar or semi-planar picture over itself.
 
@@ -128,10 +146,11 @@ def blend_yuv(  # type: ignore[no-untyped-def]
         size: (width, height) of the picture.
         nearness: (small, x_first, x_part, y_first, y_part, picture, use_picture), as ``_nearness_row`` takes them.
         tables: (luma uint32, chroma uint64) as ``tables.BlendTables``.
-        fixed: (pre, shift, post, entry shift, entry count).
+        fixed: (pre, shift, post, entry shift, entry count): a word is shifted up by ``pre`` to 16 bits, the result
+            down by ``shift`` and up again by ``post``.
         marked: nearness may hold INVALID and LINE.
-        rows, wide, words: scratch, uint16 [6, >= width + 1], uint64 [>= width], words of the picture's type
-            [4, >= chroma width].
+        rows, terms, wide, words, held: scratch, uint16 [6, >= width + 1], uint32 and uint64 [>= width], words of the
+            picture's type [4, >= chroma width], int64 [2].
     """
     source_y, source_u, source_v = source
     target_y, target_u, target_v = target
@@ -141,8 +160,8 @@ def blend_yuv(  # type: ignore[no-untyped-def]
     pre, shift, post, entry_shift, count = fixed
     chroma_width = -(-width >> log2_w)
     block = 1 << log2_h
-    terms = wide.view(np.uint32)
-    held = np.full(2, -1, np.int64)
+    held[0] = -1
+    held[1] = -1
     for chroma_y in range(start, stop):
         first = chroma_y * block
         last = min(first + block, height)
@@ -176,9 +195,9 @@ def blend_yuv(  # type: ignore[no-untyped-def]
             )  # fmt: skip
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def paint_yuv(  # type: ignore[no-untyped-def]
-    target, interleaved, origin, size, log2_w, log2_h, nearness, tables, fixed, marked, rows, pairs, start, stop
+    target, interleaved, origin, size, log2_w, log2_h, nearness, tables, fixed, marked, rows, pairs, held, start, stop
 ):
     """Paint depth alone, rows ``start`` to ``stop`` in chroma rows, at ``origin`` (x, y) of the target.
 
@@ -196,7 +215,8 @@ def paint_yuv(  # type: ignore[no-untyped-def]
     block = 1 << log2_h
     half_bits = 4 * pairs.itemsize
     mask = (1 << half_bits) - 1
-    held = np.full(2, -1, np.int64)
+    held[0] = -1
+    held[1] = -1
     for chroma_y in range(start, stop):
         first = chroma_y * block
         last = min(first + block, height)
@@ -223,8 +243,8 @@ def paint_yuv(  # type: ignore[no-untyped-def]
                 out_v[x] = pairs[x] >> half_bits
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def blend_packed(source, target, channels, size, nearness, table, fixed, marked, rows, wide, start, stop):  # type: ignore[no-untyped-def]
+@kernel
+def blend_packed(source, target, channels, size, nearness, table, fixed, marked, rows, wide, held, start, stop):  # type: ignore[no-untyped-def]
     """Blend rows ``start`` to ``stop`` of a packed RGB picture over itself.
 
     A fourth channel is the source's straight alpha; the colour then goes over it by Porter and Duff's *over*.
@@ -232,7 +252,8 @@ def blend_packed(source, target, channels, size, nearness, table, fixed, marked,
     width, _ = size
     small, x_first, x_part, y_first, y_part, picture, use_picture = nearness
     _, _, _, entry_shift, count = fixed
-    held = np.full(2, -1, np.int64)
+    held[0] = -1
+    held[1] = -1
     for y in range(start, stop):
         _nearness_row(small, x_first, x_part, y_first, y_part, picture, use_picture, y, width, rows[:2], held, rows[2])
         _entries(rows[2], width, entry_shift, count, marked, rows[4])
@@ -268,15 +289,15 @@ def blend_packed(source, target, channels, size, nearness, table, fixed, marked,
                     out[4 * x + 3] = u8(cover * 255.0 + 0.5)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def paint_packed(target, channels, origin, size, nearness, table, fixed, marked, rows, wide, start, stop):  # type: ignore[no-untyped-def]
+@kernel
+def paint_packed(target, channels, origin, size, nearness, table, fixed, marked, rows, pixels, held, start, stop):  # type: ignore[no-untyped-def]
     """Paint depth alone into a packed picture at ``origin``; ``table`` holds a pixel's bytes in an uint32."""
     origin_x, origin_y = origin
     width, _ = size
     small, x_first, x_part, y_first, y_part, picture, use_picture = nearness
     _, _, _, entry_shift, count = fixed
-    pixels = wide.view(np.uint32)
-    held = np.full(2, -1, np.int64)
+    held[0] = -1
+    held[1] = -1
     for y in range(start, stop):
         _nearness_row(small, x_first, x_part, y_first, y_part, picture, use_picture, y, width, rows[:2], held, rows[2])
         _entries(rows[2], width, entry_shift, count, marked, rows[4])
@@ -297,7 +318,7 @@ def paint_packed(target, channels, origin, size, nearness, table, fixed, marked,
                 out[3 * x + 2] = (pixel >> u32(16)) & u32(0xFF)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def blend_patch(target, alpha, premultiplied, channel, step, origin, pre, shift, post):  # type: ignore[no-untyped-def]
     """Blend a small picture (the colour bar) into one plane, in place.
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
+from streamdepth.colorize.compiled import kernel
 from streamdepth.colorize.tables import NEARNESS_ONE
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def axis(small: int, large: int) -> tuple[NDArray[np.uint32], NDArray[np.uint16]
     return first.astype(np.uint32), part.astype(np.uint16)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def normalise(values, valid, use_valid, scale, offset, out):  # type: ignore[no-untyped-def]
     """Depth to nearness at depth's resolution; returns how many values are not valid.
 
@@ -62,7 +62,7 @@ def normalise(values, valid, use_valid, scale, offset, out):  # type: ignore[no-
     return invalid
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def stretch_row(small, first, part, width, out):  # type: ignore[no-untyped-def]
     """One depth row at the frame's width."""
     for x in range(width):
@@ -72,7 +72,7 @@ def stretch_row(small, first, part, width, out):  # type: ignore[no-untyped-def]
         out[x] = u16(low + (((high - low) * i32(part[x]) + _HALF) >> _FRACTION_BITS))
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def bilinear_row(small, x_first, x_part, y_first, y_part, y, width, stretched, held, out):  # type: ignore[no-untyped-def]
     """Nearness of the frame's row ``y``. ``stretched`` [2, >= width] and ``held`` [2] keep depth rows between calls."""
     top = np.int64(y_first[y])
@@ -90,7 +90,7 @@ def bilinear_row(small, x_first, x_part, y_first, y_part, y, width, stretched, h
         out[x] = u16(low + (((i32(lower[x]) - low) * part + _HALF) >> _FRACTION_BITS))
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def bilinear_picture(small, x_first, x_part, y_first, y_part, masked, scratch, held, out, start, stop):  # type: ignore[no-untyped-def]
     """Rows ``start`` to ``stop`` of a nearness picture. Where depth is not valid (``masked``) the nearest depth pixel
     decides whether there is a value, and the valid ones among the four neighbours share the weight."""
@@ -121,22 +121,34 @@ def bilinear_picture(small, x_first, x_part, y_first, y_part, masked, scratch, h
             out[y, x] = u16(total / weight + 0.5)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def draw_contours(picture, levels, thickness, start, stop):  # type: ignore[no-untyped-def]
+@kernel
+def _levels_row(picture_row, bands, width, out):  # type: ignore[no-untyped-def]
+    """Which of ``bands`` equal parts of nearness each pixel is in; 255 where there is none."""
+    for x in range(width):
+        value = u32(picture_row[x]) & u32(INVALID)
+        # 257 / 2**22 is 1 / NEARNESS_ONE, a little less, so nearness 1 is still in the last part.
+        part = (value * bands * u32(257)) >> u32(22)
+        out[x] = u32(255) if value == u32(INVALID) else part
+
+
+@kernel
+def draw_contours(picture, levels, thickness, scratch, start, stop):  # type: ignore[no-untyped-def]
     """Mark where nearness crosses one of ``levels`` evenly spaced values between a pixel and those ``thickness`` to
-    the right and below. In place; rows of another band may already be marked, which does not change their nearness."""
+    the right and below. In place; rows of another band may already be marked, which does not change their nearness.
+
+    ``scratch``: uint16 [>= 2, >= width].
+    """
     height, width = picture.shape
+    bands = u32(levels + 1)
+    here, below = scratch[0], scratch[1]
     for y in range(start, stop):
-        below = min(y + thickness, height - 1)
-        for x in range(width):
-            here = picture[y, x] & INVALID
-            right = picture[y, min(x + thickness, width - 1)] & INVALID
-            down = picture[below, x] & INVALID
-            if here == INVALID or right == INVALID or down == INVALID:
-                continue
-            level = min(here * (levels + 1) // NEARNESS_ONE, levels)
-            if (
-                min(right * (levels + 1) // NEARNESS_ONE, levels) != level
-                or min(down * (levels + 1) // NEARNESS_ONE, levels) != level
-            ):
-                picture[y, x] = here | LINE
+        row = picture[y]
+        _levels_row(row, bands, width, here)
+        _levels_row(picture[min(y + thickness, height - 1)], bands, width, below)
+        for x in range(max(width - thickness, 0)):
+            crossed = (here[x] != here[x + thickness]) | (here[x] != below[x])
+            known = (here[x] != 255) & (here[x + thickness] != 255) & (below[x] != 255)
+            row[x] = row[x] | (u16(LINE) if crossed & known else u16(0))
+        for x in range(max(width - thickness, 0), width):
+            if here[x] != below[x] and here[x] != 255 and below[x] != 255:
+                row[x] = row[x] | u16(LINE)

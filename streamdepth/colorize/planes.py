@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
-from numba import njit
+
+from streamdepth.colorize.compiled import kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,7 +105,7 @@ def _view(plane: Any, layout: PixelLayout) -> NDArray[Any]:
     return words.reshape(-1, stride)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _packed_luma(plane, channels, red, blue, out):  # type: ignore[no-untyped-def]
     """BT.601 weights in 1/256: near enough for finding edges."""
     height, width = out.shape

@@ -6,8 +6,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
+from streamdepth.colorize.compiled import kernel
 from streamdepth.errors import UsageError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _axes(
     return (*_axis(shape[1], width), *_axis(shape[0], height))
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _row(values, x_first, x_part, y_first, y_part, y, finite, wide, held, out):  # type: ignore[no-untyped-def]
     """One row of the result; ``wide`` [2, width] and ``held`` [2] keep stretched rows between calls."""
     height = values.shape[0]
@@ -117,7 +117,7 @@ def _row(values, x_first, x_part, y_first, y_part, y, finite, wide, held, out): 
         out[x] = total / weight
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _all_finite(values):  # type: ignore[no-untyped-def]
     flat = values.reshape(-1)
     bad = 0
@@ -126,7 +126,7 @@ def _all_finite(values):  # type: ignore[no-untyped-def]
     return bad == 0
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _resize(values, x_first, x_part, y_first, y_part, wide, line, out):  # type: ignore[no-untyped-def]  # noqa: ARG001
     finite = _all_finite(values)
     held = np.full(2, -1, np.int64)
@@ -134,7 +134,7 @@ def _resize(values, x_first, x_part, y_first, y_part, wide, line, out):  # type:
         _row(values, x_first, x_part, y_first, y_part, y, finite, wide, held, out[y])
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _quantise(values, x_first, x_part, y_first, y_part, wide, line, per_unit, offset, out):  # type: ignore[no-untyped-def]
     finite = _all_finite(values)
     held = np.full(2, -1, np.int64)
