@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from numba import njit
 
-F = TypeVar("F")
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
-def kernel(function: F, *, fastmath: bool = False) -> F:
+def kernel(function: Callable[..., Any], *, fastmath: bool = False) -> Callable[..., Any]:
     """Compile for the argument types of the first call and keep the machine code on disk.
 
     It is kept beside the source, or where that cannot be written (an installed package) in the user's cache folder;
@@ -18,6 +19,6 @@ def kernel(function: F, *, fastmath: bool = False) -> F:
     """
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
     try:
-        return cast("F", njit(cache=True, **options)(function))
+        return cast("Callable[..., Any]", njit(cache=True, **options)(function))
     except RuntimeError:
-        return cast("F", njit(**options)(function))
+        return cast("Callable[..., Any]", njit(**options)(function))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from streamdepth.colorize.guided import GuidedScratch
     from streamdepth.frame import DepthMap, DepthRange
 
     Split = Callable[[Callable[[int, int, int], None], int], None]
@@ -46,6 +47,7 @@ class NearnessField:
         self._axes: tuple[Any, ...] = ()
         self._picture = _NO_PICTURE
         self._guide = np.zeros((1, 1), np.uint8)
+        self._guided: GuidedScratch | None = None
 
     def prepare(
         self, depth: DepthMap, depth_range: DepthRange, look: Look, split: Split, guide: Guide | None = None
@@ -90,8 +92,8 @@ class NearnessField:
         def fill(band: int, start: int, stop: int) -> None:
             x_first, x_part, y_first, y_part = self._axes
             kernels.bilinear_picture(
-                self._small, x_first, x_part, y_first, y_part, self.invalid > 0, self.rows[band], self.held[band], self._picture,
-                start, stop,
+                self._small, x_first, x_part, y_first, y_part, self.invalid > 0, self.rows[band], self.held[band],
+                self._picture, start, stop,
             )  # fmt: skip
 
         split(fill, self.height_px)
@@ -102,4 +104,6 @@ class NearnessField:
         if self._guide.shape != self._picture.shape:
             self._guide = np.empty(self._picture.shape, np.uint8)
         guide(self._guide)
-        guided.upsample(self._guide, self._small, self._axes, self._picture, split)
+        if self._guided is None:
+            self._guided = guided.GuidedScratch(self.width_px, self.rows.shape[0])
+        guided.upsample(self._guide, self._small, self._axes, self._picture, split, self._guided)

@@ -36,12 +36,30 @@ _UNLIKE = 4096.0
 """Brightness of a depth pixel without a value: unlike any pixel's."""
 
 
+class GuidedScratch:
+    """Buffers for one picture width and number of bands; what depends on depth's size is made when that changes."""
+
+    def __init__(self, width_px: int, bands: int) -> None:
+        self.spread = np.empty((bands, 4, 2, 4, width_px), np.float32)
+        self.sums = np.empty((bands, 2, width_px), np.float32)
+        self.low = np.empty((0, 0), np.float32)
+        self.across = np.empty((4, 0), np.float32)
+        self.down = np.empty((4, 0), np.float32)
+
+    def fit(self, shape: tuple[int, int], axes: tuple[Any, ...]) -> None:
+        if self.low.shape != shape:
+            self.low = np.empty(shape, np.float32)
+            self.across = _spatial(axes[1])
+            self.down = _spatial(axes[3])
+
+
 def upsample(
     guide: NDArray[np.uint8],
     small: NDArray[np.uint16],
     axes: tuple[Any, ...],
     picture: NDArray[np.uint16],
     split: Callable[[Callable[[int, int, int], None], int], None],
+    scratch: GuidedScratch,
 ) -> None:
     """Refine a bilinear nearness picture in place.
 
@@ -51,22 +69,20 @@ def upsample(
         axes: (x_first, x_part, y_first, y_part) of ``nearness.axis``.
         picture: uint16 [H, W], bilinear; INVALID stays.
     """
-    height, width = picture.shape
-    low = np.empty((small.shape[0], small.shape[1] - 1), np.float32)
-    x_first, x_part, y_first, y_part = axes
-    across = _spatial(x_part)
-    down = _spatial(y_part)
+    scratch.fit((small.shape[0], small.shape[1] - 1), axes)
+    low, x_first, y_first = scratch.low, axes[0], axes[2]
 
-    def shrink(_band: int, start: int, stop: int) -> None:
-        _mean_guide(guide, small, low, start, stop)
+    def shrink(band: int, start: int, stop: int) -> None:
+        _mean_guide(guide, small, scratch.sums[band, 0].view(np.uint32), low, start, stop)
 
-    def refine(_band: int, start: int, stop: int) -> None:
-        spread = np.empty((4, 2, 4, width), np.float32)
-        sums = np.empty((2, width), np.float32)
-        _refine(guide, low, small, x_first, y_first, across, down, spread, sums, picture, start, stop)
+    def refine(band: int, start: int, stop: int) -> None:
+        _refine(
+            guide, low, small, x_first, y_first, scratch.across, scratch.down, scratch.spread[band],
+            scratch.sums[band], picture, start, stop,
+        )  # fmt: skip
 
     split(shrink, low.shape[0])
-    split(refine, height)
+    split(refine, picture.shape[0])
 
 
 def _spatial(part: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -76,15 +92,15 @@ def _spatial(part: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 
 @partial(kernel, fastmath=True)
-def _mean_guide(guide, small, low, start, stop):  # type: ignore[no-untyped-def]
+def _mean_guide(guide, small, line, low, start, stop):  # type: ignore[no-untyped-def]
     """Mean brightness under each depth pixel of rows ``start`` to ``stop``."""
     height, width = guide.shape
     rows, columns = low.shape
-    line = np.empty(width, np.uint32)
     for j in range(start, stop):
         first = j * height // rows
         last = max(first + 1, (j + 1) * height // rows)
-        line[:] = 0
+        for x in range(width):
+            line[x] = 0
         for y in range(first, last):
             source = guide[y]
             for x in range(width):

@@ -31,14 +31,12 @@ def _entries(nearness, width, shift, count, marked, out):  # type: ignore[no-unt
         for x in range(width):
             out[x] = u16((i32(nearness[x]) + i32(half)) >> i32(shift))
         return
+    line_offset = i32(count + 1)
     for x in range(width):
-        value = nearness[x]
-        if value == INVALID:
-            out[x] = count
-        elif value & LINE:
-            out[x] = count + 1 + (((value & INVALID) + half) >> shift)
-        else:
-            out[x] = (value + half) >> shift
+        value = i32(nearness[x])
+        entry = ((value & i32(INVALID)) + i32(half)) >> i32(shift)
+        entry = entry + (line_offset if value & i32(LINE) else i32(0))
+        out[x] = u16(i32(count) if value == i32(INVALID) else entry)
 
 
 @kernel
