@@ -174,11 +174,10 @@ def show_model(
     target = target_of(model, access.base_url) if "://" in str(model) else target_of(model)
     if target.kind != "hub":
         spec = resolve(model, dtype=dtype, revision=revision, provider=provider, access=access)
+        graphs: Mapping[str, str] = {spec.dtype: spec.path.name}
+        root = spec.path.parent
         if target.kind == "folder":
-            graphs = dict(folder_variants(target, provider)[0])
-        else:
-            graphs = {spec.dtype: spec.path.name}
-        root = target.path if target.kind == "folder" else spec.path.parent
+            graphs, root = folder_variants(target, provider)[0], target.path
         here = tuple(VariantFile(d, graphs[d], _size_here(root / graphs[d]), True) for d in in_order(graphs))
         return ModelDetails(target.name, spec.revision, here, spec.dtype, spec, None, spec.licence, spec.notes)
     listing = list_repository(access, target.repository, revision)

@@ -240,14 +240,16 @@ def _image_layout(tensor: RawTensor) -> ImageLayout | _NoImage:
             return _NoImage(f"takes clips of {shape[1]} pictures at once, streamdepth gives single pictures")
         return "nchw" if _may_be(shape[2], 3) else _NoImage(_channels(shape[2]))
     first, last = shape[-3], shape[-1]
-    # An undeclared channel axis is the first one, as in every exporter that names it "num_channels".
-    if first == 3 or (not isinstance(first, int) and last != 3):
+    if first == 3:
         return "chw"
     if last == 3:
         return "hwc"
-    if isinstance(last, int) and last in (1, 4) and not isinstance(first, int):
+    if isinstance(first, int):
+        return _NoImage(_channels(first))
+    if last in (1, 4):
         return _NoImage(_channels(last))
-    return _NoImage(_channels(first))
+    # An undeclared channel axis is the first one, as in every exporter that names it "num_channels".
+    return "chw"
 
 
 def _may_be(dimension: int | str, value: int) -> bool:

@@ -1,0 +1,222 @@
+"""Reading names, shapes and weight files off real ONNX graphs, without their weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from streamdepth.errors import ModelError
+from streamdepth.models.graph import check_external, depth_output, image_input, other_inputs, read_graph
+from streamdepth.models.spec import TensorSpec
+from streamdepth.models.wire import slim_model
+from tests.support.models import write_depth_model
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+def write_graph(path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) -> Path:
+    """A graph with these ends and nothing sensible between them."""
+    nodes = [helper.make_node("Foo", [i[0] for i in inputs], [o[0] for o in outputs])]
+    takes, gives = ([helper.make_tensor_value_info(*end) for end in side] for side in (inputs, outputs))
+    model = helper.make_model(helper.make_graph(nodes, "g", takes, gives), opset_imports=[helper.make_opsetid("", 17)])
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+F32, F16, U8, I64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8, TensorProto.INT64
+DEPTH = [("depth", F32, ["b", "h", "w"])]
+
+
+@pytest.mark.parametrize(
+    ("layout", "expected", "shape"),
+    [
+        ("nchw", "chw", ("batch", 3, 28, 42)),
+        ("nhwc", "hwc", ("batch", 28, 42, 3)),
+        ("chw", "chw", (3, 28, 42)),
+        ("hwc", "hwc", (28, 42, 3)),
+        ("rank5", "nchw", ("batch", 1, 3, 28, 42)),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+def test_image_input_of_every_rank_layout_and_dtype(
+    tmp_path: Path, layout: Any, expected: str, shape: tuple[Any, ...], dtype: Any
+) -> None:
+    path = write_depth_model(tmp_path / "m.onnx", layout=layout, height=28, width=42, input_dtype=dtype)
+    graph = read_graph(path)
+    assert image_input(path, graph) == (TensorSpec("pixel_values", dtype, shape), expected)
+
+
+@pytest.mark.parametrize("initializers_as_inputs", [False, True])
+def test_weights_listed_as_inputs_are_not_inputs(tmp_path: Path, initializers_as_inputs: bool) -> None:
+    path = write_depth_model(tmp_path / "m.onnx", initializers_as_inputs=initializers_as_inputs)
+    assert [t.name for t in read_graph(path).inputs] == ["pixel_values"]
+
+
+def test_undeclared_channels_are_the_first_axis(tmp_path: Path) -> None:
+    dims = ["batch_size", "num_channels", "height", "width"]
+    path = write_graph(tmp_path / "m.onnx", [("pixel_values", F32, dims)], DEPTH)
+    assert image_input(path, read_graph(path))[1] == "chw"
+
+
+def test_the_image_is_found_among_further_inputs(tmp_path: Path) -> None:
+    path = write_depth_model(
+        tmp_path / "m.onnx",
+        inputs_before={"ids": ("int64", ["n", 8])},
+        inputs_after={"intrinsics": ("float32", [1, 3, 3]), "focal": ("float32", [1])},
+    )
+    graph = read_graph(path)
+    image, _ = image_input(path, graph)
+    assert image.name == "pixel_values"
+    assert [t.name for t in other_inputs(path, graph, image.name)] == ["ids", "intrinsics", "focal"]
+
+
+def test_two_pictures_need_a_name(tmp_path: Path) -> None:
+    picture = [1, 3, 8, 8]
+    path = write_graph(tmp_path / "m.onnx", [("left", F32, picture), ("right", F32, picture)], DEPTH)
+    graph = read_graph(path)
+    with pytest.raises(ModelError, match=r"2 inputs that could take pictures \(left, right\); name one"):
+        image_input(path, graph)
+    assert image_input(path, graph, "right")[0].name == "right"
+    with pytest.raises(ModelError, match="no input 'centre'; its inputs are left, right"):
+        image_input(path, graph, "centre")
+
+
+@pytest.mark.parametrize(
+    ("shape", "elem", "reason"),
+    [
+        ([1, 1, 8, 8], F32, "1 channels, pictures have 3"),
+        ([1, 6, 8, 8], F32, "6 channels"),
+        (["n", "h", "w", 4], F32, "4 channels"),
+        ([1, 3, 8, 8], I64, "pictures are float32, float16, uint8"),
+        ([1, 512], F32, "rank 2"),
+        ([1, 32, 3, 8, 8], F32, "clips of 32 pictures"),
+    ],
+)
+def test_no_image_input_says_why(tmp_path: Path, shape: list[Any], elem: int, reason: str) -> None:
+    path = write_graph(tmp_path / "m.onnx", [("x", elem, shape)], DEPTH)
+    with pytest.raises(ModelError, match=f"has no image input .*{reason}"):
+        image_input(path, read_graph(path))
+    with pytest.raises(ModelError, match=f"takes no pictures: .*{reason}"):
+        image_input(path, read_graph(path), "x")
+
+
+@pytest.mark.parametrize(("rank", "shape"), [(2, (28, 42)), (3, (1, 28, 42)), (4, (1, 1, 28, 42))])
+def test_depth_output_of_every_rank(tmp_path: Path, rank: int, shape: tuple[int, ...]) -> None:
+    path = write_depth_model(tmp_path / "m.onnx", output_rank=rank, batch=1, height=28, width=42)
+    assert depth_output(path, read_graph(path)) == TensorSpec("predicted_depth", "float32", shape)
+
+
+def test_depth_is_told_from_other_outputs(tmp_path: Path) -> None:
+    outputs = [("focallength_px", F32, [1]), ("normals", F32, [1, 3, 8, 8]), ("d", F32, [1, 1, 8, 8])]
+    path = write_graph(tmp_path / "m.onnx", [("x", F32, [1, 3, 8, 8])], outputs)
+    graph = read_graph(path)
+    assert depth_output(path, graph).name == "d"
+    with pytest.raises(ModelError, match=r"output normals float32 .* 3 channels, depth has 1"):
+        depth_output(path, graph, "normals")
+    with pytest.raises(ModelError, match="no output 'nope'; its outputs are focallength_px, normals, d"):
+        depth_output(path, graph, "nope")
+
+
+def test_a_usual_name_beats_the_first_output(tmp_path: Path) -> None:
+    outputs = [("confidence", F32, [1, 8, 8]), ("predicted_depth", F16, [1, 8, 8])]
+    path = write_graph(tmp_path / "m.onnx", [("x", F32, [1, 3, 8, 8])], outputs)
+    assert depth_output(path, read_graph(path)) == TensorSpec("predicted_depth", "float16", (1, 8, 8))
+    assert depth_output(path, read_graph(path), "confidence").name == "confidence"
+
+
+def test_a_classifier_has_no_depth_output(tmp_path: Path) -> None:
+    path = write_graph(tmp_path / "m.onnx", [("x", F32, [1, 3, 8, 8])], [("logits", F32, [1, 5, 1, 1000])])
+    with pytest.raises(ModelError, match=r"has no depth output .*5 channels"):
+        depth_output(path, read_graph(path))
+
+
+def test_an_output_without_a_shape_may_be_depth(tmp_path: Path) -> None:
+    path = write_graph(tmp_path / "m.onnx", [("x", F32, [1, 3, 8, 8])], [("out", F32, None)])
+    assert depth_output(path, read_graph(path)) == TensorSpec("out", "float32", ("", "", ""))
+
+
+def test_the_slim_model_is_the_model_without_weights(tmp_path: Path) -> None:
+    path = write_depth_model(tmp_path / "m.onnx", metadata={"license": "MIT"})
+    full, slim = onnx.load(path), onnx.ModelProto.FromString(slim_model(path))
+    for tensor in full.graph.initializer:
+        for field in ("raw_data", "float_data", "int64_data", "int32_data"):
+            tensor.ClearField(field)
+    assert slim == full
+
+
+def test_large_weights_are_not_read(tmp_path: Path) -> None:
+    weights = numpy_helper.from_array(np.zeros(2_000_000, np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("Foo", ["x", "w"], ["depth"])],
+        "g",
+        [helper.make_tensor_value_info("x", F32, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("depth", F32, [1, 8, 8])],
+        [weights],
+    )
+    (tmp_path / "m.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    assert len(slim_model(tmp_path / "m.onnx")) < 1000
+    assert [t.name for t in read_graph(tmp_path / "m.onnx").inputs] == ["x"]
+
+
+def test_external_data_is_found_and_measured(tmp_path: Path) -> None:
+    path = write_depth_model(tmp_path / "m.onnx", external_data="m.onnx_data")
+    graph = read_graph(path)
+    data = tmp_path / "m.onnx_data"
+    assert [e.location for e in graph.external] == ["m.onnx_data"]
+    assert graph.external[0].needed_bytes == data.stat().st_size
+    assert check_external(path, graph) == (data,)
+    whole = data.read_bytes()
+    data.write_bytes(whole[:-1])
+    with pytest.raises(ModelError, match=rf"m.onnx_data: truncated, {len(whole) - 1} of at least {len(whole)} bytes"):
+        check_external(path, graph)
+    data.unlink()
+    with pytest.raises(ModelError, match=r"weights are in m.onnx_data, which is missing"):
+        check_external(path, graph)
+
+
+@pytest.mark.parametrize("location", ["../secrets", "/etc/passwd", "a/../../b", "C:/windows", "..\\up", ""])
+def test_external_data_outside_the_folder_is_refused(tmp_path: Path, location: str) -> None:
+    path = write_depth_model(tmp_path / "m.onnx", external_data="m.onnx_data")
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="outside its own folder; do not trust this file"):
+        read_graph(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 5\n", "git-lfs pointer.*git lfs pull"),
+        (b"<!DOCTYPE html><html>404", "a web page"),
+        (b"this is not a model\n", "a text file, not an ONNX model"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(64), "not an ONNX file, or damaged"),
+        (b"\x08\x08", "there is no graph in it"),
+    ],
+)
+def test_what_is_no_model_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=said) as caught:
+        read_graph(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [0.2, 0.5, 0.9, 0.99])
+def test_a_cut_off_model_is_damaged(tmp_path: Path, kept: float) -> None:
+    path = write_depth_model(tmp_path / "m.onnx")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(ModelError, match=r"damaged|no graph"):
+        read_graph(path)
