@@ -26,6 +26,8 @@ _MAX_ERRORS_BEFORE_FIRST_FRAME = 2000
 _MAX_DEMUX_ERRORS = 200
 # Demuxers that make "video" of any bytes or text: nobody who names such a file means that.
 _TEXT_ART = frozenset({"tty", "bin", "xbin", "adf", "idf", "ea_cdata", "rawvideo", "vobsub"})
+# Demuxers whose bytes only name where the media are.
+_PLAYLISTS = frozenset({"hls", "dash"})
 # How far before the start to seek, in turn, where the frame found lies behind it: indexes that hold decoding times, or
 # few entries, land late. None = from the beginning.
 _SEEK_BACK_SECONDS: tuple[int | None, ...] = (0, 2, 15, None)
@@ -158,6 +160,11 @@ class Decoding:
             self.close()
 
     @property
+    def endless(self) -> bool:
+        """No duration, no size: a stream that somebody is still making."""
+        return self._medium.path is None and self.duration_seconds is None and not self._sized
+
+    @property
     def container(self) -> InputContainer:
         if self._container is None:
             raise SourceError(f"{self._name}: is closed", source=self._name)
@@ -203,7 +210,10 @@ class Decoding:
         for other in self._container.streams:
             if other.index != self.stream.index:
                 other.discard = av.stream.Discard.all
-        self._seekable = medium.seekable and not (url and self._container.size <= 0)
+        playlist = self._container.format.name in _PLAYLISTS
+        # A playlist's own size says nothing about the stream it names; with a duration it can be sought in.
+        self._sized = not playlist and self._container.size > 0
+        self._seekable = medium.seekable and (not url or self._sized or (playlist and bool(self._container.duration)))
 
     def _choose(self, container: InputContainer) -> VideoStream:
         import av.stream

@@ -58,13 +58,16 @@ class Detached:
         for job in jobs:
             job.abandon()
 
-    def call(self, function: Callable[[], T], *, dispose: Callable[[T], object]) -> T:
+    def call(
+        self, function: Callable[[], T], *, dispose: Callable[[T], object], timeout_seconds: float | None = None
+    ) -> T:
         """``function()`` from a thread of its own.
 
         Args:
             dispose: called with the result where it arrives after the caller has left.
         Raises:
             InterruptedCall: ``interrupt`` was called before the result was there.
+            TimeoutError: nor was it after ``timeout_seconds``.
         """
         job: _Job[T] = _Job()
 
@@ -88,20 +91,35 @@ class Detached:
         self._start(job, work)
         try:
             with job.changed:
-                job.changed.wait_for(lambda: job.done or job.abandoned)
+                in_time = job.changed.wait_for(lambda: job.done or job.abandoned, timeout_seconds)
                 if job.items:
                     return job.items.popleft()
                 if job.error is not None:
                     raise job.error
                 job.abandoned = True
+                if not in_time:
+                    raise TimeoutError(f"no answer within {timeout_seconds:g} s")
                 raise InterruptedCall
         finally:
             self._end(job)
 
-    def iterate(self, items: Iterator[T], *, depth: int) -> Iterator[T]:
+    def iterate(
+        self,
+        items: Iterator[T],
+        *,
+        depth: int,
+        finished: Callable[[], object],
+        overtaken: Callable[[T], object] | None = None,
+        timeout_seconds: float | None = None,
+    ) -> Iterator[T]:
         """The items of ``items``, read at most ``depth`` ahead; ends quietly on ``interrupt``.
 
-        ``items`` is closed on the thread that reads it, as soon as a blocked read comes back.
+        Args:
+            finished: called exactly once when reading is over, on the thread that reads (or at once where it was
+                interrupted before it began): the place to give back what ``items`` reads from.
+            overtaken: where given, reading never waits: the oldest item not yet taken is handed to it and left out.
+        Raises:
+            TimeoutError: no item came for ``timeout_seconds``.
         """
         job: _Job[T] = _Job()
 
@@ -110,28 +128,32 @@ class Detached:
             try:
                 for item in items:
                     with job.changed:
-                        job.changed.wait_for(lambda: len(job.items) < depth or job.abandoned)
+                        if overtaken is None:
+                            job.changed.wait_for(lambda: len(job.items) < depth or job.abandoned)
                         if job.abandoned:
                             break
+                        if overtaken is not None and len(job.items) >= depth:
+                            overtaken(job.items.popleft())
                         job.items.append(item)
                         job.changed.notify_all()
             except BaseException as caught:
                 error = caught
             finally:
-                close = getattr(items, "close", None)
-                if close is not None:
-                    close()
+                finished()
                 with job.changed:
                     job.error, job.done = error, True
                     job.changed.notify_all()
 
-        self._start(job, work)
+        if not self._start(job, work):
+            finished()
         try:
             while True:
                 with job.changed:
-                    job.changed.wait_for(lambda: job.items or job.done or job.abandoned)
+                    in_time = job.changed.wait_for(lambda: job.items or job.done or job.abandoned, timeout_seconds)
                     if job.abandoned:
                         return
+                    if not in_time:
+                        raise TimeoutError(f"nothing came for {timeout_seconds:g} s")
                     if not job.items:
                         if job.error is not None:
                             raise job.error
@@ -143,13 +165,15 @@ class Detached:
             job.abandon()
             self._end(job)
 
-    def _start(self, job: _Job[T], work: Callable[[], None]) -> None:
+    def _start(self, job: _Job[T], work: Callable[[], None]) -> bool:
         with self._lock:
             if self._interrupted:
                 job.abandoned = True
             self._jobs.add(job)  # type: ignore[arg-type]
-        if not job.abandoned:
-            threading.Thread(target=work, name=self._name, daemon=True).start()
+        if job.abandoned:
+            return False
+        threading.Thread(target=work, name=self._name, daemon=True).start()
+        return True
 
     def _end(self, job: _Job[T]) -> None:
         with self._lock:

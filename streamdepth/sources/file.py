@@ -67,6 +67,7 @@ class FileSource:
         clock: stamps ``captured_ns``.
         timeout_seconds: of one network operation (opening, one read). Local files have none.
         threads: decoder threads, 0 = FFmpeg chooses. Frame threading is on.
+        source_id: name for people; None = the file's name.
 
     Thread-safe where the contract asks for it: ``interrupt``. Anything but a regular file is read on a thread of its
     own, so that ``interrupt`` works while a server or a pipe says nothing; that thread ends with its read.
@@ -82,6 +83,7 @@ class FileSource:
         clock: Clock | None = None,
         timeout_seconds: float = 10.0,
         threads: int = 0,
+        source_id: str | None = None,
     ) -> None:
         text = os.fspath(path_or_url)
         check_limits(duration_seconds, max_frames)
@@ -91,7 +93,7 @@ class FileSource:
             raise UsageError(f"decoder threads are 0 (automatic) or more, not {threads}")
         self._text = text
         self._path = None if is_url(text) else Path(text)
-        self._id = redact(text) if self._path is None else shown(self._path.name or text)
+        self._id = source_id or (redact(text) if self._path is None else shown(self._path.name or text))
         self._start = seconds_fraction("start", start_seconds) or Fraction(0)
         self._duration = seconds_fraction("duration", duration_seconds)
         self._max_frames = max_frames
@@ -125,6 +127,11 @@ class FileSource:
         """
         decoding = self._decoding
         return {} if decoding is None else dict(decoding.timeline.repaired + decoding.straightener.converted)
+
+    @property
+    def endless(self) -> bool:
+        """True, once open, where the medium has no length and no end: a live stream, whatever its URL says."""
+        return self._decoding is not None and self._decoding.endless
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -173,7 +180,7 @@ class FileSource:
             self._begin_pts(), self._end_pts(), self._max_frames
         )
         if self._detached is not None:
-            pictures = self._detached.iterate(pictures, depth=_READ_AHEAD)
+            pictures = self._detached.iterate(pictures, depth=_READ_AHEAD, finished=self._decoding.close)
         time_base = self._info.time_base
         for index, pts, picture in pictures:
             if self._stopped:
@@ -192,6 +199,7 @@ class FileSource:
             clock=self._clock,
             timeout_seconds=self._timeout_seconds,
             threads=self._threads,
+            source_id=self._id,
         )
 
     def interrupt(self) -> None:

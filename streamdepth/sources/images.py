@@ -44,6 +44,7 @@ class ImagesSource:
         paths: a folder, a glob such as ``"shots/*.png"``, one file, or a list of files (kept in the order given).
         rate: frames per second the pictures stand for.
         clock: stamps ``captured_ns``.
+        source_id: name for people; None = the folder's, pattern's or file's own.
 
     A picture that cannot be decoded is left out and counted in ``dropped`` (``corrupt``, ``missing``, ``unreadable``);
     its place in time stays empty. It is an error only where no picture at all is good.
@@ -55,6 +56,7 @@ class ImagesSource:
         *,
         rate: Fraction = Fraction(25),
         clock: Clock | None = None,
+        source_id: str | None = None,
     ) -> None:
         if rate <= 0:
             raise UsageError(f"a rate is more than 0 frames per second, not {rate}")
@@ -63,7 +65,7 @@ class ImagesSource:
         if not listed:
             raise UsageError("a list of pictures needs at least one file")
         more = f" and {len(listed) - 1} more" if len(listed) > 1 else ""
-        self._id = shown(Path(listed[0]).name or listed[0]) + more
+        self._id = source_id or shown(Path(listed[0]).name or listed[0]) + more
         self._rate = Fraction(rate)
         self._clock = clock or SystemClock()
         self._dropped: Counter[str] = Counter()
@@ -129,7 +131,7 @@ class ImagesSource:
             yield Frame(self._id, index, index, 1 / self._rate, self._clock.monotonic_ns(), picture, key=True)
 
     def again(self) -> ImagesSource:
-        return ImagesSource(self._given, rate=self._rate, clock=self._clock)
+        return ImagesSource(self._given, rate=self._rate, clock=self._clock, source_id=self._id)
 
     def interrupt(self) -> None:
         self._stop.set()

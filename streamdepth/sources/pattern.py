@@ -39,6 +39,7 @@ class PatternSource:
         seed: another seed, another scene.
         counter: write the index into the top left corner for :func:`read_counter`; needs at least 120x9 pixels.
         clock: stamps ``captured_ns``.
+        source_id: name for people.
     Raises:
         UsageError: an argument out of its range.
     """
@@ -53,6 +54,7 @@ class PatternSource:
         seed: int = 0,
         counter: bool = False,
         clock: Clock | None = None,
+        source_id: str = "test:",
     ) -> None:
         if not (1 <= width_px <= _MAX_SIDE_PX and 1 <= height_px <= _MAX_SIDE_PX):
             raise UsageError(f"test: size is 1x1 to {_MAX_SIDE_PX}x{_MAX_SIDE_PX}, not {width_px}x{height_px}")
@@ -69,11 +71,12 @@ class PatternSource:
         self._width_px, self._height_px = width_px, height_px
         self._rate, self._frames, self._seed, self._counter = Fraction(rate), frames, seed, counter
         self._clock = clock or SystemClock()
+        self._id = source_id
         self._stop = threading.Event()
         self._opened = False
 
     @classmethod
-    def from_text(cls, text: str, *, clock: Clock | None = None) -> PatternSource:
+    def from_text(cls, text: str, *, clock: Clock | None = None, source_id: str = "test:") -> PatternSource:
         """From ``test:?size=640x360&rate=30&frames=90&seed=1&counter=1``, every part optional.
 
         Raises:
@@ -98,11 +101,12 @@ class PatternSource:
             seed=_whole("seed", options.get("seed", "0")),
             counter=bool(_whole("counter", options.get("counter", "0"), most=1)),
             clock=clock,
+            source_id=source_id,
         )
 
     @property
     def id(self) -> str:
-        return "test:"
+        return self._id
 
     @property
     def live(self) -> bool:
@@ -153,6 +157,7 @@ class PatternSource:
             seed=self._seed,
             counter=self._counter,
             clock=self._clock,
+            source_id=self._id,
         )
 
     def interrupt(self) -> None:

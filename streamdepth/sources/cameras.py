@@ -1,0 +1,219 @@
+"""Which cameras there are, their names, and the modes they offer."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+Ioctl = Callable[[int, int, bytearray], object]
+
+# Linux UAPI, linux/videodev2.h. Request numbers are those of the generic _IOC layout (x86, ARM, RISC-V).
+_CAPTURE = 0x00000001
+_CAPTURE_MPLANE = 0x00001000
+_DEVICE_CAPS = 0x80000000
+_TYPES = {_CAPTURE: 1, _CAPTURE_MPLANE: 9}
+_DISCRETE = 1
+_MAX_ENTRIES = 256
+_PROBED_INDICES = 6
+
+
+def _request(direction: int, number: int, size: int) -> int:
+    return direction << 30 | size << 16 | ord("V") << 8 | number
+
+
+_QUERYCAP = _request(2, 0, 104)
+_ENUM_FMT = _request(3, 2, 64)
+_ENUM_FRAMESIZES = _request(3, 74, 44)
+_ENUM_FRAMEINTERVALS = _request(3, 75, 52)
+
+
+@dataclass(frozen=True, slots=True)
+class CameraMode:
+    """One picture size a camera offers in one pixel format.
+
+    Attributes:
+        fourcc: the driver's name of the pixel format, such as ``MJPG`` or ``YUYV``; empty if unknown.
+        rates: frames per second offered, highest first; empty if unknown.
+    """
+
+    width_px: int
+    height_px: int
+    fourcc: str = ""
+    rates: tuple[Fraction, ...] = ()
+
+    def __str__(self) -> str:
+        rates = ", ".join(f"{float(rate):g}" for rate in self.rates)
+        return (
+            f"{self.width_px}x{self.height_px}"
+            + (f" {self.fourcc}" if self.fourcc else "")
+            + (f" at {rates} fps" if rates else "")
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Camera:
+    """A camera that can be opened by ``index``, ``path`` or ``name``.
+
+    Attributes:
+        path: device file, empty where the system has none.
+        modes: empty where they are unknown; ``note`` then says why.
+    """
+
+    index: int
+    name: str
+    path: str = ""
+    modes: tuple[CameraMode, ...] = ()
+    note: str = ""
+
+
+def list_cameras(
+    *, dev: Path = Path("/dev"), sys_class: Path = Path("/sys/class/video4linux"), ioctl: Ioctl | None = None
+) -> tuple[Camera, ...]:
+    """Cameras of this machine, by index.
+
+    Linux: names from sysfs, modes from Video4Linux without disturbing who is using the camera. Elsewhere OpenCV can
+    only try the first few indices one after the other, which briefly switches each camera on, and knows no names.
+    The arguments are for tests: tested with made-up devices, for want of a camera.
+    """
+    if platform.system() == "Linux" or ioctl is not None:
+        return _list_v4l2(dev, sys_class, ioctl)
+    return _probe_opencv()
+
+
+def find_camera(name: str, cameras: tuple[Camera, ...]) -> Camera | None:
+    """The camera called ``name``, or the only one whose name contains it, whatever the case of letters."""
+    wanted = name.casefold().strip()
+    exact = [camera for camera in cameras if camera.name.casefold() == wanted]
+    part = [camera for camera in cameras if wanted and wanted in camera.name.casefold()]
+    return exact[0] if exact else (part[0] if len(part) == 1 else None)
+
+
+def _list_v4l2(dev: Path, sys_class: Path, ioctl: Ioctl | None) -> tuple[Camera, ...]:
+    if ioctl is None:
+        import fcntl
+
+        ioctl = fcntl.ioctl
+    found: list[Camera] = []
+    for path in dev.glob("video*"):
+        number = re.fullmatch(r"video(\d+)", path.name)
+        if number is None:
+            continue
+        index = int(number[1])
+        name = _sysfs_name(sys_class / path.name) or path.name
+        try:
+            device = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        except OSError as error:
+            note = (
+                "may not be opened: add yourself to the group 'video'"
+                if error.errno == errno.EACCES
+                else str(error.strerror)
+            )
+            found.append(Camera(index, name, str(path), note=note))
+            continue
+        try:
+            modes = _modes(device, ioctl)
+        except OSError as error:
+            found.append(Camera(index, name, str(path), note=f"its modes cannot be read: {error.strerror}"))
+        else:
+            # One webcam often has a second device for metadata, which captures nothing.
+            if modes is not None:
+                found.append(Camera(index, name, str(path), modes))
+        finally:
+            os.close(device)
+    return tuple(sorted(found, key=lambda camera: camera.index))
+
+
+def _sysfs_name(folder: Path) -> str:
+    try:
+        return (folder / "name").read_text("utf-8", "replace").strip()
+    except OSError:
+        return ""
+
+
+def _modes(device: int, ioctl: Ioctl) -> tuple[CameraMode, ...] | None:
+    """Modes of an open device, None where it is no camera."""
+    about = bytearray(104)
+    ioctl(device, _QUERYCAP, about)
+    every, own = struct.unpack_from("=II", about, 84)
+    abilities = own if every & _DEVICE_CAPS else every
+    kind = next((_TYPES[bit] for bit in _TYPES if abilities & bit), None)
+    if kind is None:
+        return None
+    modes: list[CameraMode] = []
+    for entry in range(_MAX_ENTRIES):
+        wanted = bytearray(64)
+        struct.pack_into("=II", wanted, 0, entry, kind)
+        if not _enumerate(device, ioctl, _ENUM_FMT, wanted):
+            break
+        (pixel_format,) = struct.unpack_from("=I", wanted, 44)
+        fourcc = pixel_format.to_bytes(4, "little").decode("ascii", "replace").strip("\0 ")
+        modes += [
+            CameraMode(width, height, fourcc, _rates(device, ioctl, pixel_format, width, height))
+            for width, height in _sizes(device, ioctl, pixel_format)
+        ]
+    return tuple(modes)
+
+
+def _sizes(device: int, ioctl: Ioctl, pixel_format: int) -> list[tuple[int, int]]:
+    sizes: list[tuple[int, int]] = []
+    for entry in range(_MAX_ENTRIES):
+        wanted = bytearray(44)
+        struct.pack_into("=II", wanted, 0, entry, pixel_format)
+        if not _enumerate(device, ioctl, _ENUM_FRAMESIZES, wanted):
+            break
+        kind, *union = struct.unpack_from("=7I", wanted, 8)
+        if kind == _DISCRETE:
+            sizes.append((union[0], union[1]))
+        else:
+            # A range of sizes: its two ends are what can be named.
+            return [(union[0], union[3]), (union[1], union[4])]
+    return sizes
+
+
+def _rates(device: int, ioctl: Ioctl, pixel_format: int, width: int, height: int) -> tuple[Fraction, ...]:
+    rates: set[Fraction] = set()
+    for entry in range(_MAX_ENTRIES):
+        wanted = bytearray(52)
+        struct.pack_into("=4I", wanted, 0, entry, pixel_format, width, height)
+        if not _enumerate(device, ioctl, _ENUM_FRAMEINTERVALS, wanted):
+            break
+        kind, *union = struct.unpack_from("=5I", wanted, 16)
+        pairs = [(union[0], union[1])] if kind == _DISCRETE else [(union[0], union[1]), (union[2], union[3])]
+        rates.update(Fraction(denominator, numerator) for numerator, denominator in pairs if numerator and denominator)
+        if kind != _DISCRETE:
+            break
+    return tuple(sorted(rates, reverse=True))
+
+
+def _enumerate(device: int, ioctl: Ioctl, request: int, buffer: bytearray) -> bool:
+    """False at the end of the list, also where the driver has no such list."""
+    try:
+        ioctl(device, request, buffer)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOTTY):
+            return False
+        raise
+    return True
+
+
+def _probe_opencv() -> tuple[Camera, ...]:
+    import cv2
+
+    found: list[Camera] = []
+    for index in range(_PROBED_INDICES):
+        capture = cv2.VideoCapture(index)
+        try:
+            if capture.isOpened():
+                width, height = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+                modes = (CameraMode(width, height),) if width > 0 and height > 0 else ()
+                found.append(Camera(index, f"camera {index}", modes=modes, note="this system tells OpenCV no names"))
+        finally:
+            capture.release()
+    return tuple(found)
