@@ -16,27 +16,29 @@ _IN_URL = r"(?:[^\s\"'<>]|[\"'<>](?=[^\s,)\]}:;>/\"']))"
 _URL = re.compile(rf"(?P<head>(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{{0,31}})://)(?P<rest>{_IN_URL}+)")
 _NESTED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,31}://")
 _ENCODED_URL = re.compile(
-    r"(?P<head>[A-Za-z][A-Za-z0-9+.-]{0,31}(?::|%(?:25){0,3}3A)(?:/|%(?:25){0,3}2F){2})(?P<rest>[^\s\"'<>&]+)", re.IGNORECASE
+    r"(?P<head>[A-Za-z][A-Za-z0-9+.-]{0,31}(?::|%(?:25){0,3}3A)(?:/|%(?:25){0,3}2F){2})(?P<rest>[^\s\"'<>&]+)",
+    re.IGNORECASE,
 )
 _ENCODED_AT = re.compile(r"@|%(?:25){0,3}40", re.IGNORECASE)
 
-_SECRET_NAME = (
+_SENSITIVE = (
     r"(?:access[_-]?token|refresh[_-]?token|id[_-]?token|auth[_-]?token|api[_-]?key|client[_-]?secret|"
     r"pass(?:word|wd|phrase)?|pwd|secret|token)"
 )
 _QUERY = re.compile(
-    rf"(?P<key>(?:[?&;]|%(?:25)*(?:3F|26|3B))(?:{_SECRET_NAME}|auth|key|sig(?:nature)?)(?:=|%(?:25)*3D))[^\s&;#\"'<>]+",
+    rf"(?P<key>(?:[?&;]|%(?:25)*(?:3F|26|3B))(?:{_SENSITIVE}|auth|key|sig(?:nature)?)(?:=|%(?:25)*3D))[^\s&;#\"'<>]+",
     re.IGNORECASE,
 )
 _QUOTED_FIELD = re.compile(
-    rf"(?P<key>(?<![A-Za-z]){_SECRET_NAME}\\?[\"']?\s*[:=]\s*b?)(?P<quote>\\?[\"'])(?P<value>(?:\\.|(?!(?P=quote)).)+)(?P=quote)",
+    rf"(?P<key>(?<![A-Za-z]){_SENSITIVE}\\?[\"']?\s*[:=]\s*b?)(?P<quote>\\?[\"'])(?P<value>(?:\\.|(?!(?P=quote)).)+)(?P=quote)",
     re.IGNORECASE,
 )
-_BARE_FIELD = re.compile(rf"(?P<key>(?<![A-Za-z?&;]){_SECRET_NAME}=)[^\s&;#,\"'<>()]+", re.IGNORECASE)
+_BARE_FIELD = re.compile(rf"(?P<key>(?<![A-Za-z?&;]){_SENSITIVE}=)[^\s&;#,\"'<>()]+", re.IGNORECASE)
 
 _PARAMETERS = r"\w+=(?:\\?\"[^\"]*\"|[^,\s\"'\\]+)(?:\s*,\s*\w+=(?:\\?\"[^\"]*\"|[^,\s\"'\\]+))*"
 _AUTH_HEADER = re.compile(
-    rf"(?P<key>\b(?:Proxy-)?Authorization\b[\"']?\s*[:=,]\s*b?[\"']?)(?P<kind>\w+[ \t]+)?(?:{_PARAMETERS}|[^\s\"'\\,;]+)",
+    r"(?P<key>\b(?:Proxy-)?Authorization\b[\"']?\s*[:=,]\s*b?[\"']?)"
+    rf"(?P<kind>\w+[ \t]+)?(?:{_PARAMETERS}|[^\s\"'\\,;]+)",
     re.IGNORECASE,
 )
 _KEY_HEADER = re.compile(r"(?P<key>\bX-(?:Api-Key|Auth-Token)[\"']?\s*[:=,]\s*b?[\"']?)[^\s\"'\\,;]+", re.IGNORECASE)
