@@ -133,7 +133,8 @@ def shades(stops: Sequence[Stop], n: int) -> NDArray[np.uint8]:
     """``n`` colours between stops, the way npm ``colormap`` 2.3.2 makes them, so that its palettes come out exactly.
 
     A stop sits on a whole entry (position times n - 1, rounded half up), the entries between two stops are
-    interpolated by their count, and a channel is rounded half up.
+    interpolated by their count, and a channel is rounded half up. With fewer entries than stops (that package refuses)
+    the line between the stops is sampled evenly.
 
     Returns:
         uint8 [n, 4].
@@ -141,7 +142,11 @@ def shades(stops: Sequence[Stop], n: int) -> NDArray[np.uint8]:
     entries = [math.floor(position * (n - 1) + 0.5) for position, _ in stops]
     colours = np.array([(*colour, 255)[:4] for _, colour in stops], dtype=np.float64)
     table = np.empty((n, 4))
-    table[: entries[0] + 1] = colours[0]
+    if n < len(stops):
+        positions = [position for position, _ in stops]
+        for channel in range(4):
+            table[:, channel] = np.interp(np.linspace(0, 1, n), positions, colours[:, channel])
+        return np.floor(table + 0.5).astype(np.uint8)
     for first, last, low, high in zip(entries, entries[1:], colours, colours[1:], strict=False):
         if last > first:
             part = (np.arange(last - first) / (last - first))[:, None]
@@ -198,7 +203,10 @@ def _named(name: str, n: int) -> NDArray[np.uint8]:
         raise UsageError(f"unknown style {name!r}; {hint}`streamdepth styles` lists them all")
     from cmap import Colormap
 
-    table = np.floor(np.asarray(Colormap(known).lut(n)) * 255 + 0.5).clip(0, 255).astype(np.uint8)
+    lut = np.asarray(Colormap(known).lut(n))
+    if len(lut) != n:  # a list of distinct colours shorter than n comes as it is
+        lut = lut[np.arange(n) * len(lut) // n]
+    table = np.floor(lut * 255 + 0.5).clip(0, 255).astype(np.uint8)
     return np.ascontiguousarray(table[::-1]) if reverse else table
 
 
