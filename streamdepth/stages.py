@@ -84,6 +84,11 @@ class Sink(Protocol):
         """True where ``process`` must run on the thread that called ``Pipeline.run`` (windows)."""
         ...
 
+    @property
+    def note(self) -> str:
+        """One line for people about what was left out, converted or lost; empty if nothing was."""
+        ...
+
     def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:
         """``picture`` describes the pictures to come; None where ``control`` is None."""
         ...

@@ -48,8 +48,21 @@ def run_stats(
         provider=engine.provider,
         batch=engine.batch,
         range=", ".join(dict.fromkeys(str(lane.range_spec) for lane in lanes)),
-        notes=tuple(lane.info.note for lane in lanes if lane.info is not None and lane.info.note),
+        notes=(*opening_notes(lanes, engine), *_closing_notes(lanes)),
     )
+
+
+def opening_notes(lanes: Sequence[Lane], engine: Engine) -> tuple[str, ...]:
+    """What is worth saying before the first frame: what was assumed, converted or fallen back to."""
+    notes = [*engine.spec.notes, engine.note]
+    for lane in lanes:
+        notes += [lane.info.note if lane.info is not None else "", lane.color_note]
+    return tuple(dict.fromkeys(note for note in notes if note))
+
+
+def _closing_notes(lanes: Sequence[Lane]) -> list[str]:
+    sinks = [outlet.sink for lane in lanes for outlet in lane.outlets]
+    return [f"{sink.name}: {sink.note}" for sink in sinks if sink.note]
 
 
 def audit(stats: RunStats) -> None:

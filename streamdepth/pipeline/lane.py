@@ -228,5 +228,9 @@ class Lane:
         return [outlet.settle(cause) for outlet in self.outlets]
 
     @property
+    def color_note(self) -> str:
+        return self._colorizer.note if self._colorizer is not None else ""
+
+    @property
     def all_sinks_live(self) -> bool:
         return all(outlet.sink.live for outlet in self.outlets)

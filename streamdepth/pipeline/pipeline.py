@@ -10,7 +10,7 @@ from streamdepth.batching import Batcher, Inbox
 from streamdepth.clock import SystemClock
 from streamdepth.depth.range import RangeMode, RangeSpec
 from streamdepth.errors import UsageError
-from streamdepth.pipeline.books import UNACCOUNTED, audit, run_stats, snapshot
+from streamdepth.pipeline.books import UNACCOUNTED, audit, opening_notes, run_stats, snapshot
 from streamdepth.pipeline.crew import Crew
 from streamdepth.pipeline.lane import Lane
 from streamdepth.pipeline.outlet import IDLE_SECONDS
@@ -335,6 +335,11 @@ class Pipeline:
     def stats(self) -> RunStats:
         """The books of the last run; final once ``run`` has returned or raised."""
         return self._stats
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for people, known once it is open: what was assumed, converted or fallen back to."""
+        return opening_notes(self._lanes, self._engine) if self._engine is not None else ()
 
     def snapshot(self) -> Snapshot:
         """Where the run stands. Any thread."""

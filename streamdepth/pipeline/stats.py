@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 _SAMPLES = 16_384
 """Durations kept per stage: nine minutes at 30 fps, 128 kB; older ones make room."""
@@ -143,6 +143,43 @@ class RunStats:
             "range": self.range,
             "notes": list(self.notes),
         }
+
+
+def combined(runs: Sequence[RunStats]) -> RunStats:
+    """Several runs, one after the other, as one: counts and seconds add up, times are the worst of them."""
+    if len(runs) == 1:
+        return runs[0]
+    dropped: Counter[str] = Counter()
+    for run in runs:
+        dropped.update(run.dropped)
+    seconds, processed = sum(run.seconds for run in runs), sum(run.processed for run in runs)
+    last = runs[-1] if runs else RunStats()
+    return replace(
+        last,
+        captured=sum(run.captured for run in runs),
+        processed=processed,
+        written=sum(run.written for run in runs),
+        dropped=dict(dropped),
+        depth_flat=sum(run.depth_flat for run in runs),
+        depth_non_finite=sum(run.depth_non_finite for run in runs),
+        seconds=seconds,
+        fps=processed / seconds if seconds > 0 else 0.0,
+        stages_ms=_worst(run.stages_ms for run in runs),
+        latency_ms=_worst({"": run.latency_ms} for run in runs).get("", {}),
+        sinks=tuple(sink for run in runs for sink in run.sinks),
+        range=", ".join(dict.fromkeys(run.range for run in runs if run.range)),
+        notes=tuple(dict.fromkeys(note for run in runs for note in run.notes)),
+    )
+
+
+def _worst(tables: Iterable[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    worst: dict[str, dict[str, float]] = {}
+    for table in tables:
+        for name, row in table.items():
+            mine = worst.setdefault(name, {})
+            for key, value in row.items():
+                mine[key] = max(value, mine.get(key, value))
+    return worst
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,10 @@ class BaseSink(ABC):
         return self._control
 
     @property
+    def note(self) -> str:
+        return ""
+
+    @property
     def live(self) -> bool:
         return False
 

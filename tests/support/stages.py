@@ -168,8 +168,8 @@ class FakeEngine:
         depth: Callable[[float], np.ndarray[Any, np.dtype[np.float32]]] | None = None,
         fixed_size: bool = True,
     ) -> None:
-        self.batch, self.provider = batch, "fake"
-        self.spec = SimpleNamespace(name="fake", dtype="fp32")
+        self.batch, self.provider, self.note = batch, "fake", ""
+        self.spec = SimpleNamespace(name="fake", dtype="fp32", notes=())
         self.batches: list[int] = []
         self.interrupted = self.closed = 0
         self._before, self._depth, self._fixed_size = before, depth or _ramp, fixed_size

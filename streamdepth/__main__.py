@@ -1,0 +1,7 @@
+"""``python -m streamdepth``."""
+
+import sys
+
+from streamdepth.cli import main
+
+sys.exit(main())

@@ -1,0 +1,43 @@
+"""The commands. Their modules load nothing heavy: ``--help`` must answer at once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from streamdepth.cli import checks, models, run, stills, styles
+from streamdepth.version import __version__
+
+app = typer.Typer(
+    name="streamdepth",
+    help="Turn video into depth, live or offline: any ONNX depth model, any camera or file, in one command.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"streamdepth {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; works anywhere on the line.")] = False,
+) -> None:
+    pass
+
+
+app.command("run")(run.run)
+app.command("image")(stills.image)
+app.command("styles")(styles.styles)
+app.command("cameras")(checks.cameras)
+app.command("doctor")(checks.doctor)
+app.command("verify")(checks.verify)
+app.add_typer(models.app, name="models")

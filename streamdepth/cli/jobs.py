@@ -1,0 +1,134 @@
+"""From a configuration to runs: which sources go together, and which sinks each of them feeds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streamdepth.cli.options import style_value
+from streamdepth.errors import UsageError
+from streamdepth.look import LookControl
+
+if TYPE_CHECKING:
+    from streamdepth.config import RunConfig
+    from streamdepth.stages import Sink, Source
+
+_NAME = "{name}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One pipeline's worth of sources."""
+
+    sources: tuple[Source, ...]
+    config: RunConfig
+    several: bool
+
+    @property
+    def title(self) -> str:
+        return ", ".join(source.id for source in self.sources)
+
+    def sinks(self, source: Source) -> Sequence[Sink]:
+        """The sinks of one source; called by the pipeline."""
+        return make_sinks(self.config, source, several=self.several)
+
+
+def plan(config: RunConfig) -> list[Job]:
+    """Clips one after the other, cameras and streams together.
+
+    Raises:
+        UsageError: no source, nothing to do with it, or outputs that would overwrite each other.
+        StreamDepthError: a source that is not there.
+    """
+    from streamdepth.sources.select import expand
+
+    if not config.sources:
+        raise UsageError("no source given; name a file, a folder, a camera (0), a URL or test:")
+    if not (config.output or config.data or config.show or config.serve):
+        raise UsageError("nothing to do with the depth; add -o OUT, --data OUT, --serve URL or --show")
+    size, rate = _camera_mode(config.camera_mode)
+    sources = expand(
+        config.sources,
+        start_seconds=config.start,
+        duration_seconds=config.duration,
+        max_frames=config.max_frames,
+        camera_size=size,
+        camera_rate=rate,
+        timeout_seconds=config.timeout,
+        retries=config.retries,
+        transport=config.transport,
+    )
+    several = len(sources) > 1
+    if several:
+        _check_names(config)
+    live = tuple(source for source in sources if source.live)
+    jobs = [Job((source,), config, several) for source in sources if not source.live]
+    if live and jobs:
+        raise UsageError(
+            f"{live[0].id} is live and {jobs[0].title} is a file; run them apart, they keep time in different ways"
+        )
+    return [Job(live, config, several)] if live else jobs
+
+
+def _camera_mode(text: str | None) -> tuple[tuple[int, int] | None, Fraction | None]:
+    if text is None:
+        return None, None
+    size, _, rate = text.partition("@")
+    width, height = size.split("x")
+    return (int(width), int(height)), Fraction(rate) if rate else None
+
+
+def _check_names(config: RunConfig) -> None:
+    for output in (*config.output, *config.data, *config.serve):
+        if _NAME not in output and output != "null:":
+            raise UsageError(
+                f"{output}: several sources need an output each; write {_NAME} where each one's name goes, "
+                f"e.g. {_example(output)}"
+            )
+
+
+def _example(output: str) -> str:
+    if "://" in output or output.endswith("/") or not Path(output).suffix:
+        return f"{output.rstrip('/')}/{_NAME}"
+    path = Path(output)
+    return str(path.with_name(f"{path.stem}-{_NAME}{path.suffix}"))
+
+
+def _named(output: str, source: Source) -> str:
+    """The output of one source: its name without folder and suffix, safe in a file name and a URL."""
+    name = re.sub(r"[^\w.-]+", "_", Path(source.id).stem or source.id).strip("_.") or "source"
+    return output.replace(_NAME, name)
+
+
+def make_sinks(config: RunConfig, source: Source, *, several: bool) -> list[Sink]:
+    """All sinks of one source, unopened."""
+    from streamdepth.sinks.select import data_sink_for, sink_for
+
+    look = replace(config.look, style=style_value(config.style))
+    sinks: list[Sink] = [
+        sink_for(
+            _named(output, source),
+            look=look,
+            overwrite=config.overwrite,
+            codec=config.codec,
+            crf=config.crf,
+            preset=config.preset,
+            bitrate=config.bitrate,
+            timeout_seconds=config.timeout,
+        )
+        for output in (*config.output, *config.serve)
+    ]
+    sinks += [
+        data_sink_for(_named(output, source), overwrite=config.overwrite, size=config.data_size)
+        for output in config.data
+    ]
+    if config.show:
+        from streamdepth.sinks.window import WindowSink
+
+        title = f"streamdepth {source.id}" if several else "streamdepth"
+        sinks.append(WindowSink(title, control=LookControl(look), paced=not source.live))
+    return sinks

@@ -1,0 +1,81 @@
+"""Entry point: one line per error, the right exit code, never a traceback unless asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+import typer
+from typer.exceptions import TyperException
+
+from streamdepth.errors import StreamDepthError
+from streamdepth.redact import redact
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+_DEBUG = "--debug"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    debug = _DEBUG in arguments
+    if debug:
+        arguments.remove(_DEBUG)
+    from streamdepth.cli.app import app
+
+    # Terminating is interrupting: outputs are closed playable either way.
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        result = app(arguments, prog_name="streamdepth", standalone_mode=False)
+    except KeyboardInterrupt:
+        return _end(_fail("interrupted", INTERRUPTED, debug))
+    except StreamDepthError as error:
+        return _end(_fail(str(error), error.exit_code, debug))
+    except TyperException as error:
+        hint = "" if "--help" in error.format_message() else "; see --help"
+        return _end(_fail(f"{error.format_message().rstrip('.')}{hint}", error.exit_code, debug))
+    except typer.Exit as error:
+        return error.exit_code
+    except typer.Abort:
+        return _end(_fail("interrupted", INTERRUPTED, debug))
+    except BrokenPipeError:
+        # Whoever read our output has gone; let the interpreter's own flush at exit find nothing to write to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:  # a bug of ours: still one line
+        return _end(
+            _fail(
+                f"internal error: {type(error).__name__}: {error}; run again with --debug and report it", FAILED, debug
+            )
+        )
+    return result if isinstance(result, int) else 0
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        sys.stderr.write(redact(traceback.format_exc()))
+    sys.stderr.write(f"streamdepth: {redact(' '.join(message.split()))}\n")
+    return code
+
+
+def _end(code: int) -> int:
+    """Leave without waiting for a thread that was reported stuck: its call may never return."""
+    import threading
+
+    if any(t.name.startswith("streamdepth-") and t.is_alive() for t in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
+    raise KeyboardInterrupt

@@ -1,0 +1,83 @@
+"""Options that several commands share, spelled once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from streamdepth.look import Style as StyleValue
+
+_STOPS_SUFFIXES = (".json", ".yaml", ".yml")
+_MODEL, _COLOR = "Model", "Depth and colour"
+
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="built-in, a path of an .onnx file, or a Hub name.", rich_help_panel=_MODEL),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        help="auto, fp32, fp16, int8, uint8, q8, q4, q4f16 or bnb4: which of a repository's files.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Revision = Annotated[
+    str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub model.", rich_help_panel=_MODEL)
+]
+Size = Annotated[
+    str | None,
+    typer.Option("--size", help="Network size: N (aspect kept as the model does) or WxH.", rich_help_panel=_MODEL),
+]
+Sense = Annotated[
+    str | None,
+    typer.Option(
+        "--sense",
+        help="What the model's numbers mean: relative_inverse, relative_depth or metric_m.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Provider = Annotated[
+    str | None,
+    typer.Option("--provider", help="auto, cpu, openvino, cuda, tensorrt, ...", rich_help_panel=_MODEL),
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", help="CPU threads of the model; default: the cores.", rich_help_panel=_MODEL)
+]
+Style = Annotated[
+    str | None,
+    typer.Option(
+        "--style",
+        "-s",
+        help="Palette (streamdepth styles lists them) or a file of stops. [inferno]",
+        rich_help_panel=_COLOR,
+    ),
+]
+Alpha = Annotated[
+    str | None,
+    typer.Option("--alpha", "-a", help="Opacity A, or NEAR,FAR, each in 0..1.", rich_help_panel=_COLOR),
+]
+Reverse = Annotated[
+    bool | None, typer.Option("--reverse", help="Far takes the bright end of the palette.", rich_help_panel=_COLOR)
+]
+Quiet = Annotated[bool | None, typer.Option("--quiet", "-q", help="No progress, no notes.")]
+Overwrite = Annotated[bool | None, typer.Option("--overwrite", "-y", help="Replace outputs that are there.")]
+Config = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML file with these options; the command line goes before it.")
+]
+
+
+def style_value(text: str) -> StyleValue:
+    """A palette's name as it is, or the stops of a file.
+
+    Raises:
+        UsageError: a file that cannot be read or holds no stops.
+    """
+    if not text.lower().endswith(_STOPS_SUFFIXES):
+        return text
+    from streamdepth.colorize.palettes import load_stops
+
+    return load_stops(text)

@@ -1,0 +1,222 @@
+"""``streamdepth run``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from streamdepth.cli import options
+
+if TYPE_CHECKING:
+    from streamdepth.config import RunConfig
+    from streamdepth.estimator import DepthEstimator
+    from streamdepth.pipeline import RunStats
+
+_OUT, _COLOR, _IN, _ENC = "Output", "Depth and colour", "Input", "Encoding"
+
+
+def run(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE...",
+            help="A file, a folder or glob, a camera (0, /dev/video0 or its name), rtsp://, http(s)://, or test:",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Video file, folder/ of pictures, rtsp://... to publish to, or null:; repeatable. "
+            "Several sources: {name} stands for each one's name.",
+            rich_help_panel=_OUT,
+        ),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", help="Depth itself: .mkv (16-bit FFV1), or a folder/.", rich_help_panel=_OUT),
+    ] = None,
+    serve: Annotated[
+        list[str] | None,
+        typer.Option("--serve", help="Serve viewers: rtsp://127.0.0.1:8554/depth.", rich_help_panel=_OUT),
+    ] = None,
+    show: Annotated[
+        bool | None, typer.Option("--show", help="Open a window; h lists its keys.", rich_help_panel=_OUT)
+    ] = None,
+    overwrite: options.Overwrite = None,
+    config: options.Config = None,
+    model: options.Model = None,
+    dtype: options.Dtype = None,
+    revision: options.Revision = None,
+    size: options.Size = None,
+    sense: options.Sense = None,
+    provider: options.Provider = None,
+    threads: options.Threads = None,
+    batch: Annotated[
+        str | None,
+        typer.Option("--batch", help="Frames per model run: N, or auto to measure.", rich_help_panel="Model"),
+    ] = None,
+    exact: Annotated[
+        bool | None,
+        typer.Option("--exact", help="Preprocess exactly as transformers does; slower.", rich_help_panel="Model"),
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option("--policy", help="every frame (files) or the latest (live).", rich_help_panel=_IN),
+    ] = None,
+    range_: Annotated[
+        str | None,
+        typer.Option(
+            "--range", help="shot, ema, frame or fixed:LO,HI. Files: shot; live: ema.", rich_help_panel=_COLOR
+        ),
+    ] = None,
+    style: options.Style = None,
+    alpha: options.Alpha = None,
+    reverse: options.Reverse = None,
+    view: Annotated[
+        str | None, typer.Option("--view", help="depth, overlay, side or stack.", rich_help_panel=_COLOR)
+    ] = None,
+    transparent: Annotated[
+        bool | None,
+        typer.Option("--transparent", help="Keep alpha as a channel (.webm, .mov, .png).", rich_help_panel=_COLOR),
+    ] = None,
+    edges: Annotated[
+        str | None, typer.Option("--edges", help="bilinear, or guided by the frame's own.", rich_help_panel=_COLOR)
+    ] = None,
+    contours: Annotated[
+        int | None, typer.Option("--contours", help="Outline so many levels of depth.", rich_help_panel=_COLOR)
+    ] = None,
+    bar: Annotated[bool | None, typer.Option("--bar", help="Paint a colour bar.", rich_help_panel=_COLOR)] = None,
+    start: Annotated[
+        str | None, typer.Option("--start", help="Begin at this time: seconds or [HH:]MM:SS.", rich_help_panel=_IN)
+    ] = None,
+    duration: Annotated[
+        str | None, typer.Option("--duration", help="Work on so much of it.", rich_help_panel=_IN)
+    ] = None,
+    max_frames: Annotated[
+        int | None, typer.Option("--max-frames", help="Stop after so many frames.", rich_help_panel=_IN)
+    ] = None,
+    camera_mode: Annotated[
+        str | None, typer.Option("--camera-mode", help="WxH or WxH@FPS to ask a camera for.", rich_help_panel=_IN)
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", help="Seconds of silence a network may have. [3]", rich_help_panel=_IN)
+    ] = None,
+    retries: Annotated[
+        int | None, typer.Option("--retries", help="Attempts to reconnect; default for ever.", rich_help_panel=_IN)
+    ] = None,
+    transport: Annotated[
+        str | None, typer.Option("--transport", help="RTSP over tcp, udp or auto.", rich_help_panel=_IN)
+    ] = None,
+    codec: Annotated[
+        str | None, typer.Option("--codec", help="FFmpeg's name of the video encoder.", rich_help_panel=_ENC)
+    ] = None,
+    crf: Annotated[float | None, typer.Option("--crf", help="Quality, lower is better.", rich_help_panel=_ENC)] = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="The encoder's speed preset.", rich_help_panel=_ENC)
+    ] = None,
+    bitrate: Annotated[
+        int | None,
+        typer.Option("--bitrate", help="kbit/s of streams served or published.", rich_help_panel=_ENC),
+    ] = None,
+    data_size: Annotated[
+        str | None, typer.Option("--data-size", help="Depth data at source or model size.", rich_help_panel=_OUT)
+    ] = None,
+    stats: Annotated[Path | None, typer.Option("--stats", help="Write what happened as JSON.")] = None,
+    quiet: options.Quiet = None,
+) -> None:
+    """Turn sources into depth: video files, pictures, a window, a stream, or depth as data.
+
+    Try it with nothing at hand: [bold]streamdepth run test: -o depth.mp4[/bold]
+    """
+    given = {name.rstrip("_"): value for name, value in locals().items() if name != "config"}
+    from streamdepth.config import load_config
+
+    execute(load_config(config, {**given, "batch": _batch(batch)}))
+
+
+def _batch(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isdecimal() else text
+
+
+def execute(config: RunConfig) -> None:
+    """Run all jobs of a configuration, then write the statistics, also where a job failed."""
+    from streamdepth.cli.jobs import plan
+    from streamdepth.cli.progress import bytes_bar, frames_bar, say, wanted
+    from streamdepth.estimator import DepthEstimator
+    from streamdepth.pipeline import Pipeline
+
+    jobs = plan(config)
+    with bytes_bar(quiet=config.quiet) as downloading:
+        estimator = DepthEstimator(
+            config.model,
+            dtype=config.dtype,
+            revision=config.revision,
+            size=config.size,
+            sense=config.sense,
+            provider=config.provider,
+            threads=config.threads,
+            exact=config.exact,
+            progress=downloading,
+        )
+    done: list[tuple[str, RunStats]] = []
+    try:
+        for job in jobs:
+            pipeline = Pipeline(
+                job.sources,
+                estimator,
+                job.sinks,
+                policy=config.policy,
+                range=config.range,
+                batch=_chosen_batch(config, estimator),
+            )
+            try:
+                with pipeline:
+                    for note in pipeline.notes:
+                        say(note, quiet=config.quiet)
+                    with frames_bar(job.title, pipeline.snapshot, quiet=config.quiet):
+                        pipeline.run()
+            finally:
+                done.append((job.title, pipeline.stats))
+            for note in pipeline.stats.notes[len(pipeline.notes) :]:
+                say(note, quiet=config.quiet)
+            if wanted(config.quiet):
+                say(_summary(pipeline.stats, job.title))
+    finally:
+        estimator.close()
+        if config.stats is not None:
+            _write_stats(config.stats, done)
+
+
+def _chosen_batch(config: RunConfig, estimator: DepthEstimator) -> int:
+    if config.batch != "auto":
+        return int(config.batch)
+    from streamdepth.inference.auto_batch import best_batch
+
+    return best_batch(estimator).batch
+
+
+def _summary(stats: RunStats, title: str) -> str:
+    lost = sum(stats.dropped.values())
+    dropped = f", {lost} dropped ({', '.join(f'{n} {c}' for c, n in stats.dropped.items())})" if lost else ""
+    model = f"{stats.model} {stats.dtype} on {stats.provider}"
+    return f"{title}: {stats.processed} frames, {stats.fps:.1f} fps, {model}{dropped}"
+
+
+def _write_stats(path: Path, done: list[tuple[str, RunStats]]) -> None:
+    """One run: its statistics. Several: their sums, and each under ``runs``."""
+    from streamdepth.errors import SinkError
+    from streamdepth.pipeline.stats import combined
+
+    content = combined([stats for _, stats in done]).to_dict()
+    if len(done) > 1:
+        content["runs"] = [{"source": title, **stats.to_dict()} for title, stats in done]
+    try:
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SinkError(f"statistics {path}: {error.strerror}; give --stats a file that can be written") from None

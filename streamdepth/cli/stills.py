@@ -1,0 +1,163 @@
+"""``streamdepth image``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streamdepth.cli import options
+from streamdepth.errors import OutputExistsError, SinkError, SourceNotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from streamdepth.estimator import Estimate
+
+_SUFFIXES = (".png", ".npy", ".json")
+_NAME = "{name}"
+
+
+def image(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...", help="Pictures, folders of them, globs, or - for one picture on standard input."
+        ),
+    ],
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="By suffix: .png picture, .npy float32 depth, .json the node's form; folder/ for several. Repeatable; "
+            "{name} stands for the input's name.",
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print {data, image, width, height} on standard output, a line an input.")
+    ] = False,
+    model: options.Model = None,
+    dtype: options.Dtype = None,
+    revision: options.Revision = None,
+    size: options.Size = None,
+    sense: options.Sense = None,
+    provider: options.Provider = None,
+    threads: options.Threads = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Preprocess the fast way, as for video.", rich_help_panel="Model")
+    ] = False,
+    style: options.Style = None,
+    alpha: options.Alpha = None,
+    reverse: options.Reverse = None,
+    overwrite: options.Overwrite = None,
+    quiet: options.Quiet = None,
+) -> None:
+    """Depth of single pictures: the exact path, as a picture with alpha, as float32, or in the node's form."""
+    if not output and not as_json:
+        raise UsageError("nothing to do with the depth; add -o OUT.png, -o OUT.npy, -o FOLDER/ or --json")
+    found = _inputs(inputs)
+    targets = [[Path(_target(one, name, len(found) > 1)) for one in output or ()] for name, _ in found]
+    _check_targets([path for paths in targets for path in paths], overwrite=bool(overwrite))
+    from streamdepth.cli.progress import bytes_bar, say
+    from streamdepth.estimator import DepthEstimator
+
+    with bytes_bar(quiet=bool(quiet)) as downloading:
+        estimator = DepthEstimator(
+            model or "built-in",
+            dtype=dtype or "auto",
+            revision=revision,
+            size=size,
+            sense=sense,
+            provider=provider or "auto",
+            threads=threads,
+            exact=not fast,
+            progress=downloading,
+        )
+    picture_wanted = as_json or any(path.suffix == ".png" for paths in targets for path in paths)
+    with estimator:
+        for (name, value), paths in zip(found, targets, strict=True):
+            made = estimator(
+                value,
+                style=options.style_value(style or "inferno") if picture_wanted else None,
+                alpha=1.0 if alpha is None else alpha,
+                reverse=bool(reverse),
+            )
+            result = made[0] if isinstance(made, list) else made
+            for path in paths:
+                _write(path, result)
+            if as_json:
+                sys.stdout.write(json.dumps(result.to_node()) + "\n")
+            for note in result.notes:
+                say(f"{name}: {note}", quiet=bool(quiet))
+
+
+def _inputs(texts: list[str]) -> list[tuple[str, Any]]:
+    """Name and value of each picture."""
+    import glob
+
+    from streamdepth.sources.picture import PICTURE_SUFFIXES
+
+    found: list[tuple[str, Any]] = []
+    for text in texts:
+        path = Path(text)
+        if text == "-":
+            found.append(("stdin", sys.stdin.buffer.read()))
+        elif path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+            if not inside:
+                raise SourceNotFoundError(f"{text}: no pictures in this folder; name one that has some, or a file")
+            found += [(p.stem, p) for p in inside]
+        elif not path.exists() and glob.has_magic(text):
+            matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - absolute patterns too
+            if not matches:
+                raise SourceNotFoundError(f"{text}: matches no file; check the pattern")
+            found += [(Path(match).stem, Path(match)) for match in matches]
+        else:
+            found.append((path.stem, path))
+    return found
+
+
+def _target(output: str, name: str, several: bool) -> str:
+    if output.endswith("/") or Path(output).is_dir():
+        return str(Path(output) / f"{name}.png")
+    if several and _NAME not in output:
+        raise UsageError(f"{output}: several pictures need an output each; give a folder/ or write {_NAME} in it")
+    return output.replace(_NAME, name)
+
+
+def _check_targets(paths: list[Path], *, overwrite: bool) -> None:
+    """Refuse before any work what could not be written after it."""
+    seen: set[Path] = set()
+    for path in paths:
+        if path.suffix not in _SUFFIXES:
+            raise UsageError(f"{path}: a still is written as {', '.join(_SUFFIXES)}, or into a folder/")
+        if path in seen:
+            raise UsageError(f"{path}: two pictures would go there; give them different names")
+        if path.exists() and not overwrite:
+            raise OutputExistsError(f"{path} is there already; --overwrite replaces it")
+        seen.add(path)
+
+
+def _write(path: Path, result: Estimate) -> None:
+    import io
+
+    import numpy as np
+
+    if path.suffix == ".png":
+        content = result.image or b""
+    elif path.suffix == ".npy":
+        buffer = io.BytesIO()
+        np.save(buffer, result.data)
+        content = buffer.getvalue()
+    else:
+        content = json.dumps(result.to_node()).encode()
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise SinkError(f"{path} cannot be written: {error.strerror}; choose another place") from None

@@ -1,0 +1,192 @@
+"""The configuration of a run: one frozen value, read once at the edge, the command line over the file."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from streamdepth.depth.range import RangeSpec
+from streamdepth.errors import UsageError
+from streamdepth.frame import Sense
+from streamdepth.look import Look, Upsampling, View, parse_alpha
+from streamdepth.queues import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)")
+
+
+def parse_seconds(value: float | str) -> float:
+    """``12.5``, ``"12.5"``, ``"1:02"`` or ``"1:02:03.5"`` -> seconds.
+
+    Raises:
+        ValueError: anything else, or negative.
+    """
+    if isinstance(value, str):
+        found = _CLOCK.fullmatch(value.strip())
+        if found is None:
+            raise ValueError(f"{value!r} is not a time; give seconds or [HH:]MM:SS")
+        hours, minutes, seconds = (float(part or 0) for part in found.groups())
+        return hours * 3600 + minutes * 60 + seconds
+    if isinstance(value, bool) or not 0 <= value < float("inf"):
+        raise ValueError(f"{value!r} is not a time; give seconds, 0 or more")
+    return float(value)
+
+
+def _texts(value: Any) -> Any:
+    if value is None:
+        return ()
+    many = value if isinstance(value, (list, tuple)) else [value]
+    return tuple(str(one) if isinstance(one, int) else one for one in many)
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
+Seconds = Annotated[float, BeforeValidator(parse_seconds)]
+
+
+class RunConfig(BaseModel):
+    """Everything ``streamdepth run`` can be told. Keys of a configuration file are these names, with ``-`` or ``_``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False)
+
+    sources: Texts = ()
+    output: Texts = ()
+    data: Texts = ()
+    serve: Texts = ()
+    show: bool = False
+    overwrite: bool = False
+
+    model: str = "built-in"
+    dtype: str = "auto"
+    revision: str | None = None
+    size: str | int | None = None
+    sense: Sense | None = None
+    provider: str = "auto"
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    batch: int | Literal["auto"] = 1
+    exact: bool = False
+
+    policy: Policy | None = None
+    range: str | None = None
+    style: str = "inferno"
+    alpha: Any = None
+    reverse: bool = False
+    view: View | None = None
+    transparent: bool = False
+    edges: Upsampling = Upsampling.BILINEAR
+    contours: int = Field(default=0, ge=0, le=64)
+    bar: bool = False
+
+    start: Seconds = 0.0
+    duration: Seconds | None = None
+    max_frames: int | None = Field(default=None, ge=1)
+    timeout: float = Field(default=3.0, gt=0, le=3600)
+    retries: int | None = Field(default=None, ge=0)
+    transport: Literal["tcp", "udp", "auto"] = "tcp"
+    camera_mode: str | None = None
+
+    codec: str | None = None
+    crf: float | None = Field(default=None, ge=0, le=63)
+    preset: str | None = None
+    bitrate: int | None = Field(default=None, ge=1)
+    data_size: Literal["source", "model"] = "source"
+
+    stats: Path | None = None
+    quiet: bool = False
+
+    @field_validator("batch")
+    @classmethod
+    def _batch(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and not 1 <= value <= 256:
+            raise ValueError("batch is 1 to 256, or auto")
+        return value
+
+    @field_validator("range")
+    @classmethod
+    def _range(cls, value: str | None) -> str | None:
+        return None if value is None else str(RangeSpec.parse(value))
+
+    @field_validator("alpha")
+    @classmethod
+    def _alpha(cls, value: Any) -> tuple[float, float] | None:
+        return parse_alpha(value)
+
+    @field_validator("camera_mode")
+    @classmethod
+    def _camera_mode(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"\d+x\d+(@\d+(\.\d+)?)?", value):
+            raise ValueError(f"{value!r} is no camera mode; give WxH or WxH@FPS, e.g. 1280x720@30")
+        return value
+
+    @property
+    def look(self) -> Look:
+        """An alpha without a view means an overlay: that is what alpha is for."""
+        view = self.view or (View.OVERLAY if self.alpha is not None else View.DEPTH)
+        return Look(
+            style=self.style,
+            alpha=self.alpha,
+            reverse=self.reverse,
+            view=view,
+            transparent=self.transparent,
+            upsampling=self.edges,
+            contours=self.contours,
+            bar=self.bar,
+        )
+
+
+def load_config(path: Path | None, options: Mapping[str, Any]) -> RunConfig:
+    """Read a YAML file, lay the options that were given (not None) over it, and validate.
+
+    Raises:
+        UsageError: an unreadable file, an unknown key (with the nearest name), a value of the wrong kind.
+    """
+    values = {} if path is None else _read(path)
+    values.update({name: value for name, value in options.items() if value is not None and value != []})
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        # A union reports every member that did not fit: the first says enough.
+        first = {detail["loc"][:1]: detail for detail in reversed(error.errors())}
+        raise UsageError("; ".join(_explain(detail, path) for detail in reversed(first.values()))) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"configuration {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"configuration {path} is not UTF-8 text; is it a YAML file?") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise UsageError(f"configuration {path}{where}: not valid YAML; {getattr(error, 'problem', error)}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UsageError(f"configuration {path}: expected 'name: value' lines, found a {type(content).__name__}")
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        if name in values:
+            raise UsageError(f"configuration {path}: {key} stands there twice")
+        values[name] = value
+    return values
+
+
+def _explain(detail: Any, path: Path | None) -> str:
+    name = str(detail["loc"][0]) if detail["loc"] else ""
+    shown = name.replace("_", "-")
+    if detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, RunConfig.model_fields, n=1)
+        hint = f"did you mean {near[0].replace('_', '-')}?" if near else "see streamdepth run --help"
+        return f"configuration {path}: unknown key {shown}; {hint}"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return message if shown in message else f"{shown}: {message}, not {detail['input']!r}"

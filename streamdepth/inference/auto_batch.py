@@ -1,0 +1,82 @@
+"""Which batch pays: throughput measured against the time one batch takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import av
+
+from streamdepth.clock import SystemClock
+from streamdepth.inference.pattern import pattern
+
+if TYPE_CHECKING:
+    from streamdepth.clock import Clock
+    from streamdepth.estimator import DepthEstimator
+    from streamdepth.inference.engine import Engine
+
+CANDIDATES = (1, 2, 4, 8, 16, 32)
+_RUNS = 5
+_WORTH = 1.05
+"""A larger batch must be at least this much faster a frame: it costs memory and latency."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchChoice:
+    """The batch that pays, and milliseconds a frame measured for each batch tried."""
+
+    batch: int
+    frame_ms: dict[int, float]
+
+
+def best_batch(
+    estimator: DepthEstimator,
+    *,
+    width_px: int = 640,
+    height_px: int = 480,
+    most_seconds: float = 1.0,
+    clock: Clock | None = None,
+) -> BatchChoice:
+    """Run the model on a built-in picture with growing batches until a larger one no longer pays.
+
+    Args:
+        width_px, height_px: size of the pictures to come, where the network's size follows theirs.
+        most_seconds: a batch that takes longer than this is not tried further: its frames would wait too long.
+        clock: what measures.
+    Returns:
+        The smallest batch within 5 % of the fastest. A graph of fixed batch leaves no choice.
+    Raises:
+        StreamDepthError: the model cannot run.
+    """
+    clock = clock or SystemClock()
+    picture = av.VideoFrame.from_ndarray(pattern(width_px, height_px), format="rgb24")
+    measured: dict[int, float] = {}
+    best = 0
+    for batch in CANDIDATES:
+        engine = estimator.engine(batch=batch)
+        try:
+            if engine.batch != batch or (engine.rows_per_run == 1 and batch > 1):
+                return BatchChoice(best or engine.batch, measured)
+            seconds = _seconds_a_batch(engine, picture, clock)
+        finally:
+            engine.close()
+        measured[batch] = round(seconds / batch * 1e3, 4)
+        if best and measured[best] < measured[batch] * _WORTH:
+            break
+        best = batch
+        if seconds > most_seconds:
+            break
+    return BatchChoice(best, measured)
+
+
+def _seconds_a_batch(engine: Engine, picture: av.VideoFrame, clock: Clock) -> float:
+    slot = engine.acquire(engine.network_size(picture.width, picture.height))
+    for row in range(engine.batch):
+        slot.write(row, picture)
+    engine.run(slot, engine.batch)  # the first run sizes the session's memory
+    times: list[int] = []
+    for _ in range(_RUNS):
+        started_ns = clock.monotonic_ns()
+        engine.run(slot, engine.batch)
+        times.append(clock.monotonic_ns() - started_ns)
+    return sorted(times)[len(times) // 2] / 1e9
