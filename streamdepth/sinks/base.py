@@ -32,10 +32,6 @@ class BaseSink(ABC):
         return self._control
 
     @property
-    def note(self) -> str:
-        return ""
-
-    @property
     def live(self) -> bool:
         return False
 

@@ -63,7 +63,7 @@ _DEFAULT_OPTIONS: Mapping[str, Mapping[str, str]] = {
     "libx265": {"preset": "veryfast", "crf": "24", "x265-params": "log-level=error"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "6", "row-mt": "1", "crf": "28", "b": "0"},
     "libsvtav1": {"preset": "10", "crf": "30", "svtav1-params": "fast-decode=1"},
-    "ffv1": {"level": "3", "slices": "4", "slicecrc": "1"},
+    "ffv1": {"level": "3", "slices": "4", "slicecrc": "1", "g": "1"},
     "prores_ks": {},
     "mpeg4": {"b": "6M"},
 }

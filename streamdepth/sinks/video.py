@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, cast
 from streamdepth.errors import SinkError, UsageError
 from streamdepth.sinks.base import BaseSink
 from streamdepth.sinks.encoding import Encoding, container_of, container_options, encoding_for, key_interval
-from streamdepth.sinks.files import OutputFile, claim_file, is_disk_error, reason, write_failed
+from streamdepth.sinks.files import claim_file, is_disk_error, reason, write_failed
 from streamdepth.sinks.fit import Fitter
+from streamdepth.sinks.muxed import MuxedFile
 from streamdepth.sinks.packets import PacketCopier
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     import av
     from av.container import OutputContainer
-    from av.packet import Packet
     from av.video.stream import VideoStream
 
     from streamdepth.frame import PictureInfo, Result, StreamInfo
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 # The largest timescale FFmpeg's MP4 muxer accepts is a signed 32-bit integer.
 _MAX_TICKS = 2**31 - 1
-_WRITE_BYTES = 1 << 16
 # A video this much shorter than its file says has been cut short by the user.
 _SHORT_SECONDS = 0.5
 
@@ -92,15 +90,14 @@ class VideoSink(BaseSink):
         if preset is not None:
             self._options["preset"] = preset
         self._copy_sound = copy_sound
-        self._file: OutputFile | None = None
-        self._output: OutputContainer | None = None
+        self._muxed: MuxedFile | None = None
         self._stream: VideoStream | None = None
         self._copier: PacketCopier | None = None
         self._fitter: Fitter | None = None
         self._info: StreamInfo | None = None
         self._time_base = Fraction(1, 1000)
         self._origin = Fraction(0)
-        self._created = self._broken = self._flushed = self._closed = False
+        self._flushed = self._closed = False
         self._frames = 0
         self._first_pts = self._last_pts = self._last_step = 0
         self._notes: list[str] = []
@@ -125,11 +122,13 @@ class VideoSink(BaseSink):
             raise UsageError(f"{self.name}: a video file needs pictures")
         encoding = encoding_for(picture, codec=self._codec, transparent=self._transparent, options=self._options)
         self._info = stream
-        self._created = claim_file(self._path, overwrite=self._overwrite, media_path=stream.media_path)
+        created = claim_file(self._path, overwrite=self._overwrite, media_path=stream.media_path)
+        self._time_base, self._origin = _output_time(stream)
+        options = container_options(self._container, self._time_base.denominator)
+        self._muxed = MuxedFile(self._path, self._container.muxer, options, created=created)
         try:
-            self._open_output(stream, picture, encoding)
+            self._open_output(self._muxed.container, stream, picture, encoding)
         except BaseException:
-            self._broken = True
             self.close()
             raise
 
@@ -150,7 +149,7 @@ class VideoSink(BaseSink):
 
     def flush(self) -> None:
         """Write what the encoder holds back, and the rest of the sound."""
-        if self._flushed or self._broken or self._output is None or not self._frames:
+        if self._flushed or self._muxed is None or self._muxed.broken or not self._frames:
             return
         self._flushed = True
         self._encode(None)
@@ -173,18 +172,13 @@ class VideoSink(BaseSink):
         finally:
             if self._copier is not None:
                 self._copier.close()
-            self._finish()
+            muxed, self._muxed, self._stream = self._muxed, None, None
+            if muxed is not None:
+                muxed.close(empty=not self._frames)
 
-    def _open_output(self, stream: StreamInfo, picture: PictureInfo, encoding: Encoding) -> None:
-        import av
-
-        self._time_base, self._origin = _output_time(stream)
-        options = container_options(self._container, self._time_base.denominator)
-        self._file = OutputFile(self._path)
-        output = av.open(
-            self._file, "w", format=self._container.muxer, container_options=options, buffer_size=_WRITE_BYTES
-        )
-        self._output = output
+    def _open_output(
+        self, output: OutputContainer, stream: StreamInfo, picture: PictureInfo, encoding: Encoding
+    ) -> None:
         try:
             video = cast("VideoStream", output.add_stream(encoding.codec, rate=stream.rate or Fraction(25)))
         except ValueError as exc:
@@ -235,29 +229,28 @@ class VideoSink(BaseSink):
     def _encode(self, picture: av.VideoFrame | None) -> None:
         import av
 
-        assert self._stream is not None and self._output is not None  # noqa: S101, PT018 - for the type checker
-        last: Packet[VideoStream] | None = None
+        assert self._stream is not None and self._muxed is not None  # noqa: S101, PT018 - for the type checker
         try:
-            for packet in self._stream.encode(picture):
-                self._output.mux(packet)
-                last = packet
-        except (av.FFmpegError, OSError, ValueError) as exc:
-            self._broken = True
-            raise write_failed(self._path, exc) from exc
-        if last is not None and last.dts is not None and last.time_base is not None:
+            packets = self._stream.encode(picture)
+        except (av.FFmpegError, ValueError) as exc:
+            self._muxed.broken = True
+            raise SinkError(f"{self.name}: the encoder failed ({reason(exc)}); choose another --codec") from exc
+        self._muxed.mux(packets)
+        last = packets[-1] if packets else None
+        if last is not None and last.dts is not None:
             self._copy(last.dts * last.time_base)
 
     def _copy(self, until: Fraction | None) -> None:
         import av
 
-        if self._copier is None or self._output is None:
+        if self._copier is None or self._muxed is None:
             return
         for packet in self._copier.until(until):
             try:
-                self._output.mux(packet)
+                self._muxed.container.mux(packet)
             except (av.FFmpegError, OSError, ValueError) as exc:
                 if is_disk_error(exc):
-                    self._broken = True
+                    self._muxed.broken = True
                     raise write_failed(self._path, exc) from exc
                 self._copier.leave_out(packet, reason(exc))
 
@@ -270,29 +263,6 @@ class VideoSink(BaseSink):
             shown = end - self._first_pts * self._time_base
             return None if shown >= self._info.duration_seconds - _SHORT_SECONDS else end
         return end
-
-    def _finish(self) -> None:
-        import av
-
-        output, self._output = self._output, None
-        self._stream = None
-        try:
-            if self._file is not None and (self._broken or not self._frames):
-                # Closing the file under the muxer keeps it from writing an end, which after an error would overwrite
-                # the start of what can still be read.
-                self._file.close()
-            if output is not None:
-                try:
-                    output.close()
-                except (av.FFmpegError, OSError, ValueError) as exc:
-                    if not self._broken:
-                        raise write_failed(self._path, exc) from exc
-        finally:
-            if self._file is not None:
-                self._file.close()
-            if self._created and not self._frames:
-                with contextlib.suppress(OSError):
-                    self._path.unlink()
 
 
 def _output_time(stream: StreamInfo) -> tuple[Fraction, Fraction]:
