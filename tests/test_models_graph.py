@@ -123,6 +123,38 @@ def test_depth_is_told_from_other_outputs(tmp_path: Path) -> None:
         depth_output(path, graph, "nope")
 
 
+@pytest.mark.parametrize(
+    ("form", "layout", "shape"),
+    [
+        (  # Depth Anything 3
+            {"layout": "rank5", "output_rank": 4, "outputs_after": {"extrinsics": [1, 3, 4], "intrinsics": [1, 3, 3]}},
+            "nchw",
+            ("batch", 1, "out_height", "out_width"),
+        ),
+        (  # DepthPro
+            {"height": 1536, "width": 1536, "outputs_after": {"focallength_px": [1]}},
+            "chw",
+            ("batch", 1536, 1536),
+        ),
+        (  # Metric3D
+            {"outputs_after": {"predicted_normal": [1, 3, 8, 8], "normal_confidence": [1, 8, 8]}},
+            "chw",
+            ("batch", "out_height", "out_width"),
+        ),
+        (  # depth last, behind things that look like it
+            {"outputs_before": {"normal_confidence": [1, 8, 8]}},
+            "chw",
+            ("batch", "out_height", "out_width"),
+        ),
+    ],
+)
+def test_forms_of_well_known_models(tmp_path: Path, form: Any, layout: str, shape: tuple[Any, ...]) -> None:
+    path = write_depth_model(tmp_path / "m.onnx", **form)
+    graph = read_graph(path)
+    assert image_input(path, graph)[1] == layout
+    assert depth_output(path, graph) == TensorSpec("predicted_depth", "float32", shape)
+
+
 def test_a_usual_name_beats_the_first_output(tmp_path: Path) -> None:
     outputs = [("confidence", F32, [1, 8, 8]), ("predicted_depth", F16, [1, 8, 8])]
     path = write_graph(tmp_path / "m.onnx", [("x", F32, [1, 3, 8, 8])], outputs)

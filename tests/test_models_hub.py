@@ -212,6 +212,9 @@ def test_revisions(setup: Setup, all_dtypes: dict[str, bytes]) -> None:
         setup.resolve(revision="v9")
     with pytest.raises(ModelNotFoundError, match="has no revision"):
         setup.resolve(revision="0" * 40)
+    for wrong in ("../main", "a..b", "-x", "a b"):
+        with pytest.raises(UsageError, match="give a branch, tag or commit"):
+            setup.resolve(revision=wrong)
 
 
 def test_the_cache_learns_what_a_branch_is_now(setup: Setup, all_dtypes: dict[str, bytes]) -> None:

@@ -13,9 +13,9 @@ import pytest
 
 from streamdepth.errors import ModelError, ModelNotFoundError, UsageError
 from streamdepth.frame import Sense
-from streamdepth.models.locate import target_of
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Family, ModelSpec, Preprocessing
+from streamdepth.models.target import target_of
 from tests.support.hub import DA_PREPROCESSOR
 from tests.support.models import write_depth_model
 

@@ -20,9 +20,10 @@ from streamdepth.models.hub import (
     pull_hint,
 )
 from streamdepth.models.layout import check_dtype, variants
-from streamdepth.models.locate import BUILT_IN, builtin_record, folder_variants, hub_choice, target_of
+from streamdepth.models.locate import builtin_record, folder_variants, hub_choice
 from streamdepth.models.resolve import resolve
 from streamdepth.models.table import KnownModel, find_known, known_models
+from streamdepth.models.target import BUILT_IN, target_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+# what git allows in a name, less what no Hub has; it also becomes a path in the cache
+_REVISION = re.compile(r"[A-Za-z0-9][\w./+@-]*")
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 
 
@@ -118,9 +120,11 @@ def list_repository(access: HubAccess, repository: str, revision: str | None = N
     Raises:
         ModelNotFoundError: no such repository or revision, or not in the cache while offline.
         ModelError: access denied, the Hub is down, or cannot be reached, and there is nothing in the cache.
-        UsageError: not a repository name.
+        UsageError: not a repository's or a revision's name.
     """
     wanted = revision or "main"
+    if not _REVISION.fullmatch(wanted) or ".." in wanted:
+        raise UsageError(f"revision {wanted!r}: give a branch, tag or commit")
     if access.is_offline:
         found = _from_cache(access, repository, wanted, "offline: using the cache")
         if found is None:

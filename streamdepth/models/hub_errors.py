@@ -69,6 +69,8 @@ def hub_error(
         return ModelError(f"{what}: {endpoint} is out of order ({status}); try again later")
     if status >= 400:
         return ModelError(f"{what}: {endpoint} refused the request ({status}); check the name and HF_ENDPOINT")
+    if "OfflineModeIsEnabled" in kinds:
+        return ModelNotFoundError(f"{what}: offline, and not in the cache; go online once, or unset HF_HUB_OFFLINE")
     if "TimeoutException" in kinds:
         return DeadlineError(f"{what}: {endpoint} did not answer in time; check the network and try again")
     if "ProxyError" in kinds:

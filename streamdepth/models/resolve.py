@@ -18,10 +18,11 @@ from streamdepth.models.graph import depth_output, image_input, other_inputs
 from streamdepth.models.hub import HubAccess
 from streamdepth.models.hub_config import preprocessing_of, sense_of
 from streamdepth.models.layout import check_dtype
-from streamdepth.models.locate import locate, target_of
+from streamdepth.models.locate import locate
 from streamdepth.models.size import apply_size, fit_to_graph, parse_size
 from streamdepth.models.spec import ModelSpec, Preprocessing, TensorSpec
 from streamdepth.models.table import preprocessing_from
+from streamdepth.models.target import target_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,7 +59,7 @@ def resolve(
 
     Args:
         model: ``"built-in"``, a path of an ``.onnx`` file or of a folder in the transformers.js layout, or a Hub name
-            (see :func:`~streamdepth.models.locate.target_of` for how the three are told apart).
+            (see :func:`~streamdepth.models.target.target_of` for how the three are told apart).
         dtype: ``auto`` takes what the repository's author or else the provider prefers; a named one is taken or
             missing, never replaced. Why ``auto`` is the default: :mod:`streamdepth.models.dtypes`.
         revision: branch, tag or commit of a Hub repository.

@@ -145,7 +145,10 @@ class Seen:
 
 
 class FakeHub:
-    """``with FakeHub(repo, ...) as hub: ... hub.endpoint``."""
+    """``with FakeHub(repo, ...) as hub: ... hub.endpoint``.
+
+    ``lies`` maps a SHA-256 to what the storage sends instead of the content of that name.
+    """
 
     def __init__(self, *repos: FakeRepo, lfs_above: int = 512) -> None:
         self.repos = {repo.name: repo for repo in repos}
@@ -153,6 +156,7 @@ class FakeHub:
         self.faults: list[Fault] = []
         self.seen: list[Seen] = []
         self.blobs: dict[str, bytes] = {}
+        self.lies: dict[str, bytes] = {}
         self.closing = threading.Event()
         self._lock = threading.Lock()
         self._servers = {name: _Server(self, name) for name in ("hub", "storage")}
@@ -246,7 +250,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         cut = fault.cut_after if fault is not None else None
         if self.server.name == "storage":
-            blob = hub.blobs.get(path.removeprefix("/lfs/"))
+            digest = path.removeprefix("/lfs/")
+            blob = hub.lies.get(digest, hub.blobs.get(digest))
             self._body(b"" if blob is None else blob, {}, cut) if blob is not None else self._answer(404)
         elif path.startswith("/api/models/"):
             self._api(path.removeprefix("/api/models/"))
