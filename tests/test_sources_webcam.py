@@ -1,0 +1,303 @@
+"""Cameras, at OpenCV's and Video4Linux's boundary: made-up devices, for want of a camera."""
+
+from __future__ import annotations
+
+import errno
+import struct
+import threading
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from streamdepth.errors import SourceError, SourceNotFoundError, UsageError
+from streamdepth.sources.cameras import Camera, CameraMode, find_camera, list_cameras
+from streamdepth.sources.webcam import WebcamSource
+from streamdepth.stages import Source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+WIDTH, HEIGHT, FPS, FOURCC, BUFFERSIZE = 3, 4, 5, 6, 38
+
+
+class FakeCapture:
+    """A camera of 64x48 that gives ``good`` pictures, waiting for ``permit`` before each but the first."""
+
+    def __init__(self, good: int = 1000, *, opened: bool = True, gray: bool = False, stepped: bool = False) -> None:
+        self.good, self.opened, self.gray = good, opened, gray
+        self.permit = threading.Semaphore(0) if stepped else None
+        self.asked: dict[int, float] = {}
+        self.reads = 0
+        self.released = threading.Event()
+
+    def isOpened(self) -> bool:  # noqa: N802
+        return self.opened
+
+    def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
+        if self.reads and self.permit is not None:
+            self.permit.acquire(timeout=20)
+        if self.reads >= self.good:
+            return False, None
+        self.reads += 1
+        return True, np.full((48, 64) if self.gray else (48, 64, 3), self.reads, np.uint8)
+
+    def get(self, prop: int, /) -> float:
+        return {FPS: 30.0, FOURCC: float(int.from_bytes(b"YUYV", "little"))}.get(prop, 0.0)
+
+    def set(self, prop: int, value: float, /) -> bool:
+        self.asked[prop] = value
+        return False
+
+    def release(self) -> None:
+        self.released.set()
+
+
+class StepClock:
+    def __init__(self) -> None:
+        self.now_ns = 0
+
+    def monotonic_ns(self) -> int:
+        self.now_ns += 40_000_000
+        return self.now_ns
+
+
+def test_negotiated_mode_is_reported() -> None:
+    capture = FakeCapture()
+    source = WebcamSource(0, width=1280, height=720, rate=60, open_capture=lambda _: capture)
+    assert isinstance(source, Source)
+    assert source.live
+    info = source.open()
+    assert (info.width_px, info.height_px, info.rate, info.live, info.pix_fmt) == (64, 48, Fraction(30), True, "bgr24")
+    assert info.note == "64x48 at 30 fps, YUYV (asked for 1280x720 at 60 fps, which it does not do)"
+    assert capture.asked[WIDTH] == 1280
+    assert capture.asked[HEIGHT] == 720
+    assert capture.asked[FPS] == 60
+    assert capture.asked[BUFFERSIZE] == 1
+    assert capture.asked[FOURCC] == int.from_bytes(b"MJPG", "little")
+    source.close()
+    assert capture.released.is_set()
+
+
+def test_frames_share_memory_and_rise() -> None:
+    capture = FakeCapture(stepped=True)
+    assert capture.permit is not None
+    source = WebcamSource("0", open_capture=lambda _: capture, clock=StepClock())
+    source.open()
+    frames = source.frames()
+    given = [next(frames)]
+    for _ in range(4):
+        capture.permit.release()
+        given.append(next(frames))
+    assert [frame.index for frame in given] == list(range(5))
+    assert [frame.pts for frame in given] == [3600 * n for n in range(5)]
+    assert [int(frame.to_rgb()[0, 0, 0]) for frame in given] == [1, 2, 3, 4, 5]
+    assert source.dropped == {}
+    source.interrupt()
+    capture.permit.release()
+    assert list(frames) == []
+    assert capture.released.wait(2)
+    source.close()
+
+
+def test_what_nobody_takes_is_overtaken_and_counted() -> None:
+    capture = FakeCapture(good=50)
+    source = WebcamSource(0, open_capture=lambda _: capture)
+    source.open()
+    frames = source.frames()
+    given = [next(frames)]
+    assert capture.released.wait(5)
+    with pytest.raises(SourceError, match="stopped giving pictures after 50; is it still plugged in"):  # noqa: PT012
+        for frame in frames:
+            given.append(frame)  # noqa: PERF402 - the error must not take the frames along
+    assert given[-1].index == 49
+    assert len(given) + source.dropped["overtaken"] == 50
+    source.close()
+
+
+def test_gray_camera() -> None:
+    source = WebcamSource(0, open_capture=lambda _: FakeCapture(gray=True))
+    assert source.open().pix_fmt == "gray"
+    assert next(source.frames()).picture.format.name == "gray"
+    source.close()
+
+
+def test_no_such_camera() -> None:
+    capture = FakeCapture(opened=False)
+    with pytest.raises(SourceNotFoundError, match=r"camera 7: there is no such camera.*; streamdepth cameras lists"):
+        WebcamSource(7, open_capture=lambda _: capture).open()
+    assert capture.released.is_set()
+
+
+def test_camera_without_pictures() -> None:
+    capture = FakeCapture(good=0)
+    with pytest.raises(SourceError, match="opens but gives no picture"):
+        WebcamSource(0, open_capture=lambda _: capture).open()
+    assert capture.released.is_set()
+
+
+def test_hanging_open_ends_by_itself_and_by_interrupt() -> None:
+    gate = threading.Event()
+    late: list[FakeCapture] = []
+
+    def slow(_: int | str) -> FakeCapture:
+        gate.wait(20)
+        late.append(FakeCapture())
+        return late[-1]
+
+    with pytest.raises(SourceError, match=r"no picture within 0.05 s"):
+        WebcamSource(0, open_capture=slow, timeout_seconds=0.05).open()
+    source = WebcamSource(0, open_capture=slow)
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            source.open()
+        except SourceError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    source.interrupt()
+    thread.join(1)
+    assert not thread.is_alive()
+    assert "interrupted" in str(errors[0])
+    gate.set()
+
+
+def test_hanging_read_ends_by_interrupt_and_by_itself() -> None:
+    capture = FakeCapture(stepped=True)
+    source = WebcamSource(0, open_capture=lambda _: capture, timeout_seconds=0.2)
+    source.open()
+    frames = source.frames()
+    next(frames)
+    with pytest.raises(SourceError, match=r"gave no picture for 0.2 s; is it still plugged in"):
+        next(frames)
+    capture = FakeCapture(stepped=True)
+    source = WebcamSource(0, open_capture=lambda _: capture)
+    source.open()
+    frames = source.frames()
+    next(frames)
+    ended = threading.Event()
+
+    def drain() -> None:
+        list(frames)
+        ended.set()
+
+    threading.Thread(target=drain, daemon=True).start()
+    source.interrupt()
+    assert ended.wait(1)
+    assert not capture.released.is_set()
+    assert capture.permit is not None
+    capture.permit.release()
+    assert capture.released.wait(2)
+
+
+def test_interrupted_before_frames_releases_the_camera() -> None:
+    capture = FakeCapture()
+    source = WebcamSource(0, open_capture=lambda _: capture)
+    source.open()
+    source.interrupt()
+    assert list(source.frames()) == []
+    assert capture.released.is_set()
+
+
+@pytest.mark.parametrize(
+    ("device", "opened"),
+    [("/dev/video3", 3), ("12", 12), ("front", 2), ("Desk Camera", 1), ("/dev/v4l/by-id/x", "/dev/v4l/by-id/x")],
+)
+def test_devices_by_path_and_name(device: str, opened: int | str) -> None:
+    targets: list[int | str] = []
+
+    def note(target: int | str) -> FakeCapture:
+        targets.append(target)
+        return FakeCapture()
+
+    cameras = (Camera(1, "Desk Camera"), Camera(2, "Front: camera"), Camera(4, "Desk Camera Pro"))
+    source = WebcamSource(device, open_capture=note, cameras=lambda: cameras)
+    source.open()
+    source.close()
+    assert targets == [opened]
+    with pytest.raises(SourceNotFoundError, match=r"no one camera is called 'desk'; there are: 1 \(Desk Camera\)"):
+        WebcamSource("desk", open_capture=note, cameras=lambda: cameras).open()
+
+
+@pytest.mark.parametrize(
+    "options", [{"device": -1}, {"width": 5}, {"width": 0, "height": 5}, {"rate": 0}, {"timeout_seconds": 0}]
+)
+def test_arguments_that_mean_nothing(options: dict[str, int]) -> None:
+    with pytest.raises(UsageError):
+        WebcamSource(**options)  # type: ignore[arg-type]
+
+
+def fake_ioctl(device: int, request: int, buffer: bytearray) -> int:
+    """A webcam with YUYV in two sizes and a range of Motion JPEG sizes; field offsets from linux/videodev2.h."""
+    del device
+    number = request & 0xFF
+    if number == 0:
+        struct.pack_into("=II", buffer, 84, 0x84A00001, 0x04200001)
+        return 0
+    index = struct.unpack_from("=I", buffer, 0)[0]
+    if number == 2:
+        if index > 1:
+            raise OSError(errno.EINVAL, "end")
+        buffer[44:48] = (b"YUYV", b"MJPG")[index]
+    elif number == 74:
+        yuyv = bytes(buffer[4:8]) == b"YUYV"
+        if index > (1 if yuyv else 0):
+            raise OSError(errno.EINVAL, "end")
+        sizes = ((640, 480), (320, 240))
+        struct.pack_into("=3I", buffer, 8, 1, *sizes[index]) if yuyv else struct.pack_into(
+            "=7I", buffer, 8, 3, 160, 1920, 8, 120, 1080, 8
+        )
+    elif number == 75:
+        if index > 1 or bytes(buffer[4:8]) != b"YUYV":
+            raise OSError(errno.EINVAL, "end")
+        struct.pack_into("=3I", buffer, 16, 1, *((1, 15), (1001, 30000))[index])
+    return 0
+
+
+def test_names_and_modes_of_cameras(tmp_path: Path) -> None:
+    dev, names = tmp_path / "dev", tmp_path / "sys"
+    for index in (10, 2):
+        (names / f"video{index}").mkdir(parents=True)
+        (names / f"video{index}" / "name").write_text(f"Camera {index}\n")
+        dev.mkdir(exist_ok=True)
+        (dev / f"video{index}").touch()
+    (dev / "video-extra").touch()
+    cameras = list_cameras(dev=dev, sys_class=names, ioctl=fake_ioctl)
+    assert [(camera.index, camera.name) for camera in cameras] == [(2, "Camera 2"), (10, "Camera 10")]
+    rates = (Fraction(30000, 1001), Fraction(15))
+    assert cameras[0].modes == (
+        CameraMode(640, 480, "YUYV", rates),
+        CameraMode(320, 240, "YUYV", rates),
+        CameraMode(160, 120, "MJPG"),
+        CameraMode(1920, 1080, "MJPG"),
+    )
+    assert str(cameras[0].modes[0]) == "640x480 YUYV at 29.97, 15 fps"
+
+
+def test_what_is_no_camera_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "video0").touch()
+
+    def no_capture(device: int, request: int, buffer: bytearray) -> int:
+        del device, request
+        struct.pack_into("=II", buffer, 84, 0x80000001, 0x00800000)
+        return 0
+
+    assert list_cameras(dev=tmp_path, sys_class=tmp_path, ioctl=no_capture) == ()
+    broken = list_cameras(dev=tmp_path, sys_class=tmp_path)
+    assert [(camera.name, camera.modes) for camera in broken] == [("video0", ())]
+    assert "modes cannot be read" in broken[0].note
+    assert list_cameras(dev=tmp_path / "none") == ()
+
+
+def test_find_camera() -> None:
+    cameras = (Camera(0, "Integrated Webcam"), Camera(2, "USB Camera"), Camera(4, "USB Camera 2"))
+    assert find_camera("usb camera", cameras) == cameras[1]
+    assert find_camera("integrated", cameras) == cameras[0]
+    assert find_camera("usb", cameras) is None
+    assert find_camera("", cameras) is None
