@@ -1,0 +1,454 @@
+"""Views, sizes, alpha, options and bad input of the colour stage, on pictures of every layout."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamdepth.colorize.colorizer import Colorizer
+from streamdepth.colorize.palettes import palette
+from streamdepth.errors import UsageError
+from streamdepth.frame import ColorTags, DepthMap, DepthRange, Sense
+from streamdepth.look import Look, Upsampling, View
+from tests.support import color
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+OVERLAY = Look(view=View.OVERLAY)
+
+
+def render(
+    picture: av.VideoFrame, depth: DepthMap, look: Look, span: DepthRange | None = None, threads: int = 1
+) -> av.VideoFrame:
+    stream = color.stream_info(picture.width, picture.height, picture.format.name, ColorTags.of(picture))
+    with Colorizer(stream, threads=threads) as colorizer:
+        out = colorizer.render(picture, depth, span or color.span(depth), look)
+        info = colorizer.picture_info(look)
+    assert (out.width, out.height, out.format.name) == (info.width_px, info.height_px, info.pix_fmt)
+    assert ColorTags.of(out) == info.color
+    return out
+
+
+def same(first: av.VideoFrame, second: av.VideoFrame) -> bool:
+    pairs = zip(color.channels(first), color.channels(second), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def flat(value: float, sense: Sense = Sense.RELATIVE_INVERSE, size: tuple[int, int] = (6, 8)) -> DepthMap:
+    return DepthMap(np.full(size, value, np.float32), sense)
+
+
+@pytest.mark.parametrize("pix_fmt", color.ALL_FORMATS)
+@pytest.mark.parametrize("size", [(64, 48), (63, 47), (1, 1), (2, 3)])
+def test_alpha_zero_returns_the_frame_bit_for_bit(pix_fmt: str, size: tuple[int, int]) -> None:
+    picture = color.random_picture(*size, pix_fmt)
+    before = [bytes(plane) for plane in picture.planes]
+    out = render(picture, color.smooth_depth(9, 7), replace(OVERLAY, alpha=(0.0, 0.0)))
+    got, want = color.channels(out), color.channels(picture)
+    assert all(np.array_equal(a, b) for a, b in zip(got, want, strict=False))
+    assert [bytes(plane) for plane in picture.planes] == before
+    assert (out.pts, out.time_base) == (7, Fraction(1, 25))
+
+
+@pytest.mark.parametrize("pix_fmt", color.ALL_FORMATS)
+def test_the_frame_is_never_written_to(pix_fmt: str) -> None:
+    picture = color.random_picture(33, 21, pix_fmt)
+    before = [bytes(plane) for plane in picture.planes]
+    for view in View:
+        render(picture, color.smooth_depth(9, 7), Look(view=view, bar=True, contours=3, upsampling=Upsampling.GUIDED))
+    assert [bytes(plane) for plane in picture.planes] == before
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "nv12", "yuv420p10le", "rgb24"])
+def test_alpha_is_exact_at_both_ends_and_linear_between(pix_fmt: str) -> None:
+    picture = color.random_picture(40, 20, pix_fmt)
+    tags = ColorTags(matrix=6, range=1)
+    tags.apply(picture)
+    span = DepthRange(0.0, 1.0)
+    white = ((0.0, (255, 255, 255)), (1.0, (255, 255, 255)))
+    for near in (0.0, 0.25, 0.5, 1.0):
+        out = render(picture, flat(near), Look(style=white, alpha=(1.0, 0.2), view=View.OVERLAY), span)
+        alpha = 0.2 + 0.8 * near
+        top = 2.0 ** color.BITS.get(pix_fmt, 8) - 1
+        paper = top if pix_fmt == "rgb24" else 235 * (top + 1) / 256
+        old, new = color.channels(picture)[0], color.channels(out)[0]
+        assert np.abs(new - (old * (1 - alpha) + paper * alpha)).max() <= 0.51 + (near == 0.25) * 0.1
+
+
+def test_alpha_follows_distance_not_colour() -> None:
+    picture = color.random_picture(32, 32, "yuv420p")
+    span = DepthRange(0.0, 1.0)
+    for reverse in (False, True):
+        look = Look(style="viridis", alpha=(0.0, 1.0), reverse=reverse, view=View.OVERLAY)
+        assert same(render(picture, flat(1.0), look, span), picture)
+        assert not same(render(picture, flat(0.0), look, span), picture)
+
+
+def test_near_takes_the_high_end_whatever_the_sense() -> None:
+    picture = color.random_picture(16, 16, "rgb24")
+    high, low = palette("inferno")[-1][:3], palette("inferno")[0][:3]
+    span = DepthRange(1.0, 5.0)
+    for sense, near in ((Sense.RELATIVE_INVERSE, 5.0), (Sense.RELATIVE_DEPTH, 1.0), (Sense.METRIC_M, 1.0)):
+        out = render(picture, flat(near, sense), Look(), span)
+        assert [channel[3, 3] for channel in color.channels(out)] == list(high)
+        out = render(picture, flat(near, sense), Look(reverse=True), span)
+        assert [channel[3, 3] for channel in color.channels(out)] == list(low)
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "nv12", "yuv444p", "yuv420p10le", "gray"])
+def test_greyscale_is_neutral(pix_fmt: str) -> None:
+    out = render(color.random_picture(31, 17, pix_fmt), color.smooth_depth(9, 7), Look(style="grey"))
+    _, u, v = color.channels(out)
+    middle = 2.0 ** (color.BITS.get(pix_fmt, 8) - 1)
+    assert (u == middle).all()
+    assert (v == middle).all()
+
+
+@pytest.mark.parametrize("pix_fmt", color.ALL_FORMATS)
+@pytest.mark.parametrize("size", [(24, 18), (25, 17)])
+@pytest.mark.parametrize("view", [View.SIDE, View.STACK])
+def test_two_pictures_in_one(pix_fmt: str, size: tuple[int, int], view: View) -> None:
+    picture, depth = color.random_picture(*size, pix_fmt), color.smooth_depth(9, 7)
+    both = color.channels(render(picture, depth, Look(view=view)))
+    alone = color.channels(render(picture, depth, Look()))
+    before = color.channels(picture)
+    for index, (pair, single) in enumerate(zip(both, alone, strict=True)):
+        height, width = single.shape
+        frame_cell = pair[:height, :width]
+        depth_cell = (
+            pair[:height, -(pair.shape[1] // 2) :][:, :width]
+            if view is View.SIDE
+            else pair[-(pair.shape[0] // 2) :][:height]
+        )
+        np.testing.assert_array_equal(depth_cell, single)
+        if index < len(before):
+            np.testing.assert_array_equal(frame_cell, before[index])
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le", "rgb24", "gray"])
+def test_transparent_keeps_alpha_as_a_channel(pix_fmt: str) -> None:
+    picture = color.random_picture(24, 18, pix_fmt)
+    depth = color.smooth_depth(9, 7)
+    near = color.nearness(depth, color.span(depth), 24, 18)
+    rgb, opacity = color.colour(near, palette("plasma"), (1.0, 0.25))
+    for view in (View.DEPTH, View.OVERLAY):
+        out = render(picture, depth, Look(style="plasma", alpha=(1.0, 0.25), transparent=True, view=view))
+        assert out.format.name == "rgba"
+        *colours, alpha = color.channels(out)
+        assert np.abs(alpha - 255 * opacity).max() <= 1
+        assert max(np.abs(c - 255 * rgb[..., i]).max() for i, c in enumerate(colours)) <= 1
+
+
+def test_transparent_side_by_side_keeps_the_frame_opaque() -> None:
+    picture = color.random_picture(24, 18, "yuv444p")
+    ColorTags(matrix=1, range=1).apply(picture)
+    *_, alpha = color.channels(
+        render(picture, color.smooth_depth(9, 7), Look(view=View.SIDE, transparent=True, alpha=(0.0, 0.0)))
+    )
+    assert (alpha[:, :24] == 255).all()
+    assert (alpha[:, 24:] == 0).all()
+
+
+def test_over_a_picture_that_has_alpha_itself() -> None:
+    picture = color.random_picture(24, 18, "rgba")
+    words = np.frombuffer(memoryview(picture.planes[0]), np.uint8)
+    rng = np.random.default_rng(5)
+    words[3::4] = rng.integers(0, 256, words[3::4].size)
+    depth = color.smooth_depth(9, 7)
+    out = color.channels(render(picture, depth, Look(view=View.OVERLAY, alpha=(0.8, 0.1))))
+    under = [channel / 255 for channel in color.channels(picture)]
+    near = color.nearness(depth, color.span(depth), 24, 18)
+    rgb, opacity = color.colour(near, palette("inferno"), (0.8, 0.1))
+    cover = opacity + under[3] * (1 - opacity)
+    assert np.abs(out[3] - 255 * cover).max() <= 1
+    for index in range(3):
+        want = (rgb[..., index] * opacity + under[index] * under[3] * (1 - opacity)) / cover
+        assert np.abs(out[index] - 255 * want).max() <= 1
+
+
+def test_pictures_stored_bottom_up() -> None:
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=40, height=22, format=av.VideoFormat("yuv420p"), time_base=Fraction(1, 25))
+    flip, sink = graph.add("vflip"), graph.add("buffersink")
+    source.link_to(flip)
+    flip.link_to(sink)
+    graph.configure()
+    picture = color.random_picture(40, 22, "yuv420p")
+    graph.push(picture)
+    flipped = graph.pull()
+    assert isinstance(flipped, av.VideoFrame)
+    assert flipped.planes[0].line_size < 0
+    out = render(flipped, color.smooth_depth(9, 7), replace(OVERLAY, alpha=(0.0, 0.0)))
+    for new, old in zip(color.channels(out), color.channels(picture), strict=True):
+        np.testing.assert_array_equal(new, old[::-1])
+
+
+@pytest.mark.parametrize(
+    ("pix_fmt", "working"),
+    [
+        ("yuv410p", "yuv444p"),
+        ("yuv440p", "yuv444p"),
+        ("nv21", "yuv420p"),
+        ("yuv420p12le", "yuv420p10le"),
+        ("yuv422p16le", "yuv422p10le"),
+        ("yuyv422", "yuv422p"),
+        ("gbrp", "rgb24"),
+        ("bgra", "rgba"),
+        ("yuva420p", "rgba"),
+        ("pal8", "rgba"),
+        ("gray16le", "gray10le"),
+        ("rgb48le", "rgb24"),
+    ],
+)
+def test_other_formats_are_converted_once_and_said_so(pix_fmt: str, working: str) -> None:
+    picture = av.VideoFrame(32, 24, pix_fmt)
+    for plane in picture.planes:
+        np.frombuffer(memoryview(plane), np.uint8)[:] = 100
+    colorizer = Colorizer(color.stream_info(32, 24, pix_fmt))
+    assert colorizer.note == f"{pix_fmt} frames are coloured as {working}"
+    depth = color.smooth_depth(9, 7)
+    out = colorizer.render(picture, depth, color.span(depth), OVERLAY)
+    info = colorizer.picture_info(OVERLAY)
+    assert (out.format.name, out.width, out.height) == (info.pix_fmt, 32, 24)
+    assert Colorizer(color.stream_info(32, 24, "yuv420p")).note == ""
+
+
+def test_conversion_keeps_the_range() -> None:
+    picture = av.VideoFrame(32, 24, "yuv440p")
+    for plane in picture.planes:
+        np.frombuffer(memoryview(plane), np.uint8)[:] = 3
+    ColorTags(matrix=1, range=2).apply(picture)
+    out = render(picture, color.smooth_depth(3, 3), replace(OVERLAY, alpha=(0.0, 0.0)))
+    assert all((channel == 3).all() for channel in color.channels(out))
+
+
+def test_unknown_pixel_format() -> None:
+    with pytest.raises(UsageError, match="nonsense"):
+        Colorizer(color.stream_info(32, 24, "nonsense"))
+
+
+@pytest.mark.parametrize("threads", [0, 65])
+def test_impossible_thread_count(threads: int) -> None:
+    with pytest.raises(UsageError, match=str(threads)):
+        Colorizer(color.stream_info(32, 24, "yuv420p"), threads=threads)
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "nv12", "yuv444p10le", "rgb24"])
+@pytest.mark.parametrize("view", list(View))
+def test_threads_change_nothing(pix_fmt: str, view: View) -> None:
+    picture, depth = color.random_picture(130, 201, pix_fmt), color.smooth_depth(33, 21)
+    for look in (
+        Look(view=view),
+        Look(view=view, upsampling=Upsampling.GUIDED),
+        Look(view=view, contours=5, bar=True),
+    ):
+        alone = render(picture, depth, look)
+        assert same(alone, render(picture, depth, look, threads=2))
+        assert same(alone, render(picture, depth, look, threads=5))
+
+
+def test_a_shared_executor_is_used_and_left_running() -> None:
+    picture, depth = color.random_picture(64, 200, "yuv420p"), color.smooth_depth(9, 7)
+    with ThreadPoolExecutor(1) as executor:
+        with Colorizer(color.stream_info(64, 200, "yuv420p"), threads=2, executor=executor) as colorizer:
+            out = colorizer.render(picture, depth, color.span(depth), OVERLAY)
+        assert executor.submit(int, "3").result(5) == 3
+    assert same(out, render(picture, depth, OVERLAY))
+
+
+def test_pictures_already_given_are_not_written_to_again() -> None:
+    depth = color.smooth_depth(9, 7)
+    colorizer = Colorizer(color.stream_info(64, 48, "yuv420p"))
+    held = [
+        colorizer.render(color.random_picture(64, 48, "yuv420p", seed), depth, color.span(depth), OVERLAY)
+        for seed in range(6)
+    ]
+    for seed, out in enumerate(held):
+        assert same(out, render(color.random_picture(64, 48, "yuv420p", seed), depth, OVERLAY))
+
+
+def test_frames_of_another_size_than_the_streams() -> None:
+    colorizer = Colorizer(color.stream_info(64, 48, "rgb24"))
+    depth = color.smooth_depth(9, 7)
+    for size in ((64, 48), (31, 77), (64, 48)):
+        picture = color.random_picture(*size, "rgb24")
+        out = colorizer.render(picture, depth, color.span(depth), OVERLAY)
+        assert (out.width, out.height) == size
+        assert same(out, render(picture, depth, OVERLAY))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("upsampling", list(Upsampling))
+def test_depth_without_a_value_is_not_painted(bad: float, upsampling: Upsampling) -> None:
+    picture = color.random_picture(80, 60, "yuv420p")
+    depth = color.smooth_depth(20, 15)
+    depth.values[:, :10] = bad
+    out = render(picture, depth, Look(view=View.OVERLAY, upsampling=upsampling, alpha=(1.0, 1.0)), DepthRange(-2, 2))
+    for index, (new, old) in enumerate(zip(color.channels(out), color.channels(picture), strict=True)):
+        middle = 40 if index == 0 else 20
+        np.testing.assert_array_equal(new[:, :middle], old[:, :middle])
+        assert (new[:, middle:] != old[:, middle:]).mean() > 0.5
+    alone = color.channels(render(picture, depth, Look(upsampling=upsampling), DepthRange(-2, 2)))
+    assert (alone[0][:, :40] == 16).all()
+    clear = color.channels(render(picture, depth, Look(upsampling=upsampling, transparent=True), DepthRange(-2, 2)))
+    assert (clear[3][:, :40] == 0).all()
+    assert (clear[3][:, 40:] == 255).all()
+
+
+def test_a_mask_counts_as_no_value() -> None:
+    picture, depth = color.random_picture(80, 60, "nv12"), color.smooth_depth(20, 15)
+    valid = np.ones((15, 20), np.bool_)
+    valid[4:9, 3:12] = False
+    holes = depth.values.copy()
+    holes[~valid] = np.nan
+    span = DepthRange(-2, 2)
+    masked = render(picture, DepthMap(depth.values, depth.sense, valid), OVERLAY, span)
+    assert same(masked, render(picture, DepthMap(holes, depth.sense), OVERLAY, span))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1)])
+def test_depth_of_one_pixel_or_line(size: tuple[int, int]) -> None:
+    picture = color.random_picture(33, 21, "yuv420p")
+    for look in (OVERLAY, replace(OVERLAY, upsampling=Upsampling.GUIDED, contours=3)):
+        render(picture, flat(0.5, size=size), look, DepthRange(0, 1))
+        render(picture, flat(float("nan"), size=size), look, DepthRange(0, 1))
+
+
+def test_flat_range_is_farthest_everywhere() -> None:
+    picture = color.random_picture(33, 21, "rgb24")
+    out = render(picture, color.smooth_depth(9, 7), Look(), DepthRange(2.0, 2.0))
+    assert all((c == palette("inferno")[0][i]).all() for i, c in enumerate(color.channels(out)))
+
+
+def test_extreme_numbers_stay_in_range() -> None:
+    picture = color.random_picture(33, 21, "rgb24")
+    values = np.array([[-3e38, 3e38], [0.0, 1e-38]], np.float32)
+    out = render(picture, DepthMap(values, Sense.RELATIVE_INVERSE), Look(style="grey"), DepthRange(-1e-3, 1e-3))
+    first = color.channels(out)[0]
+    assert first[0, 0] == 0
+    assert first[0, -1] == 255
+
+
+@pytest.mark.parametrize("alpha", [(-0.1, 1.0), (0.0, 1.1), (float("nan"), 1.0)])
+def test_alpha_outside_its_range(alpha: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="alpha"):
+        Look(alpha=alpha)
+
+
+def steps(width: int, height: int) -> tuple[av.VideoFrame, DepthMap, NDArray[np.bool_]]:
+    """A bright disc before a dark ground, and its depth at an eighth of the size, as soft as a model gives it."""
+    y, x = np.mgrid[0:height, 0:width]
+    disc = (x - width * 0.47) ** 2 + (y - height * 0.53) ** 2 < (height * 0.3) ** 2
+    picture = av.VideoFrame(width, height, "gray")
+    view = np.frombuffer(memoryview(picture.planes[0]), np.uint8).reshape(height, -1)
+    view[:, :width] = np.where(disc, 190, 60)
+    small = disc.reshape(height // 8, 8, width // 8, 8).mean(axis=(1, 3)).astype(np.float32)
+    return picture, DepthMap(small, Sense.RELATIVE_INVERSE), disc
+
+
+def test_guided_borders_follow_the_frame_without_halos() -> None:
+    picture, depth, disc = steps(320, 240)
+    span = DepthRange(0.0, 1.0)
+    want = np.where(disc, 255.0, 0.0)
+
+    def far_off(upsampling: Upsampling) -> tuple[float, NDArray[np.float64]]:
+        red = color.channels(render(picture, depth, Look(style="grey", upsampling=upsampling, transparent=True), span))[
+            0
+        ]
+        return float((np.abs(red - want) > 64).mean()), red
+
+    soft, _ = far_off(Upsampling.BILINEAR)
+    crisp, red = far_off(Upsampling.GUIDED)
+    assert crisp < soft / 4
+    assert red.min() >= 0
+    assert red.max() <= 255
+    inside = color.nearness(DepthMap(depth.values, depth.sense), span, 320, 240)
+    deep = np.abs(inside - 0.5) > 0.499
+    assert np.abs(red - want)[deep].max() <= 40, "no ringing away from the border"
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 999), size=st.tuples(st.integers(1, 40), st.integers(1, 40)))
+def test_guided_never_leaves_the_span_of_its_neighbours(seed: int, size: tuple[int, int]) -> None:
+    depth = color.smooth_depth(7, 5, seed)
+    span = color.span(depth)
+    picture = color.random_picture(*size, "gray", seed)
+    look = Look(style="grey", upsampling=Upsampling.GUIDED, transparent=True)
+    red = color.channels(render(picture, depth, look, span))[0]
+    lowest = (depth.values.min() - span.lo) / (span.hi - span.lo) * 255
+    highest = (depth.values.max() - span.lo) / (span.hi - span.lo) * 255
+    assert red.min() >= lowest - 1
+    assert red.max() <= highest + 1
+
+
+def test_contours_lie_where_levels_are_crossed() -> None:
+    ramp = np.tile(np.linspace(0, 1, 96, dtype=np.float32), (4, 1))
+    picture = color.random_picture(96, 48, "rgb24")
+    depth = DepthMap(ramp, Sense.RELATIVE_INVERSE)
+    span = DepthRange(0.0, 1.0)
+    plain = color.channels(render(picture, depth, Look(style="grey"), span))[0]
+    lined = color.channels(render(picture, depth, Look(style="grey", contours=3), span))[0]
+    changed = np.flatnonzero((plain != lined).any(axis=0))
+    assert len(changed) == 3
+    np.testing.assert_allclose(changed, [23.5, 47.5, 71.5], atol=1)
+
+
+def test_contours_stay_out_of_holes_and_flat_ground() -> None:
+    picture = color.random_picture(64, 48, "yuv420p")
+    assert same(
+        render(picture, flat(0.4), replace(OVERLAY, contours=9), DepthRange(0, 1)),
+        render(picture, flat(0.4), OVERLAY, DepthRange(0, 1)),
+    )
+    holes = flat(0.4)
+    holes.values[2:4] = np.nan
+    assert same(
+        render(picture, holes, replace(OVERLAY, contours=9), DepthRange(0, 1)),
+        render(picture, holes, OVERLAY, DepthRange(0, 1)),
+    )
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "nv12", "yuv422p10le", "p010le", "rgb24", "rgba", "gray"])
+@pytest.mark.parametrize("view", list(View))
+def test_bar_changes_its_corner_only(pix_fmt: str, view: View) -> None:
+    picture, depth = color.random_picture(320, 240, pix_fmt), color.smooth_depth(33, 21, sense=Sense.METRIC_M)
+    plain = color.channels(render(picture, depth, Look(view=view)))
+    barred = color.channels(render(picture, depth, Look(view=view, bar=True)))
+    for before, after in zip(plain[:3], barred[:3], strict=True):
+        changed = before != after
+        assert changed.mean() > 0.01
+        height, width = changed.shape
+        rows = (height // 2, height) if view is View.STACK else (0, height)
+        assert not changed[:, : width // 2].any()
+        assert not changed[: rows[0] + (rows[1] - rows[0]) // 3].any()
+
+
+def test_bar_is_left_out_where_it_cannot_be_read() -> None:
+    picture, depth = color.random_picture(32, 20, "yuv420p"), color.smooth_depth(9, 7)
+    assert same(render(picture, depth, Look(bar=True)), render(picture, depth, Look()))
+
+
+def test_a_look_may_change_from_frame_to_frame() -> None:
+    picture, depth = color.random_picture(64, 48, "yuv420p"), color.smooth_depth(9, 7)
+    colorizer = Colorizer(color.stream_info(64, 48, "yuv420p"))
+    looks: list[Any] = [Look(), OVERLAY, Look(style="viridis"), Look(view=View.SIDE), Look(transparent=True), OVERLAY]
+    for look in [
+        *looks,
+        *(Look(style=style) for style in ("hot", "cool", "jet", "hsv", "bone", "earth", "par")),
+        Look(),
+    ]:
+        out = colorizer.render(picture, depth, color.span(depth), look)
+        assert same(out, render(picture, depth, look))
+
+
+def test_an_unknown_style_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="inferno"):
+        render(color.random_picture(16, 16, "rgb24"), color.smooth_depth(3, 3), Look(style="infernno"))
