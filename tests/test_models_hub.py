@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -315,8 +316,9 @@ def test_a_hub_that_does_not_answer(setup: Setup) -> None:
         setup.resolve(access=impatient)
 
 
-def test_something_that_is_no_hub(setup: Setup) -> None:
-    setup.hub.faults.append(Fault("/api/models/", status=200))
+@pytest.mark.parametrize("body", [b"{}", b"<html>Log in to the hotel's network</html>"])
+def test_something_that_is_no_hub(setup: Setup, body: bytes) -> None:
+    setup.hub.faults.append(Fault("/api/models/", status=200, body=body))
     with pytest.raises(StreamDepthError, match=r"check .*HF_ENDPOINT"):
         setup.resolve()
 
@@ -464,6 +466,42 @@ def test_many_at_once(setup: Setup) -> None:
         specs = list(pool.map(lambda _: setup.resolve(dtype="q8"), range(6)))
     assert all(spec == specs[0] for spec in specs)
     assert specs[0].path.read_bytes() == setup.repo.commits[setup.repo.head]["onnx/model_quantized.onnx"]
+
+
+def test_a_cache_that_cannot_be_written(setup: Setup, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"cannot write to the cache \(.*file.*\); set HF_HUB_CACHE"):
+        setup.resolve(access=replace(setup.access, cache_dir=tmp_path / "file"))
+
+
+def test_a_full_disk(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.file_download._chmod_and_move", full)
+    with pytest.raises(ModelError, match=r"no space left in the cache; free some, or set HF_HUB_CACHE"):
+        setup.resolve()
+    monkeypatch.undo()
+    assert setup.resolve().revision == setup.repo.head
+
+
+def test_a_process_killed_within_a_download(setup: Setup) -> None:
+    setup.hub.faults.append(Fault("GET /lfs/", cut_after=700, stall=True, times=1))
+    code = (
+        "import sys; from pathlib import Path; from streamdepth.models.resolve import resolve\n"
+        "from streamdepth.models.hub import HubAccess\n"
+        "resolve(sys.argv[1], access=HubAccess(endpoint=sys.argv[2], cache_dir=Path(sys.argv[3])))"
+    )
+    arguments = [NAME, setup.hub.endpoint, str(setup.access.cache)]
+    root = Path(__file__).parents[1]
+    with subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=root) as process:
+        try:
+            assert setup.hub.stalled.wait(30)
+        finally:
+            process.kill()
+    assert "onnx/model.onnx" not in cached_files(setup.access)
+    spec = setup.resolve()
+    assert spec.path.read_bytes() == setup.repo.commits[setup.repo.head]["onnx/model.onnx"]
 
 
 # --- the environment, which huggingface_hub reads when it is imported

@@ -20,10 +20,10 @@ from streamdepth.models.hub import (
     pull_hint,
 )
 from streamdepth.models.layout import check_dtype, variants
-from streamdepth.models.locate import builtin_record, folder_variants, hub_choice
+from streamdepth.models.locate import builtin_record, find_target, folder_variants, hub_choice
 from streamdepth.models.resolve import resolve
 from streamdepth.models.table import KnownModel, find_known, known_models
-from streamdepth.models.target import BUILT_IN, target_of
+from streamdepth.models.target import BUILT_IN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -172,7 +172,7 @@ def show_model(
     """
     check_dtype(dtype)
     access = access or HubAccess()
-    target = target_of(model, access.base_url) if "://" in str(model) else target_of(model)
+    target = find_target(model, access)
     if target.kind != "hub":
         spec = resolve(model, dtype=dtype, revision=revision, provider=provider, access=access)
         graphs: Mapping[str, str] = {spec.dtype: spec.path.name}
@@ -238,7 +238,7 @@ def pull(
     """
     check_dtype(dtype)
     access = access or HubAccess()
-    target = target_of(model, access.base_url) if "://" in model else target_of(model)
+    target = find_target(model, access)
     if target.kind != "hub":
         raise UsageError(f"model {target.name}: is on this machine already; only Hub names (org/name) can be pulled")
     listing = list_repository(access, target.repository, revision)

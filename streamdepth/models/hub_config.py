@@ -72,14 +72,15 @@ class JsConfig:
         subfolder, model_file_name: where the graph is, as transformers.js names it.
         dtype: the author's own choice for the graph and device, empty if none.
         free_dimensions: names of dynamic dimensions -> values the author fixed them to.
-        external_chunks: files of external data the author announces; the graph's own entries are what counts.
+
+    ``use_external_data_format`` is not read: it counts files by a naming rule, while the graph itself names every file
+    its weights are in.
     """
 
     subfolder: str = "onnx"
     model_file_name: str = "model"
     dtype: str = ""
     free_dimensions: tuple[tuple[str, int], ...] = ()
-    external_chunks: int = 0
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -126,11 +127,10 @@ def js_config(config: Mapping[str, Any], provider: str, where: str) -> JsConfig:
     dtype = _for_file(settings.get("dtype"), file_name)
     if dtype is not None and not isinstance(dtype, str):
         raise ModelError(f"{where}: transformers.js_config.dtype is a string or a map of strings, not {dtype!r}")
-    chunks = _for_file(settings.get("use_external_data_format"), file_name)
     free = settings.get("free_dimension_overrides") or {}
     if not isinstance(free, dict) or not all(isinstance(v, int) and v > 0 for v in free.values()):
         raise ModelError(f"{where}: free_dimension_overrides maps names to positive integers; repair or delete it")
-    return JsConfig(subfolder, file_name, dtype or "", tuple(free.items()), int(chunks or 0))
+    return JsConfig(subfolder, file_name, dtype or "", tuple(free.items()))
 
 
 def _for_file(value: Any, file_name: str) -> Any:

@@ -79,8 +79,9 @@ def hub_error(
         return ModelError(f"{what}: cannot reach {endpoint} ({_reason(exc)}); check the network and HF_ENDPOINT")
     if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return ModelError(f"{what}: no space left in the cache; free some, or set HF_HUB_CACHE to another disk")
-    if isinstance(exc, PermissionError):
-        return ModelError(f"{what}: cannot write to the cache ({exc.filename}); set HF_HUB_CACHE to a folder of yours")
+    if isinstance(exc, OSError) and exc.errno is not None and exc.filename is not None:
+        why = f"{exc.filename}: {exc.strerror}"
+        return ModelError(f"{what}: cannot write to the cache ({why}); set HF_HUB_CACHE to a folder of yours")
     if "Consistency check failed" in str(exc):
         return ModelError(f"{what}: came in incomplete; run `streamdepth models pull {repository} --force`")
     return ModelError(f"{what}: cannot be had from {endpoint} ({_reason(exc)}); check the network and HF_ENDPOINT")

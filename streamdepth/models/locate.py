@@ -24,7 +24,7 @@ from streamdepth.models.hub import (
 from streamdepth.models.hub_config import CONFIG_NAME, PREPROCESSOR_NAME, JsConfig, js_config, read_json
 from streamdepth.models.layout import Choice, choose, variants
 from streamdepth.models.table import KnownModel, find_known
-from streamdepth.models.target import BUILT_IN, HUB_SCHEME, Target, onnx_files
+from streamdepth.models.target import BUILT_IN, HUB_SCHEME, Target, onnx_files, target_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,6 +58,11 @@ class Located:
     licence: str = ""
     known: KnownModel | None = None
     notes: tuple[str, ...] = ()
+
+
+def find_target(model: str | Path, access: HubAccess) -> Target:
+    """:func:`~streamdepth.models.target.target_of` with the Hub in use; loads its client only where that matters."""
+    return target_of(model, access.base_url) if "://" in str(model) else target_of(model)
 
 
 def locate(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import isfinite
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.errors import ModelError, UsageError
@@ -18,15 +19,13 @@ from streamdepth.models.graph import depth_output, image_input, other_inputs
 from streamdepth.models.hub import HubAccess
 from streamdepth.models.hub_config import preprocessing_of, sense_of
 from streamdepth.models.layout import check_dtype
-from streamdepth.models.locate import locate
+from streamdepth.models.locate import find_target, locate
 from streamdepth.models.size import apply_size, fit_to_graph, parse_size
 from streamdepth.models.spec import ModelSpec, Preprocessing, TensorSpec
 from streamdepth.models.table import preprocessing_from
-from streamdepth.models.target import target_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from streamdepth.models.hub import Progress
     from streamdepth.models.locate import Located
@@ -88,10 +87,15 @@ def resolve(
     target_size = None if size is None else parse_size(size)
     access = access or HubAccess()
     if cache_dir is not None:
-        access = replace(access, cache_dir=cache_dir)
-    target = target_of(model, access.base_url) if "://" in str(model) else target_of(model)
+        access = replace(access, cache_dir=Path(cache_dir))
     found = locate(
-        target, dtype=dtype, revision=revision, provider=provider, access=access, progress=progress, force=force
+        find_target(model, access),
+        dtype=dtype,
+        revision=revision,
+        provider=provider,
+        access=access,
+        progress=progress,
+        force=force,
     )
     return build_spec(
         found,

@@ -120,13 +120,15 @@ class Fault:
 
     Attributes:
         status: answer with this status.
+        body: of that answer.
         cut_after: send this many bytes of the body, then drop the connection.
-        stall: hold the answer until the hub closes.
+        stall: hold the answer (after ``cut_after`` bytes if given) until the hub closes; ``stalled`` is set then.
         times: how many requests it hits.
     """
 
     match: str
     status: int = 0
+    body: bytes = b"{}"
     headers: dict[str, str] = field(default_factory=dict)
     cut_after: int | None = None
     stall: bool = False
@@ -158,6 +160,7 @@ class FakeHub:
         self.blobs: dict[str, bytes] = {}
         self.lies: dict[str, bytes] = {}
         self.closing = threading.Event()
+        self.stalled = threading.Event()
         self._lock = threading.Lock()
         self._servers = {name: _Server(self, name) for name in ("hub", "storage")}
 
@@ -219,6 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 10
     server: _Server
+    _stall_after_cut = False
 
     def log_message(self, *_: object) -> None:
         pass
@@ -241,14 +245,14 @@ class _Handler(BaseHTTPRequestHandler):
                 self.headers.get("Range", ""),
             )
         )
-        if fault is not None and fault.stall:
-            hub.closing.wait(20)
-            self.close_connection = True
+        if fault is not None and fault.stall and fault.cut_after is None:
+            self._stall()
             return
         if fault is not None and fault.status:
-            self._answer(fault.status, b"{}", fault.headers)
+            self._answer(fault.status, fault.body, fault.headers)
             return
         cut = fault.cut_after if fault is not None else None
+        self._stall_after_cut = fault is not None and fault.stall
         if self.server.name == "storage":
             digest = path.removeprefix("/lfs/")
             blob = hub.lies.get(digest, hub.blobs.get(digest))
@@ -354,7 +358,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(part if cut is None else part[:cut])
         if cut is not None:
             self.wfile.flush()
+            if self._stall_after_cut:
+                self._stall()
             self.close_connection = True
+
+    def _stall(self) -> None:
+        self.server.hub.stalled.set()
+        self.server.hub.closing.wait(20)
+        self.close_connection = True
 
     def _answer(self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
         self.send_response(status)
