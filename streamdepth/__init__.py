@@ -8,38 +8,79 @@ from typing import TYPE_CHECKING, Any
 from streamdepth.version import __version__
 
 if TYPE_CHECKING:
-    from streamdepth.errors import StreamDepthError
+    from streamdepth.colorize.palettes import palette
+    from streamdepth.errors import StopPipeline, StreamDepthError
+    from streamdepth.estimator import DepthEstimator, Estimate
     from streamdepth.frame import DepthMap, DepthRange, Frame, PictureInfo, Result, Sense, StreamInfo
     from streamdepth.look import Look, LookControl, Upsampling, View
+    from streamdepth.models.spec import ModelSpec, Preprocessing
+    from streamdepth.pipeline import Pipeline, RunStats, Snapshot, stream
+    from streamdepth.queues import Policy
+    from streamdepth.sinks.depth_reader import read_depth
+    from streamdepth.sinks.select import sink_for
+    from streamdepth.sources.select import source_for
+    from streamdepth.stages import Sink, Source
 
 _HOME = {
+    "DepthEstimator": "estimator",
     "DepthMap": "frame",
     "DepthRange": "frame",
+    "Estimate": "estimator",
     "Frame": "frame",
     "Look": "look",
     "LookControl": "look",
+    "ModelSpec": "models.spec",
     "PictureInfo": "frame",
+    "Pipeline": "pipeline",
+    "Policy": "queues",
+    "Preprocessing": "models.spec",
     "Result": "frame",
+    "RunStats": "pipeline",
     "Sense": "frame",
+    "Sink": "stages",
+    "Snapshot": "pipeline",
+    "Source": "stages",
+    "StopPipeline": "errors",
     "StreamDepthError": "errors",
     "StreamInfo": "frame",
     "Upsampling": "look",
     "View": "look",
+    "palette": "colorize.palettes",
+    "read_depth": "sinks.depth_reader",
+    "sink_for": "sinks.select",
+    "source_for": "sources.select",
+    "stream": "pipeline",
 }
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - the keys of _HOME, spelled out for type checkers
+    "DepthEstimator",
     "DepthMap",
     "DepthRange",
+    "Estimate",
     "Frame",
     "Look",
     "LookControl",
+    "ModelSpec",
     "PictureInfo",
+    "Pipeline",
+    "Policy",
+    "Preprocessing",
     "Result",
+    "RunStats",
     "Sense",
+    "Sink",
+    "Snapshot",
+    "Source",
+    "StopPipeline",
     "StreamDepthError",
     "StreamInfo",
     "Upsampling",
     "View",
+    "palette",
+    "read_depth",
+    "sink_for",
+    "source_for",
+    "stream",
     "__version__",
 ]
 

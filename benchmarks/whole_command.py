@@ -1,0 +1,116 @@
+"""The whole command against the loop people write today, on the same clip, model and machine, in turn.
+
+    python benchmarks/whole_command.py [--clip CLIP] [--model MODEL.onnx --size WxH [--far-is-large]] [--runs N]
+
+Each run is a process of its own, start-up included; every round runs all of them once. The table gives the medians and
+the ratio of each round's pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+_LOOP = Path(__file__).parent / "peers" / "opencv_loop.py"
+
+
+@dataclass
+class Contestant:
+    name: str
+    command: list[str]
+    seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+
+    def run(self) -> None:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        started = time.monotonic()
+        subprocess.run(self.command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.seconds.append(time.monotonic() - started)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.cpu_seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clip", type=Path, help="default: 300 frames of test: at 1280x720")
+    parser.add_argument("--model", default="built-in")
+    parser.add_argument("--size", default="256x192", help="network input, WxH")
+    parser.add_argument("--far-is-large", action="store_true")
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        clip = options.clip or _make_clip(Path(folder) / "clip.mp4")
+        contestants = _contestants(clip, options, Path(folder))
+        for contestant in contestants:  # one round uncounted: kernels get compiled, files cached
+            contestant.run()
+            contestant.seconds.clear()
+            contestant.cpu_seconds.clear()
+        for _ in range(options.runs):
+            for contestant in contestants:
+                contestant.run()
+        _print(contestants, _frames(clip))
+
+
+def _contestants(clip: Path, options: argparse.Namespace, folder: Path) -> list[Contestant]:
+    far = ["--far-is-large"] if options.far_is_large else []
+    sense = ["--sense", "metric_m"] if options.far_is_large else []
+    path = options.model
+    if path == "built-in":
+        path = str(next(p for p in files("streamdepth.models.builtin").iterdir() if p.name.endswith(".onnx")))
+    loop = [sys.executable, str(_LOOP), str(clip), path]
+    ours = [sys.executable, "-m", "streamdepth", "run", str(clip), "--model", options.model, *sense]
+    ours += ["--view", "overlay", "--alpha", "0.6", "--preset", "veryfast", "--crf", "20", "--overwrite"]
+    return [
+        Contestant("streamdepth", [*ours, "-o", str(folder / "ours.mp4")]),
+        Contestant("streamdepth --range ema", [*ours, "--range", "ema", "-o", str(folder / "ema.mp4")]),
+        Contestant("OpenCV loop, mp4v", [*loop, str(folder / "loop.mp4"), "--size", options.size, *far]),
+        Contestant(
+            "OpenCV loop, same x264",
+            [*loop, str(folder / "loop264.mp4"), "--size", options.size, "--encoder", "x264", *far],
+        ),
+    ]
+
+
+def _make_clip(path: Path) -> Path:
+    import av
+
+    from streamdepth import source_for
+
+    source = source_for("test:?size=1280x720&rate=30&frames=300")
+    source.open()
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"preset": "veryfast", "crf": "20"})
+        stream.width, stream.height, stream.pix_fmt = 1280, 720, "yuv420p"
+        for frame in source.frames():
+            container.mux(stream.encode(frame.picture.reformat(format="yuv420p")))
+        container.mux(stream.encode(None))
+    source.close()
+    return path
+
+
+def _frames(clip: Path) -> int:
+    import av
+
+    with av.open(str(clip)) as container:
+        return sum(packet.size > 0 for packet in container.demux(video=0))
+
+
+def _print(contestants: list[Contestant], frames: int) -> None:
+    print("| command | fps | CPU ms / frame | streamdepth is faster by |")
+    print("|---|---|---|---|")
+    for one in contestants:
+        ratio = statistics.median(b / a for a, b in zip(contestants[0].seconds, one.seconds, strict=True))
+        fps, cpu = frames / statistics.median(one.seconds), statistics.median(one.cpu_seconds) / frames * 1e3
+        print(f"| {one.name} | {fps:.1f} | {cpu:.1f} | {ratio:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

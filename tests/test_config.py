@@ -1,0 +1,120 @@
+"""Configuration: files, options over files, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamdepth.config import RunConfig, load_config, parse_seconds
+from streamdepth.errors import UsageError
+from streamdepth.look import Look, LookControl, Upsampling, View, parse_alpha
+from streamdepth.queues import Policy
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_ready_ones_are_valid(path: Path) -> None:
+    assert load_config(path, {}) != RunConfig()
+
+
+def test_options_go_before_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("sources: [a.mp4, b.mp4]\nmax-frames: 9\nstyle: jet\nalpha: [0.2, 0.7]\nbatch: auto\nsize: 518\n")
+    config = load_config(file, {"style": "hot", "max_frames": None, "sources": []})
+    assert config.sources == ("a.mp4", "b.mp4")
+    assert (config.style, config.max_frames, config.batch, config.size) == ("hot", 9, "auto", 518)
+    assert config.look == Look(style="hot", alpha=(0.2, 0.7), view=View.OVERLAY)
+
+
+def test_one_text_is_a_list_of_one(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("sources: 0\noutput: out.mkv\npolicy: latest\nedges: guided\nstart: '1:30'\n")
+    config = load_config(file, {})
+    assert (config.sources, config.output) == (("0",), ("out.mkv",))
+    assert (config.policy, config.edges, config.start) == (Policy.LATEST, Upsampling.GUIDED, 90.0)
+
+
+def test_an_alpha_alone_means_an_overlay() -> None:
+    assert load_config(None, {"alpha": "0.5"}).look.view is View.OVERLAY
+    assert load_config(None, {"alpha": "0.5", "view": "side"}).look.view is View.SIDE
+    assert load_config(None, {}).look.view is View.DEPTH
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("stile: jet", "unknown key stile; did you mean style?"),
+        ("max_framse: 3", "did you mean max-frames?"),
+        ("xyzzy: 3", "see streamdepth run --help"),
+        ("batch: 0", "batch is 1 to 256, or auto"),
+        ("batch: many", "not 'many'"),
+        ("policy: fast", "'every' or 'latest', not 'fast'"),
+        ("range: fixed:3", "fixed:LO,HI"),
+        ("alpha: [1, 2, 3]", "alpha is a number or a pair"),
+        ("view: top", "'depth', 'overlay', 'side' or 'stack'"),
+        ("start: soon", "not a time"),
+        ("start: -3", "not a time"),
+        ("camera-mode: big", "WxH@FPS"),
+        ("- a\n- b", "found a list"),
+        ("a: [", "not valid YAML"),
+        ("max-frames: 1\nmax_frames: 2", "twice"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        load_config(file, {})
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        load_config(tmp_path / "none.yaml", {})
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="UTF-8"):
+        load_config(tmp_path / "binary.yaml", {})
+    (tmp_path / "empty.yaml").write_text("")
+    assert load_config(tmp_path / "empty.yaml", {}) == RunConfig()
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("12.5", 12.5), ("1:02", 62), ("1:02:03.5", 3723.5), (7, 7), ("0", 0)])
+def test_times(text: str | float, seconds: float) -> None:
+    assert parse_seconds(text) == seconds
+
+
+class TestAlpha:
+    @given(st.floats(allow_nan=False), st.floats(allow_nan=False))
+    def test_a_pair_is_clamped(self, near: float, far: float) -> None:
+        assert parse_alpha((near, far)) == (min(max(near, 0), 1), min(max(far, 0), 1))
+
+    def test_forms(self) -> None:
+        assert parse_alpha(None) is None
+        assert parse_alpha(0.3) == parse_alpha("0.3") == (0.3, 0.3)
+        assert parse_alpha("0.3, 0.8") == parse_alpha([0.3, 0.8]) == (0.3, 0.8)
+
+    @pytest.mark.parametrize("bad", ["", "a", "1,2,3", [], [1, None], float("nan"), {"a": 1}])
+    def test_what_is_no_alpha(self, bad: object) -> None:
+        with pytest.raises(ValueError, match="alpha is a number or a pair"):
+            parse_alpha(bad)  # type: ignore[arg-type]  # what users give
+
+
+class TestLook:
+    def test_the_views_have_their_own_alpha(self) -> None:
+        assert Look(view=View.OVERLAY).alpha_ends == (0.6, 0.6)
+        assert Look().alpha_ends == (1.0, 1.0)
+        assert Look(alpha=(0.1, 0.2)).alpha_ends == (0.1, 0.2)
+
+    def test_a_control_refuses_what_is_wrong_and_keeps_what_it_had(self) -> None:
+        control = LookControl(Look())
+        assert control.update(style="hot").style == "hot"
+        with pytest.raises(ValueError, match=r"0\.\.1"):
+            control.update(alpha=(2.0, 0.0))
+        with pytest.raises(ValueError, match="levels"):
+            control.update(contours=-1)
+        assert control.look == Look(style="hot")
