@@ -93,6 +93,8 @@ class Decoding:
 
     def start(self) -> None:
         """Open, choose the stream, decode the first frame."""
+        import av.error
+
         self._open()
         raw = self._raw()
         for picture in raw:
@@ -120,7 +122,13 @@ class Decoding:
         self.duration_seconds = self._duration(stream)
         self.timeline = Timeline(self.time_base, self.rate, round(self.beginning_seconds / self.time_base))
         coded_format = raw_first.format.name
-        self.first = self.straightener.straighten(raw_first)
+        try:
+            self.first = self.straightener.straighten(raw_first)
+        except (av.error.FFmpegError, ValueError) as error:
+            raise SourceError(
+                f"{self._name}: its pictures ({coded_format}) cannot be turned upright; convert it with ffmpeg first",
+                source=self._name,
+            ) from error
         self._waiting[0] = self.first
         if not self.straightener.orientation.exact:
             self.note = "asks to be turned by other than quarter turns; turned to the nearest one"
@@ -131,6 +139,8 @@ class Decoding:
         self, begin_pts: int | None, end_pts: int | None, max_frames: int | None
     ) -> Iterator[tuple[int, int, av.VideoFrame]]:
         """(index, pts, picture) from ``begin_pts`` to before ``end_pts``; closes the container at the end."""
+        import av.error
+
         try:
             if begin_pts is not None and self.first_pts is not None and begin_pts > self.first_pts:
                 self._seek_to(begin_pts)
@@ -143,7 +153,12 @@ class Decoding:
                 if end_pts is not None and pts >= end_pts:
                     # Reordered frames come out in presentation order, so nothing before the end can follow.
                     break
-                picture = self.straightener.straighten(picture)
+                try:
+                    picture = self.straightener.straighten(picture)
+                except (av.error.FFmpegError, ValueError):
+                    # What damage makes of a header can be a size or format nothing converts.
+                    self.dropped["corrupt"] += 1
+                    continue
                 picture.pts, picture.time_base = pts, self.time_base
                 index = self._given + sum(self.dropped.values())
                 self._given += 1
@@ -275,7 +290,11 @@ class Decoding:
             except av.error.EOFError:
                 return
             except (av.error.FFmpegError, OSError) as error:
-                raise self._broken(error) from error
+                if self._medium.path is None or not self._given:
+                    raise self._broken(error) from error
+                # A local file that breaks off is damaged: what was read is the best there is of it.
+                self.shortfall = self._broken(error).message.removeprefix(f"{self._name}: ")
+                return
 
     def _count_damage(self, error: BaseException) -> None:
         self.dropped["corrupt"] += 1
@@ -323,7 +342,7 @@ class Decoding:
     def _note_shortfall(self, trimmed: bool) -> None:
         promised = self.stream.frames if self._container is not None else 0
         given = self._given + sum(self.dropped.values())
-        if promised > given and not trimmed and not self._stop.is_set():
+        if not self.shortfall and promised > given and not trimmed and not self._stop.is_set():
             self.shortfall = (
                 f"ended after {given} of the {promised} frames its header promises: it is cut off or damaged"
             )

@@ -80,7 +80,7 @@ def explain_ffmpeg(name: str, error: BaseException, path: Path | None = None) ->
         why = "no such protocol here; use a file, http(s)://, rtsp://, rtmp://, srt:// or udp://"
     elif isinstance(error, FileNotFoundError):
         kind, why = SourceNotFoundError, "no such file; check the spelling and the folder it is in"
-    elif isinstance(error, PermissionError):
+    elif isinstance(error, PermissionError) and (path is None or not os.access(path, os.R_OK)):
         why = "may not be read; check its permissions"
     elif isinstance(error, av.error.InvalidDataError) and path is not None and _has_no_index(path):
         why = (
@@ -89,10 +89,11 @@ def explain_ffmpeg(name: str, error: BaseException, path: Path | None = None) ->
         )
     elif isinstance(error, av.error.InvalidDataError | EOFError):
         why = "is not a video FFmpeg can read, or it is damaged; try playing it, or fetch it again"
-    elif isinstance(error, OSError) and path is None:
+    elif path is None:
         why = f"{text}; check host, port and network"
     else:
-        why = f"{text}; try playing it with ffplay to see whether FFmpeg can read it"
+        # Demuxers also report damage as "Operation not permitted" or "Input/output error".
+        why = f"is damaged, or of a kind FFmpeg cannot read ({text}); try playing it, or fetch it again"
     return kind(f"{name}: {why}", source=name)
 
 

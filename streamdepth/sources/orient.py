@@ -132,18 +132,30 @@ class Straightener:
             return picture
         for differs, cause in ((other_size, "size"), (other_format, "pix_fmt"), (other_color, "color")):
             self.converted[cause] += differs
-        fitted = picture.reformat(
-            width=width,
-            height=height,
-            format=pix_fmt,
-            src_colorspace=color.matrix if other_color else None,
-            dst_colorspace=self._color.matrix if other_color else None,
-            src_color_range=color.range if other_color else None,
-            dst_color_range=self._color.range if other_color else None,
-        )
+        fitted = self._convert(picture, color if other_color else None)
         fitted.pts, fitted.time_base = picture.pts, picture.time_base
         self._color.apply(fitted)
         return fitted
+
+    def _convert(self, picture: av.VideoFrame, color: ColorTags | None) -> av.VideoFrame:
+        import av.error
+
+        width, height, pix_fmt = self._shape or (picture.width, picture.height, picture.format.name)
+        if color is not None:
+            try:
+                return picture.reformat(
+                    width=width,
+                    height=height,
+                    format=pix_fmt,
+                    src_colorspace=color.matrix,
+                    dst_colorspace=self._color.matrix,
+                    src_color_range=color.range,
+                    dst_color_range=self._color.range,
+                )
+            except (av.error.FFmpegError, ValueError):
+                # libswscale knows few matrices; tags it does not know are as likely damage as meant.
+                pass
+        return picture.reformat(width=width, height=height, format=pix_fmt)
 
 
 def _differ(one: int, other: int, unspecified: int) -> bool:

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import unquote, urlsplit
-from urllib.request import url2pathname
 
 from streamdepth.errors import SourceError, SourceNotFoundError, UsageError
 from streamdepth.redact import redact
@@ -233,6 +231,9 @@ def _find_url(text: str) -> _Found:
     if scheme in _LIVE_SCHEMES:
         return _Found("live", text)
     if scheme in _FILE_SCHEMES:
+        from urllib.parse import unquote, urlsplit
+        from urllib.request import url2pathname
+
         path = url2pathname(unquote(urlsplit(text).path)) if os.name == "nt" else unquote(urlsplit(text).path)
         return _find(path)[0]
     every = (*_WEB_SCHEMES, *_LIVE_SCHEMES, *_FILE_SCHEMES)
