@@ -1,0 +1,108 @@
+"""Pictures in a folder, one a frame."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streamdepth.errors import SinkError, UsageError
+from streamdepth.sinks.base import BaseSink
+from streamdepth.sinks.encoding import has_alpha
+from streamdepth.sinks.files import claim_folder, is_same_file, write_whole
+from streamdepth.sinks.names import FrameNames
+
+if TYPE_CHECKING:
+    import av
+    from PIL.Image import Image
+
+    from streamdepth.frame import PictureInfo, Result, StreamInfo
+    from streamdepth.look import LookControl
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_JPEG_LIMIT_PX = 65535
+_WEBP_LIMIT_PX = 16383
+
+
+class ImagesSink(BaseSink):
+    """Writes each picture as a file of its own, at its own size. A file is complete or not there.
+
+    PNG and WebP keep alpha, JPEG cannot (a transparent look is refused). Gray pictures stay one channel.
+
+    Args:
+        folder: created where missing; must be empty without ``overwrite``, which replaces files of the same names and
+            leaves all others.
+        control: the look of the pictures.
+        pattern: file names; ``{index}`` (``{index:06d}``, or ``%06d``) and ``{pts}`` are filled in, the suffix chooses
+            the format.
+        quality: of JPEG and WebP, 1..100.
+
+    Raises:
+        UsageError: a pattern that cannot name pictures apart, a quality out of range, alpha in JPEG.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        control: LookControl,
+        pattern: str = "{index:06d}.png",
+        overwrite: bool = False,
+        quality: int = 92,
+    ) -> None:
+        super().__init__(str(folder), control)
+        self._folder = Path(folder)
+        self._names = FrameNames(pattern, suffixes=SUFFIXES)
+        if not 1 <= quality <= 100:
+            raise UsageError(f"picture quality is 1..100, not {quality}")
+        self._quality = quality
+        self._overwrite = overwrite
+        self._opened = False
+        if control.look.transparent and not self._keeps_alpha:
+            raise UsageError(f"{folder}: {self._names.suffix} cannot carry transparency; use .png or .webp")
+
+    @property
+    def _keeps_alpha(self) -> bool:
+        return self._names.suffix in (".png", ".webp")
+
+    def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:  # noqa: ARG002 - sizes may vary
+        """
+        Raises:
+            UsageError: the folder is the input.
+            OutputExistsError: it holds something and may not be overwritten.
+            SinkError: it cannot be written.
+        """
+        if is_same_file(self._folder, stream.media_path):
+            raise UsageError(f"{self._folder} is the input; choose another folder for the output")
+        claim_folder(self._folder, overwrite=self._overwrite)
+        self._opened = True
+
+    def process(self, result: Result) -> None:
+        if not self._opened or result.picture is None:
+            raise SinkError(f"{self.name}: not open, or no picture to write")
+        image = to_image(result.picture, alpha=self._keeps_alpha)
+        path = self._folder / self._names(result.frame)
+        limit = {".jpg": _JPEG_LIMIT_PX, ".jpeg": _JPEG_LIMIT_PX, ".webp": _WEBP_LIMIT_PX}.get(self._names.suffix)
+        if limit is not None and max(image.size) > limit:
+            raise SinkError(f"{path}: {self._names.suffix} ends at {limit} pixels a side; use .png")
+        content = io.BytesIO()
+        if self._names.suffix == ".png":
+            # Level 1: a video's worth of pictures is bound by compression; measured a third of the default's time.
+            image.save(content, "PNG", compress_level=1)
+        elif self._names.suffix == ".webp":
+            image.save(content, "WEBP", quality=self._quality, method=2)
+        else:
+            image.save(content, "JPEG", quality=self._quality)
+        write_whole(path, content.getbuffer())
+
+
+def to_image(picture: av.VideoFrame, *, alpha: bool) -> Image:
+    """A picture of any format as a Pillow image: L, RGB or (where it has alpha and ``alpha`` is set) RGBA."""
+    from PIL.Image import fromarray
+
+    name = picture.format.name
+    if name in ("gray", "gray8"):
+        return fromarray(picture.to_ndarray())
+    if alpha and has_alpha(name):
+        return fromarray(picture.to_ndarray(format="rgba"))
+    return fromarray(picture.to_ndarray(format="rgb24"))

@@ -1,0 +1,208 @@
+"""Which sink an output's name means."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
+
+from streamdepth.errors import UsageError
+from streamdepth.look import Look, LookControl
+from streamdepth.redact import redact
+from streamdepth.sinks.encoding import CONTAINERS
+from streamdepth.sinks.hints import nearest
+from streamdepth.sinks.names import is_pattern
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from streamdepth.sinks.depth import Size
+    from streamdepth.stages import Sink
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+_ARRAYS = (".png", ".npy")
+_KBIT = 1000
+
+
+def sink_for(
+    output: str,
+    *,
+    look: Look | None = None,
+    control: LookControl | None = None,
+    overwrite: bool = False,
+    codec: str | None = None,
+    crf: float | None = None,
+    preset: str | None = None,
+    bitrate: int | None = None,
+    threads: int = 0,
+    options: Mapping[str, str] | None = None,
+    quality: int | None = None,
+    serve: bool = False,
+    timeout_seconds: float = 3.0,
+    retries: int | None = None,
+) -> Sink:
+    """The sink for coloured pictures that ``output`` names. Nothing is opened.
+
+    - ``out.mkv`` ``.mp4`` ``.mov`` ``.webm``: a video file
+    - ``folder/``, or a name without suffix: a folder of PNG; ``folder/%06d.jpg`` or ``folder/{index:06d}.webp``: the
+      same with names and format of one's own
+    - ``rtsp://``: publish there; with ``serve`` a server of our own at that address
+    - ``virtualcam:`` or ``virtualcam:DEVICE``: a virtual camera
+    - ``null:``: nothing, for measuring
+
+    Args:
+        look: how pictures look; ``control`` instead shares one that may change. Neither = the default look.
+        codec, crf, preset, threads, options: of video files.
+        bitrate: kbit/s, of streams, and of video files where no crf is given; None = constant quality.
+        quality: of JPEG and WebP, 1..100; None = 92.
+        timeout_seconds, retries: of published streams.
+
+    Raises:
+        UsageError: the name means nothing, with the nearest that does.
+    """
+    control = control or LookControl(look or Look())
+    scheme = _scheme(output)
+    if scheme in ("rtsp", "rtsps"):
+        bits = None if bitrate is None else bitrate * _KBIT
+        if serve:
+            from streamdepth.sinks.rtsp_server.sink import RtspServerSink
+
+            return RtspServerSink(output, control=control, bitrate=bits, **_given(preset=preset))
+        from streamdepth.sinks.rtsp_publish import RtspPublishSink
+
+        return RtspPublishSink(
+            output,
+            control=control,
+            bitrate=bits,
+            timeout_seconds=timeout_seconds,
+            retries=retries,
+            **_given(preset=preset),
+        )
+    if serve:
+        raise UsageError(f"{redact(output)}: only rtsp:// can be served; use e.g. rtsp://127.0.0.1:8554/depth")
+    if scheme == "null":
+        from streamdepth.sinks.null import NullSink
+
+        return NullSink(control=control)
+    if scheme == "virtualcam":
+        from streamdepth.sinks.virtualcam import VirtualCameraSink
+
+        return VirtualCameraSink(control=control, device=output.partition(":")[2] or None)
+    if scheme:
+        raise UsageError(
+            f"{redact(output)}: nothing can be written to {scheme}:"
+            f"{nearest(scheme, ('rtsp', 'rtsps', 'null', 'virtualcam'))}; use a file, a folder/ or rtsp://"
+        )
+    folder, pattern = _folder(output, _PICTURES, "%06d.png")
+    if pattern:
+        from streamdepth.sinks.images import ImagesSink
+
+        return ImagesSink(
+            folder, control=control, pattern=pattern, overwrite=overwrite, quality=92 if quality is None else quality
+        )
+    suffix = PurePath(output).suffix.lower()
+    if suffix in _PICTURES:
+        raise UsageError(f"{output}: one picture cannot hold a video; use {_example(output)} or a video file")
+    from streamdepth.sinks.video import VideoSink
+
+    extra = dict(options or {})
+    if bitrate is not None and crf is None:
+        extra["b"] = f"{bitrate}k"
+    return VideoSink(
+        output, control=control, overwrite=overwrite, codec=codec, crf=crf, preset=preset, threads=threads,
+        options=extra,
+    )  # fmt: skip
+
+
+def data_sink_for(
+    output: str, *, overwrite: bool = False, size: Size = "source", model: str = "", model_revision: str = ""
+) -> Sink:
+    """The sink for depth as data that ``output`` names. Nothing is opened.
+
+    - ``out.mkv``: FFV1 16-bit video
+    - ``folder/``, or a name without suffix: a folder of 16-bit PNG
+    - ``folder/%06d.npy`` (or ``.png``): a folder of float32 arrays (or PNG) with names of one's own
+    - ``null:``: nothing, for measuring
+
+    Args:
+        size: ``"source"`` or ``"model"``, which of the two sizes depth is written at.
+        model, model_revision: recorded with the data.
+
+    Raises:
+        UsageError: the name means nothing, with the nearest that does.
+    """
+    from streamdepth.sinks.depth import DepthFolderSink, DepthVideoSink
+
+    scheme = _scheme(output)
+    if scheme == "null":
+        from streamdepth.sinks.null import NullSink
+
+        return NullSink()
+    if scheme:
+        raise UsageError(f"{redact(output)}: depth data goes to files; use OUT.mkv, FOLDER/ or FOLDER/%06d.npy")
+    folder, pattern = _folder(output, _ARRAYS, "%06d.png")
+    if pattern:
+        return DepthFolderSink(
+            folder, pattern=pattern, overwrite=overwrite, size=size, model=model, model_revision=model_revision
+        )
+    suffix = PurePath(output).suffix.lower()
+    if suffix in _ARRAYS:
+        raise UsageError(f"{output}: one file cannot hold a video's depth; use {_example(output)} or an .mkv")
+    if suffix != ".mkv":
+        raise UsageError(
+            f"{output}: depth data goes into .mkv, FOLDER/ or FOLDER/%06d.npy{nearest(suffix, ('.mkv', *_ARRAYS))}"
+        )
+    return DepthVideoSink(output, overwrite=overwrite, size=size, model=model, model_revision=model_revision)
+
+
+def check_distinct(outputs: Iterable[str]) -> None:
+    """
+    Raises:
+        UsageError: two of several outputs are the same file or folder.
+    """
+    seen: dict[str, str] = {}
+    for output in outputs:
+        if _scheme(output) in ("null", "virtualcam"):
+            continue
+        key = output if _scheme(output) else str(Path(output).absolute())
+        if key in seen:
+            raise UsageError(f"{redact(output)} is named twice; give every output a name of its own")
+        seen[key] = output
+
+
+def _scheme(output: str) -> str:
+    """``"rtsp"`` of ``rtsp://...``, ``"null"`` of ``null:``; empty for paths, also ``C:\\...``."""
+    head, colon, rest = output.partition(":")
+    if not colon or not head.replace("+", "").isalnum() or len(head) == 1:
+        return ""
+    known = head.lower() in ("null", "virtualcam")
+    return head.lower() if rest.startswith("//") or known else ""
+
+
+def _folder(output: str, suffixes: tuple[str, ...], default: str) -> tuple[str, str]:
+    """(folder, name pattern), the pattern empty where ``output`` is a file."""
+    if not output:
+        raise UsageError("an output needs a name; use a file such as out.mkv, or a folder/")
+    if output.endswith(("/", "\\")):
+        return output, default
+    path = PurePath(output)
+    if is_pattern(path.name):
+        return str(path.parent), path.name
+    known = (*CONTAINERS, *suffixes)
+    if path.suffix.lower() in known:
+        return "", ""
+    if Path(output).is_dir() or not path.suffix or path.suffix == path.name:
+        return output, default
+    hint = nearest(path.suffix.lower(), known)
+    raise UsageError(
+        f"{output}: nothing is known that ends in {path.suffix!r}{hint}; "
+        f"use {', '.join(CONTAINERS)}, or end the name with / for a folder"
+    )
+
+
+def _example(output: str) -> str:
+    path = PurePath(output)
+    return str(path.parent / f"{path.stem}-%06d{path.suffix}")
+
+
+def _given(**options: str | None) -> dict[str, str]:
+    return {name: value for name, value in options.items() if value is not None}

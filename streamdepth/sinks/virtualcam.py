@@ -1,0 +1,83 @@
+"""A camera other programs see: video calls, browsers, OBS."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from streamdepth.errors import MissingDependencyError, SinkError, UsageError
+from streamdepth.sinks.base import BaseSink
+from streamdepth.sinks.files import reason
+from streamdepth.sinks.fit import Fitter
+
+if TYPE_CHECKING:
+    from streamdepth.frame import PictureInfo, Result, StreamInfo
+    from streamdepth.look import LookControl
+
+_DEFAULT_RATE = 30.0
+_TAGS_RGB = (0, 2, 2, 2)
+
+
+class VirtualCameraSink(BaseSink):
+    """Sends pictures to a virtual camera by ``pyvirtualcam`` (v4l2loopback on Linux, OBS on macOS and Windows).
+
+    Live: an old picture is replaced, not queued. Pictures of another size than the first are fitted into it.
+
+    Args:
+        control: the look of the pictures.
+        device: ``/dev/video10`` or the camera's name; None = the first that is free.
+    """
+
+    def __init__(self, *, control: LookControl, device: str | None = None) -> None:
+        super().__init__(f"virtualcam:{device or ''}", control)
+        self._device = device
+        self._camera: Any = None
+        self._fitter: Fitter | None = None
+
+    @property
+    def live(self) -> bool:
+        return True
+
+    def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:
+        """
+        Raises:
+            MissingDependencyError: pyvirtualcam is not installed.
+            SinkError: there is no virtual camera, or it is taken.
+        """
+        if picture is None:
+            raise UsageError(f"{self.name}: a camera needs pictures")
+        try:
+            import pyvirtualcam
+        except ImportError as exc:
+            raise MissingDependencyError(
+                'a virtual camera needs pyvirtualcam; install it with: pip install "streamdepth[virtualcam]"'
+            ) from exc
+        from streamdepth.frame import ColorTags
+
+        try:
+            self._camera = pyvirtualcam.Camera(
+                width=picture.width_px,
+                height=picture.height_px,
+                fps=float(stream.rate or _DEFAULT_RATE),
+                fmt=pyvirtualcam.PixelFormat.RGB,
+                device=self._device,
+            )
+        except (RuntimeError, OSError, ValueError) as exc:
+            words = " ".join(reason(exc).split())
+            raise SinkError(
+                f"{self.name} cannot be opened ({words}); on Linux load v4l2loopback (sudo modprobe v4l2loopback), "
+                "elsewhere start the virtual camera of OBS once"
+            ) from exc
+        self._fitter = Fitter(picture.width_px, picture.height_px, "rgb24", ColorTags(*_TAGS_RGB))
+
+    def process(self, result: Result) -> None:
+        if self._camera is None or self._fitter is None or result.picture is None:
+            raise SinkError(f"{self.name}: not open, or no picture to send")
+        try:
+            self._camera.send(self._fitter(result.picture).to_ndarray())
+        except (RuntimeError, OSError, ValueError) as exc:
+            raise SinkError(f"{self.name}: the camera is gone ({reason(exc)}); open it again") from exc
+
+    def close(self) -> None:
+        camera, self._camera = self._camera, None
+        if camera is not None:
+            camera.close()

@@ -1,0 +1,301 @@
+"""Pictures in folders, and which sink an output's name means."""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from streamdepth.errors import MissingDependencyError, OutputExistsError, SinkError, StopPipeline, UsageError
+from streamdepth.frame import ColorTags
+from streamdepth.sinks.callback import CallbackSink
+from streamdepth.sinks.depth import DepthFolderSink, DepthVideoSink
+from streamdepth.sinks.images import ImagesSink
+from streamdepth.sinks.null import NullSink
+from streamdepth.sinks.select import check_distinct, data_sink_for, sink_for
+from streamdepth.sinks.video import VideoSink
+from streamdepth.sinks.virtualcam import VirtualCameraSink
+from streamdepth.stages import Sink
+from tests.support.media import read_pts
+from tests.support.sinks import control, paint, painted, picture_info, result, run_sink, small_disk, stream_info
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from streamdepth.frame import DepthMap, Frame
+
+INFO = stream_info()
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("{index:06d}.png", ["000000.png", "000001.png"]),
+        ("%04d.jpg", ["0000.jpg", "0001.jpg"]),
+        ("at-{pts}.webp", ["at-40.webp", "at-55.webp"]),
+    ],
+)
+def test_pictures_are_named_after_their_frames(tmp_path: Path, pattern: str, names: list[str]) -> None:
+    folder = tmp_path / "deep" / "out"
+    run_sink(ImagesSink(folder, control=control(), pattern=pattern), INFO, painted([40, 55], pix_fmt="rgb24"))
+    assert files(folder) == names
+    expected = paint(64, 48, 1, "rgb24").to_ndarray()
+    with Image.open(folder / names[1]) as picture:
+        assert picture.size == (64, 48)
+        error = np.abs(np.asarray(picture.convert("RGB")).astype(int) - expected)
+    assert error.max() == 0 if pattern.endswith("png") else error.mean() < 6
+
+
+def test_png_keeps_alpha_and_gray(tmp_path: Path) -> None:
+    rgba = np.random.default_rng(2).integers(0, 255, (48, 64, 4), np.uint8)
+    gray = rgba[..., 0].copy()
+    pictures = [av.VideoFrame.from_ndarray(rgba, format="rgba"), av.VideoFrame.from_ndarray(gray, format="gray")]
+    results = [result(picture, index, index=index) for index, picture in enumerate(pictures)]
+    run_sink(ImagesSink(tmp_path / "out", control=control(transparent=True)), stream_info(pix_fmt="rgba"), results)
+    with Image.open(tmp_path / "out" / "000000.png") as picture:
+        assert np.array_equal(np.asarray(picture), rgba)
+    with Image.open(tmp_path / "out" / "000001.png") as picture:
+        assert picture.mode == "L"
+        assert np.array_equal(np.asarray(picture), gray)
+
+
+def test_pictures_of_many_sizes_keep_them(tmp_path: Path) -> None:
+    results = [result(paint(64, 48, 0), 0), result(paint(33, 21, 1, "rgb24"), 1, index=1)]
+    run_sink(ImagesSink(tmp_path, control=control()), INFO, results)
+    with Image.open(tmp_path / "000001.png") as picture:
+        assert picture.size == (33, 21)
+
+
+def test_picture_folders_are_refused_clearly(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\.jpg cannot carry transparency; use \.png or \.webp"):
+        ImagesSink(tmp_path, control=control(transparent=True), pattern="%d.jpg")
+    with pytest.raises(UsageError, match=r"picture quality is 1\.\.100, not 0"):
+        ImagesSink(tmp_path, control=control(), quality=0)
+    with pytest.raises(UsageError, match="did you mean '.png'"):
+        ImagesSink(tmp_path, control=control(), pattern="%d.pgn")
+    (tmp_path / "000000.png").write_bytes(b"precious")
+    with pytest.raises(OutputExistsError, match="is not empty; --overwrite writes into it"):
+        ImagesSink(tmp_path, control=control()).open(INFO, None)
+    with pytest.raises(SinkError, match="is a file"):
+        ImagesSink(tmp_path / "000000.png", control=control()).open(INFO, None)
+    same = stream_info(media_path=str(tmp_path))
+    with pytest.raises(UsageError, match="is the input"):
+        ImagesSink(tmp_path, control=control(), overwrite=True).open(same, None)
+    (tmp_path / "other.txt").write_bytes(b"kept")
+    run_sink(ImagesSink(tmp_path, control=control(), overwrite=True), INFO, painted([0]))
+    assert (tmp_path / "other.txt").read_bytes() == b"kept"
+    assert (tmp_path / "000000.png").read_bytes() != b"precious"
+
+
+def test_a_full_disk_leaves_whole_pictures_only(tmp_path: Path) -> None:
+    noise = np.random.default_rng(3).integers(0, 255, (96, 128, 3), np.uint8)
+    results = [
+        result(av.VideoFrame.from_ndarray(np.roll(noise, index), format="rgb24"), index, index=index)
+        for index in range(40)
+    ]
+    with small_disk(tmp_path / "disk", kilobytes=300) as disk:
+        with pytest.raises(SinkError, match="no space left"):
+            run_sink(ImagesSink(disk / "out", control=control()), INFO, results)
+        names = files(disk / "out")
+        assert len(names) >= 3
+        for name in names:
+            with Image.open(disk / "out" / name) as picture:
+                picture.load()
+
+
+@pytest.mark.parametrize(
+    ("output", "kind", "name"),
+    [
+        ("out.mkv", VideoSink, "out.mkv"),
+        ("OUT.MP4", VideoSink, "OUT.MP4"),
+        ("a/b.webm", VideoSink, "a/b.webm"),
+        ("frames/", ImagesSink, "frames/"),
+        ("frames", ImagesSink, "frames"),
+        ("frames/%05d.jpg", ImagesSink, "frames"),
+        ("{index}.png", ImagesSink, "."),
+        ("null:", NullSink, "null:"),
+        ("virtualcam:", VirtualCameraSink, "virtualcam:"),
+        ("virtualcam:/dev/video9", VirtualCameraSink, "virtualcam:/dev/video9"),
+    ],
+)
+def test_outputs_by_name(output: str, kind: type[Sink], name: str) -> None:
+    sink = sink_for(output)
+    assert type(sink) is kind
+    assert isinstance(sink, Sink)
+    assert sink.name == name
+    assert sink.control is not None
+
+
+def test_streams_by_name() -> None:
+    published = sink_for("rtsp://user:hunter2@127.0.0.1:9/in", bitrate=500, preset="superfast")
+    served = sink_for("rtsp://127.0.0.1:0/depth", serve=True)
+    assert type(published).__name__ == "RtspPublishSink"
+    assert type(served).__name__ == "RtspServerSink"
+    assert "hunter2" not in published.name
+
+
+@pytest.mark.parametrize(
+    ("output", "kind"),
+    [
+        ("out.mkv", DepthVideoSink),
+        ("depth/", DepthFolderSink),
+        ("depth", DepthFolderSink),
+        ("depth/%06d.npy", DepthFolderSink),
+        ("depth/{pts}.png", DepthFolderSink),
+        ("null:", NullSink),
+    ],
+)
+def test_data_outputs_by_name(output: str, kind: type[Sink]) -> None:
+    sink = data_sink_for(output, model="built-in", size="model")
+    assert type(sink) is kind
+    assert sink.control is None
+
+
+def test_data_as_arrays_of_ones_own_names(tmp_path: Path) -> None:
+    run_sink(data_sink_for(f"{tmp_path}/d-%03d.npy"), INFO, painted([0, 1]))
+    assert files(tmp_path) == ["d-000.npy", "d-001.npy", "depth.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("out.mkb", r"ends in '.mkb', did you mean '.mkv'\?; use .mkv, .mp4"),
+        ("out.gif", r"ends in '.gif'"),
+        ("out.png", r"one picture cannot hold a video; use out-%06d\.png or a video file"),
+        ("http://host/x", r"nothing can be written to http:"),
+        ("rtps://user:hunter2@host/x", r"rtps:, did you mean 'rtsps?'\?"),
+        ("", "an output needs a name"),
+        ("frames/%06d.bmp", r"end in .png or .jpg"),
+    ],
+)
+def test_outputs_that_mean_nothing(output: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        sink_for(output)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("out.mp4", r"goes into \.mkv"),
+        ("out.npy", r"use out-%06d\.npy or an \.mkv"),
+        ("rtsp://host/x", "goes to files"),
+        ("out.mkw", "did you mean '.mkv'"),
+    ],
+)
+def test_data_outputs_that_mean_nothing(output: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        data_sink_for(output)
+
+
+def test_only_streams_can_be_served() -> None:
+    with pytest.raises(UsageError, match="only rtsp:// can be served"):
+        sink_for("out.mkv", serve=True)
+
+
+def test_outputs_named_twice(tmp_path: Path) -> None:
+    check_distinct(["null:", "null:", "a.mkv", "b.mkv", f"{tmp_path}/"])
+    with pytest.raises(UsageError, match="is named twice"):
+        check_distinct(["out.mkv", "./out.mkv"])
+
+
+def test_a_bit_rate_reaches_the_file(tmp_path: Path) -> None:
+    sink = sink_for(f"{tmp_path}/out.mkv", bitrate=100, preset="ultrafast")
+    run_sink(sink, INFO, painted(range(5)))
+    assert len(read_pts(tmp_path / "out.mkv")) == 5
+    both = sink_for(f"{tmp_path}/both.mkv", bitrate=100, crf=20)
+    run_sink(both, INFO, painted(range(2)))
+
+
+def test_a_callback_gets_frames_and_may_end_the_run() -> None:
+    got: list[tuple[int, float]] = []
+
+    def take(frame: Frame, depth: DepthMap) -> None:
+        got.append((frame.index, float(depth.values[0, 0])))
+        if frame.index == 1:
+            raise StopPipeline
+
+    sink = CallbackSink(take)
+    with pytest.raises(StopPipeline):
+        run_sink(sink, INFO, painted(range(5)))
+    assert [index for index, _ in got] == [0, 1]
+
+    def fail(frame: Frame, depth: DepthMap) -> None:
+        raise ZeroDivisionError(f"{frame.index} {depth.width_px}")
+
+    with pytest.raises(ZeroDivisionError):
+        run_sink(CallbackSink(fail), INFO, painted(range(5)))
+
+
+def test_the_null_sink_takes_everything() -> None:
+    run_sink(NullSink(), INFO, painted(range(3)))
+    assert NullSink(control=control()).control is not None
+
+
+class FakeCamera:
+    """What pyvirtualcam offers, with a device that can be missing or vanish."""
+
+    missing = False
+    made: list[FakeCamera] = []  # noqa: RUF012 - a test's notebook
+
+    def __init__(self, width: int, height: int, fps: float, fmt: str, device: str | None) -> None:
+        if FakeCamera.missing:
+            raise RuntimeError("'v4l2loopback' backend: No v4l2 loopback device found.\nHelp follows")
+        self.size, self.fps, self.fmt, self.device = (width, height), fps, fmt, device
+        self.sent: list[Any] = []
+        self.closed = 0
+        FakeCamera.made.append(self)
+
+    def send(self, picture: Any) -> None:
+        if len(self.sent) == 2:
+            raise RuntimeError("device removed")
+        self.sent.append(picture)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def camera(monkeypatch: pytest.MonkeyPatch) -> type[FakeCamera]:
+    module = types.ModuleType("pyvirtualcam")
+    module.Camera = FakeCamera  # type: ignore[attr-defined]
+    module.PixelFormat = types.SimpleNamespace(RGB="rgb")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pyvirtualcam", module)
+    monkeypatch.setattr(FakeCamera, "missing", False)
+    FakeCamera.made.clear()
+    return FakeCamera
+
+
+def test_a_virtual_camera_gets_rgb_of_one_size(camera: type[FakeCamera]) -> None:
+    sink = VirtualCameraSink(control=control(), device="/dev/video9")
+    assert sink.live
+    picture = paint(64, 48, 1, "rgb24")
+    info = stream_info(pix_fmt="rgb24", color=ColorTags(range=2))
+    results = [result(picture, 0), result(paint(20, 48, 2), 1, index=1), result(picture, 2, index=2)]
+    with pytest.raises(SinkError, match=r"the camera is gone \(device removed\)"):
+        run_sink(sink, info, results)
+    (made,) = camera.made
+    assert (made.size, made.fps, made.fmt, made.device, made.closed) == ((64, 48), 25.0, "rgb", "/dev/video9", 1)
+    assert np.array_equal(made.sent[0], picture.to_ndarray())
+    assert made.sent[1].shape == (48, 64, 3)
+    sink.close()
+    assert made.closed == 1
+
+
+def test_no_virtual_camera_is_one_clear_line(camera: type[FakeCamera], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(camera, "missing", True)
+    with pytest.raises(SinkError, match="load v4l2loopback") as caught:
+        VirtualCameraSink(control=control()).open(INFO, picture_info(INFO))
+    assert "\n" not in str(caught.value)
+    monkeypatch.setitem(sys.modules, "pyvirtualcam", None)
+    with pytest.raises(MissingDependencyError, match=r'pip install "streamdepth\[virtualcam\]"'):
+        VirtualCameraSink(control=control()).open(INFO, picture_info(INFO))
