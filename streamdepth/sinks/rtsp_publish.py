@@ -132,6 +132,13 @@ class RtspPublishSink(BaseSink):
         return {cause: count for cause, count in found.items() if count}
 
     @property
+    def note(self) -> str:
+        lost = self._disconnected
+        if not self.reconnects and not lost:
+            return ""
+        return f"connected again {self.reconnects} times, {lost} pictures came while there was no connection"
+
+    @property
     def status(self) -> Mapping[str, object]:
         """State and counters in one read-only mapping, for statistics and pages."""
         return MappingProxyType(

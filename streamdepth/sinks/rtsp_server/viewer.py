@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
 from collections import deque
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 METHODS = "OPTIONS, DESCRIBE, SETUP, PLAY, PAUSE, TEARDOWN, GET_PARAMETER, SET_PARAMETER"
 CONTROL = "trackID=0"
+_SEND_BUFFER_BYTES = 256 * 1024
 _REPORT_SECONDS = 5.0
 _BURST_PACKETS = 64
 _CHUNK_PACKETS = 32
@@ -75,6 +77,10 @@ class Viewer(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self._peer = str(peer[0]) if peer else ""
         # The loop must never hold more for a viewer than the backlog limit allows.
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            # Left alone, Linux hides up to 4 MB, tens of seconds of a picture, before a slow viewer shows.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         transport.set_write_buffer_limits(high=self._hub.settings.backlog_bytes)
         admitted = self._hub.join(self)
         if admitted is None:
