@@ -15,6 +15,7 @@ from streamdepth.look import LookControl
 
 if TYPE_CHECKING:
     from streamdepth.config import RunConfig
+    from streamdepth.models.spec import ModelSpec
     from streamdepth.stages import Sink, Source
 
 _NAME = "{name}"
@@ -32,9 +33,9 @@ class Job:
     def title(self) -> str:
         return ", ".join(source.id for source in self.sources)
 
-    def sinks(self, source: Source) -> Sequence[Sink]:
+    def sinks(self, source: Source, spec: ModelSpec) -> Sequence[Sink]:
         """The sinks of one source; called by the pipeline."""
-        return make_sinks(self.config, source, several=self.several)
+        return make_sinks(self.config, source, spec, several=self.several)
 
 
 def plan(config: RunConfig) -> list[Job]:
@@ -104,10 +105,11 @@ def _named(output: str, source: Source) -> str:
     return output.replace(_NAME, name)
 
 
-def make_sinks(config: RunConfig, source: Source, *, several: bool) -> list[Sink]:
+def make_sinks(config: RunConfig, source: Source, spec: ModelSpec, *, several: bool) -> list[Sink]:
     """All sinks of one source, unopened."""
-    from streamdepth.sinks.select import data_sink_for, sink_for
+    from streamdepth.sinks.select import check_distinct, data_sink_for, sink_for
 
+    check_distinct(_named(output, source) for output in (*config.output, *config.data))
     look = replace(config.look, style=style_value(config.style))
     sinks: list[Sink] = [
         sink_for(
@@ -118,12 +120,21 @@ def make_sinks(config: RunConfig, source: Source, *, several: bool) -> list[Sink
             crf=config.crf,
             preset=config.preset,
             bitrate=config.bitrate,
+            serve=serve,
             timeout_seconds=config.timeout,
+            retries=config.retries,
         )
-        for output in (*config.output, *config.serve)
+        for outputs, serve in ((config.output, False), (config.serve, True))
+        for output in outputs
     ]
     sinks += [
-        data_sink_for(_named(output, source), overwrite=config.overwrite, size=config.data_size)
+        data_sink_for(
+            _named(output, source),
+            overwrite=config.overwrite,
+            size=config.data_size,
+            model=spec.name,
+            model_revision=spec.revision,
+        )
         for output in config.data
     ]
     if config.show:

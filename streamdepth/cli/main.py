@@ -43,9 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
         hint = "" if "--help" in error.format_message() else "; see --help"
         return _end(_fail(f"{error.format_message().rstrip('.')}{hint}", error.exit_code, debug))
     except typer.Exit as error:
-        return error.exit_code
+        result = error.exit_code
     except typer.Abort:
-        return _end(_fail("interrupted", INTERRUPTED, debug))
+        result = INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone; let the interpreter's own flush at exit find nothing to write to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -56,6 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
                 f"internal error: {type(error).__name__}: {error}; run again with --debug and report it", FAILED, debug
             )
         )
+    # Typer turns Ctrl-C into this code before anybody else sees it.
+    if result == INTERRUPTED:
+        return _end(_fail("interrupted", INTERRUPTED, debug))
     return result if isinstance(result, int) else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -170,7 +171,7 @@ def execute(config: RunConfig) -> None:
             pipeline = Pipeline(
                 job.sources,
                 estimator,
-                job.sinks,
+                partial(job.sinks, spec=estimator.spec),
                 policy=config.policy,
                 range=config.range,
                 batch=_chosen_batch(config, estimator),

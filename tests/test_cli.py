@@ -1,0 +1,323 @@
+"""The command line as people use it: outputs, one line per error, exit codes, interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+import streamdepth as sd
+from streamdepth.cli import main
+from tests.support.media import read_pts, write_clip
+
+PYTHON = [sys.executable, "-m", "streamdepth"]
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    path = tmp_path / "clip.mp4"
+    write_clip(path, frames=12, width=64, height=48)
+    return path
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    text = capsys.readouterr().err
+    assert text.startswith("streamdepth: ")
+    assert text.count("\n") == 1
+    return text
+
+
+class TestRun:
+    def test_a_clip_becomes_depth_with_the_same_times(
+        self, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out, stats = tmp_path / "out.mp4", tmp_path / "stats.json"
+        assert main(["run", str(clip), "-o", str(out), "--stats", str(stats)]) == 0
+        assert read_pts(out) == read_pts(clip)
+        content = json.loads(stats.read_text())
+        assert content["captured"] == content["processed"] == content["written"] == 12
+        assert content["dropped"] == {}
+        assert (content["model"], content["provider"], content["batch"]) == ("built-in", "cpu", 1)
+        assert content["range"] == "shot"
+        assert {"median", "p95"} == content["stages_ms"]["infer"].keys()
+        assert {"median", "p95", "p99"} == content["latency_ms"].keys()
+        printed = capsys.readouterr()
+        assert printed.out == printed.err == ""
+
+    def test_several_outputs_at_once(self, clip: Path, tmp_path: Path) -> None:
+        outputs = ["-o", f"{tmp_path}/a.mkv", "-o", f"{tmp_path}/b/", "--data", f"{tmp_path}/d.mkv", "-o", "null:"]
+        assert main(["run", str(clip), *outputs, "--view", "side", "--max-frames", "5"]) == 0
+        with av.open(str(tmp_path / "a.mkv")) as container:
+            assert (container.streams.video[0].width, container.streams.video[0].height) == (128, 48)
+        assert len(list((tmp_path / "b").glob("*.png"))) == 5
+        depths = list(sd.read_depth(tmp_path / "d.mkv"))
+        assert len(depths) == 5
+        assert depths[0][-1].shape == (48, 64)
+
+    def test_several_clips_each_get_their_own_output(self, tmp_path: Path) -> None:
+        for name in ("one", "two"):
+            write_clip(tmp_path / f"{name}.mp4", frames=4, width=32, height=32)
+        stats = tmp_path / "s.json"
+        arguments = ["run", str(tmp_path / "*.mp4"), "-o", str(tmp_path / "out-{name}.mkv"), "--stats", str(stats)]
+        assert main(arguments) == 0
+        assert {path.name for path in tmp_path.glob("*.mkv")} == {"out-one.mkv", "out-two.mkv"}
+        content = json.loads(stats.read_text())
+        assert content["written"] == 8
+        assert [run["source"] for run in content["runs"]] == ["one.mp4", "two.mp4"]
+
+    def test_a_configuration_file_and_options_over_it(self, clip: Path, tmp_path: Path) -> None:
+        config = tmp_path / "run.yaml"
+        config.write_text(f"sources: {clip}\noutput: {tmp_path}/out.mkv\nmax-frames: 3\nrange: frame\n")
+        stats = tmp_path / "s.json"
+        assert main(["run", "--config", str(config), "--max-frames", "2", "--stats", str(stats)]) == 0
+        content = json.loads(stats.read_text())
+        assert (content["written"], content["range"]) == (2, "frame")
+
+    @pytest.mark.parametrize("policy", ["every", "latest"])
+    def test_both_policies(self, clip: Path, tmp_path: Path, policy: str) -> None:
+        stats = tmp_path / "s.json"
+        assert main(["run", str(clip), "-o", "null:", "--policy", policy, "--stats", str(stats)]) == 0
+        content = json.loads(stats.read_text())
+        assert content["captured"] == content["processed"] + sum(content["dropped"].values()) == 12
+
+    def test_batch_auto_measures(self, clip: Path, tmp_path: Path) -> None:
+        stats = tmp_path / "s.json"
+        assert main(["run", str(clip), "-o", "null:", "--batch", "auto", "--stats", str(stats)]) == 0
+        assert json.loads(stats.read_text())["batch"] >= 1
+
+
+class TestWrongUse:
+    @pytest.mark.parametrize(
+        ("arguments", "code", "says"),
+        [
+            (["run"], 2, "no source given"),
+            (["run", "test:"], 2, "add -o OUT"),
+            (["run", "nothing-here.mp4", "-o", "x.mp4"], 1, "nothing-here.mp4: no such file"),
+            (["run", "test:", "-o", "out.mp5"], 2, "did you mean '.mp4'"),
+            (["run", "test:", "-o", "out.mp4", "--batch", "0"], 2, "batch is 1 to 256"),
+            (["run", "test:", "-o", "out.mp4", "--btach", "2"], 2, "--batch"),
+            (["run", "test:", "-o", "out.mp4", "--style", "virdis"], 2, "viridis"),
+            (["run", "test:", "-o", "out.mp4", "--range", "shots"], 2, "shot, ema, frame"),
+            (["run", "test:", "-o", "out.mp4", "--model", "none.onnx"], 1, "none.onnx"),
+            (["run", "test:", "-o", "out.mp4", "--provider", "quantum"], 2, "quantum"),
+            (["run", "test:", "-o", "out.mp4", "--dtype", "fp12"], 2, "fp12"),
+            (["run", "test:", "-o", "out.mp4", "--size", "big"], 2, "WxH"),
+            (["run", "test:", "-o", "out.mp4", "--config", "none.yaml"], 2, "none.yaml"),
+            (["run", "test:", "test:", "-o", "out.mp4"], 2, "{name}"),
+            (["run", "test:", "-o", "a.mp4", "-o", "a.mp4"], 2, "named twice"),
+            (["run", "test:", "rtsp://127.0.0.1:9/x", "-o", "{name}.mp4"], 2, "run them apart"),
+            (["rnu"], 2, "did you mean 'run'"),
+            (["image", "nothing.png", "-o", "x.png"], 1, "nothing.png"),
+            (["image", "nothing.png"], 2, "--json"),
+        ],
+        ids=lambda value: " ".join(value[:4]) if isinstance(value, list) else None,
+    )
+    def test_one_line_and_the_right_code(
+        self,
+        arguments: list[str],
+        code: int,
+        says: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert main(arguments) == code
+        assert says.lower() in one_line(capsys).lower()
+        assert not list(tmp_path.iterdir())
+
+    def test_an_output_that_is_there_is_kept(
+        self, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "out.mkv"
+        out.write_bytes(b"precious")
+        assert main(["run", str(clip), "-o", str(out)]) == 1
+        assert "--overwrite" in one_line(capsys)
+        assert out.read_bytes() == b"precious"
+        assert main(["run", str(clip), "-o", str(out), "--overwrite"]) == 0
+        assert len(read_pts(out)) == 12
+
+    def test_the_input_is_never_the_output(self, clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        before = clip.read_bytes()
+        assert main(["run", str(clip), "-o", str(clip), "--overwrite"]) == 2
+        assert "input" in one_line(capsys)
+        assert clip.read_bytes() == before
+
+    def test_a_damaged_clip_fails_and_the_good_part_is_kept(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        garbage = tmp_path / "garbage.mp4"
+        garbage.write_bytes(bytes(range(256)) * 50)
+        assert main(["run", str(garbage), "-o", str(tmp_path / "o.mkv")]) == 1
+        assert "garbage.mp4" in one_line(capsys)
+
+    def test_debug_shows_the_traceback(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["run", str(tmp_path / "none.mp4"), "--debug", "-o", "x.mkv"]) == 1
+        assert "Traceback" in capsys.readouterr().err
+
+
+class TestStills:
+    @pytest.fixture
+    def photo(self, tmp_path: Path) -> Path:
+        from PIL import Image
+
+        path = tmp_path / "photo.jpg"
+        ramp = np.linspace(0, 255, 80 * 60 * 3).reshape(60, 80, 3).astype(np.uint8)
+        Image.fromarray(ramp).save(path)
+        return path
+
+    def test_each_form_by_suffix(self, photo: Path, tmp_path: Path) -> None:
+        from PIL import Image
+
+        outputs = [str(tmp_path / name) for name in ("o.png", "o.npy", "o.json")]
+        arguments = ["image", str(photo), "--style", "viridis", "--alpha", "0.3,0.8"]
+        assert main([*arguments, *(part for out in outputs for part in ("-o", out))]) == 0
+        with Image.open(outputs[0]) as picture:
+            assert (picture.size, picture.mode) == ((80, 60), "RGBA")
+            low, high = picture.getchannel("A").getextrema()
+        assert (low, high) == pytest.approx((0.3 * 255, 0.8 * 255), abs=0.5)
+        depth = np.load(outputs[1])
+        assert (depth.shape, depth.dtype) == ((60, 80), np.float32)
+        node = json.loads(Path(outputs[2]).read_text())
+        assert node.keys() == {"data", "image", "width", "height"}
+        assert np.allclose(np.reshape(node["data"], (60, 80)), depth)
+
+    def test_the_nodes_form_on_standard_output(self, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["image", str(photo), str(photo), "--json"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [json.loads(line)["width"] for line in lines] == [80, 80]
+
+    def test_a_folder_into_a_folder(self, photo: Path, tmp_path: Path) -> None:
+        assert main(["image", str(photo.parent), "-o", f"{tmp_path}/out/", "--style", "gray"]) == 0
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["photo.png"]
+
+    def test_outputs_that_would_collide_are_refused(
+        self, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["image", str(photo), str(photo), "-o", str(tmp_path / "o.png")]) == 2
+        assert "{name}" in one_line(capsys)
+        assert main(["image", str(photo), "-o", str(tmp_path / "o.tiff")]) == 2
+        assert ".npy" in one_line(capsys)
+
+
+class TestLists:
+    def test_styles(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["styles"]) == 0
+        names = capsys.readouterr().out.split()
+        assert {"viridis", "inferno", "jet", "grayscale"} <= set(names)
+        assert main(["styles", "--all"]) == 0
+        assert "cmocean:thermal" in capsys.readouterr().out.split()
+
+    def test_models(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["models", "list"]) == 0
+        rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+        assert any(row[:2] == ["built-in", "relative_inverse"] for row in rows)
+        assert main(["models", "show", "built-in"]) == 0
+        assert "sense\trelative_inverse" in capsys.readouterr().out
+
+    def test_doctor(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["doctor", "--json"]) == 0
+        topics = {finding["topic"] for finding in json.loads(capsys.readouterr().out)}
+        assert {"streamdepth", "onnxruntime", "provider cpu", "built-in model", "FFmpeg"} <= topics
+
+    def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["--version"]) == 0
+        assert capsys.readouterr().out == f"streamdepth {sd.__version__}\n"
+
+
+class TestProcess:
+    def test_help_loads_nothing_heavy(self) -> None:
+        code = "import sys, streamdepth.cli as cli; cli.main(['--help']); print(*sys.modules, file=sys.stderr)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        loaded = set(done.stderr.split())
+        assert "run" in done.stdout
+        assert not loaded & {"numba", "onnxruntime", "cv2", "scenedetect", "huggingface_hub", "av", "onnx"}
+
+    def test_ctrl_c_leaves_a_file_that_plays_and_exits_130(self, tmp_path: Path) -> None:
+        out, stats = tmp_path / "out.mkv", tmp_path / "s.json"
+        command = [
+            *PYTHON,
+            "run",
+            "test:?frames=0&size=160x120",
+            "-o",
+            str(out),
+            "--range",
+            "ema",
+            "--stats",
+            str(stats),
+        ]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        _until(lambda: out.exists() and out.stat().st_size > 2000)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert errors == "streamdepth: interrupted\n"
+        content = json.loads(stats.read_text())
+        assert len(read_pts(out)) == content["written"] == content["captured"] > 0
+
+    def test_terminating_is_interrupting(self, tmp_path: Path) -> None:
+        out = tmp_path / "out.mp4"
+        command = [*PYTHON, "run", "test:?frames=0&size=160x120", "-o", str(out), "--range", "ema"]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        _until(lambda: out.exists() and out.stat().st_size > 1000)
+        process.terminate()
+        assert process.wait(60) == 130
+        assert read_pts(out)
+
+    def test_kill_9_leaves_an_mkv_that_plays(self, tmp_path: Path) -> None:
+        out = tmp_path / "out.mkv"
+        process = subprocess.Popen(
+            [*PYTHON, "run", "test:?frames=0&size=320x240", "-o", str(out), "--range", "ema"], stderr=subprocess.DEVNULL
+        )
+        _until(lambda: out.exists() and out.stat().st_size > 60_000)
+        process.kill()
+        process.wait(10)
+        with av.open(str(out)) as container:
+            assert sum(1 for _ in container.decode(video=0)) > 10
+
+    def test_progress_on_a_terminal(self, clip: Path, tmp_path: Path) -> None:
+        """A pseudo-terminal as standard error: bar, frames, fps and the closing line appear there."""
+        master, slave = pty.openpty()
+        process = subprocess.Popen(
+            [*PYTHON, "run", str(clip), "-o", str(tmp_path / "o.mkv")],
+            stderr=slave,
+            env={**os.environ, "TERM": "xterm"},
+        )
+        os.close(slave)
+        text = _read_all(master)
+        assert process.wait(60) == 0
+        assert "12/12 frames" in text
+        assert "fps" in text
+        assert "built-in fp32 on cpu" in " ".join(text.split())
+
+
+def _until(condition: object, seconds: float = 60.0) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.02)
+
+
+def _read_all(descriptor: int) -> str:
+    chunks = []
+    while select.select([descriptor], [], [], 60)[0]:
+        try:
+            chunk = os.read(descriptor, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not chunk:
+            break
+        chunks.append(chunk)
+    os.close(descriptor)
+    return b"".join(chunks).decode(errors="replace")
