@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from streamdepth.errors import ModelError
@@ -243,6 +245,30 @@ def test_what_is_no_model_is_named(tmp_path: Path, content: bytes, said: str) ->
         read_graph(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_damage_is_an_error_of_ours_or_none(tmp_path: Path, data: st.DataObject) -> None:
+    sound = tmp_path / "sound.onnx"
+    if not sound.exists():
+        write_depth_model(sound, external_data="sound.onnx_data", inputs_after={"k": ("float32", [1, 3, 3])})
+    content = bytearray(sound.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        content[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(content)
+    said = ""
+    try:
+        graph = read_graph(path)
+        image, _ = image_input(path, graph)
+        depth_output(path, graph)
+        other_inputs(path, graph, image.name)
+        check_external(path, graph)
+    except ModelError as exc:
+        said = str(exc)
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize("kept", [0.2, 0.5, 0.9, 0.99])

@@ -54,8 +54,16 @@ class RawTensor:
         return _DTYPES.get(self.elem_type) or _DTYPE_NAMES.get(self.elem_type, f"type {self.elem_type}")
 
     def describe(self) -> str:
-        shape = "unknown shape" if self.shape is None else "[" + ", ".join(str(d) or "?" for d in self.shape) + "]"
-        return f"{self.name} {self.dtype} {shape}"
+        shape = (
+            "unknown shape"
+            if self.shape is None
+            else "[" + ", ".join(repr(d)[1:-1] or "?" if isinstance(d, str) else str(d) for d in self.shape) + "]"
+        )
+        return f"{self.shown_name} {self.dtype} {shape}"
+
+    @property
+    def shown_name(self) -> str:
+        return self.name if self.name.isprintable() else repr(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +100,7 @@ def read_graph(path: Path) -> GraphInfo:
         inputs=tuple(_raw(v) for v in graph.input if v.name not in weights),
         outputs=tuple(_raw(v) for v in graph.output),
         external=_external(path, model),
-        metadata={p.key: p.value for p in model.metadata_props},
+        metadata={_text(p.key): _text(p.value) for p in model.metadata_props},
         half_weights=bool(kinds) and kinds.count(10) * 2 > len(kinds),
     )
 
@@ -115,15 +123,20 @@ def _refuse_what_is_no_model(path: Path) -> None:
         raise ModelError(f"{path}: a text file, not an ONNX model; give the exported .onnx file")
 
 
+def _text(value: str | bytes) -> str:
+    # protobuf hands over text that is not UTF-8 as bytes
+    return value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
+
+
 def _raw(value: Any) -> RawTensor:
     kind = value.type.tensor_type
     shape: tuple[int | str, ...] | None = None
     if kind.HasField("shape"):
         # 0 and -1 are how some exporters write "any"
         shape = tuple(
-            d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else str(d.dim_param) for d in kind.shape.dim
+            d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else _text(d.dim_param) for d in kind.shape.dim
         )
-    return RawTensor(str(value.name), int(kind.elem_type), shape)
+    return RawTensor(_text(value.name), int(kind.elem_type), shape)
 
 
 def _tensors(graph: Any) -> Iterator[Any]:
@@ -151,7 +164,7 @@ def _external(path: Path, model: Any) -> tuple[ExternalData, ...]:
     for tensor in tensors:
         if tensor.data_location != 1:
             continue
-        entry = {e.key: e.value for e in tensor.external_data}
+        entry = {_text(e.key): _text(e.value) for e in tensor.external_data}
         location = entry.get("location", "").replace("\\", "/")
         # The ONNX format keeps these files beside or below the graph; anything else tries to read files of others.
         if not location or location.startswith("/") or ".." in location.split("/") or ":" in location.split("/")[0]:
@@ -318,4 +331,4 @@ def _spec(tensor: RawTensor) -> TensorSpec:
 
 
 def _names(tensors: Any) -> str:
-    return ", ".join(t.name for t in tensors) or "none"
+    return ", ".join(t.shown_name for t in tensors) or "none"
