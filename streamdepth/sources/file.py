@@ -202,6 +202,16 @@ class FileSource:
             source_id=self._id,
         )
 
+    def whole(self) -> FileSource:
+        """An unopened source of all of the same file."""
+        return FileSource(
+            self._text,
+            clock=self._clock,
+            timeout_seconds=self._timeout_seconds,
+            threads=self._threads,
+            source_id=self._id,
+        )
+
     def interrupt(self) -> None:
         self._stopped = True
         if self._decoding is not None:

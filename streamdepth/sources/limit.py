@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from streamdepth.errors import SourceError, UsageError
+from streamdepth.sources.explain import Noted
 from streamdepth.sources.file import check_limits, seconds_fraction
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ class LimitedSource:
     def dropped(self) -> Mapping[str, int]:
         counted = {cause: count - self._dropped_before.get(cause, 0) for cause, count in self._source.dropped.items()}
         return {cause: count for cause, count in counted.items() if count}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Those of the source it is a part of."""
+        return self._source.notes if isinstance(self._source, Noted) else ()
 
     def open(self) -> StreamInfo:
         info = self._source.open()

@@ -36,6 +36,7 @@ VIDEO_SUFFIXES = frozenset(
 )
 """What counts as a video in a folder. A file named outright may have any name."""
 
+_WEB_TIMEOUT_SECONDS = 10.0
 _FILE_SCHEMES = ("file",)
 _WEB_SCHEMES = ("http", "https")
 _LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "udp", "tcp", "srt", "rtp")
@@ -64,7 +65,7 @@ def source_for(
     clock: Clock | None = None,
     **live: Any,
 ) -> Source:
-    """The one source that ``text`` stands for. Touches the file system to see what is there, but opens nothing.
+    """The one source that ``text`` stands for. Looks what is there; of an http(s) URL it also reads the beginning.
 
     Args:
         text: a video or picture file; a folder or glob of pictures; a camera's index (``0``), device (``/dev/video0``)
@@ -79,6 +80,7 @@ def source_for(
     Raises:
         UsageError: text or limits that cannot mean anything, or several videos (see :func:`expand`).
         SourceNotFoundError: nothing there by that name, or an empty folder.
+        SourceError: an http(s) URL that cannot be read.
     """
     found = _find(os.fspath(text))
     if len(found) > 1:
@@ -162,18 +164,14 @@ def _make(found: _Found, options: _Options, name: str | None) -> Source:
             raise UsageError(f"{redact(text)}: a live source has no start to choose; leave --start out")
         return _live(text, options)
     if found.kind == "web":
-        from streamdepth.sources.web import WebSource
+        from streamdepth.sources.web import choose_web
 
-        patience = (
-            {"timeout_seconds": max(10.0, options.live["timeout_seconds"])} if "timeout_seconds" in options.live else {}
-        )
-        return WebSource(
-            text,
-            make_live=lambda url: _live(url, options),
-            clock=options.clock,
-            source_id=name,
-            **options.part,
-            **patience,
+        # The patience a camera deserves is too short for a server that has to fetch a file first.
+        patience = max(_WEB_TIMEOUT_SECONDS, options.live.get("timeout_seconds", 0))
+        return choose_web(
+            FileSource(text, clock=options.clock, timeout_seconds=patience, source_id=name, **options.part),
+            make_live=lambda: _live(text, options),
+            starts_late=bool(options.start_seconds),
         )
     return FileSource(text, clock=options.clock, source_id=name, **options.part)
 
