@@ -547,3 +547,25 @@ def test_the_environment_in_a_process_of_its_own(setup: Setup, tmp_path: Path) -
     assert status == 0
     assert "offline: using the cache" in out
     assert setup.hub.seen == []
+
+
+# --- all the way to depth
+
+
+def test_every_dtype_gives_the_same_depth(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    from streamdepth.estimator import DepthEstimator
+
+    monkeypatch.setenv("HF_ENDPOINT", setup.hub.endpoint)
+    picture = np.random.default_rng(2).integers(0, 256, (60, 80, 3), np.uint8)
+    depth = {}
+    for dtype in SUFFIX:
+        estimator = DepthEstimator(NAME, dtype=dtype, provider="cpu", size=56, cache_dir=setup.access.cache)
+        try:
+            answer = estimator(picture)
+            assert not isinstance(answer, list)
+            depth[dtype] = answer.data
+        finally:
+            estimator.close()
+    span = float(np.ptp(depth["fp32"]))
+    errors = {dtype: float(np.abs(values - depth["fp32"]).max()) / span for dtype, values in depth.items()}
+    assert {dtype for dtype, error in errors.items() if error > 0.01} == set()
