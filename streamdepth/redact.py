@@ -19,6 +19,7 @@ _ENCODED_URL = re.compile(
     r"(?P<head>[A-Za-z][A-Za-z0-9+.-]{0,31}(?::|%(?:25){0,3}3A)(?:/|%(?:25){0,3}2F){2})(?P<rest>[^\s\"'<>&]+)",
     re.IGNORECASE,
 )
+_IPV6_HOST = re.compile(r"\[[0-9A-Fa-f:.]+(?:%\w+)?\]")
 _ENCODED_AT = re.compile(r"@|%(?:25){0,3}40", re.IGNORECASE)
 
 _SENSITIVE = (
@@ -88,23 +89,24 @@ def _userinfo_end(scheme: str, rest: str) -> int | None:
     if "@" in authority:
         return at
     host, colon, port = authority.rpartition(":")
-    if not colon or authority.endswith("]") or (host.startswith("[") and not host.endswith("]")):
+    if not colon or _IPV6_HOST.fullmatch(authority):
         return None
-    if not (port.isascii() and port.isdigit()) or scheme.lower() in _STREAMING:
-        return at
-    return None
+    plain_port = port.isascii() and port.isdigit() and (":" not in host or _IPV6_HOST.fullmatch(host) is not None)
+    return at if not plain_port or scheme.lower() in _STREAMING else None
 
 
 def _mask_rest(scheme: str, rest: str) -> str:
-    end = _userinfo_end(scheme, rest)
-    if end is not None:
-        return f"{_MASK}@{rest[end + 1 :]}"
-    # One URL may hide behind another where no white space separates them.
-    nested = _NESTED.search(rest)
-    if nested is None:
-        return rest
-    inner = _mask_rest(nested.group()[:-3], rest[nested.end() :])
-    return rest[: nested.end()] + inner
+    done = 0
+    while "@" in rest[done:]:
+        end = _userinfo_end(scheme, rest[done:])
+        if end is not None:
+            return f"{rest[:done]}{_MASK}@{rest[done + end + 1 :]}"
+        # One URL may hide behind another where no white space separates them.
+        nested = _NESTED.search(rest, done)
+        if nested is None:
+            break
+        scheme, done = nested.group()[:-3], nested.end()
+    return rest
 
 
 def _mask_encoded(match: re.Match[str]) -> str:

@@ -335,7 +335,7 @@ def test_fifty_viewers() -> None:
         url = url_of(sink)
         full: list[int] = []
         threads = [
-            threading.Thread(target=lambda n=n: full.append(len(watch(url, 20, transport=("tcp", "udp")[n % 2]))))  # type: ignore[misc]
+            threading.Thread(target=lambda n=n: full.append(len(watch(url, 20, transport=("tcp", "udp")[n % 2]))))
             for n in range(6)
         ]
         command = [
@@ -393,7 +393,7 @@ def count_pictures(clients: list[RawClient], wanted: int) -> list[int]:
 
 def test_picture_changes_size_in_mid_stream() -> None:
     with serving() as sink:
-        sizes = set()
+        sizes: set[tuple[int, int]] = set()
 
         def look() -> None:
             sizes.update((picture.width, picture.height) for picture in watch(url_of(sink), 40))

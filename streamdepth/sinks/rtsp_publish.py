@@ -101,7 +101,10 @@ class RtspPublishSink(BaseSink):
         self._state = "idle"
         self._connections = 0
         self._sent = 0
+        self._sent_again = 0
+        # Two counters, as two threads count: before, and after a picture was queued.
         self._disconnected = 0
+        self._broken = 0
         self._last_error = ""
         self._error: StreamDepthError | None = None
 
@@ -128,12 +131,12 @@ class RtspPublishSink(BaseSink):
     def dropped(self) -> Mapping[str, int]:
         """Pictures given to ``process`` that were not sent, by cause."""
         superseded = self._pace.superseded if self._pace is not None else 0
-        found = {"superseded": superseded, "disconnected": self._disconnected}
+        found = {"superseded": superseded, "disconnected": self._disconnected + self._broken}
         return {cause: count for cause, count in found.items() if count}
 
     @property
     def note(self) -> str:
-        lost = self._disconnected
+        lost = self._disconnected + self._broken
         if not self.reconnects and not lost:
             return ""
         return f"connected again {self.reconnects} times, {lost} pictures came while there was no connection"
@@ -146,7 +149,7 @@ class RtspPublishSink(BaseSink):
                 "state": self._state,
                 "reconnects": self.reconnects,
                 "sent": self._sent,
-                "repeated": self._pace.repeated if self._pace is not None else 0,
+                "repeated": self._sent_again,
                 "dropped": dict(self.dropped),
                 "last_error": self._last_error,
             }
@@ -255,19 +258,24 @@ class RtspPublishSink(BaseSink):
         packets = octets = 0
         key = True
         while not self._stop.is_set():
-            taken = pace.take(_ATTEND_SECONDS)
-            if taken is None:
+            due = pace.take(_ATTEND_SECONDS)
+            if due is None:
                 client.attend()
                 continue
-            picture, now_ns = taken
+            now_ns = due.now_ns
             # One encoder for all connections: its pts must go on rising.
-            unit = encoder.encode(picture, now_ns * CLOCK_RATE // 1_000_000_000, key=key)
+            unit = encoder.encode(due.picture, now_ns * CLOCK_RATE // 1_000_000_000, key=key)
             key = False
             report = None
             if now_ns >= report_ns:
                 report_ns = now_ns + _REPORT_NS
                 report = sender_report(encoder.ssrc, self._wall_clock(), unit.rtp_time, packets, octets)
-            client.send(unit.packets, report)
+            try:
+                client.send(unit.packets, report)
+            except PublishError:
+                self._broken += due.fresh
+                raise
             packets += len(unit.packets)
             octets += sum(len(packet) - 12 for packet in unit.packets)
             self._sent += 1
+            self._sent_again += not due.fresh

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from streamdepth.live_url import LiveUrl
     from streamdepth.sources.live_reader import Item
+    from streamdepth.stages import Source
 
 LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "http", "https", "udp", "tcp"})
 TRANSPORTS = ("tcp", "udp", "auto")
@@ -224,7 +225,7 @@ class LiveSource:
         finally:
             self._release()
 
-    def again(self) -> None:
+    def again(self) -> Source | None:
         return None
 
     def interrupt(self) -> None:

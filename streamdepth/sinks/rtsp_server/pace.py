@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import av
@@ -17,6 +17,14 @@ _FASTEST_DEFAULT = Fraction(30)
 _PATIENCE = Fraction(3, 2)
 _EARLY = Fraction(9, 10)
 _NS = 1_000_000_000
+
+
+class Due(NamedTuple):
+    """A picture to send now; ``fresh`` where it was not sent before."""
+
+    picture: av.VideoFrame
+    now_ns: int
+    fresh: bool
 
 
 class Pace:
@@ -69,15 +77,15 @@ class Pace:
         with self._changed:
             return self._changed.wait_for(lambda: self._closed or not self._fresh, timeout_seconds)
 
-    def take(self, timeout_seconds: float) -> tuple[av.VideoFrame, int] | None:
-        """The picture to send now and the monotonic ns it is for; None after the timeout and once closed."""
+    def take(self, timeout_seconds: float) -> Due | None:
+        """The picture to send now; None after the timeout and once closed."""
         with self._changed:
             give_up_ns = self._clock.monotonic_ns() + round(timeout_seconds * _NS)
             while not self._closed:
                 now_ns = self._clock.monotonic_ns()
                 wait_ns = self._wait_ns(now_ns)
                 if self._newest is not None and wait_ns <= 0:
-                    return self._give(self._newest, now_ns), now_ns
+                    return self._give(self._newest, now_ns)
                 if now_ns >= give_up_ns:
                     return None
                 self._changed.wait(max(min(wait_ns, give_up_ns - now_ns), 1_000_000) / _NS)
@@ -90,8 +98,9 @@ class Pace:
             return 0
         return (self._given_ns + self._shortest_ns if self._fresh else self._due_ns) - now_ns
 
-    def _give(self, picture: av.VideoFrame, now_ns: int) -> av.VideoFrame:
-        if self._fresh:
+    def _give(self, picture: av.VideoFrame, now_ns: int) -> Due:
+        fresh = self._fresh
+        if fresh:
             self._due_ns = now_ns + self._repeat_ns
         else:
             self.repeated += 1
@@ -100,7 +109,7 @@ class Pace:
         self._fresh = False
         self._given_ns = now_ns
         self._changed.notify_all()
-        return picture
+        return Due(picture, now_ns, fresh)
 
 
 def output_rate(wanted: Fraction | float | None, stream: StreamInfo) -> Fraction:

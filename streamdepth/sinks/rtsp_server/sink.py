@@ -100,7 +100,9 @@ class RtspServerSink(BaseSink):
         self._key_wanted = threading.Event()
         self._parameter_sets = (b"", b"")
         self._error: StreamDepthError | None = None
+        # Two counters, as two threads count: before, and after a picture was queued.
         self._unwatched = 0
+        self._unseen = 0
         self._encoded = 0
 
     @property
@@ -128,7 +130,7 @@ class RtspServerSink(BaseSink):
     def dropped(self) -> Mapping[str, int]:
         """Pictures given to ``process`` that nobody could see, by cause."""
         superseded = self._pace.superseded if self._pace is not None else 0
-        found = {"superseded": superseded, "unwatched": self._unwatched}
+        found = {"superseded": superseded, "unwatched": self._unwatched + self._unseen}
         return {cause: count for cause, count in found.items() if count}
 
     @property
@@ -163,7 +165,7 @@ class RtspServerSink(BaseSink):
         first = black(picture)
         self._encoder.encode(first, 0, key=True)
         self._parameter_sets = (self._encoder.sps, self._encoder.pps)
-        self._pace.submit(first)
+        self._pace.replace(first)
         self._hub = Hub(
             path=self._path,
             ssrc=self._encoder.ssrc,
@@ -234,15 +236,18 @@ class RtspServerSink(BaseSink):
         start_ns = self._clock.monotonic_ns()
         last_key_ns = start_ns - _KEY_PAUSE_NS
         while not self._stop.is_set():
-            taken = pace.take(0.5)
-            if taken is None or hub.playing == 0:
+            due = pace.take(0.5)
+            if due is None:
                 continue
-            picture, now_ns = taken
+            if hub.playing == 0:
+                self._unseen += due.fresh
+                continue
+            now_ns = due.now_ns
             key = self._key_wanted.is_set() and now_ns - last_key_ns >= _KEY_PAUSE_NS
             if key:
                 self._key_wanted.clear()
             pts = (now_ns - start_ns) * CLOCK_RATE // 1_000_000_000
-            unit = encoder.encode(picture, pts, key=key)
+            unit = encoder.encode(due.picture, pts, key=key)
             self._encoded += 1
             if unit.key:
                 last_key_ns = now_ns
