@@ -221,6 +221,9 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 10
+    # headers and body in two writes would wait for each other's acknowledgement, 40 ms a request
+    wbufsize = 1 << 16
+    disable_nagle_algorithm = True
     server: _Server
     _stall_after_cut = False
 
