@@ -175,7 +175,7 @@ class Colorizer:
             def work(band: int, start: int, stop: int) -> None:
                 kernels.blend_packed(
                     source[0], written[0], target.channels, size, nearness, tables.chroma, fixed, field.marked,
-                    field.rows[band], field.wide[band], field.held[band], start, stop,
+                    field.rows[band], field.terms[band], field.wide[band], field.held[band], start, stop,
                 )  # fmt: skip
 
             self._split(work, size[1])
@@ -212,7 +212,7 @@ class Colorizer:
             kernels.paint_yuv(
                 planes.triple(written), semiplanar, origin, size, target.log2_chroma_w, target.log2_chroma_h, nearness,
                 (tables.luma, tables.chroma), fixed, field.marked, field.rows[band],
-                field.terms[band].view(tables.chroma.dtype), field.held[band], start, stop,
+                field.terms[band], field.pairs[band].view(tables.chroma.dtype), field.held[band], start, stop,
             )  # fmt: skip
 
         self._split(work_yuv, target.chroma_height_px(size[1]))

@@ -41,6 +41,7 @@ class NearnessField:
         self.rows = np.zeros((threads, 6, width_px + 64), np.uint16)
         self.wide = np.zeros((threads, width_px + 8), np.uint64)
         self.terms = np.zeros((threads, width_px + 16), np.uint32)
+        self.pairs = np.zeros((threads, width_px + 16), np.uint32)
         self.words = np.zeros((threads, 4, width_px + 64), np.uint16)
         self.held = np.zeros((threads, 8), np.int64)
         self._small = np.zeros((0, 0), np.uint16)
@@ -92,8 +93,8 @@ class NearnessField:
         def fill(band: int, start: int, stop: int) -> None:
             x_first, x_part, y_first, y_part = self._axes
             kernels.bilinear_picture(
-                self._small, x_first, x_part, y_first, y_part, self.invalid > 0, self.rows[band], self.held[band],
-                self._picture, start, stop,
+                self._small, x_first, x_part, y_first, y_part, self.invalid > 0, self.terms[band],
+                self.rows[band], self.held[band], self._picture, start, stop,
             )  # fmt: skip
 
         split(fill, self.height_px)

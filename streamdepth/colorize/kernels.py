@@ -17,30 +17,30 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamdepth.colorize.compiled import kernel
+from streamdepth.colorize.compiled import kernel, stage
 from streamdepth.colorize.nearness import INVALID, LINE, bilinear_row
 
 u8, u16, u32, u64, i32 = np.uint8, np.uint16, np.uint32, np.uint64, np.int32
 
 
-@kernel
-def _entries(nearness, width, shift, count, marked, out):  # type: ignore[no-untyped-def]
+@stage
+def _entries(rows, place, width, shift, count, marked, out):  # type: ignore[no-untyped-def]
     """Nearness to table entries; ``marked`` rows may hold INVALID and LINE."""
     half = (1 << shift) >> 1
     if not marked:
         for x in range(width):
-            out[x] = u16((i32(nearness[x]) + i32(half)) >> i32(shift))
+            rows[out, x] = u16((i32(rows[place, x]) + i32(half)) >> i32(shift))
         return
     line_offset = i32(count + 1)
     for x in range(width):
-        value = i32(nearness[x])
+        value = i32(rows[place, x])
         entry = ((value & i32(INVALID)) + i32(half)) >> i32(shift)
         entry = entry + (line_offset if value & i32(LINE) else i32(0))
-        out[x] = u16(i32(count) if value == i32(INVALID) else entry)
+        rows[out, x] = u16(i32(count) if value == i32(INVALID) else entry)
 
 
-@kernel
-def _chroma_nearness(upper, lower, width, log2_w, marked, out):  # type: ignore[no-untyped-def]
+@stage
+def _chroma_nearness(rows, upper, lower, width, log2_w, marked, out):  # type: ignore[no-untyped-def]
     """Mean nearness of the luma pixels a chroma sample covers. Rows are padded to an even width.
 
     A marked block is a line where half of it is one, and not valid where nothing in it is.
@@ -49,94 +49,90 @@ def _chroma_nearness(upper, lower, width, log2_w, marked, out):  # type: ignore[
     if not marked:
         if log2_w:
             for x in range(chroma_width):
-                total = i32(upper[2 * x]) + i32(upper[2 * x + 1]) + i32(lower[2 * x]) + i32(lower[2 * x + 1])
-                out[x] = u16((total + i32(2)) >> i32(2))
+                above = i32(rows[upper, 2 * x]) + i32(rows[upper, 2 * x + 1])
+                below = i32(rows[lower, 2 * x]) + i32(rows[lower, 2 * x + 1])
+                rows[out, x] = u16((above + below + i32(2)) >> i32(2))
         else:
             for x in range(chroma_width):
-                out[x] = u16((i32(upper[x]) + i32(lower[x]) + i32(1)) >> i32(1))
+                rows[out, x] = u16((i32(rows[upper, x]) + i32(rows[lower, x]) + i32(1)) >> i32(1))
         return
     step = 1 << log2_w
     for x in range(chroma_width):
-        covered = 0
-        seen = 0
-        lines = 0
-        for row in (upper, lower):
-            for i in range(step):
-                value = row[x * step + i]
-                if value != INVALID:
-                    covered += value & INVALID
-                    seen += 1
-                    lines += value >> 15
+        covered = u32(0)
+        seen = u32(0)
+        lines = u32(0)
+        for i in range(step):
+            for row in (upper, lower):
+                value = u32(rows[row, x * step + i])
+                known = u32(value != INVALID)
+                covered += known * (value & u32(INVALID))
+                seen += known
+                lines += known * (value >> u32(15))
+        # A quarter, a third, a half or the whole in 1/65536: a division here costs more than the rest.
+        share = u32(16384) if seen == 4 else u32(21846) if seen == 3 else u32(32768) if seen == 2 else u32(65536)
+        mean = (covered * share + u32(32768)) >> u32(16)
         if seen == 0:
-            out[x] = INVALID
-        else:
-            mean = (covered + seen // 2) // seen
-            out[x] = mean | LINE if 2 * lines >= seen else mean
+            mean = u32(INVALID)
+        elif 2 * lines >= seen:
+            mean = mean | u32(LINE)
+        rows[out, x] = mean
 
 
-@kernel
-def _nearness_row(small, x_first, x_part, y_first, y_part, picture, use_picture, y, width, stretched, held, out):  # type: ignore[no-untyped-def]
+@stage
+def _nearness_row(nearness, y, width, terms, rows, held, place):  # type: ignore[no-untyped-def]
+    small, x_first, x_part, y_first, y_part, picture, use_picture = nearness
     if use_picture:
-        row = picture[y]
         for x in range(width):
-            out[x] = row[x]
+            rows[place, x] = picture[y, x]
     else:
-        bilinear_row(small, x_first, x_part, y_first, y_part, y, width, stretched, held, out)
-    out[width] = out[width - 1]
+        bilinear_row(small, x_first, x_part, y_first, y_part, y, width, terms, rows, held, rows, place)
+    rows[place, width] = rows[place, width - 1]
 
 
-@kernel
-def _lookup(table, entries, width, out):  # type: ignore[no-untyped-def]
+@stage
+def _lookup(table, rows, place, width, out):  # type: ignore[no-untyped-def]
     for x in range(width):
-        out[x] = table[entries[x]]
+        out[x] = table[rows[place, x]]
 
 
-@kernel
-def _blend_luma(source, terms, width, pre, shift, post, out):  # type: ignore[no-untyped-def]
+@stage
+def _lookup_into(table, rows, place, width, out, y, origin):  # type: ignore[no-untyped-def]
+    for x in range(width):
+        out[y, origin + x] = table[rows[place, x]]
+
+
+@stage
+def _blend_luma(source, y, terms, width, pre, shift, post, out):  # type: ignore[no-untyped-def]
     half = u32((1 << shift) >> 1)
     pre, shift, post = u32(pre), u32(shift), u32(post)
     for x in range(width):
         term = terms[x]
-        value = u32(source[x]) << pre
+        value = u32(source[y, x]) << pre
         mixed = u32(value + (term & u32(0xFFFF)) + half - u32(u32(value * (term >> u32(16))) >> u32(16)))
-        out[x] = u32(mixed >> shift) << post
+        out[y, x] = u32(mixed >> shift) << post
 
 
-@kernel
-def _blend_chroma(source_u, source_v, terms, width, pre, shift, post, out_u, out_v):  # type: ignore[no-untyped-def]
+@stage
+def _blend_chroma(source_u, source_v, y, terms, width, pre, shift, post, out_u, out_v, out_y, v):  # type: ignore[no-untyped-def]
+    """``v`` is the row of V relative to U's, where both are rows of one buffer."""
     half = u32((1 << shift) >> 1)
     pre, shift, post = u32(pre), u32(shift), u32(post)
     for x in range(width):
         term = terms[x]
         a = u32(term) & u32(0xFFFF)
-        value = u32(source_u[x]) << pre
+        value = u32(source_u[y, x]) << pre
         mixed = u32(value + (u32(term >> u64(16)) & u32(0xFFFF)) + half - u32(u32(value * a) >> u32(16)))
-        out_u[x] = u32(mixed >> shift) << post
-        value = u32(source_v[x]) << pre
+        out_u[out_y, x] = u32(mixed >> shift) << post
+        value = u32(source_v[y + v, x]) << pre
         mixed = u32(value + u32(term >> u64(32)) + half - u32(u32(value * a) >> u32(16)))
-        out_v[x] = u32(mixed >> shift) << post
+        out_v[out_y + v, x] = u32(mixed >> shift) << post
 
 
 @kernel
 def blend_yuv(  # type: ignore[no-untyped-def]
-    source,
-    target,
-    interleaved,
-    size,
-    log2_w,
-    log2_h,
-    nearness,
-    tables,
-    fixed,
-    marked,
-    rows,
-    terms,
-    wide,
-    words,
-    held,
-    start,
-    stop,
-):
+    source, target, interleaved, size, log2_w, log2_h, nearness, tables, fixed, marked,
+    rows, terms, wide, words, held, start, stop,
+):  # fmt: skip
     """Blend rows ``start`` to ``stop`` (in chroma rows) of a planar or semi-planar picture over itself.
 
     Args:
@@ -153,7 +149,6 @@ def blend_yuv(  # type: ignore[no-untyped-def]
     source_y, source_u, source_v = source
     target_y, target_u, target_v = target
     width, height = size
-    small, x_first, x_part, y_first, y_part, picture, use_picture = nearness
     luma_table, chroma_table = tables
     pre, shift, post, entry_shift, count = fixed
     chroma_width = -(-width >> log2_w)
@@ -164,47 +159,42 @@ def blend_yuv(  # type: ignore[no-untyped-def]
         first = chroma_y * block
         last = min(first + block, height)
         for y in range(first, last):
-            row = rows[2 + (y - first)]
-            _nearness_row(small, x_first, x_part, y_first, y_part, picture, use_picture, y, width, rows[:2], held, row)
-            _entries(row, width, entry_shift, count, marked, rows[4])
-            _lookup(luma_table, rows[4], width, terms)
-            _blend_luma(source_y[y], terms, width, pre, shift, post, target_y[y])
-        if block == 1 and log2_w == 0:
-            _lookup(chroma_table, rows[4], width, wide)
-        else:
-            lower = rows[2 + (last - first - 1)]
-            _chroma_nearness(rows[2], lower, width, log2_w, marked, rows[5])
-            _entries(rows[5], chroma_width, entry_shift, count, marked, rows[4])
-            _lookup(chroma_table, rows[4], chroma_width, wide)
+            place = 2 + y - first
+            _nearness_row(nearness, y, width, terms, rows, held, place)
+            _entries(rows, place, width, entry_shift, count, marked, 4)
+            _lookup(luma_table, rows, 4, width, terms)
+            _blend_luma(source_y, y, terms, width, pre, shift, post, target_y)
+        if block > 1 or log2_w:
+            _chroma_nearness(rows, 2, 1 + last - first, width, log2_w, marked, 5)
+            _entries(rows, 5, chroma_width, entry_shift, count, marked, 4)
+        _lookup(chroma_table, rows, 4, chroma_width, wide)
         if interleaved:
-            pairs = source_u[chroma_y]
             for x in range(chroma_width):
-                words[0, x] = pairs[2 * x]
-                words[1, x] = pairs[2 * x + 1]
-            _blend_chroma(words[0], words[1], wide, chroma_width, pre, shift, post, words[2], words[3])
-            pairs_out = target_u[chroma_y]
+                words[0, x] = source_u[chroma_y, 2 * x]
+                words[1, x] = source_u[chroma_y, 2 * x + 1]
+            _blend_chroma(words, words, 0, wide, chroma_width, pre, shift, post, words, words, 2, 1)
             for x in range(chroma_width):
-                pairs_out[2 * x] = words[2, x]
-                pairs_out[2 * x + 1] = words[3, x]
+                target_u[chroma_y, 2 * x] = words[2, x]
+                target_u[chroma_y, 2 * x + 1] = words[3, x]
         else:
             _blend_chroma(
-                source_u[chroma_y], source_v[chroma_y], wide, chroma_width, pre, shift, post,
-                target_u[chroma_y], target_v[chroma_y],
-            )  # fmt: skip
+                source_u, source_v, chroma_y, wide, chroma_width, pre, shift, post, target_u, target_v, chroma_y, 0
+            )
 
 
 @kernel
 def paint_yuv(  # type: ignore[no-untyped-def]
-    target, interleaved, origin, size, log2_w, log2_h, nearness, tables, fixed, marked, rows, pairs, held, start, stop
-):
+    target, interleaved, origin, size, log2_w, log2_h, nearness, tables, fixed, marked,
+    rows, terms, pairs, held, start, stop,
+):  # fmt: skip
     """Paint depth alone, rows ``start`` to ``stop`` in chroma rows, at ``origin`` (x, y) of the target.
 
-    ``tables`` as ``tables.PaintTables``; ``pairs`` is scratch of the chroma table's type [>= chroma width].
+    ``tables`` as ``tables.PaintTables``; ``pairs`` is scratch of the chroma table's type [>= chroma width], the other
+    arguments are as ``blend_yuv`` takes them.
     """
     target_y, target_u, target_v = target
     origin_x, origin_y = origin
     width, height = size
-    small, x_first, x_part, y_first, y_part, picture, use_picture = nearness
     luma_table, chroma_table = tables
     _, _, _, entry_shift, count = fixed
     chroma_width = -(-width >> log2_w)
@@ -219,101 +209,102 @@ def paint_yuv(  # type: ignore[no-untyped-def]
         first = chroma_y * block
         last = min(first + block, height)
         for y in range(first, last):
-            row = rows[2 + (y - first)]
-            _nearness_row(small, x_first, x_part, y_first, y_part, picture, use_picture, y, width, rows[:2], held, row)
-            _entries(row, width, entry_shift, count, marked, rows[4])
-            _lookup(luma_table, rows[4], width, target_y[origin_y + y][origin_x:])
-        if not (block == 1 and log2_w == 0):
-            lower = rows[2 + (last - first - 1)]
-            _chroma_nearness(rows[2], lower, width, log2_w, marked, rows[5])
-            _entries(rows[5], chroma_width, entry_shift, count, marked, rows[4])
-        _lookup(chroma_table, rows[4], chroma_width, pairs)
+            place = 2 + y - first
+            _nearness_row(nearness, y, width, terms, rows, held, place)
+            _entries(rows, place, width, entry_shift, count, marked, 4)
+            _lookup_into(luma_table, rows, 4, width, target_y, origin_y + y, origin_x)
+        if block > 1 or log2_w:
+            _chroma_nearness(rows, 2, 1 + last - first, width, log2_w, marked, 5)
+            _entries(rows, 5, chroma_width, entry_shift, count, marked, 4)
+        _lookup(chroma_table, rows, 4, chroma_width, pairs)
+        out_y = chroma_origin_y + chroma_y
         if interleaved:
-            out = target_u[chroma_origin_y + chroma_y][2 * chroma_x :]
             for x in range(chroma_width):
-                out[2 * x] = pairs[x] & mask
-                out[2 * x + 1] = pairs[x] >> half_bits
+                target_u[out_y, 2 * (chroma_x + x)] = pairs[x] & mask
+                target_u[out_y, 2 * (chroma_x + x) + 1] = pairs[x] >> half_bits
         else:
-            out_u = target_u[chroma_origin_y + chroma_y][chroma_x:]
-            out_v = target_v[chroma_origin_y + chroma_y][chroma_x:]
             for x in range(chroma_width):
-                out_u[x] = pairs[x] & mask
-                out_v[x] = pairs[x] >> half_bits
+                target_u[out_y, chroma_x + x] = pairs[x] & mask
+                target_v[out_y, chroma_x + x] = pairs[x] >> half_bits
 
 
 @kernel
-def blend_packed(source, target, channels, size, nearness, table, fixed, marked, rows, wide, held, start, stop):  # type: ignore[no-untyped-def]
+def blend_packed(  # type: ignore[no-untyped-def]
+    source, target, channels, size, nearness, table, fixed, marked, rows, terms, wide, held, start, stop
+):
     """Blend rows ``start`` to ``stop`` of a packed RGB picture over itself.
 
     A fourth channel is the source's straight alpha; the colour then goes over it by Porter and Duff's *over*.
     """
     width, _ = size
-    small, x_first, x_part, y_first, y_part, picture, use_picture = nearness
     _, _, _, entry_shift, count = fixed
     held[0] = -1
     held[1] = -1
     for y in range(start, stop):
-        _nearness_row(small, x_first, x_part, y_first, y_part, picture, use_picture, y, width, rows[:2], held, rows[2])
-        _entries(rows[2], width, entry_shift, count, marked, rows[4])
-        _lookup(table, rows[4], width, wide)
-        line = source[y]
-        out = target[y]
+        _nearness_row(nearness, y, width, terms, rows, held, 2)
+        _entries(rows, 2, width, entry_shift, count, marked, 4)
+        _lookup(table, rows, 4, width, wide)
         if channels == 3:
             for x in range(width):
                 term = wide[x]
                 a = u32(term >> u64(48))
                 for channel in range(3):
-                    value = u32(line[3 * x + channel]) << u32(8)
+                    value = u32(source[y, 3 * x + channel]) << u32(8)
                     k = u32(term >> u64(16 * channel)) & u32(0xFFFF)
-                    out[3 * x + channel] = u32(value + k + u32(128) - u32(u32(value * a) >> u32(16))) >> u32(8)
+                    mixed = u32(value + k + u32(128) - u32(u32(value * a) >> u32(16)))
+                    target[y, 3 * x + channel] = mixed >> u32(8)
         else:
             for x in range(width):
                 term = wide[x]
                 a = u32(term >> u64(48))
-                under = line[4 * x + 3]
+                under = source[y, 4 * x + 3]
                 if under == 255 or a == 0:
                     for channel in range(3):
-                        value = u32(line[4 * x + channel]) << u32(8)
+                        value = u32(source[y, 4 * x + channel]) << u32(8)
                         k = u32(term >> u64(16 * channel)) & u32(0xFFFF)
-                        out[4 * x + channel] = u32(value + k + u32(128) - u32(u32(value * a) >> u32(16))) >> u32(8)
-                    out[4 * x + 3] = under
+                        mixed = u32(value + k + u32(128) - u32(u32(value * a) >> u32(16)))
+                        target[y, 4 * x + channel] = mixed >> u32(8)
+                    target[y, 4 * x + 3] = under
                 else:
                     keep = (65536.0 - a) / 65536.0 * under / 255.0
                     cover = a / 65536.0 + keep
                     for channel in range(3):
                         colour = float((term >> u64(16 * channel)) & u64(0xFFFF)) / 256.0
-                        over = (colour + line[4 * x + channel] * keep) / cover
-                        out[4 * x + channel] = u8(min(over + 0.5, 255.0))
-                    out[4 * x + 3] = u8(cover * 255.0 + 0.5)
+                        over = (colour + source[y, 4 * x + channel] * keep) / cover
+                        target[y, 4 * x + channel] = u8(min(over + 0.5, 255.0))
+                    target[y, 4 * x + 3] = u8(cover * 255.0 + 0.5)
 
 
 @kernel
-def paint_packed(target, channels, origin, size, nearness, table, fixed, marked, rows, pixels, held, start, stop):  # type: ignore[no-untyped-def]
+def paint_packed(  # type: ignore[no-untyped-def]
+    target, channels, origin, size, nearness, table, fixed, marked, rows, terms, held, start, stop
+):
     """Paint depth alone into a packed picture at ``origin``; ``table`` holds a pixel's bytes in an uint32."""
     origin_x, origin_y = origin
     width, _ = size
-    small, x_first, x_part, y_first, y_part, picture, use_picture = nearness
     _, _, _, entry_shift, count = fixed
     held[0] = -1
     held[1] = -1
     for y in range(start, stop):
-        _nearness_row(small, x_first, x_part, y_first, y_part, picture, use_picture, y, width, rows[:2], held, rows[2])
-        _entries(rows[2], width, entry_shift, count, marked, rows[4])
-        _lookup(table, rows[4], width, pixels)
-        out = target[origin_y + y][channels * origin_x :]
+        _nearness_row(nearness, y, width, terms, rows, held, 2)
+        _entries(rows, 2, width, entry_shift, count, marked, 4)
+        _lookup(table, rows, 4, width, terms)
+        out_y = origin_y + y
         if channels == 4:
             for x in range(width):
-                pixel = pixels[x]
-                out[4 * x] = pixel & u32(0xFF)
-                out[4 * x + 1] = (pixel >> u32(8)) & u32(0xFF)
-                out[4 * x + 2] = (pixel >> u32(16)) & u32(0xFF)
-                out[4 * x + 3] = pixel >> u32(24)
+                place = 4 * (origin_x + x)
+                pixel = terms[x]
+                target[out_y, place] = pixel & u32(0xFF)
+                target[out_y, place + 1] = (pixel >> u32(8)) & u32(0xFF)
+                target[out_y, place + 2] = (pixel >> u32(16)) & u32(0xFF)
+                target[out_y, place + 3] = pixel >> u32(24)
         else:
             for x in range(width):
-                pixel = pixels[x]
-                out[3 * x] = pixel & u32(0xFF)
-                out[3 * x + 1] = (pixel >> u32(8)) & u32(0xFF)
-                out[3 * x + 2] = (pixel >> u32(16)) & u32(0xFF)
+                place = 3 * (origin_x + x)
+                pixel = terms[x]
+                target[out_y, place] = pixel & u32(0xFF)
+                target[out_y, place + 1] = (pixel >> u32(8)) & u32(0xFF)
+                target[out_y, place + 2] = (pixel >> u32(16)) & u32(0xFF)
 
 
 @kernel
@@ -327,9 +318,8 @@ def blend_patch(target, alpha, premultiplied, channel, step, origin, pre, shift,
     height, width = alpha.shape
     half = (1 << shift) >> 1
     for y in range(height):
-        line = target[origin_y + y]
         for x in range(width):
             place = (origin_x + x) * step + channel
-            value = np.int64(line[place]) << pre
+            value = np.int64(target[origin_y + y, place]) << pre
             mixed = value + premultiplied[y, x] + half - ((value * alpha[y, x]) >> 16)
-            line[place] = (mixed >> shift) << post
+            target[origin_y + y, place] = (mixed >> shift) << post

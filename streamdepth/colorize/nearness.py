@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamdepth.colorize.compiled import kernel
+from streamdepth.colorize.compiled import kernel, stage
 from streamdepth.colorize.tables import NEARNESS_ONE
 
 if TYPE_CHECKING:
@@ -62,36 +62,40 @@ def normalise(values, valid, use_valid, scale, offset, out):  # type: ignore[no-
     return invalid
 
 
-@kernel
-def stretch_row(small, first, part, width, out):  # type: ignore[no-untyped-def]
-    """One depth row at the frame's width."""
+@stage
+def stretch_row(small, row, x_first, x_part, width, terms, rows, slot):  # type: ignore[no-untyped-def]
+    """Depth row ``row`` at the frame's width, into ``rows[slot]``. ``terms``: scratch, uint32 [>= width]."""
     for x in range(width):
-        i = first[x]
-        low = i32(small[i])
-        high = i32(small[i + u32(1)])
-        out[x] = u16(low + (((high - low) * i32(part[x]) + _HALF) >> _FRACTION_BITS))
+        i = x_first[x]
+        terms[x] = u32(small[row, i]) | (u32(small[row, i + u32(1)]) << u32(16))
+    for x in range(width):
+        low = i32(terms[x] & u32(0xFFFF))
+        high = i32(terms[x] >> u32(16))
+        rows[slot, x] = u16(low + (((high - low) * i32(x_part[x]) + i32(_HALF)) >> i32(_FRACTION_BITS)))
 
 
-@kernel
-def bilinear_row(small, x_first, x_part, y_first, y_part, y, width, stretched, held, out):  # type: ignore[no-untyped-def]
-    """Nearness of the frame's row ``y``. ``stretched`` [2, >= width] and ``held`` [2] keep depth rows between calls."""
+@stage
+def bilinear_row(small, x_first, x_part, y_first, y_part, y, width, terms, rows, held, out, place):  # type: ignore[no-untyped-def]
+    """Nearness of the frame's row ``y``, into ``out[place]``. Rows 0 and 1 of ``rows`` keep stretched depth rows
+    between calls, ``held`` [2] which ones."""
     top = np.int64(y_first[y])
     bottom = min(top + 1, small.shape[0] - 1)
-    for row in (top, bottom):
-        slot = row & 1
-        if held[slot] != row:
-            stretch_row(small[row], x_first, x_part, width, stretched[slot])
-            held[slot] = row
+    if held[top & 1] != top:
+        stretch_row(small, top, x_first, x_part, width, terms, rows, top & 1)
+        held[top & 1] = top
+    if held[bottom & 1] != bottom:
+        stretch_row(small, bottom, x_first, x_part, width, terms, rows, bottom & 1)
+        held[bottom & 1] = bottom
     part = i32(y_part[y])
-    upper = stretched[top & 1]
-    lower = stretched[bottom & 1]
+    upper = top & 1
+    lower = bottom & 1
     for x in range(width):
-        low = i32(upper[x])
-        out[x] = u16(low + (((i32(lower[x]) - low) * part + _HALF) >> _FRACTION_BITS))
+        low = i32(rows[upper, x])
+        out[place, x] = u16(low + (((i32(rows[lower, x]) - low) * part + i32(_HALF)) >> i32(_FRACTION_BITS)))
 
 
 @kernel
-def bilinear_picture(small, x_first, x_part, y_first, y_part, masked, scratch, held, out, start, stop):  # type: ignore[no-untyped-def]
+def bilinear_picture(small, x_first, x_part, y_first, y_part, masked, terms, rows, held, out, start, stop):  # type: ignore[no-untyped-def]
     """Rows ``start`` to ``stop`` of a nearness picture. Where depth is not valid (``masked``) the nearest depth pixel
     decides whether there is a value, and the valid ones among the four neighbours share the weight."""
     width = out.shape[1]
@@ -99,7 +103,7 @@ def bilinear_picture(small, x_first, x_part, y_first, y_part, masked, scratch, h
     held[1] = -1
     for y in range(start, stop):
         if not masked:
-            bilinear_row(small, x_first, x_part, y_first, y_part, y, width, scratch, held, out[y])
+            bilinear_row(small, x_first, x_part, y_first, y_part, y, width, terms, rows, held, out, y)
             continue
         top = np.int64(y_first[y])
         bottom = min(top + 1, small.shape[0] - 1)
@@ -121,14 +125,14 @@ def bilinear_picture(small, x_first, x_part, y_first, y_part, masked, scratch, h
             out[y, x] = u16(total / weight + 0.5)
 
 
-@kernel
-def _levels_row(picture_row, bands, width, out):  # type: ignore[no-untyped-def]
+@stage
+def _levels_row(picture, y, bands, width, out, place):  # type: ignore[no-untyped-def]
     """Which of ``bands`` equal parts of nearness each pixel is in; 255 where there is none."""
     for x in range(width):
-        value = u32(picture_row[x]) & u32(INVALID)
+        value = u32(picture[y, x]) & u32(INVALID)
         # 257 / 2**22 is 1 / NEARNESS_ONE, a little less, so nearness 1 is still in the last part.
         part = (value * bands * u32(257)) >> u32(22)
-        out[x] = u32(255) if value == u32(INVALID) else part
+        out[place, x] = u32(255) if value == u32(INVALID) else part
 
 
 @kernel
@@ -140,15 +144,16 @@ def draw_contours(picture, levels, thickness, scratch, start, stop):  # type: ig
     """
     height, width = picture.shape
     bands = u32(levels + 1)
-    here, below = scratch[0], scratch[1]
+    inner = max(width - thickness, 0)
     for y in range(start, stop):
-        row = picture[y]
-        _levels_row(row, bands, width, here)
-        _levels_row(picture[min(y + thickness, height - 1)], bands, width, below)
-        for x in range(max(width - thickness, 0)):
-            crossed = (here[x] != here[x + thickness]) | (here[x] != below[x])
-            known = (here[x] != 255) & (here[x + thickness] != 255) & (below[x] != 255)
-            row[x] = row[x] | (u16(LINE) if crossed & known else u16(0))
-        for x in range(max(width - thickness, 0), width):
-            if here[x] != below[x] and here[x] != 255 and below[x] != 255:
-                row[x] = row[x] | u16(LINE)
+        _levels_row(picture, y, bands, width, scratch, 0)
+        _levels_row(picture, min(y + thickness, height - 1), bands, width, scratch, 1)
+        for x in range(inner):
+            here, right, below = scratch[0, x], scratch[0, x + thickness], scratch[1, x]
+            crossed = (here != right) | (here != below)
+            known = (here != 255) & (right != 255) & (below != 255)
+            picture[y, x] = picture[y, x] | (u16(LINE) if crossed & known else u16(0))
+        for x in range(inner, width):
+            here, below = scratch[0, x], scratch[1, x]
+            if here != below and here != 255 and below != 255:
+                picture[y, x] = picture[y, x] | u16(LINE)

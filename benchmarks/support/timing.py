@@ -1,0 +1,56 @@
+"""Timing side by side: every contender once a round, in turn, so that a busy moment hits all of them alike."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds of one contender over all rounds."""
+
+    median_ms: float
+    fastest_ms: float
+    rounds: int
+
+
+def side_by_side(
+    contenders: Mapping[str, Callable[[], object]], *, rounds: int = 31, seconds: float = 4.0
+) -> dict[str, Timing]:
+    """Run each contender once a round, in turn, after one run to warm up.
+
+    Args:
+        rounds: how many rounds at most.
+        seconds: no further round starts after that long, but five are always run.
+    """
+    for run in contenders.values():
+        run()
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    begin = time.perf_counter()
+    for done in range(rounds):
+        if done >= 5 and time.perf_counter() - begin > seconds:
+            break
+        for name, run in contenders.items():
+            start = time.perf_counter_ns()
+            run()
+            taken[name].append((time.perf_counter_ns() - start) / 1e6)
+    return {name: Timing(statistics.median(times), min(times), len(times)) for name, times in taken.items()}
+
+
+def machine() -> str:
+    """One line about where this runs: processor, cores, load, Python."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return f"{model}, {os.cpu_count()} cores{load}, Python {platform.python_version()}"
