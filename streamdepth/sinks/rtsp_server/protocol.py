@@ -100,7 +100,7 @@ class MessageParser:
         buffer = self._buffer
         while buffer[:2] == b"\r\n":
             del buffer[:2]
-        if not buffer:
+        if not buffer or buffer == b"\r":
             return None
         if buffer[0] == 0x24:
             return self._next_interleaved()
