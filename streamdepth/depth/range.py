@@ -8,6 +8,7 @@ user's.
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
@@ -169,12 +170,65 @@ class EmaRange:
         return DepthRange(*self._ends)
 
 
-def range_control(spec: RangeSpec) -> RangeControl:
+class RangeSwitch:
+    """Holds the range mode of a run that may change while it runs. Thread-safe.
+
+    Only single-pass modes: ``shot`` is a matter of how the pipeline is built.
+
+    Raises:
+        UsageError: ``shot``.
+    """
+
+    def __init__(self, spec: RangeSpec | None = None) -> None:
+        self._lock = threading.Lock()
+        self._spec = self._checked(spec or RangeSpec(RangeMode.EMA))
+
+    @property
+    def spec(self) -> RangeSpec:
+        return self._spec
+
+    @property
+    def mode(self) -> RangeMode:
+        return self._spec.mode
+
+    def set(self, spec: RangeSpec) -> None:
+        """Counts from the next frame on. Raises ``UsageError`` for ``shot``."""
+        checked = self._checked(spec)
+        with self._lock:
+            self._spec = checked
+
+    def __str__(self) -> str:
+        return str(self._spec)
+
+    @staticmethod
+    def _checked(spec: RangeSpec) -> RangeSpec:
+        range_control(spec)
+        return spec
+
+
+class SwitchedRange:
+    """Follows a :class:`RangeSwitch`; a changed mode starts afresh."""
+
+    def __init__(self, switch: RangeSwitch) -> None:
+        self._switch = switch
+        self._spec = switch.spec
+        self._control = range_control(self._spec)
+
+    def update(self, measurement: Measurement, seconds: float, *, cut: bool) -> DepthRange:
+        spec = self._switch.spec
+        if spec != self._spec:
+            self._spec, self._control = spec, range_control(spec)
+        return self._control.update(measurement, seconds, cut=cut)
+
+
+def range_control(spec: RangeSpec | RangeSwitch) -> RangeControl:
     """The control of a single-pass mode.
 
     Raises:
         UsageError: ``shot``, which needs the source twice.
     """
+    if isinstance(spec, RangeSwitch):
+        return SwitchedRange(spec)
     if spec.fixed is not None:
         return FixedRange(spec.fixed)
     if spec.mode is RangeMode.FRAME:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from streamdepth.depth.range import RangeMode, measure, range_control
+from streamdepth.depth.range import RangeMode, RangeSwitch, measure, range_control
 from streamdepth.depth.shots import ShotLedger
 from streamdepth.errors import SourceError
 from streamdepth.frame import Result
@@ -36,7 +36,7 @@ class Lane:
         sinks: list[Sink],
         *,
         policy: Policy,
-        range_spec: RangeSpec,
+        range_spec: RangeSpec | RangeSwitch,
         depth_capacity: int,
         clock: Clock,
     ) -> None:
@@ -71,7 +71,7 @@ class Lane:
                 raise SourceError(f"{self.source.id} cannot be read twice, as --range shot needs; use --range ema")
             self._second.open()
             self.ledger = ShotLedger()
-        if mode in (RangeMode.SHOT, RangeMode.EMA):
+        if mode in (RangeMode.SHOT, RangeMode.EMA) or isinstance(self.range_spec, RangeSwitch):
             from streamdepth.depth.cuts import CutDetector
 
             self._cuts = CutDetector(info.rate)

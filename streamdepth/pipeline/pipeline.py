@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from streamdepth.batching import Batcher, Inbox
 from streamdepth.clock import SystemClock
-from streamdepth.depth.range import RangeMode, RangeSpec
+from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch
 from streamdepth.errors import UsageError
 from streamdepth.pipeline.books import UNACCOUNTED, audit, opening_notes, run_stats, snapshot
 from streamdepth.pipeline.crew import Crew
@@ -45,7 +45,7 @@ class Pipeline:
         callback: called with every frame and its depth, in order per source; may raise ``StopPipeline``.
         policy: ``every`` or ``latest``; None = each source's own default (files ``every``, live ``latest``).
         range: ``shot | ema | frame | fixed:LO,HI``; None = ``shot`` where the source can be read twice and something
-            is written, else ``ema``.
+            is written, else ``ema``. A :class:`RangeSwitch` may change while the run goes on.
         batch: frames per model run.
         deadline_seconds: how long an end may take without any progress before what blocks it is named and left behind.
         clock: monotonic time.
@@ -62,7 +62,7 @@ class Pipeline:
         *,
         callback: FrameCallback | None = None,
         policy: Policy | str | None = None,
-        range: RangeSpec | str | None = None,  # noqa: A002 - the option's name everywhere else
+        range: RangeSpec | RangeSwitch | str | None = None,  # noqa: A002 - the option's name everywhere else
         batch: int = 1,
         deadline_seconds: float = 10.0,
         clock: Clock | None = None,
@@ -118,7 +118,7 @@ class Pipeline:
             clock=self._clock,
         )
 
-    def _range_for(self, source: Source, sinks: Sequence[Sink], policy: Policy) -> RangeSpec:
+    def _range_for(self, source: Source, sinks: Sequence[Sink], policy: Policy) -> RangeSpec | RangeSwitch:
         twice = policy is Policy.EVERY and not source.live
         if self._range is not None:
             if self._range.mode is RangeMode.SHOT and not twice:
