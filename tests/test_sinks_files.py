@@ -80,7 +80,7 @@ def test_picture_folders_are_refused_clearly(tmp_path: Path) -> None:
         ImagesSink(tmp_path, control=control(transparent=True), pattern="%d.jpg")
     with pytest.raises(UsageError, match=r"picture quality is 1\.\.100, not 0"):
         ImagesSink(tmp_path, control=control(), quality=0)
-    with pytest.raises(UsageError, match="did you mean '.png'"):
+    with pytest.raises(UsageError, match=r"did you mean '\.png'"):
         ImagesSink(tmp_path, control=control(), pattern="%d.pgn")
     (tmp_path / "000000.png").write_bytes(b"precious")
     with pytest.raises(OutputExistsError, match="is not empty; --overwrite writes into it"):

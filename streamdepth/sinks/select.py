@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _ARRAYS = (".png", ".npy")
 _KBIT = 1000
+_LIVE_PRESET = "ultrafast"
 
 
 def sink_for(
@@ -66,7 +67,7 @@ def sink_for(
         if serve:
             from streamdepth.sinks.rtsp_server.sink import RtspServerSink
 
-            return RtspServerSink(output, control=control, bitrate=bits, **_given(preset=preset))
+            return RtspServerSink(output, control=control, bitrate=bits, preset=preset or _LIVE_PRESET)
         from streamdepth.sinks.rtsp_publish import RtspPublishSink
 
         return RtspPublishSink(
@@ -75,7 +76,7 @@ def sink_for(
             bitrate=bits,
             timeout_seconds=timeout_seconds,
             retries=retries,
-            **_given(preset=preset),
+            preset=preset or _LIVE_PRESET,
         )
     if serve:
         raise UsageError(f"{redact(output)}: only rtsp:// can be served; use e.g. rtsp://127.0.0.1:8554/depth")
@@ -202,7 +203,3 @@ def _folder(output: str, suffixes: tuple[str, ...], default: str) -> tuple[str, 
 def _example(output: str) -> str:
     path = PurePath(output)
     return str(path.parent / f"{path.stem}-%06d{path.suffix}")
-
-
-def _given(**options: str | None) -> dict[str, str]:
-    return {name: value for name, value in options.items() if value is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.errors import MissingDependencyError, SinkError, UsageError
@@ -46,7 +47,7 @@ class VirtualCameraSink(BaseSink):
         if picture is None:
             raise UsageError(f"{self.name}: a camera needs pictures")
         try:
-            import pyvirtualcam
+            pyvirtualcam: Any = importlib.import_module("pyvirtualcam")
         except ImportError as exc:
             raise MissingDependencyError(
                 'a virtual camera needs pyvirtualcam; install it with: pip install "streamdepth[virtualcam]"'

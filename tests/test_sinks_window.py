@@ -1,0 +1,370 @@
+"""The window: keys and pacing on a fake, and a real one under Xvfb."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import av
+import numpy as np
+import pytest
+
+from streamdepth.errors import DisplayError, StopPipeline, UsageError
+from streamdepth.frame import ColorTags
+from streamdepth.look import Look, LookControl, Upsampling, View
+from streamdepth.sinks.window import WindowSink, to_bgr
+from streamdepth.sinks.window_backend import Cv2Backend, check_display
+from streamdepth.sinks.window_keys import HELP, change_look
+from streamdepth.sinks.window_text import draw_lines
+from tests.support.screen import FakeWindow, ManualClock, close_window, screenshot, x_display, xdotool
+from tests.support.sinks import control, paint, picture_info, result, stream_info
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from streamdepth.frame import Result
+
+INFO = stream_info(width=320, height=180, pix_fmt="rgb24")
+
+
+def fake(**more: Any) -> tuple[WindowSink, FakeWindow, ManualClock]:
+    clock = ManualClock()
+    window = FakeWindow(clock)
+    sink = WindowSink(control=more.pop("control", control()), clock=clock, backend=window, **more)
+    sink.open(INFO, picture_info(INFO))
+    return sink, window, clock
+
+
+def picture_at(index: int, *, rate: int = 25) -> Result:
+    return result(paint(320, 180, index, "rgb24"), index, index=index, time_base=Fraction(1, rate))
+
+
+def test_keys_change_the_look() -> None:
+    look = LookControl(Look())
+    styles = ["inferno", "jet", "hot"]
+
+    def press(*keys: str) -> Look:
+        for key in keys:
+            assert change_look(key, look, styles)
+        return look.look
+
+    assert press("s").style == "jet"
+    assert press("s", "s").style == "inferno"
+    assert press("S").style == "hot"
+    assert [press("v").view for _ in View] == [View.OVERLAY, View.SIDE, View.STACK, View.DEPTH]
+    assert press("a").alpha == (0.3, 0.3)
+    assert press("A").alpha is None
+    assert press("A").alpha == (0.0, 1.0)
+    assert press("]").alpha == (0.05, 1.0)
+    assert press("{", "{").alpha == (0.05, 0.9)
+    assert press("[", "[", "}").alpha == (0.0, 0.95)
+    assert press("r").reverse
+    assert [press("c").contours for _ in range(4)] == [8, 16, 32, 0]
+    assert press("b").bar
+    assert press("g").upsampling is Upsampling.GUIDED
+    assert press("g").upsampling is Upsampling.BILINEAR
+    assert change_look("x", look, styles) is None
+    look.update(style=((0.0, (0, 0, 0)), (1.0, (255, 255, 255))))
+    assert press("s").style == "inferno"
+
+
+def test_every_key_of_the_help_does_something(tmp_path: Path) -> None:
+    for keys, _ in HELP:
+        for key in (" ",) if keys == "space" else keys.split():
+            look = control()
+            sink, window, _ = fake(control=look, snapshot_folder=tmp_path)
+            sink.process(picture_at(0))
+            before = (look.look, len(window.shown), window.fullscreen)
+            window.keys = [key]
+            if key == "q":
+                with pytest.raises(StopPipeline):
+                    sink.idle()
+            else:
+                sink.idle()
+                assert (look.look, len(window.shown), window.fullscreen) != before, key
+    assert [path.name for path in tmp_path.iterdir()] == ["streamdepth-000000.png"]
+
+
+def test_escape_and_closing_end_the_run() -> None:
+    sink, window, _ = fake()
+    sink.process(picture_at(0))
+    window.keys = ["\x1b"]
+    with pytest.raises(StopPipeline):
+        sink.idle()
+    window.visible = False
+    with pytest.raises(StopPipeline):
+        sink.process(picture_at(1))
+    sink.close()
+    sink.close()
+    sink.idle()
+    assert window.destroyed == 1
+
+
+def test_a_live_window_shows_at_once_and_pause_holds_the_picture() -> None:
+    sink, window, _ = fake()
+    assert sink.live
+    assert sink.on_caller_thread
+    assert window.size == (480, 270)
+    for index in range(3):
+        sink.process(picture_at(index))
+    window.keys = [" "]
+    sink.idle()
+    count = len(window.shown)
+    for index in range(3, 6):
+        sink.process(picture_at(index))
+    assert sink.counts == {"paused": 3}
+    assert len(window.shown) == count
+    window.keys = [" "]
+    sink.idle()
+    sink.process(picture_at(6))
+    expected = paint(320, 180, 6, "rgb24").to_ndarray()[:60, ..., ::-1]
+    assert np.array_equal(window.shown[-1][1][:60], expected)
+
+
+def test_a_paced_window_keeps_the_films_time() -> None:
+    sink, window, clock = fake(paced=True)
+    assert not sink.live
+    started = clock.now_ns
+    stamps = [0, 1, 2, 5, 6]
+    for index in stamps:
+        sink.process(picture_at(index))
+    at = [round((now - started) / 1e6) for now, _ in window.shown]
+    assert at[: len(stamps)] == pytest.approx([40 * stamp for stamp in stamps], abs=3)
+    assert sink.counts == {}
+
+
+def test_late_pictures_are_left_out_here_and_counted() -> None:
+    sink, window, clock = fake(paced=True)
+    for index in range(3):
+        sink.process(picture_at(index))
+    clock.advance(0.3)  # a hiccup
+    shown = len(window.shown)
+    for index in range(3, 20):
+        sink.process(picture_at(index))
+    assert 1 <= sink.counts["late"] <= 10
+    assert len(window.shown) - shown == 17 - sink.counts["late"]
+
+
+def test_a_run_that_cannot_keep_up_shows_all_it_has() -> None:
+    sink, window, clock = fake(paced=True)
+    for index in range(20):
+        clock.advance(0.25)  # the model's time, at 25 pictures a second of film
+        sink.process(picture_at(index))
+    assert sink.counts == {}
+    assert len(window.shown) >= 20
+
+
+def test_pause_holds_up_a_paced_run_and_its_clock() -> None:
+    sink, window, clock = fake(paced=True)
+    sink.process(picture_at(0))
+    window.keys = [" "]
+    sink.idle()
+    polls = 0
+
+    def unpause() -> None:
+        nonlocal polls
+        polls += 1
+        if polls == 50:
+            window.keys = [" "]
+
+    window.on_poll = unpause
+    before = clock.now_ns
+    sink.process(picture_at(1))
+    assert polls >= 50
+    resumed = clock.now_ns
+    assert resumed - before > 400_000_000
+    sink.process(picture_at(2))
+    assert clock.now_ns - resumed == pytest.approx(40_000_000, abs=4_000_000)
+    assert sink.counts == {}
+
+
+def test_interrupt_ends_a_pause_and_a_wait() -> None:
+    sink, window, _ = fake(paced=True)
+    sink.process(picture_at(0))
+    window.keys = [" "]
+    sink.idle()
+    entered, left = threading.Event(), threading.Event()
+    window.on_poll = entered.set
+
+    def show() -> None:
+        sink.process(picture_at(10**6))
+        left.set()
+
+    threading.Thread(target=show, daemon=True).start()
+    assert entered.wait(5)
+    sink.interrupt()
+    assert left.wait(1)
+
+
+def test_figures_help_and_messages_come_and_go() -> None:
+    sink, window, clock = fake(figures=False)
+    clock.advance(10)
+    sink.process(picture_at(0))
+    plain = window.shown[-1][1]
+    for keys in ("i", "h"):
+        window.keys = [keys]
+        sink.idle()
+        assert not np.array_equal(window.shown[-1][1], plain)
+        window.keys = [keys]
+        sink.idle()
+        assert np.array_equal(window.shown[-1][1], plain)
+    window.keys = ["r"]
+    sink.idle()
+    assert not np.array_equal(window.shown[-1][1], plain)
+    clock.advance(3)
+    sink.idle()
+    assert np.array_equal(window.shown[-1][1], plain)
+
+
+def test_a_snapshot_that_cannot_be_saved_does_not_end_the_run(tmp_path: Path) -> None:
+    sink, window, _ = fake(snapshot_folder=tmp_path / "missing")
+    sink.process(picture_at(0))
+    window.keys = ["p"]
+    sink.idle()
+    assert len(window.shown) == 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 400), (400, 3), (64, 48)])
+def test_text_fits_any_picture(size: tuple[int, int]) -> None:
+    picture = np.full((size[1], size[0], 3), 200, np.uint8)
+    draw_lines(picture, HELP)
+    draw_lines(picture, [("a message longer than the picture is wide",)], bottom=True)
+    assert picture.shape == (size[1], size[0], 3)
+
+
+def test_pictures_of_every_kind_can_be_shown() -> None:
+    rgba = np.zeros((32, 32, 4), np.uint8)
+    rgba[:, 16:] = (250, 0, 0, 255)
+    shown = to_bgr(av.VideoFrame.from_ndarray(rgba, format="rgba"))
+    assert shown[0, 0].tolist() == [102, 102, 102]
+    assert shown[0, 31].tolist() == [0, 0, 250]
+    red = av.VideoFrame.from_ndarray(np.full((32, 32, 3), (200, 30, 30), np.uint8), format="rgb24")
+    for pix_fmt, full in (("yuv420p", False), ("yuv420p", True), ("yuv444p10le", False), ("gray", True)):
+        tags = ColorTags(matrix=1, range=2 if full else 1)
+        picture = red.reformat(format=pix_fmt, dst_colorspace=1, src_color_range=2, dst_color_range=2 if full else 1)
+        tags.apply(picture)
+        pixel = to_bgr(picture)[16, 16].astype(int)
+        expected = [81, 81, 81] if pix_fmt == "gray" else [30, 30, 200]
+        assert np.abs(pixel - expected).max() <= 3, (pix_fmt, full, pixel)
+
+
+def test_arguments_are_checked() -> None:
+    with pytest.raises(UsageError, match="at least one style"):
+        WindowSink(control=control(), styles=[])
+
+
+def test_no_display_is_one_clear_line() -> None:
+    with pytest.raises(DisplayError, match=r"DISPLAY is not set\); leave --show out and use -o or --serve") as caught:
+        check_display({}, "linux")
+    assert "\n" not in str(caught.value)
+    check_display({}, "darwin")
+
+
+def test_a_display_that_refuses_does_not_abort_the_process() -> None:
+    environ = {name: text for name, text in os.environ.items() if name != "WAYLAND_DISPLAY"}
+    window = Cv2Backend(environ | {"DISPLAY": ":987"})
+    with pytest.raises(DisplayError, match="the display :987 cannot be used; check DISPLAY") as caught:
+        window.create("x", 64, 48)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_opencv_without_windows_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cv2.py").write_text(
+        "class error(Exception): pass\nWINDOW_NORMAL = WINDOW_KEEPRATIO = WINDOW_GUI_NORMAL = WND_PROP_VISIBLE = 0\n"
+        "def namedWindow(*_):\n    raise error('The function is not implemented. Rebuild the library')\n"
+        "def getWindowProperty(*_):\n    raise error('none')\n"
+    )
+    window = Cv2Backend(dict(os.environ) | {"PYTHONPATH": str(tmp_path), "DISPLAY": ":987"})
+    with pytest.raises(DisplayError, match="this OpenCV is built without windows; pip uninstall") as caught:
+        window.create("x", 64, 48)
+    assert "\n" not in str(caught.value)
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1 is missing')")
+    with pytest.raises(DisplayError, match="OpenCV cannot be loaded"):
+        window.create("x", 64, 48)
+
+
+@pytest.fixture(scope="module")
+def display() -> Iterator[str]:
+    with x_display() as name:
+        yield name
+
+
+_SHOW = """
+import sys
+from streamdepth.errors import StopPipeline
+from streamdepth.sinks.window import WindowSink
+from tests.support.sinks import control, picture_info
+from tests.test_sinks_window import INFO, picture_at
+look = control()
+sink = WindowSink("depth window", control=look)
+sink.open(INFO, picture_info(INFO))
+index = 0
+try:
+    while index < 3000:
+        sink.process(picture_at(index % 8))
+        for _ in range(5):
+            sink.idle()
+        index += 1
+        if index == 3:
+            print("ready", flush=True)
+        if look.look.style != "inferno":
+            print("style", look.look.style, flush=True)
+            look.update(style="inferno")
+except StopPipeline:
+    print("stopped", flush=True)
+finally:
+    sink.close()
+"""
+
+
+@pytest.mark.parametrize("end", ["key", "close"])
+def test_a_real_window_takes_keys_and_ends_the_run(display: str, tmp_path: Path, end: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _SHOW],
+        env=os.environ | {"DISPLAY": display},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
+            window = xdotool(display, "search", "--sync", "--name", "depth window").split()[-1]
+            xdotool(display, "windowfocus", "--sync", window)
+            xdotool(display, "key", "--window", window, "s")
+            assert child.stdout.readline() == "style jet\n"
+            if end == "key":
+                xdotool(display, "key", "--window", window, "h")
+                for _ in range(20):
+                    screen = screenshot(display, tmp_path / "screen.png")
+                    if screen.std() > 10:
+                        break
+                assert screen.std() > 10
+                xdotool(display, "key", "--window", window, "q")
+            else:
+                close_window(display, int(window))
+            assert child.stdout.readline() == "stopped\n"
+            assert child.wait(20) == 0
+        finally:
+            child.kill()
+
+
+def test_a_window_whose_process_dies_is_an_error(display: str) -> None:
+    window = Cv2Backend(os.environ | {"DISPLAY": display})
+    window.create("dies", 64, 48)
+    assert window.poll(1) == -1
+    assert window.visible
+    assert window._child is not None
+    window._child.kill()
+    window._child.wait()
+    with pytest.raises(DisplayError, match="cannot be used"):
+        window.show(np.zeros((48, 64, 3), np.uint8))
+    window.destroy()
+    window.destroy()
+    with pytest.raises(DisplayError, match="the window is closed"):
+        window.poll(1)
