@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -437,3 +438,21 @@ def test_real_clips_against_ffprobe(name: str) -> None:
     _, frames, source = read(MEDIA / name)
     assert [frame.pts for frame in frames] == expected
     assert source.dropped == {}
+
+
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_pictures_are_freed_without_the_cycle_collector(tmp_path: Path, rotation: int) -> None:
+    path = write_clip(tmp_path / "a.mp4", frames=40, rotation=rotation)
+    gc.collect()
+    before = sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects())
+    gc.disable()
+    try:
+        source = FileSource(path)
+        source.open()
+        for _ in source.frames():
+            pass
+        source.close()
+        after = sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects())
+    finally:
+        gc.enable()
+    assert after - before <= 4

@@ -188,6 +188,10 @@ class Decoding:
     def close(self) -> None:
         container, self._container = self._container, None
         self._waiting.clear()
+        # The suspended generator refers back to this object: without a cut the decoder and its buffers (some 5 MB a clip
+        # of 480x270) wait for the cycle collector, which many clips in a row outrun.
+        for name in ("_raw_pictures", "stream", "first"):
+            vars(self).pop(name, None)
         if container is not None:
             container.close()
 
@@ -340,7 +344,7 @@ class Decoding:
         self._raw_pictures = self._raw()
 
     def _note_shortfall(self, trimmed: bool) -> None:
-        promised = self.stream.frames if self._container is not None else 0
+        promised = self.stream.frames if "stream" in vars(self) else 0
         given = self._given + sum(self.dropped.values())
         if not self.shortfall and promised > given and not trimmed and not self._stop.is_set():
             self.shortfall = (
