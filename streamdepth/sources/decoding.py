@@ -129,7 +129,6 @@ class Decoding:
                 f"{self._name}: its pictures ({coded_format}) cannot be turned upright; convert it with ffmpeg first",
                 source=self._name,
             ) from error
-        self._waiting[0] = self.first
         if not self.straightener.orientation.exact:
             self.note = "asks to be turned by other than quarter turns; turned to the nearest one"
         elif self.first.format.name != coded_format:
@@ -188,8 +187,8 @@ class Decoding:
     def close(self) -> None:
         container, self._container = self._container, None
         self._waiting.clear()
-        # The suspended generator refers back to this object: without a cut the decoder and its buffers (some 5 MB a clip
-        # of 480x270) wait for the cycle collector, which many clips in a row outrun.
+        # The suspended generator refers back to this object: without a cut the decoder and its buffers
+        # wait for the cycle collector, which many clips outrun.
         for name in ("_raw_pictures", "stream", "first"):
             vars(self).pop(name, None)
         if container is not None:
