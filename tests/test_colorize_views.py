@@ -21,6 +21,8 @@ from streamdepth.look import Look, Upsampling, View
 from tests.support import color
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 OVERLAY = Look(view=View.OVERLAY)
@@ -452,3 +454,45 @@ def test_a_look_may_change_from_frame_to_frame() -> None:
 def test_an_unknown_style_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="inferno"):
         render(color.random_picture(16, 16, "rgb24"), color.smooth_depth(3, 3), Look(style="infernno"))
+
+
+def test_memory_of_pictures_comes_back_only_when_nobody_holds_it() -> None:
+    picture, depth = color.random_picture(64, 48, "yuv420p"), color.smooth_depth(9, 7)
+    colorizer = Colorizer(color.stream_info(64, 48, "yuv420p"))
+
+    def address() -> tuple[int, av.VideoFrame]:
+        out = colorizer.render(picture, depth, color.span(depth), OVERLAY)
+        return out.planes[0].buffer_ptr, out
+
+    first, held = address()
+    second, out = address()
+    assert second != first
+    plane = out.planes[0]
+    del out
+    third, out = address()
+    assert third not in (first, second), "a plane keeps its picture"
+    del plane, out
+    assert address()[0] in (second, third)
+    many = [address() for _ in range(40)]
+    assert len({place for place, _ in many} | {first}) == 41
+    assert all(same(held, other) for _, other in many)
+
+
+def test_pictures_of_the_pool_can_be_encoded(tmp_path: Path) -> None:
+    """An encoder with look-ahead holds many at once; what it writes must be what was rendered."""
+    depth, span = color.smooth_depth(9, 7), DepthRange(0.0, 1.0)
+    colorizer = Colorizer(color.stream_info(64, 48, "yuv420p"))
+    path = tmp_path / "out.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"qp": "0", "bf": "3", "threads": "2"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(60):
+            out = colorizer.render(color.random_picture(64, 48, "yuv420p", index), depth, span, OVERLAY)
+            out.pts = index
+            container.mux(stream.encode(out))
+        container.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        decoded = list(container.decode(video=0))
+    assert len(decoded) == 60
+    for index, got in enumerate(decoded):
+        assert same(got, render(color.random_picture(64, 48, "yuv420p", index), depth, OVERLAY, span))
