@@ -306,6 +306,16 @@ def test_pictures_of_other_sizes_are_letterboxed_and_counted(tmp_path: Path) -> 
     assert boxed[24, 58].max() < 16
 
 
+def test_what_an_encoder_cannot_keep_is_said(tmp_path: Path) -> None:
+    deep = VideoSink(tmp_path / "deep.mkv", control=control(), codec="mpeg4")
+    info = stream_info(pix_fmt="yuv422p10le")
+    run_sink(deep, info, painted(range(2), pix_fmt="yuv422p10le"))
+    assert "10-bit pictures written with 8 bits: mpeg4 has no more" in deep.note
+    see_through = VideoSink(tmp_path / "alpha.mkv", control=control(), options=FAST)
+    run_sink(see_through, stream_info(pix_fmt="rgba"), painted(range(2), pix_fmt="rgba"))
+    assert "transparency of the input left out" in see_through.note
+
+
 def test_the_callers_picture_is_not_written_to(tmp_path: Path) -> None:
     picture = paint(64, 48, 1)
     picture.pts, picture.time_base = 77, Fraction(1, 7)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from streamdepth.errors import SinkError, UsageError
 from streamdepth.sinks.base import BaseSink
-from streamdepth.sinks.encoding import Encoding, container_of, container_options, encoding_for, key_interval
+from streamdepth.sinks.encoding import Encoding, container_of, container_options, encoding_for, has_alpha, key_interval
 from streamdepth.sinks.files import claim_file, is_disk_error, reason, write_failed
 from streamdepth.sinks.fit import Fitter
 from streamdepth.sinks.muxed import MuxedFile
@@ -121,6 +121,7 @@ class VideoSink(BaseSink):
         if picture is None or self._codec is None:
             raise UsageError(f"{self.name}: a video file needs pictures")
         encoding = encoding_for(picture, codec=self._codec, transparent=self._transparent, options=self._options)
+        self._notes = _losses(picture, encoding, transparent=self._transparent)
         self._info = stream
         created = claim_file(self._path, overwrite=self._overwrite, media_path=stream.media_path)
         self._time_base, self._origin = _output_time(stream)
@@ -263,6 +264,20 @@ class VideoSink(BaseSink):
             shown = end - self._first_pts * self._time_base
             return None if shown >= self._info.duration_seconds - _SHORT_SECONDS else end
         return end
+
+
+def _losses(picture: PictureInfo, encoding: Encoding, *, transparent: bool) -> list[str]:
+    """What the encoder cannot keep of the pictures, in words."""
+    from av.video.format import VideoFormat
+
+    given, kept = VideoFormat(picture.pix_fmt), VideoFormat(encoding.pix_fmt)
+    notes = []
+    bits = [max((component.bits for component in pixel.components), default=8) for pixel in (given, kept)]
+    if bits[1] < bits[0]:
+        notes.append(f"{bits[0]}-bit pictures written with {bits[1]} bits: {encoding.codec} has no more")
+    if has_alpha(picture.pix_fmt) and not transparent:
+        notes.append("transparency of the input left out; --transparent keeps it")
+    return notes
 
 
 def _output_time(stream: StreamInfo) -> tuple[Fraction, Fraction]:

@@ -194,7 +194,7 @@ class WindowSink(BaseSink):
 
     def _pump(self, wait_ms: int) -> None:
         key = self._backend.poll(wait_ms)
-        if self._shown is not None and not self._backend.visible:
+        if not self._backend.visible:
             raise StopPipeline
         if 0 <= key < 128:
             self._on_key(chr(key))

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 REQUEST = struct.Struct("<cIII")
 REPLY = struct.Struct("<iBI")
+_WAITING = 32
 CREATE, SHOW, POLL, FULLSCREEN = b"C", b"S", b"P", b"F"
 
 
@@ -35,6 +36,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
                 title = content.decode()
                 toolkit.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
                 toolkit.resizeWindow(title, first, second)
+                toolkit.imshow(title, np.full((second, first, 3), _WAITING, np.uint8))
                 toolkit.waitKey(1)
             elif kind == SHOW:
                 toolkit.imshow(title, np.frombuffer(content, np.uint8).reshape(second, first, 3))
