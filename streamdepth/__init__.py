@@ -16,20 +16,35 @@ if TYPE_CHECKING:
     from streamdepth.models.spec import ModelSpec, Preprocessing
     from streamdepth.pipeline import Pipeline, RunStats, Snapshot, stream
     from streamdepth.queues import Policy
+    from streamdepth.sinks.base import BaseSink
     from streamdepth.sinks.depth_reader import read_depth
-    from streamdepth.sinks.select import sink_for
-    from streamdepth.sources.select import source_for
+    from streamdepth.sinks.null import NullSink
+    from streamdepth.sinks.select import data_sink_for, sink_for
+    from streamdepth.sinks.video import VideoSink
+    from streamdepth.sources.cameras import list_cameras
+    from streamdepth.sources.file import FileSource
+    from streamdepth.sources.images import ImagesSource
+    from streamdepth.sources.live import LiveSource
+    from streamdepth.sources.pattern import PatternSource
+    from streamdepth.sources.select import expand, source_for
+    from streamdepth.sources.webcam import WebcamSource
     from streamdepth.stages import Sink, Source
 
 _HOME = {
+    "BaseSink": "sinks.base",
     "DepthEstimator": "estimator",
     "DepthMap": "frame",
     "DepthRange": "frame",
     "Estimate": "estimator",
+    "FileSource": "sources.file",
     "Frame": "frame",
+    "ImagesSource": "sources.images",
+    "LiveSource": "sources.live",
     "Look": "look",
     "LookControl": "look",
     "ModelSpec": "models.spec",
+    "NullSink": "sinks.null",
+    "PatternSource": "sources.pattern",
     "PictureInfo": "frame",
     "Pipeline": "pipeline",
     "Policy": "queues",
@@ -44,7 +59,12 @@ _HOME = {
     "StreamDepthError": "errors",
     "StreamInfo": "frame",
     "Upsampling": "look",
+    "VideoSink": "sinks.video",
     "View": "look",
+    "WebcamSource": "sources.webcam",
+    "data_sink_for": "sinks.select",
+    "expand": "sources.select",
+    "list_cameras": "sources.cameras",
     "palette": "colorize.palettes",
     "read_depth": "sinks.depth_reader",
     "sink_for": "sinks.select",
@@ -53,14 +73,20 @@ _HOME = {
 }
 
 __all__ = [  # noqa: RUF022 - the keys of _HOME, spelled out for type checkers
+    "BaseSink",
     "DepthEstimator",
     "DepthMap",
     "DepthRange",
     "Estimate",
+    "FileSource",
     "Frame",
+    "ImagesSource",
+    "LiveSource",
     "Look",
     "LookControl",
     "ModelSpec",
+    "NullSink",
+    "PatternSource",
     "PictureInfo",
     "Pipeline",
     "Policy",
@@ -75,7 +101,12 @@ __all__ = [  # noqa: RUF022 - the keys of _HOME, spelled out for type checkers
     "StreamDepthError",
     "StreamInfo",
     "Upsampling",
+    "VideoSink",
     "View",
+    "WebcamSource",
+    "data_sink_for",
+    "expand",
+    "list_cameras",
     "palette",
     "read_depth",
     "sink_for",

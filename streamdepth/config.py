@@ -89,6 +89,7 @@ class RunConfig(BaseModel):
     retries: int | None = Field(default=None, ge=0)
     transport: Literal["tcp", "udp", "auto"] = "tcp"
     camera_mode: str | None = None
+    picture_rate: float = Field(default=25.0, gt=0, le=1000)
 
     codec: str | None = None
     crf: float | None = Field(default=None, ge=0, le=63)

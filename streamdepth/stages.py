@@ -40,6 +40,11 @@ class Source(Protocol):
         """Frames the source itself left out so far, by cause (``"corrupt"``, ...); they count as captured."""
         ...
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for people about what was repaired, left out or lost so far."""
+        ...
+
     def open(self) -> StreamInfo: ...
 
     def frames(self) -> Iterator[Frame]:

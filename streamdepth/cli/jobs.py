@@ -57,6 +57,7 @@ def plan(config: RunConfig) -> list[Job]:
         start_seconds=config.start,
         duration_seconds=config.duration,
         max_frames=config.max_frames,
+        picture_rate=Fraction(config.picture_rate).limit_denominator(1001),
         camera_size=size,
         camera_rate=rate,
         timeout_seconds=config.timeout,

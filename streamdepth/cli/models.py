@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -51,9 +52,21 @@ def show(
 
     details = show_model(name, dtype=dtype or "auto", revision=revision, provider=likely(provider or "auto"))
     if as_json:
-        typer.echo(json.dumps(details.to_dict(), indent=2))
+        typer.echo(json.dumps(_plain(details), indent=2))
     else:
         tables.show(("", "", "from"), _rows(details), title=details.name)
+
+
+def _plain(details: ModelDetails) -> dict[str, Any]:
+    return {
+        "name": details.name,
+        "revision": details.revision,
+        "licence": details.licence,
+        "variants": [asdict(variant) for variant in details.variants],
+        "chosen": details.chosen,
+        "spec": details.spec.to_dict() if details.spec is not None else None,
+        "notes": list(details.notes),
+    }
 
 
 def _rows(details: ModelDetails) -> list[tuple[str, str, str]]:

@@ -105,6 +105,12 @@ def run(
     camera_mode: Annotated[
         str | None, typer.Option("--camera-mode", help="WxH or WxH@FPS to ask a camera for.", rich_help_panel=_IN)
     ] = None,
+    picture_rate: Annotated[
+        float | None,
+        typer.Option(
+            "--picture-rate", help="Frames per second a folder of pictures stands for. [25]", rich_help_panel=_IN
+        ),
+    ] = None,
     timeout: Annotated[
         float | None, typer.Option("--timeout", help="Seconds of silence a network may have. [3]", rich_help_panel=_IN)
     ] = None,

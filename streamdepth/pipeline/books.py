@@ -61,8 +61,9 @@ def opening_notes(lanes: Sequence[Lane], engine: Engine) -> tuple[str, ...]:
 
 
 def _closing_notes(lanes: Sequence[Lane]) -> list[str]:
+    notes = [f"{lane.source.id}: {note}" for lane in lanes for note in lane.source.notes]
     sinks = [outlet.sink for lane in lanes for outlet in lane.outlets]
-    return [f"{sink.name}: {sink.note}" for sink in sinks if sink.note]
+    return notes + [f"{sink.name}: {sink.note}" for sink in sinks if sink.note]
 
 
 def audit(stats: RunStats) -> None:

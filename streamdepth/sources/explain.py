@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import stat
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from streamdepth.errors import SourceError, SourceNotFoundError
 from streamdepth.redact import redact
@@ -16,16 +16,6 @@ if TYPE_CHECKING:
     import av
 
 _NAMES_LOOKED_AT = 10_000
-
-
-@runtime_checkable
-class Noted(Protocol):
-    """A source that can say what happened to its frames."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """One line for people about each kind of trouble met so far."""
-        ...
 
 
 def shown(path: str | os.PathLike[str]) -> str:

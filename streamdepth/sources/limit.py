@@ -7,7 +7,6 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from streamdepth.errors import SourceError, UsageError
-from streamdepth.sources.explain import Noted
 from streamdepth.sources.file import check_limits, seconds_fraction
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class LimitedSource:
     @property
     def notes(self) -> tuple[str, ...]:
         """Those of the source it is a part of."""
-        return self._source.notes if isinstance(self._source, Noted) else ()
+        return self._source.notes
 
     def open(self) -> StreamInfo:
         info = self._source.open()

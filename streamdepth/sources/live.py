@@ -7,6 +7,7 @@ from enum import StrEnum
 from random import Random
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 from streamdepth.clock import Clock, SystemClock
 from streamdepth.errors import SourceError, UsageError
@@ -32,6 +33,7 @@ LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "http", "https", "udp", "tcp"})
 TRANSPORTS = ("tcp", "udp", "auto")
 _WORST_ABANDONED = 3
 _HEAL_SECONDS = 10.0
+_HLS_SILENCE_SECONDS = 20.0
 _CLOSE_SECONDS = 0.5
 
 
@@ -60,7 +62,8 @@ class LiveSource:
     Args:
         url: ``rtsp(s)://``, ``http(s)://`` (Motion JPEG, HLS, MPEG-TS), ``udp://`` or ``tcp://``; may hold
             ``user:password@``, percent-encoded or not.
-        timeout_seconds: how long an attempt to open, or silence, may last; > 0.
+        timeout_seconds: how long an attempt to open, or silence, may last; > 0. HLS (``.m3u8``) may be silent for 20 s
+            at least, as it comes in segments.
         retries: attempts after a failure in a row, None = for ever. Without it a failing ``open`` is an error at once
             (nobody waits for a typing mistake); with it ``open`` tries as often, authentication and missing paths
             included.
@@ -108,6 +111,9 @@ class LiveSource:
         self._clock: Clock = clock or SystemClock()
         self._timeout_seconds = timeout_seconds
         self._retries = retries
+        # HLS comes a segment at a time, 6 s each where its authors follow RFC 8216.
+        hls = urlsplit(self._url.location).path.lower().endswith(".m3u8")
+        self._silence_seconds = max(timeout_seconds, _HLS_SILENCE_SECONDS) if hls else timeout_seconds
         self._transport = transport
         self._low_latency = low_latency
         self._max_frames = max_frames
@@ -140,6 +146,10 @@ class LiveSource:
     @property
     def dropped(self) -> Mapping[str, int]:
         return {"corrupt": self._corrupt} if self._corrupt else {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (f"connected again {self._reconnects} times",) if self._reconnects else ()
 
     @property
     def state(self) -> LiveState:
@@ -249,7 +259,7 @@ class LiveSource:
             libav_options(self._url.scheme, self._transport, self._low_latency, timeout_seconds),
             open_timeout_seconds=timeout_seconds,
             # The first expiry of a read only makes libav hand out the frame it holds back; the second is the error.
-            read_timeout_seconds=timeout_seconds / 2,
+            read_timeout_seconds=self._silence_seconds / 2,
             low_latency=self._low_latency,
             clock=self._clock,
             label=self.id,
@@ -281,11 +291,11 @@ class LiveSource:
         if reader is None:
             return Ended(None)
         silent_seconds = (self._clock.monotonic_ns() - reader.active_ns) / 1e9
-        item = reader.mailbox.take(max(self._timeout_seconds - silent_seconds, 0.01))
+        item = reader.mailbox.take(max(self._silence_seconds - silent_seconds, 0.01))
         if item is not None or self._stop.is_set():
             return item
         silent_seconds = (self._clock.monotonic_ns() - reader.active_ns) / 1e9
-        if silent_seconds >= self._timeout_seconds:
+        if silent_seconds >= self._silence_seconds:
             return Ended(TimeoutError())
         return None
 
@@ -302,7 +312,8 @@ class LiveSource:
 
     def _fail(self, item: Item) -> None:
         self._failures += 1
-        self._last_error = redact(reason(item.error if isinstance(item, Ended) else None, self._timeout_seconds))
+        allowed_seconds = self._silence_seconds if self._state is LiveState.LIVE else self._timeout_seconds
+        self._last_error = redact(reason(item.error if isinstance(item, Ended) else None, allowed_seconds))
         self._abandon()
 
     def _wait_or_raise(self, item: Item) -> None:

@@ -116,6 +116,10 @@ class PatternSource:
     def dropped(self) -> Mapping[str, int]:
         return {}
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
     def open(self) -> StreamInfo:
         self._opened = True
         return StreamInfo(

@@ -105,6 +105,10 @@ class WebcamSource:
     def dropped(self) -> Mapping[str, int]:
         return dict(self._dropped)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
     def open(self) -> StreamInfo:
         """Open the camera and wait for its first picture.
 

@@ -49,7 +49,7 @@ class ScriptedSource:
     ) -> None:
         self.count = count
         self.opened = self.closed = self.interrupted = 0
-        self.hang = threading.Event()
+        self.on_interrupt: Callable[[], None] | None = None
         self._name, self._live, self._rereadable = name, live, rereadable
         self._picture, self._before, self._dropped = picture, before, dict(dropped or {})
         self._stop = threading.Event()
@@ -66,6 +66,10 @@ class ScriptedSource:
     @property
     def dropped(self) -> Mapping[str, int]:
         return self._dropped
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
 
     def open(self) -> StreamInfo:
         self.opened += 1
@@ -95,6 +99,8 @@ class ScriptedSource:
     def interrupt(self) -> None:
         self.interrupted += 1
         self._stop.set()
+        if self.on_interrupt is not None:
+            self.on_interrupt()
 
     def close(self) -> None:
         self.closed += 1

@@ -1,0 +1,57 @@
+"""What people install: the wheel's content, and names that load on first use."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import streamdepth
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_wheel_holds_all_that_is_needed(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling", reason="building a wheel needs hatchling (extra: test)")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "-q",
+        "-w",
+        str(tmp_path),
+        ".",
+    ]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+    (wheel,) = tmp_path.glob("streamdepth-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        sizes = {info.filename: info.file_size for info in archive.infolist()}
+    assert "streamdepth/py.typed" in names
+    assert "streamdepth/colorize/palettes.json" in names
+    (model,) = (name for name in names if name.startswith("streamdepth/models/builtin/") and name.endswith(".onnx"))
+    assert sizes[model] <= 8_000_000
+    assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "training/"))]
+    assert wheel.stat().st_size < 10_000_000
+
+
+@pytest.mark.parametrize("name", sorted(set(streamdepth.__all__) - {"__version__"}))
+def test_every_public_name_can_be_had(name: str) -> None:
+    assert getattr(streamdepth, name) is not None
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = streamdepth.nonsense
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    code = "import sys, streamdepth; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert not set(loaded.stdout.split()) & {"numpy", "av", "cv2", "numba", "onnxruntime", "pydantic", "typer"}
