@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import http.server
 import os
 import signal
 import subprocess
 import sys
+import threading
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
@@ -475,7 +478,6 @@ def test_a_full_disk_keeps_what_was_written(disk: Path, suffix: str) -> None:
 
 
 def test_a_stalled_sound_input_is_interruptible(tmp_path: Path) -> None:
-    import threading
 
     from streamdepth.sinks.packets import PacketCopier
 
@@ -520,3 +522,59 @@ def test_the_shared_clips(tmp_path: Path) -> None:
             copied = [content for _, content in packets(path, "audio", index)]
             assert len(copied) > 50
             assert copied == source[: len(copied)]
+
+
+@pytest.mark.parametrize("before_open", [True, False])
+def test_interrupt_lets_the_video_go_on_without_a_stalled_input(tmp_path: Path, before_open: bool) -> None:
+    """A server that sends the first half of a clip and then nothing, with the connection open."""
+    clip = write_clip(tmp_path / "in.ts", frames=200, audio=True, draw=_noise)
+    path = tmp_path / "out.mkv"
+    with _stalling_server(clip.read_bytes()) as url:
+        info = dataclasses.replace(info_of(clip), media_path=url)
+        sink = VideoSink(path, control=control(), options=FAST)
+        if before_open:
+            sink.interrupt()
+        sink.open(info, picture_info(info))
+        done = threading.Event()
+
+        def write() -> None:
+            for item in results_of(clip):
+                sink.process(item)
+            done.set()
+
+        threading.Thread(target=write, daemon=True).start()
+        if not before_open:
+            assert not done.wait(1.5)
+            sink.interrupt()
+        assert done.wait(10)
+        sink.close()
+    assert len(read_pts(path)) == 200
+
+
+def _noise(index: int, width: int, height: int) -> Any:
+    return np.random.default_rng(index).integers(0, 255, (height, width, 3), np.uint8)
+
+
+@contextlib.contextmanager
+def _stalling_server(content: bytes) -> Iterator[str]:
+    released = threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                self.wfile.write(content[: len(content) // 2])
+                released.wait(30)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/clip.ts"
+        finally:
+            released.set()
+            server.shutdown()

@@ -97,7 +97,7 @@ class VideoSink(BaseSink):
         self._info: StreamInfo | None = None
         self._time_base = Fraction(1, 1000)
         self._origin = Fraction(0)
-        self._flushed = self._closed = False
+        self._flushed = self._closed = self._interrupted = False
         self._frames = 0
         self._first_pts = self._last_pts = self._last_step = 0
         self._notes: list[str] = []
@@ -157,6 +157,8 @@ class VideoSink(BaseSink):
         self._copy(self._sound_end())
 
     def interrupt(self) -> None:
+        """Ends the wait for sound of an input that stalls; the video goes on without."""
+        self._interrupted = True
         if self._copier is not None:
             self._copier.interrupt()
 
@@ -207,6 +209,8 @@ class VideoSink(BaseSink):
             )
             self._copier.open(output, self._container.muxer)
             self._copier.start()
+            if self._interrupted:
+                self._copier.interrupt()
 
     def _open_encoder(self, encoding: Encoding, picture: PictureInfo) -> None:
         import av
