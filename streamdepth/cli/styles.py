@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from streamdepth.cli import options
+from streamdepth.errors import OutputExistsError
+
+_SCENE, _FRAME = "test:?size=640x480", 45
 
 
 def styles(
@@ -24,6 +28,17 @@ def styles(
         for name in (*palette_names(), *(catalogue_names() if everything else ())):
             typer.echo(name)
         return
-    from streamdepth.cli.preview import write_preview
+    if preview.exists() and not overwrite:
+        raise OutputExistsError(f"{preview} is there already; --overwrite replaces it")
+    from streamdepth.colorize.sheet import preview as paint
+    from streamdepth.colorize.sheet import write_preview
+    from streamdepth.estimator import DepthEstimator
+    from streamdepth.sources.pattern import PatternSource
 
-    write_preview(preview, everything=everything, overwrite=bool(overwrite))
+    scene = PatternSource.from_text(_SCENE)
+    scene.open()
+    with DepthEstimator() as estimator:
+        (depth,) = estimator([next(islice(scene.frames(), _FRAME, None))])
+    scene.close()
+    names = catalogue_names() if everything else None
+    write_preview(preview, paint(names, depth=depth.data, sense=depth.sense))
