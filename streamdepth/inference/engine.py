@@ -142,6 +142,10 @@ class Slot:
         self._buffers.rows_chw[row][...] = chw
         self.geometries[row] = None
 
+    def input_chw(self, row: int) -> NDArray[Any]:
+        """What row ``row`` holds, as [3, net height, net width] in the input's dtype. A view: valid until rewritten."""
+        return self._buffers.rows_chw[row]
+
     def _check(self, size: tuple[int, int]) -> None:
         if size != self.size:
             raise ValueError(f"this slot takes network size {self.size[0]}x{self.size[1]}, not {size[0]}x{size[1]}")
@@ -392,12 +396,11 @@ class Engine:
         if raw.field_of_view_degrees is not None:
             values = postprocess.depth_pro_metres(values, raw.field_of_view_degrees)
         geometry = raw.geometry
-        if geometry is None or not geometry.padded:
+        if geometry is None:
             return values
-        if self.exact:
-            reflected = geometry.pad_x_px or geometry.pad_y_px
-            return postprocess.zoe_at_model_size(values, geometry) if reflected else values
-        return postprocess.cropped(values, geometry)
+        if geometry.reflected:
+            return postprocess.zoe_at_model_size(values, geometry)
+        return values if self.exact else postprocess.cropped(values, geometry)
 
 
 def _numpy_dtype(ort_type: str, spec: ModelSpec) -> np.dtype[Any]:

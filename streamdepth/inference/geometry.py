@@ -22,8 +22,8 @@ class Geometry:
         width_px, height_px: the picture.
         pad_x_px, pad_y_px: picture pixels reflected on each side before the resize (ZoeDepth), else 0.
         net_width_px, net_height_px: the network's input.
-        left_px, top_px, inner_width_px, inner_height_px: where the picture itself lies in the network's input. For
-            ``pad_x_px`` or ``pad_y_px`` above 0 this is rounded to whole pixels; only the fast path uses it then.
+        left_px, top_px, inner_width_px, inner_height_px: where the picture, ZoeDepth's border included, lies in the
+            network's input; smaller than it where a zero border was added.
     """
 
     width_px: int
@@ -43,8 +43,13 @@ class Geometry:
         return self.net_width_px, self.net_height_px
 
     @property
+    def reflected(self) -> bool:
+        """True where the network sees a reflected border around the picture."""
+        return self.pad_x_px > 0 or self.pad_y_px > 0
+
+    @property
     def padded(self) -> bool:
-        """True where the network sees more than the picture."""
+        """True where the network sees a border of zeros around the picture."""
         return (self.inner_width_px, self.inner_height_px) != self.net_size
 
 
@@ -66,22 +71,14 @@ def plan(spec: ModelSpec, width_px: int, height_px: int) -> Geometry:
         pad_x, pad_y = zoe_padding(width_px), zoe_padding(height_px)
     resized = _resized(pre, width_px + 2 * pad_x, height_px + 2 * pad_y)
     net = resized
-    zero_padded = pre.family is Family.DPT and pre.do_pad
-    if zero_padded:
+    if pre.family is Family.DPT and pre.do_pad:
         net = (_ceil_to(resized[0], pre.multiple_of), _ceil_to(resized[1], pre.multiple_of))
     fixed = fixed_sides(spec)
     wanted = (fixed[0] or net[0], fixed[1] or net[1])
     if wanted != net:
         net = resized = wanted
-        zero_padded = False
-    if zero_padded:
-        left, top = (net[0] - resized[0]) // 2, (net[1] - resized[1]) // 2
-        inner = resized
-    else:
-        left = round(pad_x * net[0] / (width_px + 2 * pad_x))
-        top = round(pad_y * net[1] / (height_px + 2 * pad_y))
-        inner = (net[0] - 2 * left, net[1] - 2 * top)
-    return Geometry(width_px, height_px, pad_x, pad_y, net[0], net[1], left, top, inner[0], inner[1])
+    left, top = (net[0] - resized[0]) // 2, (net[1] - resized[1]) // 2
+    return Geometry(width_px, height_px, pad_x, pad_y, net[0], net[1], left, top, resized[0], resized[1])
 
 
 def fixed_sides(spec: ModelSpec) -> tuple[int | None, int | None]:

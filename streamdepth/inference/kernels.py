@@ -20,23 +20,3 @@ def table_to_chw(rgb: NDArray[np.uint8], table: NDArray[Any], out_chw: NDArray[A
             out_chw[0, y, x] = table[0, rgb[y, x, 0]]
             out_chw[1, y, x] = table[1, rgb[y, x, 1]]
             out_chw[2, y, x] = table[2, rgb[y, x, 2]]
-
-
-@njit(nogil=True, cache=True)
-def reflect_border(chw: NDArray[Any], left: int, top: int, width: int, height: int) -> None:
-    """Fill everything outside the given rectangle of [3, H, W] with its reflection, the edge pixel not repeated."""
-    full_height, full_width = chw.shape[1], chw.shape[2]
-    period_x, period_y = max(2 * (width - 1), 1), max(2 * (height - 1), 1)
-    for channel in range(3):
-        for y in range(full_height):
-            from_y = abs(y - top) % period_y
-            if from_y >= height:
-                from_y = period_y - from_y
-            inside = top <= y < top + height
-            for x in range(full_width):
-                if inside and left <= x < left + width:
-                    continue
-                from_x = abs(x - left) % period_x
-                if from_x >= width:
-                    from_x = period_x - from_x
-                chw[channel, y, x] = chw[channel, top + from_y, left + from_x]

@@ -114,7 +114,7 @@ def to_picture(
         field_of_view_degrees: DepthPro's second output; None where the graph gives metres itself.
     """
     width, height = geometry.width_px, geometry.height_px
-    if exact and (geometry.pad_x_px or geometry.pad_y_px):
+    if geometry.reflected:
         pad_x, pad_y = geometry.pad_x_px, geometry.pad_y_px
         full = resize(values, width + 2 * pad_x, height + 2 * pad_y)
         return np.ascontiguousarray(full[pad_y : pad_y + height, pad_x : pad_x + width])

@@ -4,6 +4,9 @@ One pass of the decoder's scaler to the network's size in RGB (which honours the
 one compiled pass that converts, normalises and rearranges. Rescale, mean and std are folded into a table of the 256
 values a channel can have, so the second pass rounds exactly as the exact path does; all of the difference comes from
 the scaler's filter. Tests state it.
+
+ZoeDepth and DepthPro were made for aliased bilinear input, which the scaler cannot give when it shrinks: their pictures
+are converted at their own size and sampled by OpenCV, ZoeDepth's reflected border included.
 """
 
 from __future__ import annotations
@@ -110,7 +113,7 @@ class FastWriter:
         pre = spec.preprocessing
         self._table = value_table(pre, np.dtype(spec.image_input.dtype))
         self._scaler = Scaler(pre.resample)
-        self._reflect = pre.family is Family.ZOEDEPTH
+        self._family = pre.family
 
     def write(self, row_chw: NDArray[Any], picture: av.VideoFrame, geometry: Geometry) -> None:
         """Fill one row.
@@ -118,15 +121,31 @@ class FastWriter:
         Args:
             row_chw: [3, net height, net width] view of the buffer in its own dtype; strides as the layout needs.
         """
+        row = row_chw.view(np.uint16) if row_chw.dtype == np.float16 else row_chw
+        if self._family in (Family.ZOEDEPTH, Family.DEPTH_PRO):
+            full = self._scaler.scale(picture, picture.width, picture.height)
+            kernels.table_to_chw(_sampled(full, geometry, self._family), self._table, row)
+            return
         width, height = geometry.inner_width_px, geometry.inner_height_px
         rgb = self._scaler.scale(picture, width, height)
-        row = row_chw.view(np.uint16) if row_chw.dtype == np.float16 else row_chw
         if geometry.padded:
-            if not self._reflect:
-                row[...] = 0
-            inner = row[:, geometry.top_px : geometry.top_px + height, geometry.left_px : geometry.left_px + width]
-            kernels.table_to_chw(rgb, self._table, inner)
-            if self._reflect:
-                kernels.reflect_border(row, geometry.left_px, geometry.top_px, width, height)
-        else:
-            kernels.table_to_chw(rgb, self._table, row)
+            row[...] = 0
+            row = row[:, geometry.top_px : geometry.top_px + height, geometry.left_px : geometry.left_px + width]
+        kernels.table_to_chw(rgb, self._table, row)
+
+
+def _sampled(rgb: NDArray[np.uint8], geometry: Geometry, family: Family) -> NDArray[np.uint8]:
+    """Aliased bilinear samples [net height, net width, 3]."""
+    import cv2
+
+    size = geometry.net_size
+    if family is Family.DEPTH_PRO:
+        return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+    pad_x, pad_y = geometry.pad_x_px, geometry.pad_y_px
+    # corners of the padded picture onto corners of the network's input; beyond the picture OpenCV reflects it
+    step_x = (geometry.width_px + 2 * pad_x - 1) / max(size[0] - 1, 1)
+    step_y = (geometry.height_px + 2 * pad_y - 1) / max(size[1] - 1, 1)
+    matrix = np.array([[step_x, 0, -pad_x], [0, step_y, -pad_y]], dtype=np.float64)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    warped = cv2.warpAffine(rgb, matrix, size, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+    return np.asarray(warped, dtype=np.uint8)

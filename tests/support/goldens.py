@@ -1,0 +1,38 @@
+"""Reads the goldens that ``tests/goldens/make_goldens.py`` made with the real ``transformers`` pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from streamdepth.models.resolve import resolve
+from streamdepth.models.spec import Family
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from streamdepth.models.spec import ModelSpec
+
+FOLDER = Path(__file__).parent.parent / "goldens"
+ARCHITECTURES = ("depth_anything", "dpt", "dpt_padded", "glpn", "zoedepth", "depth_pro")
+INPUT_STRIDE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """One architecture: its model, and what the pipeline gave for each picture."""
+
+    spec: ModelSpec
+    pictures: dict[str, NDArray[np.uint8]]
+    arrays: dict[str, NDArray[Any]]
+
+
+def load(architecture: str) -> Golden:
+    spec = resolve(FOLDER / architecture / "model.onnx")
+    if spec.preprocessing.family is Family.ZOEDEPTH:
+        spec = replace(spec, preprocessing=replace(spec.preprocessing, do_pad=True))
+    with np.load(FOLDER / "pictures.npz") as pictures, np.load(FOLDER / architecture / "golden.npz") as arrays:
+        return Golden(spec, dict(pictures), dict(arrays))
