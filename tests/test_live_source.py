@@ -252,6 +252,19 @@ class _Body:
 
 
 @contextlib.contextmanager
+def serve_http(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
+
+
+@contextlib.contextmanager
 def http_server(body: _Body) -> Iterator[str]:
     stop = threading.Event()
 
@@ -272,16 +285,11 @@ def http_server(body: _Body) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/live"
-    finally:
-        stop.set()
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
+    with serve_http(Handler) as base:
+        try:
+            yield f"{base}/live"
+        finally:
+            stop.set()
 
 
 def encode_ts(count: int, *, key_every: int = 10, damaged: int | None = None) -> list[bytes]:
@@ -356,6 +364,35 @@ def test_stream_that_breaks_off_is_opened_again() -> None:
     assert len(frames) == 45
     assert_rising(frames)
     assert source.reconnects >= 2
+
+
+def test_hls_comes_in_segments() -> None:
+    """Silence between two segments is longer than the deadline and no reason to connect again."""
+    segment = b"".join(encode_ts(20))
+    started = time.monotonic()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            count = 1 + (time.monotonic() - started > 2 * _DEADLINE_SECONDS)
+            entries = "".join(f"#EXTINF:0.8,\nseg{n}.ts\n" for n in range(count))
+            playlist = f"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:0\n{entries}"
+            body = playlist.encode() if self.path.endswith(".m3u8") else segment
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    with serve_http(Handler) as base:
+        source = live(f"{base}/live.m3u8", max_frames=30)
+        source.open()
+        frames = list(source.frames())
+    assert len(frames) == 30
+    assert_rising(frames)
+    assert source.reconnects == 0
 
 
 @pytest.mark.parametrize(

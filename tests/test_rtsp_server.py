@@ -183,7 +183,8 @@ def test_pause_and_keep_alive_and_teardown(server: RtspServerSink) -> None:
         assert client.request("PAUSE", Session=session)[0] == 200
         assert client.request("PLAY", Session=session)[0] == 200
         assert client.request("TEARDOWN", Session=session)[0] == 200
-        assert client.closed()
+        assert client.request("PLAY", Session=session)[0] == 455
+        client.play()
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,8 @@ class RecordClient:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
-            if select.select([], [sock], [sock], min(left, _SLICE_SECONDS))[1]:
+            # Windows tells of a refused connection by the third set.
+            if any(select.select([], [sock], [sock], min(left, _SLICE_SECONDS))):
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if code:
                     raise OSError(code, _error_text(code))

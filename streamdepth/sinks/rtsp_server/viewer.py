@@ -190,8 +190,11 @@ class Viewer(asyncio.Protocol):
             self._hub.changed()
             self._reply(200, {**base, "Session": self._session})
         elif request.method == "TEARDOWN":
+            # The connection stays: players still send on it, and one took its end for an error.
+            self._cancel_udp()
+            self._session, self._path, self.state = "", None, ViewerState.INIT
+            self._hub.changed()
             self._reply(200, base)
-            self._hang_up()
         else:
             self._reply(200, {**base, "Session": self._session} if self._session else base)
 
