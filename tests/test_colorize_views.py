@@ -233,6 +233,29 @@ def test_conversion_keeps_the_range() -> None:
     assert all((channel == 3).all() for channel in color.channels(out))
 
 
+@pytest.mark.parametrize("layout", ["yuv420p", "yuvj420p", "rgb24", "gray"])
+@pytest.mark.parametrize("pix_fmt", ["rgb24", "yuv444p", "yuvj420p", "gray", "rgba"])
+def test_pictures_of_other_formats_than_the_first(layout: str, pix_fmt: str) -> None:
+    """A folder of pictures: all come out in the first one's format, in their own colours."""
+    grey = pix_fmt == "gray" or layout == "gray"
+    rgb = np.full((24, 32, 3), (90, 90, 90) if grey else (200, 40, 90), np.uint8)
+    picture = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+    if pix_fmt != "rgb24":
+        full = pix_fmt in ("yuvj420p", "gray", "rgba")
+        picture = picture.reformat(
+            format=pix_fmt, dst_colorspace=5, src_color_range=2, dst_color_range=2 if full else 1
+        )
+        ColorTags(matrix=0 if pix_fmt == "rgba" else 5, range=2 if full else 1).apply(picture)
+    colorizer = Colorizer(color.stream_info(32, 24, layout))
+    depth = color.smooth_depth(5, 5)
+    out = colorizer.render(picture, depth, color.span(depth), replace(OVERLAY, alpha=(0.0, 0.0)))
+    assert out.format.name == ("yuv420p" if layout == "gray" else layout)
+    got = np.array([channel[4:-4, 4:-4].mean() for channel in color.channels(out)][:3])
+    colour = rgb[0, 0] / 255
+    want = colour * 255 if layout == "rgb24" else color.to_yuv(colour, int(out.colorspace), int(out.color_range) == 2)
+    assert np.abs(got - want).max() <= 2
+
+
 def test_unknown_pixel_format() -> None:
     with pytest.raises(UsageError, match="nonsense"):
         Colorizer(color.stream_info(32, 24, "nonsense"))

@@ -1,9 +1,10 @@
-"""Timing side by side: every contender once a round, in turn, so that a busy moment hits all of them alike."""
+"""Timing side by side: every contender once a round, so that a busy moment hits all of them alike."""
 
 from __future__ import annotations
 
 import os
 import platform
+import random
 import statistics
 import time
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ class Timing:
 def side_by_side(
     contenders: Mapping[str, Callable[[], object]], *, rounds: int = 31, seconds: float = 4.0
 ) -> dict[str, Timing]:
-    """Run each contender once a round, in turn, after one run to warm up.
+    """Run each contender once a round, after one run to warm up, in an order shuffled anew every round: whoever comes
+    after a big one finds cold caches.
 
     Args:
         rounds: how many rounds at most.
@@ -35,11 +37,13 @@ def side_by_side(
     for run in contenders.values():
         run()
     taken: dict[str, list[float]] = {name: [] for name in contenders}
+    order = random.Random(1)
     begin = time.perf_counter()
     for done in range(rounds):
         if done >= 5 and time.perf_counter() - begin > seconds:
             break
-        for name, run in contenders.items():
+        for name in order.sample(sorted(contenders), len(contenders)):
+            run = contenders[name]
             start = time.perf_counter_ns()
             run()
             taken[name].append((time.perf_counter_ns() - start) / 1e6)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import av
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from streamdepth.colorize import bar, kernels, planes
 from streamdepth.colorize.color_math import resolve_tags
@@ -27,6 +28,21 @@ if TYPE_CHECKING:
 _TRANSPARENT = LAYOUTS["rgba"]
 _SRGB = ColorTags(matrix=0, range=2, primaries=1, transfer=13)
 _MIN_BAND_ROWS = 32
+# swscale's fast paths are 2 and more levels off.
+_ACCURATE = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How frames of one size and colour become pictures in one look."""
+
+    key: tuple[Look, ColorTags, int, int]
+    target: PixelLayout
+    tags: ColorTags
+    out_size: tuple[int, int]
+    origin: tuple[int, int]
+    blend: BlendTables | None
+    paint: PaintTables | None
 
 
 class Colorizer:
@@ -49,12 +65,13 @@ class Colorizer:
             executor = self._owned = ThreadPoolExecutor(threads - 1, thread_name_prefix="colorize")
         self._executor = executor
         self._field = NearnessField(stream.width_px, stream.height_px, threads)
-        self._to_working = av.video.reformatter.VideoReformatter()
-        self._to_transparent = av.video.reformatter.VideoReformatter()
+        self._to_working = VideoReformatter()
+        self._to_transparent = VideoReformatter()
         self._blend_tables = lru_cache(maxsize=8)(blend_tables)
         self._paint_tables = lru_cache(maxsize=8)(paint_tables)
         self._bar_patch = lru_cache(maxsize=4)(_bar_patch)
         self._pool = planes.PicturePool()
+        self._planned: _Plan | None = None
         working = self._working_name(stream.pix_fmt)
         self._layout = LAYOUTS[working]
         self.note = "" if working == stream.pix_fmt else f"{stream.pix_fmt} frames are coloured as {working}"
@@ -89,28 +106,41 @@ class Colorizer:
         nearness = self._field.prepare(
             depth, depth_range, look, self._split, lambda out: planes.luma(source, self._layout, out)
         )
-        target = self._target(look)
-        tags = self._target_tags(look, self._frame_tags(frame))
-        out_width, out_height = _view_size(look.view, width, height, target)
-        out = self._pool.new(out_width, out_height, target)
-        written = planes.write(out, target)
-        if look.view is View.OVERLAY and not look.transparent:
-            self._blend(source, written, target, nearness, self._blend_tables(_colour_part(look), target, tags))
-        else:
-            origin = (0, 0)
-            if look.view in (View.SIDE, View.STACK):
-                origin = (out_width // 2, 0) if look.view is View.SIDE else (0, out_height // 2)
-                self._copy(picture, source, written, target)
-            self._paint(written, target, origin, nearness, self._paint_tables(_colour_part(look), target, tags))
-            if look.view in (View.SIDE, View.STACK):
-                planes.extend_edges(written, target, (width, height), (0, 0), origin, (out_width, out_height))
+        plan = self._plan(picture, look, width, height)
+        out, written = self._pool.new(*plan.out_size, plan.target)
+        if plan.blend is not None:
+            self._blend(source, written, plan.target, nearness, plan.blend)
+        if plan.paint is not None:
+            if plan.origin != (0, 0):
+                self._copy(picture, source, written, plan.target)
+            self._paint(written, plan.target, plan.origin, nearness, plan.paint)
+            if plan.origin != (0, 0):
+                planes.extend_edges(written, plan.target, (width, height), (0, 0), plan.origin, plan.out_size)
         if look.bar:
-            self._draw_bar(written, target, tags, depth, depth_range, look, (out_width, out_height))
+            self._draw_bar(written, plan, depth, depth_range, look)
         out.pts = frame.pts
         if frame.time_base is not None:
             out.time_base = frame.time_base
-        tags.apply(out)
+        plan.tags.apply(out)
         return out
+
+    def _plan(self, picture: av.VideoFrame, look: Look, width: int, height: int) -> _Plan:
+        """What does not change while look, size and colour tags stay. Kept from frame to frame: after a model has run,
+        this much Python finds its caches cold and takes 0.2 ms."""
+        own = ColorTags.of(picture)
+        if self._planned is not None and self._planned.key == (look, own, width, height):
+            return self._planned
+        target = self._target(look)
+        tags = self._target_tags(look, self._frame_tags(own))
+        out_size = _view_size(look.view, width, height, target)
+        origin = {View.SIDE: (out_size[0] // 2, 0), View.STACK: (0, out_size[1] // 2)}.get(look.view, (0, 0))
+        blend = paint = None
+        if look.view is View.OVERLAY and not look.transparent:
+            blend = self._blend_tables(_colour_part(look), target, tags)
+        else:
+            paint = self._paint_tables(_colour_part(look), target, tags)
+        self._planned = _Plan((look, own, width, height), target, tags, out_size, origin, blend, paint)
+        return self._planned
 
     def _working_name(self, pix_fmt: str) -> str:
         try:
@@ -122,27 +152,55 @@ class Colorizer:
         """The frame, converted by swscale where it is not in the stream's working format."""
         if frame.format.name == self._layout.name:
             return frame
-        tags = resolve_tags(self._frame_tags(frame), self._layout, self._stream.width_px, self._stream.height_px)
-        if self._layout.family == "packed" or frame.format.is_rgb:
-            return self._to_working.reformat(
-                frame, format=self._layout.name, src_colorspace=_swscale_matrix(self._frame_matrix(frame))
-            )
-        return self._to_working.reformat(
-            frame, format=self._layout.name, dst_color_range=tags.range, src_color_range=tags.range
+        layout = self._layout
+        if layout.family == "packed":
+            return self._to_rgb(self._to_working, frame, layout.name)
+        source = self._source_tags(frame)
+        # swscale takes gray for full range whatever it is told.
+        full = layout.full_range or not layout.chroma or (source.range == 2 and not frame.format.is_rgb)
+        wanted = replace(source, range=2 if full else 1)
+        matrix = _swscale_matrix(wanted.matrix)
+        picture = self._to_working.reformat(
+            frame,
+            format=layout.name,
+            interpolation=_ACCURATE,
+            src_colorspace=matrix,
+            dst_colorspace=matrix,
+            src_color_range=2 if frame.format.is_rgb else source.range,
+            dst_color_range=wanted.range,
+        )
+        wanted.apply(picture)
+        return picture
+
+    def _to_rgb(self, reformatter: VideoReformatter, frame: av.VideoFrame, name: str) -> av.VideoFrame:
+        if frame.format.is_rgb:
+            return reformatter.reformat(frame, format=name, interpolation=_ACCURATE)
+        tags = self._source_tags(frame)
+        return reformatter.reformat(
+            frame,
+            format=name,
+            interpolation=_ACCURATE,
+            src_colorspace=_swscale_matrix(tags.matrix),
+            src_color_range=tags.range,
+            dst_color_range=2,
         )
 
-    def _frame_tags(self, frame: av.VideoFrame) -> ColorTags:
-        own, stream = ColorTags.of(frame), self._stream.color
+    def _source_tags(self, frame: av.VideoFrame) -> ColorTags:
+        """Resolved tags of a frame that is not in the working format."""
+        name = frame.format.name
+        kind = "gray" if name.startswith("gray") else "yuvj444p" if name.startswith("yuvj") else "yuv444p"
+        tags = self._frame_tags(ColorTags.of(frame))
+        return resolve_tags(tags, LAYOUTS[kind], self._stream.width_px, self._stream.height_px)
+
+    def _frame_tags(self, own: ColorTags) -> ColorTags:
+        """A frame's tags, the stream's where it says nothing."""
+        stream = self._stream.color
         return ColorTags(
             matrix=stream.matrix if own.matrix == 2 else own.matrix,
             range=own.range or stream.range,
             primaries=stream.primaries if own.primaries == 2 else own.primaries,
             transfer=stream.transfer if own.transfer == 2 else own.transfer,
         )
-
-    def _frame_matrix(self, frame: av.VideoFrame) -> int:
-        tags = self._frame_tags(frame)
-        return resolve_tags(tags, LAYOUTS["yuv444p"], self._stream.width_px, self._stream.height_px).matrix
 
     def _target(self, look: Look) -> PixelLayout:
         return _TRANSPARENT if look.transparent else coloured(self._layout)
@@ -219,33 +277,16 @@ class Colorizer:
 
     def _copy(self, picture: av.VideoFrame, source: Any, written: Any, target: PixelLayout) -> None:
         if target.name != coloured(self._layout).name:
-            rgba = self._to_transparent.reformat(
-                picture, format=target.name, src_colorspace=_swscale_matrix(self._frame_matrix(picture))
-            )
-            source = planes.read(rgba, target)
+            source = planes.read(self._to_rgb(self._to_transparent, picture, target.name), target)
         planes.copy(source, written, target, (picture.width, picture.height))
 
-    def _draw_bar(
-        self,
-        written: Any,
-        target: PixelLayout,
-        tags: ColorTags,
-        depth: DepthMap,
-        depth_range: DepthRange,
-        look: Look,
-        out_size: tuple[int, int],
-    ) -> None:
+    def _draw_bar(self, written: Any, plan: _Plan, depth: DepthMap, depth_range: DepthRange, look: Look) -> None:
         texts = tuple(bar.labels(depth_range, depth.sense))
         cell = (self._field.width_px, self._field.height_px)
-        found = self._bar_patch(_colour_part(look), texts, cell, target, tags)
-        if found is None:
-            return
-        patch, x, y = found
-        if look.view is View.SIDE:
-            x += out_size[0] // 2 & ~1
-        elif look.view is View.STACK:
-            y += out_size[1] // 2 & ~1
-        patch.blend(written, x, y)
+        found = self._bar_patch(_colour_part(look), texts, cell, plan.target, plan.tags)
+        if found is not None:
+            patch, x, y = found
+            patch.blend(written, x + (plan.origin[0] & ~1), y + (plan.origin[1] & ~1))
 
 
 def _bar_patch(

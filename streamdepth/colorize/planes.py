@@ -32,11 +32,6 @@ def read(picture: av.VideoFrame, layout: PixelLayout) -> Planes:
     return arrays
 
 
-def write(picture: av.VideoFrame, layout: PixelLayout) -> Planes:
-    """Writable views of a picture of our own."""
-    return [_view(plane, layout) for plane in picture.planes]
-
-
 def triple(planes: Planes) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Y, U, V; for a semi-planar picture the last is the UV plane again, unused."""
     return planes[0], planes[1], planes[-1]
@@ -56,32 +51,52 @@ class PicturePool:
     def __init__(self) -> None:
         self._key: tuple[int, int, str] = (0, 0, "")
         self._arrays: list[NDArray[np.uint8]] = []
+        self._planes: list[Planes] = []
         self._idle: list[int] = []
 
-    def new(self, width_px: int, height_px: int, layout: PixelLayout) -> av.VideoFrame:
-        """A picture with undefined content. Where PyAV cannot wrap an array of that form, or all are in use, it has
-        memory of its own."""
+    def new(self, width_px: int, height_px: int, layout: PixelLayout) -> tuple[av.VideoFrame, Planes]:
+        """A picture with undefined content, and its planes to write to. Where PyAV cannot wrap an array of that form,
+        or all are in use, it has memory of its own."""
         shape = _wrapped_shape(width_px, height_px, layout, self._ALIGNMENT)
         if shape is None:
-            return av.VideoFrame(width_px, height_px, layout.name)
+            return _own(width_px, height_px, layout)
         key = (width_px, height_px, layout.name)
         if key != self._key:
-            self._key, self._arrays, self._idle = key, [], []
+            self._key, self._arrays, self._planes, self._idle = key, [], [], []
         for index, idle in enumerate(self._idle):
             if self._references(index) == idle:
                 return self._wrap(index)
         if len(self._arrays) == self._KEPT:
-            return av.VideoFrame(width_px, height_px, layout.name)
-        self._arrays.append(_aligned(shape, self._ALIGNMENT))
+            return _own(width_px, height_px, layout)
+        array = _aligned(shape, self._ALIGNMENT)
+        self._arrays.append(array)
+        self._planes.append(_split_planes(array, height_px, layout))
+        del array
         self._idle.append(self._references(len(self._arrays) - 1))
         return self._wrap(len(self._arrays) - 1)
 
     def _references(self, index: int) -> int:
         return sys.getrefcount(self._arrays[index])
 
-    def _wrap(self, index: int) -> av.VideoFrame:
+    def _wrap(self, index: int) -> tuple[av.VideoFrame, Planes]:
         width, _, name = self._key
-        return av.VideoFrame.from_numpy_buffer(self._arrays[index], format=name, width=width)
+        picture = av.VideoFrame.from_numpy_buffer(self._arrays[index], format=name, width=width)
+        return picture, self._planes[index]
+
+
+def _own(width_px: int, height_px: int, layout: PixelLayout) -> tuple[av.VideoFrame, Planes]:
+    picture = av.VideoFrame(width_px, height_px, layout.name)
+    return picture, [_view(plane, layout) for plane in picture.planes]
+
+
+def _split_planes(array: NDArray[np.uint8], height_px: int, layout: PixelLayout) -> Planes:
+    """The planes of a picture that wraps ``array``, laid out as FFmpeg fills it: each after the other."""
+    if layout.family == "packed":
+        return [array.reshape(height_px, -1)]
+    if layout.family == "semiplanar":
+        return [array[:height_px], array[height_px:]]
+    chroma = array[height_px:].reshape(2, height_px // 2, array.shape[1] // 2)
+    return [array[:height_px], chroma[0], chroma[1]]
 
 
 def _wrapped_shape(width_px: int, height_px: int, layout: PixelLayout, alignment: int) -> tuple[int, ...] | None:
