@@ -1,0 +1,1 @@
+"""Depth over HTTP: the page for the browser, the stills API, and what watches over both."""

@@ -1,0 +1,179 @@
+"""The newest picture of a run, and the depth behind it, for any number of viewers."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import Counter, OrderedDict, deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from streamdepth.frame import DepthMap, Sense
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import av
+
+    from streamdepth.clock import Clock
+    from streamdepth.frame import DepthRange, Result
+
+_LATENCIES = 2048
+_HELD = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One moment of a run.
+
+    Attributes:
+        number: 1, 2, ... in the order they came.
+        picture: the coloured view; read only.
+        depth: a copy, at model resolution.
+        range: the range its colours use.
+        index: of the frame in its source.
+        seconds: media time.
+    """
+
+    number: int
+    picture: av.VideoFrame
+    depth: DepthMap
+    range: DepthRange
+    index: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Depth at one point: ``value`` in the model's own units, ``nearness`` 0..1, None where there is no depth."""
+
+    value: float | None
+    nearness: float | None
+    sense: Sense
+
+
+class LiveFeed:
+    """Holds the newest moment; viewers take it when they can, so that a slow one sees fewer. Thread-safe."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._latest: Shown | None = None
+        self._count = 0
+        self._paused = False
+        self._listeners: tuple[Callable[[], None], ...] = ()
+        self._latencies_ns: deque[int] = deque(maxlen=_LATENCIES)
+        self._dropped: Counter[str] = Counter()
+        self._held: OrderedDict[int, Shown] = OrderedDict()
+
+    def put(self, result: Result) -> None:
+        """Take a result with a picture; never blocks."""
+        picture = result.picture
+        if picture is None:
+            raise ValueError("a feed shows pictures, and was given a result without one")
+        self._latencies_ns.append(self._clock.monotonic_ns() - result.frame.captured_ns)
+        if self._paused:
+            self.count_dropped("paused")
+            return
+        depth = DepthMap(result.depth.values.copy(), result.depth.sense, result.depth.valid)
+        with self._lock:
+            self._count += 1
+            self._latest = Shown(
+                self._count, picture, depth, result.range, result.frame.index, result.frame.seconds
+            )  # fmt: skip
+        for listener in self._listeners:
+            listener()
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Have ``listener`` called, on the thread that puts, after every new moment. It must not block."""
+        self._listeners = (*self._listeners, listener)
+
+    @property
+    def latest(self) -> Shown | None:
+        return self._latest
+
+    @property
+    def paused(self) -> bool:
+        return self._paused
+
+    @paused.setter
+    def paused(self, value: bool) -> None:
+        self._paused = value
+
+    @property
+    def count(self) -> int:
+        """Moments shown so far."""
+        return self._count
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Pictures nobody or not everybody saw, by cause: ``paused``, ``slow viewer`` (one count a viewer)."""
+        with self._lock:
+            return dict(self._dropped)
+
+    def count_dropped(self, cause: str, count: int = 1) -> None:
+        if count > 0:
+            with self._lock:
+                self._dropped[cause] += count
+
+    def take_latencies_ms(self) -> list[float]:
+        """From capture to here, in milliseconds, of what came since the last call."""
+        taken = []
+        while self._latencies_ns:
+            taken.append(self._latencies_ns.popleft() / 1e6)
+        return taken
+
+    def hold(self) -> Shown | None:
+        """Keep the present moment to be fetched by number; the fifth makes the first go."""
+        with self._lock:
+            shown = self._latest
+            if shown is not None:
+                self._held[shown.number] = shown
+                self._held.move_to_end(shown.number)
+                while len(self._held) > _HELD:
+                    self._held.popitem(last=False)
+            return shown
+
+    def held(self, number: int) -> Shown | None:
+        with self._lock:
+            return self._held.get(number)
+
+
+def probe(shown: Shown, x: float, y: float) -> Probe:
+    """Depth at a point of the frame, ``x`` and ``y`` 0..1 from its top left corner; the nearest depth pixel."""
+    depth = shown.depth
+    column = min(max(int(x * depth.width_px), 0), depth.width_px - 1)
+    row = min(max(int(y * depth.height_px), 0), depth.height_px - 1)
+    value = float(depth.values[row, column])
+    if not np.isfinite(value) or (depth.valid is not None and not depth.valid[row, column]):
+        return Probe(None, None, depth.sense)
+    scale, offset = shown.range.nearness_scale_offset(depth.sense)
+    return Probe(value, min(max(scale * value + offset, 0.0), 1.0), depth.sense)
+
+
+def png(picture: av.VideoFrame) -> bytes:
+    """A picture as PNG, RGB."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(picture.to_ndarray(format="rgb24")).save(out, "PNG", compress_level=3)
+    return out.getvalue()
+
+
+def jpeg(picture: av.VideoFrame, quality: int) -> bytes:
+    """A picture as JPEG."""
+    import cv2
+
+    done, data = cv2.imencode(".jpg", picture.to_ndarray(format="bgr24"), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise ValueError("the picture cannot be encoded as JPEG")
+    return data.tobytes()
+
+
+def npy(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bytes:
+    """An array as a ``.npy`` file."""
+    out = io.BytesIO()
+    np.save(out, values, allow_pickle=False)
+    return out.getvalue()

@@ -1,0 +1,35 @@
+// The token comes by hand, or behind the # of a link, which browsers send to nobody.
+const form = document.getElementById("login");
+const field = document.getElementById("token");
+const problem = document.getElementById("problem");
+
+async function enter(token) {
+  let answer;
+  try {
+    answer = await fetch("/login", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ token }),
+    });
+  } catch {
+    problem.textContent = "The server does not answer.";
+    return;
+  }
+  if (answer.ok) {
+    location.replace("/");
+    return;
+  }
+  problem.textContent = "That is not the token.";
+  field.select();
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  enter(field.value.trim());
+});
+
+const given = new URLSearchParams(location.hash.slice(1)).get("token");
+if (given) {
+  history.replaceState(null, "", location.pathname);
+  enter(given);
+}

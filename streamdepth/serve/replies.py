@@ -1,0 +1,110 @@
+"""Answers of the API: JSON, errors as one line with the right status."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from streamdepth.errors import (
+    DataFormatError,
+    MissingDependencyError,
+    SourceError,
+    StreamDepthError,
+    UsageError,
+)
+from streamdepth.redact import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class ApiError(Exception):
+    """An answer other than success. ``message`` is one line for the client."""
+
+    def __init__(self, status: int, message: str, *, retry_after_seconds: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.retry_after_seconds = retry_after_seconds
+
+
+def failure(status: int, message: str, *, retry_after_seconds: int | None = None) -> web.Response:
+    """``{"error": message}``, secrets masked."""
+    headers = {} if retry_after_seconds is None else {"Retry-After": str(retry_after_seconds)}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    text = " ".join(redact(message).split())
+    return web.json_response({"error": text}, status=status, headers=headers)
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Whatever a handler raises becomes an answer; a bug of ours too."""
+    try:
+        return await handler(request)
+    except ApiError as error:
+        return failure(error.status, error.message, retry_after_seconds=error.retry_after_seconds)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return failure(error.status, _reason(request, error))
+    except StreamDepthError as error:
+        return failure(status_of(error), str(error))
+    except (ConnectionError, asyncio.CancelledError):
+        raise
+    except Exception as error:  # the server goes on; the client is told
+        return failure(500, f"internal error: {type(error).__name__}: {error}; please report it")
+
+
+def status_of(error: StreamDepthError) -> int:
+    """The HTTP status of an error of ours."""
+    if isinstance(error, UsageError):
+        return 400
+    if isinstance(error, DataFormatError | SourceError):
+        return 422
+    if isinstance(error, MissingDependencyError):
+        return 501
+    return 500
+
+
+def _reason(request: web.Request, error: web.HTTPException) -> str:
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        return f"{request.method} is not possible here; use {', '.join(sorted(error.allowed_methods))}"
+    if error.status == 404:
+        return f"there is nothing at {request.path}"
+    return error.reason
+
+
+async def json_object(request: web.Request, most_bytes: int) -> dict[str, Any]:
+    """A body that is one JSON object."""
+    if request.content_type != "application/json":
+        raise ApiError(415, f"send application/json, not {request.content_type}")
+    import json
+
+    try:
+        content = json.loads(await body(request, most_bytes))
+    except (ValueError, RecursionError) as exc:
+        raise ApiError(400, f"the body is not JSON ({exc})") from None
+    if not isinstance(content, dict):
+        raise ApiError(400, "the body is not a JSON object")
+    return content
+
+
+async def body(request: web.Request, most_bytes: int, within_seconds: float = 60.0) -> bytes:
+    """The whole body, refused as soon as it is too long."""
+    if (request.content_length or 0) > most_bytes:
+        raise ApiError(413, f"the body has {request.content_length:,} bytes, the limit is {most_bytes:,}")
+    taken = bytearray()
+    try:
+        async with asyncio.timeout(within_seconds):
+            async for chunk in request.content.iter_chunked(1 << 18):
+                taken += chunk
+                if len(taken) > most_bytes:
+                    raise ApiError(413, f"the body has more than {most_bytes:,} bytes")
+    except TimeoutError:
+        raise ApiError(408, f"the body did not come within {within_seconds:g} s") from None
+    return bytes(taken)

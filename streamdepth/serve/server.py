@@ -1,0 +1,130 @@
+"""An aiohttp application on a thread and event loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from streamdepth.errors import DeadlineError, SinkError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from streamdepth.serve.options import Listen
+
+_START_SECONDS = 5.0
+_STOP_SECONDS = 5.0
+_DRAIN_SECONDS = 0.5
+_KEEPALIVE_SECONDS = 30.0
+
+
+class WebServer:
+    """Starts, and stops within seconds whatever its clients do. ``start`` and ``stop`` from any thread."""
+
+    def __init__(self, listen: Listen, make_app: Callable[[], web.Application], *, max_connections: int) -> None:
+        self._listen = listen
+        self._make_app = make_app
+        self._max_connections = max_connections
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: asyncio.Event | None = None
+        self.port = listen.port
+        self.refused = 0
+
+    def start(self) -> None:
+        """Listen and serve.
+
+        Raises:
+            SinkError: the port is taken or may not be used.
+        """
+        bound = _bind(self._listen)
+        self.port = int(bound.getsockname()[1])
+        ready: Future[None] = Future()
+        name = f"web-server {self._listen.address}:{self.port}"
+        self._thread = threading.Thread(target=self._work, args=(bound, ready), name=name, daemon=True)
+        self._thread.start()
+        ready.result(_START_SECONDS)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The server's loop; for ``call_soon_threadsafe``, once started."""
+        assert self._loop is not None  # noqa: S101 - set before start() returns
+        return self._loop
+
+    def stop(self) -> None:
+        """End every connection. Idempotent.
+
+        Raises:
+            DeadlineError: a handler did not end.
+        """
+        thread, loop, stopping = self._thread, self._loop, self._stopping
+        if thread is None or loop is None or stopping is None or not thread.is_alive():
+            return
+        try:
+            loop.call_soon_threadsafe(stopping.set)
+        except RuntimeError:  # the loop ended between the two
+            return
+        if threading.current_thread() is not thread:
+            thread.join(_STOP_SECONDS)
+            if thread.is_alive():
+                raise DeadlineError(f"the web server did not end within {_STOP_SECONDS:g} s")
+
+    def _work(self, bound: socket.socket, ready: Future[None]) -> None:
+        try:
+            asyncio.run(self._serve(bound, ready))
+        except BaseException as error:
+            if not ready.done():
+                ready.set_exception(error)
+        finally:
+            bound.close()
+
+    async def _serve(self, bound: socket.socket, ready: Future[None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        runner = web.AppRunner(
+            self._make_app(),
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=_DRAIN_SECONDS,
+            keepalive_timeout=_KEEPALIVE_SECONDS,
+        )
+        await runner.setup()
+        server = None
+        try:
+            server = await self._loop.create_server(lambda: self._protocol(runner), sock=bound, backlog=128)
+            ready.set_result(None)
+            await self._stopping.wait()
+        finally:
+            if server is not None:
+                server.close()
+            await runner.cleanup()
+
+    def _protocol(self, runner: web.AppRunner) -> asyncio.BaseProtocol:
+        assert runner.server is not None  # noqa: S101 - after setup()
+        if len(runner.server.connections) >= self._max_connections:
+            self.refused += 1
+            return _Refusing()
+        return runner.server()
+
+
+class _Refusing(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+def _bind(listen: Listen) -> socket.socket:
+    bound = socket.socket(listen.family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((listen.address, listen.port))
+        bound.setblocking(False)
+    except OSError as exc:
+        bound.close()
+        where = f"http://{listen.host}:{listen.port}"
+        raise SinkError(f"{where}: cannot listen there ({exc.strerror}); choose another port or address") from exc
+    return bound

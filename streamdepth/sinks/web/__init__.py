@@ -1,0 +1,5 @@
+"""The live page as a sink."""
+
+from streamdepth.sinks.web.sink import WebSink
+
+__all__ = ["WebSink"]
