@@ -477,6 +477,17 @@ def test_a_look_may_change_from_frame_to_frame() -> None:
 def test_an_unknown_style_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="inferno"):
         render(color.random_picture(16, 16, "rgb24"), color.smooth_depth(3, 3), Look(style="infernno"))
+    with pytest.raises(UsageError, match="inferno"):
+        Colorizer(color.stream_info(16, 16, "rgb24")).picture_info(Look(style="infernno"))
+
+
+def test_own_stops_as_a_style() -> None:
+    stops: Any = [[0, [255, 0, 0]], [1, [0, 0, 255, 128]]]
+    picture = color.random_picture(16, 16, "rgb24")
+    near = color.channels(render(picture, flat(1.0), Look(style=stops), DepthRange(0, 1)))
+    assert [channel[0, 0] for channel in near] == [0, 0, 128]
+    far = color.channels(render(picture, flat(0.0), Look(style=stops), DepthRange(0, 1)))
+    assert [channel[0, 0] for channel in far] == [255, 0, 0]
 
 
 def test_memory_of_pictures_comes_back_only_when_nobody_holds_it() -> None:

@@ -14,6 +14,7 @@ from streamdepth.colorize import bar, kernels, planes
 from streamdepth.colorize.color_math import resolve_tags
 from streamdepth.colorize.field import NearnessField
 from streamdepth.colorize.formats import LAYOUTS, PixelLayout, coloured, working_format
+from streamdepth.colorize.palettes import palette, parse_stops
 from streamdepth.colorize.tables import BlendTables, PaintTables, Steps, blend_tables, paint_tables
 from streamdepth.errors import UsageError
 from streamdepth.frame import ColorTags, PictureInfo
@@ -88,7 +89,12 @@ class Colorizer:
             self._owned.shutdown()
 
     def picture_info(self, look: Look) -> PictureInfo:
-        """What ``render`` gives for frames as the stream announced them."""
+        """What ``render`` gives for frames as the stream announced them.
+
+        Raises:
+            UsageError: an unknown style, so that it is said before the first frame.
+        """
+        palette(look.style, 2)
         width, height = _view_size(look.view, self._stream.width_px, self._stream.height_px, self._target(look))
         return PictureInfo(width, height, self._target(look).name, self._target_tags(look, self._stream.color))
 
@@ -300,7 +306,8 @@ def _bar_patch(
 
 def _colour_part(look: Look) -> Look:
     """The look without what tables do not depend on, so that they are found again after a change of the rest."""
-    return replace(look, view=View.DEPTH, alpha=look.alpha_ends, transparent=False, bar=False)
+    style = look.style if isinstance(look.style, str) else parse_stops(look.style)
+    return replace(look, style=style, view=View.DEPTH, alpha=look.alpha_ends, transparent=False, bar=False)
 
 
 def _fixed(layout: PixelLayout) -> tuple[int, int, int, int, int]:

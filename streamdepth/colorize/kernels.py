@@ -20,7 +20,7 @@ import numpy as np
 from streamdepth.colorize.compiled import kernel, stage
 from streamdepth.colorize.nearness import INVALID, LINE, bilinear_row
 
-u8, u16, u32, u64, i32 = np.uint8, np.uint16, np.uint32, np.uint64, np.int32
+u8, u16, u32, u64, i32, f32 = np.uint8, np.uint16, np.uint32, np.uint64, np.int32, np.float32
 
 
 @stage
@@ -35,47 +35,36 @@ def _entries(rows, place, width, shift, count, marked, out):  # type: ignore[no-
     for x in range(width):
         value = i32(rows[place, x])
         entry = ((value & i32(INVALID)) + i32(half)) >> i32(shift)
-        entry = entry + (line_offset if value & i32(LINE) else i32(0))
-        rows[out, x] = u16(i32(count) if value == i32(INVALID) else entry)
+        known = i32(value != i32(INVALID))
+        rows[out, x] = u16(known * (entry + (value >> i32(15)) * line_offset) + (i32(1) - known) * i32(count))
 
 
 @stage
-def _chroma_nearness(rows, upper, lower, width, log2_w, marked, out):  # type: ignore[no-untyped-def]
-    """Mean nearness of the luma pixels a chroma sample covers. Rows are padded to an even width.
+def _chroma_nearness(rows, upper, lower, chroma_width, marked, out):  # type: ignore[no-untyped-def]
+    """Mean nearness of the luma pixels a chroma sample of two by two, or two by one, covers. Rows are padded to an
+    even width.
 
     A marked block is a line where half of it is one, and not valid where nothing in it is.
     """
-    chroma_width = -(-width >> log2_w)
     if not marked:
-        if log2_w:
-            for x in range(chroma_width):
-                above = i32(rows[upper, 2 * x]) + i32(rows[upper, 2 * x + 1])
-                below = i32(rows[lower, 2 * x]) + i32(rows[lower, 2 * x + 1])
-                rows[out, x] = u16((above + below + i32(2)) >> i32(2))
-        else:
-            for x in range(chroma_width):
-                rows[out, x] = u16((i32(rows[upper, x]) + i32(rows[lower, x]) + i32(1)) >> i32(1))
+        for x in range(chroma_width):
+            above = i32(rows[upper, 2 * x]) + i32(rows[upper, 2 * x + 1])
+            below = i32(rows[lower, 2 * x]) + i32(rows[lower, 2 * x + 1])
+            rows[out, x] = u16((above + below + i32(2)) >> i32(2))
         return
-    step = 1 << log2_w
+    bits = i32(INVALID)
     for x in range(chroma_width):
-        covered = u32(0)
-        seen = u32(0)
-        lines = u32(0)
-        for i in range(step):
-            for row in (upper, lower):
-                value = u32(rows[row, x * step + i])
-                known = u32(value != INVALID)
-                covered += known * (value & u32(INVALID))
-                seen += known
-                lines += known * (value >> u32(15))
-        # A quarter, a third, a half or the whole in 1/65536: a division here costs more than the rest.
-        share = u32(16384) if seen == 4 else u32(21846) if seen == 3 else u32(32768) if seen == 2 else u32(65536)
-        mean = (covered * share + u32(32768)) >> u32(16)
-        if seen == 0:
-            mean = u32(INVALID)
-        elif 2 * lines >= seen:
-            mean = mean | u32(LINE)
-        rows[out, x] = mean
+        a = i32(rows[upper, 2 * x])
+        b = i32(rows[upper, 2 * x + 1])
+        c = i32(rows[lower, 2 * x])
+        d = i32(rows[lower, 2 * x + 1])
+        known_a, known_b, known_c, known_d = i32(a != bits), i32(b != bits), i32(c != bits), i32(d != bits)
+        seen = known_a + known_b + known_c + known_d
+        covered = known_a * (a & bits) + known_b * (b & bits) + known_c * (c & bits) + known_d * (d & bits)
+        lines = (a >> 15) + (b >> 15) + (c >> 15) + (d >> 15)
+        mean = i32(f32(covered) / f32(max(seen, i32(1))) + f32(0.5))
+        mean = mean | (i32(LINE) if 2 * lines >= seen else i32(0))
+        rows[out, x] = u16(bits if seen == 0 else mean)
 
 
 @stage
@@ -165,7 +154,7 @@ def blend_yuv(  # type: ignore[no-untyped-def]
             _lookup(luma_table, rows, 4, width, terms)
             _blend_luma(source_y, y, terms, width, pre, shift, post, target_y)
         if block > 1 or log2_w:
-            _chroma_nearness(rows, 2, 1 + last - first, width, log2_w, marked, 5)
+            _chroma_nearness(rows, 2, 1 + last - first, chroma_width, marked, 5)
             _entries(rows, 5, chroma_width, entry_shift, count, marked, 4)
         _lookup(chroma_table, rows, 4, chroma_width, wide)
         if interleaved:
@@ -214,7 +203,7 @@ def paint_yuv(  # type: ignore[no-untyped-def]
             _entries(rows, place, width, entry_shift, count, marked, 4)
             _lookup_into(luma_table, rows, 4, width, target_y, origin_y + y, origin_x)
         if block > 1 or log2_w:
-            _chroma_nearness(rows, 2, 1 + last - first, width, log2_w, marked, 5)
+            _chroma_nearness(rows, 2, 1 + last - first, chroma_width, marked, 5)
             _entries(rows, 5, chroma_width, entry_shift, count, marked, 4)
         _lookup(chroma_table, rows, 4, chroma_width, pairs)
         out_y = chroma_origin_y + chroma_y
