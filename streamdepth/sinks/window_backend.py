@@ -78,6 +78,8 @@ class Cv2Backend:
     def create(self, title: str, width_px: int, height_px: int) -> None:
         environ = dict(os.environ if self._environ is None else self._environ)
         check_display(environ, sys.platform)
+        # Qt repaints 5 ms after it was asked to, which is longer than one poll lasts.
+        environ.setdefault("QT_QPA_UPDATE_IDLE_TIME", "0")
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 - closed by destroy
         self._replies = queue.Queue(4)
         program = str(Path(__file__).with_name("window_process.py"))
