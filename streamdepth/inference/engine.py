@@ -219,8 +219,16 @@ class Engine:
         self._rings: OrderedDict[tuple[int, int], _Ring] = OrderedDict()
         self._rings_lock = threading.Lock()
         self._geometries: dict[tuple[int, int], Geometry] = {}
+        self._inputs_made = 0
         self._interrupted = False
         self._closed = False
+
+    @property
+    def buffers_made(self) -> int:
+        """Input and output buffers allocated so far: constant in a steady state."""
+        with self._rings_lock:
+            outputs = sum(ring.outputs.made for ring in self._rings.values() if ring.outputs is not None)
+            return self._inputs_made + outputs
 
     def geometry(self, width_px: int, height_px: int) -> Geometry:
         """How a picture of this size goes through the network. Thread-safe."""
@@ -253,6 +261,7 @@ class Engine:
             buffers = ring.free.pop()
         except IndexError:
             buffers = _Buffers(self, size)
+            self._inputs_made += 1
         slot = Slot(self, size, buffers)
         weakref.finalize(slot, ring.free.append, buffers).atexit = False
         return slot

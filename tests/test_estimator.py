@@ -1,0 +1,453 @@
+"""Stills in every form people have them, and what is said about those that are none."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+from dataclasses import FrozenInstanceError
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from streamdepth.errors import (
+    DataFormatError,
+    InferenceError,
+    ModelError,
+    ModelNotFoundError,
+    SourceError,
+    SourceNotFoundError,
+    UsageError,
+)
+from streamdepth.estimator import DepthEstimator, Estimate
+from streamdepth.frame import Frame, Sense
+from streamdepth.inference.pattern import pattern
+from streamdepth.inference.preprocess import picture_of
+from streamdepth.inference.verify import verify
+from tests.support.goldens import FOLDER, load
+from tests.support.models import write_depth_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+@pytest.fixture(scope="module")
+def estimator() -> Iterator[DepthEstimator]:
+    with DepthEstimator(FOLDER / "dpt" / "model.onnx") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def picture() -> NDArray[np.uint8]:
+    return pattern(60, 40)
+
+
+@pytest.fixture(scope="module")
+def depth(estimator: DepthEstimator, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return one(estimator(picture)).data
+
+
+def one(result: Estimate | list[Estimate]) -> Estimate:
+    assert isinstance(result, Estimate)
+    return result
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def test_result(estimator: DepthEstimator, picture: NDArray[np.uint8]) -> None:
+    result = one(estimator(picture))
+    assert result.data.shape == (40, 60)
+    assert result.data.dtype == np.float32
+    assert (result.width, result.height) == (60, 40)
+    assert result.image is None
+    assert result.sense is Sense.RELATIVE_INVERSE
+    with pytest.raises(FrozenInstanceError):
+        result.width = 3  # type: ignore[misc]
+
+
+def test_stills_are_exact_by_default() -> None:
+    golden = load("depth_anything")
+    with DepthEstimator(golden.spec.path) as estimator:
+        results = estimator(list(golden.pictures.values()))
+    assert isinstance(results, list)
+    for key, result in zip(golden.pictures, results, strict=True):
+        wanted = golden.arrays[f"depth_{key}"]
+        assert np.abs(result.data - wanted).max() <= 5e-4 * np.ptp(wanted)
+
+
+def test_every_form_of_one_picture_gives_the_same_depth(
+    estimator: DepthEstimator, picture: NDArray[np.uint8], depth: NDArray[np.float32], tmp_path: Path
+) -> None:
+    image = Image.fromarray(picture)
+    png = encoded(image)
+    path = tmp_path / "a b.png"
+    path.write_bytes(png)
+    text = base64.b64encode(png).decode()
+    frame = Frame("s", 0, 0, Fraction(1, 25), 0, picture_of(picture))
+    alpha = np.dstack([picture, np.full(picture.shape[:2], 7, np.uint8)])
+    forms: list[Any] = [
+        path,
+        str(path),
+        png,
+        bytearray(png),
+        memoryview(png),
+        text,
+        text.rstrip("="),
+        "\n".join(text[i : i + 76] for i in range(0, len(text), 76)),
+        text.replace("+", "-").replace("/", "_"),
+        "data:image/png;base64," + text,
+        image,
+        image.convert("RGBA"),
+        picture,
+        np.asfortranarray(picture),
+        alpha,
+        picture.astype(np.uint16) * 257,
+        picture.astype(np.float32) / 255,
+        picture.astype(np.float64) / 255,
+        picture_of(picture),
+        frame,
+    ]
+    results = estimator(forms)
+    assert isinstance(results, list)
+    assert len(results) == len(forms)
+    for form, result in zip(forms, results, strict=True):
+        np.testing.assert_array_equal(result.data, depth, err_msg=repr(type(form)))
+
+
+def test_grey_forms(estimator: DepthEstimator, picture: NDArray[np.uint8]) -> None:
+    grey = picture[:, :, 1]
+    wide = grey.astype(np.uint16) * 257
+    tiff = Image.fromarray(wide)
+    forms = [
+        np.repeat(grey[:, :, None], 3, axis=2),
+        grey,
+        grey[:, :, None],
+        np.dstack([grey, grey]),
+        Image.fromarray(grey),
+        encoded(Image.fromarray(grey)),
+        encoded(tiff),
+        encoded(tiff, "TIFF"),
+        encoded(Image.fromarray(grey.astype(np.float32) / 255), "TIFF"),
+        encoded(Image.fromarray(wide.astype(np.int32)), "TIFF"),
+    ]
+    results = estimator(forms)
+    assert isinstance(results, list)
+    for number, result in enumerate(results):
+        np.testing.assert_array_equal(result.data, results[0].data, err_msg=str(number))
+
+
+def test_palette_and_bilevel_pictures(estimator: DepthEstimator) -> None:
+    few = Image.fromarray(np.repeat(np.repeat(np.eye(6, dtype=np.uint8) * 255, 8, 0), 8, 1))
+    rgb = few.convert("RGB")
+    forms = [rgb, rgb.convert("P", palette=Image.Palette.ADAPTIVE), encoded(rgb, "GIF"), few.convert("1"), few]
+    transparent = rgb.convert("P", palette=Image.Palette.ADAPTIVE)
+    forms.append(encoded(transparent, transparency=b"\x00\x80"))
+    forms.append(np.asarray(few) > 0)
+    results = estimator(forms)
+    assert isinstance(results, list)
+    for number, result in enumerate(results):
+        np.testing.assert_array_equal(result.data, results[0].data, err_msg=str(number))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(estimator: DepthEstimator, picture: NDArray[np.uint8], orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    # EXIF 2.3, tag 274: which side of the stored picture is the top, which the left
+    upright = {
+        1: picture,
+        2: picture[:, ::-1],
+        3: picture[::-1, ::-1],
+        4: picture[::-1],
+        5: picture.transpose(1, 0, 2),
+        6: np.rot90(picture, -1),
+        7: picture[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(picture),
+    }[orientation]
+    got = one(estimator(encoded(Image.fromarray(picture), exif=exif)))
+    np.testing.assert_array_equal(got.data, one(estimator(np.ascontiguousarray(upright))).data)
+    assert (got.height, got.width) == upright.shape[:2]
+
+
+def test_animated_picture_gives_its_first_frame_and_says_so(estimator: DepthEstimator) -> None:
+    frames = [Image.fromarray(pattern(32, 24, n)) for n in range(3)]
+    data = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])
+    got = one(estimator(data))
+    np.testing.assert_array_equal(got.data, one(estimator(frames[0])).data)
+    assert "the first of 3 pictures" in got.notes[0]
+
+
+def test_a_list_may_mix_sizes_and_forms_and_keeps_its_order(estimator: DepthEstimator) -> None:
+    sizes = [(60, 40), (33, 77), (60, 40), (1, 1), (200, 10)]
+    pictures = [pattern(w, h, n) for n, (w, h) in enumerate(sizes)]
+    results = estimator(tuple(pictures))
+    assert isinstance(results, list)
+    assert [(r.width, r.height) for r in results] == sizes
+    for result, picture in zip(results, pictures, strict=True):
+        np.testing.assert_array_equal(result.data, one(estimator(picture)).data)
+    assert estimator([]) == []
+    assert len(estimator([pictures[0]])) == 1  # type: ignore[arg-type]
+
+
+# Prepared tensors --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def prepared() -> NDArray[np.float32]:
+    rng = np.random.default_rng(1)
+    return np.asarray(rng.uniform(-1, 1, (1, 3, 64, 64)), dtype=np.float32)
+
+
+def test_prepared_tensor_is_used_as_it_is(estimator: DepthEstimator, prepared: NDArray[np.float32]) -> None:
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(str(estimator.spec.path))
+    raw = session.run(None, {"pixel_values": prepared})[0][0]
+    flat = prepared.reshape(-1)
+    forms: list[Any] = [
+        {"data": flat.tolist(), "type": "float32", "dims": [1, 3, 64, 64]},
+        {"data": flat, "type": "float32", "dim": (1, 3, 64, 64)},
+        {"data": prepared.tolist(), "type": "float32", "dims": [3, 64, 64]},
+        {"data": flat.tobytes(), "dims": [1, 3, 64, 64]},
+        {"data": base64.b64encode(flat.tobytes()).decode(), "type": "float32", "dims": [1, 3, 64, 64]},
+        {"data": {str(i): v for i, v in enumerate(flat.tolist())}, "type": "float32", "dims": [1, 3, 64, 64]},
+        {"data": flat.astype(np.float64), "type": "float64", "dims": [1, 3, 64, 64], "location": "cpu", "size": 12288},
+    ]
+    results = estimator(forms)
+    assert isinstance(results, list)
+    for result in results:
+        assert (result.width, result.height) == (64, 64)
+        assert np.abs(result.data - raw).max() <= 1e-4 * np.ptp(raw)
+
+
+def test_a_tensor_of_several_pictures_counts_as_that_many(
+    estimator: DepthEstimator, prepared: NDArray[np.float32]
+) -> None:
+    two = np.concatenate([prepared, -prepared])
+    results = estimator({"data": two, "type": "float32", "dims": [2, 3, 64, 64]})
+    assert isinstance(results, list)
+    assert len(results) == 2
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        ({"data": [1.0], "type": "float32", "dims": [1, 3, 64, 64]}, "has 1 values, dims .* want 12288"),
+        ({"data": [1.0], "type": "complex64", "dims": [1]}, "type 'complex64' is unknown"),
+        ({"data": [1.0], "type": 7, "dims": [1]}, "type 7 is unknown"),
+        ({"data": [1.0], "dims": [0]}, "whole numbers above 0"),
+        ({"data": [1.0], "dims": "3"}, "whole numbers above 0"),
+        ({"data": [1.0], "dims": None}, "whole numbers above 0"),
+        ({"data": ["a"], "dims": [1]}, "not a list of numbers"),
+        ({"data": [[1.0], [1.0, 2.0]], "dims": [3]}, "not a list of numbers"),
+        ({"data": b"abc", "dims": [1]}, "3 bytes, not a multiple of the 4"),
+        ({"data": "%%", "dims": [1]}, "not base64"),
+        ({"dims": [1]}, "a tensor is a mapping with data, type and dims, not one with dims"),
+        ({}, "not one with nothing"),
+        ({"data": [0.0] * 12, "dims": [1, 1, 3, 4]}, "does not fit .* input is \\[batch, 3, height, width\\]"),
+        ({"data": [0.0] * 12, "dims": [12]}, "does not fit"),
+    ],
+)
+def test_bad_tensors(estimator: DepthEstimator, tensor: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataFormatError, match=message) as caught:
+        estimator(tensor)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tensor_of_a_size_the_graph_does_not_take(estimator: DepthEstimator) -> None:
+    with pytest.raises(ModelError, match="its input is 64 wide, not 32"):
+        estimator({"data": np.zeros(3 * 64 * 32), "dims": [1, 3, 64, 32]})
+
+
+# Bad input ---------------------------------------------------------------------------------------------------------
+
+
+def test_inputs_that_are_no_picture(estimator: DepthEstimator, tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("no picture")
+    cut = encoded(Image.fromarray(pattern(64, 64)))[:-400]
+    cases: list[tuple[Any, type[Exception], str]] = [
+        (tmp_path / "none.png", SourceNotFoundError, "no such file"),
+        ("none.png", SourceNotFoundError, "none.png: no such file"),
+        ("none", SourceNotFoundError, "no such file"),
+        (str(tmp_path), SourceError, "cannot be read"),
+        (text, DataFormatError, "not a picture in a format"),
+        (b"", DataFormatError, "empty"),
+        (b"GIF89a", DataFormatError, "not a picture|damaged"),
+        (cut, DataFormatError, "damaged picture"),
+        ("", UsageError, "empty string"),
+        ("data:image/png;base64,@@@@", DataFormatError, "not base64"),
+        ("data:image/png;base64,QUJDRA==", DataFormatError, "not a picture"),
+        ("data:image/svg+xml,<svg/>", DataFormatError, "only base64"),
+        ("QUJD" * 20, SourceNotFoundError, "no such file, nor a picture in base64"),
+        ("QUJD" * 2000, DataFormatError, "not a picture"),
+        ("%%%%" * 2000, DataFormatError, "neither a path nor base64"),
+        ("http://user:secret@host/x.png", UsageError, "not fetched from URLs"),
+        (np.zeros((0, 4, 3), np.uint8), DataFormatError, "no pixels"),
+        (np.zeros((4, 4, 5), np.uint8), DataFormatError, "is no picture"),
+        (np.zeros((3, 4, 4), np.uint8).reshape(3, 4, 4)[:, :, :2].repeat(4, 2), DataFormatError, "channels last"),
+        (np.zeros(4, np.uint8), DataFormatError, "is no picture"),
+        (np.full((4, 4, 3), 200.0), DataFormatError, "from 200 to 200; floating pictures lie in 0..1"),
+        (np.full((4, 4), np.nan, np.float32), DataFormatError, "floating pictures lie in 0..1"),
+        (np.zeros((4, 4, 3), np.int64), DataFormatError, "unknown kind of pixel"),
+        (Image.new("RGB", (0, 0)), DataFormatError, "0x0, no pixels"),
+        (None, UsageError, "NoneType holds no picture"),
+        (3, UsageError, "int holds no picture"),
+    ]
+    for value, kind, message in cases:
+        with pytest.raises(kind, match=message) as caught:
+            estimator(value)
+        said = str(caught.value)
+        assert "\n" not in said
+        assert "secret" not in said
+        assert len(said) < 400
+
+
+def test_decompression_bombs_are_refused_before_they_are_decoded() -> None:
+    bomb = encoded(Image.new("1", (20000, 20000)))
+    with DepthEstimator(FOLDER / "dpt" / "model.onnx", max_pixels=1000) as small:
+        with pytest.raises(DataFormatError, match=r"too many pixels .*MAX_IMAGE_PIXELS"):
+            small(bomb)
+        with pytest.raises(DataFormatError, match=r"50x40 is 2,000 pixels, the limit is 1,000"):
+            small(pattern(50, 40))
+        assert one(small(pattern(50, 20))).width == 50
+
+
+def test_nothing_is_returned_where_one_of_a_list_is_bad(estimator: DepthEstimator) -> None:
+    with pytest.raises(SourceNotFoundError):
+        estimator([pattern(20, 20), "missing.png"])
+
+
+# Pictures of depth --------------------------------------------------------------------------------------------------
+
+
+def test_image_is_a_png_with_alpha_at_the_pictures_size(estimator: DepthEstimator, picture: NDArray[np.uint8]) -> None:
+    result = one(estimator(picture, style="viridis", alpha=(0.3, 0.8)))
+    assert result.image is not None
+    image = Image.open(io.BytesIO(result.image))
+    assert (image.format, image.mode, image.size) == ("PNG", "RGBA", (60, 40))
+    alpha = np.asarray(image)[:, :, 3]
+    # near = large for this model: opacity 0.3 at the largest value, 0.8 at the smallest
+    assert abs(int(alpha.flat[result.data.argmax()]) - round(0.3 * 255)) <= 1
+    assert abs(int(alpha.flat[result.data.argmin()]) - round(0.8 * 255)) <= 1
+
+
+@pytest.mark.parametrize("style", ["grayscale", "greyscale"])
+def test_grayscale_styles_have_one_channel(estimator: DepthEstimator, picture: NDArray[np.uint8], style: str) -> None:
+    result = one(estimator(picture, style=style))
+    assert result.image is not None
+    image = Image.open(io.BytesIO(result.image))
+    assert image.mode == "L"
+    wanted = (result.data - result.data.min()) / np.ptp(result.data) * 255
+    assert np.abs(np.asarray(image) - wanted).max() <= 1.01
+    flipped = one(estimator(picture, style=style, reverse=True))
+    assert flipped.image is not None
+    assert np.abs(np.asarray(Image.open(io.BytesIO(flipped.image))) - (255 - wanted)).max() <= 1.01
+    faded = one(estimator(picture, style=style, alpha=0.5))
+    assert faded.image is not None
+    assert Image.open(io.BytesIO(faded.image)).mode == "LA"
+
+
+def test_bad_looks_are_told_before_any_work(estimator: DepthEstimator) -> None:
+    with pytest.raises(UsageError, match="nosuchstyle"):
+        estimator("not read.png", style="nosuchstyle")
+    with pytest.raises(UsageError, match="alpha"):
+        estimator("not read.png", style="viridis", alpha="x")
+
+
+def test_node_form_is_json(estimator: DepthEstimator, picture: NDArray[np.uint8]) -> None:
+    result = one(estimator(picture, style="inferno"))
+    node = json.loads(json.dumps(result.to_node(), allow_nan=False))
+    assert sorted(node) == ["data", "height", "image", "width"]
+    again = np.array(node["data"], dtype=np.float32).reshape(node["height"], node["width"])
+    np.testing.assert_array_equal(again, result.data)
+    # what goes out can come in again
+    assert one(estimator(node["image"])).width == 60
+    broken = Estimate(np.array([[1, np.nan]], np.float32), None, 2, 1, Sense.METRIC_M)
+    assert broken.to_node() == {"data": [1.0, None], "image": None, "width": 2, "height": 1}
+
+
+# The object itself --------------------------------------------------------------------------------------------------
+
+
+def test_many_threads_may_call(
+    estimator: DepthEstimator, picture: NDArray[np.uint8], depth: NDArray[np.float32]
+) -> None:
+    wrong: list[int] = []
+
+    def work() -> None:
+        wrong.extend(n for n in range(5) if not np.array_equal(one(estimator(picture)).data, depth))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert not wrong
+
+
+def test_engine_for_video_is_fast_unless_exact_is_asked_for() -> None:
+    path = FOLDER / "dpt" / "model.onnx"
+    for asked, stills, video in ((None, True, False), (True, True, True), (False, False, False)):
+        with DepthEstimator(path, exact=asked) as estimator:
+            engine = estimator.engine(batch=2)
+            assert engine.exact is video
+            engine.close()
+            fast = one(estimator(pattern(50, 40))).data
+            estimator(pattern(50, 40))
+            assert estimator.provider == "cpu"
+        with DepthEstimator(path, exact=True) as exact:
+            assert np.array_equal(fast, one(exact(pattern(50, 40))).data) is stills
+
+
+def test_closed_estimator_and_bad_arguments(tmp_path: Path) -> None:
+    path = FOLDER / "dpt" / "model.onnx"
+    estimator = DepthEstimator(path)
+    estimator.close()
+    estimator.close()
+    with pytest.raises(InferenceError, match="closed"):
+        estimator(pattern(8, 8))
+    with pytest.raises(UsageError, match="threads"):
+        DepthEstimator(path, threads=0)
+    with pytest.raises(UsageError, match="max_pixels"):
+        DepthEstimator(path, max_pixels=0)
+    with pytest.raises(ModelNotFoundError):
+        DepthEstimator(tmp_path / "none.onnx")
+    with (
+        pytest.raises(ModelError, match="flat"),
+        DepthEstimator(write_depth_model(tmp_path / "flat.onnx", fault="flat"), sense="relative_depth") as flat,
+    ):
+        flat(pattern(8, 8))
+
+
+def test_verify(estimator: DepthEstimator, tmp_path: Path) -> None:
+    alone = verify(estimator)
+    assert alone.ok
+    assert (alone.max_error, alone.correlation, alone.reference) == (None, None, "")
+    with DepthEstimator(FOLDER / "dpt" / "model.onnx") as twin:
+        same = verify(estimator, twin, [pattern(40, 30)])
+    assert same.max_error == 0
+    assert same.mean_error == 0
+    assert same.correlation == pytest.approx(1)
+    assert not same.aligned
+    json.dumps(same.to_dict(), allow_nan=False)
+    path = write_depth_model(tmp_path / "near.onnx", inverse=True)
+    other = write_depth_model(tmp_path / "more" / "scaled.onnx", inverse=True)
+    with DepthEstimator(path, sense="relative_inverse") as one_, DepthEstimator(other, sense="relative_inverse") as two:
+        aligned = verify(one_, two)
+    assert aligned.aligned
+    assert aligned.max_error == pytest.approx(0, abs=1e-5)
+    with pytest.raises(UsageError, match="at least one picture"):
+        verify(estimator, pictures=[])
