@@ -183,6 +183,19 @@ def test_nothing_listens() -> None:
         live(f"rtsp://127.0.0.1:{port}/x").open()
 
 
+def test_busy_server_is_asked_again_within_the_deadline() -> None:
+    calls: list[int] = []
+
+    def be_busy(client: socket) -> None:
+        calls.append(1)
+        client.recv(4096)
+        client.sendall(b"RTSP/1.0 503 Service Unavailable\r\nCSeq: 1\r\n\r\n")
+
+    with listener(be_busy) as port, pytest.raises(SourceError, match="cannot serve it now"):
+        live(f"rtsp://127.0.0.1:{port}/x").open()
+    assert len(calls) >= 2
+
+
 @pytest.mark.parametrize("place", ["connect", "silence"])
 def test_interrupt_within_a_second(place: str) -> None:
     """The deadline is far away: only the interrupt can have ended it."""

@@ -69,6 +69,7 @@ def url_of(sink: RtspServerSink, userinfo: str = "") -> str:
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 def test_libav_plays(server: RtspServerSink, transport: str) -> None:
     assert isinstance(server, Sink)
+    assert server.name == url_of(server)
     pictures = watch(url_of(server), 15, transport=transport)
     assert len(pictures) == 15
     luma = pictures[-1].to_ndarray(format="yuv420p")[:90].astype(int)

@@ -15,7 +15,7 @@ from streamdepth.frame import Frame, StreamInfo
 from streamdepth.live_backoff import Backoff
 from streamdepth.live_url import find_credentials, parse_live_url
 from streamdepth.redact import redact
-from streamdepth.sources.live_libav import libav_options, reason, way_out
+from streamdepth.sources.live_libav import is_busy, libav_options, reason, way_out
 from streamdepth.sources.live_reader import Ended, LiveReader, Opened, Picture, Undecodable
 from streamdepth.sources.live_time import TIME_BASE, LiveTimeline
 
@@ -35,6 +35,7 @@ _WORST_ABANDONED = 3
 _HEAL_SECONDS = 10.0
 _HLS_SILENCE_SECONDS = 20.0
 _CLOSE_SECONDS = 0.5
+_BUSY_SECONDS = 0.2
 
 
 class LiveState(StrEnum):
@@ -181,9 +182,12 @@ class LiveSource:
     def open(self) -> StreamInfo:
         """Connect; returns within ``timeout_seconds`` an attempt.
 
+        A server that says it is busy (5xx: some do for a moment after a viewer left) is asked again within that time.
+
         Raises:
             SourceError: it cannot be reached, refuses, carries no video, or ``interrupt`` was called.
         """
+        give_up_ns = self._clock.monotonic_ns() + round(self._timeout_seconds * 1e9)
         while True:
             item = self._connect()
             if isinstance(item, Opened):
@@ -202,6 +206,9 @@ class LiveSource:
                 return self._info
             self._fail(item)
             if self._retries is None:
+                if isinstance(item, Ended) and is_busy(item.error) and self._clock.monotonic_ns() < give_up_ns:
+                    self._stop.wait(_BUSY_SECONDS)
+                    continue
                 error = self._error(item)
                 self.close()
                 raise error from None

@@ -38,6 +38,7 @@ def reason(error: Exception | None, timeout_seconds: float) -> str:
         (av.error.HTTPUnauthorizedError, "the server wants a user name and password (401)"),
         (av.error.HTTPForbiddenError, "the server refuses access (403)"),
         (av.error.HTTPNotFoundError, "the server has no stream at this path (404)"),
+        (av.error.HTTPServerError, "the server cannot serve it now (5xx)"),
         (ConnectionRefusedError, "nothing listens there (connection refused)"),
         (av.error.ExitError, f"nothing came for {timeout_seconds:g} s"),
         (av.error.InvalidDataError, "what came is not a video stream, or no answer came in time"),
@@ -55,6 +56,13 @@ def reason(error: Exception | None, timeout_seconds: float) -> str:
     if isinstance(error, av.error.FFmpegError):
         return str(error.strerror or type(error).__name__).lower()
     return redact(str(error))
+
+
+def is_busy(error: Exception | None) -> bool:
+    """True where the server itself says that it may work later (5xx)."""
+    import av
+
+    return isinstance(error, av.error.HTTPServerError)
 
 
 def way_out(error: Exception | None) -> str:

@@ -182,6 +182,8 @@ class RtspServerSink(BaseSink):
             self.close()
             reason = exc.strerror or str(exc)
             raise SinkError(f"{self.name}: cannot listen there ({reason}); choose another port or address") from exc
+        if self._url.port == 0:
+            self._name = self._name.replace(":0", f":{self._hub.port}", 1)
         self._thread = threading.Thread(target=self._work, name=f"rtsp-encoder {self.name}", daemon=True)
         self._thread.start()
 
