@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +30,8 @@ def labels(depth_range: DepthRange, sense: Sense) -> list[str]:
         return ["near", "far"]
     metres = np.linspace(depth_range.lo, depth_range.hi, _TICKS)
     top = float(np.abs(metres).max())
-    digits = 0 if top >= 100 else 1 if top >= 10 else 2
+    # No finer than can be read at a glance: a smoothed range moves a little with every frame.
+    digits = 0 if top >= 30 else 1 if top >= 3 else 2
     return [f"{value:.{digits}f} m" for value in metres]
 
 
@@ -81,35 +81,33 @@ class BarPatch:
     def _add_parts(self, rgba: NDArray[np.float64], tags: ColorTags) -> None:
         layout = self._layout
         if layout.family == "packed":
-            for channel, plane in ((layout.red, 0), (1, 1), (layout.blue, 2)):
-                self._add(rgba, tags, plane, 0, channel, layout.channels)
+            values, alpha = self._terms(rgba, tags)
+            for channel, component in ((layout.red, 0), (1, 1), (layout.blue, 2)):
+                self._parts.append((0, channel, layout.channels, alpha, values[component]))
             if layout.alpha:
-                opaque = rgba.copy()
-                opaque[:, :, :3] = 1.0
-                self._add(opaque, replace(tags, transfer=2), 0, 0, 3, 4)
+                # Over what was there: a + v (1 - a), which is a blend towards opaque.
+                self._parts.append((0, 3, 4, alpha, (alpha.astype(np.uint32) * 255 >> 8).astype(np.uint16)))
             return
-        self._add(rgba, tags, 0, 0, 0, 1)
+        values, alpha = self._terms(rgba, tags)
+        self._parts.append((0, 0, 1, alpha, values[0]))
         step_x, step_y = 1 << layout.log2_chroma_w, 1 << layout.log2_chroma_h
-        height, width = rgba.shape[:2]
         premultiplied = rgba.copy()
         premultiplied[:, :, :3] *= rgba[:, :, 3:]
-        blocks = premultiplied.reshape(height // step_y, step_y, width // step_x, step_x, 4).mean(axis=(1, 3))
+        corners = [premultiplied[y::step_y, x::step_x] for y in range(step_y) for x in range(step_x)]
+        blocks = sum(corners[1:], corners[0]) / len(corners)
         blocks[:, :, :3] /= np.maximum(blocks[:, :, 3:], 1e-9)
+        values, alpha = self._terms(blocks, tags)
         semiplanar = layout.family == "semiplanar"
-        self._add(blocks, tags, 1, 1, 0, 2 if semiplanar else 1)
-        self._add(blocks, tags, 2, 1 if semiplanar else 2, 1 if semiplanar else 0, 2 if semiplanar else 1)
+        self._parts.append((1, 0, 2 if semiplanar else 1, alpha, values[1]))
+        self._parts.append((1, 1, 2, alpha, values[2]) if semiplanar else (2, 0, 1, alpha, values[2]))
 
-    def _add(
-        self, rgba: NDArray[np.float64], tags: ColorTags, component: int, plane: int, channel: int, step: int
-    ) -> None:
+    def _terms(self, rgba: NDArray[np.float64], tags: ColorTags) -> tuple[list[NDArray[np.uint16]], NDArray[np.uint16]]:
+        """``k`` of each component and ``a``, both [h, w], as a blend entry has them."""
         height, width = rgba.shape[:2]
         flat = rgba.reshape(-1, 4)
-        values = plane_values(to_signal(flat[:, :3], tags), tags, self._layout)[:, component : component + 1]
-        a, k = blend_terms(values, flat[:, 3], self._layout)
-        shape = (height, width)
-        self._parts.append(
-            (plane, channel, step, a.astype(np.uint16).reshape(shape), k.astype(np.uint16).reshape(shape))
-        )
+        a, k = blend_terms(plane_values(to_signal(flat[:, :3], tags), tags, self._layout), flat[:, 3], self._layout)
+        planes = k.astype(np.uint16).T.reshape(3, height, width)
+        return [np.ascontiguousarray(plane) for plane in planes], a.astype(np.uint16).reshape(height, width)
 
     def blend(self, planes: list[NDArray[np.uint8]] | list[NDArray[np.uint16]], x_px: int, y_px: int) -> None:
         """Blend into the planes with the panel's top left corner at that (even) place."""
