@@ -8,11 +8,14 @@ from itertools import islice, pairwise
 import cv2
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
 
 from streamdepth.errors import SourceError, UsageError
 from streamdepth.frame import ColorTags
 from streamdepth.sources.pattern import PatternSource, draw_counter, read_counter
-from streamdepth.sources.scene import Scene
+from streamdepth.sources.scene import Scene, fill_convex
 from streamdepth.stages import Source
 
 
@@ -139,3 +142,18 @@ def test_no_counter_is_no_number(level: int) -> None:
         read_counter(np.full((90, 160, 3), level, np.uint8))
     with pytest.raises(ValueError, match="too small"):
         read_counter(np.zeros((1, 1, 3), np.uint8))
+
+
+@given(st.lists(st.tuples(st.integers(-60, 120), st.integers(-60, 120)), min_size=3, max_size=3, unique=True))
+def test_polygons_are_filled_with_soft_edges(corners: list[tuple[int, int]]) -> None:
+    """Against Pillow's own fill of the same triangle at eight times the size."""
+    (ax, ay), (bx, by), (cx, cy) = corners
+    area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+    assume(abs(area) > 400)
+    rgb = np.zeros((60, 80, 3), np.uint8)
+    fill_convex(rgb, np.array(corners, np.float32), np.array([200, 100, 50], np.float32))
+    large = Image.new("L", (80 * 8, 60 * 8))
+    ImageDraw.Draw(large).polygon([(8 * x, 8 * y) for x, y in corners], fill=255)
+    expected = np.asarray(large, np.float32).reshape(60, 8, 80, 8).mean(axis=(1, 3)) / 255
+    assert np.abs(rgb[..., 0] / 200 - expected).max() < 0.75
+    assert np.abs(rgb[..., 0] / 200 - expected).mean() < 0.01

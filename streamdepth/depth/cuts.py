@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import TYPE_CHECKING
+
+from streamdepth.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     import av
@@ -18,13 +19,22 @@ _THRESHOLD = 27.0
 
 
 class CutDetector:
-    """Says for each frame in turn whether a new shot starts with it. Owned by one thread."""
+    """Says for each frame in turn whether a new shot starts with it. Owned by one thread.
+
+    Raises:
+        MissingDependencyError: PySceneDetect or the OpenCV it works with cannot be loaded.
+    """
 
     def __init__(self, rate: Fraction | None = None) -> None:
         # Imported here: scenedetect takes 0.4 s to load and only video with moving range control needs it.
-        from scenedetect.common import FrameTimecode
-        from scenedetect.detector import FlashFilter
-        from scenedetect.detectors import ContentDetector
+        try:
+            from scenedetect.common import FrameTimecode
+            from scenedetect.detector import FlashFilter
+            from scenedetect.detectors import ContentDetector
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"shots cannot be told apart: {error}; apt-get install libgl1 libglib2.0-0, or pip install scenedetect"
+            ) from error
 
         # SUPPRESS decides about the frame at hand; the default, MERGE, waits for the frames after it.
         self._detector = ContentDetector(
@@ -33,16 +43,19 @@ class CutDetector:
         self._timecode = FrameTimecode
         self._rate = float(rate or Fraction(25))
         self._count = 0
+        self._scaler = av.video.reformatter.VideoReformatter()
 
     def is_cut(self, picture: av.VideoFrame) -> bool:
         """True where ``picture`` starts a new shot; never for the first."""
         scale = min(1.0, _LONGER_SIDE_PX / max(picture.width, picture.height))
-        small = picture.to_ndarray(
+        small = self._scaler.reformat(
+            picture,
             format="bgr24",
             width=max(1, round(picture.width * scale)),
             height=max(1, round(picture.height * scale)),
             interpolation="FAST_BILINEAR",
-        )
+            threads=1,  # a picture's own scaler is made, with a thread for each core, for every picture anew
+        ).to_ndarray()
         cuts = self._detector.process_frame(self._timecode(self._count, self._rate), small)
         self._count += 1
         return bool(cuts)

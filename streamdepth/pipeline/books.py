@@ -56,7 +56,7 @@ def opening_notes(lanes: Sequence[Lane], engine: Engine) -> tuple[str, ...]:
     """What is worth saying before the first frame: what was assumed, converted or fallen back to."""
     notes = [*engine.spec.notes, engine.note]
     for lane in lanes:
-        notes += [lane.info.note if lane.info is not None else "", lane.color_note]
+        notes += lane.opening_notes
     return tuple(dict.fromkeys(note for note in notes if note))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from streamdepth.depth.range import RangeMode, RangeSwitch, measure, range_control
 from streamdepth.depth.shots import ShotLedger
-from streamdepth.errors import SourceError
+from streamdepth.errors import MissingDependencyError, SourceError
 from streamdepth.frame import Result
 from streamdepth.pipeline.outlet import Outlet
 from streamdepth.pipeline.stats import SinkStats, Tally, Timer
@@ -55,6 +55,7 @@ class Lane:
         self._colorizer: Colorizer | None = None
         self._cuts: CutDetector | None = None
         self._clock = clock
+        self._lacking = ""
         self._stopping = threading.Event()
 
     def open(self) -> StreamInfo:
@@ -74,7 +75,10 @@ class Lane:
         if mode in (RangeMode.SHOT, RangeMode.EMA) or isinstance(self.range_spec, RangeSwitch):
             from streamdepth.depth.cuts import CutDetector
 
-            self._cuts = CutDetector(info.rate)
+            try:
+                self._cuts = CutDetector(info.rate)
+            except MissingDependencyError as error:
+                self._lacking = error.message
         if any(outlet.sink.control is not None for outlet in self.outlets):
             from streamdepth.colorize.colorizer import Colorizer
 
@@ -228,8 +232,13 @@ class Lane:
         return [outlet.settle(cause) for outlet in self.outlets]
 
     @property
-    def color_note(self) -> str:
-        return self._colorizer.note if self._colorizer is not None else ""
+    def opening_notes(self) -> tuple[str, ...]:
+        """What the source negotiated, what colours are converted, and what is missing here."""
+        return (
+            self.info.note if self.info is not None else "",
+            self._colorizer.note if self._colorizer is not None else "",
+            self._lacking,
+        )
 
     @property
     def all_sinks_live(self) -> bool:
