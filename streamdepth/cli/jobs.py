@@ -142,5 +142,6 @@ def make_sinks(config: RunConfig, source: Source, spec: ModelSpec, *, several: b
         from streamdepth.sinks.window import WindowSink
 
         title = f"streamdepth {source.id}" if several else "streamdepth"
-        sinks.append(WindowSink(title, control=LookControl(look), paced=not source.live))
+        # Nobody waits for a film to play where it is being written as well.
+        sinks.append(WindowSink(title, control=LookControl(look), paced=not source.live and not sinks))
     return sinks
