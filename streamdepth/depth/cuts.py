@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from streamdepth.errors import MissingDependencyError
+import av
 
-if TYPE_CHECKING:
-    import av
+from streamdepth.errors import MissingDependencyError
 
 _LONGER_SIDE_PX = 128
 """PySceneDetect itself works on pictures scaled down to about 256 px; 128 finds the same cuts on its HSV means and
