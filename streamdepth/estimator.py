@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from streamdepth.stills.inputs import MAX_PIXELS, Still, read
 from streamdepth.stills.tensors import rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from streamdepth.look import Style
     from streamdepth.models.hub import Progress
     from streamdepth.models.spec import ModelSpec
+    from streamdepth.stills.inputs import Picture
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,6 +143,11 @@ class DepthEstimator:
         """The provider that runs the model; before the first use, the one that will most likely."""
         return likely(self._asked_provider) if self._engine is None else self._engine.provider
 
+    @property
+    def exact_stills(self) -> bool:
+        """Whether stills are preprocessed exactly as ``transformers`` does."""
+        return self._exact is not False
+
     def engine(self, batch: int = 1, *, exact: bool | None = None) -> Engine:
         """A new engine of one's own, checked on a built-in picture. The caller closes it.
 
@@ -158,6 +164,36 @@ class DepthEstimator:
             engine.close()
             raise
         return engine
+
+    @overload
+    def __call__(
+        self,
+        inputs: list[Any] | tuple[Any, ...],
+        *,
+        style: Style | None = None,
+        alpha: float | str | Sequence[float] | None = 1.0,
+        reverse: bool = False,
+    ) -> list[Estimate]: ...
+
+    @overload
+    def __call__(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        style: Style | None = None,
+        alpha: float | str | Sequence[float] | None = 1.0,
+        reverse: bool = False,
+    ) -> Estimate | list[Estimate]: ...
+
+    @overload
+    def __call__(
+        self,
+        inputs: Picture,
+        *,
+        style: Style | None = None,
+        alpha: float | str | Sequence[float] | None = 1.0,
+        reverse: bool = False,
+    ) -> Estimate: ...
 
     def __call__(
         self,
@@ -230,7 +266,7 @@ class DepthEstimator:
         if self._closed:
             raise InferenceError(f"{self._spec.name}: the estimator is closed; make a new one")
         if self._engine is None:
-            self._engine = self.engine(exact=self._exact is not False)
+            self._engine = self.engine(exact=self.exact_stills)
         return self._engine
 
     def _items(self, value: Any, engine: Engine) -> list[_Item]:

@@ -197,7 +197,7 @@ def test_a_list_may_mix_sizes_and_forms_and_keeps_its_order(estimator: DepthEsti
     for result, picture in zip(results, pictures, strict=True):
         np.testing.assert_array_equal(result.data, one(estimator(picture)).data)
     assert estimator([]) == []
-    assert len(estimator([pictures[0]])) == 1  # type: ignore[arg-type]
+    assert len(estimator([pictures[0]])) == 1
 
 
 # Prepared tensors --------------------------------------------------------------------------------------------------
@@ -433,21 +433,35 @@ def test_closed_estimator_and_bad_arguments(tmp_path: Path) -> None:
 
 
 def test_verify(estimator: DepthEstimator, tmp_path: Path) -> None:
-    alone = verify(estimator)
-    assert alone.ok
-    assert (alone.max_error, alone.correlation, alone.reference) == (None, None, "")
-    with DepthEstimator(FOLDER / "dpt" / "model.onnx") as twin:
-        same = verify(estimator, twin, [pattern(40, 30)])
+    path = FOLDER / "dpt" / "model.onnx"
+    fast = verify(path)
+    assert fast.ok
+    assert len(fast.pictures) == 4
+    assert fast.max_error is not None
+    assert 0 < fast.max_error < 0.5
+    assert fast.correlation is not None
+    assert fast.correlation > 0.99
+    assert "fast path" in fast.model
+    assert "exact path" in fast.reference
+    assert all(len(row) == len(fast.COLUMNS) for row in fast.rows())
+    told: list[str] = []
+    same = verify(estimator, path, [pattern(40, 30)], progress=told.append)
     assert same.max_error == 0
-    assert same.mean_error == 0
     assert same.correlation == pytest.approx(1)
     assert not same.aligned
+    assert told == ["picture 1"]
     json.dumps(same.to_dict(), allow_nan=False)
-    path = write_depth_model(tmp_path / "near.onnx", inverse=True)
-    other = write_depth_model(tmp_path / "more" / "scaled.onnx", inverse=True)
-    with DepthEstimator(path, sense="relative_inverse") as one_, DepthEstimator(other, sense="relative_inverse") as two:
+    near = write_depth_model(tmp_path / "near.onnx", inverse=True)
+    far = write_depth_model(tmp_path / "more" / "far.onnx", inverse=True)
+    with DepthEstimator(near, sense="relative_inverse") as one_, DepthEstimator(far, sense="relative_inverse") as two:
         aligned = verify(one_, two)
     assert aligned.aligned
+    assert "best scale" in aligned.title
     assert aligned.max_error == pytest.approx(0, abs=1e-5)
     with pytest.raises(UsageError, match="at least one picture"):
-        verify(estimator, pictures=[])
+        verify(path, pictures=[])
+    with pytest.raises(UsageError, match="give a reference"):
+        verify(estimator)
+    flat = write_depth_model(tmp_path / "flat.onnx", fault="flat")
+    with pytest.raises(ModelError, match="flat"):
+        verify(flat, sense="relative_depth")

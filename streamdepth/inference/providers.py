@@ -155,6 +155,9 @@ def _open(spec: ModelSpec, provider: Provider, threads: int | None) -> Any:
     # everything that matters comes as an exception as well; what ONNX Runtime logs beside it is its own affair
     options.log_severity_level = 4
     options.intra_op_num_threads = _threads(threads)
+    # Threads that spin for work take it from decoder and encoder: 256x192 on two cores, 15.5 ms of CPU a run against
+    # 7.8 without, at the same speed.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     wanted: Sequence[str] = (
         [provider.ort_name] if provider.name == "cpu" else [provider.ort_name, PROVIDERS[0].ort_name]
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from streamdepth.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -30,7 +32,7 @@ class PictureReport:
         flat: no contrast among the finite ones.
         lo, hi: smallest and largest finite value; 0, 0 where there is none.
         max_error, mean_error: distance from the reference as a share of the reference's range on this picture; None
-            without a reference, or where the reference is flat.
+            where the reference is flat.
         correlation: Pearson's, with the reference; None as above or where the model is flat.
     """
 
@@ -46,16 +48,49 @@ class PictureReport:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """The outcome of :func:`verify`. ``reference`` is empty without one.
+    """The outcome of :func:`verify`.
 
     Attributes:
+        model, reference: name, dtype and preprocessing path of each.
         aligned: errors were taken after the best scale and shift, since model and reference do not share a unit.
     """
+
+    COLUMNS: ClassVar[tuple[str, ...]] = (
+        "picture",
+        "finite",
+        "flat",
+        "range",
+        "max error",
+        "mean error",
+        "correlation",
+    )
 
     model: str
     reference: str
     aligned: bool
     pictures: tuple[PictureReport, ...]
+
+    @property
+    def title(self) -> str:
+        """One line for people."""
+        how = " after the best scale and shift" if self.aligned else ""
+        return f"{self.model} against {self.reference}, errors as a share of the range{how}"
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Text under ``COLUMNS``: one row a picture, and one for all."""
+        rows = [
+            (
+                picture.name,
+                f"{picture.finite:.2%}",
+                "FLAT" if picture.flat else "no",
+                f"{picture.lo:.4g}..{picture.hi:.4g}",
+                *_figures(picture.max_error, picture.mean_error, picture.correlation),
+            )
+            for picture in self.pictures
+        ]
+        finite = min(picture.finite for picture in self.pictures)
+        figures = _figures(self.max_error, self.mean_error, self.correlation)
+        return [*rows, ("all", f"{finite:.2%}", "FLAT" if self.flat else "no", "", *figures)]
 
     @property
     def finite(self) -> bool:
@@ -96,43 +131,86 @@ class VerifyReport:
 
 
 def verify(
-    model: DepthEstimator,
-    reference: DepthEstimator | None = None,
+    model: str | Path | DepthEstimator,
+    reference: str | Path | DepthEstimator | None = None,
     pictures: Iterable[Any] | None = None,
     *,
+    dtype: str = "auto",
+    reference_dtype: str | None = None,
+    revision: str | None = None,
+    size: str | int | None = None,
+    sense: str | None = None,
+    provider: str = "auto",
     progress: Callable[[str], None] | None = None,
 ) -> VerifyReport:
-    """Run a model, and a reference if given, on pictures and compare.
+    """Run a model and a reference on pictures and compare.
 
-    Where both models share a sense that fixes the unit (metres), values are compared as they are; so are two files of
-    the same model (same name, other dtype). Otherwise the model's values are first brought to the reference's by the
-    least-squares scale and shift, on inverse depth where exactly one of the two has near = large.
+    Without ``reference`` and ``reference_dtype`` the model's fast path is held against its own exact one; with
+    either, both take the exact path. Values are compared as they are where both mean metres or are files of the same
+    model; otherwise the model's are first brought to the reference's by the least-squares scale and shift, and
+    inverted before where exactly one of the two has near = large.
 
     Args:
-        model, reference: both estimate at the picture's size.
+        model, reference: a name or path, or an estimator, which stays open and whose own options count; such a model
+            needs such a reference.
         pictures: anything a :class:`DepthEstimator` takes; None = four built-in ones.
+        dtype, revision, size, sense, provider: of the model, see :class:`DepthEstimator`. A reference of the same
+            name shares revision, size and sense; any shares the provider.
+        reference_dtype: of the reference; None = ``auto``.
         progress: told the name of each picture before it is run.
     Raises:
-        UsageError: no pictures. StreamDepthError: as calling an estimator; a model that fails its start-up check
-        raises ModelError here.
+        UsageError: no pictures, a tensor of several, or an estimator without a reference.
+        StreamDepthError: as :class:`DepthEstimator`; a model that fails its start-up check raises ModelError here.
     """
     named = list(_named(pictures))
     if not named:
         raise UsageError("verify needs at least one picture; leave pictures out for the built-in ones")
-    aligned = reference is not None and not _same_unit(model, reference)
-    reports: list[PictureReport] = []
-    for name, picture in named:
-        if progress is not None:
-            progress(name)
-        got = _one(model(picture))
-        wanted = None if reference is None else _one(reference(picture))
-        reports.append(_compare(name, got, wanted, aligned=aligned))
-    return VerifyReport(
-        f"{model.spec.name} ({model.spec.dtype})",
-        "" if reference is None else f"{reference.spec.name} ({reference.spec.dtype})",
-        aligned,
-        tuple(reports),
-    )
+    from streamdepth.estimator import DepthEstimator
+
+    if isinstance(model, DepthEstimator) and reference is None:
+        raise UsageError("verify compares an estimator with another one; give a reference, or the model's name")
+
+    paths = reference is None and reference_dtype is None
+    with ExitStack() as stack:
+
+        def opened(which: str | Path | DepthEstimator, kind: str, *, own: bool, exact: bool) -> DepthEstimator:
+            if isinstance(which, DepthEstimator):
+                return which
+            return stack.enter_context(
+                DepthEstimator(
+                    which,
+                    dtype=kind,
+                    revision=revision if own else None,
+                    size=size if own else None,
+                    sense=sense if own else None,
+                    provider=provider,
+                    exact=exact,
+                )
+            )
+
+        one = opened(model, dtype, own=True, exact=not paths)
+        twin = reference is None or reference == model
+        kind = reference_dtype or (dtype if paths else "auto")
+        truth = opened(model if reference is None else reference, kind, own=twin, exact=True)
+        aligned = not _same_unit(one, truth)
+        reports: list[PictureReport] = []
+        for name, picture in named:
+            if progress is not None:
+                progress(name)
+            reports.append(_compare(name, _one(one(picture)), _one(truth(picture)), aligned=aligned))
+        return VerifyReport(_label(one, paths=paths), _label(truth, paths=paths), aligned, tuple(reports))
+
+
+def _label(estimator: DepthEstimator, *, paths: bool) -> str:
+    path = f", {'exact' if estimator.exact_stills else 'fast'} path" if paths else ""
+    return f"{estimator.spec.name} ({estimator.spec.dtype}{path})"
+
+
+def _figures(max_error: float | None, mean_error: float | None, correlation: float | None) -> tuple[str, str, str]:
+    def text(value: float | None, digits: int) -> str:
+        return "-" if value is None else f"{value:.{digits}g}"
+
+    return text(max_error, 3), text(mean_error, 3), text(correlation, 6)
 
 
 def _named(pictures: Iterable[Any] | None) -> Iterable[tuple[str, Any]]:
@@ -162,14 +240,12 @@ def _same_unit(model: DepthEstimator, reference: DepthEstimator) -> bool:
     return one.path.parent == other.path.parent
 
 
-def _compare(name: str, got: Estimate, wanted: Estimate | None, *, aligned: bool) -> PictureReport:
+def _compare(name: str, got: Estimate, wanted: Estimate, *, aligned: bool) -> PictureReport:
     good = np.isfinite(got.data)
     values = got.data[good]
     lo, hi = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     flat = hi - lo <= _FLAT * max(abs(lo), abs(hi), 1e-20)
     report = PictureReport(name, float(good.mean()), flat, lo, hi)
-    if wanted is None:
-        return report
     both = good & np.isfinite(wanted.data)
     truth = wanted.data[both].astype(np.float64)
     mine = got.data[both].astype(np.float64)

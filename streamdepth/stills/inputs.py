@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
+    Picture = str | Path | bytes | bytearray | memoryview | NDArray[Any] | Image.Image | av.VideoFrame | Frame
+
 MAX_PIXELS = 178_956_970
 """Pictures above this are refused: Pillow's own limit for what it calls a decompression bomb."""
 
