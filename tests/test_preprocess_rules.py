@@ -153,6 +153,14 @@ def _identity(width: int, height: int) -> Any:
     return Geometry(width, height, 0, 0, width, height, 0, 0, width, height)
 
 
-def test_a_size_the_scaler_cannot_take_is_one_clear_line() -> None:
-    with pytest.raises(DataFormatError, match="cannot be scaled"):
-        Scaler("bicubic").scale(picture_of(np.zeros((4, 4, 3), np.uint8)), -1, 4)
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (3, 1), (16000, 2), (2, 16000), (7680, 4320)])
+def test_extreme_sizes(size: tuple[int, int]) -> None:
+    picture = picture_of(np.full((size[1], size[0], 3), 90, np.uint8))
+    got = Scaler("bicubic").scale(picture, 56, 42)
+    assert got.shape == (42, 56, 3)
+    assert np.abs(got.astype(int) - 90).max() <= 1
+
+
+def test_a_format_the_scaler_does_not_know_is_one_clear_line() -> None:
+    with pytest.raises(DataFormatError, match=r"8x8 gray32be picture cannot be converted .*; convert it to"):
+        Scaler("bicubic").scale(av.VideoFrame(8, 8, "gray32be"), 4, 4)

@@ -81,7 +81,7 @@ class Scaler:
         """uint8 [height, width, 3] RGB, full range; rows may be padded. Valid as long as it is referred to.
 
         Raises:
-            DataFormatError: the scaler cannot convert this pixel format or size.
+            DataFormatError: the scaler cannot convert this pixel format.
         """
         import av
 
@@ -96,14 +96,24 @@ class Scaler:
                 threads=1,  # frames overlap already; slices would take cores from the network
             )
         except (av.FFmpegError, ValueError) as exc:
+            if (picture.width, picture.height) != (width_px, height_px):
+                # shrinking about 60 times or more needs longer filters than libswscale has
+                return self._scale_far(picture, width_px, height_px)
             raise DataFormatError(
-                f"a {picture.width}x{picture.height} {picture.format.name} picture cannot be scaled to "
-                f"{width_px}x{height_px} ({exc}); convert it to yuv420p or rgb24 first"
+                f"a {picture.width}x{picture.height} {picture.format.name} picture cannot be converted to RGB "
+                f"({exc}); convert it to yuv420p or rgb24 first"
             ) from exc
         plane = scaled.planes[0]
         rows: NDArray[np.uint8] = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(height_px, plane.line_size)
         rgb: NDArray[np.uint8] = rows[:, : 3 * width_px].reshape(height_px, width_px, 3)
         return rgb
+
+    def _scale_far(self, picture: av.VideoFrame, width_px: int, height_px: int) -> NDArray[np.uint8]:
+        import cv2
+
+        full = self.scale(picture, picture.width, picture.height)
+        scaled = cv2.resize(full, (width_px, height_px), interpolation=cv2.INTER_AREA)
+        return np.asarray(scaled, dtype=np.uint8)
 
 
 class FastWriter:
