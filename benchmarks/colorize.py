@@ -125,14 +125,14 @@ def _bare_kernel(
     tables = blend_tables(look, LAYOUT, ColorTags(matrix=1, range=1))
     steps = Steps.of(LAYOUT)
     words = field.words.view(np.uint8)
+    scratch = field.scratch(0)
     rows = LAYOUT.chroma_height_px(size[1])
 
     def run() -> object:
         nearness = field.prepare(depth, span, look, lambda work, count: work(0, 0, count))
         return kernels.blend_yuv(
             tuple(source), tuple(target), False, size, 1, 1, nearness, (tables.luma, tables.chroma),
-            (8, 8, 0, steps.shift, steps.count), False, field.rows[0], field.terms[0], field.wide[0], words[0],
-            field.held[0], 0, rows,
+            (8, 8, 0, steps.shift, steps.count), False, scratch, words[0], 0, rows,
         )  # fmt: skip
 
     return run

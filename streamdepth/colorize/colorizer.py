@@ -239,7 +239,7 @@ class Colorizer:
             def work(band: int, start: int, stop: int) -> None:
                 kernels.blend_packed(
                     source[0], written[0], target.channels, size, nearness, tables.chroma, fixed, field.marked,
-                    field.rows[band], field.terms[band], field.wide[band], field.held[band], start, stop,
+                    field.scratch(band), start, stop,
                 )  # fmt: skip
 
             self._split(work, size[1])
@@ -250,8 +250,8 @@ class Colorizer:
         def work_yuv(band: int, start: int, stop: int) -> None:
             kernels.blend_yuv(
                 planes.triple(source), planes.triple(written), semiplanar, size, target.log2_chroma_w,
-                target.log2_chroma_h, nearness, (tables.luma, tables.chroma), fixed, field.marked, field.rows[band],
-                field.terms[band], field.wide[band], words[band], field.held[band], start, stop,
+                target.log2_chroma_h, nearness, (tables.luma, tables.chroma), fixed, field.marked, field.scratch(band),
+                words[band], start, stop,
             )  # fmt: skip
 
         self._split(work_yuv, target.chroma_height_px(size[1]))
@@ -265,7 +265,7 @@ class Colorizer:
             def work(band: int, start: int, stop: int) -> None:
                 kernels.paint_packed(
                     written[0], target.channels, origin, size, nearness, tables.chroma, fixed, field.marked,
-                    field.rows[band], field.terms[band], field.held[band], start, stop,
+                    field.scratch(band), start, stop,
                 )  # fmt: skip
 
             self._split(work, size[1])
@@ -275,8 +275,8 @@ class Colorizer:
         def work_yuv(band: int, start: int, stop: int) -> None:
             kernels.paint_yuv(
                 planes.triple(written), semiplanar, origin, size, target.log2_chroma_w, target.log2_chroma_h, nearness,
-                (tables.luma, tables.chroma), fixed, field.marked, field.rows[band],
-                field.terms[band], field.pairs[band].view(tables.chroma.dtype), field.held[band], start, stop,
+                (tables.luma, tables.chroma), fixed, field.marked, field.scratch(band),
+                field.pairs[band].view(tables.chroma.dtype), start, stop,
             )  # fmt: skip
 
         self._split(work_yuv, target.chroma_height_px(size[1]))

@@ -37,18 +37,35 @@ class NearnessField:
         self.height_px = height_px
         self.marked = False
         self.invalid = 0
-        # 64 spare words a row keep rows of different bands out of each other's cache lines.
-        self.rows = np.zeros((threads, 6, width_px + 64), np.uint16)
-        self.wide = np.zeros((threads, width_px + 8), np.uint64)
-        self.terms = np.zeros((threads, width_px + 16), np.uint32)
-        self.pairs = np.zeros((threads, width_px + 16), np.uint32)
-        self.words = np.zeros((threads, 4, width_px + 64), np.uint16)
-        self.held = np.zeros((threads, 8), np.int64)
+        self.bands = threads
+        # Spare words behind each row: one beside the last pixel is written to, and bands share no cache line.
+        width = width_px + 64
+        self._stretched = np.zeros((threads, 2, width), np.uint16)
+        self._rows = np.zeros((threads, 2, width), np.uint16)
+        self._chroma = np.zeros((threads, 1, width), np.uint16)
+        self._entries = np.zeros((threads, width), np.uint16)
+        self._terms = np.zeros((threads, width), np.uint32)
+        self._wide = np.zeros((threads, width), np.uint64)
+        self._held = np.zeros((threads, 8), np.int64)
+        self.words = np.zeros((threads, 4, width), np.uint16)
+        self.pairs = np.zeros((threads, width), np.uint32)
         self._small = np.zeros((0, 0), np.uint16)
         self._axes: tuple[Any, ...] = ()
         self._picture = _NO_PICTURE
         self._guide = np.zeros((1, 1), np.uint8)
         self._guided: GuidedScratch | None = None
+
+    def scratch(self, band: int) -> tuple[Any, ...]:
+        """Buffers of one band: (stretched, rows, chroma, entries, terms, wide, held)."""
+        return (
+            self._stretched[band],
+            self._rows[band],
+            self._chroma[band],
+            self._entries[band],
+            self._terms[band],
+            self._wide[band],
+            self._held[band],
+        )
 
     def prepare(
         self, depth: DepthMap, depth_range: DepthRange, look: Look, split: Split, guide: Guide | None = None
@@ -79,7 +96,7 @@ class NearnessField:
             thickness = max(1, round(self.height_px / 360))
 
             def draw(band: int, start: int, stop: int) -> None:
-                kernels.draw_contours(self._picture, look.contours, thickness, self.rows[band], start, stop)
+                kernels.draw_contours(self._picture, look.contours, thickness, self._rows[band], start, stop)
 
             split(draw, self.height_px)
         return (self._small, *self._axes, self._picture, True)
@@ -93,8 +110,8 @@ class NearnessField:
         def fill(band: int, start: int, stop: int) -> None:
             x_first, x_part, y_first, y_part = self._axes
             kernels.bilinear_picture(
-                self._small, x_first, x_part, y_first, y_part, self.invalid > 0, self.terms[band],
-                self.rows[band], self.held[band], self._picture, start, stop,
+                self._small, x_first, x_part, y_first, y_part, self.invalid > 0, self._terms[band],
+                self._stretched[band], self._held[band], self._picture, start, stop,
             )  # fmt: skip
 
         split(fill, self.height_px)
@@ -106,5 +123,5 @@ class NearnessField:
             self._guide = np.empty(self._picture.shape, np.uint8)
         guide(self._guide)
         if self._guided is None:
-            self._guided = guided.GuidedScratch(self.width_px, self.rows.shape[0])
+            self._guided = guided.GuidedScratch(self.width_px, self.bands)
         guided.upsample(self._guide, self._small, self._axes, self._picture, split, self._guided)

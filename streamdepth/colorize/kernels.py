@@ -24,23 +24,23 @@ u8, u16, u32, u64, i32, f32 = np.uint8, np.uint16, np.uint32, np.uint64, np.int3
 
 
 @stage
-def _entries(rows, place, width, shift, count, marked, out):  # type: ignore[no-untyped-def]
+def _entries(rows, place, width, shift, count, marked, entries):  # type: ignore[no-untyped-def]
     """Nearness to table entries; ``marked`` rows may hold INVALID and LINE."""
     half = (1 << shift) >> 1
     if not marked:
         for x in range(width):
-            rows[out, x] = u16((i32(rows[place, x]) + i32(half)) >> i32(shift))
+            entries[x] = u16((i32(rows[place, x]) + i32(half)) >> i32(shift))
         return
     line_offset = i32(count + 1)
     for x in range(width):
         value = i32(rows[place, x])
         entry = ((value & i32(INVALID)) + i32(half)) >> i32(shift)
         known = i32(value != i32(INVALID))
-        rows[out, x] = u16(known * (entry + (value >> i32(15)) * line_offset) + (i32(1) - known) * i32(count))
+        entries[x] = u16(known * (entry + (value >> i32(15)) * line_offset) + (i32(1) - known) * i32(count))
 
 
 @stage
-def _chroma_nearness(rows, upper, lower, chroma_width, marked, out):  # type: ignore[no-untyped-def]
+def _chroma_nearness(rows, upper, lower, chroma_width, marked, chroma):  # type: ignore[no-untyped-def]
     """Mean nearness of the luma pixels a chroma sample of two by two, or two by one, covers. Rows are padded to an
     even width.
 
@@ -50,7 +50,7 @@ def _chroma_nearness(rows, upper, lower, chroma_width, marked, out):  # type: ig
         for x in range(chroma_width):
             above = i32(rows[upper, 2 * x]) + i32(rows[upper, 2 * x + 1])
             below = i32(rows[lower, 2 * x]) + i32(rows[lower, 2 * x + 1])
-            rows[out, x] = u16((above + below + i32(2)) >> i32(2))
+            chroma[0, x] = u16((above + below + i32(2)) >> i32(2))
         return
     bits = i32(INVALID)
     for x in range(chroma_width):
@@ -64,30 +64,30 @@ def _chroma_nearness(rows, upper, lower, chroma_width, marked, out):  # type: ig
         lines = (a >> 15) + (b >> 15) + (c >> 15) + (d >> 15)
         mean = i32(f32(covered) / f32(max(seen, i32(1))) + f32(0.5))
         mean = mean | (i32(LINE) if 2 * lines >= seen else i32(0))
-        rows[out, x] = u16(bits if seen == 0 else mean)
+        chroma[0, x] = u16(bits if seen == 0 else mean)
 
 
 @stage
-def _nearness_row(nearness, y, width, terms, rows, held, place):  # type: ignore[no-untyped-def]
+def _nearness_row(nearness, y, width, terms, stretched, held, rows, place):  # type: ignore[no-untyped-def]
     small, x_first, x_part, y_first, y_part, picture, use_picture = nearness
     if use_picture:
         for x in range(width):
             rows[place, x] = picture[y, x]
     else:
-        bilinear_row(small, x_first, x_part, y_first, y_part, y, width, terms, rows, held, rows, place)
+        bilinear_row(small, x_first, x_part, y_first, y_part, y, width, terms, stretched, held, rows, place)
     rows[place, width] = rows[place, width - 1]
 
 
 @stage
-def _lookup(table, rows, place, width, out):  # type: ignore[no-untyped-def]
+def _lookup(table, entries, width, out):  # type: ignore[no-untyped-def]
     for x in range(width):
-        out[x] = table[rows[place, x]]
+        out[x] = table[entries[x]]
 
 
 @stage
-def _lookup_into(table, rows, place, width, out, y, origin):  # type: ignore[no-untyped-def]
+def _lookup_into(table, entries, width, out, y, origin):  # type: ignore[no-untyped-def]
     for x in range(width):
-        out[y, origin + x] = table[rows[place, x]]
+        out[y, origin + x] = table[entries[x]]
 
 
 @stage
@@ -120,7 +120,7 @@ def _blend_chroma(source_u, source_v, y, terms, width, pre, shift, post, out_u, 
 @kernel
 def blend_yuv(  # type: ignore[no-untyped-def]
     source, target, interleaved, size, log2_w, log2_h, nearness, tables, fixed, marked,
-    rows, terms, wide, words, held, start, stop,
+    scratch, words, start, stop,
 ):  # fmt: skip
     """Blend rows ``start`` to ``stop`` (in chroma rows) of a planar or semi-planar picture over itself.
 
@@ -132,8 +132,9 @@ def blend_yuv(  # type: ignore[no-untyped-def]
         fixed: (pre, shift, post, entry shift, entry count): a word is shifted up by ``pre`` to 16 bits, the result
             down by ``shift`` and up again by ``post``.
         marked: nearness may hold INVALID and LINE.
-        rows, terms, wide, words, held: scratch, uint16 [6, >= width + 1], uint32 and uint64 [>= width], words of the
-            picture's type [4, >= chroma width], int64 [2].
+        scratch: as ``field.NearnessField.scratch`` gives it. Buffers a stage reads and writes are different arrays:
+            between rows of one array the compiler cannot rule out overlap and gives up vector lanes.
+        words: scratch of the picture's type [4, >= chroma width].
     """
     source_y, source_u, source_v = source
     target_y, target_u, target_v = target
@@ -142,21 +143,22 @@ def blend_yuv(  # type: ignore[no-untyped-def]
     pre, shift, post, entry_shift, count = fixed
     chroma_width = -(-width >> log2_w)
     block = 1 << log2_h
+    stretched, rows, chroma, entries, terms, wide, held = scratch
     held[0] = -1
     held[1] = -1
     for chroma_y in range(start, stop):
         first = chroma_y * block
         last = min(first + block, height)
         for y in range(first, last):
-            place = 2 + y - first
-            _nearness_row(nearness, y, width, terms, rows, held, place)
-            _entries(rows, place, width, entry_shift, count, marked, 4)
-            _lookup(luma_table, rows, 4, width, terms)
+            place = y - first
+            _nearness_row(nearness, y, width, terms, stretched, held, rows, place)
+            _entries(rows, place, width, entry_shift, count, marked, entries)
+            _lookup(luma_table, entries, width, terms)
             _blend_luma(source_y, y, terms, width, pre, shift, post, target_y)
         if block > 1 or log2_w:
-            _chroma_nearness(rows, 2, 1 + last - first, chroma_width, marked, 5)
-            _entries(rows, 5, chroma_width, entry_shift, count, marked, 4)
-        _lookup(chroma_table, rows, 4, chroma_width, wide)
+            _chroma_nearness(rows, 0, last - first - 1, chroma_width, marked, chroma)
+            _entries(chroma, 0, chroma_width, entry_shift, count, marked, entries)
+        _lookup(chroma_table, entries, chroma_width, wide)
         if interleaved:
             for x in range(chroma_width):
                 words[0, x] = source_u[chroma_y, 2 * x]
@@ -174,7 +176,7 @@ def blend_yuv(  # type: ignore[no-untyped-def]
 @kernel
 def paint_yuv(  # type: ignore[no-untyped-def]
     target, interleaved, origin, size, log2_w, log2_h, nearness, tables, fixed, marked,
-    rows, terms, pairs, held, start, stop,
+    scratch, pairs, start, stop,
 ):  # fmt: skip
     """Paint depth alone, rows ``start`` to ``stop`` in chroma rows, at ``origin`` (x, y) of the target.
 
@@ -192,20 +194,21 @@ def paint_yuv(  # type: ignore[no-untyped-def]
     block = 1 << log2_h
     half_bits = 4 * pairs.itemsize
     mask = (1 << half_bits) - 1
+    stretched, rows, chroma, entries, terms, _wide, held = scratch
     held[0] = -1
     held[1] = -1
     for chroma_y in range(start, stop):
         first = chroma_y * block
         last = min(first + block, height)
         for y in range(first, last):
-            place = 2 + y - first
-            _nearness_row(nearness, y, width, terms, rows, held, place)
-            _entries(rows, place, width, entry_shift, count, marked, 4)
-            _lookup_into(luma_table, rows, 4, width, target_y, origin_y + y, origin_x)
+            place = y - first
+            _nearness_row(nearness, y, width, terms, stretched, held, rows, place)
+            _entries(rows, place, width, entry_shift, count, marked, entries)
+            _lookup_into(luma_table, entries, width, target_y, origin_y + y, origin_x)
         if block > 1 or log2_w:
-            _chroma_nearness(rows, 2, 1 + last - first, chroma_width, marked, 5)
-            _entries(rows, 5, chroma_width, entry_shift, count, marked, 4)
-        _lookup(chroma_table, rows, 4, chroma_width, pairs)
+            _chroma_nearness(rows, 0, last - first - 1, chroma_width, marked, chroma)
+            _entries(chroma, 0, chroma_width, entry_shift, count, marked, entries)
+        _lookup(chroma_table, entries, chroma_width, pairs)
         out_y = chroma_origin_y + chroma_y
         if interleaved:
             for x in range(chroma_width):
@@ -219,7 +222,7 @@ def paint_yuv(  # type: ignore[no-untyped-def]
 
 @kernel
 def blend_packed(  # type: ignore[no-untyped-def]
-    source, target, channels, size, nearness, table, fixed, marked, rows, terms, wide, held, start, stop
+    source, target, channels, size, nearness, table, fixed, marked, scratch, start, stop
 ):
     """Blend rows ``start`` to ``stop`` of a packed RGB picture over itself.
 
@@ -227,12 +230,13 @@ def blend_packed(  # type: ignore[no-untyped-def]
     """
     width, _ = size
     _, _, _, entry_shift, count = fixed
+    stretched, rows, _chroma, entries, terms, wide, held = scratch
     held[0] = -1
     held[1] = -1
     for y in range(start, stop):
-        _nearness_row(nearness, y, width, terms, rows, held, 2)
-        _entries(rows, 2, width, entry_shift, count, marked, 4)
-        _lookup(table, rows, 4, width, wide)
+        _nearness_row(nearness, y, width, terms, stretched, held, rows, 0)
+        _entries(rows, 0, width, entry_shift, count, marked, entries)
+        _lookup(table, entries, width, wide)
         if channels == 3:
             for x in range(width):
                 term = wide[x]
@@ -266,18 +270,19 @@ def blend_packed(  # type: ignore[no-untyped-def]
 
 @kernel
 def paint_packed(  # type: ignore[no-untyped-def]
-    target, channels, origin, size, nearness, table, fixed, marked, rows, terms, held, start, stop
+    target, channels, origin, size, nearness, table, fixed, marked, scratch, start, stop
 ):
     """Paint depth alone into a packed picture at ``origin``; ``table`` holds a pixel's bytes in an uint32."""
     origin_x, origin_y = origin
     width, _ = size
     _, _, _, entry_shift, count = fixed
+    stretched, rows, _chroma, entries, terms, _wide, held = scratch
     held[0] = -1
     held[1] = -1
     for y in range(start, stop):
-        _nearness_row(nearness, y, width, terms, rows, held, 2)
-        _entries(rows, 2, width, entry_shift, count, marked, 4)
-        _lookup(table, rows, 4, width, terms)
+        _nearness_row(nearness, y, width, terms, stretched, held, rows, 0)
+        _entries(rows, 0, width, entry_shift, count, marked, entries)
+        _lookup(table, entries, width, terms)
         out_y = origin_y + y
         if channels == 4:
             for x in range(width):

@@ -63,39 +63,39 @@ def normalise(values, valid, use_valid, scale, offset, out):  # type: ignore[no-
 
 
 @stage
-def stretch_row(small, row, x_first, x_part, width, terms, rows, slot):  # type: ignore[no-untyped-def]
-    """Depth row ``row`` at the frame's width, into ``rows[slot]``. ``terms``: scratch, uint32 [>= width]."""
+def stretch_row(small, row, x_first, x_part, width, terms, stretched, slot):  # type: ignore[no-untyped-def]
+    """Depth row ``row`` at the frame's width, into ``stretched[slot]``. ``terms``: scratch, uint32 [>= width]."""
     for x in range(width):
         i = x_first[x]
         terms[x] = u32(small[row, i]) | (u32(small[row, i + u32(1)]) << u32(16))
     for x in range(width):
         low = i32(terms[x] & u32(0xFFFF))
         high = i32(terms[x] >> u32(16))
-        rows[slot, x] = u16(low + (((high - low) * i32(x_part[x]) + i32(_HALF)) >> i32(_FRACTION_BITS)))
+        stretched[slot, x] = u16(low + (((high - low) * i32(x_part[x]) + i32(_HALF)) >> i32(_FRACTION_BITS)))
 
 
 @stage
-def bilinear_row(small, x_first, x_part, y_first, y_part, y, width, terms, rows, held, out, place):  # type: ignore[no-untyped-def]
-    """Nearness of the frame's row ``y``, into ``out[place]``. Rows 0 and 1 of ``rows`` keep stretched depth rows
+def bilinear_row(small, x_first, x_part, y_first, y_part, y, width, terms, stretched, held, out, place):  # type: ignore[no-untyped-def]
+    """Nearness of the frame's row ``y``, into ``out[place]``. ``stretched`` [2, >= width] keeps depth rows
     between calls, ``held`` [2] which ones."""
     top = np.int64(y_first[y])
     bottom = min(top + 1, small.shape[0] - 1)
     if held[top & 1] != top:
-        stretch_row(small, top, x_first, x_part, width, terms, rows, top & 1)
+        stretch_row(small, top, x_first, x_part, width, terms, stretched, top & 1)
         held[top & 1] = top
     if held[bottom & 1] != bottom:
-        stretch_row(small, bottom, x_first, x_part, width, terms, rows, bottom & 1)
+        stretch_row(small, bottom, x_first, x_part, width, terms, stretched, bottom & 1)
         held[bottom & 1] = bottom
     part = i32(y_part[y])
     upper = top & 1
     lower = bottom & 1
     for x in range(width):
-        low = i32(rows[upper, x])
-        out[place, x] = u16(low + (((i32(rows[lower, x]) - low) * part + i32(_HALF)) >> i32(_FRACTION_BITS)))
+        low = i32(stretched[upper, x])
+        out[place, x] = u16(low + (((i32(stretched[lower, x]) - low) * part + i32(_HALF)) >> i32(_FRACTION_BITS)))
 
 
 @kernel
-def bilinear_picture(small, x_first, x_part, y_first, y_part, masked, terms, rows, held, out, start, stop):  # type: ignore[no-untyped-def]
+def bilinear_picture(small, x_first, x_part, y_first, y_part, masked, terms, stretched, held, out, start, stop):  # type: ignore[no-untyped-def]
     """Rows ``start`` to ``stop`` of a nearness picture. Where depth is not valid (``masked``) the nearest depth pixel
     decides whether there is a value, and the valid ones among the four neighbours share the weight."""
     width = out.shape[1]
@@ -103,7 +103,7 @@ def bilinear_picture(small, x_first, x_part, y_first, y_part, masked, terms, row
     held[1] = -1
     for y in range(start, stop):
         if not masked:
-            bilinear_row(small, x_first, x_part, y_first, y_part, y, width, terms, rows, held, out, y)
+            bilinear_row(small, x_first, x_part, y_first, y_part, y, width, terms, stretched, held, out, y)
             continue
         top = np.int64(y_first[y])
         bottom = min(top + 1, small.shape[0] - 1)

@@ -69,7 +69,7 @@ def paint(
     fixed = (8, 8, 0, steps.shift, steps.count)
     kernels.paint_packed(
         out.reshape(height, -1), 4, (0, 0), (width, height), nearness, tables.chroma, fixed, field.marked,
-        field.rows[0], field.terms[0], field.held[0], 0, height,
+        field.scratch(0), 0, height,
     )  # fmt: skip
     if look.bar:
         texts = bar.labels(depth_range, sense)
