@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SAMPLE_SECONDS = 0.5
 _KEPT = 120
+_RATE_SAMPLES = 4
+"""Rates are over two seconds: half a second of 10 frames a second reads as 8 or 12."""
 
 
 class Watched(Protocol):
@@ -40,8 +42,7 @@ class Board:
         self._clock = clock
         self._started_ns = clock.monotonic_ns()
         self._run: Watched | None = None
-        self._earlier: tuple[int, int, int, int] | None = None
-        self._earlier_ns = 0
+        self._earlier: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=_RATE_SAMPLES)
         self._history: deque[dict[str, Any]] = deque(maxlen=_KEPT)
         self.books: Snapshot | None = None
 
@@ -54,7 +55,7 @@ class Board:
         return list(self._history)
 
     def sample(self, viewers: Mapping[str, int]) -> dict[str, Any]:
-        """Read the books; rates are since the last sample."""
+        """Read the books."""
         now_ns = self._clock.monotonic_ns()
         run = self._run
         books = self.books = run.snapshot() if run is not None else None
@@ -64,10 +65,12 @@ class Board:
             books.dropped_total if books else 0,
             self._feed.count,
         )
-        earlier, elapsed = self._earlier or totals, max((now_ns - self._earlier_ns) / 1e9, 1e-3)
-        # Another run starts its books at nothing.
-        rates = [max(now - then, 0) / elapsed for now, then in zip(totals, earlier, strict=True)]
-        self._earlier, self._earlier_ns = totals, now_ns
+        if self._earlier and any(now < then for now, then in zip(totals, self._earlier[-1][1], strict=True)):
+            self._earlier.clear()  # another run starts its books at nothing
+        then_ns, earlier = self._earlier[0] if self._earlier else (now_ns, totals)
+        elapsed = max((now_ns - then_ns) / 1e9, 1e-3)
+        rates = [(now - then) / elapsed for now, then in zip(totals, earlier, strict=True)]
+        self._earlier.append((now_ns, totals))
         latencies = self._feed.take_latencies_ms()
         median, p95 = np.percentile(latencies, (50, 95)) if latencies else (None, None)
         sample = {
