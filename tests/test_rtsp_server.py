@@ -299,7 +299,7 @@ def test_frozen_viewer_skips_and_harms_nobody() -> None:
                 assert wait_until(lambda: "slow_viewer" in str(sink.status["skipped_by_viewers"]), 20)
                 assert len(watch(url_of(sink), 10)) == 10
                 player.send_signal(signal.SIGCONT)
-                assert sink.viewers == 1
+                assert wait_until(lambda: sink.viewers == 1)
             finally:
                 end_process(player)
             assert feeder.error is None
@@ -328,7 +328,7 @@ def test_silent_udp_viewer_is_forgotten() -> None:
             client.request("PLAY", Session=headers["session"].partition(";")[0])
             assert len(ears.recv(2048)) > 12
             assert client.closed()
-        assert sink.viewers == 0
+        assert wait_until(lambda: sink.viewers == 0)
 
 
 def test_fifty_viewers() -> None:

@@ -137,6 +137,11 @@ class Hub:
             return dict(self._counts), dict(self._dropped)
 
     @property
+    def alive(self) -> bool:
+        """The event loop runs."""
+        return self._loop is not None
+
+    @property
     def connections(self) -> int:
         return len(self._viewers)
 
@@ -174,6 +179,8 @@ class Hub:
             asyncio.run(self._serve())
         except OSError as exc:
             self._error = exc
+        except Exception as exc:
+            self._error = OSError(f"the server's loop failed: {exc!r}")
         finally:
             self._loop = None
             self._ready.set()

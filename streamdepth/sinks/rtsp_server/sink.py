@@ -192,6 +192,8 @@ class RtspServerSink(BaseSink):
             raise self._error
         if self._pace is None or self._hub is None:
             raise SinkError(f"{self.name}: is not open")
+        if not self._hub.alive and not self._stop.is_set():
+            raise SinkError(f"{self.name}: the server ended by itself; start it again")
         if result.picture is None:
             raise SinkError(f"{self.name}: serves pictures, and was given a result without one; it needs a look")
         if self._hub.playing == 0:
