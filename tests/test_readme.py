@@ -1,0 +1,166 @@
+"""Every command and every snippet of README.md, run as it stands.
+
+What a test machine lacks is put in its place: a made-up camera at OpenCV's boundary, a virtual display, RTSP servers
+on free ports of the loopback interface. Commands without an end of their own get ``--max-frames``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from tests.support.media import write_clip
+from tests.support.models import write_depth_model
+from tests.support.rtsp import GstServer
+from tests.support.screen import x_display
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+INSTALL, TEST = (body.strip() for kind, body in BLOCKS[:2])
+COMMANDS = [line for kind, body in BLOCKS[2:] if kind == "sh" for line in body.strip().splitlines()]
+SNIPPETS = [body for kind, body in BLOCKS if kind == "python"]
+
+_NEEDED = ("streamdepth", "pyproject.toml", "README.md")
+
+# In front of the real command: the camera, and nothing else, is made up.
+LAUNCHER = """#!{python}
+import sys
+if "0" in sys.argv or any("live-overlay" in part or "robotics" in part for part in sys.argv):
+    import cv2, numpy
+    class Camera:
+        def __init__(self, *_): self.count = 0
+        def isOpened(self): return True
+        def read(self):
+            self.count += 1
+            return True, numpy.full((48, 64, 3), self.count * 7 % 256, numpy.uint8)
+        def get(self, prop): return 30.0 if prop == 5 else 0.0
+        def set(self, prop, value): return False
+        def release(self): pass
+    cv2.VideoCapture = Camera
+from streamdepth.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with everything the recipes speak of."""
+    folder = tmp_path_factory.mktemp("readme")
+    write_clip(folder / "clip.mp4", frames=10, width=64, height=48, audio=True)
+    (folder / "clips").mkdir()
+    for name in ("one", "two"):
+        write_clip(folder / "clips" / f"{name}.mp4", frames=4, width=64, height=48)
+    from PIL import Image
+
+    ramp = np.linspace(0, 255, 60 * 80 * 3).reshape(60, 80, 3).astype(np.uint8)
+    Image.fromarray(ramp).save(folder / "photo.jpg")
+    write_depth_model(folder / "model.onnx")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    launcher = folder / "bin" / "streamdepth"
+    launcher.parent.mkdir()
+    launcher.write_text(LAUNCHER.format(python=sys.executable))
+    launcher.chmod(0o755)
+    return folder
+
+
+def bounded(command: str) -> list[str]:
+    """The command's words; live ones stop by themselves after a few frames."""
+    words = shlex.split(command)
+    live = words[1:2] == ["run"] and (words[2] == "0" or "://" in words[2] or "live-overlay" in command)
+    return [*words, "--max-frames", "8"] if live else words
+
+
+def run(words: list[str], desk: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = f"{desk / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(words, cwd=desk, env=env, capture_output=True, text=True, timeout=100)
+
+
+def test_the_readme_starts_with_two_commands() -> None:
+    assert "pip install ." in INSTALL
+    assert "streamdepth run test:" in INSTALL
+    assert TEST == ".ci/run"
+    assert os.access(ROOT / TEST, os.X_OK)
+
+
+def test_every_picture_is_there() -> None:
+    for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
+        assert (ROOT / name).is_file(), name
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command: str, desk: Path) -> None:
+    with ExitStack() as stack:
+        environment = {}
+        if "--show" in command or "live-overlay" in command:
+            environment["DISPLAY"] = stack.enter_context(x_display())
+        if "rtsp://" in command:
+            command = _with_servers(command, stack)
+        done = run(
+            [*bounded(command), *(["-y"] if " -o " in command or "--data" in command else [])], desk, **environment
+        )
+    assert done.returncode == 0, done.stderr
+
+
+def _with_servers(command: str, stack: ExitStack) -> str:
+    """Start the server a recipe takes for granted, camera and publishing alike; put its port and a free one in."""
+    server = stack.enter_context(GstServer())
+    command = command.replace("rtsp://127.0.0.1:8554/cam", server.url("/cam"))
+    command = command.replace("rtsp://127.0.0.1:8554/in/depth", server.url("/in"))
+    return command.replace("127.0.0.1:8555", f"127.0.0.1:{_free_port()}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)))
+def test_snippet(number: int, desk: Path) -> None:
+    if "depth.mkv" in SNIPPETS[number]:
+        assert run(["streamdepth", "run", "clip.mp4", "--data", "depth.mkv", "-y"], desk).returncode == 0
+    (desk / "out.mkv").unlink(missing_ok=True)
+    done = run([sys.executable, "-c", SNIPPETS[number]], desk)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_the_first_command_on_a_fresh_checkout(tmp_path: Path) -> None:
+    """As a stranger does it: the files git tracks, a new virtual environment, the package registry."""
+    if subprocess.run(["git", "rev-parse"], cwd=ROOT, capture_output=True).returncode:
+        pytest.skip("not a git checkout")
+    probe = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(tmp_path / "probe"), "hatchling"]
+    if subprocess.run(probe, capture_output=True, timeout=100).returncode:
+        pytest.skip("no package registry can be reached")
+    checkout = tmp_path / "streamdepth"
+    checkout.mkdir()
+    files = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *_NEEDED],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\0")
+    for name in filter(None, files):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_bytes((ROOT / name).read_bytes())
+    command = INSTALL.replace("python3", sys.executable, 1)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(["bash", "-c", command], cwd=checkout, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert (checkout / "depth.mp4").stat().st_size > 10_000
