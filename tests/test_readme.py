@@ -14,7 +14,6 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -23,9 +22,6 @@ from tests.support.media import write_clip
 from tests.support.models import write_depth_model
 from tests.support.rtsp import GstServer
 from tests.support.screen import x_display
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,7 +53,7 @@ sys.exit(main())
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with everything the recipes speak of."""
     folder = tmp_path_factory.mktemp("readme")
     write_clip(folder / "clip.mp4", frames=10, width=64, height=48, audio=True)
