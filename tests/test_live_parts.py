@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import av
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from streamdepth.errors import UsageError
 from streamdepth.live_backoff import Backoff
 from streamdepth.live_url import Credentials, find_credentials, parse_live_url
+from streamdepth.sources.live_gaps import FrameGaps
 from streamdepth.sources.live_libav import libav_options, reason
 from streamdepth.sources.live_reader import Ended, Mailbox
 from streamdepth.sources.live_time import TIME_BASE, LiveTimeline
@@ -168,3 +170,53 @@ def test_reasons_never_hold_the_address() -> None:
         None,
     ):
         assert "geheim" not in reason(error, 3)
+
+
+def encoded(x264: str, count: int = 80) -> list[bytes]:
+    codec = av.CodecContext.create("libx264", "w")
+    assert isinstance(codec, av.VideoCodecContext)
+    codec.width, codec.height, codec.pix_fmt, codec.time_base = 64, 48, "yuv420p", Fraction(1, 25)
+    codec.framerate = Fraction(25)
+    codec.options = {"preset": "fast", "x264-params": f"annexb=1:repeat-headers=1:{x264}"}
+    rng = np.random.default_rng(1)
+    packets: list[bytes] = []
+    for index in range(count):
+        planes = rng.integers(0, 256, (72, 64), dtype=np.uint8)
+        picture = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+        picture.pts = index
+        packets += [bytes(packet) for packet in codec.encode(picture)]
+    return packets + [bytes(packet) for packet in codec.encode(None)]
+
+
+_KINDS = [
+    "bframes=0:keyint=30",
+    "bframes=3:b-pyramid=normal:ref=4",
+    "bframes=2:b-pyramid=strict:keyint=20",
+    "interlaced=1:bframes=0",
+    "intra-refresh=1:bframes=0:keyint=15",
+    "slices=4:bframes=0",
+    "cqm=jvt",
+    "scenecut=0:open-gop=1:keyint=25",
+]
+
+
+@pytest.mark.parametrize("x264", _KINDS)
+def test_no_gap_in_a_whole_stream(x264: str) -> None:
+    gaps = FrameGaps()
+    assert not any(gaps.found(packet) for packet in encoded(x264))
+
+
+def test_gap_where_a_reference_is_missing() -> None:
+    for x264 in ("bframes=0:keyint=200", "cqm=jvt:bframes=0:keyint=200", "slices=3:bframes=0:keyint=200"):
+        packets = encoded(x264)
+        for lost in (1, 17, 40):
+            gaps = FrameGaps()
+            found = [at for at, packet in enumerate(packets) if at != lost and gaps.found(packet)]
+            assert found == [lost + 1]
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"", b"\0\0\1\x67", b"\0\0\1\x41", b"\0\0\0\1\x67\x64"]))
+def test_gaps_survive_anything(data: bytes, start: bytes) -> None:
+    gaps = FrameGaps()
+    gaps.found(start + data)
+    gaps.found(start + data[::-1])

@@ -305,8 +305,8 @@ def http_server(body: _Body) -> Iterator[str]:
             stop.set()
 
 
-def encode_ts(count: int, *, key_every: int = 10, damaged: int | None = None) -> list[bytes]:
-    """MPEG-TS of a moving bar, a chunk a picture; one picture's slice data overwritten where ``damaged``."""
+def encode_ts(count: int, *, key_every: int = 10, damaged: int | None = None, lost: int | None = None) -> list[bytes]:
+    """MPEG-TS of a moving bar, a chunk a picture; one of them spoilt, or left out."""
     sink = io.BytesIO()
     chunks = []
     with av.open(sink, "w", format="mpegts") as container:
@@ -329,7 +329,8 @@ def encode_ts(count: int, *, key_every: int = 10, damaged: int | None = None) ->
                     broken.pts, broken.dts, broken.time_base = packet.pts, packet.dts, packet.time_base
                     broken.stream = stream
                     packet = broken
-                container.mux(packet)
+                if index != lost:
+                    container.mux(packet)
             chunks.append(sink.getvalue())
     whole = sink.getvalue()
     ends = [len(chunk) for chunk in chunks] + [len(whole)]
@@ -367,6 +368,18 @@ def test_damaged_frames_are_dropped_and_counted_until_the_next_key_frame() -> No
     assert source.dropped == {"corrupt": 7}
     assert set(range(60)) - indices == set(range(23, 30))
     assert next(frame for frame in frames if frame.index == 30).key
+
+
+def test_frames_after_a_lost_one_are_dropped_until_the_next_key_frame() -> None:
+    """No decoder marks them, as nothing is wrong with what did arrive."""
+    with http_server(_Body("video/mp2t", encode_ts(60, lost=23), seconds=0.01)) as url:
+        source = live(url, retries=0, timeout_seconds=3)
+        source.open()
+        frames: list[Frame] = []
+        with contextlib.suppress(SourceError):
+            frames.extend(source.frames())
+    assert source.dropped == {"corrupt": 6}
+    assert [frame.index for frame in frames] == [*range(23), *range(29, 59)]
 
 
 def test_stream_that_breaks_off_is_opened_again() -> None:

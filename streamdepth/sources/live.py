@@ -16,7 +16,7 @@ from streamdepth.live_backoff import Backoff
 from streamdepth.live_url import find_credentials, parse_live_url
 from streamdepth.redact import redact
 from streamdepth.sources.live_libav import is_busy, libav_options, reason, way_out
-from streamdepth.sources.live_reader import Ended, LiveReader, Opened, Picture, Undecodable
+from streamdepth.sources.live_reader import Ended, LiveReader, Missing, Opened, Picture, Undecodable
 from streamdepth.sources.live_time import TIME_BASE, LiveTimeline
 
 if TYPE_CHECKING:
@@ -234,6 +234,8 @@ class LiveSource:
                         return
                 elif isinstance(item, Undecodable):
                     self._count_damage()
+                elif isinstance(item, Missing):
+                    self._damaged_since_ns = self._clock.monotonic_ns()
                 elif isinstance(item, Ended):
                     if item.finite and item.error is None:
                         return

@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from streamdepth.frame import ColorTags
+from streamdepth.sources.live_gaps import FrameGaps
 
 if TYPE_CHECKING:
     import av
@@ -53,6 +54,11 @@ class Undecodable:
 
 
 @dataclass(frozen=True, slots=True)
+class Missing:
+    """Pictures that others refer to did not arrive: what follows is damaged, though no decoder says so."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """Nothing more will come: an error, or the end of what the server sent.
 
@@ -63,7 +69,7 @@ class Ended:
     finite: bool = False
 
 
-Item = Opened | Picture | Undecodable | Ended
+Item = Opened | Picture | Undecodable | Missing | Ended
 
 _CAPACITY = 2
 
@@ -180,10 +186,15 @@ class LiveReader:
         # Motion JPEG over HTTP carries no times; libav makes up 25 fps.
         timeless = "mpjpeg" in container.format.name or container.format.name in ("mjpeg", "h264", "hevc")
         announced = self._announce(stream, None)
+        gaps = FrameGaps() if stream.codec_context.name == "h264" else None
+        if gaps is not None:
+            gaps.found(bytes(stream.codec_context.extradata or b""))
         for packet in container.demux(stream):
             if self.mailbox.closed:
                 return
             self._touch()
+            if gaps is not None and gaps.found(bytes(packet)) and not self.mailbox.put(Missing()):
+                return
             try:
                 pictures = packet.decode()
             except av.error.InvalidDataError:
