@@ -6,6 +6,10 @@ cycle a pixel), and the stages around it vectorise: interpolation in int32 lanes
 high multiply. Fused into one loop, the lookup makes the whole loop scalar (1.3 us instead of 0.6 us for a row of
 1920). AVX-512 gathers instead of scalar loads were slower (0.6 us instead of 0.4 us a row on Zen 5).
 
+What bounds it, at 1920x1080 and 4:2:0 on one Zen 5 core: 1.1 ms of stages, of which the lookups take 0.50 (luma 0.40),
+interpolation 0.29 and the blends 0.19; a bare copy of the planes takes 0.2. So the lookup does first, instructions
+second, memory last. Packing two entries into one 64-bit store saved a tenth of the lookup and was left out.
+
 A blend is ``(v << s) - high16((v << s) * a) + k``, rounded, with ``s = 16 - bits``: with a = 0 and k = 0 it returns
 ``v`` bit for bit, and it never leaves 16 bits.
 
