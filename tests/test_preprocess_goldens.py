@@ -104,3 +104,23 @@ def test_fast_path_cuts_zero_padding_off_where_the_picture_ends() -> None:
     assert abs(height - 77 * scale_y) <= 1
     inner = engine.run(slot, 1)[0].values
     np.testing.assert_array_equal(inner, raw.values[top : top + height, left : left + width])
+
+
+@pytest.mark.parametrize("is_exact", [False, True])
+@pytest.mark.parametrize("name", ["depth_anything", "glpn", "zoedepth", "depth_pro"])
+def test_maps_for_video_cover_the_picture_edge_to_edge(name: str, is_exact: bool) -> None:
+    """At the model's resolution, borders cut off and metres made: resized plainly they are the pipeline's depth."""
+    golden = load(name)
+    engine = Engine(golden.spec, exact=is_exact)
+    for key, rgb in golden.pictures.items():
+        slot = engine.acquire(engine.network_size(rgb.shape[1], rgb.shape[0]))
+        slot.write(0, picture_of(rgb))
+        depth = engine.run(slot, 1)[0]
+        assert depth.sense is golden.spec.sense
+        assert depth.values.flags.c_contiguous
+        values, wanted = depth.values, golden.arrays[f"depth_{key}"]
+        if name == "depth_pro":  # its pipeline resizes inverse depth
+            values, wanted = np.float32(1) / values, 1 / wanted
+        got = postprocess.resize(values, rgb.shape[1], rgb.shape[0], bilinear=name == "depth_pro")
+        assert np.abs(got - wanted).mean() <= 0.02 * np.ptp(wanted)
+        assert np.corrcoef(got.ravel(), wanted.ravel())[0, 1] > 0.98
