@@ -16,14 +16,15 @@ from streamdepth.inference import feeds, postprocess, session_errors
 from streamdepth.inference.buffers import BufferPool
 from streamdepth.inference.geometry import Geometry, fixed_sides, plan
 from streamdepth.inference.providers import AUTO, open_session
+from streamdepth.inference.slots import Buffers, Slot
 from streamdepth.models.spec import Family
 
 if TYPE_CHECKING:
-    import av
     from numpy.typing import NDArray
 
-    from streamdepth.inference.preprocess import FastWriter
     from streamdepth.models.spec import ModelSpec
+
+__all__ = ["Engine", "RawDepth", "Slot"]
 
 _FOV_OUTPUT = "field_of_view"
 # A folder of pictures of many shapes must not keep the buffers of each shape.
@@ -47,115 +48,11 @@ class RawDepth:
     field_of_view_degrees: float | None = None
 
 
-class _Buffers:
-    """Everything of one slot that is made once: input memory, its views, and the bindings to it."""
-
-    def __init__(self, engine: Engine, size: tuple[int, int]) -> None:
-        spec = engine.spec
-        width, height = size
-        shape: tuple[int, ...] = (height, width, 3) if spec.image_layout == "hwc" else (3, height, width)
-        if spec.image_layout == "nchw":
-            shape = (1, *shape)
-        dtype = np.dtype(spec.image_input.dtype)
-        rows = engine.batch
-        pool = BufferPool(rows * int(np.prod(shape)) * dtype.itemsize)
-        self.input = pool.lend().view(dtype).reshape(rows, *shape)
-        self.input[...] = 0
-        self.rows_chw: list[NDArray[Any]] = [self._chw(self.input[row], spec.image_layout) for row in range(rows)]
-        self.writer: FastWriter | None = None
-        self.bindings: list[Any] = []
-        per_run = engine.rows_per_run
-        run_shape = (per_run, *shape) if len(spec.image_input.shape) == len(shape) + 1 else shape
-        self._fed = [(t.name, feeds.feed(t, spec, per_run, size)) for t in spec.other_inputs]
-        for first in range(0, rows, per_run):
-            binding = engine.session.io_binding()
-            self._bind(binding, spec.image_input.name, self.input[first], run_shape)
-            for name, value in self._fed:
-                self._bind(binding, name, value, value.shape)
-            self.bindings.append(binding)
-
-    @staticmethod
-    def _bind(binding: Any, name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
-        binding.bind_input(name, "cpu", 0, array.dtype.type, list(shape), array.ctypes.data)
-
-    @staticmethod
-    def _chw(row: NDArray[Any], layout: str) -> NDArray[Any]:
-        if layout == "hwc":
-            return row.transpose(2, 0, 1)
-        return row[0] if layout == "nchw" else row
-
-
-class Slot:
-    """The input of one batch, lent by :meth:`Engine.acquire`. One thread at a time.
-
-    It goes back to the ring when nobody refers to it any more, run or not.
-    """
-
-    def __init__(self, engine: Engine, size: tuple[int, int], buffers: _Buffers) -> None:
-        self._engine = engine
-        self._buffers = buffers
-        self.size = size
-        self.geometries: list[Geometry | None] = [None] * engine.batch
-
-    @property
-    def exact(self) -> bool:
-        """Whether the engine preprocesses as ``transformers`` does."""
-        return self._engine.exact
-
-    def write(self, row: int, picture: av.VideoFrame) -> None:
-        """Preprocess a picture into row ``row``.
-
-        Args:
-            picture: any pixel format the scaler takes; its matrix and range are honoured. Only read.
-        Raises:
-            ValueError: its network size is not the slot's.
-            DataFormatError: it cannot be converted.
-        """
-        geometry = self._engine.geometry(picture.width, picture.height)
-        self._check(geometry.net_size)
-        if self._engine.exact:
-            from streamdepth.inference.preprocess import to_rgb_array
-
-            self.write_rgb(row, to_rgb_array(picture))
-            return
-        if self._buffers.writer is None:
-            from streamdepth.inference.preprocess import FastWriter
-
-            self._buffers.writer = FastWriter(self._engine.spec)
-        self._buffers.writer.write(self._buffers.rows_chw[row], picture, geometry)
-        self.geometries[row] = geometry
-
-    def write_rgb(self, row: int, rgb: NDArray[np.uint8]) -> None:
-        """Preprocess a uint8 [H, W, 3] RGB picture into row ``row`` the exact way."""
-        from streamdepth.inference import exact
-
-        spec = self._engine.spec
-        geometry = self._engine.geometry(rgb.shape[1], rgb.shape[0])
-        self._check(geometry.net_size)
-        target = self._buffers.rows_chw[row]
-        target[...] = exact.prepare(rgb, exact.rules(spec), geometry)
-        self.geometries[row] = geometry
-
-    def write_tensor(self, row: int, chw: NDArray[Any]) -> None:
-        """Take a prepared [3, net height, net width] array as it is, converted to the input's dtype only."""
-        self._check((chw.shape[2], chw.shape[1]))
-        self._buffers.rows_chw[row][...] = chw
-        self.geometries[row] = None
-
-    def input_chw(self, row: int) -> NDArray[Any]:
-        """What row ``row`` holds, as [3, net height, net width] in the input's dtype. A view: valid until rewritten."""
-        return self._buffers.rows_chw[row]
-
-    def _check(self, size: tuple[int, int]) -> None:
-        if size != self.size:
-            raise ValueError(f"this slot takes network size {self.size[0]}x{self.size[1]}, not {size[0]}x{size[1]}")
-
-
 @dataclass(slots=True)
 class _Ring:
     """Free input buffers and the pool of outputs of one network size."""
 
-    free: deque[_Buffers] = field(default_factory=lambda: deque(maxlen=_SIZES_KEPT))
+    free: deque[Buffers] = field(default_factory=lambda: deque(maxlen=_SIZES_KEPT))
     run_shape: tuple[int, ...] | None = None
     map_shape: tuple[int, int] = (0, 0)
     outputs: BufferPool | None = None
@@ -260,7 +157,7 @@ class Engine:
         try:
             buffers = ring.free.pop()
         except IndexError:
-            buffers = _Buffers(self, size)
+            buffers = Buffers(self, size)
             self._inputs_made += 1
         slot = Slot(self, size, buffers)
         weakref.finalize(slot, ring.free.append, buffers).atexit = False
@@ -292,7 +189,7 @@ class Engine:
         height, width = ring.map_shape
         maps = ring.outputs.lend().view(np.float32).reshape(self.batch, height, width)
         for number in range(runs):
-            binding = slot._buffers.bindings[number]
+            binding = slot.bindings[number]
             first = number * self.rows_per_run
             part = maps[first : first + self.rows_per_run]
             target = part if ring.converted is None else ring.converted
@@ -364,7 +261,7 @@ class Engine:
 
     def _learn(self, ring: _Ring, slot: Slot) -> None:
         """The output's shape at this size, from a first run into memory of ONNX Runtime's own."""
-        binding = slot._buffers.bindings[0]
+        binding = slot.bindings[0]
         binding.bind_output(self._output, "cpu")
         if self._fov:
             binding.bind_output(_FOV_OUTPUT, "cpu")
