@@ -1,0 +1,113 @@
+"""Depth accuracy on photographs with measured depth: the model in the package next to baselines and other models.
+
+    python benchmarks/accuracy.py FOLDER [--model NAME ...] [--fastdepth FILE] [--every N]
+
+FOLDER holds sets: `SET/rgb/NNNN.jpg`, `SET/depth/NNNN.png` (16 bit, value / scale = metres, 0 = invalid) and
+`SET/meta.json` with `scale`. Protocol: for each picture, scale and shift between predicted inverse depth and
+1 / depth by least squares; then, on depth up to the cap (10 m for sets named indoor*, 80 m for others), AbsRel
+= mean |d - g| / g and delta1 = share with max(d / g, g / d) < 1.25; means over the pictures of a set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+INDOOR_CAP_M, OUTDOOR_CAP_M = 10.0, 80.0
+Predict = Callable[[np.ndarray], np.ndarray]
+
+
+def score(inverse: np.ndarray, depth_m: np.ndarray, cap_m: float) -> tuple[float, float]:
+    """(AbsRel, delta1) of a prediction float [h, w], near = large, against depth float [H, W] in m, 0 = invalid."""
+    if inverse.shape != depth_m.shape:
+        size = (depth_m.shape[1], depth_m.shape[0])
+        inverse = cv2.resize(inverse.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    valid = (depth_m > 1e-3) & (depth_m <= cap_m)
+    p, g = inverse[valid].astype(np.float64), depth_m[valid].astype(np.float64)
+    a = np.stack([p, np.ones_like(p)], 1)
+    fit = np.array([0.0, (1 / g).mean()]) if p.std() < 1e-9 else np.linalg.lstsq(a, 1 / g, rcond=None)[0]
+    d = 1 / np.maximum(a @ fit, 1 / cap_m)
+    return float((np.abs(d - g) / g).mean()), float((np.maximum(d / g, g / d) < 1.25).mean())
+
+
+def pictures(folder: Path, every: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(RGB uint8 [H, W, 3], depth float32 [H, W] in metres) of a set, each N-th."""
+    scale = float(json.loads((folder / "meta.json").read_text())["scale"])
+    for path in sorted((folder / "rgb").iterdir())[::every]:
+        depth = cv2.imread(str(folder / "depth" / f"{path.stem}.png"), cv2.IMREAD_UNCHANGED)
+        yield cv2.imread(str(path))[:, :, ::-1].copy(), depth.astype(np.float32) / scale
+
+
+def constant(rgb: np.ndarray) -> np.ndarray:
+    return np.ones(rgb.shape[:2], np.float32)
+
+
+def lower_is_nearer(rgb: np.ndarray) -> np.ndarray:
+    return np.repeat(np.linspace(0, 1, rgb.shape[0], dtype=np.float32)[:, None], rgb.shape[1], 1)
+
+
+def fastdepth(path: Path) -> Predict:
+    """FastDepth as published: 224x224, metres."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 2
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def predict(rgb: np.ndarray) -> np.ndarray:
+        x = cv2.resize(rgb, (224, 224), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+        depth = session.run(None, {session.get_inputs()[0].name: x.transpose(2, 0, 1)[None]})[0].squeeze()
+        return np.asarray(1 / np.maximum(depth, 0.1))
+
+    return predict
+
+
+def product(model: str, size: str | None) -> Predict:
+    """A model through streamdepth, as people run it."""
+    import streamdepth as sd
+
+    estimator = sd.DepthEstimator(model, size=size, provider="cpu")
+    return lambda rgb: np.asarray(estimator(rgb).data)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", action="append", default=None, help="name or file, repeatable; the built-in if none")
+    parser.add_argument("--size", help="network size for --model")
+    parser.add_argument("--fastdepth", type=Path)
+    parser.add_argument("--every", type=int, default=1, help="take each N-th picture of sets with more than 50")
+    args = parser.parse_args()
+    models: dict[str, Predict] = {"constant": constant, "lower is nearer": lower_is_nearer}
+    if args.fastdepth:
+        models["FastDepth"] = fastdepth(args.fastdepth)
+    for name in args.model or ["built-in"]:
+        models[name if name == "built-in" else Path(name).stem] = product(name, args.size)
+    sets = sorted(p for p in args.folder.iterdir() if (p / "meta.json").is_file())
+    print(f"| AbsRel / delta1 | {' | '.join(s.name for s in sets)} | mean | ms |")
+    print("|---|" + "---|" * (len(sets) + 2))
+    for name, predict in models.items():
+        means, spent, count = [], 0.0, 0
+        for folder in sets:
+            cap = INDOOR_CAP_M if folder.name.startswith("indoor") else OUTDOOR_CAP_M
+            scores = []
+            every = args.every if len(list((folder / "rgb").iterdir())) > 50 else 1
+            for rgb, depth in pictures(folder, every):
+                start = time.perf_counter()
+                inverse = predict(rgb)
+                spent += time.perf_counter() - start
+                count += 1
+                scores.append(score(inverse, depth, cap))
+            means.append(np.mean(scores, 0))
+        cells = [f"{a:.3f} / {b:.3f}" for a, b in [*means, np.mean(means, 0)]]
+        print(f"| {name} | {' | '.join(cells)} | {1000 * spent / count:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
