@@ -512,6 +512,16 @@ def test_memory_of_pictures_comes_back_only_when_nobody_holds_it() -> None:
     assert all(same(held, other) for _, other in many)
 
 
+def test_two_looks_in_turn_keep_their_memory() -> None:
+    picture, depth = color.random_picture(64, 48, "yuv420p"), color.smooth_depth(9, 7)
+    colorizer = Colorizer(color.stream_info(64, 48, "yuv420p"))
+    places = [
+        colorizer.render(picture, depth, color.span(depth), look).planes[0].buffer_ptr
+        for look in (OVERLAY, Look(view=View.SIDE), Look(transparent=True)) * 5
+    ]
+    assert len(set(places)) == 3
+
+
 def test_pictures_of_the_pool_can_be_encoded(tmp_path: Path) -> None:
     """An encoder with look-ahead holds many at once; what it writes must be what was rendered."""
     depth, span = color.smooth_depth(9, 7), DepthRange(0.0, 1.0)

@@ -71,7 +71,8 @@ class Colorizer:
         self._blend_tables = lru_cache(maxsize=8)(blend_tables)
         self._paint_tables = lru_cache(maxsize=8)(paint_tables)
         self._bar_patch = lru_cache(maxsize=4)(_bar_patch)
-        self._pool = planes.PicturePool()
+        # One for each form of picture: two sinks in different looks take turns.
+        self._pools = lru_cache(maxsize=4)(lambda *_form: planes.PicturePool())
         self._planned: _Plan | None = None
         working = self._working_name(stream.pix_fmt)
         self._layout = LAYOUTS[working]
@@ -113,7 +114,7 @@ class Colorizer:
             depth, depth_range, look, self._split, lambda out: planes.luma(source, self._layout, out)
         )
         plan = self._plan(picture, look, width, height)
-        out, written = self._pool.new(*plan.out_size, plan.target)
+        out, written = self._pools(plan.out_size, plan.target.name).new(*plan.out_size, plan.target)
         if plan.blend is not None:
             self._blend(source, written, plan.target, nearness, plan.blend)
         if plan.paint is not None:
