@@ -17,10 +17,15 @@ if TYPE_CHECKING:
     from streamdepth.pipeline import Pipeline, RunStats, Snapshot, stream
     from streamdepth.queues import Policy
     from streamdepth.sinks.base import BaseSink
-    from streamdepth.sinks.depth_reader import read_depth
+    from streamdepth.sinks.depth import DepthFolderSink, DepthVideoSink
+    from streamdepth.sinks.depth_reader import DepthReader, read_depth
+    from streamdepth.sinks.images import ImagesSink
     from streamdepth.sinks.null import NullSink
+    from streamdepth.sinks.rtsp_publish import RtspPublishSink
+    from streamdepth.sinks.rtsp_server.sink import RtspServerSink
     from streamdepth.sinks.select import data_sink_for, sink_for
     from streamdepth.sinks.video import VideoSink
+    from streamdepth.sinks.window import WindowSink
     from streamdepth.sources.cameras import list_cameras
     from streamdepth.sources.file import FileSource
     from streamdepth.sources.images import ImagesSource
@@ -33,11 +38,15 @@ if TYPE_CHECKING:
 _HOME = {
     "BaseSink": "sinks.base",
     "DepthEstimator": "estimator",
+    "DepthFolderSink": "sinks.depth",
     "DepthMap": "frame",
     "DepthRange": "frame",
+    "DepthReader": "sinks.depth_reader",
+    "DepthVideoSink": "sinks.depth",
     "Estimate": "estimator",
     "FileSource": "sources.file",
     "Frame": "frame",
+    "ImagesSink": "sinks.images",
     "ImagesSource": "sources.images",
     "LiveSource": "sources.live",
     "Look": "look",
@@ -50,6 +59,8 @@ _HOME = {
     "Policy": "queues",
     "Preprocessing": "models.spec",
     "Result": "frame",
+    "RtspPublishSink": "sinks.rtsp_publish",
+    "RtspServerSink": "sinks.rtsp_server.sink",
     "RunStats": "pipeline",
     "Sense": "frame",
     "Sink": "stages",
@@ -62,6 +73,7 @@ _HOME = {
     "VideoSink": "sinks.video",
     "View": "look",
     "WebcamSource": "sources.webcam",
+    "WindowSink": "sinks.window",
     "data_sink_for": "sinks.select",
     "expand": "sources.select",
     "list_cameras": "sources.cameras",
@@ -75,11 +87,15 @@ _HOME = {
 __all__ = [  # noqa: RUF022 - the keys of _HOME, spelled out for type checkers
     "BaseSink",
     "DepthEstimator",
+    "DepthFolderSink",
     "DepthMap",
     "DepthRange",
+    "DepthReader",
+    "DepthVideoSink",
     "Estimate",
     "FileSource",
     "Frame",
+    "ImagesSink",
     "ImagesSource",
     "LiveSource",
     "Look",
@@ -92,6 +108,8 @@ __all__ = [  # noqa: RUF022 - the keys of _HOME, spelled out for type checkers
     "Policy",
     "Preprocessing",
     "Result",
+    "RtspPublishSink",
+    "RtspServerSink",
     "RunStats",
     "Sense",
     "Sink",
@@ -104,6 +122,7 @@ __all__ = [  # noqa: RUF022 - the keys of _HOME, spelled out for type checkers
     "VideoSink",
     "View",
     "WebcamSource",
+    "WindowSink",
     "data_sink_for",
     "expand",
     "list_cameras",

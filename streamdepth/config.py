@@ -95,6 +95,10 @@ class RunConfig(BaseModel):
     crf: float | None = Field(default=None, ge=0, le=63)
     preset: str | None = None
     bitrate: int | None = Field(default=None, ge=1)
+    stream_rate: float | None = Field(default=None, gt=0, le=1000)
+    gop: float | None = Field(default=None, gt=0, le=60)
+    max_clients: int = Field(default=64, ge=1, le=1000)
+    credentials: Path | None = None
     data_size: Literal["source", "model"] = "source"
 
     stats: Path | None = None

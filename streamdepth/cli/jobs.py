@@ -63,6 +63,7 @@ def plan(config: RunConfig) -> list[Job]:
         timeout_seconds=config.timeout,
         retries=config.retries,
         transport=config.transport,
+        credentials_file=config.credentials,
     )
     several = len(sources) > 1
     if several:
@@ -108,10 +109,18 @@ def _named(output: str, source: Source) -> str:
 
 def make_sinks(config: RunConfig, source: Source, spec: ModelSpec, *, several: bool) -> list[Sink]:
     """All sinks of one source, unopened."""
-    from streamdepth.sinks.select import check_distinct, data_sink_for, sink_for
+    from streamdepth.sinks.select import StreamOptions, check_distinct, data_sink_for, sink_for
 
     check_distinct(_named(output, source) for output in (*config.output, *config.data))
     look = replace(config.look, style=style_value(config.style))
+    stream = StreamOptions(
+        rate=config.stream_rate,
+        gop_seconds=config.gop,
+        credentials_file=config.credentials,
+        timeout_seconds=config.timeout,
+        retries=config.retries,
+        max_clients=config.max_clients,
+    )
     sinks: list[Sink] = [
         sink_for(
             _named(output, source),
@@ -122,8 +131,7 @@ def make_sinks(config: RunConfig, source: Source, spec: ModelSpec, *, several: b
             preset=config.preset,
             bitrate=config.bitrate,
             serve=serve,
-            timeout_seconds=config.timeout,
-            retries=config.retries,
+            stream=stream,
         )
         for outputs, serve in ((config.output, False), (config.serve, True))
         for output in outputs

@@ -131,6 +131,19 @@ def run(
         int | None,
         typer.Option("--bitrate", help="kbit/s of streams served or published.", rich_help_panel=_ENC),
     ] = None,
+    stream_rate: Annotated[
+        float | None, typer.Option("--stream-rate", help="fps of streams; default: the source's.", rich_help_panel=_ENC)
+    ] = None,
+    gop: Annotated[
+        float | None, typer.Option("--gop", help="Seconds between a stream's key frames.", rich_help_panel=_ENC)
+    ] = None,
+    max_clients: Annotated[
+        int | None, typer.Option("--max-clients", help="Viewers served at once. [64]", rich_help_panel=_ENC)
+    ] = None,
+    credentials: Annotated[
+        Path | None,
+        typer.Option("--credentials", help="File whose first line is USER:PASSWORD, for RTSP.", rich_help_panel=_IN),
+    ] = None,
     data_size: Annotated[
         str | None, typer.Option("--data-size", help="Depth data at source or model size.", rich_help_panel=_OUT)
     ] = None,

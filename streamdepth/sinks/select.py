@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from streamdepth.errors import UsageError
 from streamdepth.look import Look, LookControl
@@ -24,6 +25,26 @@ _KBIT = 1000
 _LIVE_PRESET = "ultrafast"
 
 
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """How a network stream is sent.
+
+    Attributes:
+        rate: frames per second, None = the source's.
+        gop_seconds: between key frames: what a viewer who joins waits at most; None = the sink's own.
+        credentials_file: first line ``USER:PASSWORD``, for the server that is published to or that serves.
+        timeout_seconds, retries: of publishing; retries None = for ever.
+        max_clients: of serving.
+    """
+
+    rate: float | None = None
+    gop_seconds: float | None = None
+    credentials_file: Path | None = None
+    timeout_seconds: float = 3.0
+    retries: int | None = None
+    max_clients: int = 64
+
+
 def sink_for(
     output: str,
     *,
@@ -37,9 +58,8 @@ def sink_for(
     threads: int = 0,
     options: Mapping[str, str] | None = None,
     quality: int | None = None,
+    stream: StreamOptions | None = None,
     serve: bool = False,
-    timeout_seconds: float = 3.0,
-    retries: int | None = None,
 ) -> Sink:
     """The sink for coloured pictures that ``output`` names. Nothing is opened.
 
@@ -55,7 +75,7 @@ def sink_for(
         codec, crf, preset, threads, options: of video files.
         bitrate: kbit/s, of streams, and of video files where no crf is given; None = constant quality.
         quality: of JPEG and WebP, 1..100; None = 92.
-        timeout_seconds, retries: of published streams.
+        stream: of published and served streams; None = the defaults.
 
     Raises:
         UsageError: the name means nothing, with the nearest that does.
@@ -63,21 +83,7 @@ def sink_for(
     control = control or LookControl(look or Look())
     scheme = _scheme(output)
     if scheme in ("rtsp", "rtsps"):
-        bits = None if bitrate is None else bitrate * _KBIT
-        if serve:
-            from streamdepth.sinks.rtsp_server.sink import RtspServerSink
-
-            return RtspServerSink(output, control=control, bitrate=bits, preset=preset or _LIVE_PRESET)
-        from streamdepth.sinks.rtsp_publish import RtspPublishSink
-
-        return RtspPublishSink(
-            output,
-            control=control,
-            bitrate=bits,
-            timeout_seconds=timeout_seconds,
-            retries=retries,
-            preset=preset or _LIVE_PRESET,
-        )
+        return _rtsp(output, control, stream or StreamOptions(), bitrate, preset or _LIVE_PRESET, serve=serve)
     if serve:
         raise UsageError(f"{redact(output)}: only rtsp:// can be served; use e.g. rtsp://127.0.0.1:8554/depth")
     if scheme == "null":
@@ -112,6 +118,27 @@ def sink_for(
         output, control=control, overwrite=overwrite, codec=codec, crf=crf, preset=preset, threads=threads,
         options=extra,
     )  # fmt: skip
+
+
+def _rtsp(
+    url: str, control: LookControl, stream: StreamOptions, bitrate: int | None, preset: str, *, serve: bool
+) -> Sink:
+    shared: dict[str, Any] = {
+        "control": control,
+        "bitrate": None if bitrate is None else bitrate * _KBIT,
+        "rate": stream.rate,
+        "preset": preset,
+        "credentials_file": stream.credentials_file,
+    }
+    if stream.gop_seconds is not None:
+        shared["gop_seconds"] = stream.gop_seconds
+    if serve:
+        from streamdepth.sinks.rtsp_server.sink import RtspServerSink
+
+        return RtspServerSink(url, max_clients=stream.max_clients, **shared)
+    from streamdepth.sinks.rtsp_publish import RtspPublishSink
+
+    return RtspPublishSink(url, timeout_seconds=stream.timeout_seconds, retries=stream.retries, **shared)
 
 
 def data_sink_for(
