@@ -38,7 +38,8 @@ def styles(
     scene = PatternSource.from_text(_SCENE)
     scene.open()
     with DepthEstimator() as estimator:
-        (depth,) = estimator([next(islice(scene.frames(), _FRAME, None))])
+        frame = next(islice(scene.frames(), _FRAME, None))
+        (depth,) = estimator([frame])
     scene.close()
     names = catalogue_names() if everything else None
-    write_preview(preview, paint(names, depth=depth.data, sense=depth.sense))
+    write_preview(preview, paint(names, depth=depth.data, sense=depth.sense, picture=frame.to_rgb()))

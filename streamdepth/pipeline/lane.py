@@ -215,7 +215,8 @@ class Lane:
     def close(self) -> None:
         """Close whatever is open; the first error is raised once everything was tried. Idempotent."""
         closers = [outlet.sink.close for outlet in self.outlets]
-        closers += [stage.close for stage in (self.source, self._second, self.ledger) if stage is not None]
+        stages = (self.source, self._second, self.ledger, self._colorizer)
+        closers += [stage.close for stage in stages if stage is not None]
         first: Exception | None = None
         for close in closers:
             try:
