@@ -7,14 +7,14 @@ and its note says from what and why.
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.errors import ModelError, ProviderError, StreamDepthError
-from streamdepth.inference import session_errors
+from streamdepth.inference import assignment, nvidia, plugins, session_errors
+from streamdepth.threads import cores, plan_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +34,8 @@ class Provider:
         package: what to install to get it, empty where it comes with every build.
         library: shared library of ONNX Runtime that holds it, without prefix and suffix; empty = inside the main one.
         nvidia: needs an NVIDIA driver.
+        plugin: module of the package that registers it with a running ONNX Runtime, empty where there is none.
+        device: kind of device it runs on (``cpu``, ``gpu``, ``npu``), for plugins; empty = the first it offers.
     """
 
     name: str
@@ -41,22 +43,32 @@ class Provider:
     package: str = ""
     library: str = ""
     nvidia: bool = False
+    plugin: str = ""
+    device: str = ""
 
 
 PROVIDERS: tuple[Provider, ...] = (
     Provider("cpu", "CPUExecutionProvider"),
     Provider("cuda", "CUDAExecutionProvider", "onnxruntime-gpu", "onnxruntime_providers_cuda", nvidia=True),
     Provider("tensorrt", "TensorrtExecutionProvider", "onnxruntime-gpu", "onnxruntime_providers_tensorrt", nvidia=True),
-    Provider("openvino", "OpenVINOExecutionProvider", "onnxruntime-openvino", "onnxruntime_providers_openvino"),
+    Provider(
+        "openvino",
+        "OpenVINOExecutionProvider",
+        "onnxruntime-ep-openvino",
+        "onnxruntime_providers_openvino",
+        plugin="onnxruntime_ep_openvino",
+        device="cpu",
+    ),
     Provider("directml", "DmlExecutionProvider", "onnxruntime-directml"),
     Provider("coreml", "CoreMLExecutionProvider", "onnxruntime"),
 )
-_AUTO_ORDER = ("cuda", "directml", "cpu")
+_AUTO_ORDER = ("cuda", "directml", "openvino", "cpu")
+_DEVICES = ("cpu", "gpu", "npu")
 
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """A running session. ``note`` says what ``auto`` fell back from, empty if from nothing."""
+    """A running session. ``note`` says what ``auto`` fell back from, or what the provider left to the CPU; or empty."""
 
     session: Any
     provider: str
@@ -64,8 +76,33 @@ class OpenSession:
 
 
 def provider_names() -> tuple[str, ...]:
-    """Every name ``open_session`` takes, ``auto`` first."""
-    return (AUTO, *(p.name for p in PROVIDERS))
+    """Every name ``open_session`` takes, ``auto`` first, installed plugins last. A plugin takes ``NAME:DEVICE`` too."""
+    return (AUTO, *(p.name for p in all_providers()))
+
+
+def all_providers() -> tuple[Provider, ...]:
+    """The known providers, and the installed plugins beside them."""
+    known = {p.plugin for p in PROVIDERS}
+    others = (p for p in plugins.installed() if p.module not in known)
+    return (*PROVIDERS, *(Provider(p.name, "", p.package, plugin=p.module) for p in others))
+
+
+def provider_named(name: str) -> Provider:
+    """The provider of a name, ``openvino`` or ``openvino:gpu``.
+
+    Raises:
+        ProviderError: there is none, or it takes no device.
+    """
+    short, _, device = name.partition(":")
+    chosen = next((p for p in all_providers() if p.name == short), None)
+    if chosen is None:
+        found = plugins.find(short)
+        chosen = None if found is None else Provider(found.name, "", found.package, plugin=found.module)
+    if chosen is None:
+        raise ProviderError(f"unknown provider {name!r}; choose one of {', '.join(provider_names())}")
+    if device and (not chosen.plugin or device not in _DEVICES):
+        raise ProviderError(f"provider {name!r}: a plugin's device is {', '.join(_DEVICES)}; use --provider {short}")
+    return replace(chosen, device=device) if device else chosen
 
 
 def open_session(spec: ModelSpec, provider: str = AUTO, threads: int | None = None) -> OpenSession:
@@ -79,10 +116,9 @@ def open_session(spec: ModelSpec, provider: str = AUTO, threads: int | None = No
     """
     if provider == AUTO:
         return _open_auto(spec, threads)
-    chosen = next((p for p in PROVIDERS if p.name == provider), None)
-    if chosen is None:
-        raise ProviderError(f"unknown provider {provider!r}; choose one of {', '.join(provider_names())}")
-    return OpenSession(_open(spec, chosen, threads), chosen.name)
+    chosen = provider_named(provider)
+    session, note = _open(spec, chosen, threads)
+    return OpenSession(session, provider, note)
 
 
 def likely(provider: str = AUTO) -> str:
@@ -94,7 +130,10 @@ def likely(provider: str = AUTO) -> str:
     there = ort.get_available_providers()
     for name in _AUTO_ORDER:
         candidate = next(p for p in PROVIDERS if p.name == name)
-        if candidate.ort_name in there and not (candidate.nvidia and _no_nvidia_driver()):
+        if candidate.plugin and _plugin(candidate) is not None:
+            if not why_not(candidate):
+                return name
+        elif candidate.ort_name in there and not (candidate.nvidia and _no_nvidia_driver()):
             return name
     return "cpu"
 
@@ -106,6 +145,8 @@ def why_not(provider: Provider) -> str:
     """
     import onnxruntime as ort
 
+    if provider.plugin and (provider.ort_name not in ort.get_available_providers() or _plugin(provider) is not None):
+        return _why_not_plugin(provider)
     if provider.ort_name not in ort.get_available_providers():
         where = {"directml": "win32", "coreml": "darwin"}.get(provider.name)
         if where is not None and sys.platform != where:
@@ -118,34 +159,91 @@ def why_not(provider: Provider) -> str:
         reason = _no_nvidia_driver()
         if reason:
             return f"{reason}; install an NVIDIA driver, or use --provider cpu"
+        nvidia.preload()
     if provider.library:
         reason = _cannot_load(Path(ort.__file__).parent / "capi", provider.library)
         if reason:
-            return f"{reason}; install the libraries that onnxruntime {ort.__version__} needs, or use --provider cpu"
+            wanted = f"the libraries that onnxruntime {ort.__version__} needs"
+            way = f"{nvidia.CUDA_EXTRA} brings {wanted}" if provider.name == "cuda" else f"install {wanted}"
+            return f"{reason}; {way}, or use --provider cpu"
     return ""
+
+
+def _plugin(provider: Provider) -> plugins.Plugin | None:
+    return next((p for p in plugins.installed() if p.module == provider.plugin), None)
+
+
+def _why_not_plugin(provider: Provider) -> str:
+    plugin = _plugin(provider)
+    if plugin is None:
+        return f"the package {provider.package} is not installed; pip install {provider.package}, or use --provider cpu"
+    try:
+        offered = plugins.devices(plugin)
+    except ProviderError as exc:
+        return exc.message.removeprefix(f"provider {plugin.name}: ")
+    if _device(offered, provider) is None:
+        kinds = ", ".join(sorted({plugins.device_kind(device) for device in offered}))
+        what = f"{provider.device or 'device'} of this machine"
+        return (
+            f"{plugin.package} does not run on the {what}{f' but on its {kinds}' if kinds else ''} (OpenVINO's plugin "
+            "takes Intel hardware only); use --provider cpu"
+            if provider.name == "openvino"
+            else f"{plugin.package} does not run on the {what}{f' but on its {kinds}' if kinds else ''}; "
+            "use --provider cpu"
+        )
+    return ""
+
+
+def _device(offered: Sequence[Any], provider: Provider) -> Any:
+    """The device to use of those a plugin offers, None where the kind wanted is not among them."""
+    fit = [device for device in offered if provider.device in ("", plugins.device_kind(device))]
+    return fit[0] if fit else None
 
 
 def _open_auto(spec: ModelSpec, threads: int | None) -> OpenSession:
     missed: list[str] = []
-    for name in _AUTO_ORDER:
+    cpu = PROVIDERS[0]
+    for name in _AUTO_ORDER[:-1]:
         candidate = next(p for p in PROVIDERS if p.name == name)
-        if name == "cpu":
-            note = f"running on the CPU; {'; '.join(missed)}" if missed else ""
-            return OpenSession(_open(spec, candidate, threads), name, note)
-        if candidate.nvidia and _no_nvidia_driver():
-            continue  # no such hardware: the CPU is the choice, not a fallback
-        import onnxruntime as ort
-
-        if candidate.ort_name not in ort.get_available_providers():
+        if not _to_be_tried(candidate):
             continue
         try:
-            return OpenSession(_open(spec, candidate, threads), name)
+            session, note = _open(spec, candidate, threads)
         except ProviderError as exc:
             missed.append(exc.message.replace("; ", ", "))
-    raise ProviderError("no execution provider is left; reinstall onnxruntime")
+            continue
+        if not candidate.plugin:
+            return OpenSession(session, name, note)
+        from streamdepth.inference.agreement import disagreement
+
+        reference, _ = _open(spec, cpu, threads)
+        wrong = disagreement(spec, session, reference)
+        if not wrong:
+            return OpenSession(session, name, note)
+        missed.append(f"provider {name} {wrong}")
+        return OpenSession(reference, cpu.name, f"running on the CPU; {'; '.join(missed)}")
+    note = f"running on the CPU; {'; '.join(missed)}" if missed else ""
+    return OpenSession(_open(spec, cpu, threads)[0], cpu.name, note)
 
 
-def _open(spec: ModelSpec, provider: Provider, threads: int | None) -> Any:
+def _to_be_tried(provider: Provider) -> bool:
+    """False where the hardware or package is simply not there: the CPU is then the choice, not a fallback."""
+    if provider.nvidia and _no_nvidia_driver():
+        return False
+    import onnxruntime as ort
+
+    return provider.ort_name in ort.get_available_providers() or (
+        bool(provider.plugin) and _plugin(provider) is not None
+    )
+
+
+def _open(spec: ModelSpec, provider: Provider, threads: int | None) -> tuple[Any, str]:
+    """A session, and a line about heavy nodes that the provider left to the CPU, or an empty one.
+
+    Raises:
+        ProviderError: the provider cannot run here, or leaves all heavy nodes to the CPU.
+        ModelError: the model is at fault.
+    """
     import onnxruntime as ort
 
     reason = why_not(provider)
@@ -158,21 +256,43 @@ def _open(spec: ModelSpec, provider: Provider, threads: int | None) -> Any:
     # Threads that spin for work take it from decoder and encoder: 256x192 on two cores, 15.5 ms of CPU a run against
     # 7.8 without, at the same speed.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    wanted: Sequence[str] = (
-        [provider.ort_name] if provider.name == "cpu" else [provider.ort_name, PROVIDERS[0].ort_name]
-    )
+    plugin = _plugin(provider) if provider.plugin else None
+    wanted: list[Any] = []
+    ort_name = provider.ort_name
+    if plugin is not None:
+        device = _device(plugins.devices(plugin), provider)
+        ort_name = str(device.ep_name)
+        options.add_provider_for_devices([device], {})
+    else:
+        wanted = [(ort_name, nvidia.cuda_options())] if provider.name == "cuda" else [ort_name]
+    if provider.name != "cpu":
+        options.add_session_config_entry(*assignment.RECORD)
+        if plugin is None:
+            wanted.append(PROVIDERS[0].ort_name)
     # A path, not bytes: external data is looked for beside it.
     try:
-        session = ort.InferenceSession(str(spec.path), sess_options=options, providers=list(wanted))
+        session = ort.InferenceSession(str(spec.path), sess_options=options, providers=wanted or None)
     except Exception as exc:
         raise _refused(exc, spec, provider) from exc
     running = session.get_providers()
-    if provider.ort_name not in running:
+    if ort_name not in running:
         raise ProviderError(
             f"provider {provider.name}: onnxruntime could not start it and fell back to "
             f"{', '.join(running)}; check driver and libraries, or use --provider cpu"
         )
-    return session
+    return session, _left_to_cpu(session, ort_name, spec, provider) if provider.name != "cpu" else ""
+
+
+def _left_to_cpu(session: Any, ort_name: str, spec: ModelSpec, provider: Provider) -> str:
+    given = assignment.of(session, ort_name)
+    if given is None:
+        return ""
+    if given.heavy_left and not given.heavy_taken:
+        raise ProviderError(
+            f"provider {provider.name}: takes none of the heavy nodes of {spec.name} ({spec.dtype}); try another "
+            "--dtype, or use --provider cpu"
+        )
+    return given.report(provider.name)
 
 
 def _refused(exc: Exception, spec: ModelSpec, provider: Provider) -> StreamDepthError:
@@ -189,10 +309,7 @@ def _refused(exc: Exception, spec: ModelSpec, provider: Provider) -> StreamDepth
 def _threads(threads: int | None) -> int:
     if threads is not None:
         return threads
-    cores = os.cpu_count() or 1
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
-    # 0 lets ONNX Runtime count physical cores and pin threads to them; it does not know about a smaller affinity
-    return 0 if allowed == cores else allowed
+    return plan_threads(cores()).session
 
 
 def _no_nvidia_driver() -> str:
