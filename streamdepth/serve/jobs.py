@@ -149,8 +149,7 @@ class JobRunner:
     def cancel(self, job: Job) -> None:
         """End it wherever it is and take its files away."""
         pipeline = job.pipeline
-        if not job.state.over:
-            job.state = JobState.CANCELLED
+        self._end(job, JobState.CANCELLED)
         if pipeline is not None:
             pipeline.abort()  # the worker takes the files away
             return
@@ -182,15 +181,20 @@ class JobRunner:
             except Exception as error:  # the next job must get its turn
                 self._fail(job, f"internal error: {type(error).__name__}: {error}")
             job.pipeline = None
-            job.ended_ns = self._clock.monotonic_ns()
             job.upload.unlink(missing_ok=True)
             if job.state is JobState.CANCELLED:
                 self._remove(job)
 
     def _fail(self, job: Job, message: str) -> None:
-        if job.state is not JobState.CANCELLED:
-            job.error, job.state = message, JobState.FAILED
         job.result.unlink(missing_ok=True)
+        job.error = message
+        self._end(job, JobState.FAILED)
+
+    def _end(self, job: Job, state: JobState) -> None:
+        """The first end counts. Its time is set before anybody can see that it is over."""
+        if not job.state.over:
+            job.ended_ns = self._clock.monotonic_ns()
+            job.state = state
 
     def _run(self, job: Job) -> None:
         from streamdepth.pipeline import Pipeline
@@ -216,7 +220,7 @@ class JobRunner:
             if job.error or not job.result.exists():
                 self._fail(job, job.error or f"{job.name}: holds no frame that can be decoded")
             else:
-                job.state = JobState.DONE
+                self._end(job, JobState.DONE)
 
     def _watch(self, job: Job, pipeline: Pipeline, ended: threading.Event) -> None:
         """Progress and limits of a running job."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ _MESSAGE_BYTES = 4096
 _BODY_BYTES = 65_536
 _SOCKETS = 64
 _IDLE_SECONDS = 5.0
+_SEND_BUFFER_BYTES = 1 << 17
+"""Left to itself the kernel buffers megabytes for a slow viewer, who would see what was seconds ago."""
 
 
 class LiveApi:
@@ -160,6 +163,7 @@ class LiveApi:
         self._viewers["mjpeg"] += 1
         try:
             response = web.StreamResponse(headers={"Content-Type": f"multipart/x-mixed-replace; boundary={_BOUNDARY}"})
+            _keep_short(request)
             await response.prepare(request)
             await response.write(f"--{_BOUNDARY}\r\n".encode())
             await self._send_parts(request, response)
@@ -260,16 +264,16 @@ class LiveApi:
         """Pushes ``{type: state}`` when it changed and ``{type: stats}`` twice a second; answers ``{type: probe}``."""
         if self._viewers["pages"] >= _SOCKETS:
             raise ApiError(503, f"{_SOCKETS} pages are open already", retry_after_seconds=5)
-        socket = web.WebSocketResponse(max_msg_size=_MESSAGE_BYTES, heartbeat=15)
+        page = web.WebSocketResponse(max_msg_size=_MESSAGE_BYTES, heartbeat=15)
         self._viewers["pages"] += 1
         try:
-            await socket.prepare(request)
-            pusher = asyncio.create_task(self._push(socket))
+            await page.prepare(request)
+            pusher = asyncio.create_task(self._push(page))
             try:
-                async for message in socket:
+                async for message in page:
                     if message.type is not WSMsgType.TEXT:
                         break
-                    await socket.send_json(self._answer(message.data))
+                    await page.send_json(self._answer(message.data))
             except ConnectionError:
                 pass
             finally:
@@ -277,19 +281,19 @@ class LiveApi:
                 await asyncio.gather(pusher, return_exceptions=True)
         finally:
             self._viewers["pages"] -= 1
-        return socket
+        return page
 
-    async def _push(self, socket: web.WebSocketResponse) -> None:
+    async def _push(self, page: web.WebSocketResponse) -> None:
         state: dict[str, Any] = {}
-        await socket.send_json({"type": "history", "samples": self._site.board.history})
+        await page.send_json({"type": "history", "samples": self._site.board.history})
         while not self._closing:
             now = self._state()
             if now != state:
-                await socket.send_json({"type": "state", **now})
+                await page.send_json({"type": "state", **now})
                 state = now
-            await socket.send_json({"type": "stats", **self._sample})
+            await page.send_json({"type": "stats", **self._sample})
             await self._news.wait()
-        await socket.close(code=1001, message=b"the server stops")
+        await page.close(code=1001, message=b"the server stops")
 
     def _answer(self, text: str) -> dict[str, Any]:
         try:
@@ -365,3 +369,11 @@ class LiveApi:
         self._tell()
         self._pulse()
         await self._peers.close()
+
+
+def _keep_short(request: web.Request) -> None:
+    """Bound what is on its way to a viewer."""
+    transport = request.transport
+    found = transport.get_extra_info("socket") if transport is not None else None
+    if found is not None:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)

@@ -78,6 +78,11 @@ class Listen:
         return ipaddress.ip_address(self.address.partition("%")[0]).is_loopback
 
     @property
+    def everywhere(self) -> bool:
+        """Every address of this machine."""
+        return ipaddress.ip_address(self.address.partition("%")[0]).is_unspecified
+
+    @property
     def family(self) -> socket.AddressFamily:
         return socket.AF_INET6 if ":" in self.address else socket.AF_INET
 

@@ -150,7 +150,7 @@ class Peers:
         await peer.close()
 
     def _stay_on_address(self, peer: RTCPeerConnection) -> None:
-        """Offer the address the page is served on, and no other: aioice, without such an option, leaves out loopback."""
+        """Offer the page's own address and no other, loopback too, which aioice by itself leaves out."""
         if self._address is None:
             return
         for sender in peer.getSenders():

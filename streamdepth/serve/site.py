@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -90,7 +91,7 @@ class WebSite:
         """Where the page is, e.g. ``http://127.0.0.1:8080``; for people and logs."""
         if self._listen is None or self._server is None:
             return self.label
-        host = self._listen.host
+        host = socket.gethostname() if self._listen.everywhere else self._listen.host
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property
@@ -200,8 +201,8 @@ class WebSite:
             app.router.add_post("/v1/depth", stills.depth)
             jobs = JobsApi(self._jobs, self.settings, self.control)
             jobs.add_to(app)
-        everywhere = self._listen.address in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
-        live = LiveApi(self, stills, self._jobs, rtc_address=None if everywhere else self._listen.address)
+        rtc_address = None if self._listen.everywhere else self._listen.address
+        live = LiveApi(self, stills, self._jobs, rtc_address=rtc_address)
         live.add_to(app)
         app.router.add_post("/login", gate.login)
         return app

@@ -113,6 +113,8 @@ class StillsApi:
         if form == _PNG and style is None:
             style = _DEFAULT_STYLE
         many = isinstance(value, list)
+        if many and not value:
+            raise ApiError(400, "the list is empty; send one picture or more")
         inputs = [self._picture(one) for one in value] if many else self._picture(value)
         found = self._estimator(inputs, style=style, alpha=1.0 if alpha is None else alpha, reverse=reverse)
         estimates = found if isinstance(found, list) else [found]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -13,8 +14,10 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from urllib.parse import urlsplit
 
 from streamdepth.depth.range import RangeSwitch
 from streamdepth.pipeline import Pipeline
@@ -254,3 +257,59 @@ class Browser:
         elif message.get("method") == "Log.entryAdded" and message["params"]["entry"]["level"] == "error":
             entry = message["params"]["entry"]
             self.messages.append(f"{entry['text']} {entry.get('url', '')}")
+
+
+class Answer:
+    """What a server said."""
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status, self.headers, self.body = status, {name.lower(): value for name, value in headers.items()}, body
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> str:
+        """The one line of an error answer."""
+        text = str(self.json["error"])
+        assert "\n" not in text
+        return text
+
+
+def http(
+    url: str,
+    *,
+    method: str | None = None,
+    body: bytes | str | dict[str, Any] | list[Any] | None = None,
+    headers: dict[str, str] | None = None,
+    kind: str | None = None,
+) -> Answer:
+    """One request of a plain client. A body that is no bytes goes as JSON."""
+    parts = urlsplit(url)
+    data, sent = body, dict(headers or {})
+    if body is not None and not isinstance(body, bytes):
+        data, kind = json.dumps(body).encode(), kind or "application/json"
+    if kind is not None:
+        sent["Content-Type"] = kind
+    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=20)
+    try:
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.request(method or ("GET" if body is None else "POST"), target, data, sent)
+        answer = connection.getresponse()
+        return Answer(answer.status, dict(answer.getheaders()), answer.read())
+    finally:
+        connection.close()
+
+
+def read_parts(stream: BinaryIO, count: int) -> list[bytes]:
+    """The first pictures of a Motion JPEG answer."""
+    pictures = []
+    while len(pictures) < count:
+        length = 0
+        while line := stream.readline().strip():
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+        if length:
+            pictures.append(stream.read(length))
+    return pictures

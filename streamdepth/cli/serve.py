@@ -1,0 +1,167 @@
+"""``streamdepth serve``: the page and the stills API."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from streamdepth.cli import options
+
+if TYPE_CHECKING:
+    from streamdepth.estimator import DepthEstimator
+    from streamdepth.serve.site import WebSite
+    from streamdepth.stages import Source
+
+_IN, _SERVER = "Input", "Server"
+
+
+def serve(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SOURCE]",
+            help="What to show live: a camera (0), rtsp://, a file (played over and over), or test:. "
+            "None: stills and dropped files only.",
+            show_default=False,
+        ),
+    ] = None,
+    listen: Annotated[
+        str, typer.Option("--listen", help="Address of the page; beyond loopback it needs a token.")
+    ] = "http://127.0.0.1:8080",
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file",
+            help="File whose first line is the token; or set STREAMDEPTH_WEB_TOKEN. None: one is made where needed.",
+        ),
+    ] = None,
+    max_upload: Annotated[
+        int, typer.Option("--max-upload", help="MiB a dropped video may have.", min=1, rich_help_panel=_SERVER)
+    ] = 512,
+    model: options.Model = None,
+    dtype: options.Dtype = None,
+    revision: options.Revision = None,
+    size: options.Size = None,
+    sense: options.Sense = None,
+    provider: options.Provider = None,
+    threads: options.Threads = None,
+    style: options.Style = None,
+    alpha: options.Alpha = None,
+    reverse: options.Reverse = None,
+    view: Annotated[
+        str | None, typer.Option("--view", help="side, stack, overlay or depth.", rich_help_panel="Depth and colour")
+    ] = None,
+    range_: Annotated[
+        str, typer.Option("--range", help="ema, frame or fixed:LO,HI.", rich_help_panel="Depth and colour")
+    ] = "ema",
+    camera_mode: Annotated[
+        str | None, typer.Option("--camera-mode", help="WxH or WxH@FPS to ask a camera for.", rich_help_panel=_IN)
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", help="Seconds of silence a network may have. [3]", rich_help_panel=_IN)
+    ] = None,
+    retries: Annotated[
+        int | None, typer.Option("--retries", help="Attempts to reconnect; default for ever.", rich_help_panel=_IN)
+    ] = None,
+    transport: Annotated[
+        str | None, typer.Option("--transport", help="RTSP over tcp, udp or auto.", rich_help_panel=_IN)
+    ] = None,
+    quiet: options.Quiet = None,
+) -> None:
+    """Show depth on a page for the browser, and answer pictures over HTTP at /v1/depth.
+
+    Try it with nothing at hand: [bold]streamdepth serve test:[/bold]
+    """
+    from streamdepth.cli.jobs import _camera_mode
+    from streamdepth.cli.options import style_value
+    from streamdepth.cli.progress import bytes_bar
+    from streamdepth.config import load_config
+    from streamdepth.depth.range import RangeSpec, RangeSwitch
+    from streamdepth.estimator import DepthEstimator
+    from streamdepth.look import LookControl, View
+    from streamdepth.serve.options import WebSettings
+    from streamdepth.serve.site import WebSite
+    from streamdepth.sources.select import source_for
+
+    given = {
+        "model": model, "dtype": dtype, "revision": revision, "size": size, "sense": sense, "provider": provider,
+        "threads": threads, "style": style, "alpha": alpha, "reverse": reverse, "view": view, "range": range_,
+        "camera_mode": camera_mode, "timeout": timeout, "retries": retries, "transport": transport, "quiet": quiet,
+    }  # fmt: skip
+    config = load_config(None, given)
+    look = replace(config.look, style=style_value(config.style))
+    if view is None and alpha is None:
+        look = replace(look, view=View.SIDE)
+    switch = RangeSwitch(RangeSpec.parse(config.range or "ema"))
+    camera_size, camera_rate = _camera_mode(config.camera_mode)
+    shown: Source | None = None
+    if source is not None:
+        shown = source_for(
+            "test:?frames=0" if source == "test:" else source,
+            camera_size=camera_size,
+            camera_rate=camera_rate,
+            timeout_seconds=config.timeout,
+            retries=config.retries,
+            transport=config.transport,
+        )
+    with bytes_bar(quiet=config.quiet) as downloading:
+        estimator = DepthEstimator(
+            config.model,
+            dtype=config.dtype,
+            revision=config.revision,
+            size=config.size,
+            sense=config.sense,
+            provider=config.provider,
+            threads=config.threads,
+            progress=downloading,
+        )
+    with estimator:
+        site = WebSite(
+            listen,
+            control=LookControl(look),
+            range_switch=switch,
+            estimator=estimator,
+            token_file=token_file,
+            settings=WebSettings(max_upload=max_upload << 20),
+        )
+        site.start()
+        try:
+            _tell(site, quiet=config.quiet)
+            if shown is None:
+                threading.Event().wait()
+            else:
+                _show(shown, estimator, site)
+        finally:
+            site.stop()
+
+
+def _tell(site: WebSite, *, quiet: bool) -> None:
+    """Where the page is. A token made here must reach its owner somehow: this one line, on the terminal only."""
+    if site.token_is_ours:
+        typer.echo(f"streamdepth: open {site.entry_url}")
+    elif not quiet:
+        typer.echo(f"streamdepth: open {site.address}/")
+
+
+def _show(source: Source, estimator: DepthEstimator, site: WebSite) -> None:
+    """Run a source until it is interrupted; one that ends and can be read again begins again."""
+    from streamdepth.pipeline import Pipeline
+    from streamdepth.queues import Policy
+    from streamdepth.sinks.web import WebSink
+
+    current: Source | None = source
+    while current is not None:
+        following = current.again()
+        sink = WebSink(site=site, source=current)
+        pipeline = Pipeline([current], estimator, [sink], policy=Policy.LATEST, range=site.range_switch)
+        sink.watch(pipeline)
+        with pipeline:
+            stats = pipeline.run()
+        if following is None or not stats.captured:
+            break
+        current = following
+    threading.Event().wait()

@@ -1,0 +1,209 @@
+"""Video files in, depth videos out, over HTTP."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import av
+import pytest
+
+from streamdepth.serve.options import WebSettings
+from streamdepth.serve.site import WebSite
+from tests.support.stages import FakeEngine, fake_estimator
+from tests.support.web import Answer, eventually, http
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def clip(path: Path, frames: int = 12, suffix: str = ".mp4") -> bytes:
+    """A small real video file."""
+    file = path / f"clip{suffix}"
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("mpeg4" if suffix != ".gif" else "gif", rate=25)
+        stream.width, stream.height = 64, 48
+        stream.pix_fmt = "yuv420p" if suffix != ".gif" else "rgb8"
+        for index in range(frames):
+            frame = av.VideoFrame(64, 48, "rgb24")
+            frame.planes[0].update(bytes([index * 9 % 256]) * frame.planes[0].buffer_size)
+            container.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
+        container.mux(stream.encode(None))
+    return file.read_bytes()
+
+
+@pytest.fixture
+def site() -> Iterator[WebSite]:
+    yield from started(fake_estimator())
+
+
+def started(estimator: Any, **settings: Any) -> Iterator[WebSite]:
+    made = WebSite("http://127.0.0.1:0", estimator=estimator, settings=WebSettings(**settings), environ={})
+    made.start()
+    try:
+        yield made
+    finally:
+        folder = made._folder
+        made.stop()
+        from pathlib import Path as Real
+
+        assert folder is None or not Real(folder.name).exists()
+
+
+def send(site: WebSite, data: bytes, query: str = "?name=clip.mp4") -> Answer:
+    return http(f"{site.address}/v1/jobs{query}", body=data, kind="application/octet-stream")
+
+
+def finished(site: WebSite, answer: Answer) -> dict[str, Any]:
+    assert answer.status == 202, answer.body
+    url = site.address + answer.headers["location"]
+    over = ("done", "failed", "cancelled")
+    found: dict[str, Any] = eventually(
+        lambda: job if (job := http(url).json)["state"] in over else None, "the job is over", 30
+    )
+    return found
+
+
+def test_a_video_comes_back_as_depth(site: WebSite, tmp_path: Path) -> None:
+    answer = send(site, clip(tmp_path), "?name=..%2F..%2Fmy%20clip.mp4&style=viridis&view=side")
+    assert answer.json["name"] == "my clip.mp4"
+    job = finished(site, answer)
+    assert (job["state"], job["frames"], job["progress"], job["error"]) == ("done", 12, 1.0, "")
+    result = http(site.address + job["result"])
+    assert result.headers["content-type"] == "video/mp4"
+    assert "my%20clip-depth.mp4" in result.headers["content-disposition"]
+    file = tmp_path / "result.mp4"
+    file.write_bytes(result.body)
+    with av.open(str(file)) as container:
+        frames = list(container.decode(video=0))
+    assert (len(frames), frames[0].width, frames[0].height) == (12, 128, 48)
+    part = http(site.address + job["result"] + "?inline=1", headers={"Range": "bytes=0-9"})
+    assert (part.status, part.body) == (206, result.body[:10])
+    assert part.headers["content-disposition"].startswith("inline")
+    assert [one["id"] for one in http(f"{site.address}/v1/jobs").json] == [job["id"]]
+    assert 'streamdepth_jobs{state="done"} 1' in http(f"{site.address}/metrics").body.decode()
+    assert http(f"{site.address}/v1/jobs/{job['id']}", method="DELETE").status == 204
+    assert http(site.address + job["result"]).status == 404
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".avi", ".gif"])
+def test_containers(site: WebSite, tmp_path: Path, suffix: str) -> None:
+    job = finished(site, send(site, clip(tmp_path, 3, suffix), f"?name=x{suffix}"))
+    assert (job["state"], job["frames"]) == ("done", 3)
+
+
+def playlist(path: Path) -> list[bytes]:
+    clip(path)
+    secret = path / "clip.mp4"
+    return [
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{secret}\n#EXT-X-ENDLIST\n".encode(),
+        f"ffconcat version 1.0\nfile {secret}\n".encode(),
+        f"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\n{secret}".encode(),
+    ]
+
+
+def test_files_that_name_other_files_are_refused(site: WebSite, tmp_path: Path) -> None:
+    for name in ("a.mp4", "a.m3u8", "a.ffconcat", "a"):
+        for data in playlist(tmp_path):
+            job = finished(site, send(site, data, f"?name={name}"))
+            assert job["state"] == "failed", data
+            assert "not a video file" in job["error"]
+            http(f"{site.address}/v1/jobs/{job['id']}", method="DELETE")
+
+
+def test_what_is_no_video(site: WebSite) -> None:
+    job = finished(site, send(site, b"hello " * 100))
+    assert job["state"] == "failed"
+    assert "\n" not in job["error"]
+    assert send(site, b"").status == 400
+    assert send(site, b"x", "?name=a&style=nosuch").status == 400
+    assert send(site, b"x", "?name=a&what=1").status == 400
+    assert http(f"{site.address}/v1/jobs/nosuch").status == 404
+    assert http(f"{site.address}/v1/jobs/{job['id']}/result").status == 409
+    kept = [one for one in http(f"{site.address}/v1/jobs").json if one["state"] != "failed"]
+    assert not kept
+
+
+def test_limits_of_size_and_number(tmp_path: Path) -> None:
+    go = threading.Event()
+    estimator = fake_estimator(before=lambda _: void(go.wait(20)))
+    for site in started(estimator, max_upload=100_000, jobs_waiting=1, kept_results=1):
+        try:
+            assert send(site, bytes(100_001)).status == 413
+            first = send(site, clip(tmp_path))
+            until(site, first, "running")
+            second = send(site, clip(tmp_path))
+            assert state(site, second) == "waiting"
+            third = send(site, clip(tmp_path))
+            assert third.status == 503
+            assert third.headers["retry-after"] == "10"
+            go.set()
+            assert finished(site, second)["state"] == "done"
+            http(f"{site.address}/v1/jobs/nosuch")
+            assert [one["id"] for one in http(f"{site.address}/v1/jobs").json] == [second.json["id"]]
+        finally:
+            go.set()
+
+
+def test_a_result_that_grows_too_large_fails(tmp_path: Path) -> None:
+    going = threading.Event()
+
+    def pace(batch: int) -> None:
+        if batch > 5:
+            going.wait(0.02)
+
+    for site in started(fake_estimator(before=pace), max_result=1):
+        job = finished(site, send(site, clip(tmp_path, 120)))
+        assert job["state"] == "failed"
+        assert "exceeds 1 bytes" in job["error"]
+
+
+def test_a_running_job_is_cancelled(tmp_path: Path) -> None:
+    running, go = threading.Event(), threading.Event()
+
+    def block(_: int) -> None:
+        running.set()
+        go.wait(20)
+
+    for site in started(fake_estimator(before=block)):
+        answer = send(site, clip(tmp_path))
+        assert running.wait(10)
+        assert http(site.address + answer.headers["location"], method="DELETE").status == 204
+        go.set()
+        until_empty(site)
+        assert finished(site, send(site, clip(tmp_path)))["state"] == "done"
+
+
+def test_an_upload_that_stalls_is_given_up() -> None:
+    import socket
+
+    for site in started(fake_estimator(), stall=0.3):
+        with socket.create_connection(("127.0.0.1", site.port)) as half:
+            half.sendall(b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
+            assert b" 408 " in half.recv(100)
+        until_empty(site)
+
+
+def test_it_stops_while_a_job_runs(tmp_path: Path) -> None:
+    running = threading.Event()
+    engine = FakeEngine(1, before=lambda _: running.set())
+    for site in started(fake_estimator(engine)):
+        send(site, clip(tmp_path, 200))
+        assert running.wait(10)
+
+
+def until(site: WebSite, answer: Answer, wanted: str) -> None:
+    eventually(lambda: state(site, answer) == wanted, f"the job is {wanted}")
+
+
+def until_empty(site: WebSite) -> None:
+    eventually(lambda: not http(f"{site.address}/v1/jobs").json, "no job is left")
+
+
+def state(site: WebSite, answer: Answer) -> Any:
+    return http(site.address + answer.headers["location"]).json["state"]
+
+
+def void(_: object) -> None:
+    return None

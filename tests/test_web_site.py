@@ -1,0 +1,585 @@
+"""The site as programs see it: live pictures, controls, numbers, and what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import re
+import socket
+import threading
+import urllib.request
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from streamdepth.clock import SystemClock
+from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch, measure, range_control
+from streamdepth.errors import SinkError, UsageError
+from streamdepth.frame import DepthMap, DepthRange, Frame, Result, Sense
+from streamdepth.serve.feed import LiveFeed, probe
+from streamdepth.serve.metrics import Exposition
+from streamdepth.serve.options import TOKEN_VARIABLE, WebSettings, check_url, find_token
+from streamdepth.serve.site import WebSite
+from streamdepth.sinks.web import WebSink
+from tests.support.stages import ScriptedSource, flat_picture
+from tests.support.web import Running, eventually, http, read_parts, running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TOKEN = "a-token-nobody-guesses"  # noqa: S105
+EVIL = {"Origin": "http://evil.example"}
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Running]:
+    with running() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Running]:
+    with running(token=TOKEN) as started:
+        yield started
+
+
+# Live pictures ------------------------------------------------------------------------------------------------------
+
+
+def test_motion_jpeg_shows_new_pictures(run: Running) -> None:
+    with urllib.request.urlopen(f"{run.url}/v1/live.mjpg", timeout=10) as answer:
+        assert answer.headers.get_content_type() == "multipart/x-mixed-replace"
+        pictures = read_parts(answer, 3)
+    assert len(set(pictures)) == 3
+    assert {Image.open(io.BytesIO(one)).size for one in pictures} == {(640, 180)}  # side by side
+    eventually(lambda: http(f"{run.url}/v1/state").json["stats"]["viewers"]["mjpeg"] == 0, "the viewer is let go")
+
+
+def test_one_picture(run: Running) -> None:
+    answer = http(f"{run.url}/v1/live.jpg")
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert answer.headers["cache-control"] == "no-store"
+    assert Image.open(io.BytesIO(answer.body)).size == (640, 180)
+
+
+def test_snapshot_holds_one_moment(run: Running) -> None:
+    held = http(f"{run.url}/v1/live/snapshot", method="POST").json
+    shown = run.site.feed.held(int(re.findall(r"\d+", held["picture"])[-1]))
+    assert shown is not None
+    assert shown.index == held["frame"]
+    picture = Image.open(io.BytesIO(http(run.url + held["picture"]).body))
+    assert np.array_equal(np.asarray(picture), shown.picture.to_ndarray(format="rgb24"))
+    depth = np.load(io.BytesIO(http(run.url + held["depth"]).body))
+    assert depth.dtype == np.float32
+    assert np.array_equal(depth, shown.depth.values)
+    for _ in range(4):
+        next_picture(run)
+        http(f"{run.url}/v1/live/snapshot", method="POST")
+    assert http(run.url + held["depth"]).status == 404
+
+
+def next_picture(run: Running) -> None:
+    count = run.site.feed.count
+    eventually(lambda: run.site.feed.count > count, "another picture")
+
+
+def test_depth_at_a_point(run: Running) -> None:
+    control(run, range="frame")
+    next_picture(run)
+    next_picture(run)
+    found = http(f"{run.url}/v1/live/probe?x=0.99&y=0.99").json
+    control(run, range="ema")
+    assert found["sense"] == "relative_inverse"
+    assert found["unit"] is None
+    assert found["nearness"] == pytest.approx(1)  # the stub's depth rises to its last pixel
+    assert http(f"{run.url}/v1/live/probe?x=left").status == 400
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_a_point_reads_the_pixel_it_is_in(x: float, y: float) -> None:
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    feed = LiveFeed(SystemClock())
+    frame = Frame("s", 0, 0, Fraction(1, 25), 0, flat_picture(0))
+    feed.put(Result(frame, DepthMap(values, Sense.METRIC_M), DepthRange(0, 11), flat_picture(0)))
+    shown = feed.latest
+    assert shown is not None
+    column, row = min(int(np.floor(x * 4)), 3), min(int(np.floor(y * 3)), 2)
+    found = probe(shown, x, y)
+    assert found.value is not None
+    assert found.value == values[row, column]
+    assert found.nearness == pytest.approx(1 - found.value / 11)
+
+
+def test_where_the_model_has_no_depth_there_is_none() -> None:
+    feed = LiveFeed(SystemClock())
+    frame = Frame("s", 0, 0, Fraction(1, 25), 0, flat_picture(0))
+    values = np.array([[np.nan, 2.0]], np.float32)
+    feed.put(Result(frame, DepthMap(values, Sense.METRIC_M), DepthRange(0, 2), flat_picture(0)))
+    assert feed.latest is not None
+    assert probe(feed.latest, 0.2, 0.5).value is None
+    assert probe(feed.latest, 0.8, 0.5).value == 2.0
+
+
+# Controls -----------------------------------------------------------------------------------------------------------
+
+
+def control(run: Running, **content: Any) -> Any:
+    return http(f"{run.url}/v1/control", body=content)
+
+
+def picture_size(run: Running) -> tuple[int, int]:
+    return Image.open(io.BytesIO(http(f"{run.url}/v1/live.jpg").body)).size
+
+
+def test_controls_act_on_the_next_picture(run: Running) -> None:
+    try:
+        for view, size in (("stack", (320, 360)), ("overlay", (320, 180)), ("depth", (320, 180)), ("side", (640, 180))):
+            answer = control(run, view=view)
+            assert answer.json["look"]["view"] == view
+            while picture_size(run) != size:
+                next_picture(run)
+        state = control(run, style="turbo", alpha=[0.2, 0.9], reverse=True, contours=5, bar=True, edges="guided").json
+        assert state["look"] == {
+            "style": "turbo",
+            "alpha": [0.2, 0.9],
+            "alpha_set": True,
+            "reverse": True,
+            "view": "side",
+            "contours": 5,
+            "bar": True,
+            "edges": "guided",
+        }
+        count = run.site.feed.count
+        eventually(lambda: run.site.feed.count > count + 1, "pictures in that look")
+    finally:
+        control(run, style="inferno", alpha=None, reverse=False, contours=0, bar=False, edges="bilinear")
+
+
+def shown_range(run: Running) -> DepthRange | None:
+    latest = run.site.feed.latest
+    return latest.range if latest is not None else None
+
+
+def test_range_changes_while_it_runs(run: Running) -> None:
+    assert control(run, range="fixed:-100,100").json["range"]["mode"] == "fixed:-100,100"
+    eventually(lambda: shown_range(run) == DepthRange(-100, 100), "the new range")
+    assert control(run, range="frame").json["range"]["mode"] == "frame"
+    eventually(lambda: shown_range(run) != DepthRange(-100, 100), "its own range")
+    assert "shot" in control(run, range="shot").error
+    control(run, range="ema")
+
+
+def test_pause_holds_the_picture_and_counts_what_it_hides(run: Running) -> None:
+    before = run.site.feed.dropped.get("paused", 0)
+    control(run, paused=True)
+    held = run.site.feed.count
+    eventually(lambda: run.site.feed.dropped.get("paused", 0) > before + 3, "pictures go by unseen")
+    assert run.site.feed.count - held <= 1
+    control(run, paused=False)
+    eventually(lambda: run.site.feed.count > held + 1, "pictures again")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"style": "nosuch"},
+        {"style": "/etc/passwd"},
+        {"style": "stops.yaml"},
+        {"style": [[0, "#000000"]]},
+        {"alpha": "much"},
+        {"alpha": [0.1, 0.2, 0.3]},
+        {"view": "top"},
+        {"contours": 1.5},
+        {"contours": 65},
+        {"reverse": "maybe"},
+        {"paused": "yes"},
+        {"range": "fixed:2,1"},
+        {"range": 7},
+        {"colour": "red"},
+        {"view": "depth", "bar": None},
+    ],
+)
+def test_what_a_control_cannot_be(run: Running, content: dict[str, Any]) -> None:
+    before = http(f"{run.url}/v1/state").json["look"]
+    answer = control(run, **content)
+    assert answer.status == 400
+    assert answer.error
+    assert http(f"{run.url}/v1/state").json["look"] == before
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=8), st.lists, max_leaves=4))
+def test_no_control_breaks_the_server(run: Running, value: Any) -> None:
+    for key in ("style", "alpha", "view", "contours", "edges"):
+        body = json.dumps({key: value}).encode()
+        answer = http(f"{run.url}/v1/control", body=body, kind="application/json")
+        assert answer.status in (200, 400), answer.body
+    control(run, style="inferno", alpha=None, view="side", contours=0, edges="bilinear")
+
+
+def test_a_range_that_was_fixed_for_the_run_cannot_change() -> None:
+    site = WebSite("http://127.0.0.1:0", environ={})
+    site.start()
+    try:
+        answer = http(f"{site.address}/v1/control", body={"range": "ema"})
+        assert answer.status == 400
+        assert "cannot change" in answer.error
+    finally:
+        site.stop()
+
+
+def test_the_range_switch_starts_each_mode_afresh() -> None:
+    switch = RangeSwitch(RangeSpec.parse("frame"))
+    follower = range_control(switch)
+    first = measure(DepthMap(np.linspace(0, 1, 100, dtype=np.float32).reshape(10, 10), Sense.METRIC_M))
+    assert follower.update(first, 0, cut=False) == DepthRange(0, 1)
+    switch.set(RangeSpec.parse("fixed:-1,3"))
+    assert follower.update(first, 0.1, cut=False) == DepthRange(-1, 3)
+    switch.set(RangeSpec(RangeMode.EMA))
+    assert follower.update(first, 0.2, cut=False).hi < 1
+    with pytest.raises(UsageError, match="shot"):
+        switch.set(RangeSpec(RangeMode.SHOT))
+    assert str(switch) == "ema"
+
+
+# Numbers ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_socket_pushes_state_and_numbers_and_answers_points(run: Running) -> None:
+    import aiohttp
+
+    async def talk() -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"{run.url}/v1/live/socket") as socket,
+            asyncio.timeout(10),
+        ):
+            await socket.send_str("garbage")
+            await socket.send_json({"type": "probe", "x": 0.5, "y": 0.5})
+            while not {"history", "state", "stats", "depth", "error"} <= found.keys():
+                message = await socket.receive_json()
+                found[message["type"]] = message
+        return found
+
+    found = asyncio.run(talk())
+    assert found["state"]["source"]["id"] == "test:"
+    assert found["depth"]["value"] is not None
+    stats = found["stats"]
+    assert stats["captured"] >= stats["processed"] > 0
+    assert stats["queues"].keys() >= {"inbox", "batches", "depths", "sinks"}
+    eventually(lambda: run.site.board.history[-1]["fps"] > 5, "frames a second")
+
+
+def test_metrics_are_prometheus_text(run: Running) -> None:
+    answer = http(f"{run.url}/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    lines = answer.body.decode().splitlines()
+    sample = re.compile(r'[a-z_]+(\{([a-z_]+="([^"\\]|\\.)*",?)+\})? -?[0-9.e+-]+')
+    assert all(line.startswith("# ") or sample.fullmatch(line) for line in lines)
+    values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    assert int(values['streamdepth_frames_processed_total{source="test:"}']) > 0
+    assert 'streamdepth_latency_seconds{source="test:",quantile="0.95"}' in values
+
+
+@given(st.text(max_size=30))
+def test_metric_labels_are_escaped(value: str) -> None:
+    out = Exposition()
+    out.add("x", "gauge", "Help.", [({"label": value}, 1)])
+    # Split as the format does, on line feeds only.
+    (line,) = [line for line in str(out).split("\n") if line and not line.startswith("#")]
+    inside = line.removeprefix('streamdepth_x{label="').removesuffix('"} 1')
+    assert re.sub(r"\\(.)", lambda m: "\n" if m[1] == "n" else m[1], inside, flags=re.S) == value
+
+
+def test_health_needs_nothing(guarded: Running) -> None:
+    answer = http(f"{guarded.url}/healthz")
+    assert answer.status == 200
+    assert answer.json["status"] == "ok"
+
+
+# Who may come in ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/state"),
+        ("GET", "/metrics"),
+        ("GET", "/v1/live.mjpg"),
+        ("GET", "/v1/live.jpg"),
+        ("GET", "/v1/live/socket"),
+        ("GET", "/static/app.js"),
+        ("POST", "/v1/control"),
+        ("POST", "/v1/live/offer"),
+        ("POST", "/v1/live/snapshot"),
+        ("GET", "/nosuch"),
+    ],
+)
+def test_without_the_token_nothing_is_said(guarded: Running, method: str, path: str) -> None:
+    answer = http(guarded.url + path, method=method)
+    assert answer.status == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert TOKEN not in answer.error
+    assert http(guarded.url + path, method=method, headers={"Authorization": "Bearer wrong-wrong-wrong"}).status == 401
+
+
+def test_the_token_opens_as_bearer_and_as_session(guarded: Running) -> None:
+    assert http(f"{guarded.url}/v1/state", headers={"Authorization": f"Bearer {TOKEN}"}).status == 200
+    page = http(f"{guarded.url}/")
+    assert page.status == 401
+    assert b"token" in page.body
+    assert http(f"{guarded.url}/login", body={"token": "not-the-right-one"}).status == 401
+    assert http(f"{guarded.url}/login", body=b"[]", kind="application/json").status == 401
+    answer = http(f"{guarded.url}/login", body={"token": TOKEN})
+    assert answer.status == 204
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    assert TOKEN not in cookie
+    session = {"Cookie": cookie.split(";")[0]}
+    assert http(f"{guarded.url}/v1/state", headers=session).status == 200
+    assert http(f"{guarded.url}/v1/control", body={"bar": False}, headers={**session, **EVIL}).status == 403
+
+
+def test_other_sites_are_refused(run: Running) -> None:
+    for headers in (EVIL, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert control_as(run, headers).status == 403
+    own = {"Origin": run.url, "Sec-Fetch-Site": "same-origin"}
+    assert control_as(run, own).status == 200
+    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+    assert http(f"{run.url}/v1/live/socket", headers={**upgrade, "Sec-WebSocket-Key": "x" * 24, **EVIL}).status == 403
+    embedded = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    assert http(f"{run.url}/v1/live.jpg", headers=embedded).status == 403
+    linked = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert http(f"{run.url}/", headers=linked).status == 200
+
+
+def control_as(run: Running, headers: dict[str, str]) -> Any:
+    return http(f"{run.url}/v1/control", body={"bar": False}, headers=headers)
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "localhost.evil.example", "10.0.0.1", "[::2]", ""])
+def test_rebound_names_are_refused(run: Running, host: str) -> None:
+    assert http(f"{run.url}/v1/state", headers={"Host": host}).status == 403
+
+
+@pytest.mark.parametrize("host", ["localhost:1234", "127.0.0.9", "[::1]:80", "a.localhost"])
+def test_loopback_names_are_not(run: Running, host: str) -> None:
+    assert http(f"{run.url}/v1/state", headers={"Host": host}).status == 200
+
+
+def test_answers_carry_headers_that_keep_others_out(run: Running) -> None:
+    headers = http(f"{run.url}/").headers
+    assert "default-src 'self'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert headers["server"] == "streamdepth"
+
+
+def test_beyond_loopback_a_token_is_made() -> None:
+    # Bound to loopback all the same: only what the address says counts here.
+    site = WebSite("http://0.0.0.0:0", environ={})
+    site._listen = None
+    from unittest.mock import patch
+
+    with patch("streamdepth.serve.server._bind") as bind:
+        bound = socket.create_server(("127.0.0.1", 0))
+        bound.setblocking(False)
+        bind.return_value = bound
+        site.start()
+    try:
+        assert site.token_is_ours
+        secret = site.entry_url.partition("#token=")[2]
+        assert len(secret) >= 32
+        assert secret not in site.address
+        url = f"http://127.0.0.1:{site.port}/v1/state"
+        assert http(url).status == 401
+        assert http(url, headers={"Authorization": f"Bearer {secret}"}).status == 200
+    finally:
+        site.stop()
+
+
+def test_where_tokens_come_from(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\nsecond line\n")
+    assert find_token(token_file=file, environ={}) == TOKEN
+    assert find_token(environ={TOKEN_VARIABLE: TOKEN}) == TOKEN
+    assert find_token(environ={}) is None
+    with pytest.raises(UsageError, match="twice"):
+        find_token(TOKEN, file)
+    with pytest.raises(UsageError, match="cannot be read"):
+        find_token(token_file=tmp_path / "nosuch")
+    for bad in ("short", "with spaces in it", "nicht-ascii-ß-aber-lang", ""):
+        with pytest.raises(UsageError, match="12") as caught:
+            find_token(bad)
+        assert not bad or bad not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["https://x:1", "rtsp://x:1", "http://x:1/path", "http://x:1/?a=b", "http://u:p@x:1"])
+def test_addresses_that_cannot_be(url: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_url(url)
+    assert "u:p" not in str(caught.value)
+
+
+def test_a_taken_port_is_an_error(run: Running) -> None:
+    site = WebSite(run.url, environ={})
+    with pytest.raises(SinkError, match="cannot listen"):
+        site.start()
+
+
+def test_limits_are_checked() -> None:
+    with pytest.raises(UsageError, match="max_viewers"):
+        WebSettings(max_viewers=0)
+
+
+# Faults -------------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_places_and_methods_are_one_line(run: Running) -> None:
+    assert http(f"{run.url}/nosuch").status == 404
+    answer = http(f"{run.url}/v1/control")
+    assert answer.status == 405
+    assert "POST" in answer.error
+    assert http(f"{run.url}/v1/control", body=b"{", kind="application/json").status == 400
+    assert http(f"{run.url}/v1/control", body=b"{}", kind="text/plain").status == 415
+    assert http(f"{run.url}/v1/control", body=b"x" * 70_000, kind="application/json").status == 413
+    assert http(f"{run.url}/v1/live/offer", body={"type": "offer", "sdp": "v=0 nonsense"}).status == 400
+    assert http(f"{run.url}/v1/live/offer", body={"type": "answer"}).status == 400
+    assert http(f"{run.url}/v1/depth", body=b"x").status == 404  # no model was given
+
+
+def test_garbage_and_half_open_connections_harm_nobody(run: Running) -> None:
+    port = run.site.port
+    garbage = [
+        b"\x16\x03\x01\x02\x00",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"A" * 200_000,
+        b"POST /v1/control HTTP/1.1\r\nHost: x",
+    ]
+    open_ones = [socket.create_connection(("127.0.0.1", port)) for _ in range(8)]
+    try:
+        for data in garbage:
+            with socket.create_connection(("127.0.0.1", port)) as one:
+                one.sendall(data)
+        assert http(f"{run.url}/healthz").status == 200
+    finally:
+        for one in open_ones:
+            one.close()
+
+
+def test_a_frozen_viewer_is_cut_off_and_holds_up_nobody() -> None:
+    with running(settings=WebSettings(stall=0.5), rate=60) as run:
+        frozen = socket.socket()
+        frozen.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with frozen:
+            frozen.connect(("127.0.0.1", run.site.port))
+            frozen.sendall(b"GET /v1/live.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            shown = run.site.feed.count
+            eventually(lambda: run.site.feed.dropped.get("stalled viewer"), "it is cut off", 20)
+            assert run.site.feed.count > shown + 5
+            with urllib.request.urlopen(f"{run.url}/v1/live.mjpg", timeout=10) as answer:
+                assert len(read_parts(answer, 3)) == 3
+
+
+def test_viewers_and_connections_are_bounded() -> None:
+    with running(settings=WebSettings(max_viewers=2, max_connections=6, max_rtc_viewers=1)) as run:
+        viewers = [urllib.request.urlopen(f"{run.url}/v1/live.mjpg", timeout=10) for _ in range(2)]
+        try:
+            third = http(f"{run.url}/v1/live.mjpg")
+            assert third.status == 503
+            assert third.headers["retry-after"] == "5"
+            idle = [socket.create_connection(("127.0.0.1", run.site.port)) for _ in range(10)]
+            closed = sum(one.recv(1) == b"" for one in idle[-4:])
+            assert closed == 4
+            for one in idle:
+                one.close()
+        finally:
+            for viewer in viewers:
+                viewer.close()
+        eventually(lambda: answers(run), "room again")
+
+
+def answers(run: Running) -> bool:
+    try:
+        return http(f"{run.url}/healthz").status == 200
+    except OSError:
+        return False
+
+
+def test_it_stops_in_mid_stream() -> None:
+    with running() as run:
+        viewer = urllib.request.urlopen(f"{run.url}/v1/live.mjpg", timeout=10)
+        read_parts(viewer, 1)
+    viewer.read()
+    viewer.close()
+    with pytest.raises(ConnectionRefusedError):
+        http(f"{run.url}/healthz")
+    assert not [one for one in threading.enumerate() if one.name == f"web-server {run.url.removeprefix('http://')}"]
+
+
+def test_a_sink_of_its_own_opens_and_closes_its_site() -> None:
+    from streamdepth.pipeline import Pipeline
+    from tests.support.stages import fake_estimator
+
+    seen: list[int] = []
+    sink = WebSink("http://127.0.0.1:0")
+
+    def look(index: int) -> None:
+        if index == 5:
+            seen.append(http(f"{sink.site.address}/healthz").status)
+
+    with Pipeline([ScriptedSource(8, before=look)], fake_estimator(), [sink]) as pipeline:
+        sink.watch(pipeline)
+        stats = pipeline.run()
+    assert seen == [200]
+    (books,) = stats.sinks
+    assert books.written + sum(books.dropped.values()) == stats.processed == 8
+    with pytest.raises(SinkError, match="not open"):
+        sink.process(Result(Frame("s", 0, 0, Fraction(1), 0, flat_picture(0)), *_depth(), flat_picture(0)))
+
+
+def _depth() -> tuple[DepthMap, DepthRange]:
+    return DepthMap(np.zeros((2, 2), np.float32), Sense.METRIC_M), DepthRange(0, 1)
+
+
+def test_one_site_shows_one_source(run: Running) -> None:
+    sink = WebSink(site=run.site)
+    stream = run.site.stream
+    assert stream is not None
+    from streamdepth.frame import PictureInfo
+
+    with pytest.raises(SinkError, match="already"):
+        sink.open(stream, PictureInfo(2, 2, "rgb24"))
+    with pytest.raises(SinkError, match="look"):
+        sink.open(stream, None)
+
+
+def test_the_state_of_a_live_source_is_shown() -> None:
+    class Camera(ScriptedSource):
+        @property
+        def status(self) -> dict[str, str | int]:
+            return {"state": "waiting", "reconnects": 3, "last_error": "no route to rtsp://***@cam/"}
+
+    release = threading.Event()
+    camera = Camera(1000, live=True, before=lambda index: void(index and release.wait(0.02)))
+    with running(source=camera) as run:
+        status = http(f"{run.url}/v1/state").json["source"]["status"]
+        assert status == camera.status
+        metrics = http(f"{run.url}/metrics").body.decode()
+        assert 'streamdepth_source_state{source="scripted",state="waiting"} 1' in metrics
+        assert 'streamdepth_source_events_total{source="scripted",event="reconnects"} 3' in metrics
+        release.set()
+
+
+def void(_: object) -> None:
+    return None

@@ -1,0 +1,273 @@
+"""``POST /v1/depth`` with a real model behind it, and the Node-RED flow that uses it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from streamdepth.estimator import DepthEstimator
+from streamdepth.serve.options import WebSettings
+from streamdepth.serve.site import WebSite
+from tests.support.models import write_depth_model
+from tests.support.web import Answer, http
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FLOW = Path(__file__).parents[1] / "configs" / "node-red-flow.json"
+MOST_PIXELS = 40_000
+
+
+@pytest.fixture(scope="module")
+def estimator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DepthEstimator]:
+    model = write_depth_model(tmp_path_factory.mktemp("model") / "model.onnx", height=28, width=42)
+    with DepthEstimator(model, sense="relative_inverse") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def site(estimator: DepthEstimator) -> Iterator[WebSite]:
+    settings = WebSettings(max_body=1 << 20, max_pixels=MOST_PIXELS, max_json_pixels=20_000)
+    started = WebSite("http://127.0.0.1:0", estimator=estimator, settings=settings, environ={})
+    started.start()
+    yield started
+    started.stop()
+
+
+def picture(width: int = 60, height: int = 40, form: str = "PNG") -> bytes:
+    y, x = np.mgrid[:height, :width]
+    rgb = np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], axis=2).astype(np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(rgb).save(out, form)
+    return out.getvalue()
+
+
+def depth(site: WebSite, body: Any, query: str = "", **more: Any) -> Answer:
+    return http(f"{site.address}/v1/depth{query}", body=body, **more)
+
+
+def wanted(estimator: DepthEstimator, data: Any, **options: Any) -> Any:
+    return estimator(data, **options)
+
+
+@pytest.mark.parametrize("kind", ["image/png", "application/octet-stream"])
+def test_a_picture_gives_what_the_estimator_gives(site: WebSite, estimator: DepthEstimator, kind: str) -> None:
+    answer = depth(site, picture(), kind=kind)
+    assert answer.status == 200
+    assert answer.json == json.loads(json.dumps(wanted(estimator, picture()).to_node()))
+    assert answer.json["image"] is None
+    assert (answer.json["width"], answer.json["height"], len(answer.json["data"])) == (60, 40, 2400)
+
+
+def test_options_of_the_query(site: WebSite, estimator: DepthEstimator) -> None:
+    answer = depth(site, picture(), "?style=viridis&alpha=0.3,0.8&reverse=true", kind="image/png")
+    expected = wanted(estimator, picture(), style="viridis", alpha=(0.3, 0.8), reverse=True)
+    assert answer.json["image"] == expected.to_node()["image"]
+
+
+def text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda data: text(data),
+        lambda data: f"data:image/png;base64,{text(data)}",
+        lambda data: {"image": text(data)},
+        lambda data: {"payload": {"type": "Buffer", "data": list(data)}},
+        lambda data: {"type": "Buffer", "data": list(data)},
+        lambda data: {"input": text(data).replace("+", "-").replace("/", "_").rstrip("=")},
+    ],
+)
+def test_json_forms_of_a_picture(site: WebSite, estimator: DepthEstimator, wrap: Any) -> None:
+    assert depth(site, wrap(picture())).json["data"] == wanted(estimator, picture()).to_node()["data"]
+
+
+def test_options_beside_the_picture(site: WebSite, estimator: DepthEstimator) -> None:
+    answer = depth(site, {"image": text(picture()), "style": "jet", "alpha": [0.1, 1], "reverse": True})
+    assert (
+        answer.json["image"]
+        == wanted(estimator, picture(), style="jet", alpha=(0.1, 1), reverse=True).to_node()["image"]
+    )
+
+
+def test_a_form_with_a_file(site: WebSite, estimator: DepthEstimator) -> None:
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="note"\r\n\r\nhello\r\n'
+        b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + picture() + b"\r\n--b--\r\n"
+    )
+    answer = depth(site, body, kind="multipart/form-data; boundary=b")
+    assert answer.json["data"] == wanted(estimator, picture()).to_node()["data"]
+    nothing = b'--b\r\nContent-Disposition: form-data; name="note"\r\n\r\nhello\r\n--b--\r\n'
+    assert depth(site, nothing, kind="multipart/form-data; boundary=b").status == 400
+
+
+def test_a_list_gives_a_list(site: WebSite, estimator: DepthEstimator) -> None:
+    both = [picture(), picture(30, 50)]
+    answer = depth(site, [text(one) for one in both])
+    assert [one["data"] for one in answer.json] == [wanted(estimator, one).to_node()["data"] for one in both]
+    assert depth(site, {"image": [text(picture())]}).json[0]["width"] == 60
+
+
+@pytest.mark.parametrize("key", ["dim", "dims"])
+def test_a_tensor(site: WebSite, estimator: DepthEstimator, key: str) -> None:
+    values = np.linspace(-1, 1, 3 * 28 * 42, dtype=np.float32)
+    tensor = {"data": values.tolist(), "type": "float32", key: [1, 3, 28, 42]}
+    answer = depth(site, tensor)
+    assert answer.status == 200
+    assert answer.json["data"] == wanted(estimator, tensor).to_node()["data"]
+    assert depth(site, {**tensor, key: [1, 3, 28, 41]}).status == 422
+
+
+def test_png_and_npy_by_accept(site: WebSite, estimator: DepthEstimator) -> None:
+    png = depth(site, picture(), kind="image/png", headers={"Accept": "text/html, image/png;q=0.9, */*;q=0.1"})
+    assert png.headers["content-type"] == "image/png"
+    assert png.body == wanted(estimator, picture(), style="inferno").image
+    npy = depth(site, picture(), kind="image/png", headers={"Accept": "application/x-npy"})
+    assert np.array_equal(np.load(io.BytesIO(npy.body)), wanted(estimator, picture()).data)
+    assert depth(site, picture(), kind="image/png", headers={"Accept": "text/html"}).status == 406
+    assert depth(site, [text(picture())] * 2, headers={"Accept": "image/png"}).status == 406
+
+
+def bomb() -> bytes:
+    """A PNG of 20,000 x 20,000 black pixels in 50 kB."""
+    from struct import pack
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return pack(">I", len(data)) + name + data + pack(">I", zlib.crc32(name + data))
+
+    rows = zlib.compress(bytes(2501) * 20_000, 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)) + chunk(b"IDAT", rows)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "query", "status"),
+    [
+        (b"", "image/png", "", 400),
+        (b"no picture", "image/png", "", 422),
+        (picture()[:100], "image/png", "", 422),
+        (picture(), "text/plain", "", 415),
+        (picture(), "application/x-www-form-urlencoded", "", 415),
+        (bytes((1 << 20) + 1), "image/png", "", 413),
+        (picture(300, 200), "image/png", "", 413),
+        (bomb(), "image/png", "", 413),
+        (picture(), "image/png", "?style=nosuch", 400),
+        (picture(), "image/png", "?style=stops.json", 400),
+        (picture(), "image/png", "?alpha=2,x", 400),
+        (picture(), "image/png", "?reverse=perhaps", 400),
+        (picture(), "image/png", "?colour=red", 400),
+        (b"{", "application/json", "", 400),
+        (b"[" * 100_000, "application/json", "", 400),
+        (b'"/etc/passwd"', "application/json", "", 422),
+        (b'"not base64 !"', "application/json", "", 400),
+        (b'"aGVsbG8="', "application/json", "", 422),
+        (b"17", "application/json", "", 400),
+        (b"null", "application/json", "", 400),
+        (b"[]", "application/json", "", 400),
+        (b"{}", "application/json", "", 400),
+        (b'{"image": "aGVsbG8=", "url": "x"}', "application/json", "", 400),
+        (b'{"data": [1, 2], "type": "float32"}', "application/json", "", 400),
+        (b'{"data": [1, 2], "type": "what", "dim": [2]}', "application/json", "", 422),
+        (b'{"type": "Buffer", "data": [1, 300]}', "application/json", "", 400),
+    ],
+)
+def test_what_is_no_picture(site: WebSite, body: bytes, kind: str, query: str, status: int) -> None:
+    answer = depth(site, body, query, kind=kind)
+    assert (answer.status, answer.headers["content-type"].split(";")[0]) == (status, "application/json")
+    assert answer.error
+    assert "/etc" not in answer.error or "base64" in answer.error or "picture" in answer.error
+
+
+def test_a_picture_too_large_for_json_still_gives_npy(site: WebSite) -> None:
+    large = picture(190, 190)
+    answer = depth(site, large, kind="image/png")
+    assert answer.status == 413
+    assert "x-npy" in answer.error
+    npy = depth(site, large, kind="image/png", headers={"Accept": "application/x-npy"})
+    assert np.load(io.BytesIO(npy.body)).shape == (190, 190)
+
+
+def test_values_that_are_not_finite_become_null() -> None:
+    from streamdepth.estimator import Estimate
+    from streamdepth.frame import Sense
+    from streamdepth.serve.stills import _node_json
+
+    data = np.arange(6, dtype=np.float32).reshape(2, 3)
+    data[1] = (np.nan, np.inf, 0.1)
+    one = Estimate(data, None, 3, 2, Sense.METRIC_M)
+    assert json.loads(_node_json(one)) == one.to_node()
+    assert json.loads(_node_json(one))["data"][3:5] == [None, None]
+
+
+def test_few_wait_the_rest_come_back(tmp_path: Path) -> None:
+    entered, go = threading.Event(), threading.Event()
+    model = write_depth_model(tmp_path / "model.onnx", height=28, width=42)
+
+    class Slow(DepthEstimator):
+        def __call__(self, *inputs: Any, **options: Any) -> Any:
+            entered.set()
+            assert go.wait(10)
+            return super().__call__(*inputs, **options)
+
+    with Slow(model, sense="relative_inverse") as slow:
+        site = WebSite("http://127.0.0.1:0", estimator=slow, settings=WebSettings(stills_waiting=2), environ={})
+        site.start()
+        try:
+            answers: list[int] = []
+            clients = [
+                threading.Thread(target=lambda: answers.append(depth(site, picture(), kind="image/png").status))
+                for _ in range(2)
+            ]
+            for client in clients:
+                client.start()
+            assert entered.wait(10)
+            busy = depth(site, picture(), kind="image/png")
+            while busy.status == 200:  # the second had not arrived yet
+                busy = depth(site, picture(), kind="image/png")
+            assert busy.status == 503
+            assert busy.headers["retry-after"] == "1"
+            go.set()
+            for client in clients:
+                client.join(20)
+            assert answers == [200, 200]
+            metrics = http(f"{site.address}/metrics").body.decode()
+            assert 'streamdepth_stills_total{status="200"} 2' in metrics
+            assert 'streamdepth_stills_total{status="503"} 1' in metrics
+        finally:
+            go.set()
+            site.stop()
+
+
+# Node-RED -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_flow_is_whole() -> None:
+    nodes = json.loads(FLOW.read_text())
+    ids = {node["id"] for node in nodes}
+    assert len(ids) == len(nodes)
+    for node in nodes:
+        assert node.get("z", node["id"]) in ids
+        assert {target for wire in node.get("wires", []) for target in wire} <= ids
+    assert {"inject", "http request", "function", "debug"} <= {node["type"] for node in nodes}
+
+
+def test_what_the_flow_asks_for_is_there(site: WebSite) -> None:
+    (request,) = [node for node in json.loads(FLOW.read_text()) if node["type"] == "http request"]
+    assert request["method"] == "POST"
+    target = request["url"].removeprefix("http://127.0.0.1:8080")
+    assert target.startswith("/v1/depth")
+    assert request["ret"] == "obj"
+    answer = http(site.address + target, body=picture(), kind="image/png")
+    assert answer.status == 200
+    assert answer.json.keys() == {"data", "image", "width", "height"}
+    assert answer.json["image"].startswith("data:image/png;base64,")
