@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def _give_contrast(model: Any) -> None:
-    """A random head gives depth that is flat to a ten-thousandth, or all zero: spread it, so that errors can be seen."""
+    """A random head gives depth that is all but flat, or all zero: spread it, so that errors can be seen."""
     import torch
 
     with torch.no_grad():
