@@ -45,6 +45,17 @@ def _texts(value: Any) -> Any:
     return tuple(str(one) if isinstance(one, int) else one for one in many)
 
 
+NORMALIZATIONS: dict[str, dict[str, Any]] = {
+    "imagenet": {
+        "do_normalize": True,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    },
+    "half": {"do_normalize": True, "mean": [0.5] * 3, "std": [0.5] * 3},
+    "none": {"do_normalize": False},
+}
+"""What follows the scaling to 0..1, as fields of :class:`~streamdepth.models.spec.Preprocessing`."""
+
 Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds)]
 
@@ -66,6 +77,11 @@ class RunConfig(BaseModel):
     revision: str | None = None
     size: str | int | None = None
     sense: Sense | None = None
+    normalize: Literal["imagenet", "half", "none"] | None = None
+    preprocessing: dict[str, Any] | None = None
+    input_name: str | None = None
+    output_name: str | None = None
+    metres_per_unit: float | None = Field(default=None, gt=0)
     provider: str = "auto"
     threads: int | None = Field(default=None, ge=1, le=1024)
     batch: int | Literal["auto"] = 1
@@ -127,6 +143,12 @@ class RunConfig(BaseModel):
         if value is not None and not re.fullmatch(r"\d+x\d+(@\d+(\.\d+)?)?", value):
             raise ValueError(f"{value!r} is no camera mode; give WxH or WxH@FPS, e.g. 1280x720@30")
         return value
+
+    @property
+    def rules(self) -> dict[str, Any] | None:
+        """What to change in the model's preprocessing, None where nothing is."""
+        changes = {**(NORMALIZATIONS[self.normalize] if self.normalize else {}), **(self.preprocessing or {})}
+        return changes or None
 
     @property
     def look(self) -> Look:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from streamdepth.inference.engine import Engine, RawDepth
     from streamdepth.look import Style
     from streamdepth.models.hub import Progress
-    from streamdepth.models.spec import ModelSpec
+    from streamdepth.models.spec import ModelSpec, Preprocessing
     from streamdepth.stills.inputs import Picture
 
 
@@ -85,6 +85,9 @@ class DepthEstimator:
         provider: execution provider, or ``"auto"``.
         size: network size, ``N`` or ``"WxH"``; None = the model's own.
         sense: what the output means, if the model's own word is wrong or missing.
+        preprocessing: whole rules, or a mapping of its fields to change (``{"do_normalize": False}``).
+        input_name, output_name: of the picture and the depth, where the graph has several.
+        metres_per_unit: what to multiply a metric output by.
         exact: preprocess exactly as ``transformers`` does. None = for stills yes, for video the fast way.
         threads: threads of one operator on the CPU, None = from the cores.
         cache_dir: the Hub cache to use.
@@ -103,6 +106,10 @@ class DepthEstimator:
         provider: str = AUTO,
         size: str | int | Sequence[int] | None = None,
         sense: str | Sense | None = None,
+        preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+        input_name: str | None = None,
+        output_name: str | None = None,
+        metres_per_unit: float | None = None,
         exact: bool | None = None,
         threads: int | None = None,
         cache_dir: Path | None = None,
@@ -122,6 +129,10 @@ class DepthEstimator:
             revision=revision,
             size=size,
             sense=sense,
+            preprocessing=preprocessing,
+            input_name=input_name,
+            output_name=output_name,
+            metres_per_unit=metres_per_unit,
             provider=likely(provider),
             cache_dir=cache_dir,
             progress=progress,

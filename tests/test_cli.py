@@ -19,6 +19,8 @@ import pytest
 import streamdepth as sd
 from streamdepth.cli import main
 from tests.support.media import read_pts, write_clip
+from tests.support.models import write_depth_model
+from tests.support.stages import shared
 
 PYTHON = [sys.executable, "-m", "streamdepth"]
 
@@ -94,6 +96,29 @@ class TestRun:
         stats = tmp_path / "s.json"
         assert main(["run", str(clip), "-o", "null:", "--batch", "auto", "--stats", str(stats)]) == 0
         assert json.loads(stats.read_text())["batch"] >= 1
+
+    def test_a_third_party_model_of_metres(self, clip: Path, tmp_path: Path) -> None:
+        """FastDepth: metres, far = large, RGB in 0..1 without mean and deviation."""
+        model = shared("models/fastdepth/fastdepth.onnx")
+        if not model.exists():
+            pytest.skip("the shared third-party model is not here")
+        data = tmp_path / "d.mkv"
+        options = ["--model", str(model), "--sense", "metric_m", "--normalize", "none"]
+        assert main(["run", str(clip), *options, "-o", "null:", "--data", str(data)]) == 0
+        reader = sd.read_depth(data)
+        assert reader.metadata.sense is sd.Sense.METRIC_M
+        depth = np.stack([frame.values for frame in reader])
+        assert 0.1 < np.median(depth) < 20
+
+    def test_normalize_changes_what_the_network_sees(self, clip: Path, tmp_path: Path) -> None:
+        model = tmp_path / "m.onnx"
+        write_depth_model(model)
+        depths = []
+        for kind in ("none", "imagenet"):
+            data = tmp_path / f"{kind}.mkv"
+            assert main(["run", str(clip), "--model", str(model), "--normalize", kind, "--data", str(data)]) == 0
+            depths.append(next(iter(sd.read_depth(data))).values)
+        assert not np.allclose(*depths, equal_nan=True)
 
 
 class TestWrongUse:

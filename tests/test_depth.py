@@ -137,6 +137,19 @@ class TestShots:
         assert (taken[0][2].lo, taken[0][2].hi) == pytest.approx(np.percentile(pooled, (1, 99)), rel=1e-4)
         assert ledger.shots == 2
 
+    def test_memory_does_not_follow_the_length_of_a_shot(self) -> None:
+        ledger = ShotLedger()
+        count = 9000
+        for pts in range(count):
+            depth = ramp(pts, pts + 1, (2, 2))
+            ledger.append(pts, depth, measure(depth), cut=False)
+        assert ledger._open is not None
+        assert len(ledger._open.samples) < 2048
+        ledger.end()
+        _, _, depth_range = ledger.take()
+        ledger.close()
+        assert (depth_range.lo, depth_range.hi) == pytest.approx((0.01 * count, 0.99 * count), rel=0.02)
+
     def test_an_endless_shot_is_divided_and_glides(self) -> None:
         """A budget of 8 frames: stretches of 4, and the colour pass must keep up for the depth pass to go on."""
         frame_bytes = ramp(0, 1).values.nbytes

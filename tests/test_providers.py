@@ -60,7 +60,7 @@ def test_an_installed_plugin_is_a_provider_by_its_name(tmp_path: Path, monkeypat
 def test_an_ending_that_two_plugins_share_names_neither(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a_plugin(tmp_path, monkeypatch, "one_rtx")
     a_plugin(tmp_path, monkeypatch, "two_rtx")
-    with pytest.raises(ProviderError, match="unknown provider 'rtx'"):
+    with pytest.raises(UsageError, match="unknown provider 'rtx'"):
         providers.provider_named("rtx")
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from streamdepth.errors import UsageError
+
 if TYPE_CHECKING:
     from streamdepth.look import Style as StyleValue
 
@@ -37,6 +39,14 @@ Sense = Annotated[
     typer.Option(
         "--sense",
         help="What the model's numbers mean: relative_inverse, relative_depth or metric_m.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Normalize = Annotated[
+    str | None,
+    typer.Option(
+        "--normalize",
+        help="Input of a bare .onnx after 0..1: imagenet (assumed), half (mean = std = 0.5) or none.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -81,3 +91,18 @@ def style_value(text: str) -> StyleValue:
     from streamdepth.colorize.palettes import load_stops
 
     return load_stops(text)
+
+
+def preprocessing_value(normalize: str | None) -> dict[str, object] | None:
+    """What ``--normalize`` changes in the model's rules.
+
+    Raises:
+        UsageError: none of its words.
+    """
+    if normalize is None:
+        return None
+    from streamdepth.config import NORMALIZATIONS
+
+    if normalize not in NORMALIZATIONS:
+        raise UsageError(f"normalize {normalize!r} is none of {', '.join(NORMALIZATIONS)}")
+    return NORMALIZATIONS[normalize]

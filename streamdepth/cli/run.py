@@ -56,6 +56,17 @@ def run(
     revision: options.Revision = None,
     size: options.Size = None,
     sense: options.Sense = None,
+    normalize: options.Normalize = None,
+    input_name: Annotated[
+        str | None, typer.Option("--input-name", help="The graph's picture input.", rich_help_panel="Model")
+    ] = None,
+    output_name: Annotated[
+        str | None, typer.Option("--output-name", help="The graph's depth output.", rich_help_panel="Model")
+    ] = None,
+    metres_per_unit: Annotated[
+        float | None,
+        typer.Option("--metres-per-unit", help="What a metric model's numbers are worth.", rich_help_panel="Model"),
+    ] = None,
     provider: options.Provider = None,
     threads: options.Threads = None,
     batch: Annotated[
@@ -179,6 +190,10 @@ def execute(config: RunConfig) -> None:
             revision=config.revision,
             size=config.size,
             sense=config.sense,
+            preprocessing=config.rules,
+            input_name=config.input_name,
+            output_name=config.output_name,
+            metres_per_unit=config.metres_per_unit,
             provider=config.provider,
             threads=config.threads,
             exact=config.exact,

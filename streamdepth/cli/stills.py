@@ -43,6 +43,7 @@ def image(
     revision: options.Revision = None,
     size: options.Size = None,
     sense: options.Sense = None,
+    normalize: options.Normalize = None,
     provider: options.Provider = None,
     threads: options.Threads = None,
     fast: Annotated[
@@ -70,6 +71,7 @@ def image(
             revision=revision,
             size=size,
             sense=sense,
+            preprocessing=options.preprocessing_value(normalize),
             provider=provider or "auto",
             threads=threads,
             exact=not fast,

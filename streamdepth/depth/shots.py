@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 SPOOL_BYTES = 2 << 30
 _GLIDE_FRAMES = 48
 _SAMPLES_PER_FRAME = 512
+_FRAMES_SAMPLED = 2048
+"""Frames of a shot whose values are kept for its percentiles (4 MB): a longer shot is looked at every 2nd, 4th, ...
+frame instead, so that memory does not follow its length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,19 @@ class _Shot:
     samples: list[np.ndarray[tuple[int], np.dtype[np.float32]]] = field(default_factory=list)
     range: DepthRange | None = None
     size_bytes: int = 0
+    frames: int = 0
+    every: int = 1
     taken: int = 0
+
+    def sample(self, measurement: Measurement) -> None:
+        """Keep some of a frame's values for the range of the whole shot."""
+        if self.frames % self.every == 0 and not measurement.flat:
+            step = max(1, measurement.samples.size // _SAMPLES_PER_FRAME)
+            self.samples.append(measurement.samples[::step].copy())
+            if len(self.samples) >= _FRAMES_SAMPLED:
+                del self.samples[1::2]
+                self.every *= 2
+        self.frames += 1
 
 
 class ShotLedger:
@@ -106,11 +121,9 @@ class ShotLedger:
                 f"depth cannot be spooled in {tempfile.gettempdir()}: {error.strerror}; free some space, point TMPDIR "
                 "elsewhere, or use --range ema, which spools nothing"
             ) from error
-        step = max(1, measurement.samples.size // _SAMPLES_PER_FRAME)
         with self._changed:
             shot.records.append(_Record(pts, depth.sense, (depth.height_px, depth.width_px)))
-            if not measurement.flat:
-                shot.samples.append(measurement.samples[::step].copy())
+            shot.sample(measurement)
             shot.size_bytes += values.nbytes
             self._used_bytes += values.nbytes
 

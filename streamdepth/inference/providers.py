@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.errors import ModelError, ProviderError, StreamDepthError
+from streamdepth.errors import ModelError, ProviderError, StreamDepthError, UsageError
 from streamdepth.inference import assignment, nvidia, plugins, session_errors
 from streamdepth.threads import cores, plan_threads
 
@@ -99,7 +99,7 @@ def provider_named(name: str) -> Provider:
         found = plugins.find(short)
         chosen = None if found is None else Provider(found.name, "", found.package, plugin=found.module)
     if chosen is None:
-        raise ProviderError(f"unknown provider {name!r}; choose one of {', '.join(provider_names())}")
+        raise UsageError(f"unknown provider {name!r}; choose one of {', '.join(provider_names())}")
     if device and (not chosen.plugin or device not in _DEVICES):
         raise ProviderError(f"provider {name!r}: a plugin's device is {', '.join(_DEVICES)}; use --provider {short}")
     return replace(chosen, device=device) if device else chosen

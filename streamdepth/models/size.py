@@ -63,7 +63,13 @@ def fit_to_graph(pre: Preprocessing, fixed: tuple[int | None, int | None]) -> Pr
         pre = replace(pre, family=Family.DPT)
     # A picture of any shape has to become exactly this, so that neither aspect nor rounding may have a say.
     return replace(
-        pre, width_px=target[0], height_px=target[1], do_resize=True, do_pad=False, keep_aspect=False, multiple_of=1
+        pre,
+        width_px=target[0],
+        height_px=target[1],
+        do_resize=True,
+        do_pad=_pads_first(pre),
+        keep_aspect=False,
+        multiple_of=1,
     )
 
 
@@ -102,5 +108,16 @@ def apply_size(pre: Preprocessing, size: Size, fixed: tuple[int | None, int | No
         raise UsageError(f"size {size}: {name} takes multiples of {multiple}, the nearest is {near}")
     family = Family.DPT if pre.family is Family.GLPN else pre.family
     return replace(
-        pre, family=family, width_px=width, height_px=height, do_resize=True, do_pad=False, keep_aspect=False
+        pre,
+        family=family,
+        width_px=width,
+        height_px=height,
+        do_resize=True,
+        do_pad=_pads_first(pre),
+        keep_aspect=False,
     )
+
+
+def _pads_first(pre: Preprocessing) -> bool:
+    """ZoeDepth pads the picture before its resize, so that its network gets the size asked for all the same."""
+    return pre.do_pad and pre.family is Family.ZOEDEPTH

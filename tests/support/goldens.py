@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from streamdepth.models.resolve import resolve
-from streamdepth.models.spec import Family
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +31,5 @@ class Golden:
 
 def load(architecture: str) -> Golden:
     spec = resolve(FOLDER / architecture / "model.onnx")
-    if spec.preprocessing.family is Family.ZOEDEPTH:
-        spec = replace(spec, preprocessing=replace(spec.preprocessing, do_pad=True))
     with np.load(FOLDER / "pictures.npz") as pictures, np.load(FOLDER / architecture / "golden.npz") as arrays:
         return Golden(spec, dict(pictures), dict(arrays))
