@@ -160,3 +160,18 @@ def test_the_first_command_on_a_fresh_checkout(tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-c", command], cwd=checkout, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert (checkout / "depth.mp4").stat().st_size > 10_000
+
+
+def test_every_option_stands_in_the_table() -> None:
+    help_text = subprocess.run(
+        [sys.executable, "-m", "streamdepth", "run", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, "COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"},
+    ).stdout
+    options = set(re.findall(r"(--[a-z][a-z-]+)", help_text)) - {"--help"}
+    table = README[README.index("## Options of") : README.index("## What the numbers mean")]
+    assert len(options) > 40
+    assert not {option for option in options if f"`{option}`" not in table}
