@@ -28,8 +28,12 @@ form.addEventListener("submit", (event) => {
   enter(field.value.trim());
 });
 
-const given = new URLSearchParams(location.hash.slice(1)).get("token");
-if (given) {
+function read() {
+  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (!given) return;
   history.replaceState(null, "", location.pathname);
   enter(given);
 }
+
+window.addEventListener("hashchange", read);
+read();

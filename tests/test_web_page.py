@@ -1,0 +1,346 @@
+"""The page in a real Chromium, as a person uses it."""
+
+from __future__ import annotations
+
+import io
+import threading
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from streamdepth.depth.range import RangeMode
+from streamdepth.frame import Sense
+from streamdepth.look import Upsampling, View
+from streamdepth.serve.site import WebSite
+from streamdepth.sources.pattern import PatternSource
+from tests.support.models import write_depth_model
+from tests.support.stages import ScriptedSource, fake_estimator
+from tests.support.web import CHROMIUM, Browser, Running, eventually, running
+from tests.test_web_jobs import clip
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from streamdepth.estimator import DepthEstimator
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: chromium)")
+
+TOKEN = "a-token-nobody-guesses"  # noqa: S105
+SHOWN = "!document.getElementById('transport').hidden"
+
+
+@pytest.fixture(scope="module")
+def estimator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DepthEstimator]:
+    from streamdepth.estimator import DepthEstimator
+
+    model = write_depth_model(
+        tmp_path_factory.mktemp("model") / "model.onnx", height=28, width=42, inverse=False, gain=0
+    )
+    with DepthEstimator(model, sense="metric_m") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def run(estimator: DepthEstimator) -> Iterator[Running]:
+    camera = PatternSource(width_px=320, height_px=180, rate=Fraction(20), frames=0)
+    with running(source=camera, estimator=estimator, stills=estimator) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with Browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(run: Running, browser: Browser) -> Iterator[Browser]:
+    """The page with a live picture on it; nothing may complain in its console."""
+    browser.messages.clear()
+    if browser.run("location.href") != f"{run.url}/":
+        browser.open(run.url)
+    browser.wait(SHOWN, 15)
+    yield browser
+    assert browser.messages == []
+
+
+def bright(browser: Browser, element: str) -> list[float]:
+    """Mean brightness of the left and the right half of what an element shows."""
+    found: list[float] = browser.run(
+        f"""(() => {{
+            const from = document.getElementById('{element}');
+            const canvas = document.createElement('canvas');
+            canvas.width = 64; canvas.height = 18;
+            const pen = canvas.getContext('2d');
+            pen.drawImage(from, 0, 0, 64, 18);
+            const sum = (x) => pen.getImageData(x, 0, 32, 18).data.reduce((a, b, i) => a + (i % 4 < 3 ? b : 0), 0);
+            return [sum(0), sum(32)].map((total) => total / (32 * 18 * 3));
+        }})()"""
+    )
+    return found
+
+
+def test_webrtc_shows_the_picture_and_its_depth(page: Browser, run: Running) -> None:
+    assert page.text("#transport") == "WebRTC"
+    assert page.text("#source-text") == "test: · 320\u00d7180"
+    page.wait("document.getElementById('video').videoWidth === 640")
+    left, right = bright(page, "video")
+    assert left > 60  # the scene, mostly light
+    assert abs(left - right) > 5
+    began = page.run("document.getElementById('video').currentTime")
+    page.wait(f"document.getElementById('video').currentTime > {began} + 0.5")
+    assert run.site.board.history[-1]["viewers"]["webrtc"] >= 1
+    post = "{method: 'POST', headers: {'Content-Type': 'application/json'}, body: '{}'}"
+    answer = page.run(f"fetch('/v1/live/offer', {post}).then((answer) => answer.status)")
+    assert answer == 400
+    page.messages.clear()
+
+
+def test_media_stays_on_the_address_of_the_page(page: Browser) -> None:
+    candidates = page.run(
+        """(async () => {
+            const peer = new RTCPeerConnection();
+            peer.addTransceiver('video', {direction: 'recvonly'});
+            await peer.setLocalDescription();
+            const answer = await fetch('/v1/live/offer', {method: 'POST', headers: {'Content-Type': 'application/json'},
+                body: JSON.stringify(peer.localDescription)}).then((answer) => answer.json());
+            peer.close();
+            return answer.sdp.split('\\n').filter((line) => line.startsWith('a=candidate')).map((l) => l.split(' ')[4]);
+        })()"""
+    )
+    assert set(candidates) == {"127.0.0.1"}
+
+
+def test_motion_jpeg_takes_over_without_webrtc(run: Running, browser: Browser) -> None:
+    browser.open(f"{run.url}/?transport=mjpeg")
+    browser.wait(SHOWN, 15)
+    assert browser.text("#transport") == "MJPEG"
+    browser.wait("document.getElementById('mjpeg').naturalWidth === 640")
+    assert bright(browser, "mjpeg")[0] > 60
+
+
+def test_every_control_acts(page: Browser, run: Running) -> None:
+    control = run.site.control
+    for view in (View.STACK, View.OVERLAY, View.DEPTH, View.SIDE):
+        page.click(f"#view [data-value={view}]")
+        page.wait(f"document.querySelector('#view [data-value={view}]').getAttribute('aria-pressed') === 'true'")
+        eventually(lambda view=view: control.look.view is view, f"view {view}")  # type: ignore[misc]
+    page.wait("document.getElementById('video').videoWidth === 640")
+
+    page.click("#palette-now")
+    assert page.run("document.querySelectorAll('.palette').length") == 45
+    page.run("(() => {const find = document.getElementById('palette-filter'); find.value = 'plas';"
+             "find.dispatchEvent(new Event('input'))})()")  # fmt: skip
+    assert page.run("[...document.querySelectorAll('.palette:not([hidden])')].map((row) => row.dataset.name)") == [
+        "plasma"
+    ]
+    page.click(".palette:not([hidden])")
+    eventually(lambda: control.look.style == "plasma", "the palette")
+    page.wait("document.getElementById('palette-name').textContent === 'plasma'")
+
+    slide(page, "alpha-near", 0.25)
+    slide(page, "alpha-far", 0.75)
+    slide(page, "contours", 6)
+    eventually(lambda: control.look.alpha == (0.25, 0.75) and control.look.contours == 6, "the sliders")
+    for name in ("reverse", "bar", "edges"):
+        page.click(f"#{name}")
+    eventually(lambda: control.look.reverse and control.look.bar, "the switches")
+    eventually(lambda: control.look.upsampling is Upsampling.GUIDED, "edges")
+
+    switch = run.site.range_switch
+    assert switch is not None
+    page.click("#range [data-value=frame]")
+    eventually(lambda: switch.mode is RangeMode.FRAME, "a range a frame")
+    page.click("#range [data-value=fixed]")
+    eventually(lambda: switch.mode is RangeMode.FIXED, "a fixed range")
+    page.wait("!document.getElementById('ends').hidden")
+    page.run("(() => {for (const [id, value] of [['range-lo', 0.5], ['range-hi', 9]]) {const end ="
+             "document.getElementById(id); end.value = value; end.dispatchEvent(new Event('change'))}})()")  # fmt: skip
+    eventually(lambda: str(switch) == "fixed:0.5,9", "ends of one's own")
+    page.click("#range [data-value=ema]")
+    eventually(lambda: switch.mode is RangeMode.EMA, "a smooth range")
+
+    page.click("#pause")
+    eventually(lambda: run.site.feed.paused, "a pause")
+    page.wait("document.getElementById('pause-text').textContent === 'Resume'")
+    page.call("Input.dispatchKeyEvent", type="keyDown", key=" ", code="Space", text=" ")
+    page.run("document.activeElement.blur()")
+    page.call("Input.dispatchKeyEvent", type="keyUp", key=" ", code="Space")
+    if run.site.feed.paused:
+        page.click("#pause")
+    eventually(lambda: not run.site.feed.paused, "it goes on")
+    for name in ("reverse", "bar", "edges"):
+        page.click(f"#{name}")
+    control.update(style="inferno", alpha=None, contours=0)
+
+
+def slide(page: Browser, name: str, value: float) -> None:
+    page.run(f"(() => {{const slider = document.getElementById('{name}'); slider.value = {value};"
+             "slider.dispatchEvent(new Event('input'))})()")  # fmt: skip
+
+
+def test_two_pages_agree(page: Browser, run: Running) -> None:
+    run.site.control.update(style="viridis")
+    page.wait("document.getElementById('palette-name').textContent === 'viridis'")
+    run.site.control.update(style="inferno")
+    page.wait("document.getElementById('palette-name').textContent === 'inferno'")
+
+
+def test_depth_under_the_pointer_in_metres(page: Browser, run: Running) -> None:
+    assert run.site.feed.latest is not None
+    assert run.site.feed.latest.depth.sense is Sense.METRIC_M
+    left, top, width, height = page.run(
+        "(() => {const box = document.getElementById('video').getBoundingClientRect();"
+        "return [box.left, box.top, box.width, box.height]})()"
+    )
+    page.point(left + width * 0.25, top + height * 0.9)
+    page.wait("!document.getElementById('readout').hidden && !document.getElementById('mark-b').hidden")
+    # The model's depth is 2 m at the top and 1 m at the bottom; 28 rows.
+    page.wait("document.getElementById('readout-value').textContent === '1.09 m'")
+    page.point(left + width * 0.75, top + height * 0.05)
+    page.wait("document.getElementById('readout-value').textContent === '1.95 m'")
+    page.point(2, 2)
+
+
+def test_numbers_and_graphs_live(page: Browser) -> None:
+    page.wait("parseFloat(document.getElementById('fps').textContent) > 5")
+    page.wait("document.getElementById('latency').textContent.endsWith(' ms')")
+    assert page.run("[...document.querySelectorAll('.queue')].map((row) => row.firstChild.textContent)") == [
+        "inbox",
+        "batches",
+        "depths",
+        "sinks",
+    ]
+    for name in ("fps", "latency", "drops"):
+        painted = page.run(
+            f"(() => {{const canvas = document.getElementById('graph-{name}'); const pen = canvas.getContext('2d');"
+            "return pen.getImageData(0, 0, canvas.width, canvas.height).data.some((v) => v > 150)})()"
+        )
+        assert painted, name
+
+
+def test_snapshot_saves_picture_and_depth(page: Browser) -> None:
+    page.click("#snapshot")
+    eventually(
+        lambda: len(list(page.downloads.glob("*.np[gy]")) + list(page.downloads.glob("*.png"))) >= 2, "two files"
+    )
+    (depth_file,) = page.downloads.glob("*.npy")
+    (picture_file,) = page.downloads.glob("*.png")
+    assert depth_file.stem.removeprefix("streamdepth-depth") == picture_file.stem.removeprefix("streamdepth-picture")
+    assert np.load(depth_file).dtype == np.float32
+    with Image.open(picture_file) as picture:
+        assert picture.size == (640, 180)
+
+
+def test_a_dropped_video_comes_back(page: Browser, tmp_path: Path) -> None:
+    clip(tmp_path, 30)
+    page.drop_file("#file", tmp_path / "clip.mp4")
+    page.wait("document.querySelector('.job progress') || document.querySelector('.job video')")
+    page.wait("document.querySelector('.job video') && document.querySelector('.job video').videoWidth === 128", 30)
+    assert page.text(".job p").startswith("30 frames")
+    data = page.run("fetch(document.querySelector('.job a').href).then((a) => a.blob()).then((b) => b.size)")
+    assert data > 500
+    page.click(".job .actions button")
+    page.wait("!document.querySelector('.job')")
+
+
+def test_a_dropped_picture_comes_back_at_once(page: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    out = io.BytesIO()
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (40, 60, 3), np.uint8)).save(out, "PNG")
+    path.write_bytes(out.getvalue())
+    page.drop_file("#file", path)
+    page.wait("document.querySelector('.job img') && document.querySelector('.job img').naturalWidth === 60")
+    page.click(".job .actions button")
+
+
+def test_a_file_that_is_no_video_says_so(page: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "notes.mp4"
+    path.write_text("no video " * 50)
+    page.drop_file("#file", path)
+    page.wait("document.querySelector('.job.failed')", 20)
+    assert "not a video file" in page.text(".job p")
+    page.click(".job .actions button")
+
+
+def test_nothing_is_wider_than_a_phone(page: Browser) -> None:
+    page.viewport(390, 844, mobile=True)
+    assert page.run("document.documentElement.scrollWidth") <= 390
+    small = page.run(
+        "[...document.querySelectorAll('button, .switch')].filter((one) => one.offsetParent && one.offsetHeight < 36)"
+        ".map((one) => one.id || one.textContent)"
+    )
+    assert small == []
+    page.viewport(1440, 900)
+
+
+def test_the_page_comes_back_when_the_server_does(browser: Browser) -> None:
+    with running() as run:
+        port = run.site.port
+        browser.open(run.url)
+        browser.wait(SHOWN, 15)
+    browser.wait("document.getElementById('source-text').textContent === 'server not reachable'")
+    with running(url=f"http://127.0.0.1:{port}"):
+        browser.wait(SHOWN, 20)
+    browser.messages.clear()
+
+
+def test_a_closed_page_harms_nobody(run: Running) -> None:
+    with Browser() as other:
+        other.open(run.url)
+        other.wait(SHOWN, 15)
+        assert run.site.board.history
+    eventually(lambda: run.site.board.history[-1]["viewers"]["pages"] <= 1, "the socket is gone")
+    count = run.site.feed.count
+    eventually(lambda: run.site.feed.count > count + 3, "pictures go on")
+
+
+def test_the_token_is_asked_for_once_and_hidden(browser: Browser) -> None:
+    with running(token=TOKEN) as run:
+        browser.open(run.url)
+        assert browser.run("!!document.getElementById('login')")
+        assert TOKEN in run.site.entry_url
+        browser.call("Page.navigate", url=run.site.entry_url)
+        browser.wait("document.getElementById('stage')", 15)
+        assert TOKEN not in browser.run("location.href")
+        browser.wait(SHOWN, 15)
+        browser.open(run.url)
+        browser.wait(SHOWN, 15)
+        browser.run("fetch('/v1/state').then((a) => a.text())")
+    browser.messages.clear()
+
+
+def test_a_camera_that_is_away_is_shown_as_such(browser: Browser) -> None:
+    class Camera(ScriptedSource):
+        @property
+        def status(self) -> dict[str, str | int]:
+            return {"state": "waiting", "last_error": "no route to the camera"}
+
+    stop = threading.Event()
+    camera = Camera(1000, live=True, before=lambda index: void(index > 2 and stop.wait(20)))
+    with running(source=camera, estimator=fake_estimator()) as run:
+        browser.open(run.url)
+        browser.wait("document.getElementById('source-text').textContent === 'scripted · reconnecting'")
+        assert "no route" in browser.run("document.getElementById('source').title")
+        stop.set()
+    browser.messages.clear()
+
+
+def test_without_a_live_source_it_says_what_can_be_done(browser: Browser, estimator: DepthEstimator) -> None:
+    site = WebSite("http://127.0.0.1:0", estimator=estimator, environ={})
+    site.start()
+    try:
+        browser.open(site.address)
+        browser.wait("document.getElementById('empty-text').textContent.includes('Drop a video')")
+        browser.wait("!document.getElementById('drop').hidden")
+    finally:
+        site.stop()
+        browser.messages.clear()
+
+
+def void(_: object) -> None:
+    return None
