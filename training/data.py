@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 WIDE = ((352, 192), (320, 192), (288, 160))
 NORMAL = ((256, 192), (256, 192), (224, 224), (320, 192))
 TALL = ((192, 256), (192, 320), (224, 224))
-LONG = ((512, 160), (448, 160), (448, 128), (416, 128))
+LONG = ((512, 160), (448, 160), (448, 128), (576, 192))
 RESCAN_BATCHES = 40
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -72,7 +72,7 @@ def wear(f: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def crop(rng: np.random.Generator, width: int, height: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """x, y, w, h of a part of the picture with about the aspect of `size`."""
-    aspect = size[0] / size[1] * np.exp(rng.normal(0, 0.07))
+    aspect = size[0] / size[1] * np.exp(rng.normal(0, 0.15))
     scale = rng.uniform(0.6, 1.0) ** 0.7
     w = min(width, height * aspect) * scale
     h = min(height, w / aspect)
