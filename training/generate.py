@@ -27,6 +27,9 @@ SIZES_PX = ((288, 224), (352, 208), (352, 208), (208, 288), (448, 160), (288, 22
 SHARES = {ROOM: 0.42, STREET: 0.34, NATURE: 0.13, OBJECTS: 0.11}
 MAKERS = {ROOM: room, STREET: street, NATURE: nature, OBJECTS: objects}
 SHARD_PICTURES = 128
+CLEAR_M = 0.35
+SHELL = 6
+"""Rows of a room that are its floor, ceiling and walls, always the first."""
 
 
 def picture(rng: np.random.Generator, bank: Bank, kind: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
@@ -38,10 +41,10 @@ def picture(rng: np.random.Generator, bank: Bank, kind: int, width: int, height:
     turn = rot_y(place.yaw) @ rot_x(place.pitch) @ rot_z(roll)
     camera = np.concatenate([place.eye, turn @ [1, 0, 0], turn @ [0, -1, 0], turn @ [0, 0, 1]])
     rows = np.array(place.scene.rows)
-    if kind != OBJECTS:  # nothing right before the lens
-        radius = np.sqrt(rows[:, 23])
-        away = np.linalg.norm(rows[:, 1:4] - place.eye, axis=1)
-        rows = rows[(away > radius + 0.35) | (radius > 2.5)]
+    if kind != OBJECTS:  # nothing right before the lens, but a room keeps its walls
+        local = np.einsum("nij,nj->ni", rows[:, 7:16].reshape(-1, 3, 3), place.eye - rows[:, 1:4])
+        away = np.linalg.norm(np.maximum(np.abs(local) - rows[:, 4:7], 0), axis=1)
+        rows = rows[(away > CLEAR_M) | ((kind == ROOM) & (np.arange(len(rows)) < SHELL))]
     above = sky(rng)
     img, inv = np.zeros((height, width, 3)), np.zeros((height, width))
     dither = rng.random((height, width, 2))
@@ -70,9 +73,17 @@ def picture(rng: np.random.Generator, bank: Bank, kind: int, width: int, height:
 
 
 def usable(img: np.ndarray, inv: np.ndarray) -> bool:
-    """Something to see, some depth, and not a wall at the lens."""
+    """Something to see, some depth, some outlines, and not a wall at the lens."""
+    step = np.abs(np.diff(inv, axis=1))
+    outlines = (step > 0.06 * np.maximum(inv[:, 1:], inv[:, :-1])).mean()
     low, high = np.percentile(inv, [3, 97])
-    return bool(img.std() > 14 and inv.max() > 0 and high / max(low, 1e-6) > 1.3 and (inv > 5).mean() < 0.06)
+    return bool(
+        img.std() > 14
+        and inv.max() > 0
+        and high / max(low, 1e-6) > 1.3
+        and outlines > 0.008
+        and (inv > 5).mean() < 0.06
+    )
 
 
 def shard(number: int, seed: int, bank: Bank) -> dict[str, np.ndarray]:

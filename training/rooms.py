@@ -55,6 +55,7 @@ def room(rng: np.random.Generator, bank: Bank) -> Place:
         other = wall if rng.random() < 0.85 else s.texture(("plaster", "tile", "wood", "paper"))
         s.add(BOX, (a * (w + 0.1), h, 0), (0.1, h, d + 0.2), None, other, rng.uniform(1, 3), tint)
         s.add(BOX, (0, h, a * (d + 0.1)), (w + 0.2, h, 0.1), None, wall, rng.uniform(1, 3), tint)
+    for a in (-1, 1):
         if rng.random() < 0.6:
             s.add(BOX, (a * w, 0.05, 0), (0.012, 0.05, d), None, "wood", 1.0, GREY * 1.2)
             s.add(BOX, (0, 0.05, a * d), (w, 0.05, 0.012), None, "wood", 1.0, GREY * 1.2)
@@ -66,7 +67,7 @@ def room(rng: np.random.Generator, bank: Bank) -> Place:
             return u, side * (d - off), 0.0 if side > 0 else np.pi, axis, side, u
         return side * (w - off), u, side * np.pi / 2, axis, side, u
 
-    for _ in range(rng.integers(1, 7)):
+    for _ in range(rng.integers(2, 9)):
         _, _, _, axis, side, u = along_wall(0)
         kind = rng.random()
         if kind < 0.22:  # door
@@ -108,7 +109,7 @@ def room(rng: np.random.Generator, bank: Bank) -> Place:
         for _ in range(rng.integers(1, 4)):
             x, z, yaw, axis, _, _ = along_wall(0.32)
             s.counter(x * (not axis), z * bool(axis), yaw, (w if axis else d) * rng.uniform(0.4, 0.9))
-    for _ in range(rng.integers(1, 6)):
+    for _ in range(rng.integers(3, 10)):
         x, z, yaw, *_ = along_wall(rng.uniform(0.3, 0.5))
         yaw += rng.normal(0, 0.05)
         kind = rng.random()
@@ -136,7 +137,7 @@ def room(rng: np.random.Generator, bank: Bank) -> Place:
             SOFT,
             1.5,
         )
-    for _ in range(rng.integers(0, 7 if style != "corridor" else 2)):
+    for _ in range(rng.integers(2, 11) if style != "corridor" else rng.integers(0, 3)):
         x, z, yaw, kind = rng.uniform(-0.8, 0.8) * w, rng.uniform(-0.8, 0.8) * d, rng.uniform(0, 6.3), rng.random()
         if kind < 0.3:
             s.table(x, z, yaw)
