@@ -1,0 +1,217 @@
+"""How old a picture is when it is seen, measured through pixels: a number drawn into the source, read at the sink.
+
+    python benchmarks/latency.py [--rate FPS] [--seconds S] [--size WxH] [--model M] [--overload-seconds S] [--json F]
+
+camera -> sink: in one process, from the moment a frame is taken to the moment a sink holds its coloured picture.
+RTSP -> RTSP: three processes. A camera serves H.264 over RTSP; streamdepth reads it, infers, colours and serves RTSP;
+a viewer plays that and reads the number. Two encoders, two decoders and two network hops are in it.
+overload: a camera at twice the rate the model can do. Age must not grow: its first and last quarter are compared.
+
+Aim: p95 within the model's time plus two frame intervals (camera -> sink).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from support.camera import CounterCamera, NumberSink, number_in
+from support.timing import machine
+
+from streamdepth.estimator import DepthEstimator
+from streamdepth.frame import DepthMap, DepthRange, PictureInfo, Result, Sense
+from streamdepth.look import Look, LookControl, View
+from streamdepth.pipeline import Pipeline, RunStats
+from streamdepth.sinks.rtsp_server.sink import RtspServerSink
+from streamdepth.sources.live import LiveSource
+
+_VIEW = View.SIDE
+_WARM_UP_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Ages:
+    """Milliseconds from taken to seen, in order of arrival."""
+
+    name: str
+    rate: float
+    ms: np.ndarray[Any, np.dtype[np.float64]]
+    model_ms: float
+    taken: int
+    note: str = ""
+
+    def row(self) -> dict[str, Any]:
+        median, p95, p99 = (round(float(np.percentile(self.ms, q)), 1) for q in (50, 95, 99))
+        aim = None if self.name == "overload" else round(self.model_ms + 2000 / self.rate, 1)
+        return {
+            "path": self.name,
+            "rate": round(self.rate, 1),
+            "seen": len(self.ms),
+            "taken": self.taken,
+            "model_ms": round(self.model_ms, 1),
+            "median_ms": median,
+            "p95_ms": p95,
+            "p99_ms": p99,
+            "aim_ms": aim,
+            "note": self.note,
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rate", type=Fraction, default=Fraction(30), help="camera's frames per second")
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--overload-seconds", type=float, default=30.0)
+    parser.add_argument("--size", default="640x360")
+    parser.add_argument("--model", default="built-in")
+    parser.add_argument("--provider", default="auto")
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--role", choices=["camera", "relay", "viewer"], help=argparse.SUPPRESS)
+    parser.add_argument("--url", default="", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.role is not None:
+        {"camera": _camera, "relay": _relay, "viewer": _viewer}[options.role](options)
+        return
+    with DepthEstimator(options.model, provider=options.provider) as estimator:
+        _to_sink(options, estimator, Fraction(10), 3.0)  # uncounted: kernels get compiled, caches filled
+        ages = [_to_sink(options, estimator, options.rate, options.seconds)]
+        ages.append(_over_rtsp(options, ages[0].model_ms))
+        fastest = Fraction(round(2000 / ages[0].model_ms))
+        ages.append(_to_sink(options, estimator, fastest, options.overload_seconds, name="overload"))
+    rows = [one.row() for one in ages]
+    if options.json is not None:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+    print(f"{machine()}; {options.model}, {options.size}\n")
+    print("| path | camera | seen of taken | model | median | p95 | p99 | model + 2 frames | |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        print(
+            f"| {row['path']} | {row['rate']:g} fps | {row['seen']} of {row['taken']} | {row['model_ms']} ms "
+            f"| {row['median_ms']} ms | {row['p95_ms']} ms | {row['p99_ms']} ms | {row['aim_ms'] or '-'} | {row['note']} |"
+        )
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, height = text.split("x")
+    return int(width), int(height)
+
+
+def _to_sink(
+    options: argparse.Namespace, estimator: DepthEstimator, rate: Fraction, seconds: float, name: str = "camera to sink"
+) -> Ages:
+    camera = CounterCamera(*_size(options.size), rate, seconds)
+    sink = NumberSink(_VIEW)
+    with Pipeline([camera], estimator, [sink]) as pipeline:
+        stats = pipeline.run()
+    if sink.unread:
+        raise SystemExit(f"{sink.unread} pictures whose number cannot be read")
+    warm = int(_WARM_UP_SECONDS * rate) if seconds > 2 * _WARM_UP_SECONDS else 0
+    ms = np.array([(at - camera.due_ns(number)) / 1e6 for number, at in sink.arrivals if number >= warm])
+    return Ages(
+        name, float(rate), ms, stats.stages_ms["infer"]["median"], camera.count - warm, _losses(stats, ms, name)
+    )
+
+
+def _losses(stats: RunStats, ms: np.ndarray[Any, np.dtype[np.float64]], name: str) -> str:
+    books = sum(stats.dropped.values())
+    assert stats.captured == stats.processed + books
+    if name != "overload":
+        return f"{books} dropped"
+    quarter = len(ms) // 4
+    first, last = (float(np.percentile(part, 95)) for part in (ms[:quarter], ms[-quarter:]))
+    return f"{books} dropped; p95 of first and last quarter {first:.0f}, {last:.0f} ms"
+
+
+def _over_rtsp(options: argparse.Namespace, model_ms: float) -> Ages:
+    """Start camera, relay and viewer, each a process; the viewer's lines say what it saw."""
+    seconds = options.seconds + 3 * _WARM_UP_SECONDS
+    shared = ["--rate", str(options.rate), "--size", options.size, "--model", options.model]
+    shared += ["--provider", options.provider, "--seconds", str(seconds)]
+    processes: list[subprocess.Popen[str]] = []
+    try:
+        camera_url, started = _start(processes, "camera", shared)
+        relay_url, _ = _start(processes, "relay", [*shared, "--url", camera_url])
+        viewer = _spawn(processes, "viewer", [*shared, "--url", relay_url])
+        out, _ = viewer.communicate(timeout=seconds + 60)
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(10)
+    seen: dict[int, int] = {}
+    for line in out.splitlines():
+        number, at = map(int, line.split())
+        seen.setdefault(number, at)  # the server repeats a picture where none is new
+    first = min(seen) + int(_WARM_UP_SECONDS * options.rate)
+    chosen = {number: at for number, at in seen.items() if number >= first}
+    ms = np.array([(at - started - number * 1e9 / options.rate) / 1e6 for number, at in chosen.items()], np.float64)
+    return Ages("RTSP to RTSP", float(options.rate), ms, model_ms, max(chosen) - first + 1, "H.264 in and out, TCP")
+
+
+def _start(processes: list[subprocess.Popen[str]], role: str, arguments: list[str]) -> tuple[str, int]:
+    process = _spawn(processes, role, arguments)
+    assert process.stdout is not None
+    url, started = process.stdout.readline().split()
+    return url, int(started)
+
+
+def _spawn(processes: list[subprocess.Popen[str]], role: str, arguments: list[str]) -> subprocess.Popen[str]:
+    command = [sys.executable, __file__, "--role", role, *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    processes.append(process)
+    return process
+
+
+def _camera(options: argparse.Namespace) -> None:
+    """Serve numbered frames until the time is up."""
+    camera = CounterCamera(*_size(options.size), options.rate, options.seconds + 60)
+    sink = RtspServerSink("rtsp://127.0.0.1:0/camera", control=LookControl(Look()), rate=options.rate)
+    stream = camera.open()
+    sink.open(stream, PictureInfo(stream.width_px, stream.height_px, stream.pix_fmt, stream.color))
+    nothing = DepthMap(np.zeros((1, 1), np.float32), Sense.RELATIVE_DEPTH), DepthRange(0, 0)
+    for frame in camera.frames():
+        if frame.index == 0:
+            print(f"rtsp://127.0.0.1:{sink.port}/camera {camera.started_ns}", flush=True)
+        sink.process(Result(frame, *nothing, frame.picture))
+    sink.close()
+
+
+def _relay(options: argparse.Namespace) -> None:
+    """What is measured: a live source through the model to a server."""
+    sink = RtspServerSink("rtsp://127.0.0.1:0/depth", control=LookControl(Look(view=_VIEW)))
+    source = LiveSource(options.url)
+    with DepthEstimator(options.model, provider=options.provider) as estimator:
+        pipeline = Pipeline([source], estimator, [sink])
+        pipeline.open()
+        print(f"rtsp://127.0.0.1:{sink.port}/depth 0", flush=True)
+        pipeline.run()
+
+
+def _viewer(options: argparse.Namespace) -> None:
+    """Play for so many seconds, then say which number came when."""
+    source = LiveSource(options.url, duration_seconds=options.seconds)
+    source.open()
+    lines = []
+    ends = time.monotonic() + options.seconds
+    for frame in source.frames():
+        now_ns = time.monotonic_ns()
+        try:
+            lines.append(f"{number_in(frame.picture, _VIEW)} {now_ns}")
+        except ValueError:
+            continue  # black, before the first picture
+        if time.monotonic() > ends:
+            break
+    source.close()
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

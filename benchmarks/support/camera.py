@@ -1,0 +1,117 @@
+"""A camera whose frames carry their number as pixels, and sinks that read it back."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+
+from streamdepth.frame import ColorTags, Frame, PictureInfo, Result, StreamInfo
+from streamdepth.look import Look, LookControl, View
+from streamdepth.sinks.base import BaseSink
+from streamdepth.sources.pattern import draw_counter, read_counter
+from streamdepth.sources.scene import Scene
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from fractions import Fraction
+
+_SCENES = 12
+_COLOR = ColorTags(matrix=1, range=1, primaries=1, transfer=1)
+
+
+class CounterCamera:
+    """Gives frame ``n``, ready drawn, at ``started_ns + n / rate`` of the monotonic clock, whoever is ready."""
+
+    def __init__(self, width_px: int, height_px: int, rate: Fraction, seconds: float) -> None:
+        self.rate, self.count = rate, int(seconds * rate)
+        self.started_ns = 0
+        self._size = width_px, height_px
+        self._stop = threading.Event()
+        scene = Scene(width_px, height_px, 0)
+        self._scenes = [scene.draw(index / 4) for index in range(_SCENES)]
+
+    @property
+    def id(self) -> str:
+        return "counter"
+
+    @property
+    def live(self) -> bool:
+        return True
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        return {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
+    def open(self) -> StreamInfo:
+        width, height = self._size
+        return StreamInfo(self.id, width, height, "yuv420p", 1 / self.rate, self.rate, live=True, color=_COLOR)
+
+    def due_ns(self, number: int) -> int:
+        """When frame ``number`` was taken."""
+        return self.started_ns + round(number * 1_000_000_000 / self.rate)
+
+    def frames(self) -> Iterator[Frame]:
+        self.started_ns = time.monotonic_ns() + 50_000_000
+        for number in range(self.count):
+            picture = self.picture(number)
+            if self._stop.wait(max(0.0, (self.due_ns(number) - time.monotonic_ns()) / 1e9)):
+                return
+            yield Frame(self.id, number, number, 1 / self.rate, self.due_ns(number), picture)
+
+    def picture(self, number: int) -> av.VideoFrame:
+        rgb = self._scenes[number % _SCENES].copy()
+        draw_counter(rgb, number)
+        picture = av.VideoFrame.from_numpy_buffer(rgb, format="rgb24").reformat(
+            format="yuv420p", src_color_range=2, dst_colorspace=_COLOR.matrix, dst_color_range=_COLOR.range
+        )
+        _COLOR.apply(picture)
+        return picture
+
+    def again(self) -> None:
+        return None
+
+    def interrupt(self) -> None:
+        self._stop.set()
+
+    def close(self) -> None:
+        self._stop.set()
+
+
+def number_in(picture: av.VideoFrame, view: View) -> int:
+    """The number in the frame a view shows; the frame is the left half of a side view."""
+    luma = np.frombuffer(picture.planes[0], np.uint8).reshape(picture.height, picture.planes[0].line_size)
+    width = picture.width // 2 if view is View.SIDE else picture.width
+    return read_counter(luma[:, :width])
+
+
+class NumberSink(BaseSink):
+    """Notes when each number arrived. A live sink, as a window or a stream is."""
+
+    def __init__(self, view: View = View.SIDE) -> None:
+        super().__init__("numbers", LookControl(Look(view=view)))
+        self._view = view
+        self.arrivals: list[tuple[int, int]] = []
+        self.unread = 0
+
+    @property
+    def live(self) -> bool:
+        return True
+
+    def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:
+        pass
+
+    def process(self, result: Result) -> None:
+        now_ns = time.monotonic_ns()
+        assert result.picture is not None
+        try:
+            self.arrivals.append((number_in(result.picture, self._view), now_ns))
+        except ValueError:
+            self.unread += 1
