@@ -28,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     debug = _DEBUG in arguments
     if debug:
         arguments.remove(_DEBUG)
+    # OpenCV writes warnings of its own beside our one line; whoever wants them sets the variable.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     from streamdepth.cli.app import app
 
     # Terminating is interrupting: outputs are closed playable either way.
