@@ -1,0 +1,254 @@
+"""Measuring one thing at a time: a model in one setting, and each stage of a run alone."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from streamdepth.bench.report import ModelRun, StageCost, WholeRun
+from streamdepth.errors import StreamDepthError
+from streamdepth.frame import DepthRange, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from streamdepth.estimator import DepthEstimator
+    from streamdepth.frame import DepthMap, Frame, StreamInfo
+    from streamdepth.inference.engine import Engine
+    from streamdepth.look import Look
+    from streamdepth.sinks.video import VideoSink
+    from streamdepth.stages import Source
+
+_LEAST_RUNS, _MOST_RUNS = 3, 50
+
+
+class Stopwatch(Protocol):
+    """Seconds of wall time and of this process's CPU time, both from an arbitrary start."""
+
+    def __call__(self) -> tuple[float, float]: ...
+
+
+def system_stopwatch() -> tuple[float, float]:
+    """The machine's."""
+    return time.monotonic(), time.process_time()
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Some decoded frames, to run each stage on."""
+
+    info: StreamInfo
+    frames: tuple[Frame, ...]
+    decode: StageCost
+
+
+def read_clip(source: Source, most_frames: int, stopwatch: Stopwatch = system_stopwatch) -> Clip:
+    """Decode up to ``most_frames`` frames, timed. Closes the source.
+
+    Raises:
+        SourceError: it cannot be read, or gives no frame.
+    """
+    try:
+        info = source.open()
+        frames: list[Frame] = []
+        with timed("decode", stopwatch) as decode:
+            for frame in source.frames():
+                frames.append(frame)
+                if len(frames) == most_frames:
+                    break
+    finally:
+        source.close()
+    return Clip(info, tuple(frames), decode.cost(len(frames)))
+
+
+class timed:  # noqa: N801 - a context manager
+    """Times its block."""
+
+    def __init__(self, name: str, stopwatch: Stopwatch) -> None:
+        self._name, self._stopwatch = name, stopwatch
+        self.wall_seconds = self.cpu_seconds = 0.0
+
+    def __enter__(self) -> timed:
+        self._started = self._stopwatch()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        wall, cpu = self._stopwatch()
+        self.wall_seconds, self.cpu_seconds = wall - self._started[0], cpu - self._started[1]
+
+    def cost(self, frames: int) -> StageCost:
+        """The block's time, shared out over so many frames."""
+        each = 1e3 / max(1, frames)
+        return StageCost(self._name, round(self.wall_seconds * each, 4), round(self.cpu_seconds * each, 4))
+
+
+def measure_model(
+    estimator: DepthEstimator, batch: int, picture: Frame, seconds: float, stopwatch: Stopwatch = system_stopwatch
+) -> tuple[ModelRun, NDArray[np.float32] | None]:
+    """Run the model for about ``seconds`` in batches of ``batch``; the times, and depth of ``picture`` to compare.
+
+    A setting that does not run gives a run whose note says why.
+    """
+    spec = estimator.spec
+    try:
+        engine = estimator.engine(batch=batch)
+    except StreamDepthError as error:
+        return ModelRun(estimator.provider, spec.dtype, "-", batch, note=str(error)), None
+    try:
+        size = engine.network_size(picture.width_px, picture.height_px)
+        name = f"{size[0]}x{size[1]}"
+        if engine.batch != batch or (engine.rows_per_run == 1 and batch > 1):
+            note = f"its graph takes {engine.rows_per_run} pictures at once"
+            return ModelRun(engine.provider, spec.dtype, name, batch, note=note), None
+        slot = engine.acquire(size)
+        for row in range(batch):
+            slot.write(row, picture.picture)
+        depth = engine.run(slot, batch)[0].values.copy()
+        walls: list[float] = []
+        cpus: list[float] = []
+        while len(walls) < _LEAST_RUNS or (sum(walls) < seconds and len(walls) < _MOST_RUNS):
+            with timed("model", stopwatch) as run:
+                engine.run(slot, batch)
+            walls.append(run.wall_seconds)
+            cpus.append(run.cpu_seconds)
+        wall_ms = statistics.median(walls) * 1e3
+        return (
+            ModelRun(
+                engine.provider,
+                spec.dtype,
+                name,
+                batch,
+                frame_ms=round(wall_ms / batch, 4),
+                cpu_ms=round(statistics.fmean(cpus) * 1e3 / batch, 4),
+                batch_ms=round(wall_ms, 4),
+                note=engine.note,
+            ),
+            depth,
+        )
+    except StreamDepthError as error:
+        return ModelRun(engine.provider, spec.dtype, "-", batch, note=str(error)), None
+    finally:
+        engine.close()
+
+
+def correlation(depth: NDArray[np.float32], reference: NDArray[np.float32]) -> float | None:
+    """Pearson's, None where shapes differ or either is flat."""
+    if depth.shape != reference.shape or not (np.ptp(depth) > 0 and np.ptp(reference) > 0):
+        return None
+    return round(float(np.corrcoef(depth.ravel(), reference.ravel())[0, 1]), 6)
+
+
+def measure_stages(
+    clip: Clip, engine: Engine, look: Look, stopwatch: Stopwatch = system_stopwatch
+) -> tuple[StageCost, ...]:
+    """Each stage over the whole clip before the next begins, so that none waits for another."""
+    from streamdepth.colorize.colorizer import Colorizer
+    from streamdepth.depth.range import measure
+    from streamdepth.look import LookControl
+    from streamdepth.sinks.video import VideoSink
+
+    frames = clip.frames
+    slot = engine.acquire(engine.network_size(clip.info.width_px, clip.info.height_px))
+    slot.write(0, frames[0].picture)
+    with timed("prepare", stopwatch) as prepare:
+        for frame in frames:
+            slot.write(0, frame.picture)
+    depths: list[DepthMap] = []
+    with timed("model", stopwatch) as model:
+        for _ in frames:
+            depths = engine.run(slot, 1)
+    depth = depths[0]
+    found = measure(depth)
+    span = DepthRange(found.lo, found.hi)
+    with Colorizer(clip.info) as colorizer:
+        painted = [colorizer.render(frames[0].picture, depth, span, look)]
+        with timed("colorize", stopwatch) as colorize:
+            for frame in frames:
+                painted[0] = colorizer.render(frame.picture, depth, span, look)
+        with tempfile.TemporaryDirectory(prefix="streamdepth-bench-") as folder:
+            sink = VideoSink(Path(folder) / "stages.mkv", control=LookControl(look), copy_sound=False)
+            sink.open(clip.info, colorizer.picture_info(look))
+            pictures = _rendered(clip, lambda frame: colorizer.render(frame.picture, depth, span, look))
+            encode = _encoded(sink, pictures, depth, span, stopwatch)
+    return (clip.decode, *(each.cost(len(frames)) for each in (prepare, model, colorize)), encode.cost(len(frames)))
+
+
+def _rendered(clip: Clip, render: Callable[[Frame], object]) -> Iterator[tuple[Frame, object]]:
+    for frame in clip.frames:
+        yield frame, render(frame)
+
+
+def _encoded(
+    sink: VideoSink,
+    pictures: Iterator[tuple[Frame, object]],
+    depth: DepthMap,
+    span: DepthRange,
+    stopwatch: Stopwatch,
+) -> timed:
+    import av
+
+    total = timed("encode", stopwatch)
+    wall = cpu = 0.0
+    try:
+        for frame, picture in pictures:
+            assert isinstance(picture, av.VideoFrame)  # noqa: S101 - for the type checker
+            with timed("encode", stopwatch) as one:
+                sink.process(Result(frame, depth, span, picture))
+            wall, cpu = wall + one.wall_seconds, cpu + one.cpu_seconds
+        with timed("encode", stopwatch) as last:
+            sink.flush()
+        wall, cpu = wall + last.wall_seconds, cpu + last.cpu_seconds
+    finally:
+        sink.close()
+    total.wall_seconds, total.cpu_seconds = wall, cpu
+    return total
+
+
+def measure_whole(
+    source: Source,
+    estimator: DepthEstimator,
+    look: Look,
+    stages: tuple[StageCost, ...],
+    *,
+    cores: int,
+    batch: int = 1,
+    stopwatch: Stopwatch = system_stopwatch,
+) -> WholeRun:
+    """Source to encoded file through a pipeline, and what the stages' own costs say of it."""
+    from streamdepth.look import LookControl
+    from streamdepth.pipeline import Pipeline
+    from streamdepth.sinks.video import VideoSink
+
+    with tempfile.TemporaryDirectory(prefix="streamdepth-bench-") as folder:
+        sink = VideoSink(Path(folder) / "whole.mkv", control=LookControl(look), copy_sound=False)
+        with Pipeline([source], estimator, [sink], batch=batch) as pipeline, timed("whole", stopwatch) as whole:
+            stats = pipeline.run()
+    return summary(whole.wall_seconds, whole.cpu_seconds, stats.processed, stages, cores)
+
+
+def summary(
+    wall_seconds: float, cpu_seconds: float, frames: int, stages: tuple[StageCost, ...], cores: int
+) -> WholeRun:
+    """A whole run against its parts."""
+    costs = {stage.name: stage.cpu_ms for stage in stages}
+    unavoidable_ms = sum(costs.get(name, 0.0) for name in ("decode", "model", "encode"))
+    fps = frames / wall_seconds if wall_seconds > 0 else 0.0
+    cpu_ms = cpu_seconds / max(1, frames) * 1e3
+    bound_fps = cores * 1e3 / unavoidable_ms if unavoidable_ms > 0 else 0.0
+    return WholeRun(
+        frames=frames,
+        fps=round(fps, 2),
+        cpu_ms=round(cpu_ms, 3),
+        bound_fps=round(bound_fps, 2),
+        efficiency=round(fps / bound_fps, 3) if bound_fps else 0.0,
+        idle=round(max(0.0, 1 - cpu_seconds / (wall_seconds * cores)), 3) if wall_seconds > 0 else 0.0,
+        elsewhere_cpu_ms=round(cpu_ms - sum(costs.values()), 3),
+    )

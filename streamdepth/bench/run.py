@@ -1,0 +1,252 @@
+"""The whole benchmark: every provider that can run here, in every setting asked for, then the stages."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import tempfile
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streamdepth.bench.measure import (
+    Stopwatch,
+    correlation,
+    measure_model,
+    measure_stages,
+    measure_whole,
+    read_clip,
+    system_stopwatch,
+)
+from streamdepth.bench.report import BenchReport, ModelRun, StageCost, WholeRun
+from streamdepth.errors import StreamDepthError, UsageError
+from streamdepth.threads import cores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from streamdepth.bench.measure import Clip
+    from streamdepth.models.spec import ModelSpec
+    from streamdepth.stages import Source
+
+_TEST_SOURCE = "test:?size=1280x720&rate=30&frames={frames}"
+_WORTH = 1.05
+"""A larger batch must be so much faster a frame: it costs memory and latency."""
+_MOST_LATENCY_MS = 1000.0
+_LEAST_CORRELATION = 0.999
+
+
+def bench(
+    source: str | None = None,
+    model: str | Path = "built-in",
+    *,
+    providers: Sequence[str] = (),
+    dtypes: Sequence[str] = ("auto",),
+    sizes: Sequence[str] = (),
+    batches: Sequence[int] = (1, 2, 4),
+    frames: int = 150,
+    seconds: float = 1.0,
+    threads: int | None = None,
+    sense: str | None = None,
+    revision: str | None = None,
+    progress: Callable[[str], None] | None = None,
+    stopwatch: Stopwatch = system_stopwatch,
+) -> BenchReport:
+    """Measure a model in many settings, recommend one, and show where the time of a run with it goes.
+
+    Args:
+        source: what to read, as ``streamdepth run`` takes it, a clip; None = a made-up one of 1280x720.
+        providers: names; () = all that can run here. A named one that cannot is reported, with the reason.
+        dtypes: of the model's files; one that is not there is reported.
+        sizes: network sizes; () = the model's own.
+        batches: frames a run.
+        frames: of the source, at most.
+        seconds: for each setting of the model.
+        progress: told what is measured next.
+    Raises:
+        UsageError: nothing to measure. StreamDepthError: the source cannot be read, or no setting runs.
+    """
+    if not dtypes or not batches or min(batches) < 1 or frames < 1 or seconds <= 0:
+        raise UsageError("bench needs a dtype, batches and frames of 1 or more, and more than 0 seconds")
+    say = progress or (lambda _: None)
+    if source is None:
+        with tempfile.TemporaryDirectory(prefix="streamdepth-bench-") as folder:
+            say("making a clip")
+            clip_path = str(made_clip(Path(folder) / "made-up 1280x720.mkv", frames))
+            return bench(
+                clip_path, model, providers=providers, dtypes=dtypes, sizes=sizes, batches=batches, frames=frames,
+                seconds=seconds, threads=threads, sense=sense, revision=revision, progress=progress,
+                stopwatch=stopwatch,
+            )  # fmt: skip
+    opened = _source(source, frames)
+    if opened.live:
+        raise UsageError(f"{opened.id} is live and sets its own pace; bench a file")
+    say(f"decoding {opened.id}")
+    clip = read_clip(opened, frames, stopwatch)
+    if not clip.frames:
+        raise UsageError(f"{opened.id} has no frames to measure with")
+    runs: list[ModelRun] = []
+    references: dict[str, NDArray[np.float32]] = {}
+    for provider, dtype, size in product(_providers(providers), dtypes, sizes or ("",)):
+        runs += _settings(
+            model, clip, references, provider, dtype, size, sorted(set(batches)),
+            seconds=seconds, threads=threads, sense=sense, revision=revision, say=say, stopwatch=stopwatch,
+        )  # fmt: skip
+    best = recommend(runs)
+    if best is None:
+        raise StreamDepthError(f"{model}: no setting runs here: {'; '.join(dict.fromkeys(r.note for r in runs))}")
+    say(f"stages with {best.key}")
+    stages, whole, spec = _whole(
+        model, opened, clip, best, threads=threads, sense=sense, revision=revision, frames=frames, source=source,
+        stopwatch=stopwatch,
+    )  # fmt: skip
+    return BenchReport(machine(), spec.name, opened.id, tuple(runs), stages, whole, best, spec.notes)
+
+
+def recommend(runs: Sequence[ModelRun]) -> ModelRun | None:
+    """The fastest setting that says what the CPU says, at the size measured first; the smallest batch that will do."""
+    good = [
+        run
+        for run in runs
+        if run.frame_ms is not None and (run.correlation is None or run.correlation >= _LEAST_CORRELATION)
+    ]
+    good = [run for run in good if run.size == good[0].size]
+    prompt = [run for run in good if (run.batch_ms or 0) <= _MOST_LATENCY_MS] or [r for r in good if r.batch == 1]
+    best: ModelRun | None = None
+    for run in sorted(prompt, key=lambda run: run.batch):
+        if best is None or (run.frame_ms or 0) * (_WORTH if run.batch > best.batch else 1) < (best.frame_ms or 0):
+            best = run
+    return best
+
+
+def machine() -> dict[str, str]:
+    """What figures depend on besides the settings."""
+    import onnxruntime
+
+    names = {"av", "numba", "numpy"}
+    return {
+        "processor": _processor(),
+        "cores": str(cores()),
+        "load": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "",
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "onnxruntime": str(onnxruntime.__version__),
+        **{name: importlib.metadata.version(name) for name in sorted(names)},
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def made_clip(path: Path, frames: int) -> Path:
+    """Encode ``frames`` frames of the built-in scene, 1280x720 at 30 a second, as cameras and phones do (H.264)."""
+    import av
+
+    from streamdepth.sources.select import source_for
+
+    source = source_for(_TEST_SOURCE.format(frames=frames))
+    source.open()
+    try:
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=30, options={"preset": "veryfast", "crf": "20"})
+            stream.width, stream.height, stream.pix_fmt = 1280, 720, "yuv420p"
+            for frame in source.frames():
+                container.mux(stream.encode(frame.picture.reformat(format="yuv420p")))
+            container.mux(stream.encode(None))
+    finally:
+        source.close()
+    return path
+
+
+def _source(text: str, frames: int) -> Source:
+    from streamdepth.sources.select import source_for
+
+    return source_for(text, max_frames=frames)
+
+
+def _providers(named: Sequence[str]) -> list[str]:
+    from streamdepth.inference.providers import all_providers, why_not
+
+    # the CPU first: what others are compared with
+    names = list(named) or [provider.name for provider in all_providers() if not why_not(provider)]
+    return sorted(dict.fromkeys(names), key=lambda name: name != "cpu")
+
+
+def _settings(
+    model: str | Path,
+    clip: Clip,
+    references: dict[str, NDArray[np.float32]],
+    provider: str,
+    dtype: str,
+    size: str,
+    batches: Sequence[int],
+    *,
+    seconds: float,
+    threads: int | None,
+    sense: str | None,
+    revision: str | None,
+    say: Callable[[str], None],
+    stopwatch: Stopwatch,
+) -> list[ModelRun]:
+    from streamdepth.estimator import DepthEstimator
+
+    found: list[ModelRun] = []
+    try:
+        estimator = DepthEstimator(
+            model, dtype=dtype, size=size or None, provider=provider, threads=threads, sense=sense, revision=revision
+        )
+    except StreamDepthError as error:
+        return [ModelRun(provider, dtype, size or "-", batches[0], note=str(error))]
+    with estimator:
+        for batch in batches:
+            say(f"{provider} {estimator.spec.dtype} {size} batch {batch}".replace("  ", " "))
+            run, depth = measure_model(estimator, batch, clip.frames[0], seconds, stopwatch)
+            if depth is not None and provider == "cpu":
+                references.setdefault(run.size, depth)
+            if depth is not None and run.size in references and depth is not references[run.size]:
+                run = replace(run, correlation=correlation(depth, references[run.size]))
+            found.append(run)
+            if run.frame_ms is None or (run.batch_ms or 0) > _MOST_LATENCY_MS:
+                break
+    return found
+
+
+def _whole(
+    model: str | Path,
+    measured: Source,
+    clip: Clip,
+    best: ModelRun,
+    *,
+    threads: int | None,
+    sense: str | None,
+    revision: str | None,
+    frames: int,
+    source: str,
+    stopwatch: Stopwatch,
+) -> tuple[tuple[StageCost, ...], WholeRun, ModelSpec]:
+    from streamdepth.estimator import DepthEstimator
+    from streamdepth.look import Look, View
+
+    look = Look(alpha=(0.6, 0.6), view=View.OVERLAY)
+    with DepthEstimator(
+        model, dtype=best.dtype, size=best.size, provider=best.provider, threads=threads, sense=sense, revision=revision
+    ) as estimator:
+        engine = estimator.engine()
+        try:
+            stages = measure_stages(clip, engine, look, stopwatch)
+        finally:
+            engine.close()
+        again = measured.again() or _source(source, frames)
+        whole = measure_whole(again, estimator, look, stages, cores=cores(), batch=best.batch, stopwatch=stopwatch)
+        return stages, whole, estimator.spec
