@@ -1,0 +1,58 @@
+"""How long before anything happens: import, ``--help``, the first frame of a file written.
+
+    python benchmarks/startup.py [--runs N]
+
+Compiled kernels are cached before. Each figure is a process from start to end, the interpreter's own start included and
+shown beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from support.timing import machine
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    options = parser.parse_args()
+    from streamdepth.bench.run import made_clip
+
+    with tempfile.TemporaryDirectory() as folder:
+        clip = made_clip(Path(folder) / "clip.mkv", 5)
+        run = [sys.executable, "-m", "streamdepth", "run", str(clip), "--max-frames", "1", "--overwrite", "--quiet"]
+        commands = {
+            "python -c pass": [sys.executable, "-c", "pass"],
+            "import streamdepth": [sys.executable, "-c", "import streamdepth"],
+            "import cv2, onnxruntime (what the OpenCV loop imports)": [
+                sys.executable,
+                "-c",
+                "import cv2, numpy, onnxruntime",
+            ],
+            "streamdepth --help": [sys.executable, "-m", "streamdepth", "--help"],
+            "first frame of a 720p file written": [*run, "-o", str(Path(folder) / "out.mp4")],
+            "the same, --range ema": [*run, "--range", "ema", "-o", str(Path(folder) / "ema.mp4")],
+        }
+        taken: dict[str, list[float]] = {name: [] for name in commands}
+        for number in range(options.runs + 1):
+            for name, command in commands.items():
+                started = time.monotonic()
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+                if number:
+                    taken[name].append(time.monotonic() - started)
+    print(f"{machine()}; `{' '.join(['python', *sys.argv])}`\n")
+    print("| | best s | median s |")
+    print("|---|---|---|")
+    for name, seconds in taken.items():
+        print(f"| {name} | {min(seconds):.2f} | {statistics.median(seconds):.2f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""One picture at a time against ``transformers`` (Python) and ``@huggingface/transformers`` (Node.js), same weights.
+
+    python benchmarks/export_depth_anything.py FOLDER
+    python benchmarks/stills.py FOLDER [--size 252x252] [--python PYTHON_WITH_TRANSFORMERS] [--node FOLDER_WITH_PACKAGE]
+
+Each contestant is a process of its own that loads the model once; rounds go round. A peer that is not installed is
+skipped and named. The pictures are made up, 1280x720; every call goes from picture to depth picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from support.timing import machine
+
+_PEERS = Path(__file__).parent / "peers"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--size", default="252x252")
+    parser.add_argument("--python", default=sys.executable, help="a Python that has transformers and torch")
+    parser.add_argument("--node", type=Path, help="a folder whose node_modules holds @huggingface/transformers")
+    parser.add_argument("--runs", type=int, default=5, help="of each picture, a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = _pictures(Path(folder))
+        given = [str(options.folder), str(options.runs), options.size, *pictures]
+        commands = {"streamdepth": [sys.executable, str(_PEERS / "streamdepth_stills.py"), *given]}
+        if subprocess.run([options.python, "-c", "import transformers, torch"], capture_output=True).returncode == 0:
+            commands["transformers pipeline"] = [options.python, str(_PEERS / "transformers_py.py"), *given]
+        else:
+            print("transformers: skipped, not installed\n")
+        script = None if options.node is None else options.node / "streamdepth_peer.mjs"
+        if script is not None and shutil.which("node") and (options.node / "node_modules").is_dir():
+            # imports are looked up beside the script
+            shutil.copy(_PEERS / "transformers_js.mjs", script)
+            commands["@huggingface/transformers"] = ["node", str(script), *given]
+        else:
+            print("@huggingface/transformers: skipped, no Node.js or no --node folder with it\n")
+        times: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in range(options.rounds):
+            for name, command in commands.items():
+                times[name] += _run(command)
+    print(f"{machine()}; {options.size}; `{' '.join(['python', *sys.argv])}`\n")
+    print("| on the same weights, one picture | median ms | best ms | streamdepth is faster by (median, best) |")
+    print("|---|---|---|---|")
+    ours = times["streamdepth"]
+    for name, found in times.items():
+        median, best = statistics.median(found), min(found)
+        print(
+            f"| {name} | {median:.0f} | {best:.0f} | {median / statistics.median(ours):.2f}, {best / min(ours):.2f} |"
+        )
+
+
+def _run(command: list[str]) -> list[float]:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{command[1]} failed: {done.stderr[-800:]}")
+    times: list[float] = json.loads(done.stdout.strip().splitlines()[-1])["times"]
+    return times
+
+
+def _pictures(folder: Path) -> list[str]:
+    from PIL import Image
+
+    from streamdepth.inference.pattern import pattern
+
+    paths = [folder / f"{number}.png" for number in range(2)]
+    for number, path in enumerate(paths):
+        Image.fromarray(pattern(1280, 720, number)).save(path)
+    return [str(path) for path in paths]
+
+
+if __name__ == "__main__":
+    main()
