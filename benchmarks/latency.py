@@ -95,7 +95,8 @@ def main() -> None:
     for row in rows:
         print(
             f"| {row['path']} | {row['rate']:g} fps | {row['seen']} of {row['taken']} | {row['model_ms']} ms "
-            f"| {row['median_ms']} ms | {row['p95_ms']} ms | {row['p99_ms']} ms | {row['aim_ms'] or '-'} | {row['note']} |"
+            f"| {row['median_ms']} ms | {row['p95_ms']} ms | {row['p99_ms']} ms | {row['aim_ms'] or '-'} "
+            f"| {row['note']} |"
         )
 
 
@@ -116,7 +117,7 @@ def _to_sink(
     warm = int(_WARM_UP_SECONDS * rate) if seconds > 2 * _WARM_UP_SECONDS else 0
     ms = np.array([(at - camera.due_ns(number)) / 1e6 for number, at in sink.arrivals if number >= warm])
     return Ages(
-        name, float(rate), ms, stats.stages_ms["infer"]["median"], camera.count - warm, _losses(stats, ms, name)
+        name, float(rate), ms, stats.stages_ms["infer"]["median"], camera.taken - warm, _losses(stats, ms, name)
     )
 
 

@@ -19,12 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from fractions import Fraction
 
+    from numpy.typing import NDArray
+
 _SCENES = 12
 _COLOR = ColorTags(matrix=1, range=1, primaries=1, transfer=1)
 
 
 class CounterCamera:
-    """Gives frame ``n``, ready drawn, at ``started_ns + n / rate`` of the monotonic clock, whoever is ready."""
+    """Gives frame ``n`` at ``started_ns + n / rate`` of the monotonic clock, whoever is ready.
+
+    Where this process gets too little of the processor to keep that up, it skips numbers, as a camera does.
+    """
 
     def __init__(self, width_px: int, height_px: int, rate: Fraction, seconds: float) -> None:
         self.rate, self.count = rate, int(seconds * rate)
@@ -32,7 +37,8 @@ class CounterCamera:
         self._size = width_px, height_px
         self._stop = threading.Event()
         scene = Scene(width_px, height_px, 0)
-        self._scenes = [scene.draw(index / 4) for index in range(_SCENES)]
+        self._scenes = [_planes(scene.draw(index / 4)) for index in range(_SCENES)]
+        self.taken = 0
 
     @property
     def id(self) -> str:
@@ -60,18 +66,20 @@ class CounterCamera:
 
     def frames(self) -> Iterator[Frame]:
         self.started_ns = time.monotonic_ns() + 50_000_000
-        for number in range(self.count):
+        number = 0
+        while number < self.count:
             picture = self.picture(number)
             if self._stop.wait(max(0.0, (self.due_ns(number) - time.monotonic_ns()) / 1e9)):
                 return
+            self.taken += 1
             yield Frame(self.id, number, number, 1 / self.rate, self.due_ns(number), picture)
+            late_ns = time.monotonic_ns() - self.due_ns(number + 1)
+            number += 1 + max(0, int(late_ns * self.rate) // 1_000_000_000)
 
     def picture(self, number: int) -> av.VideoFrame:
-        rgb = self._scenes[number % _SCENES].copy()
-        draw_counter(rgb, number)
-        picture = av.VideoFrame.from_numpy_buffer(rgb, format="rgb24").reformat(
-            format="yuv420p", src_color_range=2, dst_colorspace=_COLOR.matrix, dst_color_range=_COLOR.range
-        )
+        planes = self._scenes[number % _SCENES].copy()
+        draw_counter(planes, number)
+        picture = av.VideoFrame.from_ndarray(planes, format="yuv420p")
         _COLOR.apply(picture)
         return picture
 
@@ -83,6 +91,13 @@ class CounterCamera:
 
     def close(self) -> None:
         self._stop.set()
+
+
+def _planes(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """YUV 4:2:0 as [H * 3 / 2, W]; the number goes over its luma."""
+    picture = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+    found = picture.reformat(format="yuv420p", src_color_range=2, dst_colorspace=1, dst_color_range=1)
+    return np.asarray(found.to_ndarray(), np.uint8)
 
 
 def number_in(picture: av.VideoFrame, view: View) -> int:
