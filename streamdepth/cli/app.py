@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from streamdepth.cli import checks, models, run, stills, styles
+from streamdepth.cli import bench, checks, models, run, serve, stills, styles
 from streamdepth.version import __version__
 
 app = typer.Typer(
@@ -36,8 +36,10 @@ def _common(
 
 app.command("run")(run.run)
 app.command("image")(stills.image)
+app.command("serve")(serve.serve)
 app.command("styles")(styles.styles)
 app.command("cameras")(checks.cameras)
 app.command("doctor")(checks.doctor)
 app.command("verify")(checks.verify)
+app.command("bench")(bench.bench)
 app.add_typer(models.app, name="models")
