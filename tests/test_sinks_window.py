@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -22,12 +24,13 @@ from streamdepth.sinks.window import WindowSink, to_bgr
 from streamdepth.sinks.window_backend import Cv2Backend, check_display
 from streamdepth.sinks.window_keys import HELP, change_look
 from streamdepth.sinks.window_text import draw_lines
-from tests.support.screen import FakeWindow, ManualClock, close_window, x_display, xdotool
+from tests.support.screen import FakeWindow, ManualClock, close_window, screenshot, x_display, xdotool
 from tests.support.sinks import control, paint, picture_info, result, stream_info
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from streamdepth.frame import Result
 
@@ -203,6 +206,68 @@ def test_interrupt_ends_a_pause_and_a_wait() -> None:
     assert left.wait(1)
 
 
+def test_a_look_acts_at_once_on_a_paused_picture() -> None:
+    for paced in (False, True):
+        sink, window, _ = fake(paced=paced)
+        sink.process(picture_at(0))
+        window.keys = [" "]
+        sink.idle()
+        shapes = []
+        for key in ("s", "v", "v", "v", "v"):
+            before = window.shown[-1][1]
+            window.keys = [key]
+            sink.idle()
+            assert not np.array_equal(window.shown[-1][1], before)
+            shapes.append((window.shown[-1][1].shape[:2], window.size))
+        assert shapes == [
+            ((180, 320), (480, 270)),
+            ((180, 320), (480, 270)),
+            ((180, 640), (640, 180)),
+            ((360, 320), (480, 540)),
+            ((180, 320), (480, 270)),
+        ]
+
+
+def test_pictures_coloured_before_a_look_changed_are_shown_in_the_new_one() -> None:
+    look = control()
+    sink, window, clock = fake(control=look)
+
+    def first_rows(index: int, captured_ns: int) -> NDArray[np.uint8]:
+        picture = paint(320, 180, index, "rgb24")
+        sink.process(result(picture, index, index=index, time_base=Fraction(1, 25), captured_ns=captured_ns))
+        return window.shown[-1][1][:60]
+
+    def as_painted(index: int) -> NDArray[np.uint8]:
+        return np.asarray(paint(320, 180, index, "rgb24").to_ndarray()[:60, ..., ::-1], np.uint8)
+
+    assert np.array_equal(first_rows(0, clock.now_ns), as_painted(0))
+    captured_ns = clock.now_ns
+    clock.advance(0.1)
+    look.update(reverse=True)
+    assert not np.array_equal(first_rows(1, captured_ns), as_painted(1))
+    clock.advance(0.1)
+    assert np.array_equal(first_rows(2, clock.now_ns), as_painted(2))
+
+
+def test_an_interrupt_closes_the_window_and_the_next_picture_ends_the_run() -> None:
+    sink, window, _ = fake(paced=True)
+    sink.process(picture_at(0))
+    window.keys = [" "]
+    sink.idle()
+
+    def press_ctrl_c() -> None:
+        raise KeyboardInterrupt
+
+    window.on_poll = press_ctrl_c
+    with pytest.raises(KeyboardInterrupt):
+        sink.process(picture_at(1))
+    with pytest.raises(StopPipeline):
+        sink.process(picture_at(2))
+    with pytest.raises(StopPipeline):
+        sink.idle()
+    assert window.destroyed >= 1
+
+
 def test_figures_help_and_messages_come_and_go() -> None:
     sink, window, clock = fake(figures=False)
     clock.advance(10)
@@ -215,7 +280,7 @@ def test_figures_help_and_messages_come_and_go() -> None:
         window.keys = [keys]
         sink.idle()
         assert np.array_equal(window.shown[-1][1], plain)
-    window.keys = ["r"]
+    window.keys = [" "]
     sink.idle()
     assert not np.array_equal(window.shown[-1][1], plain)
     clock.advance(3)
@@ -305,68 +370,150 @@ from tests.test_sinks_window import INFO, picture_at
 look = control()
 sink = WindowSink("depth window", control=look)
 sink.open(INFO, picture_info(INFO))
+print("child", sink._backend._child.pid, flush=True)
 index = 0
+said = look.look
+
+
+def tell():
+    global said
+    if look.look != said:
+        said = look.look
+        print("look", said.style, said.view, flush=True)
+
+
 try:
-    while index < 3000:
+    while True:
         sink.process(picture_at(index % 8))
+        tell()
         for _ in range(5):
             sink.idle()
+            tell()
         index += 1
         if index == 3:
             print("ready", flush=True)
-        if look.look.style != "inferno":
-            print("style", look.look.style, flush=True)
-            look.update(style="inferno")
 except StopPipeline:
     print("stopped", flush=True)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    try:
+        sink.idle()
+    except StopPipeline:
+        print("stopped", flush=True)
 finally:
     sink.close()
 """
 
 
-@pytest.mark.parametrize("end", ["key", "close"])
-def test_a_real_window_takes_keys_and_ends_the_run(display: str, end: str) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", _SHOW],
-        env=os.environ | {"DISPLAY": display},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as child:
+class Shown:
+    """A process that shows a window, and what it says."""
+
+    def __init__(self, display: str) -> None:
+        self.display = display
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._heard: list[str] = []
+        environ = os.environ | {"DISPLAY": display}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _SHOW], env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+        self.window_process = int(self.until("child").split()[1])
+        self.until("ready")
+        self.window = xdotool(display, "search", "--sync", "--name", "depth window").split()[-1]
+        xdotool(display, "windowfocus", "--sync", self.window)
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._listener.join(10)
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            for line in lines:
+                self._lines.put(line.strip())
+
+    def _next(self) -> str:
+        self._heard.append(self._lines.get(timeout=1))
+        return self._heard[-1]
+
+    def until(self, said: str, act: Callable[[], object] = lambda: None, tries: int = 20) -> str:
+        """The first line with these words. Acts again until then: a window only just mapped may miss an event."""
+        for _ in range(tries):
+            act()
+            with contextlib.suppress(queue.Empty):
+                while said not in (line := self._next()):
+                    pass
+                return line
+        raise AssertionError(f"the window never said {said!r} but {self._heard[-5:]}")
+
+    def press(self, key: str) -> Callable[[], object]:
+        return lambda: xdotool(self.display, "key", "--window", self.window, key)
+
+    def looks(self, path: Path, right: Callable[[NDArray[np.uint8]], bool]) -> NDArray[np.uint8]:
+        """The screen, once it looks right or after 20 tries."""
+        for _ in range(20):
+            screen = screenshot(self.display, path)
+            if right(screen):
+                break
+        return screen
+
+
+@pytest.fixture
+def shown(display: str) -> Iterator[Shown]:
+    window = Shown(display)
+    try:
+        yield window
+    finally:
+        window.end()
+
+
+def gone(process: int) -> bool:
+    """Wait until a process that is not ours to wait for has ended."""
+    for _ in range(100):
         try:
-            assert child.stdout is not None
-            lines: queue.Queue[str] = queue.Queue()
+            state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        threading.Event().wait(0.05)
+    return False
 
-            def listen() -> None:
-                for line in child.stdout or ():
-                    lines.put(line)
 
-            threading.Thread(target=listen, daemon=True).start()
+def test_a_real_window_paints_takes_keys_and_ends_the_run(shown: Shown, tmp_path: Path) -> None:
+    def painted(screen: NDArray[np.uint8]) -> bool:
+        # Red rises to the right and green downwards in every picture of the test's.
+        part = screen[:270, :480].astype(int)
+        return bool(part[60, 100:230, 0].std() > 20 and part[60:180, 300, 1].std() > 20)
 
-            def until(said: str, act: Callable[[], object], tries: int = 40) -> None:
-                """Act again until the child says it: a window that is just being mapped may miss an event."""
-                for _ in range(tries):
-                    act()
-                    with contextlib.suppress(queue.Empty):
-                        while lines.get(timeout=0.5) != said:
-                            pass
-                        return
-                raise AssertionError(f"the window never said {said!r}")
+    assert painted(shown.looks(tmp_path / "screen.png", painted))
+    shown.until("look jet depth", shown.press("s"))
+    shown.until("overlay", shown.press("v"))
+    shown.until("stopped", shown.press("q"))
+    assert shown.process.wait(20) == 0
+    assert gone(shown.window_process)
 
-            def key(name: str) -> Callable[[], object]:
-                return lambda: xdotool(display, "key", "--window", window, name)
 
-            until("ready\n", lambda: None)
-            window = xdotool(display, "search", "--sync", "--name", "depth window").split()[-1]
-            xdotool(display, "windowfocus", "--sync", window)
-            until("style jet\n", key("s"))
-            if end == "key":
-                until("stopped\n", key("q"))
-            else:
-                until("stopped\n", lambda: close_window(display, int(window)), tries=3)
-            assert child.wait(20) == 0
-        finally:
-            child.kill()
+def test_closing_a_real_window_ends_the_run(shown: Shown) -> None:
+    shown.until("stopped", lambda: close_window(shown.display, int(shown.window)), tries=3)
+    assert shown.process.wait(20) == 0
+    assert gone(shown.window_process)
+
+
+def test_an_interrupt_closes_a_real_window(shown: Shown) -> None:
+    shown.process.send_signal(signal.SIGINT)
+    shown.until("interrupted")
+    shown.until("stopped")
+    assert shown.process.wait(20) == 0
+    assert gone(shown.window_process)
+
+
+def test_a_window_does_not_outlive_a_killed_run(shown: Shown) -> None:
+    shown.process.kill()
+    shown.process.wait()
+    assert gone(shown.window_process)
 
 
 def test_a_window_whose_process_dies_is_an_error(display: str) -> None:

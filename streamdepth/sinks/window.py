@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import Counter, deque
 from pathlib import Path
@@ -17,10 +18,11 @@ from streamdepth.sinks.encoding import has_alpha
 from streamdepth.sinks.files import write_whole
 from streamdepth.sinks.window_backend import Backend, Cv2Backend
 from streamdepth.sinks.window_keys import HELP, change_look
+from streamdepth.sinks.window_repaint import Repainter
 from streamdepth.sinks.window_text import draw_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import av
     from numpy.typing import NDArray
@@ -44,7 +46,8 @@ _CHECKER_PX = 16
 class WindowSink(BaseSink):
     """Shows pictures in a window, with keys for the look (``h`` lists them). ``q``, Esc or closing it ends the run.
 
-    Runs on the thread that called the pipeline, as every window system wants it.
+    Runs on the thread that called the pipeline, as every window system wants it. A change of the look is seen at once,
+    on a paused picture too: until pictures in the new look come, the window colours by itself.
 
     Live (not ``paced``): an old picture is replaced by a newer one, and pause holds the picture while the run goes on.
     Paced: pictures appear at their own times, pause holds up the run, and a picture that is late is left out here and
@@ -83,7 +86,11 @@ class WindowSink(BaseSink):
         self._clock: Clock = clock or SystemClock()
         self._backend: Backend = backend or Cv2Backend()
         self._stop = threading.Event()
-        self._open = self._help = self._paused = self._fullscreen = False
+        self._open = self._help = self._paused = self._fullscreen = self._ended = False
+        self._repainter: Repainter | None = None
+        self._seen_look = control.look
+        self._look_changed_ns: int | None = None
+        self._size_px = (0, 0)
         self._shown: NDArray[np.uint8] | None = None
         self._shown_index = 0
         self._shown_ns: deque[int] = deque(maxlen=240)
@@ -107,7 +114,7 @@ class WindowSink(BaseSink):
         """Pictures not shown: ``late`` (paced) and ``paused`` (live)."""
         return MappingProxyType(dict(self._counts))
 
-    def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:  # noqa: ARG002 - the picture says all
+    def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:
         """
         Raises:
             DisplayError: no window can be shown.
@@ -118,9 +125,10 @@ class WindowSink(BaseSink):
             from streamdepth.colorize.palettes import palette_names
 
             self._styles = palette_names()
-        width, height = picture.width_px, picture.height_px
-        ratio = min(_LARGEST_PX[0] / width, _LARGEST_PX[1] / height, max(1.0, _SMALLEST_WIDTH_PX / width))
-        self._backend.create(self._title, max(1, round(width * ratio)), max(1, round(height * ratio)))
+        self._size_px = (picture.width_px, picture.height_px)
+        self._backend.create(self._title, *window_size_px(*self._size_px))
+        self._repainter = Repainter(stream)
+        self._seen_look = self._look.look
         self._open = True
         self._message_until_ns = self._clock.monotonic_ns() + 2 * _MESSAGE_NS
 
@@ -131,6 +139,41 @@ class WindowSink(BaseSink):
         """
         if not self._open or result.picture is None:
             raise SinkError(f"{self.name}: not open, or no picture to show")
+        with self._ending():
+            self._take(result)
+
+    def idle(self) -> None:
+        """
+        Raises:
+            StopPipeline: the user asked for the end.
+        """
+        if self._open:
+            with self._ending():
+                self._pump(1)
+
+    def interrupt(self) -> None:
+        self._stop.set()
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._backend.destroy()
+            if self._repainter is not None:
+                self._repainter.close()
+
+    @contextlib.contextmanager
+    def _ending(self) -> Iterator[None]:
+        """Ctrl-C closes the window: it comes in the middle of a request, after which no other would be understood."""
+        if self._ended:
+            raise StopPipeline
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._ended = True
+            self._backend.destroy()
+            raise
+
+    def _take(self, result: Result) -> None:
         if self._paced:
             self._hold_while_paused()
             if not self._wait_until_due(result.frame.seconds):
@@ -140,7 +183,8 @@ class WindowSink(BaseSink):
             self._counts["paused"] += 1
             self._pump(1)
             return
-        self._shown = to_bgr(result.picture)
+        self._follow_look()
+        self._shown = to_bgr(self._in_current_look(result))
         self._shown_index = result.frame.index
         now = self._clock.monotonic_ns()
         self._shown_ns.append(now)
@@ -148,21 +192,24 @@ class WindowSink(BaseSink):
         self._draw()
         self._pump(1)
 
-    def idle(self) -> None:
-        """
-        Raises:
-            StopPipeline: the user asked for the end.
-        """
-        if self._open:
-            self._pump(1)
+    def _in_current_look(self, result: Result) -> av.VideoFrame:
+        """A result's picture, or one of our own where the frame came before the look changed: it may be in the old."""
+        assert self._repainter is not None  # noqa: S101 - made in open()
+        assert result.picture is not None  # noqa: S101 - process() looked
+        self._repainter.keep(result)
+        if self._look_changed_ns is None or result.frame.captured_ns > self._look_changed_ns:
+            return result.picture
+        return self._repainter.paint(result, self._seen_look)
 
-    def interrupt(self) -> None:
-        self._stop.set()
-
-    def close(self) -> None:
-        if self._open:
-            self._open = False
-            self._backend.destroy()
+    def _follow_look(self) -> None:
+        """Colour what is shown again where the look is no longer the one it was made in."""
+        look = self._look.look
+        if look == self._seen_look or self._repainter is None:
+            return
+        self._seen_look, self._look_changed_ns = look, self._clock.monotonic_ns()
+        picture = self._repainter.again(look)
+        if picture is not None:
+            self._shown, self._dirty = to_bgr(picture), True
 
     def _hold_while_paused(self) -> None:
         if not self._paused:
@@ -200,6 +247,7 @@ class WindowSink(BaseSink):
             self._on_key(chr(key))
         if self._message and self._clock.monotonic_ns() >= self._message_until_ns:
             self._message, self._dirty = "", True
+        self._follow_look()
         if self._dirty:
             self._draw()
 
@@ -251,16 +299,30 @@ class WindowSink(BaseSink):
         if self._help:
             rows += HELP
         picture = self._shown
+        self._fit(picture.shape[1], picture.shape[0])
         if rows or self._message:
             picture = picture.copy()
             draw_lines(picture, rows)
             draw_lines(picture, [(self._message,)] if self._message else [], bottom=True)
         self._backend.show(picture)
 
+    def _fit(self, width_px: int, height_px: int) -> None:
+        """Give the window the shape of its picture where that has changed, as it does with the view."""
+        if (width_px, height_px) == self._size_px or self._fullscreen:
+            return
+        self._size_px = (width_px, height_px)
+        self._backend.resize(*window_size_px(width_px, height_px))
+
     def _rate(self) -> float:
         newest = self._shown_ns[-1] if self._shown_ns else 0
         recent = [at for at in self._shown_ns if newest - at <= _RATE_WINDOW_NS]
         return (len(recent) - 1) * 1e9 / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
+
+
+def window_size_px(width_px: int, height_px: int) -> tuple[int, int]:
+    """How large a window shows a picture: as it is, but never larger than small screens nor hard to see."""
+    ratio = min(_LARGEST_PX[0] / width_px, _LARGEST_PX[1] / height_px, max(1.0, _SMALLEST_WIDTH_PX / width_px))
+    return max(1, round(width_px * ratio)), max(1, round(height_px * ratio))
 
 
 def to_bgr(picture: av.VideoFrame) -> NDArray[np.uint8]:

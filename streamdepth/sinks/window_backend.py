@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from streamdepth.errors import DisplayError
-from streamdepth.sinks.window_process import CREATE, FULLSCREEN, POLL, REPLY, REQUEST, SHOW
+from streamdepth.sinks.window_process import CREATE, FULLSCREEN, POLL, REPLY, REQUEST, RESIZE, SHOW
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _START_SECONDS = 30.0
 _ANSWER_SECONDS = 10.0
 _END_SECONDS = 2.0
+_PIPE_BYTES = 1 << 20
 _ELSE = "leave --show out and use -o or --serve"
 
 
@@ -51,6 +52,8 @@ class Backend(Protocol):
     def visible(self) -> bool:
         """False once the user has closed it."""
         ...
+
+    def resize(self, width_px: int, height_px: int) -> None: ...
 
     def set_fullscreen(self, on: bool) -> None: ...
 
@@ -78,8 +81,6 @@ class Cv2Backend:
     def create(self, title: str, width_px: int, height_px: int) -> None:
         environ = dict(os.environ if self._environ is None else self._environ)
         check_display(environ, sys.platform)
-        # Qt repaints 5 ms after it was asked to, which is longer than one poll lasts.
-        environ.setdefault("QT_QPA_UPDATE_IDLE_TIME", "0")
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 - closed by destroy
         self._replies = queue.Queue(4)
         program = str(Path(__file__).with_name("window_process.py"))
@@ -91,7 +92,8 @@ class Cv2Backend:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._words,
-            start_new_session=True,  # Ctrl-C is for the pipeline to handle
+            pipesize=_PIPE_BYTES,
+            start_new_session=True,  # Ctrl-C in the terminal must not reach it
         )
         self._reader = threading.Thread(target=self._read, args=(self._child.stdout,), name="window", daemon=True)
         self._reader.start()
@@ -106,6 +108,9 @@ class Cv2Backend:
 
     def poll(self, wait_ms: int) -> int:
         return self._ask(POLL, max(1, wait_ms))
+
+    def resize(self, width_px: int, height_px: int) -> None:
+        self._ask(RESIZE, width_px, height_px)
 
     def set_fullscreen(self, on: bool) -> None:
         self._ask(FULLSCREEN, int(on))
@@ -131,7 +136,13 @@ class Cv2Backend:
             self._words.close()
 
     def _ask(
-        self, kind: bytes, first: int = 0, second: int = 0, content: bytes | memoryview = b"", *, seconds: float = 0
+        self,
+        kind: bytes,
+        first: int = 0,
+        second: int = 0,
+        content: bytes | memoryview = b"",
+        *,
+        seconds: float = _ANSWER_SECONDS,
     ) -> int:
         child = self._child
         if child is None or child.stdin is None:
@@ -140,7 +151,7 @@ class Cv2Backend:
             child.stdin.write(REQUEST.pack(kind, first, second, len(content)))
             child.stdin.write(content)
             child.stdin.flush()
-            reply = self._replies.get(timeout=(seconds or _ANSWER_SECONDS) + first / 1000)
+            reply = self._replies.get(timeout=seconds)
         except OSError:
             reply = None
         except queue.Empty as exc:

@@ -106,6 +106,9 @@ class FakeWindow:
         self.clock.advance(wait_ms / 1000)
         return -1
 
+    def resize(self, width_px: int, height_px: int) -> None:
+        self.size = (width_px, height_px)
+
     def set_fullscreen(self, on: bool) -> None:
         self.fullscreen = on
 
