@@ -31,6 +31,9 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not instal
 
 TOKEN = "a-token-nobody-guesses"  # noqa: S105
 SHOWN = "!document.getElementById('transport').hidden"
+ELEMENT = "document.querySelector('#stage > video:not([hidden]), #stage > img:not([hidden])')"
+WIDTH = f"(({ELEMENT} || {{}}).videoWidth || ({ELEMENT} || {{}}).naturalWidth)"
+"""Of the picture, whichever way it comes: on a starved machine WebRTC may have given way."""
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +132,7 @@ def test_every_control_acts(page: Browser, run: Running) -> None:
         page.click(f"#view [data-value={view}]")
         page.wait(f"document.querySelector('#view [data-value={view}]').getAttribute('aria-pressed') === 'true'")
         eventually(lambda view=view: control.look.view is view, f"view {view}")  # type: ignore[misc]
-    page.wait("document.getElementById('video').videoWidth === 640")
+    page.wait(f"{WIDTH} === 640", 20)
 
     page.click("#palette-now")
     assert page.run("document.querySelectorAll('.palette').length") == 45
@@ -193,9 +196,9 @@ def test_two_pages_agree(page: Browser, run: Running) -> None:
 def test_depth_under_the_pointer_in_metres(page: Browser, run: Running) -> None:
     assert run.site.feed.latest is not None
     assert run.site.feed.latest.depth.sense is Sense.METRIC_M
+    page.wait(f"{WIDTH} === 640", 20)
     left, top, width, height = page.run(
-        "(() => {const box = document.getElementById('video').getBoundingClientRect();"
-        "return [box.left, box.top, box.width, box.height]})()"
+        f"(() => {{const box = {ELEMENT}.getBoundingClientRect();return [box.left, box.top, box.width, box.height]}})()"
     )
     page.point(left + width * 0.25, top + height * 0.9)
     page.wait("!document.getElementById('readout').hidden && !document.getElementById('mark-b').hidden")
@@ -234,6 +237,13 @@ def test_snapshot_saves_picture_and_depth(page: Browser) -> None:
     assert np.load(depth_file).dtype == np.float32
     with Image.open(picture_file) as picture:
         assert picture.size == (640, 180)
+
+
+def saved(page: Browser, kind: str) -> Path | None:
+    """A finished download."""
+    unfinished = list(page.downloads.glob("*.crdownload"))
+    found = [one for one in page.downloads.glob(f"*.{kind}") if one.stat().st_size]
+    return found[0] if found and not unfinished else None
 
 
 def test_a_dropped_video_comes_back(page: Browser, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ _FLAGS = (
 )
 
 
-def eventually(true: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
+def eventually(true: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
     """The first true value of ``true()``; fails with ``what`` after ``seconds``."""
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
@@ -195,7 +195,7 @@ class Browser:
             raise AssertionError(f"{script}: {answer['exceptionDetails']}")
         return answer["result"].get("value")
 
-    def wait(self, script: str, seconds: float = 10.0) -> Any:
+    def wait(self, script: str, seconds: float = 20.0) -> Any:
         """Wait until an expression is true."""
         return eventually(lambda: self.run(f"!!({script})"), script, seconds)
 
