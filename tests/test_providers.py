@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from streamdepth.errors import ProviderError, UsageError
-from streamdepth.inference import agreement, assignment, nvidia, plugins, providers
+from streamdepth.inference import agreement, assignment, fused, nvidia, plugins, providers
 from streamdepth.models.resolve import resolve
+from streamdepth.models.spec import Preprocessing
 from streamdepth.threads import ThreadPlan, cores, plan_threads
 
 if TYPE_CHECKING:
@@ -336,3 +337,111 @@ def test_threads_below_one_are_refused(wrong: dict[str, Any]) -> None:
 
 def test_there_is_a_core() -> None:
     assert cores() >= 1
+
+
+# Preprocessing in the graph -----------------------------------------------------------------------------------------
+
+
+def picture(width: int = 90, height: int = 70) -> Any:
+    from streamdepth.inference.pattern import pattern
+    from streamdepth.inference.preprocess import picture_of
+
+    return picture_of(pattern(width, height))
+
+
+def depth_of(spec: ModelSpec, batch: int = 1) -> Any:
+    from streamdepth.inference.engine import Engine
+
+    engine = Engine(spec, provider="cpu", batch=batch)
+    shown = picture()
+    slot = engine.acquire(engine.network_size(shown.width, shown.height))
+    for row in range(engine.batch):
+        slot.write(row, shown)
+    maps = [depth.values.copy() for depth in engine.run(slot, engine.batch)]
+    engine.close()
+    return maps
+
+
+def test_pictures_as_bytes_give_the_depth_of_the_fast_path(spec: ModelSpec, tmp_path: Path) -> None:
+    bytes_in = fused.fused(spec, tmp_path)
+    assert bytes_in.image_input.dtype == "uint8"
+    wanted = depth_of(spec)[0]
+    assert np.abs(depth_of(bytes_in)[0] - wanted).max() < 1e-4 * np.ptp(wanted)
+
+
+@pytest.mark.parametrize("rank", [3, 4, 5])
+@pytest.mark.parametrize("opset", [11, 17])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_every_shape_of_input_takes_pictures_as_bytes(rank: int, opset: int, dtype: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    small_model(path, rank, opset, dtype)
+    plain = resolve(path, preprocessing=NORMALISED)
+    assert len(plain.image_input.shape) == rank
+    tolerance = 1e-5 if dtype == "float32" else 4e-3
+    np.testing.assert_allclose(depth_of(fused.fused(plain, tmp_path))[0], depth_of(plain)[0], atol=tolerance)
+
+
+def test_weights_beside_the_model_are_found_from_the_cache(tmp_path: Path) -> None:
+    path = tmp_path / "model" / "model.onnx"
+    path.parent.mkdir()
+    small_model(path, 4, 17, "float32", external=True)
+    plain = resolve(path, preprocessing=NORMALISED)
+    assert plain.external_data
+    bytes_in = fused.fused(plain, tmp_path / "cache")
+    assert fused.weights_folder(bytes_in) == str(path.parent)
+    assert fused.weights_folder(plain) == ""
+    np.testing.assert_allclose(depth_of(bytes_in)[0], depth_of(plain)[0], atol=1e-5)
+
+
+def test_a_graph_is_made_once_and_again_when_the_model_changes(spec: ModelSpec, tmp_path: Path) -> None:
+    first = fused.fused(spec, tmp_path).path
+    made = first.stat().st_mtime_ns
+    assert fused.fused(spec, tmp_path).path == first
+    assert first.stat().st_mtime_ns == made
+    other = dataclasses.replace(spec, preprocessing=NORMALISED)
+    assert fused.fused(other, tmp_path).path != first
+    assert [entry.suffix for entry in tmp_path.iterdir()] == [".onnx", ".onnx"]
+
+
+def test_models_that_cannot_take_bytes_say_why(spec: ModelSpec, tmp_path: Path) -> None:
+    from streamdepth.errors import ModelError
+
+    padded = dataclasses.replace(spec, preprocessing=dataclasses.replace(spec.preprocessing, do_pad=True))
+    with pytest.raises(ModelError, match="pads after normalising"):
+        fused.fused(padded, tmp_path)
+    with pytest.raises(ModelError, match="takes uint8 already"):
+        fused.fused(fused.fused(spec, tmp_path), tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_says_so(spec: ModelSpec, tmp_path: Path) -> None:
+    from streamdepth.errors import ModelError
+
+    (tmp_path / "file").touch()
+    with pytest.raises(ModelError, match="STREAMDEPTH_CACHE"):
+        fused.fused(spec, tmp_path / "file" / "below")
+
+
+NORMALISED = Preprocessing(width_px=16, height_px=12, keep_aspect=False, multiple_of=1)
+
+
+def small_model(path: Path, rank: int, opset: int, dtype: str, *, external: bool = False) -> None:
+    """Mean over the channels, weighed: [rows.., 3, 12, 16] -> [rows.., 12, 16]."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    kind = TensorProto.FLOAT if dtype == "float32" else TensorProto.FLOAT16
+    rows = [1] * (rank - 3)
+    weights = np.arange(1, 3 * 12 * 16 + 1, dtype=dtype).reshape(3, 12, 16) / 576
+    nodes = [
+        helper.make_node("Mul", ["pixels", "weights"], ["weighed"]),
+        helper.make_node("ReduceMean", ["weighed"], ["depth"], axes=[rank - 3], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("pixels", kind, [*rows, 3, 12, 16])],
+        [helper.make_tensor_value_info("depth", kind, [*rows, 12, 16])],
+        [numpy_helper.from_array(np.asarray(weights, dtype=dtype), "weights")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    onnx.save(model, str(path), save_as_external_data=external, location="weights.bin", size_threshold=0)

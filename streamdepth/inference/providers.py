@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.errors import ModelError, ProviderError, StreamDepthError, UsageError
-from streamdepth.inference import assignment, nvidia, plugins, session_errors
+from streamdepth.inference import assignment, fused, nvidia, plugins, session_errors
 from streamdepth.threads import cores, plan_threads
 
 if TYPE_CHECKING:
@@ -256,6 +256,9 @@ def _open(spec: ModelSpec, provider: Provider, threads: int | None) -> tuple[Any
     # Threads that spin for work take it from decoder and encoder: 256x192 on two cores, 15.5 ms of CPU a run against
     # 7.8 without, at the same speed.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    beside = fused.weights_folder(spec)
+    if beside:
+        options.add_session_config_entry(fused.EXTERNAL_FOLDER, beside)
     plugin = _plugin(provider) if provider.plugin else None
     wanted: list[Any] = []
     ort_name = provider.ort_name
@@ -269,9 +272,11 @@ def _open(spec: ModelSpec, provider: Provider, threads: int | None) -> tuple[Any
         options.add_session_config_entry(*assignment.RECORD)
         if plugin is None:
             wanted.append(PROVIDERS[0].ort_name)
-    # A path, not bytes: external data is looked for beside it.
+    # A path, not bytes: external data is looked for beside it. With a folder of weights given, only bytes obey it.
     try:
-        session = ort.InferenceSession(str(spec.path), sess_options=options, providers=wanted or None)
+        session = ort.InferenceSession(
+            spec.path.read_bytes() if beside else str(spec.path), sess_options=options, providers=wanted or None
+        )
     except Exception as exc:
         raise _refused(exc, spec, provider) from exc
     running = session.get_providers()
