@@ -308,7 +308,7 @@ class WindowSink(BaseSink):
 
     def _fit(self, width_px: int, height_px: int) -> None:
         """Give the window the shape of its picture where that has changed, as it does with the view."""
-        if (width_px, height_px) == self._size_px or self._fullscreen:
+        if width_px * self._size_px[1] == height_px * self._size_px[0] or self._fullscreen:
             return
         self._size_px = (width_px, height_px)
         self._backend.resize(*window_size_px(width_px, height_px))
