@@ -183,7 +183,15 @@ def test_pause_holds_the_picture_and_counts_what_it_hides(run: Running) -> None:
     held = run.site.feed.count
     eventually(lambda: run.site.feed.dropped.get("paused", 0) > before + 3, "pictures go by unseen")
     assert run.site.feed.count - held <= 1
-    control(run, paused=False)
+    shown = run.site.feed.latest
+    assert shown is not None
+    control(run, view="depth", range="fixed:-5,5")  # the picture that stands takes the new look
+    assert picture_size(run) == (320, 180)
+    assert shown_range(run) == DepthRange(-5, 5)
+    assert run.site.feed.latest is not None
+    assert run.site.feed.latest.index == shown.index
+    held = run.site.feed.count
+    control(run, paused=False, view="side", range="ema")
     eventually(lambda: run.site.feed.count > held + 1, "pictures again")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections import Counter, OrderedDict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +31,7 @@ class Shown:
     Attributes:
         number: 1, 2, ... in the order they came.
         picture: the coloured view; read only.
+        frame: what the source gave; read only.
         depth: a copy, at model resolution.
         range: the range its colours use.
         index: of the frame in its source.
@@ -39,6 +40,7 @@ class Shown:
 
     number: int
     picture: av.VideoFrame
+    frame: av.VideoFrame
     depth: DepthMap
     range: DepthRange
     index: int
@@ -81,8 +83,26 @@ class LiveFeed:
         with self._lock:
             self._count += 1
             self._latest = Shown(
-                self._count, picture, depth, result.range, result.frame.index, result.frame.seconds
-            )  # fmt: skip
+                number=self._count,
+                picture=picture,
+                frame=result.frame.picture,
+                depth=depth,
+                range=result.range,
+                index=result.frame.index,
+                seconds=result.frame.seconds,
+            )
+        self._tell()
+
+    def repaint(self, shown: Shown, picture: av.VideoFrame, depth_range: DepthRange) -> None:
+        """Show the same moment in another look, unless there is a newer one."""
+        with self._lock:
+            if self._latest is not shown:
+                return
+            self._count += 1
+            self._latest = replace(shown, number=self._count, picture=picture, range=depth_range)
+        self._tell()
+
+    def _tell(self) -> None:
         for listener in self._listeners:
             listener()
 

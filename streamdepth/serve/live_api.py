@@ -123,6 +123,8 @@ class LiveApi:
             changed_range(self._site, content["range"])
         self._site.control.update(**changes)
         self._feed.paused = paused
+        if changes or "range" in content:
+            await self._loop.run_in_executor(self._encoder, self._site.repaint)
         self._tell()
         return web.json_response(self._state())
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from streamdepth.colorize.colorizer import Colorizer
     from streamdepth.depth.range import RangeSwitch
     from streamdepth.estimator import DepthEstimator
     from streamdepth.frame import StreamInfo
@@ -75,6 +76,8 @@ class WebSite:
         self._lock = threading.Lock()
         self._stream: StreamInfo | None = None
         self._source: Source | None = None
+        self._painting = threading.Lock()
+        self._colorizer: Colorizer | None = None
         self._listen: Listen | None = None
         self._server: WebServer | None = None
         self._jobs: JobRunner | None = None
@@ -125,12 +128,29 @@ class WebSite:
             if self._stream is not None:
                 raise SinkError(f"{self.label}: shows {self._stream.source_id} already; give each source its own port")
             self._stream, self._source = stream, source
+        with self._painting:
+            from streamdepth.colorize.colorizer import Colorizer
+
+            self._colorizer = Colorizer(stream)
 
     def end(self) -> None:
         """The run is over; its last picture stays. Idempotent."""
         with self._lock:
             self._stream = self._source = None
         self.board.watch(None)
+
+    def repaint(self) -> None:
+        """Show the present look on a picture that stands: paused, or the last of a run that is over."""
+        shown = self.feed.latest
+        if shown is None or not (self.feed.paused or self._stream is None):
+            return
+        fixed = self.range_switch.spec.fixed if self.range_switch is not None else None
+        depth_range = fixed or shown.range
+        with self._painting:
+            if self._colorizer is None:
+                return
+            picture = self._colorizer.render(shown.frame, shown.depth, depth_range, self.control.look)
+        self.feed.repaint(shown, picture, depth_range)
 
     def start(self) -> None:
         """Listen and serve.
