@@ -242,16 +242,25 @@ def dynamic(spec: ModelSpec) -> ModelSpec:
 
 
 def key(spec: ModelSpec, **changes: Any) -> nvidia.EngineKey:
-    given: dict[str, Any] = {"batch": 4, "size": (256, 192), "fp16": True, "gpu": "A (8.0)", "tensorrt": "10.1"}
+    given: dict[str, Any] = {"batch": 4, "fp16": True, "gpu": "A (8.0)", "tensorrt": "10.1"}
     return nvidia.engine_key(spec, **given | changes)
 
 
-@pytest.mark.parametrize(
-    "change", [{"batch": 8}, {"size": (192, 256)}, {"fp16": False}, {"gpu": "B (9.0)"}, {"tensorrt": "10.2"}]
-)
+@pytest.mark.parametrize("change", [{"batch": 8}, {"fp16": False}, {"gpu": "B (9.0)"}, {"tensorrt": "10.2"}])
 def test_an_engine_is_kept_apart_for_whatever_it_depends_on(dynamic: ModelSpec, change: dict[str, Any]) -> None:
     assert key(dynamic).digest == key(dynamic).digest
     assert key(dynamic).digest != key(dynamic, **change).digest
+
+
+def test_a_size_of_the_users_own_has_an_engine_of_its_own(dynamic: ModelSpec) -> None:
+    other = dataclasses.replace(dynamic, preprocessing=dataclasses.replace(dynamic.preprocessing, width_px=128))
+    assert key(other) != key(dynamic)
+
+
+def test_sizes_that_follow_the_picture_are_not_promised_to_tensorrt(dynamic: ModelSpec, tmp_path: Path) -> None:
+    follows = dataclasses.replace(dynamic, preprocessing=Preprocessing())
+    assert key(follows).shapes == ()
+    assert not any("profile" in name for name in nvidia.tensorrt_options(key(follows), tmp_path))
 
 
 def test_a_graph_of_fixed_batch_has_one_engine_for_any_batch(spec: ModelSpec) -> None:
@@ -445,3 +454,36 @@ def small_model(path: Path, rank: int, opset: int, dtype: str, *, external: bool
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     onnx.save(model, str(path), save_as_external_data=external, location="weights.bin", size_threshold=0)
+
+
+def test_an_engine_takes_bytes_where_asked_and_not_beside_the_exact_path(
+    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from streamdepth.inference.engine import Engine
+
+    monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path))
+    engine = Engine(spec, provider="cpu", bytes_in=True)
+    engine.check()
+    assert engine.spec.image_input.dtype == "uint8"
+    engine.close()
+    plain = Engine(spec, provider="cpu")
+    assert plain.spec is spec
+    plain.close()
+    with pytest.raises(UsageError, match="choose one"):
+        Engine(spec, provider="cpu", bytes_in=True, exact=True)
+
+
+def test_tensorrt_stands_before_cuda_and_both_get_options(
+    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path))
+    by_name = {provider.name: provider for provider in providers.PROVIDERS}
+    order = providers._with_options(spec, by_name["tensorrt"], 4)
+    assert [name for name, _ in order] == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
+    assert Path(order[0][1]["trt_engine_cache_path"]).is_dir()
+    assert providers._with_options(spec, by_name["cuda"], 4) == [("CUDAExecutionProvider", nvidia.cuda_options())]
+    assert providers._with_options(spec, by_name["cpu"], 4) == ["CPUExecutionProvider"]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ProviderError, match="STREAMDEPTH_CACHE"):
+        providers._with_options(spec, by_name["tensorrt"], 4)

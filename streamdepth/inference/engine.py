@@ -12,10 +12,10 @@ import numpy as np
 
 from streamdepth.errors import InferenceError, ModelError, UsageError
 from streamdepth.frame import DepthMap, Sense
-from streamdepth.inference import feeds, postprocess, session_errors
+from streamdepth.inference import feeds, fused, postprocess, session_errors
 from streamdepth.inference.buffers import BufferPool
 from streamdepth.inference.geometry import Geometry, fixed_sides, plan
-from streamdepth.inference.providers import AUTO, open_session
+from streamdepth.inference.providers import AUTO, likely, open_session
 from streamdepth.inference.slots import Buffers, Slot
 from streamdepth.models.spec import Family
 
@@ -31,6 +31,7 @@ _FOV_OUTPUT = "field_of_view"
 _SIZES_KEPT = 8
 _GEOMETRIES_KEPT = 256
 _FLOAT = "tensor(float)"
+_ON_DEVICE = ("cuda", "tensorrt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,10 @@ class Engine:
         batch: pictures a run takes; a graph of fixed batch above 1 dictates it, one of batch 1 runs them in turn.
         exact: preprocess as ``transformers`` does instead of the fast way.
         threads: threads of one operator on the CPU, None = from the cores.
+        bytes_in: take pictures as bytes and preprocess in the graph (see :mod:`streamdepth.inference.fused`), which
+            excludes ``exact``; None = where the model runs on an NVIDIA GPU and its graph allows it.
     Raises:
-        UsageError: ``batch`` or ``threads`` below 1.
+        UsageError: ``batch`` or ``threads`` below 1, or ``bytes_in`` with ``exact``.
         ModelError, ProviderError: as :func:`streamdepth.inference.providers.open_session`.
     """
 
@@ -83,13 +86,20 @@ class Engine:
         batch: int = 1,
         exact: bool = False,
         threads: int | None = None,
+        bytes_in: bool | None = None,
     ) -> None:
         if batch < 1:
             raise UsageError(f"batch is at least 1, not {batch}")
         if threads is not None and threads < 1:
             raise UsageError(f"threads is at least 1, not {threads}")
+        if exact and bytes_in:
+            raise UsageError("bytes_in preprocesses in the graph, exact as transformers does; choose one")
         import onnxruntime as ort
 
+        if bytes_in is None:
+            bytes_in = not exact and likely(provider) in _ON_DEVICE and not fused.obstacle(spec)
+        if bytes_in:
+            spec = fused.fused(spec)
         self.spec = spec
         self.exact = exact
         fixed = spec.fixed_batch
@@ -97,7 +107,7 @@ class Engine:
             raise ModelError(f"{spec.name}: its input has a batch of {fixed}; export it with a batch of 1 or dynamic")
         self.batch = fixed if fixed is not None and fixed > 1 else batch
         self.rows_per_run = self.batch if fixed is None else fixed
-        opened = open_session(spec, provider, threads)
+        opened = open_session(spec, provider, threads, batch=self.batch)
         self.session: Any = opened.session
         self.provider = opened.provider
         notes = [opened.note, feeds.focal_note(spec)]

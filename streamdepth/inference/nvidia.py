@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from streamdepth.inference.geometry import plan
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -80,14 +82,17 @@ class EngineKey:
 
     Attributes:
         model: SHA-256 of the model file and of its external data, hexadecimal.
-        shapes: input name -> smallest, best and largest shape.
+        shapes: input name -> smallest and largest shape, where the network's size does not depend on the picture;
+            empty where it does, and TensorRT then widens the engine's range as sizes come.
+        batch: most pictures a run.
         dtype: ``fp32`` or ``fp16``, what TensorRT may compute in.
         gpu: name and compute capability.
         onnxruntime, tensorrt: versions.
     """
 
     model: str
-    shapes: tuple[tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...]], ...]
+    shapes: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    batch: int
     dtype: str
     gpu: str
     onnxruntime: str
@@ -99,33 +104,34 @@ class EngineKey:
         text = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
-    @property
-    def batch(self) -> int:
-        """The largest batch."""
-        return max(largest[0] for _, _, _, largest in self.shapes)
 
-
-def engine_key(
-    spec: ModelSpec, *, batch: int, size: tuple[int, int], fp16: bool, gpu: str, tensorrt: str | None = None
-) -> EngineKey:
-    """The key of an engine for one network size (width, height) and batches of 1 to ``batch``."""
+def engine_key(spec: ModelSpec, *, batch: int, fp16: bool, gpu: str, tensorrt: str | None = None) -> EngineKey:
+    """The key of an engine for batches of 1 to ``batch``. Reads the whole model."""
     import onnxruntime as ort
 
-    width, height = size
-    picture = (height, width, 3) if spec.image_layout == "hwc" else (3, height, width)
-    middle = (1,) if spec.image_layout == "nchw" else ()
     fixed = spec.fixed_batch
-    least, most = (fixed, fixed) if fixed is not None else (1, batch)
-    unbatched = len(spec.image_input.shape) == len(picture)
-    small, large = (picture if unbatched else (rows, *middle, *picture) for rows in (least, most))
     return EngineKey(
         model=model_digest((spec.path, *spec.external_data)),
-        shapes=((spec.image_input.name, small, large, large),),
+        shapes=_shapes(spec, batch),
+        batch=batch if fixed is None else fixed,
         dtype="fp16" if fp16 else "fp32",
         gpu=gpu,
         onnxruntime=str(ort.__version__),
         tensorrt=tensorrt if tensorrt is not None else tensorrt_version(),
     )
+
+
+def _shapes(spec: ModelSpec, batch: int) -> tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]:
+    wide, high = plan(spec, 640, 360).net_size, plan(spec, 360, 640).net_size
+    if wide != high or spec.other_inputs:
+        return ()  # the size follows the picture's, or further inputs have shapes of their own
+    width, height = wide
+    picture = (height, width, 3) if spec.image_layout == "hwc" else (3, height, width)
+    middle = (1,) if spec.image_layout == "nchw" else ()
+    if len(spec.image_input.shape) == len(picture):
+        return ((spec.image_input.name, picture, picture),)
+    least, most = (1, batch) if spec.fixed_batch is None else (spec.fixed_batch, spec.fixed_batch)
+    return ((spec.image_input.name, (least, *middle, *picture), (most, *middle, *picture)),)
 
 
 def model_digest(paths: Sequence[Path]) -> str:
@@ -164,24 +170,25 @@ def cache_root() -> Path:
 
 
 def tensorrt_options(key: EngineKey, folder: Path, *, device: int = 0, graph: bool = False) -> dict[str, str]:
-    """Options of the TensorRT provider: engine and timing caches, one profile from batch 1 up."""
-    profile = {
-        which: ",".join(f"{name}:{'x'.join(map(str, shapes[at]))}" for name, *shapes in key.shapes)
-        for at, which in enumerate(("min", "opt", "max"))
-    }
-    return {
+    """Options of the TensorRT provider: caches of engines and timings, and a profile from batch 1 up for fixed sizes.
+
+    A profile is a promise: a size outside it would fail. Without one TensorRT widens its own as sizes come.
+    """
+    options = {
         "device_id": str(device),
         "trt_fp16_enable": "1" if key.dtype == "fp16" else "0",
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(folder),
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": str(folder.parent),
-        "trt_profile_min_shapes": profile["min"],
-        "trt_profile_opt_shapes": profile["opt"],
-        "trt_profile_max_shapes": profile["max"],
         "trt_cuda_graph_enable": "1" if graph else "0",
         "trt_builder_optimization_level": "3",
     }
+    if key.shapes:
+        for name, at in (("min", 1), ("opt", 2), ("max", 2)):
+            texts = (f"{shape[0]}:{'x'.join(str(side) for side in shape[at])}" for shape in key.shapes)
+            options[f"trt_profile_{name}_shapes"] = ",".join(texts)
+    return options
 
 
 def is_built(folder: Path) -> bool:

@@ -105,11 +105,12 @@ def provider_named(name: str) -> Provider:
     return replace(chosen, device=device) if device else chosen
 
 
-def open_session(spec: ModelSpec, provider: str = AUTO, threads: int | None = None) -> OpenSession:
+def open_session(spec: ModelSpec, provider: str = AUTO, threads: int | None = None, *, batch: int = 1) -> OpenSession:
     """Load a model.
 
     Args:
         threads: threads of one operator on the CPU; None = one for each core this process may use.
+        batch: the most pictures a run will take; TensorRT builds its engine for it.
     Raises:
         ProviderError: no such provider, or it cannot run here; says why and what would help.
         ModelError: the model cannot be loaded.
@@ -117,7 +118,7 @@ def open_session(spec: ModelSpec, provider: str = AUTO, threads: int | None = No
     if provider == AUTO:
         return _open_auto(spec, threads)
     chosen = provider_named(provider)
-    session, note = _open(spec, chosen, threads)
+    session, note = _open(spec, chosen, threads, batch)
     return OpenSession(session, provider, note)
 
 
@@ -237,7 +238,7 @@ def _to_be_tried(provider: Provider) -> bool:
     )
 
 
-def _open(spec: ModelSpec, provider: Provider, threads: int | None) -> tuple[Any, str]:
+def _open(spec: ModelSpec, provider: Provider, threads: int | None, batch: int = 1) -> tuple[Any, str]:
     """A session, and a line about heavy nodes that the provider left to the CPU, or an empty one.
 
     Raises:
@@ -267,7 +268,7 @@ def _open(spec: ModelSpec, provider: Provider, threads: int | None) -> tuple[Any
         ort_name = str(device.ep_name)
         options.add_provider_for_devices([device], {})
     else:
-        wanted = [(ort_name, nvidia.cuda_options())] if provider.name == "cuda" else [ort_name]
+        wanted = _with_options(spec, provider, batch)
     if provider.name != "cpu":
         options.add_session_config_entry(*assignment.RECORD)
         if plugin is None:
@@ -286,6 +287,25 @@ def _open(spec: ModelSpec, provider: Provider, threads: int | None) -> tuple[Any
             f"{', '.join(running)}; check driver and libraries, or use --provider cpu"
         )
     return session, _left_to_cpu(session, ort_name, spec, provider) if provider.name != "cpu" else ""
+
+
+def _with_options(spec: ModelSpec, provider: Provider, batch: int) -> list[Any]:
+    """The providers of a session in order, with their options; CUDA behind TensorRT, for nodes it does not take."""
+    cuda = (next(p.ort_name for p in PROVIDERS if p.name == "cuda"), nvidia.cuda_options())
+    if provider.name == "cuda":
+        return [cuda]
+    if provider.name != "tensorrt":
+        return [provider.ort_name]
+    key = nvidia.engine_key(spec, batch=batch, fp16=True, gpu=nvidia.gpu_name())
+    folder = nvidia.engine_folder(key)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ProviderError(
+            f"provider tensorrt: engines cannot be kept in {folder} ({exc.strerror}); point STREAMDEPTH_CACHE to a "
+            "folder that can be written"
+        ) from exc
+    return [(provider.ort_name, nvidia.tensorrt_options(key, folder)), cuda]
 
 
 def _left_to_cpu(session: Any, ort_name: str, spec: ModelSpec, provider: Provider) -> str:

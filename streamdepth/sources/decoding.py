@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
 from streamdepth.errors import SourceError
+from streamdepth.hardware import HwAccel, decoder
 from streamdepth.sources.explain import explain_ffmpeg, explain_no_video
 from streamdepth.sources.orient import Straightener
 from streamdepth.sources.timeline import Timeline
@@ -53,6 +54,7 @@ class Medium:
         seekable: False for pipes.
         timeout_seconds: of one network operation, None = none.
         threads: decoder threads, 0 = automatic.
+        hwaccel: where to decode.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Medium:
     seekable: bool
     timeout_seconds: float | None
     threads: int
+    hwaccel: HwAccel = HwAccel.NONE
 
 
 class Decoding:
@@ -79,6 +82,7 @@ class Decoding:
         self.dropped: Counter[str] = Counter()
         self.straightener = Straightener()
         self.note = ""
+        self.hardware_note = ""
         self.shortfall = ""
         self._stop = threading.Event()
         self.timeline = Timeline(Fraction(1, 90_000), None)
@@ -133,6 +137,7 @@ class Decoding:
             self.note = "asks to be turned by other than quarter turns; turned to the nearest one"
         elif self.first.format.name != coded_format:
             self.note = f"turning the picture made {self.first.format.name} of {coded_format}"
+        self.note = "; ".join(note for note in (self.note, self.hardware_note) if note)
 
     def pictures(
         self, begin_pts: int | None, end_pts: int | None, max_frames: int | None
@@ -206,6 +211,8 @@ class Decoding:
                 "reconnect": "1",
                 "reconnect_delay_max": str(max(1, math.ceil((medium.timeout_seconds or 10) / 2))),
             }
+        hardware = decoder(medium.hwaccel)
+        self.hardware_note = hardware.note
         try:
             self._container = av.open(
                 medium.target,
@@ -213,6 +220,7 @@ class Decoding:
                 options=options,
                 metadata_errors="replace",
                 timeout=medium.timeout_seconds,
+                hwaccel=hardware.value,
             )
         except (av.error.FFmpegError, OSError, ValueError, UnicodeError) as error:
             raise explain_ffmpeg(self._name, error, self._medium.path) from error

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from streamdepth.clock import Clock, SystemClock
 from streamdepth.errors import SourceError, UsageError
 from streamdepth.frame import ColorTags, Frame, StreamInfo
+from streamdepth.hardware import HwAccel
 from streamdepth.redact import redact
 from streamdepth.sources.decoding import REPAIR_NOTES, Decoding, Medium
 from streamdepth.sources.detached import Detached, InterruptedCall
@@ -67,6 +68,7 @@ class FileSource:
         clock: stamps ``captured_ns``.
         timeout_seconds: of one network operation (opening, one read). Local files have none.
         threads: decoder threads, 0 = FFmpeg chooses. Frame threading is on.
+        hwaccel: ``auto | cuda | vaapi | none``: decode on hardware where there is some.
         source_id: name for people; None = the file's name.
 
     Thread-safe where the contract asks for it: ``interrupt``. Anything but a regular file is read on a thread of its
@@ -83,6 +85,7 @@ class FileSource:
         clock: Clock | None = None,
         timeout_seconds: float = 10.0,
         threads: int = 0,
+        hwaccel: HwAccel | str = HwAccel.NONE,
         source_id: str | None = None,
     ) -> None:
         text = os.fspath(path_or_url)
@@ -100,6 +103,7 @@ class FileSource:
         self._clock = clock or SystemClock()
         self._timeout_seconds = timeout_seconds
         self._threads = threads
+        self._hwaccel = HwAccel.parse(hwaccel)
         self._detached: Detached | None = None
         self._stopped = False
         self._once_only = False
@@ -199,6 +203,7 @@ class FileSource:
             clock=self._clock,
             timeout_seconds=self._timeout_seconds,
             threads=self._threads,
+            hwaccel=self._hwaccel,
             source_id=self._id,
         )
 
@@ -209,6 +214,7 @@ class FileSource:
             clock=self._clock,
             timeout_seconds=self._timeout_seconds,
             threads=self._threads,
+            hwaccel=self._hwaccel,
             source_id=self._id,
         )
 
@@ -233,6 +239,7 @@ class FileSource:
                 seekable=not self._once_only,
                 timeout_seconds=self._timeout_seconds if self._path is None else None,
                 threads=self._threads,
+                hwaccel=self._hwaccel,
             )
         )
         self._decoding = decoding
