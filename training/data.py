@@ -21,6 +21,7 @@ NORMAL = ((256, 192), (256, 192), (224, 224), (320, 192))
 TALL = ((192, 256), (192, 320), (224, 224))
 LONG = ((512, 160), (448, 160), (448, 128), (576, 192))
 RESCAN_BATCHES = 40
+SHAKE_PX = 3
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -83,7 +84,9 @@ def crop(rng: np.random.Generator, width: int, height: int, size: tuple[int, int
 class Shards(IterableDataset[Batch]):
     """Endless batches: rgb uint8 [B, H, W, 3]; inverse depth and teacher float32 [B, H/2, W/2]; flags float32 [B, 2].
 
-    flags: is a room, has a teacher. Batches follow from seed and step alone once all shards are there.
+    flags: is a room, has a teacher. Pictures come in pairs, 2k and 2k + 1: one crop as two cameras would see it, up to
+    SHAKE_PX apart, so that the network can be asked for the same depth of both.
+    Batches follow from seed and step alone once all shards are there.
     New shards are picked up as they appear, so that training can start while rendering goes on.
     """
 
@@ -115,26 +118,33 @@ class Shards(IterableDataset[Batch]):
         alike = [n for n in names if self.shards[n][0].shape[1:3] == shape]
         sizes = sizes_for(shape[1], shape[0])
         size = sizes[rng.integers(len(sizes))]
-        rows = [self._sample(rng, self.shards[alike[rng.integers(len(alike))]], size) for _ in range(self.batch)]
+        chosen = [self.shards[alike[rng.integers(len(alike))]] for _ in range(self.batch // 2)]
+        rows = [row for shard in chosen for row in self._pair(rng, shard, size)]
         rgb, inv, teacher, flags = (torch.from_numpy(np.stack(x)) for x in zip(*rows, strict=True))
         return rgb, inv, teacher, flags
 
-    def _sample(
+    def _pair(
         self, rng: np.random.Generator, shard: tuple[np.ndarray, ...], size: tuple[int, int]
-    ) -> tuple[np.ndarray, ...]:
+    ) -> list[tuple[np.ndarray, ...]]:
         i = int(rng.integers(len(shard[0])))
         rgb, inv, kind, teacher = shard[0][i], shard[1][i], shard[2][i], shard[3][i]
         height, width = inv.shape
         x, y, w, h = crop(rng, width, height, size)
         half = (size[0] // 2, size[1] // 2)
-        f = cv2.resize(
-            rgb[y : y + h, x : x + w], size, interpolation=cv2.INTER_AREA if w > size[0] else cv2.INTER_LINEAR
-        )
-        d = cv2.resize(inv[y : y + h, x : x + w].astype(np.float32), half, interpolation=cv2.INTER_NEAREST)
         big = cv2.resize(teacher.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-        t = cv2.resize(big[y : y + h, x : x + w], half, interpolation=cv2.INTER_LINEAR)
-        if rng.random() < 0.5:
-            f, d, t = f[:, ::-1], d[:, ::-1], t[:, ::-1]
-        worn = wear(f.astype(np.float32) / 255, rng)
         flags = np.array([kind == ROOM, teacher.max() > 0], np.float32)
-        return np.ascontiguousarray(worn), np.ascontiguousarray(d), np.ascontiguousarray(t), flags
+        mirrored = rng.random() < 0.5
+        rows = []
+        for view in range(2):
+            if view:
+                dx, dy = rng.integers(-SHAKE_PX, SHAKE_PX + 1, 2)
+                x, y = int(np.clip(x + dx, 0, width - w)), int(np.clip(y + dy, 0, height - h))
+            part = (slice(y, y + h), slice(x, x + w))
+            f = cv2.resize(rgb[part], size, interpolation=cv2.INTER_AREA if w > size[0] else cv2.INTER_LINEAR)
+            d = cv2.resize(inv[part].astype(np.float32), half, interpolation=cv2.INTER_NEAREST)
+            t = cv2.resize(big[part], half, interpolation=cv2.INTER_LINEAR)
+            if mirrored:
+                f, d, t = f[:, ::-1], d[:, ::-1], t[:, ::-1]
+            worn = wear(f.astype(np.float32) / 255, rng)
+            rows.append((np.ascontiguousarray(worn), np.ascontiguousarray(d), np.ascontiguousarray(t), flags))
+        return rows

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from training.data import Shards
-from training.losses import depth_loss, shape_loss
+from training.losses import centred, depth_loss, shape_loss
 from training.network import Net, from_imagenet, from_onnx
 
 log = logging.getLogger("train")
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--encoder-rate", type=float, default=2e-4)
     parser.add_argument("--frozen", type=int, default=5, help="encoder blocks left as they are (0: train all)")
     parser.add_argument("--teacher", type=float, default=0.7, help="weight of the pseudo-labels in rooms")
+    parser.add_argument("--steady", type=float, default=0.5, help="weight of agreement between two views of one crop")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
@@ -71,7 +72,7 @@ def main() -> None:
         DataLoader(Shards(args.data, args.batch, args.seed, step), batch_size=None, num_workers=1, prefetch_factor=4)
     )
     net.train()
-    start, first, shape_sum, depth_sum, teach_sum = time.monotonic(), step, 0.0, 0.0, 0.0
+    start, first, shape_sum, depth_sum, steady_sum = time.monotonic(), step, 0.0, 0.0, 0.0
     while step < args.steps:
         for group, full in zip(optimizer.param_groups, (args.encoder_rate, args.rate), strict=True):
             group["lr"] = full * rate(step, args.steps)
@@ -83,7 +84,8 @@ def main() -> None:
         whole = torch.ones_like(p)
         shape, depth = shape_loss(p, inv, whole, 0.5), depth_loss(p, inv, flags[:, 0])
         taught = shape_loss(p, teacher, whole * flags[:, 1, None, None], 0.0)
-        loss = shape + depth + args.teacher * taught * flags[:, 1].mean()
+        steady = (centred(p[::2], whole[::2]) - centred(p[1::2], whole[1::2])).abs().clamp(max=3).mean()
+        loss = shape + depth + args.steady * steady + args.teacher * taught * flags[:, 1].mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 2.0)
@@ -92,18 +94,22 @@ def main() -> None:
         with torch.no_grad():
             for slow, fast in zip(mean.parameters(), net.parameters(), strict=True):
                 slow.lerp_(fast, 1 - min(EMA, (1 + step) / (10 + step)))
-        shape_sum, depth_sum, teach_sum = shape_sum + shape.item(), depth_sum + depth.item(), teach_sum + taught.item()
+        shape_sum, depth_sum, steady_sum = (
+            shape_sum + shape.item(),
+            depth_sum + depth.item(),
+            steady_sum + steady.item(),
+        )
         if step % 20 == 0:
             speed = (step - first) * args.batch / (time.monotonic() - start)
             log.info(
-                "step %d shape %.3f depth %.3f teacher %.3f, %.1f pictures/s",
+                "step %d shape %.3f depth %.3f steady %.3f, %.1f pictures/s",
                 step,
                 shape_sum / 20,
                 depth_sum / 20,
-                teach_sum / 20,
+                steady_sum / 20,
                 speed,
             )
-            shape_sum = depth_sum = teach_sum = 0.0
+            shape_sum = depth_sum = steady_sum = 0.0
         if step % SAVE_STEPS == 0 or step == args.steps:
             part = args.out.with_suffix(".part")
             torch.save(
