@@ -85,6 +85,11 @@ class Sink(Protocol):
         ...
 
     @property
+    def lasting(self) -> bool:
+        """True where something stays when the run has ended: asked to stop, it then finishes what was taken."""
+        ...
+
+    @property
     def on_caller_thread(self) -> bool:
         """True where ``process`` must run on the thread that called ``Pipeline.run`` (windows)."""
         ...

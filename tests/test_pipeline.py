@@ -257,6 +257,24 @@ class TestEnds:
         assert file.indices == list(range(stats.captured))
         assert {sink.name: list(sink.dropped) for sink in stats.sinks}["window"][-1:] == ["closed"]
 
+    def test_a_window_closed_between_pictures_ends_the_run(self) -> None:
+        """The model has not given anything yet when the window is closed."""
+        closed = threading.Event()
+
+        class Closing(RecordingSink):
+            lasting = False
+
+            def idle(self) -> None:
+                closed.set()
+                raise StopPipeline
+
+        engine = FakeEngine(before=lambda number: assert_true(closed.wait(5)))  # noqa: ARG005
+        sink = Closing("window", on_caller_thread=True)
+        stats = Pipeline([ScriptedSource(1000)], fake_estimator(engine), [sink]).run()
+        assert stats.captured < 1000
+        assert stats.seconds < 5
+        assert no_threads_left()
+
     def test_caller_thread_sinks_run_on_the_callers_thread(self) -> None:
         sink = RecordingSink(on_caller_thread=True)
         Pipeline([ScriptedSource(5)], fake_estimator(), [sink]).run()

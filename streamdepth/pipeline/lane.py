@@ -242,5 +242,6 @@ class Lane:
         )
 
     @property
-    def all_sinks_live(self) -> bool:
-        return all(outlet.sink.live for outlet in self.outlets)
+    def lasting(self) -> bool:
+        """Something stays of this lane when the run has ended."""
+        return any(outlet.sink.lasting for outlet in self.outlets)

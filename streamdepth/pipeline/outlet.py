@@ -51,23 +51,26 @@ class Outlet:
         except Ended:
             self.sink.flush()
             return False
-        if result is None:
-            self.sink.idle()
-            return True
-        started_ns = self._clock.monotonic_ns()
         try:
-            self.sink.process(result)
+            self._serve(result)
         except StopPipeline:
             # Nobody empties the queue from here on: an offer that waits for room must get it, and later ones not wait.
             self._retired = True
             self.queue.drain()
             raise
+        return True
+
+    def _serve(self, result: Result | None) -> None:
+        if result is None:
+            self.sink.idle()
+            return
+        started_ns = self._clock.monotonic_ns()
+        self.sink.process(result)
         ended_ns = self._clock.monotonic_ns()
         self.timer.add(ended_ns - started_ns)
         self._latency.add(ended_ns - result.frame.captured_ns)
         with self._lock:
             self._written += 1
-        return True
 
     def run(self) -> None:
         """The loop of a sink with a thread of its own."""

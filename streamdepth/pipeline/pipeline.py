@@ -45,7 +45,8 @@ class Pipeline:
         callback: called with every frame and its depth, in order per source; may raise ``StopPipeline``.
         policy: ``every`` or ``latest``; None = each source's own default (files ``every``, live ``latest``).
         range: ``shot | ema | frame | fixed:LO,HI``; None = ``shot`` where the source can be read twice and something
-            is written, else ``ema``. A :class:`RangeSwitch` may change while the run goes on.
+            lasting is written, else ``ema``, which shows its first picture at once. A :class:`RangeSwitch` may change
+            while the run goes on.
         batch: frames per model run.
         deadline_seconds: how long an end may take without any progress before what blocks it is named and left behind.
         clock: monotonic time.
@@ -129,7 +130,7 @@ class Pipeline:
         colored = [sink for sink in sinks if sink.control is not None]
         if not colored:
             return RangeSpec(RangeMode.FRAME)  # nobody looks at colours: spend nothing on them
-        if twice and any(not sink.live for sink in colored) and source.again() is not None:
+        if twice and any(sink.lasting for sink in colored) and source.again() is not None:
             return RangeSpec(RangeMode.SHOT)
         return RangeSpec(RangeMode.EMA)
 
@@ -269,7 +270,7 @@ class Pipeline:
                     self.abort()
                     break
                 interrupt = pressed
-                self.stop()
+                self._on_stop()
             now_ns = self._clock.monotonic_ns()
             done = sum(outlet.written for lane in self._lanes for outlet in lane.outlets) + self._processed()
             if done != progress or not self._stopped.is_set():
@@ -307,10 +308,10 @@ class Pipeline:
 
     def _on_stop(self) -> None:
         # A closed window leaves nothing to finish; a file beside it wants all that was read.
-        if all(lane.all_sinks_live for lane in self._lanes):
-            self.abort()
-        else:
+        if any(lane.lasting for lane in self._lanes):
             self.stop()
+        else:
+            self.abort()
 
     def close(self) -> None:
         """Close everything. Idempotent; ``run`` and the context call it."""

@@ -36,6 +36,10 @@ class BaseSink(ABC):
         return False
 
     @property
+    def lasting(self) -> bool:
+        return not self.live
+
+    @property
     def on_caller_thread(self) -> bool:
         return False
 

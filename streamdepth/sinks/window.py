@@ -106,6 +106,10 @@ class WindowSink(BaseSink):
         return not self._paced
 
     @property
+    def lasting(self) -> bool:
+        return False
+
+    @property
     def on_caller_thread(self) -> bool:
         return True
 
