@@ -487,3 +487,8 @@ def test_tensorrt_stands_before_cuda_and_both_get_options(
     monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path / "file"))
     with pytest.raises(ProviderError, match="STREAMDEPTH_CACHE"):
         providers._with_options(spec, by_name["tensorrt"], 4)
+
+
+def test_inference_threads_do_not_spin_for_long() -> None:
+    assert providers._spin("1.31.1") == ("session.intra_op.spin_duration_us", "20")
+    assert providers._spin("1.23.0") == ("session.intra_op.allow_spinning", "0")
