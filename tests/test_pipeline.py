@@ -300,6 +300,24 @@ class TestEnds:
         assert balanced(pipeline.stats)
         assert no_threads_left()
 
+    def test_aborting_the_second_pass_is_no_error_of_the_source(self) -> None:
+        """The abort comes while the second decoder is being waited for: it ends, and that is not news."""
+        pipeline: Pipeline
+
+        def abort_at(index: int) -> None:
+            if index == 4:
+                pipeline.abort()
+
+        class TwicePassed(ScriptedSource):
+            def again(self) -> ScriptedSource:
+                return ScriptedSource(self.count, before=abort_at)
+
+        sink = RecordingSink()
+        pipeline = Pipeline([TwicePassed(20)], fake_estimator(), [sink], range="shot")
+        stats = pipeline.run()
+        assert stats.dropped.keys() == {"stopped"}
+        assert balanced(stats)
+
     def test_ctrl_c_finishes_and_is_raised_again(self) -> None:
         class Pressing(RecordingSink):
             def idle(self) -> None:

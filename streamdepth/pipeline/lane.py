@@ -11,7 +11,7 @@ from streamdepth.errors import MissingDependencyError, SourceError
 from streamdepth.frame import Result
 from streamdepth.pipeline.outlet import Outlet
 from streamdepth.pipeline.stats import SinkStats, Tally, Timer
-from streamdepth.queues import BoundedQueue, Ended, Policy
+from streamdepth.queues import Aborted, BoundedQueue, Ended, Policy
 
 if TYPE_CHECKING:
     import av
@@ -57,6 +57,7 @@ class Lane:
         self._clock = clock
         self._lacking = ""
         self._stopping = threading.Event()
+        self._aborted = threading.Event()
 
     def open(self) -> StreamInfo:
         """Open the source, then the sinks in the size and format their pictures will have.
@@ -159,6 +160,8 @@ class Lane:
             while True:
                 pts, depth, depth_range = self.ledger.take()
                 frame = next(frames, None)
+                if frame is None and self._aborted.is_set():
+                    raise Aborted
                 if frame is None or frame.pts != pts:
                     found = "its end" if frame is None else f"pts {frame.pts}"
                     raise SourceError(
@@ -202,6 +205,7 @@ class Lane:
 
     def abort(self) -> None:
         """End every wait of every loop, now."""
+        self._aborted.set()
         self.stop()
         self.depths.abort()
         if self.ledger is not None:
