@@ -1,0 +1,45 @@
+"""``streamdepth build``."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import typer
+
+from streamdepth.cli import options, tables
+
+
+def build(
+    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="built-in, a path, or a Hub name.")] = "built-in",
+    provider: Annotated[str, typer.Option("--provider", help="tensorrt or cuda.")] = "tensorrt",
+    picture: Annotated[
+        list[str] | None,
+        typer.Option("--picture", help="WxH of pictures to come, repeatable; default: 1920x1080."),
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", help="The most pictures a run will take.")] = 1,
+    dtype: options.Dtype = None,
+    revision: options.Revision = None,
+    size: options.Size = None,
+    quiet: options.Quiet = None,
+) -> None:
+    """Make ahead what the first run on a GPU would spend minutes on: TensorRT engines, graphs."""
+    from streamdepth.cli.progress import say
+    from streamdepth.estimator import DepthEstimator
+    from streamdepth.inference.build import build as make
+
+    pictures = [_size(text) for text in picture or ["1920x1080"]]
+    with DepthEstimator(model, dtype=dtype or "auto", revision=revision, size=size, provider=provider) as estimator:
+        made = make(
+            estimator.spec, provider, pictures=pictures, batch=batch, progress=lambda text: say(text, quiet=bool(quiet))
+        )
+    tables.show(("", "where", "seconds"), [(one.name, str(one.path), f"{one.seconds:.1f}") for one in made])
+
+
+def _size(text: str) -> tuple[int, int]:
+    from streamdepth.errors import UsageError
+
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if found is None:
+        raise UsageError(f"picture {text!r} is no WxH, e.g. 1920x1080")
+    return int(found[1]), int(found[2])

@@ -1,0 +1,81 @@
+"""Making ahead what a first run would make: TensorRT's engines, graphs with their preprocessing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from streamdepth.clock import SystemClock
+from streamdepth.errors import UsageError
+from streamdepth.inference import fused, nvidia
+from streamdepth.inference.engine import Engine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from streamdepth.clock import Clock
+    from streamdepth.models.spec import ModelSpec
+
+BUILDABLE = ("tensorrt", "cuda")
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """One thing that is there now.
+
+    Attributes:
+        name: what it is, for people.
+        path: a file, or the folder it lies in.
+        seconds: how long it took; about 0 where it was there already.
+    """
+
+    name: str
+    path: Path
+    seconds: float
+
+
+def build(
+    spec: ModelSpec,
+    provider: str = "tensorrt",
+    *,
+    pictures: Sequence[tuple[int, int]] = ((1920, 1080),),
+    batch: int = 1,
+    progress: Callable[[str], None] | None = None,
+    clock: Clock | None = None,
+) -> tuple[Built, ...]:
+    """Prepare a model for a provider.
+
+    Args:
+        provider: one of ``BUILDABLE``.
+        pictures: (width, height) of the pictures to come: a network's size may follow theirs.
+        batch: the most pictures a run will take.
+        progress: told what is made next.
+    Raises:
+        UsageError: the provider makes nothing ahead, or a size or batch is below 1.
+        ProviderError, ModelError, InferenceError: it cannot run here, or not this model.
+    """
+    clock, say = clock or SystemClock(), progress or (lambda _: None)
+    if provider not in BUILDABLE:
+        raise UsageError(f"provider {provider} makes nothing ahead; build is for {', '.join(BUILDABLE)}")
+    if not pictures or any(width < 1 or height < 1 for width, height in pictures):
+        raise UsageError(f"pictures have 1x1 pixels or more, not {list(pictures)}")
+    made: list[Built] = []
+    if not fused.obstacle(spec):
+        say(f"graph of {spec.name} that takes pictures as bytes")
+        started_ns = clock.monotonic_ns()
+        spec = fused.fused(spec)
+        made.append(Built("graph", spec.path, (clock.monotonic_ns() - started_ns) / 1e9))
+    say(f"engine of {spec.name}, batch {batch}: minutes where it is not there yet")
+    started_ns = clock.monotonic_ns()
+    engine = Engine(spec, provider=provider, batch=batch)
+    try:
+        for width, height in pictures:
+            engine.check(width, height)
+    finally:
+        engine.close()
+    if provider == "tensorrt":
+        key = nvidia.engine_key(spec, batch=batch, fp16=True, gpu=nvidia.gpu_name())
+        seconds = (clock.monotonic_ns() - started_ns) / 1e9
+        made.append(Built("engine", nvidia.engine_folder(key), seconds))
+    return tuple(made)
