@@ -304,7 +304,8 @@ def test_a_closed_page_harms_nobody(run: Running) -> None:
         other.open(run.url)
         other.wait(SHOWN, 15)
         assert run.site.board.history
-    eventually(lambda: run.site.board.history[-1]["viewers"]["pages"] <= 1, "the socket is gone")
+    # The first page may still be open; the second's connection does not linger until ICE gives up.
+    eventually(lambda: max(run.site.board.history[-1]["viewers"].values()) <= 1, "the socket and its peer are gone")
     count = run.site.feed.count
     eventually(lambda: run.site.feed.count > count + 3, "pictures go on")
 

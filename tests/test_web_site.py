@@ -25,6 +25,7 @@ from streamdepth.frame import DepthMap, DepthRange, Frame, Result, Sense
 from streamdepth.serve.feed import LiveFeed, probe
 from streamdepth.serve.metrics import Exposition
 from streamdepth.serve.options import TOKEN_VARIABLE, WebSettings, check_url, find_token
+from streamdepth.serve.server import LOGGER
 from streamdepth.serve.site import WebSite
 from streamdepth.sinks.web import WebSink
 from tests.support.stages import ScriptedSource, flat_picture
@@ -466,13 +467,15 @@ def test_unknown_places_and_methods_are_one_line(run: Running) -> None:
     assert http(f"{run.url}/v1/depth", body=b"x").status == 404  # no model was given
 
 
-def test_garbage_and_half_open_connections_harm_nobody(run: Running) -> None:
+def test_garbage_and_half_open_connections_harm_nobody(run: Running, caplog: pytest.LogCaptureFixture) -> None:
     port = run.site.port
     garbage = [
         b"\x16\x03\x01\x02\x00",
         b"GET / HTTP/9.9\r\n\r\n",
         b"A" * 200_000,
         b"POST /v1/control HTTP/1.1\r\nHost: x",
+        f"BAD\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode(),
+        f"BAD\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode(),
     ]
     open_ones = [socket.create_connection(("127.0.0.1", port)) for _ in range(8)]
     try:
@@ -483,6 +486,8 @@ def test_garbage_and_half_open_connections_harm_nobody(run: Running) -> None:
     finally:
         for one in open_ones:
             one.close()
+    assert TOKEN not in caplog.text
+    assert {record.name for record in caplog.records if record.levelname == "ERROR"} <= {LOGGER}
 
 
 def test_a_frozen_viewer_is_cut_off_and_holds_up_nobody() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
+import secrets
 import socket
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,7 @@ from streamdepth.serve.looks import LOOK_KEYS, look_changes, look_state, palette
 from streamdepth.serve.metrics import CONTENT_TYPE, exposition
 from streamdepth.serve.replies import ApiError, json_object
 from streamdepth.serve.rtc import Peers
+from streamdepth.serve.server import LOGGER
 from streamdepth.serve.site import changed_range
 from streamdepth.version import __version__
 
@@ -268,9 +271,10 @@ class LiveApi:
             raise ApiError(503, f"{_SOCKETS} pages are open already", retry_after_seconds=5)
         page = web.WebSocketResponse(max_msg_size=_MESSAGE_BYTES, heartbeat=15)
         self._viewers["pages"] += 1
+        name = secrets.token_urlsafe(9)
         try:
             await page.prepare(request)
-            pusher = asyncio.create_task(self._push(page))
+            pusher = asyncio.create_task(self._push(page, name))
             try:
                 async for message in page:
                     if message.type is not WSMsgType.TEXT:
@@ -283,11 +287,12 @@ class LiveApi:
                 await asyncio.gather(pusher, return_exceptions=True)
         finally:
             self._viewers["pages"] -= 1
+            await self._peers.leave(name)
         return page
 
-    async def _push(self, page: web.WebSocketResponse) -> None:
+    async def _push(self, page: web.WebSocketResponse, name: str) -> None:
         state: dict[str, Any] = {}
-        await page.send_json({"type": "history", "samples": self._site.board.history})
+        await page.send_json({"type": "history", "page": name, "samples": self._site.board.history})
         while not self._closing:
             now = self._state()
             if now != state:
@@ -359,10 +364,14 @@ class LiveApi:
     async def _keep_sampling(self) -> None:
         while True:
             viewers = {"pages": self._viewers["pages"], "mjpeg": self._viewers["mjpeg"], "webrtc": self._peers.count}
-            sample = self._site.board.sample(viewers)
-            shown = self._feed.latest
-            sample["range"] = None if shown is None else [shown.range.lo, shown.range.hi]
-            self._sample = sample
+            try:
+                sample = self._site.board.sample(viewers)
+            except Exception as error:  # numbers must not end the page; the next sample may do better
+                logging.getLogger(LOGGER).error("sampling: %s: %s", type(error).__name__, error)
+            else:
+                shown = self._feed.latest
+                sample["range"] = None if shown is None else [shown.range.lo, shown.range.hi]
+                self._sample = sample
             self._tell()
             await asyncio.sleep(SAMPLE_SECONDS)
 

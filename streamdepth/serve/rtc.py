@@ -87,7 +87,7 @@ class Peers:
         self._clock = clock
         self._address = address
         self._most = most
-        self._peers: set[RTCPeerConnection] = set()
+        self._peers: dict[RTCPeerConnection, str] = {}
         self._timers: set[asyncio.Task[None]] = set()
 
     @property
@@ -95,7 +95,7 @@ class Peers:
         return len(self._peers)
 
     async def answer(self, content: dict[str, Any]) -> dict[str, str]:
-        """A browser's offer -> the answer, candidates included.
+        """A browser's offer -> the answer, candidates included. ``page`` names the page it is for, which has one.
 
         Raises:
             ApiError: not an offer (400), or too many viewers (503).
@@ -103,10 +103,12 @@ class Peers:
         sdp = content.get("sdp")
         if content.get("type") != "offer" or not isinstance(sdp, str):
             raise ApiError(400, "send a WebRTC offer: {type: 'offer', sdp}")
+        page = str(content.get("page", ""))
+        await self.leave(page)
         if len(self._peers) >= self._most:
             raise ApiError(503, f"{self._most} WebRTC viewers are watching already", retry_after_seconds=10)
         peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        self._peers.add(peer)
+        self._peers[peer] = page
 
         @peer.on("connectionstatechange")
         async def changed() -> None:
@@ -134,6 +136,11 @@ class Peers:
         timer.add_done_callback(self._timers.discard)
         return {"type": peer.localDescription.type, "sdp": peer.localDescription.sdp}
 
+    async def leave(self, page: str) -> None:
+        """A page is gone: its connection need not wait until ICE notices, half a minute later."""
+        if page:
+            await asyncio.gather(*(self._close(peer) for peer, owner in tuple(self._peers.items()) if owner == page))
+
     async def close(self) -> None:
         for timer in self._timers:
             timer.cancel()
@@ -146,7 +153,7 @@ class Peers:
             await self._close(peer)
 
     async def _close(self, peer: RTCPeerConnection) -> None:
-        self._peers.discard(peer)
+        self._peers.pop(peer, None)
         await peer.close()
 
     def _stay_on_address(self, peer: RTCPeerConnection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import threading
 from concurrent.futures import Future
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from streamdepth.errors import DeadlineError, SinkError
+from streamdepth.redact import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +23,8 @@ _START_SECONDS = 5.0
 _STOP_SECONDS = 5.0
 _DRAIN_SECONDS = 0.5
 _KEEPALIVE_SECONDS = 30.0
+LOGGER = "streamdepth.web"
+"""Where aiohttp reports clients that send garbage; silent unless the application sets up logging."""
 
 
 class WebServer:
@@ -89,6 +93,7 @@ class WebServer:
         runner = web.AppRunner(
             self._make_app(),
             access_log=None,
+            logger=_logger(),
             handle_signals=False,
             shutdown_timeout=_DRAIN_SECONDS,
             keepalive_timeout=_KEEPALIVE_SECONDS,
@@ -110,6 +115,22 @@ class WebServer:
             self.refused += 1
             return _Refusing()
         return runner.server()
+
+
+class _Redacted(logging.Filter):
+    """Garbage is quoted, and may hold anything a client sends, its token too."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args, record.exc_info = redact(record.getMessage()), (), None
+        return True
+
+
+def _logger() -> logging.Logger:
+    logger = logging.getLogger(LOGGER)
+    if not logger.filters:
+        logger.addFilter(_Redacted())
+        logger.addHandler(logging.NullHandler())
+    return logger
 
 
 class _Refusing(asyncio.Protocol):

@@ -50,13 +50,12 @@ async function send() {
   const content = pending;
   pending = {};
   try {
-    const answer = await ask("/v1/control", {
+    // The answer is not drawn: the socket tells of the change too, and of later ones in their order.
+    await ask("/v1/control", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(content),
     });
-    const next = await answer.json();
-    if (!Object.keys(pending).length) show(next);
   } catch (error) {
     toast(error.message, true);
     touched.clear();
@@ -289,16 +288,16 @@ let wait = 500;
 
 function connect() {
   socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/live/socket`);
-  socket.onopen = () => {
-    wait = 500;
-    live.start();
-  };
+  socket.onopen = () => (wait = 500);
   socket.onmessage = (event) => {
     const message = JSON.parse(event.data);
     if (message.type === "state") show(message);
     else if (message.type === "stats" && message.t !== undefined) count(message);
-    else if (message.type === "history") for (const graph of Object.values(graphs)) graph.reset(message.samples);
-    else if (message.type === "depth") live.tell(message);
+    else if (message.type === "history") {
+      for (const graph of Object.values(graphs)) graph.reset(message.samples);
+      live.start(message.page);
+    }
+    if (message.type === "depth") live.tell(message);
   };
   socket.onclose = () => {
     $("source-dot").className = "dot bad";

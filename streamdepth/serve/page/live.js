@@ -23,7 +23,8 @@ export class Live {
     $("video").addEventListener("resize", () => this.place());
   }
 
-  start() {
+  start(page) {
+    this.page = page;
     this.stop();
     this.begin();
   }
@@ -43,7 +44,7 @@ export class Live {
     const began = !this.state || (!this.state.source && state.source);
     this.state = state;
     $("empty").hidden = this.kind !== "";
-    if (began && this.kind === "mjpeg") this.start();
+    if (began && this.kind === "mjpeg") this.start(this.page);
   }
 
   count(sample) {
@@ -84,7 +85,7 @@ export class Live {
       const answer = await fetch("/v1/live/offer", {
         method: "POST",
         headers: { "Content-Type": "application/json" },
-        body: JSON.stringify(peer.localDescription),
+        body: JSON.stringify({ type: "offer", sdp: peer.localDescription.sdp, page: this.page }),
       });
       if (!answer.ok) throw new Error("refused");
       await peer.setRemoteDescription(await answer.json());
