@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pytest
 
-from streamdepth.errors import ProviderError, UsageError
+from streamdepth.errors import InferenceError, ProviderError, UsageError
 from streamdepth.inference import assignment, fused, nvidia, providers
 from streamdepth.inference.build import build
+from streamdepth.inference.device import DeviceBinding
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing
 
@@ -97,12 +98,13 @@ def test_the_cache_is_where_the_user_says(tmp_path: Path, monkeypatch: pytest.Mo
     assert nvidia.cache_root() == tmp_path
 
 
-def test_a_cuda_graph_is_refused_with_the_reason(spec: ModelSpec) -> None:
+def test_a_cuda_graph_is_refused_with_the_reason(spec: ModelSpec, dynamic: ModelSpec) -> None:
     whole = assignment.Assignment(Counter(Conv=3), Counter())
-    assert nvidia.graph_obstacle(spec, 1, whole) == ""
-    assert "2 network sizes" in nvidia.graph_obstacle(spec, 2, whole)
-    assert "1 of its nodes" in nvidia.graph_obstacle(spec, 1, assignment.Assignment(Counter(Conv=3), Counter(Shape=1)))
-    assert nvidia.graph_obstacle(spec, 1, None)
+    assert nvidia.graph_obstacle(spec, whole) == ""
+    follows = dataclasses.replace(dynamic, preprocessing=Preprocessing())
+    assert "give --size WxH" in nvidia.graph_obstacle(follows, whole)
+    assert "1 of its nodes" in nvidia.graph_obstacle(spec, assignment.Assignment(Counter(Conv=3), Counter(Shape=1)))
+    assert nvidia.graph_obstacle(spec, None)
     assert nvidia.cuda_options(graph=True)["enable_cuda_graph"] == "1"
 
 
@@ -316,3 +318,51 @@ def test_the_build_command_reads_picture_sizes() -> None:
     failed = CliRunner().invoke(app, ["built-in", "--picture", "big"])
     assert isinstance(failed.exception, UsageError)
     assert "no WxH" in str(failed.exception)
+
+
+# Fixed addresses ----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_at_fixed_addresses_gives_the_same_depth(
+    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime's own memory stands for a GPU's: all calls are the same."""
+    wanted = depth_of(spec, batch=3)
+
+    def opened(*arguments: Any, **options: Any) -> providers.OpenSession:
+        return dataclasses.replace(providers.open_session(*arguments, **options), device="cpu")
+
+    monkeypatch.setattr("streamdepth.inference.engine.open_session", opened)
+    made: list[Any] = []
+
+    class Counted(DeviceBinding):
+        def run(self, *given: Any) -> None:
+            made.append(self)
+            super().run(*given)
+
+    monkeypatch.setattr("streamdepth.inference.engine.DeviceBinding", Counted)
+    for model in (spec, fused.fused(spec, tmp_path)):
+        for got, expected in zip(depth_of(model, batch=3), wanted, strict=True):
+            assert np.abs(got - expected).max() < 1e-4 * np.ptp(expected)
+    assert len(set(made)) == 2
+    assert len(made) == 6
+
+
+def test_maps_from_a_device_are_kept_apart(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    from streamdepth.inference.engine import Engine
+    from streamdepth.inference.pattern import pattern
+    from streamdepth.inference.preprocess import picture_of
+
+    engine = Engine(spec, provider="cpu")
+    monkeypatch.setattr(engine, "_device", "cpu")
+    maps = []
+    for variant in (0, 1, 0):
+        slot = engine.acquire((256, 192))
+        slot.write(0, picture_of(pattern(256, 192, variant)))
+        maps.append(engine.run(slot, 1)[0])
+    assert np.array_equal(maps[0].values, maps[2].values)
+    assert not np.array_equal(maps[0].values, maps[1].values)
+    engine.interrupt()
+    with pytest.raises(InferenceError, match="interrupted"):
+        engine.run(slot, 1)
+    engine.close()

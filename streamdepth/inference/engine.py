@@ -14,12 +14,15 @@ from streamdepth.errors import InferenceError, ModelError, UsageError
 from streamdepth.frame import DepthMap, Sense
 from streamdepth.inference import feeds, fused, postprocess, session_errors
 from streamdepth.inference.buffers import BufferPool
+from streamdepth.inference.device import NO_GRAPH, DeviceBinding
 from streamdepth.inference.geometry import Geometry, fixed_sides, plan
 from streamdepth.inference.providers import AUTO, likely, open_session
 from streamdepth.inference.slots import Buffers, Slot
 from streamdepth.models.spec import Family
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from streamdepth.models.spec import ModelSpec
@@ -58,6 +61,7 @@ class _Ring:
     map_shape: tuple[int, int] = (0, 0)
     outputs: BufferPool | None = None
     converted: NDArray[Any] | None = None
+    device: DeviceBinding | None = None
 
 
 class Engine:
@@ -123,6 +127,11 @@ class Engine:
         self._scale = np.float32(spec.metres_per_unit if spec.sense is Sense.METRIC_M else 1.0)
         self._options = ort.RunOptions()
         self._options.log_severity_level = 4
+        # the output's shape is learnt with memory of ONNX Runtime's own, which must not get into a CUDA graph
+        self._first_options = ort.RunOptions()
+        self._first_options.log_severity_level = 4
+        self._first_options.add_run_config_entry(*NO_GRAPH)
+        self._device = opened.device
         self._rings: OrderedDict[tuple[int, int], _Ring] = OrderedDict()
         self._rings_lock = threading.Lock()
         self._geometries: dict[tuple[int, int], Geometry] = {}
@@ -203,12 +212,16 @@ class Engine:
             first = number * self.rows_per_run
             part = maps[first : first + self.rows_per_run]
             target = part if ring.converted is None else ring.converted
-            binding.bind_output(
-                self._output, "cpu", 0, target.dtype.type, list(ring.run_shape or ()), target.ctypes.data
-            )
+            if ring.device is None:
+                binding.bind_output(
+                    self._output, "cpu", 0, target.dtype.type, list(ring.run_shape or ()), target.ctypes.data
+                )
             if self._fov:
                 binding.bind_output(_FOV_OUTPUT, "cpu")
-            self._run(binding, slot.size)
+            if ring.device is None:
+                self._run(binding, slot.size)
+            else:
+                self._run_on_device(ring.device, slot, number, target)
             if target is not part:
                 np.copyto(part, target, casting="unsafe")
             views += self._fields_of_view(binding)
@@ -248,6 +261,7 @@ class Engine:
         """End the run in progress and refuse all later ones. Thread-safe, idempotent."""
         self._interrupted = True
         self._options.terminate = True
+        self._first_options.terminate = True
 
     def close(self) -> None:
         """Give the session back once no run is in progress. Idempotent; maps and slots handed out stay valid."""
@@ -275,7 +289,7 @@ class Engine:
         binding.bind_output(self._output, "cpu")
         if self._fov:
             binding.bind_output(_FOV_OUTPUT, "cpu")
-        self._run(binding, slot.size)
+        self._run(binding, slot.size, self._first_options)
         shape = tuple(binding.get_outputs()[0].shape())
         found = postprocess.map_shape(shape, self.rows_per_run)
         if found is None:
@@ -286,16 +300,26 @@ class Engine:
         ring.run_shape, ring.map_shape = shape, found
         if self._output_dtype != np.float32:
             ring.converted = np.empty((self.rows_per_run, *found), dtype=self._output_dtype)
+        if self._device and not self._fov:
+            ring.device = DeviceBinding(
+                self.session, self.spec.image_input.name, slot.host_input(0), slot.fed, self._output, shape,
+                self._output_dtype, self._device,
+            )  # fmt: skip
         ring.outputs = BufferPool(self.batch * found[0] * found[1] * 4)
 
-    def _run(self, binding: Any, size: tuple[int, int]) -> None:
-        session = self.session
-        if session is None:
+    def _run_on_device(self, device: DeviceBinding, slot: Slot, number: int, target: NDArray[Any]) -> None:
+        self._guarded(lambda: device.run(slot.host_input(number), target, self._options), slot.size)
+
+    def _run(self, binding: Any, size: tuple[int, int], options: Any = None) -> None:
+        self._guarded(lambda: self.session.run_with_iobinding(binding, options or self._options), size)
+
+    def _guarded(self, run: Callable[[], None], size: tuple[int, int]) -> None:
+        if self.session is None:
             raise InferenceError(f"{self.spec.name}: the engine is closed; make a new one")
         if self._interrupted:
             raise InferenceError(f"{self.spec.name}: inference was interrupted")
         try:
-            session.run_with_iobinding(binding, self._options)
+            run()
         except Exception as exc:
             if self._interrupted:
                 raise InferenceError(f"{self.spec.name}: inference was interrupted") from exc

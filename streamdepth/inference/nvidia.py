@@ -57,17 +57,16 @@ def cuda_options(*, device: int = 0, graph: bool = False) -> dict[str, str]:
     }
 
 
-def graph_obstacle(spec: ModelSpec, sizes: int, assignment: Assignment | None) -> str:
+def graph_obstacle(spec: ModelSpec, assignment: Assignment | None) -> str:
     """Why a run of this model cannot be recorded as a CUDA graph and replayed; empty where it can.
 
     A recorded graph replays fixed addresses and shapes, and nothing may run on the CPU in between.
 
     Args:
-        sizes: network sizes the run will see.
         assignment: None where it is not known.
     """
-    if sizes != 1:
-        return f"{spec.name} runs at {sizes} network sizes, a CUDA graph replays one"
+    if not _shapes(spec, 1):
+        return f"the network size of {spec.name} follows the picture's, and a recorded run has one; give --size WxH"
     if assignment is None:
         return "this onnxruntime does not say which nodes run on the GPU"
     left = sum(assignment.left.values())

@@ -73,6 +73,8 @@ class OpenSession:
     session: Any
     provider: str
     note: str = ""
+    device: str = ""
+    """Where inputs and outputs may stay between host and model, in ONNX Runtime's words; empty = host memory."""
 
 
 def provider_names() -> tuple[str, ...]:
@@ -119,7 +121,7 @@ def open_session(spec: ModelSpec, provider: str = AUTO, threads: int | None = No
         return _open_auto(spec, threads)
     chosen = provider_named(provider)
     session, note = _open(spec, chosen, threads, batch)
-    return OpenSession(session, provider, note)
+    return OpenSession(session, provider, note, _memory(chosen))
 
 
 def likely(provider: str = AUTO) -> str:
@@ -214,7 +216,7 @@ def _open_auto(spec: ModelSpec, threads: int | None) -> OpenSession:
             missed.append(exc.message.replace("; ", ", "))
             continue
         if not candidate.plugin:
-            return OpenSession(session, name, note)
+            return OpenSession(session, name, note, _memory(candidate))
         from streamdepth.inference.agreement import disagreement
 
         reference, _ = _open(spec, cpu, threads)
@@ -225,6 +227,10 @@ def _open_auto(spec: ModelSpec, threads: int | None) -> OpenSession:
         return OpenSession(reference, cpu.name, f"running on the CPU; {'; '.join(missed)}")
     note = f"running on the CPU; {'; '.join(missed)}" if missed else ""
     return OpenSession(_open(spec, cpu, threads)[0], cpu.name, note)
+
+
+def _memory(provider: Provider) -> str:
+    return "cuda" if provider.nvidia else ""
 
 
 def _to_be_tried(provider: Provider) -> bool:
@@ -272,10 +278,9 @@ def _open(spec: ModelSpec, provider: Provider, threads: int | None, batch: int =
         if plugin is None:
             wanted.append(PROVIDERS[0].ort_name)
     # A path, not bytes: external data is looked for beside it. With a folder of weights given, only bytes obey it.
+    model = spec.path.read_bytes() if beside else str(spec.path)
     try:
-        session = ort.InferenceSession(
-            spec.path.read_bytes() if beside else str(spec.path), sess_options=options, providers=wanted or None
-        )
+        session = ort.InferenceSession(model, sess_options=options, providers=wanted or None)
     except Exception as exc:
         raise _refused(exc, spec, provider) from exc
     running = session.get_providers()
@@ -284,7 +289,15 @@ def _open(spec: ModelSpec, provider: Provider, threads: int | None, batch: int =
             f"provider {provider.name}: onnxruntime could not start it and fell back to "
             f"{', '.join(running)}; check driver and libraries, or use --provider cpu"
         )
-    return session, _left_to_cpu(session, ort_name, spec, provider) if provider.name != "cpu" else ""
+    note = _left_to_cpu(session, ort_name, spec, provider) if provider.name != "cpu" else ""
+    if provider.name != "cuda":
+        return session, note
+    reason = nvidia.graph_obstacle(spec, assignment.of(session, ort_name))
+    if reason:
+        return session, "; ".join(text for text in (note, f"no CUDA graph: {reason}") if text)
+    # whether a graph is possible is known only of a session, and has to be said before there is one
+    wanted[0] = (ort_name, nvidia.cuda_options(graph=True))
+    return ort.InferenceSession(model, sess_options=options, providers=wanted), note
 
 
 def _with_options(spec: ModelSpec, provider: Provider, batch: int) -> list[Any]:

@@ -38,12 +38,23 @@ class Buffers:
         per_run = engine.rows_per_run
         run_shape = (per_run, *shape) if len(spec.image_input.shape) == len(shape) + 1 else shape
         self._fed = [(t.name, feeds.feed(t, spec, per_run, size)) for t in spec.other_inputs]
+        self._per_run, self._run_shape = per_run, run_shape
         for first in range(0, rows, per_run):
             binding = engine.session.io_binding()
             self._bind(binding, spec.image_input.name, self.input[first], run_shape)
             for name, value in self._fed:
                 self._bind(binding, name, value, value.shape)
             self.bindings.append(binding)
+
+    def host_input(self, run: int) -> NDArray[Any]:
+        """The pictures of one run, as the graph takes them."""
+        first = run * self._per_run
+        return self.input[first : first + self._per_run].reshape(self._run_shape)
+
+    @property
+    def fed(self) -> dict[str, NDArray[Any]]:
+        """The further inputs."""
+        return dict(self._fed)
 
     @staticmethod
     def _bind(binding: Any, name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
@@ -72,6 +83,15 @@ class Slot:
     def exact(self) -> bool:
         """Whether the engine preprocesses as ``transformers`` does."""
         return self._engine.exact
+
+    def host_input(self, run: int) -> NDArray[Any]:
+        """The pictures of one run, as the graph takes them: memory of the slot."""
+        return self._buffers.host_input(run)
+
+    @property
+    def fed(self) -> dict[str, NDArray[Any]]:
+        """The graph's further inputs."""
+        return self._buffers.fed
 
     def write(self, row: int, picture: av.VideoFrame) -> None:
         """Preprocess a picture into row ``row``.
