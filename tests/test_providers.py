@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,8 @@ from streamdepth.models.resolve import resolve
 from streamdepth.threads import ThreadPlan, cores, plan_threads
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from streamdepth.models.spec import ModelSpec
 
 
