@@ -159,16 +159,25 @@ class DepthEstimator:
         """Whether stills are preprocessed exactly as ``transformers`` does."""
         return self._exact is not False
 
-    def engine(self, batch: int = 1, *, exact: bool | None = None) -> Engine:
+    def engine(self, batch: int = 1, *, exact: bool | None = None, workers: int = 1) -> Engine:
         """A new engine of one's own, checked on a built-in picture. The caller closes it.
 
+        Args:
+            workers: threads that would call ``run`` at the same time; the engine says how many may.
         Raises:
             ProviderError, ModelError, InferenceError: see :class:`streamdepth.inference.engine.Engine`.
         """
         from streamdepth.inference.engine import Engine
 
         chosen = exact if exact is not None else bool(self._exact)
-        engine = Engine(self._spec, provider=self._asked_provider, batch=batch, exact=chosen, threads=self._threads)
+        engine = Engine(
+            self._spec,
+            provider=self._asked_provider,
+            batch=batch,
+            exact=chosen,
+            threads=self._threads,
+            workers=workers,
+        )
         try:
             engine.check()
         except BaseException:

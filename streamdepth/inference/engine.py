@@ -19,6 +19,7 @@ from streamdepth.inference.geometry import Geometry, fixed_sides, plan
 from streamdepth.inference.providers import AUTO, likely, open_session
 from streamdepth.inference.slots import Buffers, Slot
 from streamdepth.models.spec import Family
+from streamdepth.threads import cores, plan_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,14 +68,18 @@ class _Ring:
 class Engine:
     """Runs one model on pictures.
 
-    ``acquire`` and writing slots may happen on one thread while ``run`` works on another; ``run`` itself belongs to one
-    thread. ``interrupt`` and ``close`` may be called from any.
+    ``acquire`` and writing slots may happen on one thread while ``run`` works on another; ``run`` itself may be called
+    by ``workers`` threads at once. ``interrupt`` and ``close`` may be called from any.
 
     Args:
         provider: a name of :func:`streamdepth.inference.providers.provider_names`.
         batch: pictures a run takes; a graph of fixed batch above 1 dictates it, one of batch 1 runs them in turn.
         exact: preprocess as ``transformers`` does instead of the fast way.
         threads: threads of one operator on the CPU, None = from the cores.
+        workers: threads that would like to call ``run`` at once. On the CPU they share the threads out: two runs of
+            one thread each take 11 % less CPU than one of two (128 against 143 ms, Depth Anything V2 small, 252x252),
+            since none waits for another within an operator. With ``threads`` given, elsewhere, and where an output
+            has to be converted, there is one. See the property of this name for what it became.
         bytes_in: take pictures as bytes and preprocess in the graph (see :mod:`streamdepth.inference.fused`), which
             excludes ``exact``; None = where the model runs on an NVIDIA GPU and its graph allows it.
     Raises:
@@ -90,6 +95,7 @@ class Engine:
         batch: int = 1,
         exact: bool = False,
         threads: int | None = None,
+        workers: int = 1,
         bytes_in: bool | None = None,
     ) -> None:
         if batch < 1:
@@ -111,6 +117,10 @@ class Engine:
             raise ModelError(f"{spec.name}: its input has a batch of {fixed}; export it with a batch of 1 or dynamic")
         self.batch = fixed if fixed is not None and fixed > 1 else batch
         self.rows_per_run = self.batch if fixed is None else fixed
+        planned = plan_threads(cores()).session
+        workers = 1 if threads is not None or likely(provider) != "cpu" else min(workers, planned)
+        if workers > 1:
+            threads = -(-planned // workers)
         opened = open_session(spec, provider, threads, batch=self.batch)
         self.session: Any = opened.session
         self.provider = opened.provider
@@ -123,6 +133,8 @@ class Engine:
         if self._output not in outputs:
             raise ModelError(f"{spec.name}: has no output {self._output!r}; its outputs are {', '.join(outputs)}")
         self._output_dtype = _numpy_dtype(outputs[self._output].type, spec)
+        self.workers = workers if opened.provider == "cpu" and self._output_dtype == np.float32 else 1
+        """Threads that may call ``run`` at once."""
         self._fov = spec.preprocessing.family is Family.DEPTH_PRO and _FOV_OUTPUT in outputs
         self._scale = np.float32(spec.metres_per_unit if spec.sense is Sense.METRIC_M else 1.0)
         self._options = ort.RunOptions()

@@ -15,6 +15,7 @@ from streamdepth.pipeline.crew import Crew
 from streamdepth.pipeline.lane import Lane
 from streamdepth.pipeline.outlet import IDLE_SECONDS
 from streamdepth.pipeline.stats import RunStats, Snapshot, Timer
+from streamdepth.pipeline.turns import Turns
 from streamdepth.queues import BoundedQueue, Ended, Policy
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _INBOX_FRAMES = 4
 _BATCHES_AHEAD = 2
+_WORKERS = 2
 
 
 class Pipeline:
@@ -89,6 +91,7 @@ class Pipeline:
         ]
         self._inbox = Inbox([lane.policy for lane in self._lanes], max(_INBOX_FRAMES, batch))
         self._batches: BoundedQueue[tuple[Slot, list[Arrival]]] = BoundedQueue(_BATCHES_AHEAD)
+        self._turns = Turns()
         self._timers = {"prepare": Timer(), "infer": Timer()}
         self._woken = threading.Event()
         self._aborted = threading.Event()
@@ -159,7 +162,9 @@ class Pipeline:
                 from streamdepth.estimator import DepthEstimator
 
                 self._estimator = DepthEstimator()
-            self._engine = self._estimator.engine(batch=self._batch)
+            # Two runs at once cost less than one over all cores, but each takes longer: only where nobody waits for it.
+            patient = all(lane.policy is Policy.EVERY for lane in self._lanes)
+            self._engine = self._estimator.engine(batch=self._batch, workers=_WORKERS if patient else 1)
             for lane in self._lanes:
                 lane.open()
         except BaseException:
@@ -209,7 +214,8 @@ class Pipeline:
                 if not outlet.sink.on_caller_thread:
                     crew.add(outlet.run, stage="sink", source=outlet.sink.name)
         crew.add(self._prepare, stage="prepare")
-        crew.add(self._infer, stage="infer")
+        for number in range(self._running_engine.workers):
+            crew.add(self._infer, stage="infer", source=str(number + 1) if number else "")
 
     # Shared loops -------------------------------------------------------------------------------------------------
 
@@ -229,21 +235,25 @@ class Pipeline:
             self._batches.end()
 
     def _infer(self) -> None:
-        engine = self._running_engine
-        try:
-            while True:
-                item = self._batches.get()
-                assert item is not None  # noqa: S101 - get() without timeout
-                slot, arrivals = item
-                started_ns = self._clock.monotonic_ns()
-                depths = engine.run(slot, len(arrivals))
-                self._timers["infer"].add((self._clock.monotonic_ns() - started_ns) // len(arrivals))
-                for arrival, depth in zip(arrivals, depths, strict=True):
-                    self._lanes[arrival.lane].depths.put((arrival.frame, depth))
-                del item, slot, depths, depth  # the ring lends a slot out again once nobody holds it
-        except Ended:
-            for lane in self._lanes:
-                lane.depths.end()
+        """One of the engine's workers: batches are run side by side and handed on in the order they came."""
+        engine, turns = self._running_engine, self._turns
+        while True:
+            turn, item = turns.take(self._batches.get)
+            if item is None:
+                break
+            slot, arrivals = item
+            started_ns = self._clock.monotonic_ns()
+            depths = engine.run(slot, len(arrivals))
+            self._timers["infer"].add((self._clock.monotonic_ns() - started_ns) // len(arrivals))
+            turns.wait(turn)
+            for arrival, depth in zip(arrivals, depths, strict=True):
+                self._lanes[arrival.lane].depths.put((arrival.frame, depth))
+            turns.done()
+            del item, slot, depths, depth  # the ring lends a slot out again once nobody holds it
+        turns.wait(turn)  # whoever came before has handed on
+        for lane in self._lanes:
+            lane.depths.end()
+        turns.done()
 
     @property
     def _running_engine(self) -> Engine:
@@ -300,6 +310,7 @@ class Pipeline:
         self._aborted.set()
         self._inbox.abort()
         self._batches.abort()
+        self._turns.abort()
         for lane in self._lanes:
             lane.abort()
         if self._engine is not None:

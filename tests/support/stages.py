@@ -173,7 +173,9 @@ class FakeEngine:
         before: Callable[[int], None] | None = None,
         depth: Callable[[float], np.ndarray[Any, np.dtype[np.float32]]] | None = None,
         fixed_size: bool = True,
+        workers: int = 1,
     ) -> None:
+        self.workers = workers
         self.batch, self.provider, self.note = batch, "fake", ""
         self.spec = SimpleNamespace(name="fake", dtype="fp32", notes=())
         self.batches: list[int] = []
@@ -211,7 +213,7 @@ def _ramp(level: float) -> np.ndarray[Any, np.dtype[np.float32]]:
 def fake_estimator(engine: FakeEngine | None = None, **engine_options: Any) -> DepthEstimator:
     """An estimator that hands out ``engine``, made for the batch that is asked for where none is given."""
 
-    def make(batch: int = 1) -> FakeEngine:
+    def make(batch: int = 1, *, workers: int = 1) -> FakeEngine:  # noqa: ARG001 - the fake engine says how many it has
         return engine or FakeEngine(batch, **engine_options)
 
     return cast("DepthEstimator", SimpleNamespace(engine=make, spec=SimpleNamespace(name="fake", dtype="fp32")))
