@@ -118,7 +118,8 @@ class TestRun:
             data = tmp_path / f"{kind}.mkv"
             assert main(["run", str(clip), "--model", str(model), "--normalize", kind, "--data", str(data)]) == 0
             depths.append(next(iter(sd.read_depth(data))).values)
-        assert not np.allclose(*depths, equal_nan=True)
+        plain, normalized = depths
+        assert not np.allclose(plain, normalized, equal_nan=True)
 
 
 class TestWrongUse:

@@ -287,8 +287,10 @@ def http(
 ) -> Answer:
     """One request of a plain client. A body that is no bytes goes as JSON."""
     parts = urlsplit(url)
-    data, sent = body, dict(headers or {})
-    if body is not None and not isinstance(body, bytes):
+    sent = dict(headers or {})
+    if body is None or isinstance(body, bytes):
+        data = body
+    else:
         data, kind = json.dumps(body).encode(), kind or "application/json"
     if kind is not None:
         sent["Content-Type"] = kind
@@ -304,7 +306,7 @@ def http(
 
 def read_parts(stream: BinaryIO, count: int) -> list[bytes]:
     """The first pictures of a Motion JPEG answer."""
-    pictures = []
+    pictures: list[bytes] = []
     while len(pictures) < count:
         length = 0
         while line := stream.readline().strip():
