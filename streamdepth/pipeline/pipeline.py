@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Self
 from streamdepth.batching import Batcher, Inbox
 from streamdepth.clock import SystemClock
 from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch
-from streamdepth.errors import UsageError
+from streamdepth.errors import InferenceError, UsageError
 from streamdepth.pipeline.books import UNACCOUNTED, audit, opening_notes, run_stats, snapshot
 from streamdepth.pipeline.crew import Crew
 from streamdepth.pipeline.lane import Lane
 from streamdepth.pipeline.outlet import IDLE_SECONDS
 from streamdepth.pipeline.stats import RunStats, Snapshot, Timer
 from streamdepth.pipeline.turns import Turns
-from streamdepth.queues import BoundedQueue, Ended, Policy
+from streamdepth.queues import Aborted, BoundedQueue, Ended, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -243,7 +243,12 @@ class Pipeline:
                 break
             slot, arrivals = item
             started_ns = self._clock.monotonic_ns()
-            depths = engine.run(slot, len(arrivals))
+            try:
+                depths = engine.run(slot, len(arrivals))
+            except InferenceError:
+                if self._aborted.is_set():  # the abort ended it, and is no error of its own
+                    raise Aborted from None
+                raise
             self._timers["infer"].add((self._clock.monotonic_ns() - started_ns) // len(arrivals))
             turns.wait(turn)
             for arrival, depth in zip(arrivals, depths, strict=True):

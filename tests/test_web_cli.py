@@ -1,0 +1,105 @@
+"""``streamdepth serve`` as people start and end it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.web import eventually, http
+from tests.test_web_jobs import clip
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TOKEN = "a-token-nobody-guesses"  # noqa: S105
+
+
+@contextmanager
+def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command at a free port: the process and the address it says."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamdepth", "serve", *arguments, "--listen", "http://127.0.0.1:0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("streamdepth: open http://127.0.0.1:"), process.communicate(timeout=20)
+        yield process, line.split()[-1].rstrip("/")
+    finally:
+        process.kill()
+        process.communicate(timeout=20)
+
+
+def test_a_clip_is_shown_over_and_over_until_interrupted(tmp_path: Path) -> None:
+    clip(tmp_path, 8)
+    with serving(str(tmp_path / "clip.mp4"), "--style", "viridis", "--view", "overlay") as (process, url):
+        eventually(lambda: http(f"{url}/v1/live.jpg").status == 200, "a picture", 60)
+        first = int(http(f"{url}/v1/live.jpg").headers["x-frame"])
+        assert http(f"{url}/v1/state").json["look"]["style"] == "viridis"
+
+        def frame() -> int:
+            return int(http(f"{url}/v1/live.jpg").headers["x-frame"])
+
+        eventually(lambda: frame() == 7, "the last frame", 60)
+        eventually(lambda: frame() < 7, "the first again", 60)
+        assert 0 <= first < 8
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (130, "streamdepth: interrupted\n")
+
+
+def test_stills_only_behind_a_token() -> None:
+    with serving(STREAMDEPTH_WEB_TOKEN=TOKEN) as (process, url):
+        assert TOKEN not in url
+        assert http(f"{url}/healthz").json["live"] is False
+        assert http(f"{url}/v1/state").status == 401
+        state = http(f"{url}/v1/state", headers={"Authorization": f"Bearer {TOKEN}"}).json
+        assert state["source"] is None
+        assert state["stills"]
+        process.send_signal(signal.SIGTERM)
+        output = "".join(process.communicate(timeout=20))
+    assert process.returncode == 130
+    assert TOKEN not in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["nosuch.mp4"], 1, "nosuch.mp4"),
+        (["test:", "--range", "shot"], 2, "shot"),
+        (["test:", "--style", "nosuch"], 2, "nosuch"),
+        (["--listen", "http://user:secret@127.0.0.1:1"], 2, "STREAMDEPTH_WEB_TOKEN"),
+        (["--listen", "ftp://127.0.0.1"], 2, "http://"),
+        (["--token-file", "nosuch"], 2, "nosuch"),
+        (["--max-upload", "0"], 2, "max-upload"),
+    ],
+)
+def test_wrong_use_is_one_line(arguments: list[str], code: int, words: str) -> None:
+    from streamdepth.cli.main import main
+
+    code_found, errors = captured(main, ["serve", *arguments])
+    assert code_found == code
+    assert errors.count("\n") == 1
+    assert words in errors
+    assert "secret" not in errors
+
+
+def captured(main: object, arguments: list[str]) -> tuple[int, str]:
+    import io
+    from contextlib import redirect_stderr
+
+    out = io.StringIO()
+    with redirect_stderr(out):
+        code = main(arguments)  # type: ignore[operator]
+    return code, out.getvalue()
