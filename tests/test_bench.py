@@ -11,6 +11,7 @@ from streamdepth.bench import BenchReport, ModelRun, StageCost, bench, compare, 
 from streamdepth.bench.measure import correlation, summary
 from streamdepth.bench.run import made_clip, recommend
 from streamdepth.errors import StreamDepthError, UsageError
+from tests.support.models import write_depth_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,18 +34,23 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def report(clip: Path) -> BenchReport:
-    return bench(str(clip), batches=(1, 2), frames=6, seconds=0.01, providers=("cpu", "coreml"))
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_depth_model(tmp_path_factory.mktemp("bench") / "m.onnx", batch=1, height=48, width=64)
+
+
+@pytest.fixture(scope="module")
+def report(clip: Path, model: Path) -> BenchReport:
+    return bench(str(clip), model, batches=(1, 2), frames=6, seconds=0.01, providers=("cpu", "coreml"))
 
 
 def test_a_report_holds_every_setting_and_stage(report: BenchReport) -> None:
     assert [run.key for run in report.runs] == [
-        "cpu fp32 256x192 batch 1",
-        "cpu fp32 256x192 batch 2",
+        "cpu fp32 64x48 batch 1",
+        "cpu fp32 64x48 batch 2",
         "coreml fp32 - batch 1",
     ]
     assert report.recommended is not None
-    assert report.recommended.options == "--provider cpu --dtype fp32 --size 256x192 --batch 1"
+    assert report.recommended.options == "--provider cpu --dtype fp32 --size 64x48 --batch 1"
     assert [stage.name for stage in report.stages] == ["decode", "prepare", "model", "colorize", "encode"]
     assert all(stage.wall_ms > 0 for stage in report.stages)
     assert report.whole is not None

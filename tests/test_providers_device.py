@@ -17,24 +17,28 @@ from streamdepth.inference.build import build
 from streamdepth.inference.device import DeviceBinding
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing
+from tests.support.models import write_depth_model
 
 if TYPE_CHECKING:
     from streamdepth.models.spec import ModelSpec
 
 
+FIXED_RULES = Preprocessing(width_px=64, height_px=48, keep_aspect=False, multiple_of=1)
+
+
 @pytest.fixture(scope="module")
-def spec() -> ModelSpec:
-    return resolve("built-in")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    path = write_depth_model(tmp_path_factory.mktemp("device") / "fixed.onnx", batch=1, height=48, width=64)
+    return resolve(path, preprocessing=FIXED_RULES)
+
+
+@pytest.fixture(scope="module")
+def dynamic(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    path = write_depth_model(tmp_path_factory.mktemp("device") / "dynamic.onnx", input_name="x")
+    return resolve(path, preprocessing=FIXED_RULES)
 
 
 # NVIDIA -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def dynamic(spec: ModelSpec) -> ModelSpec:
-    return dataclasses.replace(
-        spec, image_input=dataclasses.replace(spec.image_input, shape=("b", 3, "h", "w"), name="x"), image_layout="chw"
-    )
 
 
 def key(spec: ModelSpec, **changes: Any) -> nvidia.EngineKey:
@@ -79,8 +83,8 @@ def test_an_engine_is_of_the_models_content_not_of_its_name(spec: ModelSpec, tmp
 def test_tensorrt_is_told_its_caches_and_the_batches_to_come(dynamic: ModelSpec, tmp_path: Path) -> None:
     folder = nvidia.engine_folder(key(dynamic), tmp_path)
     options = nvidia.tensorrt_options(key(dynamic), folder)
-    assert options["trt_profile_min_shapes"] == "x:1x3x192x256"
-    assert options["trt_profile_max_shapes"] == options["trt_profile_opt_shapes"] == "x:4x3x192x256"
+    assert options["trt_profile_min_shapes"] == "x:1x3x48x64"
+    assert options["trt_profile_max_shapes"] == options["trt_profile_opt_shapes"] == "x:4x3x48x64"
     assert options["trt_fp16_enable"] == "1"
     assert Path(options["trt_engine_cache_path"]).parent == Path(options["trt_timing_cache_path"])
     assert all(isinstance(value, str) for value in options.values())
@@ -174,7 +178,7 @@ def test_a_graph_is_made_once_and_again_when_the_model_changes(spec: ModelSpec, 
     made = first.stat().st_mtime_ns
     assert fused.fused(spec, tmp_path).path == first
     assert first.stat().st_mtime_ns == made
-    other = dataclasses.replace(spec, preprocessing=NORMALISED)
+    other = dataclasses.replace(spec, preprocessing=dataclasses.replace(spec.preprocessing, do_normalize=False))
     assert fused.fused(other, tmp_path).path != first
     assert [entry.suffix for entry in tmp_path.iterdir()] == [".onnx", ".onnx"]
 
@@ -357,7 +361,7 @@ def test_maps_from_a_device_are_kept_apart(spec: ModelSpec, monkeypatch: pytest.
     monkeypatch.setattr(engine, "_device", "cpu")
     maps = []
     for variant in (0, 1, 0):
-        slot = engine.acquire((256, 192))
+        slot = engine.acquire((64, 48))
         slot.write(0, picture_of(pattern(256, 192, variant)))
         maps.append(engine.run(slot, 1)[0])
     assert np.array_equal(maps[0].values, maps[2].values)
