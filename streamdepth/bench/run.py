@@ -242,7 +242,7 @@ def _whole(
     with DepthEstimator(
         model, dtype=best.dtype, size=best.size, provider=best.provider, threads=threads, sense=sense, revision=revision
     ) as estimator:
-        engine = estimator.engine()
+        engine = estimator.engine(workers=2)  # as a run of a file has it: the model's own CPU time, without waits
         try:
             stages = measure_stages(clip, engine, look, stopwatch)
         finally:
