@@ -136,6 +136,7 @@ def test_snippet(number: int, desk: Path) -> None:
     assert done.stdout
 
 
+@pytest.mark.timeout(900)
 def test_the_first_command_on_a_fresh_checkout(tmp_path: Path) -> None:
     """As a stranger does it: the files git tracks, a new virtual environment, the package registry."""
     if subprocess.run(["git", "rev-parse"], cwd=ROOT, capture_output=True).returncode:
