@@ -23,8 +23,18 @@ _DEBUG = "--debug"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    """Run the command line; returns the exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted.
+
+    Args:
+        arguments: what to run inside a process that goes on; None = this process's own, which may then be left at once.
+    """
+    code = _invoke(sys.argv[1:] if arguments is None else list(arguments))
+    if arguments is None:
+        _leave_stuck_threads(code)
+    return code
+
+
+def _invoke(arguments: list[str]) -> int:
     debug = _DEBUG in arguments
     if debug:
         arguments.remove(_DEBUG)
@@ -38,12 +48,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         result = app(arguments, prog_name="streamdepth", standalone_mode=False)
     except KeyboardInterrupt:
-        return _end(_fail("interrupted", INTERRUPTED, debug))
+        return _fail("interrupted", INTERRUPTED, debug)
     except StreamDepthError as error:
-        return _end(_fail(str(error), error.exit_code, debug))
+        return _fail(str(error), error.exit_code, debug)
     except TyperException as error:
         hint = "" if "--help" in error.format_message() else "; see --help"
-        return _end(_fail(f"{error.format_message().rstrip('.')}{hint}", error.exit_code, debug))
+        return _fail(f"{error.format_message().rstrip('.')}{hint}", error.exit_code, debug)
     except typer.Exit as error:
         result = error.exit_code
     except typer.Abort:
@@ -53,14 +63,11 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception as error:  # a bug of ours: still one line
-        return _end(
-            _fail(
-                f"internal error: {type(error).__name__}: {error}; run again with --debug and report it", FAILED, debug
-            )
-        )
+        message = f"internal error: {type(error).__name__}: {error}; run again with --debug and report it"
+        return _fail(message, FAILED, debug)
     # Typer turns Ctrl-C into this code before anybody else sees it.
     if result == INTERRUPTED:
-        return _end(_fail("interrupted", INTERRUPTED, debug))
+        return _fail("interrupted", INTERRUPTED, debug)
     return result if isinstance(result, int) else 0
 
 
@@ -71,15 +78,14 @@ def _fail(message: str, code: int, debug: bool) -> int:
     return code
 
 
-def _end(code: int) -> int:
+def _leave_stuck_threads(code: int) -> None:
     """Leave without waiting for a thread that was reported stuck: its call may never return."""
     import threading
 
-    if any(t.name.startswith("streamdepth-") and t.is_alive() for t in threading.enumerate()):
+    if any(thread.name.startswith("streamdepth-") for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    return code
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler

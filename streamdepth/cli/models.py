@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,8 +84,28 @@ def _rows(details: ModelDetails) -> list[tuple[str, str, str]]:
                 continue
             shown = json.dumps(value) if isinstance(value, dict | list) else str(value)
             rows.append((key, shown, origins.get(key, "")))
+    if details.spec is not None and details.spec.source == "built-in":
+        rows += _builtin_rows()
     rows += [("note", note, "") for note in details.notes]
     return [row for row in rows if row[1]]
+
+
+def _builtin_rows() -> list[tuple[str, str, str]]:
+    """Hash, measured accuracy, and the limits its card states."""
+    from importlib.resources import files
+
+    from streamdepth.models.locate import builtin_record
+
+    record = builtin_record()
+    card = (files("streamdepth.models.builtin") / "MODEL_CARD.md").read_text(encoding="utf-8")
+    limits = card.partition("## Limits\n")[2].partition("\n## ")[0]
+    rows = [("sha256", str(record["sha256"]), "")]
+    for name, (abs_rel, delta1) in record["accuracy"].items():
+        rows.append((f"accuracy {name}", f"AbsRel {abs_rel:.3f}, delta1 {delta1:.3f}", "benchmarks/accuracy.py"))
+    rows += [
+        ("limit", " ".join(line.split()), "") for line in re.split(r"^- ", limits, flags=re.MULTILINE) if line.strip()
+    ]
+    return rows
 
 
 @app.command("pull")
