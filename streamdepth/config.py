@@ -115,6 +115,7 @@ class RunConfig(BaseModel):
     gop: float | None = Field(default=None, gt=0, le=60)
     max_clients: int = Field(default=64, ge=1, le=1000)
     credentials: Path | None = None
+    token_file: Path | None = None
     data_size: Literal["source", "model"] = "source"
 
     stats: Path | None = None

@@ -55,14 +55,14 @@ def _package(name: str) -> Finding:
 
 
 def _providers() -> list[Finding]:
-    from streamdepth.inference.providers import PROVIDERS, why_not
+    from streamdepth.inference.providers import all_providers, why_not
 
     try:
         import onnxruntime
     except ImportError as error:
         return [Finding("onnxruntime", f"cannot be imported: {error}", ok=False, hint="pip install onnxruntime-gpu")]
     findings = [Finding("onnxruntime", str(onnxruntime.__version__))]
-    for provider in PROVIDERS:
+    for provider in all_providers():
         reason = why_not(provider)
         # Only the CPU is needed; every other one is an offer.
         findings.append(

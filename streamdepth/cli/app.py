@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from streamdepth.cli import bench, checks, models, run, serve, stills, styles
+from streamdepth.cli import bench, build, checks, models, run, serve, stills, styles
 from streamdepth.version import __version__
 
 app = typer.Typer(
@@ -42,4 +42,5 @@ app.command("cameras")(checks.cameras)
 app.command("doctor")(checks.doctor)
 app.command("verify")(checks.verify)
 app.command("bench")(bench.bench)
+app.command("build")(build.build)
 app.add_typer(models.app, name="models")

@@ -15,7 +15,8 @@ from streamdepth.look import LookControl
 
 if TYPE_CHECKING:
     from streamdepth.config import RunConfig
-    from streamdepth.models.spec import ModelSpec
+    from streamdepth.depth.range import RangeSwitch
+    from streamdepth.estimator import DepthEstimator
     from streamdepth.stages import Sink, Source
 
 _NAME = "{name}"
@@ -33,9 +34,9 @@ class Job:
     def title(self) -> str:
         return ", ".join(source.id for source in self.sources)
 
-    def sinks(self, source: Source, spec: ModelSpec) -> Sequence[Sink]:
+    def sinks(self, source: Source, estimator: DepthEstimator, switch: RangeSwitch | None) -> Sequence[Sink]:
         """The sinks of one source; called by the pipeline."""
-        return make_sinks(self.config, source, spec, several=self.several)
+        return make_sinks(self.config, source, estimator, switch, several=self.several)
 
 
 def plan(config: RunConfig) -> list[Job]:
@@ -51,7 +52,7 @@ def plan(config: RunConfig) -> list[Job]:
         raise UsageError("no source given; name a file, a folder, a camera (0), a URL or test:")
     if not (config.output or config.data or config.show or config.serve):
         raise UsageError("nothing to do with the depth; add -o OUT, --data OUT, --serve URL or --show")
-    size, rate = _camera_mode(config.camera_mode)
+    size, rate = camera_mode(config.camera_mode)
     sources = expand(
         config.sources,
         start_seconds=config.start,
@@ -77,7 +78,8 @@ def plan(config: RunConfig) -> list[Job]:
     return [Job(live, config, several)] if live else jobs
 
 
-def _camera_mode(text: str | None) -> tuple[tuple[int, int] | None, Fraction | None]:
+def camera_mode(text: str | None) -> tuple[tuple[int, int] | None, Fraction | None]:
+    """``WxH@FPS`` -> size and rate; None where they are left to the camera."""
     if text is None:
         return None, None
     size, _, rate = text.partition("@")
@@ -107,7 +109,27 @@ def _named(output: str, source: Source) -> str:
     return output.replace(_NAME, name)
 
 
-def make_sinks(config: RunConfig, source: Source, spec: ModelSpec, *, several: bool) -> list[Sink]:
+def serves_page(url: str) -> bool:
+    """A page for the browser, and not a stream for players."""
+    return url.lower().startswith(("http://", "https://"))
+
+
+def range_switch(config: RunConfig) -> RangeSwitch | None:
+    """What a served page changes the range with; None where none is served.
+
+    Raises:
+        UsageError: a page beside ``--range shot``, which is fixed before the first picture.
+    """
+    if not any(serves_page(url) for url in config.serve):
+        return None
+    from streamdepth.depth.range import RangeSpec, RangeSwitch
+
+    return RangeSwitch(RangeSpec.parse(config.range or "ema"))
+
+
+def make_sinks(
+    config: RunConfig, source: Source, estimator: DepthEstimator, switch: RangeSwitch | None, *, several: bool
+) -> list[Sink]:
     """All sinks of one source, unopened."""
     from streamdepth.sinks.select import StreamOptions, check_distinct, data_sink_for, sink_for
 
@@ -135,14 +157,28 @@ def make_sinks(config: RunConfig, source: Source, spec: ModelSpec, *, several: b
         )
         for outputs, serve in ((config.output, False), (config.serve, True))
         for output in outputs
+        if not (serve and serves_page(output))
     ]
+    for url in filter(serves_page, config.serve):
+        from streamdepth.sinks.web import WebSink
+
+        sinks.append(
+            WebSink(
+                _named(url, source),
+                control=LookControl(look),
+                range_switch=switch,
+                source=source,
+                estimator=estimator,
+                token_file=config.token_file,
+            )
+        )
     sinks += [
         data_sink_for(
             _named(output, source),
             overwrite=config.overwrite,
             size=config.data_size,
-            model=spec.name,
-            model_revision=spec.revision,
+            model=estimator.spec.name,
+            model_revision=estimator.spec.revision,
         )
         for output in config.data
     ]

@@ -14,7 +14,7 @@ from streamdepth.cli import options
 if TYPE_CHECKING:
     from streamdepth.config import RunConfig
     from streamdepth.estimator import DepthEstimator
-    from streamdepth.pipeline import RunStats
+    from streamdepth.pipeline import Pipeline, RunStats
 
 _OUT, _COLOR, _IN, _ENC = "Output", "Depth and colour", "Input", "Encoding"
 
@@ -44,7 +44,11 @@ def run(
     ] = None,
     serve: Annotated[
         list[str] | None,
-        typer.Option("--serve", help="Serve viewers: rtsp://127.0.0.1:8554/depth.", rich_help_panel=_OUT),
+        typer.Option(
+            "--serve",
+            help="Serve viewers: rtsp://127.0.0.1:8554/depth, or a page: http://127.0.0.1:8080.",
+            rich_help_panel=_OUT,
+        ),
     ] = None,
     show: Annotated[
         bool | None, typer.Option("--show", help="Open a window; h lists its keys.", rich_help_panel=_OUT)
@@ -155,6 +159,10 @@ def run(
         Path | None,
         typer.Option("--credentials", help="File whose first line is USER:PASSWORD, for RTSP.", rich_help_panel=_IN),
     ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option("--token-file", help="File with the token a served page asks for.", rich_help_panel=_OUT),
+    ] = None,
     data_size: Annotated[
         str | None, typer.Option("--data-size", help="Depth data at source or model size.", rich_help_panel=_OUT)
     ] = None,
@@ -177,7 +185,7 @@ def _batch(text: str | None) -> int | str | None:
 
 def execute(config: RunConfig) -> None:
     """Run all jobs of a configuration, then write the statistics, also where a job failed."""
-    from streamdepth.cli.jobs import plan
+    from streamdepth.cli.jobs import plan, range_switch
     from streamdepth.cli.progress import bytes_bar, frames_bar, say, wanted
     from streamdepth.estimator import DepthEstimator
     from streamdepth.pipeline import Pipeline
@@ -196,24 +204,27 @@ def execute(config: RunConfig) -> None:
             metres_per_unit=config.metres_per_unit,
             provider=config.provider,
             threads=config.threads,
-            exact=config.exact,
+            exact=config.exact or None,
             progress=downloading,
         )
     done: list[tuple[str, RunStats]] = []
     try:
         for job in jobs:
+            switch = range_switch(config)
             pipeline = Pipeline(
                 job.sources,
                 estimator,
-                partial(job.sinks, spec=estimator.spec),
+                partial(job.sinks, estimator=estimator, switch=switch),
                 policy=config.policy,
-                range=config.range,
+                range=switch or config.range,
                 batch=_chosen_batch(config, estimator),
             )
             try:
                 with pipeline:
                     for note in pipeline.notes:
                         say(note, quiet=config.quiet)
+                    if switch is not None:
+                        _open_pages(pipeline, quiet=config.quiet)
                     with frames_bar(job.title, pipeline.snapshot, quiet=config.quiet):
                         pipeline.run()
             finally:
@@ -226,6 +237,17 @@ def execute(config: RunConfig) -> None:
         estimator.close()
         if config.stats is not None:
             _write_stats(config.stats, done)
+
+
+def _open_pages(pipeline: Pipeline, *, quiet: bool) -> None:
+    """Let the pages show the run's books, and say where they are."""
+    from streamdepth.cli.serve import tell_address
+    from streamdepth.sinks.web import WebSink
+
+    for sink in pipeline.sinks:
+        if isinstance(sink, WebSink):
+            sink.watch(pipeline)
+            tell_address(sink.site, quiet=quiet)
 
 
 def _chosen_batch(config: RunConfig, estimator: DepthEstimator) -> int:

@@ -76,7 +76,7 @@ def serve(
 
     Try it with nothing at hand: [bold]streamdepth serve test:[/bold]
     """
-    from streamdepth.cli.jobs import _camera_mode
+    from streamdepth.cli.jobs import camera_mode as camera_mode_of
     from streamdepth.cli.options import style_value
     from streamdepth.cli.progress import bytes_bar
     from streamdepth.config import load_config
@@ -97,7 +97,7 @@ def serve(
     if view is None and alpha is None:
         look = replace(look, view=View.SIDE)
     switch = RangeSwitch(RangeSpec.parse(config.range or "ema"))
-    camera_size, camera_rate = _camera_mode(config.camera_mode)
+    camera_size, camera_rate = camera_mode_of(config.camera_mode)
     shown: Source | None = None
     if source is not None:
         shown = source_for(
@@ -130,7 +130,7 @@ def serve(
         )
         site.start()
         try:
-            _tell(site, quiet=config.quiet)
+            tell_address(site, quiet=config.quiet)
             if shown is None:
                 threading.Event().wait()
             else:
@@ -139,7 +139,7 @@ def serve(
             site.stop()
 
 
-def _tell(site: WebSite, *, quiet: bool) -> None:
+def tell_address(site: WebSite, *, quiet: bool) -> None:
     """Where the page is. A token made here must reach its owner somehow: this one line, on the terminal only."""
     if site.token_is_ours:
         typer.echo(f"streamdepth: open {site.entry_url}")

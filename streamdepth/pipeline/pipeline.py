@@ -358,6 +358,11 @@ class Pipeline:
         """Lines for people, known once it is open: what was assumed, converted or fallen back to."""
         return opening_notes(self._lanes, self._engine) if self._engine is not None else ()
 
+    @property
+    def sinks(self) -> tuple[Sink, ...]:
+        """All sinks of all sources."""
+        return tuple(outlet.sink for lane in self._lanes for outlet in lane.outlets)
+
     def snapshot(self) -> Snapshot:
         """Where the run stands. Any thread."""
         seconds = (self._clock.monotonic_ns() - self._started_ns) / 1e9 if self._started_ns else 0.0
