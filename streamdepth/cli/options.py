@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from streamdepth.look import Style as StyleValue
 
 _STOPS_SUFFIXES = (".json", ".yaml", ".yml")
-_MODEL, _COLOR = "Model", "Depth and colour"
+_MODEL, _COLOR, _INPUT = "Model", "Depth and colour", "Input"
 
 Model = Annotated[
     str | None,
@@ -72,6 +72,18 @@ Alpha = Annotated[
 ]
 Reverse = Annotated[
     bool | None, typer.Option("--reverse", help="Far takes the bright end of the palette.", rich_help_panel=_COLOR)
+]
+CameraMode = Annotated[
+    str | None, typer.Option("--camera-mode", help="WxH or WxH@FPS to ask a camera for.", rich_help_panel=_INPUT)
+]
+Timeout = Annotated[
+    float | None, typer.Option("--timeout", help="Seconds of silence a network may have. [3]", rich_help_panel=_INPUT)
+]
+Retries = Annotated[
+    int | None, typer.Option("--retries", help="Attempts to reconnect; default for ever.", rich_help_panel=_INPUT)
+]
+Transport = Annotated[
+    str | None, typer.Option("--transport", help="RTSP over tcp, udp or auto.", rich_help_panel=_INPUT)
 ]
 Quiet = Annotated[bool | None, typer.Option("--quiet", "-q", help="No progress, no notes.")]
 Overwrite = Annotated[bool | None, typer.Option("--overwrite", "-y", help="Replace outputs that are there.")]

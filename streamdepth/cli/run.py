@@ -117,24 +117,16 @@ def run(
     max_frames: Annotated[
         int | None, typer.Option("--max-frames", help="Stop after so many frames.", rich_help_panel=_IN)
     ] = None,
-    camera_mode: Annotated[
-        str | None, typer.Option("--camera-mode", help="WxH or WxH@FPS to ask a camera for.", rich_help_panel=_IN)
-    ] = None,
+    camera_mode: options.CameraMode = None,
     picture_rate: Annotated[
         float | None,
         typer.Option(
             "--picture-rate", help="Frames per second a folder of pictures stands for. [25]", rich_help_panel=_IN
         ),
     ] = None,
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", help="Seconds of silence a network may have. [3]", rich_help_panel=_IN)
-    ] = None,
-    retries: Annotated[
-        int | None, typer.Option("--retries", help="Attempts to reconnect; default for ever.", rich_help_panel=_IN)
-    ] = None,
-    transport: Annotated[
-        str | None, typer.Option("--transport", help="RTSP over tcp, udp or auto.", rich_help_panel=_IN)
-    ] = None,
+    timeout: options.Timeout = None,
+    retries: options.Retries = None,
+    transport: options.Transport = None,
     codec: Annotated[
         str | None, typer.Option("--codec", help="FFmpeg's name of the video encoder.", rich_help_panel=_ENC)
     ] = None,

@@ -58,18 +58,10 @@ def serve(
     range_: Annotated[
         str, typer.Option("--range", help="ema, frame or fixed:LO,HI.", rich_help_panel="Depth and colour")
     ] = "ema",
-    camera_mode: Annotated[
-        str | None, typer.Option("--camera-mode", help="WxH or WxH@FPS to ask a camera for.", rich_help_panel=_IN)
-    ] = None,
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", help="Seconds of silence a network may have. [3]", rich_help_panel=_IN)
-    ] = None,
-    retries: Annotated[
-        int | None, typer.Option("--retries", help="Attempts to reconnect; default for ever.", rich_help_panel=_IN)
-    ] = None,
-    transport: Annotated[
-        str | None, typer.Option("--transport", help="RTSP over tcp, udp or auto.", rich_help_panel=_IN)
-    ] = None,
+    camera_mode: options.CameraMode = None,
+    timeout: options.Timeout = None,
+    retries: options.Retries = None,
+    transport: options.Transport = None,
     quiet: options.Quiet = None,
 ) -> None:
     """Show depth on a page for the browser, and answer pictures over HTTP at /v1/depth.
