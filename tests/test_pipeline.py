@@ -337,6 +337,7 @@ class TestEnds:
             pipeline.run()
         assert file.indices == list(range(8))
         assert "close" in file.calls
+        assert pipeline.snapshot().stopping
         assert no_threads_left()
 
 
@@ -415,5 +416,6 @@ class TestUse:
         pipeline = Pipeline([ScriptedSource(5)], fake_estimator(), [sink])
         pipeline.run()
         assert snapshots[0].expected == 5
+        assert not snapshots[0].stopping
         assert [s.written for s in snapshots] == [0, 1, 2, 3, 4]
         assert {"inbox", "batches", "depths", "spool", "sinks"} == snapshots[0].queues.keys()

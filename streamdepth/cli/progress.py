@@ -55,6 +55,7 @@ def frames_bar(title: str, snapshot: Callable[[], Snapshot], *, quiet: bool) -> 
             done = max(now.written, now.processed) if now.expected is None else (now.written or now.processed)
             progress.update(
                 task,
+                description=f"{title}: finishing, Ctrl-C again ends at once" if now.stopping else title,
                 total=now.expected,
                 completed=done,
                 frames=f"{done}/{now.expected}" if now.expected else str(done),

@@ -81,7 +81,7 @@ def audit(stats: RunStats) -> None:
         )
 
 
-def snapshot(lanes: Sequence[Lane], queues: Mapping[str, int], *, seconds: float) -> Snapshot:
+def snapshot(lanes: Sequence[Lane], queues: Mapping[str, int], *, seconds: float, stopping: bool) -> Snapshot:
     captured, processed, dropped = _totals(lanes)
     expected = [lane.info.frame_count if lane.info else None for lane in lanes]
     known = [count for count in expected if count is not None]
@@ -98,6 +98,7 @@ def snapshot(lanes: Sequence[Lane], queues: Mapping[str, int], *, seconds: float
             "spool": sum(len(lane.ledger) for lane in lanes if lane.ledger is not None),
             "sinks": sum(len(outlet.queue) for lane in lanes for outlet in lane.outlets),
         },
+        stopping=stopping,
     )
 
 

@@ -366,7 +366,8 @@ class Pipeline:
     def snapshot(self) -> Snapshot:
         """Where the run stands. Any thread."""
         seconds = (self._clock.monotonic_ns() - self._started_ns) / 1e9 if self._started_ns else 0.0
-        return snapshot(self._lanes, {"inbox": len(self._inbox), "batches": len(self._batches)}, seconds=seconds)
+        queues = {"inbox": len(self._inbox), "batches": len(self._batches)}
+        return snapshot(self._lanes, queues, seconds=seconds, stopping=self._stopped.is_set())
 
     def _settle(self) -> None:
         seconds = (self._clock.monotonic_ns() - self._started_ns) / 1e9

@@ -189,6 +189,7 @@ class Snapshot:
     Attributes:
         expected: frames to expect in all, None if unknown; an estimate.
         queues: items waiting per queue.
+        stopping: an end was asked for; what was taken is being finished.
     """
 
     captured: int
@@ -198,6 +199,7 @@ class Snapshot:
     expected: int | None
     seconds: float
     queues: Mapping[str, int]
+    stopping: bool = False
 
     @property
     def dropped_total(self) -> int:
