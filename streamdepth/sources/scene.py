@@ -7,6 +7,7 @@ plane; boxes and columns stand still in the world, balls roll across it.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -168,7 +169,7 @@ class Scene:
         return sorted(things, key=lambda thing: (-thing[0], thing[1]))
 
 
-class Thing:
+class Thing(ABC):
     """Something that stands on the ground at (x, z) and covers ``half`` metres around it."""
 
     def __init__(self, scene: Scene, x: float, z: float, half: float, height: float, color: Color) -> None:
@@ -191,8 +192,8 @@ class Thing:
         patch = rgb[top:bottom, left:right]
         patch[...] = patch * factor[..., None]
 
-    def draw(self, rgb: NDArray[np.uint8], depth: float) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def draw(self, rgb: NDArray[np.uint8], depth: float) -> None: ...
 
 
 class Column(Thing):
