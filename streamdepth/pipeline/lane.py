@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from streamdepth.clock import Clock
     from streamdepth.colorize.colorizer import Colorizer
     from streamdepth.depth.cuts import CutDetector
-    from streamdepth.depth.range import RangeSpec
+    from streamdepth.depth.range import Measurement, RangeSpec
     from streamdepth.frame import DepthMap, DepthRange, Frame, StreamInfo
     from streamdepth.look import Look
     from streamdepth.stages import Sink, Source
@@ -127,9 +127,7 @@ class Lane:
             while True:
                 frame, depth = self._next_depth()
                 started_ns = self._clock.monotonic_ns()
-                measurement = measure(depth)
-                self.tally.odd_depth(flat=measurement.flat, non_finite=measurement.non_finite)
-                cut = self._cuts is not None and self._cuts.is_cut(frame.picture)
+                measurement, cut = self._look_at(frame, depth)
                 depth_range = control.update(measurement, frame.seconds, cut=cut)
                 self.timers["range"].add(self._clock.monotonic_ns() - started_ns)
                 self._deliver(frame, depth, depth_range)
@@ -143,9 +141,7 @@ class Lane:
             while True:
                 frame, depth = self._next_depth()
                 started_ns = self._clock.monotonic_ns()
-                measurement = measure(depth)
-                self.tally.odd_depth(flat=measurement.flat, non_finite=measurement.non_finite)
-                cut = self._cuts is not None and self._cuts.is_cut(frame.picture)
+                measurement, cut = self._look_at(frame, depth)
                 self.ledger.append(frame.pts, depth, measurement, cut=cut)
                 self.timers["range"].add(self._clock.monotonic_ns() - started_ns)
         except Ended:
@@ -171,6 +167,12 @@ class Lane:
                 self._deliver(frame, depth, depth_range)
         except Ended:
             self._end_outlets()
+
+    def _look_at(self, frame: Frame, depth: DepthMap) -> tuple[Measurement, bool]:
+        """Measure a frame's depth, book what is odd about it, and say whether a new shot starts with it."""
+        measurement = measure(depth)
+        self.tally.odd_depth(flat=measurement.flat, non_finite=measurement.non_finite)
+        return measurement, self._cuts is not None and self._cuts.is_cut(frame.picture)
 
     def _next_depth(self) -> tuple[Frame, DepthMap]:
         item = self.depths.get()
