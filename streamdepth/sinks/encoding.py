@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from streamdepth.errors import UsageError
+from streamdepth.fit import has_alpha
 from streamdepth.frame import ColorTags
 from streamdepth.sinks.hints import nearest
 
@@ -154,13 +155,6 @@ def encoding_for(
     if chosen is None:
         raise UsageError(f"the encoder {codec} has no format for {picture.pix_fmt} pictures; choose another --codec")
     return Encoding(codec, chosen.name, _tags(picture, chosen.is_rgb), _merged(codec, transparent, options))
-
-
-def has_alpha(pix_fmt: str) -> bool:
-    """True where pictures of this FFmpeg pixel format carry an alpha channel."""
-    from av.video.format import VideoFormat
-
-    return any(component.is_alpha for component in VideoFormat(pix_fmt).components)
 
 
 def key_interval(codec: str, rate: Fraction | None) -> int | None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamdepth.errors import SinkError, UsageError
+from streamdepth.fit import has_alpha
 from streamdepth.sinks.base import BaseSink
-from streamdepth.sinks.encoding import has_alpha
 from streamdepth.sinks.files import claim_folder, is_same_file, write_whole
 from streamdepth.sinks.names import FrameNames
 

@@ -8,10 +8,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 from streamdepth.errors import SinkError, UsageError
+from streamdepth.fit import Fitter, has_alpha
 from streamdepth.sinks.base import BaseSink
-from streamdepth.sinks.encoding import Encoding, container_of, container_options, encoding_for, has_alpha, key_interval
+from streamdepth.sinks.encoding import Encoding, container_of, container_options, encoding_for, key_interval
 from streamdepth.sinks.files import claim_file, is_disk_error, reason, write_failed
-from streamdepth.sinks.fit import Fitter
 from streamdepth.sinks.muxed import MuxedFile
 from streamdepth.sinks.packets import PacketCopier
 

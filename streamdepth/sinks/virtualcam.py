@@ -6,9 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.errors import MissingDependencyError, SinkError, UsageError
+from streamdepth.fit import Fitter
 from streamdepth.sinks.base import BaseSink
 from streamdepth.sinks.files import reason
-from streamdepth.sinks.fit import Fitter
 
 if TYPE_CHECKING:
     from streamdepth.frame import PictureInfo, Result, StreamInfo

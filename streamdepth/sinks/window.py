@@ -13,8 +13,8 @@ import numpy as np
 
 from streamdepth.clock import Clock, SystemClock
 from streamdepth.errors import SinkError, StopPipeline, UsageError
+from streamdepth.fit import has_alpha
 from streamdepth.sinks.base import BaseSink
-from streamdepth.sinks.encoding import has_alpha
 from streamdepth.sinks.files import write_whole
 from streamdepth.sinks.window_backend import Backend, Cv2Backend
 from streamdepth.sinks.window_keys import HELP, change_look

@@ -1,4 +1,4 @@
-"""Pictures of any size and format into the one a stream is encoded in, without touching the original."""
+"""Pictures of any size and format into the one a stream has, without touching the original."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING
-
-from streamdepth.sinks.encoding import has_alpha
 
 if TYPE_CHECKING:
     import av
@@ -33,10 +31,16 @@ class Fitter:
     Where nothing is to be done the result shares its planes with the input (measured: 9 us at 1080p), so it can be
     stamped while the input stays as it was. Another size is scaled to fit inside, keeping its shape, on black
     (transparent where the format has alpha). Not thread-safe.
+
+    Args:
+        pixel_aspect: width : height of an input pixel, measured in output pixels; 1 where both have the same shape.
     """
 
-    def __init__(self, width_px: int, height_px: int, pix_fmt: str, color: ColorTags) -> None:
+    def __init__(
+        self, width_px: int, height_px: int, pix_fmt: str, color: ColorTags, pixel_aspect: Fraction = Fraction(1)
+    ) -> None:
         self._width, self._height, self._pix_fmt, self._color = width_px, height_px, pix_fmt, color
+        self._pixel_aspect = pixel_aspect
         self._kind: _Kind | None = None
         self._graph: Graph | None = None
         self.resized = 0
@@ -68,7 +72,8 @@ class Fitter:
                 time_base=Fraction(1, 1000),
             )
         ]
-        if kind.pix_fmt != self._pix_fmt or (kind.width_px, kind.height_px) != (self._width, self._height):
+        same_shape = (kind.width_px, kind.height_px) == (self._width, self._height) and self._pixel_aspect == 1
+        if kind.pix_fmt != self._pix_fmt or not same_shape:
             chain.append(graph.add("scale", self._scale(kind)))
             chain.append(graph.add("format", self._pix_fmt))
             border = "black@0" if has_alpha(self._pix_fmt) else "black"
@@ -82,8 +87,9 @@ class Fitter:
         return graph
 
     def _scale(self, kind: _Kind) -> str:
-        ratio = min(Fraction(self._width, kind.width_px), Fraction(self._height, kind.height_px))
-        width = min(self._width, max(1, round(kind.width_px * ratio)))
+        shown_width = kind.width_px * self._pixel_aspect
+        ratio = min(self._width / shown_width, Fraction(self._height, kind.height_px))
+        width = min(self._width, max(1, round(shown_width * ratio)))
         height = min(self._height, max(1, round(kind.height_px * ratio)))
         parts = [f"w={width}", f"h={height}", "flags=bicubic+accurate_rnd+full_chroma_int"]
         rgb_in = kind.pix_fmt.startswith(("rgb", "bgr", "gbr", "argb", "abgr", "pal"))
@@ -99,3 +105,10 @@ class Fitter:
             if self._color.matrix in _MATRIX:
                 parts.append(f"out_color_matrix={_MATRIX[self._color.matrix]}")
         return ":".join(parts)
+
+
+def has_alpha(pix_fmt: str) -> bool:
+    """True where pictures of this FFmpeg pixel format carry an alpha channel."""
+    from av.video.format import VideoFormat
+
+    return any(component.is_alpha for component in VideoFormat(pix_fmt).components)
