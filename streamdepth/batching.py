@@ -7,12 +7,19 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from streamdepth.clock import SystemClock
 from streamdepth.queues import Aborted, Ended, Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from fractions import Fraction
 
+    from streamdepth.clock import Clock
     from streamdepth.frame import Frame
+
+
+_LATELY = 2
+"""Intervals after which a silent lane is no longer waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +67,14 @@ class Inbox:
             self._changed.notify_all()
             return replaced
 
-    def take(self, *, wait: bool = True) -> Arrival | None:
-        """The frame that came first of all lanes; None where there is none and ``wait`` is False.
+    def take(self, timeout_seconds: float | None = None) -> Arrival | None:
+        """The frame that came first of all lanes; None where ``timeout_seconds`` passed without one.
 
         Raises:
             Ended: all lanes have ended and are empty. Aborted: the inbox was aborted.
         """
         with self._changed:
-            if wait:
-                self._changed.wait_for(lambda: self._aborted or any(self._lanes) or not any(self._open))
+            self._changed.wait_for(lambda: self._aborted or any(self._lanes) or not any(self._open), timeout_seconds)
             if self._aborted:
                 raise Aborted
             filled = [lane for lane, frames in enumerate(self._lanes) if frames]
@@ -107,14 +113,31 @@ class Inbox:
 class Batcher:
     """Groups arrivals of one network size. Owned by one thread.
 
-    A patient inbox (all ``EVERY``) fills its batches; with a ``LATEST`` lane in it, a batch is what has arrived.
+    A patient inbox (all ``EVERY``) fills its batches. With a ``LATEST`` lane in it a batch is what has arrived, and
+    more is waited for only until its oldest frame is ``company_ns`` old, and only for lanes that are not in it yet and
+    gave a frame lately: a second frame of one camera would come a whole interval later, a dead one's never.
+
+    Args:
+        company_ns: see :func:`company_ns`; 0 = never wait.
+        clock: the one that frames are stamped with.
     """
 
-    def __init__(self, inbox: Inbox, batch: int, network_size: Callable[[int, int], tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        batch: int,
+        network_size: Callable[[int, int], tuple[int, int]],
+        *,
+        company_ns: int = 0,
+        clock: Clock | None = None,
+    ) -> None:
         self._inbox = inbox
         self._batch = batch
         self._network_size = network_size
+        self._company_ns = company_ns
+        self._clock = clock or SystemClock()
         self._held: Arrival | None = None
+        self._seen_ns: dict[int, int] = {}
 
     def next(self) -> tuple[tuple[int, int], list[Arrival]]:
         """Network size (width, height) and 1 to ``batch`` frames of it.
@@ -127,11 +150,13 @@ class Batcher:
         assert first is not None  # noqa: S101 - take() waits
         size = self._size(first)
         arrivals = [first]
+        self._seen_ns[first.lane] = first.frame.captured_ns
         try:
             while len(arrivals) < self._batch:
-                arrival = self._inbox.take(wait=self._inbox.patient)
+                arrival = self._inbox.take(self._patience_seconds(arrivals))
                 if arrival is None:
                     break
+                self._seen_ns[arrival.lane] = arrival.frame.captured_ns
                 if self._size(arrival) != size:
                     self._held = arrival
                     break
@@ -140,5 +165,29 @@ class Batcher:
             pass
         return size, arrivals
 
+    def _patience_seconds(self, arrivals: Sequence[Arrival]) -> float | None:
+        """How long to wait for one frame more; None = for as long as it takes."""
+        if self._inbox.patient:
+            return None
+        now_ns = self._clock.monotonic_ns()
+        lively = {lane for lane, seen_ns in self._seen_ns.items() if now_ns - seen_ns <= _LATELY * self._company_ns}
+        if not lively - {arrival.lane for arrival in arrivals}:
+            return 0.0
+        oldest_ns = min(arrival.frame.captured_ns for arrival in arrivals)
+        return max(0.0, (oldest_ns + self._company_ns - now_ns) / 1e9)
+
     def _size(self, arrival: Arrival) -> tuple[int, int]:
         return self._network_size(arrival.frame.width_px, arrival.frame.height_px)
+
+
+def company_ns(rates: Iterable[Fraction | None]) -> int:
+    """How old a frame of a live lane may get while its batch waits for the other lanes: one interval of the fastest.
+
+    Within it every lane that keeps up with that one has delivered. It leaves one of the two intervals that a picture's
+    age may exceed the model's time by, and no lane's next frame is kept waiting by its last one.
+
+    Args:
+        rates: frames per second of the ``LATEST`` lanes, None where unknown; 0 is returned where none is known.
+    """
+    known = [rate for rate in rates if rate]
+    return round(1e9 / max(known)) if known else 0

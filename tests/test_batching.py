@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 
 import pytest
 
-from streamdepth.batching import Batcher, Inbox
+from streamdepth.batching import Batcher, Inbox, company_ns
 from streamdepth.frame import Frame
 from streamdepth.queues import Aborted, Ended, Policy
 from tests.support.stages import TIME_BASE, flat_picture
@@ -28,7 +29,7 @@ def test_lanes_take_turns_by_arrival() -> None:
         inbox.put(lane, frame(index))
     arrivals = [inbox.take(), inbox.take(), inbox.take(), inbox.take()]
     assert [(a.lane, a.frame.index) for a in arrivals if a] == [(0, 0), (1, 0), (1, 1), (0, 1)]
-    assert inbox.take(wait=False) is None
+    assert inbox.take(0) is None
 
 
 def test_a_full_latest_lane_gives_up_its_oldest_and_leaves_others_alone() -> None:
@@ -83,6 +84,74 @@ def test_a_live_lane_never_waits_for_a_full_batch() -> None:
     inbox = Inbox([Policy.LATEST, Policy.EVERY], 4)
     inbox.put(0, frame(0))
     assert [len(Batcher(inbox, 8, same_size).next()[1])] == [1]
+
+
+class HandClock:
+    """Stands still until told otherwise."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+
+    def monotonic_ns(self) -> int:
+        return self.now_ns
+
+
+COMPANY_NS = company_ns([Fraction(10), Fraction(25), None])
+
+
+def taken(index: int, at_ns: int) -> Frame:
+    return Frame("s", index, index, TIME_BASE, at_ns, PICTURES[32])
+
+
+def seen_before(inbox: Inbox, batcher: Batcher, lanes: int) -> None:
+    """One batch with a frame of every lane, so that the batcher knows them all."""
+    for lane in range(lanes):
+        inbox.put(lane, taken(0, 0))
+    assert len(batcher.next()[1]) == lanes
+
+
+def test_live_lanes_wait_for_each_other_up_to_one_interval_of_the_fastest() -> None:
+    assert COMPANY_NS == 40_000_000
+    assert company_ns([None, None]) == company_ns([]) == 0
+    inbox, clock = Inbox([Policy.LATEST, Policy.LATEST], 4), HandClock()
+    batcher = Batcher(inbox, 8, same_size, company_ns=10**10, clock=clock)
+    seen_before(inbox, batcher, 2)
+    inbox.put(0, taken(1, 0))
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(batcher.next)
+        inbox.put(1, taken(1, 0))
+        # ten seconds of patience, and it is over as soon as both are there
+        assert [arrival.lane for arrival in waiting.result(5)[1]] == [0, 1]
+
+
+def test_a_frame_past_its_deadline_goes_alone() -> None:
+    inbox, clock = Inbox([Policy.LATEST, Policy.LATEST], 4), HandClock()
+    batcher = Batcher(inbox, 8, same_size, company_ns=COMPANY_NS, clock=clock)
+    seen_before(inbox, batcher, 2)
+    inbox.put(0, taken(1, 0))
+    clock.now_ns = COMPANY_NS
+    assert len(batcher.next()[1]) == 1
+
+
+def test_the_deadline_is_of_the_oldest_frame_and_ends_the_wait() -> None:
+    inbox, clock = Inbox([Policy.LATEST, Policy.LATEST], 4), HandClock()
+    batcher = Batcher(inbox, 8, same_size, company_ns=COMPANY_NS, clock=clock)
+    seen_before(inbox, batcher, 2)
+    clock.now_ns = COMPANY_NS - 1000
+    inbox.put(0, taken(1, 0))
+    assert len(batcher.next()[1]) == 1  # a microsecond of patience was left
+
+
+def test_nobody_waits_for_a_second_frame_of_the_same_camera_nor_for_a_dead_one() -> None:
+    inbox, clock = Inbox([Policy.LATEST, Policy.LATEST], 4), HandClock()
+    alone = Batcher(inbox, 8, same_size, company_ns=10**12, clock=clock)
+    inbox.put(0, taken(0, 0))
+    assert len(alone.next()[1]) == 1  # the other has never been seen
+    batcher = Batcher(inbox, 8, same_size, company_ns=10**12, clock=clock)
+    seen_before(inbox, batcher, 2)
+    clock.now_ns = 3 * 10**12
+    inbox.put(0, taken(1, clock.now_ns))
+    assert len(batcher.next()[1]) == 1  # the other was last seen three intervals ago
 
 
 def test_an_inbox_needs_room() -> None:

@@ -6,7 +6,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from streamdepth.batching import Batcher, Inbox
+from streamdepth.batching import Batcher, Inbox, company_ns
 from streamdepth.clock import SystemClock
 from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch
 from streamdepth.errors import InferenceError, UsageError
@@ -50,6 +50,7 @@ class Pipeline:
             lasting is written, else ``ema``, which shows its first picture at once. A :class:`RangeSwitch` may change
             while the run goes on.
         batch: frames per model run.
+        color_threads: that share the rows of each picture.
         deadline_seconds: how long an end may take without any progress before what blocks it is named and left behind.
         clock: monotonic time.
 
@@ -67,6 +68,7 @@ class Pipeline:
         policy: Policy | str | None = None,
         range: RangeSpec | RangeSwitch | str | None = None,  # noqa: A002 - the option's name everywhere else
         batch: int = 1,
+        color_threads: int = 1,
         deadline_seconds: float = 10.0,
         clock: Clock | None = None,
     ) -> None:
@@ -79,6 +81,7 @@ class Pipeline:
         self._clock = clock or SystemClock()
         self._deadline_seconds = deadline_seconds
         self._batch = batch
+        self._color_threads = color_threads
         self._estimator = estimator
         self._owns_estimator = estimator is None
         self._range = RangeSpec.parse(range) if isinstance(range, str) else range
@@ -119,6 +122,7 @@ class Pipeline:
             policy=policy,
             range_spec=self._range_for(source, mine, policy),
             depth_capacity=max(2, 2 * self._batch),
+            color_threads=self._color_threads,
             clock=self._clock,
         )
 
@@ -221,7 +225,9 @@ class Pipeline:
 
     def _prepare(self) -> None:
         engine = self._running_engine
-        batcher = Batcher(self._inbox, engine.batch, engine.network_size)
+        live = [lane for lane in self._lanes if lane.policy is Policy.LATEST]
+        wait_ns = company_ns(lane.info.rate for lane in live if lane.info is not None)
+        batcher = Batcher(self._inbox, engine.batch, engine.network_size, company_ns=wait_ns, clock=self._clock)
         try:
             while True:
                 size, arrivals = batcher.next()
