@@ -4,7 +4,8 @@
 
 camera -> sink: in one process, from the moment a frame is taken to the moment a sink holds its coloured picture.
 RTSP -> RTSP: three processes. A camera serves H.264 over RTSP; streamdepth reads it, infers, colours and serves RTSP;
-a viewer plays that and reads the number. Two encoders, two decoders and two network hops are in it.
+a viewer plays that and reads the number. Two encoders, two decoders and two network hops are in it. Once with a camera
+as they are sold, once with one that announces each next picture as streamdepth's own server does.
 overload: a camera at twice the rate the model can do. Age must not grow: its first and last quarter are compared.
 
 Aim: p95 within the model's time plus two frame intervals (camera -> sink).
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--role", choices=["camera", "relay", "viewer"], help=argparse.SUPPRESS)
     parser.add_argument("--url", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--announce", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.role is not None:
         {"camera": _camera, "relay": _relay, "viewer": _viewer}[options.role](options)
@@ -84,6 +86,7 @@ def main() -> None:
         _to_sink(options, estimator, Fraction(10), 3.0)  # uncounted: kernels get compiled, caches filled
         ages = [_to_sink(options, estimator, options.rate, options.seconds)]
         ages.append(_over_rtsp(options, ages[0].model_ms))
+        ages.append(_over_rtsp(options, ages[0].model_ms, announce=True))
         fastest = Fraction(round(2000 / ages[0].model_ms))
         ages.append(_to_sink(options, estimator, fastest, options.overload_seconds, name="overload"))
     rows = [one.row() for one in ages]
@@ -131,14 +134,14 @@ def _losses(stats: RunStats, ms: np.ndarray[Any, np.dtype[np.float64]], name: st
     return f"{books} dropped; p95 of first and last quarter {first:.0f}, {last:.0f} ms"
 
 
-def _over_rtsp(options: argparse.Namespace, model_ms: float) -> Ages:
+def _over_rtsp(options: argparse.Namespace, model_ms: float, *, announce: bool = False) -> Ages:
     """Start camera, relay and viewer, each a process; the viewer's lines say what it saw."""
     seconds = options.seconds + 3 * _WARM_UP_SECONDS
     shared = ["--rate", str(options.rate), "--size", options.size, "--model", options.model]
     shared += ["--provider", options.provider, "--seconds", str(seconds)]
     processes: list[subprocess.Popen[str]] = []
     try:
-        camera_url, started = _start(processes, "camera", shared)
+        camera_url, started = _start(processes, "camera", [*shared, *(["--announce"] if announce else [])])
         relay_url, _ = _start(processes, "relay", [*shared, "--url", camera_url])
         viewer = _spawn(processes, "viewer", [*shared, "--url", relay_url])
         out, _ = viewer.communicate(timeout=seconds + 60)
@@ -154,7 +157,9 @@ def _over_rtsp(options: argparse.Namespace, model_ms: float) -> Ages:
     first = min(seen) + int(_WARM_UP_SECONDS * options.rate)
     chosen = {number: at for number, at in seen.items() if number >= first}
     ms = np.array([(at - started - number * 1e9 / options.rate) / 1e6 for number, at in chosen.items()], np.float64)
-    return Ages("RTSP to RTSP", float(options.rate), ms, model_ms, max(chosen) - first + 1, "H.264 in and out, TCP")
+    camera = "announcing camera" if announce else "ordinary camera"
+    taken = max(chosen) - first + 1
+    return Ages("RTSP to RTSP", float(options.rate), ms, model_ms, taken, f"{camera}; H.264 in and out, TCP")
 
 
 def _start(processes: list[subprocess.Popen[str]], role: str, arguments: list[str]) -> tuple[str, int]:
@@ -174,7 +179,8 @@ def _spawn(processes: list[subprocess.Popen[str]], role: str, arguments: list[st
 def _camera(options: argparse.Namespace) -> None:
     """Serve numbered frames until the time is up."""
     camera = CounterCamera(*_size(options.size), options.rate, options.seconds + 60)
-    sink = RtspServerSink("rtsp://127.0.0.1:0/camera", control=LookControl(Look()), rate=options.rate)
+    control = LookControl(Look())
+    sink = RtspServerSink("rtsp://127.0.0.1:0/camera", control=control, rate=options.rate, announce=options.announce)
     stream = camera.open()
     sink.open(stream, PictureInfo(stream.width_px, stream.height_px, stream.pix_fmt, stream.color))
     nothing = DepthMap(np.zeros((1, 1), np.float32), Sense.RELATIVE_DEPTH), DepthRange(0, 0)

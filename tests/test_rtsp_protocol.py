@@ -239,53 +239,87 @@ def test_output_rate() -> None:
     assert output_rate(29.97, stream_info()) == pytest.approx(29.97, abs=1e-3)
 
 
-def make_encoder(bitrate: int | None = None) -> Encoder:
-    return Encoder(rate=Fraction(25), bitrate=bitrate, gop_seconds=2.0, preset="ultrafast")
+def make_encoder(bitrate: int | None = None, *, announce: bool = True) -> Encoder:
+    return Encoder(rate=Fraction(25), bitrate=bitrate, gop_seconds=2.0, preset="ultrafast", announce=announce)
+
+
+def byte_stream(packets: tuple[bytes, ...]) -> bytes:
+    """Depacketise by hand (RFC 6184 5.6 to 5.8)."""
+    stream = b""
+    for packet in packets:
+        payload = packet[12:]
+        kind = payload[0] & 31
+        if kind == 24:
+            payload = payload[1:]
+            while payload:
+                size = int.from_bytes(payload[:2], "big")
+                stream += b"\0\0\0\1" + payload[2 : 2 + size]
+                payload = payload[2 + size :]
+        elif kind == 28:
+            if payload[1] & 0x80:
+                stream += b"\0\0\0\1" + bytes((payload[0] & 0xE0 | payload[1] & 31,))
+            stream += payload[2:]
+        else:
+            stream += b"\0\0\0\1" + payload
+    return stream
 
 
 def decode(packets: list[tuple[bytes, ...]]) -> list[av.VideoFrame]:
-    """Depacketise by hand (RFC 6184 5.6 to 5.8), decode with libav."""
     codec = av.CodecContext.create("h264", "r")
     assert isinstance(codec, av.VideoCodecContext)
     codec.thread_type = "SLICE"
     pictures: list[av.VideoFrame] = []
     for unit in packets:
-        stream = b""
-        for packet in unit:
-            payload = packet[12:]
-            kind = payload[0] & 31
-            if kind == 24:
-                payload = payload[1:]
-                while payload:
-                    size = int.from_bytes(payload[:2], "big")
-                    stream += b"\0\0\0\1" + payload[2 : 2 + size]
-                    payload = payload[2 + size :]
-            elif kind == 28:
-                if payload[1] & 0x80:
-                    stream += b"\0\0\0\1" + bytes((payload[0] & 0xE0 | payload[1] & 31,))
-                stream += payload[2:]
-            else:
-                stream += b"\0\0\0\1" + payload
-        pictures += codec.decode(av.Packet(stream))
+        pictures += codec.decode(av.Packet(byte_stream(unit)))
     return pictures + codec.decode(None)
 
 
-def test_encoder_packets_decode_to_the_pictures() -> None:
-    encoder = make_encoder()
+def rtp_time(packet: bytes) -> int:
+    return int.from_bytes(packet[4:8], "big")
+
+
+@pytest.mark.parametrize("announce", [True, False])
+def test_encoder_packets_decode_to_the_pictures(announce: bool) -> None:
+    encoder = make_encoder(announce=announce)
     units = [encoder.encode(plain_picture(value=60 + 10 * n), n * 3600, key=n == 3) for n in range(6)]
     encoder.close()
     assert [unit.key for unit in units] == [True, False, False, True, False, False]
     assert {(later.rtp_time - earlier.rtp_time) % 2**32 for earlier, later in itertools.pairwise(units)} == {3600}
     for unit in units:
-        assert [packet[1] >> 7 for packet in unit.packets] == [0] * (len(unit.packets) - 1) + [1]
+        own = [packet for packet in unit.packets if rtp_time(packet) == unit.rtp_time]
+        assert len(unit.packets) == len(own) + announce
+        assert [packet[1] >> 7 for packet in own] == [0] * (len(own) - 1) + [1]
         assert all(len(packet) <= 1400 for packet in unit.packets)
     pictures = decode([unit.packets for unit in units])
     means = [picture.to_ndarray(format="yuv420p")[:48].mean() for picture in pictures]
     assert means == pytest.approx([60 + 10 * n for n in range(6)], abs=2)
 
 
-def test_encoder_takes_other_sizes_formats_and_times() -> None:
+def test_a_parser_gives_a_picture_out_before_the_next_one_is_made() -> None:
+    """What FFmpeg's RTSP reader does: it knows a picture's end only by what starts the next."""
+    for announce in (True, False):
+        encoder, parser = make_encoder(announce=announce), av.CodecContext.create("h264", "r")
+        units = [encoder.encode(plain_picture(), n * 3600, key=False) for n in range(4)]
+        found = [len(parser.parse(byte_stream(unit.packets))) for unit in units]
+        assert found == ([1, 1, 1, 1] if announce else [0, 1, 1, 1])
+
+
+def test_announced_times_are_kept_and_do_not_drift() -> None:
     encoder = make_encoder()
+    pts = [0, 3300, 7500, 10_800, 14_000, 18_100, 100_000, 103_600]
+    units = [encoder.encode(plain_picture(), one, key=False) for one in pts]
+    stamps = [(unit.rtp_time - units[0].rtp_time) % 2**32 for unit in units]
+    announced = [(rtp_time(unit.packets[-1]) - units[0].rtp_time) % 2**32 for unit in units]
+    assert announced == [one + 3600 for one in pts]
+    late = pts.index(100_000)  # nobody looked for a second: that announcement is void
+    assert stamps == [0, *announced[: late - 1], 100_000, *announced[late:-1]]
+    assert not any(unit.packets[-1][1] >> 7 for unit in units)
+    sequence = [int.from_bytes(packet[2:4], "big") for unit in units for packet in unit.packets]
+    assert {(later - earlier) % 2**16 for earlier, later in itertools.pairwise(sequence)} == {1}
+
+
+def test_encoder_takes_other_sizes_formats_and_times() -> None:
+    encoder = make_encoder(announce=False)
     odd = av.VideoFrame.from_ndarray(np.full((51, 71, 3), (200, 40, 40), np.uint8), format="rgb24")
     units = [encoder.encode(plain_picture(), 0, key=False), encoder.encode(odd, 0, key=False)]
     assert units[1].key

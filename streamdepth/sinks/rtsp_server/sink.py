@@ -50,6 +50,7 @@ class RtspServerSink(BaseSink):
         bitrate: bits a second; None = constant quality.
         gop_seconds: longest distance between key frames.
         preset: x264's speed.
+        announce: see :class:`~streamdepth.sinks.rtsp_server.media.Encoder`; False for a player that chokes on it.
         settings: limits.
     Raises:
         UsageError: an argument that cannot mean anything, or an address beyond loopback without credentials.
@@ -71,6 +72,7 @@ class RtspServerSink(BaseSink):
         bitrate: int | None = None,
         gop_seconds: float = 2.0,
         preset: str = "ultrafast",
+        announce: bool = True,
         settings: Settings | None = None,
         clock: Clock | None = None,
         wall_clock: Callable[[], float] = time.time,
@@ -88,6 +90,7 @@ class RtspServerSink(BaseSink):
         self._bitrate = bitrate
         self._gop_seconds = gop_seconds
         self._preset = preset
+        self._announce = announce
         self._clock: Clock = clock or SystemClock()
         self._wall_clock = wall_clock
         self._rate = Fraction(25)
@@ -159,7 +162,11 @@ class RtspServerSink(BaseSink):
         self._rate = output_rate(self._rate_wanted, stream)
         self._pace = Pace(self._rate, self._clock)
         self._encoder = Encoder(
-            rate=self._rate, bitrate=self._bitrate, gop_seconds=self._gop_seconds, preset=self._preset
+            rate=self._rate,
+            bitrate=self._bitrate,
+            gop_seconds=self._gop_seconds,
+            preset=self._preset,
+            announce=self._announce,
         )
         # DESCRIBE needs parameter sets before the first picture is there, and viewers something to see.
         first = black(picture)
