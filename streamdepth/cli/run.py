@@ -12,6 +12,7 @@ import typer
 from streamdepth.cli import options
 
 if TYPE_CHECKING:
+    from streamdepth.cli.jobs import Job
     from streamdepth.config import RunConfig
     from streamdepth.estimator import DepthEstimator
     from streamdepth.pipeline import Pipeline, RunStats
@@ -127,6 +128,7 @@ def run(
     timeout: options.Timeout = None,
     retries: options.Retries = None,
     transport: options.Transport = None,
+    hwaccel: options.HwAccel = None,
     codec: Annotated[
         str | None, typer.Option("--codec", help="FFmpeg's name of the video encoder.", rich_help_panel=_ENC)
     ] = None,
@@ -209,7 +211,8 @@ def execute(config: RunConfig) -> None:
                 partial(job.sinks, estimator=estimator, switch=switch),
                 policy=config.policy,
                 range=switch or config.range,
-                batch=_chosen_batch(config, estimator),
+                batch=_chosen_batch(config, estimator, job),
+                color_threads=job.threads.kernels,
             )
             try:
                 with pipeline:
@@ -242,12 +245,13 @@ def _open_pages(pipeline: Pipeline, *, quiet: bool) -> None:
             tell_address(sink.site, quiet=quiet)
 
 
-def _chosen_batch(config: RunConfig, estimator: DepthEstimator) -> int:
+def _chosen_batch(config: RunConfig, estimator: DepthEstimator, job: Job) -> int:
     if config.batch != "auto":
         return int(config.batch)
     from streamdepth.inference.auto_batch import best_batch
 
-    return best_batch(estimator).batch
+    live = config.policy == "latest" or (config.policy is None and any(source.live for source in job.sources))
+    return best_batch(estimator, live_sources=len(job.sources) if live else 0).batch
 
 
 def _summary(stats: RunStats, title: str) -> str:

@@ -19,6 +19,9 @@ CANDIDATES = (1, 2, 4, 8, 16, 32)
 _RUNS = 5
 _WORTH = 1.05
 """A larger batch must be at least this much faster a frame: it costs memory and latency."""
+_PATIENT_SECONDS = 1.0
+_LIVE_SECONDS = 0.1
+"""A batch that takes longer is felt when something moves before the camera; one picture may still take as it must."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +37,33 @@ def best_batch(
     *,
     width_px: int = 640,
     height_px: int = 480,
-    most_seconds: float = 1.0,
+    live_sources: int = 0,
+    most_seconds: float | None = None,
     clock: Clock | None = None,
 ) -> BatchChoice:
     """Run the model on a built-in picture with growing batches until a larger one no longer pays.
 
     Args:
         width_px, height_px: size of the pictures to come, where the network's size follows theirs.
-        most_seconds: a batch that takes longer than this is not tried further: its frames would wait too long.
+        live_sources: how many sources run with policy ``latest``; 0 = none, and throughput is all that counts. A
+            larger batch than there are live sources would wait for a second frame of one of them.
+        most_seconds: a batch above 1 that takes longer is refused: its frames would wait too long. None = 1 s, and
+            0.1 s where a source is live.
         clock: what measures.
     Returns:
-        The smallest batch within 5 % of the fastest. A graph of fixed batch leaves no choice.
+        The smallest batch within 5 % of the fastest that is not refused. A graph of fixed batch leaves no choice.
     Raises:
         StreamDepthError: the model cannot run.
     """
     clock = clock or SystemClock()
+    if most_seconds is None:
+        most_seconds = _LIVE_SECONDS if live_sources else _PATIENT_SECONDS
+    most = live_sources or CANDIDATES[-1]
     picture = av.VideoFrame.from_ndarray(pattern(width_px, height_px), format="rgb24")
     measured: dict[int, float] = {}
     best = 0
-    for batch in CANDIDATES:
+    # three cameras are best served by three at once
+    for batch in sorted({*(batch for batch in CANDIDATES if batch <= most), min(most, CANDIDATES[-1])}):
         engine = estimator.engine(batch=batch)
         try:
             if engine.batch != batch or (engine.rows_per_run == 1 and batch > 1):
@@ -61,11 +72,11 @@ def best_batch(
         finally:
             engine.close()
         measured[batch] = round(seconds / batch * 1e3, 4)
-        if best and measured[best] < measured[batch] * _WORTH:
+        if best and (seconds > most_seconds or measured[best] < measured[batch] * _WORTH):
             break
         best = batch
         if seconds > most_seconds:
-            break
+            break  # a larger one takes longer still
     return BatchChoice(best, measured)
 
 
