@@ -35,13 +35,19 @@ class Inbox:
 
     Each lane has its own policy: a full ``EVERY`` lane makes its source wait, a full ``LATEST`` lane gives up its
     oldest frame. No source can crowd out another.
+
+    Args:
+        capacity: frames of one lane.
+        latest_capacity: of a ``LATEST`` one, ``capacity`` if not given. Each frame beyond the one that is needed next
+            is a frame that grows old here.
     """
 
-    def __init__(self, policies: Sequence[Policy], capacity: int) -> None:
-        if capacity < 1:
-            raise ValueError(f"an inbox holds at least 1 frame a source, not {capacity}")
+    def __init__(self, policies: Sequence[Policy], capacity: int, *, latest_capacity: int | None = None) -> None:
+        latest_capacity = capacity if latest_capacity is None else latest_capacity
+        if min(capacity, latest_capacity) < 1:
+            raise ValueError(f"an inbox holds at least 1 frame a source, not {min(capacity, latest_capacity)}")
         self._policies = tuple(policies)
-        self._capacity = capacity
+        self._capacities = tuple(latest_capacity if one is Policy.LATEST else capacity for one in policies)
         self._lanes: tuple[deque[tuple[int, Frame]], ...] = tuple(deque() for _ in policies)
         self._open = [True] * len(self._policies)
         self._changed = threading.Condition()
@@ -55,11 +61,11 @@ class Inbox:
             Aborted: the inbox was aborted before there was room.
         """
         with self._changed:
-            frames = self._lanes[lane]
+            frames, capacity = self._lanes[lane], self._capacities[lane]
             replaced = None
-            if len(frames) >= self._capacity and self._policies[lane] is Policy.LATEST:
+            if len(frames) >= capacity and self._policies[lane] is Policy.LATEST:
                 replaced = frames.popleft()[1]
-            self._changed.wait_for(lambda: self._aborted or len(frames) < self._capacity)
+            self._changed.wait_for(lambda: self._aborted or len(frames) < capacity)
             if self._aborted:
                 raise Aborted
             frames.append((self._arrivals, frame))

@@ -64,6 +64,17 @@ class BoundedQueue(Generic[T]):
             self._changed.notify_all()
             return replaced
 
+    def wait_for_room(self) -> None:
+        """Wait until ``put`` would neither wait nor replace. For the one thread that puts.
+
+        Raises:
+            Aborted: the queue was aborted before.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._items) < self.capacity or self._aborted)
+            if self._aborted:
+                raise Aborted
+
     def get(self, timeout_seconds: float | None = None) -> T | None:
         """Take the oldest item; None where ``timeout_seconds`` passed without one.
 

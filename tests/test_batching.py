@@ -40,6 +40,17 @@ def test_a_full_latest_lane_gives_up_its_oldest_and_leaves_others_alone() -> Non
     assert len(inbox) == 3
 
 
+def test_a_latest_lane_can_be_kept_shorter_than_the_others() -> None:
+    inbox = Inbox([Policy.LATEST, Policy.EVERY], 3, latest_capacity=1)
+    replaced = [inbox.put(0, frame(index)) for index in range(3)]
+    assert [f.index if f else None for f in replaced] == [None, 0, 1]
+    for index in range(3):
+        assert inbox.put(1, frame(index)) is None
+    assert len(inbox) == 4
+    with pytest.raises(ValueError, match="at least 1"):
+        Inbox([Policy.LATEST], 3, latest_capacity=0)
+
+
 def test_it_ends_when_all_lanes_have() -> None:
     inbox = Inbox([Policy.EVERY, Policy.EVERY], 2)
     inbox.put(0, frame(0))

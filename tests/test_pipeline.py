@@ -73,23 +73,27 @@ def test_pictures_of_other_sizes_start_a_batch_of_their_own() -> None:
 
 def test_latest_drops_and_counts_what_it_cannot_keep_up_with() -> None:
     """A live source gives 40 frames while the model is busy with the first."""
-    given = threading.Event()
+    begun, given = threading.Event(), threading.Event()
 
     def before_frame(index: int) -> None:
-        if index == 39:
+        if index == 1:
+            assert begun.wait(5)
+        elif index == 39:
             given.set()
 
     def before_batch(number: int) -> None:
         if number == 0:
+            begun.set()
             assert given.wait(5)
 
     sink = RecordingSink()
     source = ScriptedSource(40, live=True, before=before_frame)
     stats = Pipeline([source], fake_estimator(FakeEngine(before=before_batch)), [sink]).run()
-    assert stats.dropped["policy"] > 20
+    # the first, one that was made ready meanwhile, and the newest, which the last may have come too late to replace
+    assert 2 <= stats.processed <= 4
     assert stats.processed + stats.dropped["policy"] == stats.captured == 40
     assert sink.indices == sorted(set(sink.indices))
-    assert sink.indices[-1] == 39
+    assert (sink.indices[0], sink.indices[-1]) == (0, 39)
 
 
 def test_latest_plays_a_file_at_its_own_pace() -> None:

@@ -37,6 +37,22 @@ def test_every_waits_for_room() -> None:
     assert queue.get() == 2
 
 
+def test_room_can_be_waited_for() -> None:
+    queue: BoundedQueue[int] = BoundedQueue(1)
+    queue.wait_for_room()
+    queue.put(1)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(queue.wait_for_room)
+        assert not waiting.done()
+        assert queue.get(5) == 1
+        waiting.result(5)
+        queue.put(2)
+        waiting = pool.submit(queue.wait_for_room)
+        queue.abort()
+        with pytest.raises(Aborted):
+            waiting.result(5)
+
+
 def test_get_with_timeout_gives_none() -> None:
     assert BoundedQueue[int](1).get(0.0) is None
 

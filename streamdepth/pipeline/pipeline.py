@@ -92,8 +92,10 @@ class Pipeline:
         self._lanes = [
             self._lane(number, made_source(source), sinks, callback) for number, source in enumerate(sources)
         ]
-        self._inbox = Inbox([lane.policy for lane in self._lanes], max(_INBOX_FRAMES, batch))
-        self._batches: BoundedQueue[tuple[Slot, list[Arrival]]] = BoundedQueue(_BATCHES_AHEAD)
+        policies = [lane.policy for lane in self._lanes]
+        self._inbox = Inbox(policies, max(_INBOX_FRAMES, batch), latest_capacity=-(-batch // len(policies)))
+        self._patient = all(policy is Policy.EVERY for policy in policies)
+        self._batches: BoundedQueue[tuple[Slot, list[Arrival]]] = BoundedQueue(_BATCHES_AHEAD if self._patient else 1)
         self._turns = Turns()
         self._timers = {"prepare": Timer(), "infer": Timer()}
         self._woken = threading.Event()
@@ -167,8 +169,7 @@ class Pipeline:
 
                 self._estimator = DepthEstimator()
             # Two runs at once cost less than one over all cores, but each takes longer: only where nobody waits for it.
-            patient = all(lane.policy is Policy.EVERY for lane in self._lanes)
-            self._engine = self._estimator.engine(batch=self._batch, workers=_WORKERS if patient else 1)
+            self._engine = self._estimator.engine(batch=self._batch, workers=_WORKERS if self._patient else 1)
             for lane in self._lanes:
                 lane.open()
         except BaseException:
@@ -230,6 +231,8 @@ class Pipeline:
         batcher = Batcher(self._inbox, engine.batch, engine.network_size, company_ns=wait_ns, clock=self._clock)
         try:
             while True:
+                if not self._patient:
+                    self._batches.wait_for_room()  # until then a newer frame may come
                 size, arrivals = batcher.next()
                 started_ns = self._clock.monotonic_ns()
                 slot = engine.acquire(size)
