@@ -1,75 +1,27 @@
-"""Live sources against a real RTSP server that misbehaves on demand, and real HTTP streams."""
+"""Live sources against a real RTSP server that misbehaves on demand."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import itertools
 import threading
 import time
-from fractions import Fraction
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from random import Random
 from typing import TYPE_CHECKING
 
-import av
 import numpy as np
 import pytest
 
 from streamdepth.errors import SourceError, UsageError
-from streamdepth.sources.live import LiveSource, LiveState
+from streamdepth.sources.live import LiveState
 from streamdepth.stages import Source
+from tests.support.live import DEADLINE_SECONDS, Consumer, assert_rising, live
 from tests.support.rtsp import GstServer, listener, say_garbage, say_nothing, unanswered_port, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from socket import socket
 
+    from numpy.typing import NDArray
+
     from streamdepth.frame import Frame
-
-_DEADLINE_SECONDS = 1.0
-
-
-def live(url: str, **options: object) -> LiveSource:
-    return LiveSource(url, **{"timeout_seconds": _DEADLINE_SECONDS, "random": Random(1), "environ": {}, **options})  # type: ignore[arg-type]
-
-
-class Consumer:
-    """Collects a source's frames on a thread, as the pipeline does."""
-
-    def __init__(self, source: LiveSource) -> None:
-        self.source = source
-        self.frames: list[Frame] = []
-        self.error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        try:
-            for frame in self.source.frames():
-                self.frames.append(frame)
-        except Exception as exc:
-            self.error = exc
-
-    def wait_for(self, more: int, seconds: float = 20.0) -> bool:
-        wanted = len(self.frames) + more
-        return wait_until(lambda: len(self.frames) >= wanted or not self._thread.is_alive(), seconds)
-
-    def ended(self, seconds: float) -> bool:
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
-
-    def __enter__(self) -> Consumer:
-        self.source.open()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.source.close()
-        assert self.ended(5)
-
-
-def assert_rising(frames: list[Frame]) -> None:
-    assert all(b.index > a.index and b.pts > a.pts for a, b in itertools.pairwise(frames))
 
 
 @pytest.fixture(scope="module")
@@ -147,11 +99,38 @@ def test_server_killed_and_restarted_with_another_size_and_codec() -> None:
         assert consumer.source.status["rescaled"]
 
 
+def luma_of(frame: Frame) -> NDArray[np.uint8]:
+    return np.asarray(frame.picture.to_ndarray()[: frame.height_px], np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("size", "rows", "columns"),
+    [("320x96", slice(24, 72), slice(None)), ("96x96", slice(None), slice(32, 128))],
+    ids=["wider", "narrower"],
+)
+def test_camera_that_comes_back_with_another_shape_keeps_it(size: str, rows: slice, columns: slice) -> None:
+    """160x96 at first. White everywhere, so that what is not picture shows."""
+    with GstServer(pattern="white") as server, Consumer(live(server.url("/cam"), timeout_seconds=3)) as consumer:
+        assert consumer.wait_for(2)
+        assert luma_of(consumer.frames[0]).min() > 225
+        server.kill()
+        assert wait_until(lambda: consumer.source.state is not LiveState.LIVE)
+        server.start(size=size, pattern="white")
+        assert wait_until(lambda: bool(consumer.source.status["rescaled"]), 20)
+        assert consumer.wait_for(1)
+        luma = luma_of(consumer.frames[-1])
+        assert luma.shape == (96, 160)
+        shown = np.zeros_like(luma, dtype=bool)
+        shown[rows, columns] = True
+        assert luma[shown].min() > 225
+        assert luma[~shown].max() < 30
+
+
 def test_server_that_stands_still() -> None:
     with GstServer() as server, Consumer(live(server.url("/cam"))) as consumer:
         assert consumer.wait_for(5)
         server.freeze()
-        assert wait_until(lambda: consumer.source.last_error != "", 10 * _DEADLINE_SECONDS)
+        assert wait_until(lambda: consumer.source.last_error != "", 10 * DEADLINE_SECONDS)
         server.thaw()
         assert consumer.wait_for(5)
         assert_rising(consumer.frames)
@@ -174,7 +153,7 @@ def test_listener_that_is_no_server(talk: Callable[[socket], None]) -> None:
         started = time.monotonic()
         with pytest.raises(SourceError) as caught:
             source.open()
-        assert time.monotonic() - started < 5 * _DEADLINE_SECONDS
+        assert time.monotonic() - started < 5 * DEADLINE_SECONDS
         assert "geheim" not in repr(caught.value)
 
 
@@ -252,173 +231,6 @@ def test_dead_camera_stalls_no_other(camera: GstServer) -> None:
         assert dead.state is LiveState.CONNECTING
         dead.interrupt()
         opener.join(5)
-
-
-class _Body:
-    """What an HTTP server sends, and with what type."""
-
-    def __init__(self, content_type: str, chunks: list[bytes], *, seconds: float = 0.02, repeat: bool = False) -> None:
-        self.content_type = content_type
-        self.chunks = chunks
-        self.seconds = seconds
-        self.repeat = repeat
-
-
-@contextlib.contextmanager
-def serve_http(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
-
-
-@contextlib.contextmanager
-def http_server(body: _Body) -> Iterator[str]:
-    stop = threading.Event()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", body.content_type)
-            self.end_headers()
-            with contextlib.suppress(OSError):
-                while not stop.is_set():
-                    for chunk in body.chunks:
-                        self.wfile.write(chunk)
-                        if stop.wait(body.seconds):
-                            return
-                    if not body.repeat:
-                        return
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
-
-    with serve_http(Handler) as base:
-        try:
-            yield f"{base}/live"
-        finally:
-            stop.set()
-
-
-def encode_ts(count: int, *, key_every: int = 10, damaged: int | None = None, lost: int | None = None) -> list[bytes]:
-    """MPEG-TS of a moving bar, a chunk a picture; one of them spoilt, or left out."""
-    sink = io.BytesIO()
-    chunks = []
-    with av.open(sink, "w", format="mpegts") as container:
-        stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast", "tune": "zerolatency"})
-        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
-        stream.codec_context.gop_size = key_every
-        stream.codec_context.thread_count = 1
-        stream.time_base = Fraction(1, 25)
-        rng = np.random.default_rng(1)
-        for index in range(count):
-            pixels = rng.integers(0, 60, (96, 160, 3), dtype=np.uint8)
-            pixels[:, (index * 7) % 140 : (index * 7) % 140 + 20] = 250
-            picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            picture.pts = index
-            for packet in stream.encode(picture):
-                if index == damaged:
-                    data = bytearray(bytes(packet))
-                    data[len(data) // 3 : len(data) // 3 + 400] = bytes(400)
-                    broken = av.Packet(bytes(data))
-                    broken.pts, broken.dts, broken.time_base = packet.pts, packet.dts, packet.time_base
-                    broken.stream = stream
-                    packet = broken
-                if index != lost:
-                    container.mux(packet)
-            chunks.append(sink.getvalue())
-    whole = sink.getvalue()
-    ends = [len(chunk) for chunk in chunks] + [len(whole)]
-    return [whole[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
-
-
-def test_motion_jpeg_over_http_is_timed_by_the_clock() -> None:
-    picture = av.VideoFrame(64, 48, "yuvj420p")
-    codec = av.CodecContext.create("mjpeg", "w")
-    assert isinstance(codec, av.VideoCodecContext)
-    codec.width, codec.height, codec.pix_fmt, codec.time_base = 64, 48, "yuvj420p", Fraction(1, 25)
-    jpeg = bytes(codec.encode(picture)[0])
-    part = b"--x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg) + jpeg + b"\r\n"
-    body = _Body("multipart/x-mixed-replace;boundary=x", [part], seconds=0.1, repeat=True)
-    with http_server(body) as url:
-        source = live(url, max_frames=8, timeout_seconds=5)
-        assert source.open().width_px == 64
-        frames = list(source.frames())
-    assert len(frames) == 8
-    assert_rising(frames)
-    clock_seconds = (frames[-1].captured_ns - frames[0].captured_ns) / 1e9
-    assert frames[-1].seconds == pytest.approx(clock_seconds, abs=0.01)
-
-
-def test_damaged_frames_are_dropped_and_counted_until_the_next_key_frame() -> None:
-    body = _Body("video/mp2t", encode_ts(60, damaged=23), seconds=0.01)
-    with http_server(body) as url:
-        source = live(url, retries=0, timeout_seconds=3)
-        source.open()
-        frames: list[Frame] = []
-        with contextlib.suppress(SourceError):
-            frames.extend(source.frames())
-    indices = {frame.index for frame in frames}
-    # Every frame is either given or counted, and the hole ends at the key frame.
-    assert source.dropped == {"corrupt": 7}
-    assert set(range(60)) - indices == set(range(23, 30))
-    assert next(frame for frame in frames if frame.index == 30).key
-
-
-def test_frames_after_a_lost_one_are_dropped_until_the_next_key_frame() -> None:
-    """No decoder marks them, as nothing is wrong with what did arrive."""
-    with http_server(_Body("video/mp2t", encode_ts(60, lost=23), seconds=0.01)) as url:
-        source = live(url, retries=0, timeout_seconds=3)
-        source.open()
-        frames: list[Frame] = []
-        with contextlib.suppress(SourceError):
-            frames.extend(source.frames())
-    assert source.dropped == {"corrupt": 6}
-    assert [frame.index for frame in frames] == [*range(23), *range(29, 59)]
-
-
-def test_stream_that_breaks_off_is_opened_again() -> None:
-    with http_server(_Body("video/mp2t", encode_ts(20), seconds=0.005)) as url:
-        source = live(url, max_frames=45, timeout_seconds=3)
-        source.open()
-        frames = list(source.frames())
-    assert len(frames) == 45
-    assert_rising(frames)
-    assert source.reconnects >= 2
-
-
-def test_hls_comes_in_segments() -> None:
-    """Silence between two segments is longer than the deadline and no reason to connect again."""
-    segment = b"".join(encode_ts(20))
-    started = time.monotonic()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            count = 1 + (time.monotonic() - started > 2 * _DEADLINE_SECONDS)
-            entries = "".join(f"#EXTINF:0.8,\nseg{n}.ts\n" for n in range(count))
-            playlist = f"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:0\n{entries}"
-            body = playlist.encode() if self.path.endswith(".m3u8") else segment
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            with contextlib.suppress(OSError):
-                self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
-
-    with serve_http(Handler) as base:
-        source = live(f"{base}/live.m3u8", max_frames=30)
-        source.open()
-        frames = list(source.frames())
-    assert len(frames) == 30
-    assert_rising(frames)
-    assert source.reconnects == 0
 
 
 @pytest.mark.parametrize(

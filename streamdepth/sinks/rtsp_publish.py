@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from streamdepth.clock import Clock, SystemClock
 from streamdepth.errors import SinkError, StreamDepthError, UsageError
 from streamdepth.live_backoff import Backoff
+from streamdepth.live_tls import find_trust
 from streamdepth.live_url import find_credentials, parse_live_url
 from streamdepth.sinks.base import BaseSink
 from streamdepth.sinks.rtsp_record import CONTROL, PublishError, RecordClient
@@ -48,6 +49,7 @@ class RtspPublishSink(BaseSink):
         timeout_seconds: > 0, see above.
         retries: failures in a row, the first connection included, before ``process`` raises; None = for ever.
         username, password, credentials_file: see :func:`~streamdepth.live_url.find_credentials`.
+        tls_ca: whom to trust behind ``rtsps``, see :func:`~streamdepth.live_tls.find_trust`.
     Raises:
         UsageError: an argument that cannot mean anything.
 
@@ -68,6 +70,7 @@ class RtspPublishSink(BaseSink):
         username: str | None = None,
         password: str | None = None,
         credentials_file: str | Path | None = None,
+        tls_ca: str | Path | None = None,
         environ: Mapping[str, str] | None = None,
         clock: Clock | None = None,
         wall_clock: Callable[[], float] = time.time,
@@ -83,6 +86,7 @@ class RtspPublishSink(BaseSink):
         self._credentials = find_credentials(
             self._url, username=username, password=password, credentials_file=credentials_file, environ=environ
         )
+        self._trust = find_trust(tls_ca)
         self._bitrate = bitrate
         self._rate_wanted = rate
         self._gop_seconds = gop_seconds
@@ -239,7 +243,7 @@ class RtspPublishSink(BaseSink):
 
     def _publish(self, pace: Pace, encoder: Encoder) -> None:
         self._state = "connecting"
-        client = RecordClient(self._url, self._credentials, timeout_seconds=self._timeout_seconds)
+        client = RecordClient(self._url, self._credentials, self._trust, timeout_seconds=self._timeout_seconds)
         self._client = client
         if self._stop.is_set():
             return

@@ -14,6 +14,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from streamdepth.live_tls import TLS_SCHEMES, tls_error
 from streamdepth.live_url import PASSWORD_VARIABLE, USER_VARIABLE
 from streamdepth.sinks.rtsp_server.auth import answer_challenge
 from streamdepth.sinks.rtsp_server.protocol import (
@@ -28,6 +29,7 @@ from streamdepth.sinks.rtsp_server.protocol import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from streamdepth.live_tls import Trust
     from streamdepth.live_url import Credentials, LiveUrl
 
 CONTROL = "streamid=0"
@@ -38,27 +40,22 @@ _RECEIVE_BYTES = 65_536
 
 
 class PublishError(Exception):
-    """Why a server cannot be published to, or no more; text for people, without credentials.
-
-    ``permanent``: trying again as it is makes little sense.
-    """
-
-    def __init__(self, message: str, *, permanent: bool = False) -> None:
-        super().__init__(message)
-        self.permanent = permanent
+    """Why a server cannot be published to, or no more; text for people, without credentials."""
 
 
 class RecordClient:
     """One connection to a server. ``interrupt`` from any thread, the rest from one.
 
     Args:
+        trust: whom to, behind ``rtsps``.
         timeout_seconds: for connecting, for each answer, for the server's sign of life, and for a send to move on.
     """
 
-    def __init__(self, url: LiveUrl, credentials: Credentials | None, *, timeout_seconds: float) -> None:
+    def __init__(self, url: LiveUrl, credentials: Credentials | None, trust: Trust, *, timeout_seconds: float) -> None:
         self._url = url
         self._location = url.location
         self._credentials = credentials
+        self._trust = trust
         self._timeout_seconds = timeout_seconds
         self._stop = threading.Event()
         self._socket: socket.socket | None = None
@@ -79,7 +76,7 @@ class RecordClient:
         Raises:
             PublishError: it is not there, does not answer, or refuses.
         """
-        self._socket = self._connect_socket()
+        self._connect_socket()
         self._request("OPTIONS", self._location)
         self._request("ANNOUNCE", self._location, {"Content-Type": "application/sdp"}, sdp.encode())
         target = f"{self._location.rstrip('/')}/{CONTROL}"
@@ -137,7 +134,8 @@ class RecordClient:
         sock = self._socket
         if sock is not None:
             with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                # Not SSLSocket's own, which takes the encryption away under the thread that uses it.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def close(self, *, politely: bool) -> None:
         """Idempotent. ``politely``: tell the server; never waits for its answer."""
@@ -157,7 +155,7 @@ class RecordClient:
         self._write(self._format("OPTIONS", self._location, {}, b""))
         self._asked_cseq = self._cseq
 
-    def _connect_socket(self) -> socket.socket:
+    def _connect_socket(self) -> None:
         deadline = time.monotonic() + self._timeout_seconds
         problem = "no address found"
         for family, kind, protocol, _, address in self._resolve(deadline):
@@ -167,17 +165,26 @@ class RecordClient:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
                 sock.settimeout(max(deadline - time.monotonic(), _SLICE_SECONDS))
-                if self._url.scheme == "rtsps":
-                    return ssl.create_default_context().wrap_socket(sock, server_hostname=self._url.host)
+                self._socket = sock if self._url.scheme not in TLS_SCHEMES else self._wrap(sock)
+                if isinstance(self._socket, ssl.SSLSocket) and not self._stop.is_set():
+                    # Only now that ``interrupt`` can find it: a silent server holds this to the deadline.
+                    self._socket.do_handshake()
             except OSError as exc:
+                self.close(politely=False)
                 sock.close()
+                if isinstance(exc, ssl.SSLError):
+                    trouble = tls_error(exc)
+                    raise PublishError(f"{trouble}; {trouble.way_out}") from None
                 problem = _plain(exc)
                 continue
             except PublishError:
                 sock.close()
                 raise
-            return sock
+            return
         raise PublishError(problem)
+
+    def _wrap(self, sock: socket.socket) -> ssl.SSLSocket:
+        return self._trust.context().wrap_socket(sock, server_hostname=self._url.host, do_handshake_on_connect=False)
 
     def _resolve(self, deadline: float) -> list[tuple[int, int, int, str, tuple[str, int]]]:
         # Name servers that do not answer hold getaddrinfo for many seconds and cannot be interrupted.
@@ -189,7 +196,7 @@ class RecordClient:
                 found.extend(
                     socket.getaddrinfo(self._url.host, self._url.port, type=socket.SOCK_STREAM)  # type: ignore[arg-type]
                 )
-            except OSError as exc:
+            except (OSError, UnicodeError) as exc:
                 problem.append(_plain(exc))
 
         worker = threading.Thread(target=look_up, name="rtsp-publish look-up", daemon=True)
@@ -229,9 +236,9 @@ class RecordClient:
             return reply
         if reply.status in (401, 403):
             way = f"put user:password@ into the address or set {USER_VARIABLE} and {PASSWORD_VARIABLE}"
-            raise PublishError(f"the server refuses access ({reply.status}); {way}", permanent=True)
+            raise PublishError(f"the server refuses access ({reply.status}); {way}")
         if reply.status == 404:
-            raise PublishError("the server takes nothing at this path (404); check the path", permanent=True)
+            raise PublishError("the server takes nothing at this path (404); check the path")
         raise PublishError(f"the server answered {reply.status} to {method}")
 
     def _await_reply(self, method: str) -> Message:

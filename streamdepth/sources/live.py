@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import threading
 from enum import StrEnum
+from fractions import Fraction
 from random import Random
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit
 
 from streamdepth.clock import Clock, SystemClock
 from streamdepth.errors import SourceError, UsageError
+from streamdepth.fit import Fitter
 from streamdepth.frame import Frame, StreamInfo
 from streamdepth.live_backoff import Backoff
+from streamdepth.live_tls import find_trust
 from streamdepth.live_url import find_credentials, parse_live_url
 from streamdepth.redact import redact
-from streamdepth.sources.live_libav import is_busy, libav_options, reason, way_out
-from streamdepth.sources.live_reader import Ended, LiveReader, Missing, Opened, Picture, Undecodable
+from streamdepth.sources.live_libav import is_busy, reason, way_out
+from streamdepth.sources.live_link import LiveLink
+from streamdepth.sources.live_reader import Ended, Missing, Opened, Picture, Undecodable
 from streamdepth.sources.live_time import TIME_BASE, LiveTimeline
 
 if TYPE_CHECKING:
@@ -26,15 +28,11 @@ if TYPE_CHECKING:
     import av
 
     from streamdepth.live_url import LiveUrl
-    from streamdepth.sources.live_reader import Item
     from streamdepth.stages import Source
 
 LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "http", "https", "udp", "tcp"})
 TRANSPORTS = ("tcp", "udp", "auto")
-_WORST_ABANDONED = 3
 _HEAL_SECONDS = 10.0
-_HLS_SILENCE_SECONDS = 20.0
-_CLOSE_SECONDS = 0.5
 _BUSY_SECONDS = 0.2
 
 
@@ -54,9 +52,9 @@ class LiveSource:
 
     The end of the stream, an error and silence for ``timeout_seconds`` all mean: connect again, after a wait that
     grows with every failure and carries jitter. Indices go on, and pts rise by the time that passed. A stream that
-    comes back with another size or pixel format is scaled to the first one's. Frames the decoder marks damaged are
-    dropped and counted (``dropped["corrupt"]``), with all that follow up to the next key frame, for at most 10 s
-    (streams that refresh in stripes have none).
+    comes back with another size or pixel format is fitted into the first one's, its shape kept, on black. Frames the
+    decoder marks damaged are dropped and counted (``dropped["corrupt"]``), with all that follow up to the next key
+    frame, for at most 10 s (streams that refresh in stripes have none).
 
     A recording of known length behind ``http`` simply ends.
 
@@ -71,6 +69,7 @@ class LiveSource:
         transport: how RTSP carries media; ``auto`` prefers TCP and takes UDP from servers that do not offer it.
         low_latency: no buffering and slice threads; False allows 0.5 s of reordering and frame threads.
         username, password, credentials_file: see :func:`~streamdepth.live_url.find_credentials`.
+        tls_ca: whom to trust behind ``rtsps`` and ``https``, see :func:`~streamdepth.live_tls.find_trust`.
         max_frames, duration_seconds: end after that many frames, or that much media time.
     Raises:
         UsageError: an argument that cannot mean anything.
@@ -90,6 +89,7 @@ class LiveSource:
         username: str | None = None,
         password: str | None = None,
         credentials_file: str | Path | None = None,
+        tls_ca: str | Path | None = None,
         environ: Mapping[str, str] | None = None,
         max_frames: int | None = None,
         duration_seconds: float | None = None,
@@ -106,24 +106,24 @@ class LiveSource:
             raise UsageError(f"max_frames is 1 or more, not {max_frames}")
         if duration_seconds is not None and not duration_seconds > 0:
             raise UsageError(f"duration is more than 0 seconds, not {duration_seconds}")
-        self._credentials = find_credentials(
+        credentials = find_credentials(
             self._url, username=username, password=password, credentials_file=credentials_file, environ=environ
         )
         self._clock: Clock = clock or SystemClock()
+        self._link = LiveLink(
+            self._url,
+            credentials,
+            find_trust(tls_ca),
+            transport=transport,
+            low_latency=low_latency,
+            timeout_seconds=timeout_seconds,
+            clock=self._clock,
+        )
         self._timeout_seconds = timeout_seconds
         self._retries = retries
-        # HLS comes a segment at a time, 6 s each where its authors follow RFC 8216.
-        hls = urlsplit(self._url.location).path.lower().endswith(".m3u8")
-        self._silence_seconds = max(timeout_seconds, _HLS_SILENCE_SECONDS) if hls else timeout_seconds
-        self._transport = transport
-        self._low_latency = low_latency
         self._max_frames = max_frames
         self._duration_seconds = duration_seconds
         self._backoff = Backoff(random or Random())
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._reader: LiveReader | None = None
-        self._abandoned: list[LiveReader] = []
         self._state = LiveState.IDLE
         self._reconnects = 0
         self._rescaled = 0
@@ -133,6 +133,8 @@ class LiveSource:
         self._index = 0
         self._given = 0
         self._info: StreamInfo | None = None
+        self._pixel_aspect = Fraction(1)
+        self._fitter: Fitter | None = None
         self._timeline = LiveTimeline()
         self._damaged_since_ns: int | None = None
 
@@ -206,22 +208,23 @@ class LiveSource:
                 return self._info
             self._fail(item)
             if self._retries is None:
-                if isinstance(item, Ended) and is_busy(item.error) and self._clock.monotonic_ns() < give_up_ns:
-                    self._stop.wait(_BUSY_SECONDS)
+                if is_busy(item.error) and self._clock.monotonic_ns() < give_up_ns:
+                    self._link.wait(_BUSY_SECONDS)
                     continue
                 error = self._error(item)
-                self.close()
+                self.interrupt()
+                self._state = LiveState.CLOSED
                 raise error from None
             self._wait_or_raise(item)
-            if self._stop.is_set():
+            if self._link.interrupted():
                 raise SourceError(f"{self.id}: interrupted while connecting")
 
     def frames(self) -> Iterator[Frame]:
         if self._info is None:
             raise SourceError(f"{self.id}: not open; call open() first")
         try:
-            while not self._stop.is_set():
-                item = self._next_item()
+            while not self._link.interrupted():
+                item = self._link.next_item()
                 if isinstance(item, Picture):
                     frame = self._frame(item, self._info)
                     if frame is None:
@@ -242,104 +245,60 @@ class LiveSource:
                     self._fail(item)
                     self._reconnect(item)
         finally:
-            self._release()
+            self.close()
 
     def again(self) -> Source | None:
         return None
 
     def interrupt(self) -> None:
-        self._stop.set()
-        with self._lock:
-            if self._reader is not None:
-                self._reader.abandon()
+        self._link.interrupt()
 
     def close(self) -> None:
         """Returns within a second; a reader stuck in a network call ends by its own deadline."""
-        self.interrupt()
-        self._release()
+        self._link.close()
+        self._state = LiveState.CLOSED
 
-    def _connect(self) -> Item:
+    def _connect(self) -> Opened | Ended:
         self._state = LiveState.CONNECTING
-        if not self._make_room():
-            return Ended(RuntimeError("earlier connections have not ended yet"))
-        timeout_seconds = self._timeout_seconds
-        reader = LiveReader(
-            self._url.with_credentials(self._credentials),
-            libav_options(self._url.scheme, self._transport, self._low_latency, timeout_seconds),
-            open_timeout_seconds=timeout_seconds,
-            # The first expiry of a read only makes libav hand out the frame it holds back; the second is the error.
-            read_timeout_seconds=self._silence_seconds / 2,
-            low_latency=self._low_latency,
-            clock=self._clock,
-            label=self.id,
-        )
-        with self._lock:
-            if self._stop.is_set():
-                return Ended(None)
-            self._reader = reader
-            reader.start()
-        started_ns = self._clock.monotonic_ns()
-        while True:
-            left = timeout_seconds - (self._clock.monotonic_ns() - started_ns) / 1e9
-            item = reader.mailbox.take(max(left, 0.0))
-            if isinstance(item, (Opened, Ended)):
-                break
-            if self._stop.is_set():
-                return Ended(None)
-            if item is None and left <= 0:
-                return Ended(TimeoutError())
+        item = self._link.connect()
         if isinstance(item, Opened):
             self._state = LiveState.LIVE
             self._timeline.restart()
             self._damaged_since_ns = None
+            self._pixel_aspect = item.sample_aspect_ratio
+            self._fitter = None
         return item
 
-    def _next_item(self) -> Item | None:
-        with self._lock:
-            reader = self._reader
-        if reader is None:
-            return Ended(None)
-        silent_seconds = (self._clock.monotonic_ns() - reader.active_ns) / 1e9
-        item = reader.mailbox.take(max(self._silence_seconds - silent_seconds, 0.01))
-        if item is not None or self._stop.is_set():
-            return item
-        silent_seconds = (self._clock.monotonic_ns() - reader.active_ns) / 1e9
-        if silent_seconds >= self._silence_seconds:
-            return Ended(TimeoutError())
-        return None
-
     def _reconnect(self, cause: Ended) -> None:
-        item: Item = cause
-        while not self._stop.is_set() and isinstance(item, Ended):
+        item: Opened | Ended = cause
+        while not self._link.interrupted() and isinstance(item, Ended):
             self._wait_or_raise(item)
-            if self._stop.is_set():
+            if self._link.interrupted():
                 return
             self._reconnects += 1
             item = self._connect()
-            if isinstance(item, Ended) and not self._stop.is_set():
+            if isinstance(item, Ended) and not self._link.interrupted():
                 self._fail(item)
 
-    def _fail(self, item: Item) -> None:
+    def _fail(self, item: Ended) -> None:
         self._failures += 1
-        allowed_seconds = self._silence_seconds if self._state is LiveState.LIVE else self._timeout_seconds
-        self._last_error = redact(reason(item.error if isinstance(item, Ended) else None, allowed_seconds))
-        self._abandon()
+        self._last_error = redact(reason(item.error, self._link.patience_seconds))
+        self._link.abandon()
 
-    def _wait_or_raise(self, item: Item) -> None:
+    def _wait_or_raise(self, item: Ended) -> None:
         if self._retries is not None and self._failures > self._retries:
             error = self._error(item, tried=self._failures)
             self.close()
             raise error from None
         self._state = LiveState.WAITING
-        self._stop.wait(self._backoff.next_seconds())
+        self._link.wait(self._backoff.next_seconds())
 
-    def _error(self, item: Item, tried: int = 0) -> SourceError:
+    def _error(self, item: Ended, tried: int = 0) -> SourceError:
         # No cause is chained: libav's own exceptions carry the URL with its password.
-        if self._stop.is_set():
+        if self._link.interrupted():
             return SourceError(f"{self.id}: interrupted while connecting")
-        why = reason(item.error if isinstance(item, Ended) else None, self._timeout_seconds)
         times = f" ({tried} times in a row)" if tried > 1 else ""
-        return SourceError(f"{self.id}: {why}{times}; {way_out(item.error if isinstance(item, Ended) else None)}")
+        return SourceError(f"{self.id}: {self._last_error}{times}; {way_out(item.error)}")
 
     def _frame(self, item: Picture, info: StreamInfo) -> Frame | None:
         if item.corrupt or (self._damaged_since_ns is not None and not self._healed(item)):
@@ -374,28 +333,8 @@ class LiveSource:
         same_size = (picture.width, picture.height) == (info.width_px, info.height_px)
         if same_size and picture.format.name == info.pix_fmt:
             return picture
+        if self._fitter is None:
+            shape = self._pixel_aspect / info.sample_aspect_ratio
+            self._fitter = Fitter(info.width_px, info.height_px, info.pix_fmt, info.color, shape)
         self._rescaled += 1
-        return picture.reformat(width=info.width_px, height=info.height_px, format=info.pix_fmt)
-
-    def _make_room(self) -> bool:
-        """Readers whose call has not come back yet are few: more than 3 would be a leak, so wait for one to end."""
-        for _ in range(40):
-            self._abandoned = [reader for reader in self._abandoned if reader.alive]
-            if len(self._abandoned) < _WORST_ABANDONED:
-                return True
-            if self._stop.wait(self._timeout_seconds / 40):
-                return True
-        return False
-
-    def _abandon(self) -> None:
-        with self._lock:
-            reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.abandon()
-            self._abandoned.append(reader)
-
-    def _release(self) -> None:
-        self._abandon()
-        self._state = LiveState.CLOSED
-        if self._abandoned:
-            self._abandoned[-1].join(_CLOSE_SECONDS)
+        return self._fitter(picture)

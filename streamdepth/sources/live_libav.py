@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from streamdepth.live_tls import TlsError
 from streamdepth.live_url import PASSWORD_VARIABLE, USER_VARIABLE
 from streamdepth.redact import redact
 
@@ -69,6 +70,8 @@ def way_out(error: Exception | None) -> str:
     """What a person can do about it."""
     import av
 
+    if isinstance(error, TlsError):
+        return error.way_out
     if isinstance(error, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)):
         return f"put user:password@ into the address or set {USER_VARIABLE} and {PASSWORD_VARIABLE}"
     if isinstance(error, av.error.HTTPNotFoundError):

@@ -16,6 +16,8 @@ from streamdepth.frame import ColorTags
 from streamdepth.sources.live_gaps import FrameGaps
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import av
     from av.container import InputContainer
     from av.video.stream import VideoStream
@@ -122,6 +124,7 @@ class LiveReader:
         options: libav's, for the container.
         open_timeout_seconds, read_timeout_seconds: bounds of libav's own blocking calls.
         low_latency: decode slices, not frames, in parallel: frame threads hold back one frame each.
+        explain: puts a better error in the place of one that ended the stream; may block as long as opening may.
     """
 
     def __init__(
@@ -134,12 +137,14 @@ class LiveReader:
         low_latency: bool,
         clock: Clock,
         label: str,
+        explain: Callable[[Exception], Exception],
     ) -> None:
         self._url = url
         self._options = options
         self._timeout = (open_timeout_seconds, read_timeout_seconds)
         self._low_latency = low_latency
         self._clock = clock
+        self._explain = explain
         self.mailbox = Mailbox()
         self.active_ns = clock.monotonic_ns()
         self._thread = threading.Thread(target=self._run, name=f"live-reader {label}", daemon=True)
@@ -163,7 +168,7 @@ class LiveReader:
         try:
             finite = self._read()
         except Exception as exc:
-            self.mailbox.put(Ended(exc))
+            self.mailbox.put(Ended(self._explain(exc)))
         else:
             self.mailbox.put(Ended(None, finite))
 

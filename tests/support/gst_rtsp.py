@@ -1,18 +1,20 @@
 # mypy: ignore-errors
 """A GStreamer RTSP server to test against: runs under Debian's Python, the one that has ``gi``.
 
-Plays a moving ball at ``/cam`` and re-serves at ``/relay`` what is published to ``/in``. Prints its port when ready.
+Plays a moving ball, or another pattern, at ``/cam`` and re-serves at ``/relay`` what is published to ``/in``. Prints
+its port when ready.
 """
 
 import argparse
 
 import gi
 
+gi.require_version("Gio", "2.0")
 gi.require_version("Gst", "1.0")
 gi.require_version("GstApp", "1.0")
 gi.require_version("GstRtsp", "1.0")
 gi.require_version("GstRtspServer", "1.0")
-from gi.repository import GLib, Gst, GstRtsp, GstRtspServer  # noqa: E402
+from gi.repository import Gio, GLib, Gst, GstRtsp, GstRtspServer  # noqa: E402
 
 ENCODERS = {
     "h264": "openh264enc gop-size=12 complexity=low ! h264parse ! rtph264pay name=pay0 pt=96 config-interval=-1",
@@ -20,12 +22,12 @@ ENCODERS = {
 }
 
 
-def camera(codec, width, height):
+def camera(codec, width, height, pattern):
     factory = GstRtspServer.RTSPMediaFactory()
     factory.set_shared(True)
     factory.set_latency(0)
     factory.set_launch(
-        "( videotestsrc is-live=true pattern=ball ! "
+        f"( videotestsrc is-live=true pattern={pattern} ! "
         f"video/x-raw,format=I420,width={width},height={height},framerate=25/1 ! {ENCODERS[codec]} )"
     )
     return factory
@@ -71,21 +73,25 @@ class Relay:
         return Gst.FlowReturn.OK
 
 
-def protect(server, mounts, user, password, method):
-    auth = GstRtspServer.RTSPAuth()
+def protect(auth, mounts, user, password, method):
     auth.set_supported_methods(getattr(GstRtsp.RTSPAuthMethod, method.upper()))
-    token = GstRtspServer.RTSPToken()
-    token.set_string("media.factory.role", "user")
+    token = admit(mounts)
     if method == "basic":
         auth.add_basic(GstRtspServer.RTSPAuth.make_basic(user, password), token)
     else:
         auth.add_digest(user, password, token)
-    server.set_auth(auth)
+
+
+def admit(mounts):
+    """A token that opens every mount point."""
+    token = GstRtspServer.RTSPToken()
+    token.set_string("media.factory.role", "user")
     for factory in mounts:
         permissions = GstRtspServer.RTSPPermissions()
         permissions.add_permission_for_role("user", "media.factory.access", True)
         permissions.add_permission_for_role("user", "media.factory.construct", True)
         factory.set_permissions(permissions)
+    return token
 
 
 def main():
@@ -93,12 +99,18 @@ def main():
     parser.add_argument("--port", default="0")
     parser.add_argument("--codec", default="h264", choices=sorted(ENCODERS))
     parser.add_argument("--size", default="160x96")
+    parser.add_argument("--pattern", default="ball")
     parser.add_argument("--auth", default="")
     parser.add_argument("--method", default="digest", choices=("basic", "digest"))
+    parser.add_argument("--tls", default="", help="PEM file with certificate and key")
     options = parser.parse_args()
     Gst.init(None)
     relay = Relay()
-    factories = {"/cam": camera(options.codec, *options.size.split("x")), "/in": relay.record, "/relay": relay.play}
+    factories = {
+        "/cam": camera(options.codec, *options.size.split("x"), options.pattern),
+        "/in": relay.record,
+        "/relay": relay.play,
+    }
     server = GstRtspServer.RTSPServer()
     # With its one default thread a publisher and a player on one server wait for each other for ever.
     server.get_thread_pool().set_max_threads(-1)
@@ -106,9 +118,15 @@ def main():
     server.set_service(options.port)
     for path, factory in factories.items():
         server.get_mount_points().add_factory(path, factory)
+    auth = GstRtspServer.RTSPAuth()
     if options.auth:
         user, _, password = options.auth.partition(":")
-        protect(server, factories.values(), user, password, options.method)
+        protect(auth, factories.values(), user, password, options.method)
+    else:
+        auth.set_default_token(admit(factories.values()))
+    if options.tls:
+        auth.set_tls_certificate(Gio.TlsCertificate.new_from_file(options.tls))
+    server.set_auth(auth)
     if not server.attach(None):
         raise SystemExit("cannot listen")
     print(server.get_bound_port(), flush=True)

@@ -1,0 +1,154 @@
+"""Live sources as tests run them, and HTTP servers with live streams."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import threading
+from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from random import Random
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+
+from streamdepth.sources.live import LiveSource
+from tests.support.rtsp import wait_until
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterator
+
+    from streamdepth.frame import Frame
+
+DEADLINE_SECONDS = 1.0
+
+
+def live(url: str, **options: object) -> LiveSource:
+    return LiveSource(url, **{"timeout_seconds": DEADLINE_SECONDS, "random": Random(1), "environ": {}, **options})  # type: ignore[arg-type]
+
+
+class Consumer:
+    """Collects a source's frames on a thread, as the pipeline does."""
+
+    def __init__(self, source: LiveSource) -> None:
+        self.source = source
+        self.frames: list[Frame] = []
+        self.error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        try:
+            for frame in self.source.frames():
+                self.frames.append(frame)
+        except Exception as exc:
+            self.error = exc
+
+    def wait_for(self, more: int, seconds: float = 20.0) -> bool:
+        wanted = len(self.frames) + more
+        return wait_until(lambda: len(self.frames) >= wanted or not self._thread.is_alive(), seconds)
+
+    def ended(self, seconds: float) -> bool:
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def __enter__(self) -> Consumer:
+        self.source.open()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.source.close()
+        assert self.ended(5)
+
+
+def assert_rising(frames: list[Frame]) -> None:
+    assert all(b.index > a.index and b.pts > a.pts for a, b in itertools.pairwise(frames))
+
+
+class Body:
+    """What an HTTP server sends, and with what type."""
+
+    def __init__(self, content_type: str, chunks: list[bytes], *, seconds: float = 0.02, repeat: bool = False) -> None:
+        self.content_type = content_type
+        self.chunks = chunks
+        self.seconds = seconds
+        self.repeat = repeat
+
+
+@contextlib.contextmanager
+def serve_http(handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    if tls is not None:
+        # Hands are shaken on a connection's own thread, at its first read, and not where all are accepted.
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
+
+
+@contextlib.contextmanager
+def http_server(body: Body, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    stop = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", body.content_type)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not stop.is_set():
+                    for chunk in body.chunks:
+                        self.wfile.write(chunk)
+                        if stop.wait(body.seconds):
+                            return
+                    if not body.repeat:
+                        return
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    with serve_http(Handler, tls) as base:
+        try:
+            yield f"{base}/live"
+        finally:
+            stop.set()
+
+
+def encode_ts(count: int, *, key_every: int = 10, damaged: int | None = None, lost: int | None = None) -> list[bytes]:
+    """MPEG-TS of a moving bar, a chunk a picture; one of them spoilt, or left out."""
+    sink = io.BytesIO()
+    chunks = []
+    with av.open(sink, "w", format="mpegts") as container:
+        stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast", "tune": "zerolatency"})
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        stream.codec_context.gop_size = key_every
+        stream.codec_context.thread_count = 1
+        stream.time_base = Fraction(1, 25)
+        rng = np.random.default_rng(1)
+        for index in range(count):
+            pixels = rng.integers(0, 60, (96, 160, 3), dtype=np.uint8)
+            pixels[:, (index * 7) % 140 : (index * 7) % 140 + 20] = 250
+            picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            picture.pts = index
+            for packet in stream.encode(picture):
+                if index == damaged:
+                    data = bytearray(bytes(packet))
+                    data[len(data) // 3 : len(data) // 3 + 400] = bytes(400)
+                    broken = av.Packet(bytes(data))
+                    broken.pts, broken.dts, broken.time_base = packet.pts, packet.dts, packet.time_base
+                    broken.stream = stream
+                    packet = broken
+                if index != lost:
+                    container.mux(packet)
+            chunks.append(sink.getvalue())
+    whole = sink.getvalue()
+    ends = [len(chunk) for chunk in chunks] + [len(whole)]
+    return [whole[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]

@@ -1,0 +1,119 @@
+"""Live streams over HTTP: Motion JPEG, MPEG-TS and HLS from real servers."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from fractions import Fraction
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING
+
+import av
+import pytest
+
+from streamdepth.errors import SourceError
+from tests.support.live import DEADLINE_SECONDS, Body, assert_rising, encode_ts, http_server, live, serve_http
+from tests.support.tls import self_signed, server_context
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from streamdepth.frame import Frame
+
+
+def motion_jpeg() -> Body:
+    picture = av.VideoFrame(64, 48, "yuvj420p")
+    codec = av.CodecContext.create("mjpeg", "w")
+    assert isinstance(codec, av.VideoCodecContext)
+    codec.width, codec.height, codec.pix_fmt, codec.time_base = 64, 48, "yuvj420p", Fraction(1, 25)
+    jpeg = bytes(codec.encode(picture)[0])
+    part = b"--x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg) + jpeg + b"\r\n"
+    return Body("multipart/x-mixed-replace;boundary=x", [part], seconds=0.1, repeat=True)
+
+
+def test_motion_jpeg_over_http_is_timed_by_the_clock() -> None:
+    with http_server(motion_jpeg()) as url:
+        source = live(url, max_frames=8, timeout_seconds=5)
+        assert source.open().width_px == 64
+        frames = list(source.frames())
+    assert len(frames) == 8
+    assert_rising(frames)
+    clock_seconds = (frames[-1].captured_ns - frames[0].captured_ns) / 1e9
+    assert frames[-1].seconds == pytest.approx(clock_seconds, abs=0.01)
+
+
+def test_damaged_frames_are_dropped_and_counted_until_the_next_key_frame() -> None:
+    body = Body("video/mp2t", encode_ts(60, damaged=23), seconds=0.01)
+    with http_server(body) as url:
+        source = live(url, retries=0, timeout_seconds=3)
+        source.open()
+        frames: list[Frame] = []
+        with contextlib.suppress(SourceError):
+            frames.extend(source.frames())
+    indices = {frame.index for frame in frames}
+    # Every frame is either given or counted, and the hole ends at the key frame.
+    assert source.dropped == {"corrupt": 7}
+    assert set(range(60)) - indices == set(range(23, 30))
+    assert next(frame for frame in frames if frame.index == 30).key
+
+
+def test_frames_after_a_lost_one_are_dropped_until_the_next_key_frame() -> None:
+    """No decoder marks them, as nothing is wrong with what did arrive."""
+    with http_server(Body("video/mp2t", encode_ts(60, lost=23), seconds=0.01)) as url:
+        source = live(url, retries=0, timeout_seconds=3)
+        source.open()
+        frames: list[Frame] = []
+        with contextlib.suppress(SourceError):
+            frames.extend(source.frames())
+    assert source.dropped == {"corrupt": 6}
+    assert [frame.index for frame in frames] == [*range(23), *range(29, 59)]
+
+
+def test_stream_that_breaks_off_is_opened_again() -> None:
+    with http_server(Body("video/mp2t", encode_ts(20), seconds=0.005)) as url:
+        source = live(url, max_frames=45, timeout_seconds=3)
+        source.open()
+        frames = list(source.frames())
+    assert len(frames) == 45
+    assert_rising(frames)
+    assert source.reconnects >= 2
+
+
+def test_hls_comes_in_segments() -> None:
+    """Silence between two segments is longer than the deadline and no reason to connect again."""
+    segment = b"".join(encode_ts(20))
+    started = time.monotonic()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            count = 1 + (time.monotonic() - started > 2 * DEADLINE_SECONDS)
+            entries = "".join(f"#EXTINF:0.8,\nseg{n}.ts\n" for n in range(count))
+            playlist = f"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:0\n{entries}"
+            body = playlist.encode() if self.path.endswith(".m3u8") else segment
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    with serve_http(Handler) as base:
+        source = live(f"{base}/live.m3u8", max_frames=30)
+        source.open()
+        frames = list(source.frames())
+    assert len(frames) == 30
+    assert_rising(frames)
+    assert source.reconnects == 0
+
+
+def test_certificate_of_https_is_checked(tmp_path: Path) -> None:
+    pem = self_signed(tmp_path / "camera.pem")
+    with http_server(motion_jpeg(), server_context(pem)) as url:
+        with pytest.raises(SourceError, match=r"self-signed certificate.*--tls-ca FILE"):
+            live(url, timeout_seconds=5).open()
+        for tls_ca in (pem, "none"):
+            source = live(url, timeout_seconds=5, tls_ca=tls_ca, max_frames=2)
+            source.open()
+            assert len(list(source.frames())) == 2

@@ -1,0 +1,139 @@
+"""RTSP over TLS, in and out, with a real server and certificates made for the test."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from streamdepth.errors import SourceError, UsageError
+from streamdepth.live_tls import Trust, find_trust
+from streamdepth.look import Look, LookControl
+from streamdepth.sinks.rtsp_publish import RtspPublishSink
+from tests.support.live import live
+from tests.support.rtsp import (
+    Feeder,
+    GstServer,
+    listener,
+    picture_info,
+    say_garbage,
+    say_nothing,
+    stream_info,
+    wait_until,
+    watch,
+)
+from tests.support.tls import self_signed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_UNTRUSTED = "its certificate is not trusted: "
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Certificates: of this host, of another, and one that has run out."""
+    path = tmp_path_factory.mktemp("tls")
+    self_signed(path / "good.pem")
+    self_signed(path / "other.pem", name="elsewhere")
+    self_signed(path / "old.pem", days=-1)
+    return path
+
+
+@pytest.fixture(scope="module", params=["good", "other", "old"])
+def server(request: pytest.FixtureRequest, folder: Path) -> Iterator[tuple[str, GstServer]]:
+    with GstServer(tls=str(folder / f"{request.param}.pem")) as started:
+        yield request.param, started
+
+
+# What a certificate is refused for: name of the server's, --tls-ca (a file's name or "none"), reason and way out.
+_CASES = [
+    ("good", "good", ""),
+    ("good", "none", ""),
+    ("good", None, "self-signed certificate; give --tls-ca FILE with that certificate or its signer's"),
+    ("good", "other", "self-signed certificate; give --tls-ca FILE"),
+    ("other", "other", "IP address mismatch, certificate is not valid for '127.0.0.1'; use the name it was made for"),
+    ("other", "none", ""),
+    ("old", "old", "certificate has expired; renew it, or give --tls-ca none"),
+]
+
+
+def cases_of(name: str, folder: Path) -> list[tuple[Path | str | None, str]]:
+    return [
+        (folder / f"{ca}.pem" if ca not in (None, "none") else ca, refused)
+        for certificate, ca, refused in _CASES
+        if certificate == name
+    ]
+
+
+def test_source(server: tuple[str, GstServer], folder: Path) -> None:
+    name, camera = server
+    url = camera.url("/cam", "u:geheim@").replace("rtsp:", "rtsps:")
+    for tls_ca, refused in cases_of(name, folder):
+        source = live(url, tls_ca=tls_ca, timeout_seconds=5, max_frames=3)
+        if not refused:
+            source.open()
+            assert len(list(source.frames())) == 3
+            continue
+        with pytest.raises(SourceError) as caught:
+            source.open()
+        assert f"{source.id}: {_UNTRUSTED}{refused}" in str(caught.value)
+        assert "geheim" not in f"{caught.value!r}{caught.value.__cause__!r}{caught.value.__context__!r}"
+
+
+def test_publish(server: tuple[str, GstServer], folder: Path) -> None:
+    name, relay = server
+    for tls_ca, refused in cases_of(name, folder):
+        _publish(relay, tls_ca, refused)
+
+
+def _publish(relay: GstServer, tls_ca: Path | str | None, refused: str) -> None:
+    url = relay.url("/in").replace("rtsp:", "rtsps:")
+    sink = RtspPublishSink(url, control=LookControl(Look()), tls_ca=tls_ca, retries=0, environ={})
+    sink.open(stream_info(), picture_info())
+    with Feeder(sink):
+        assert wait_until(lambda: sink.state == ("failed" if refused else "live"))
+        if refused:
+            assert f"{_UNTRUSTED}{refused}" in sink.last_error
+        else:
+            assert len(watch(relay.url("/relay").replace("rtsp:", "rtsps:"), 3)) == 3
+    sink.close()
+
+
+def test_server_without_tls() -> None:
+    with listener(say_garbage) as port:
+        with pytest.raises(SourceError, match="does not speak TLS; leave the s"):
+            live(f"rtsps://127.0.0.1:{port}/x").open()
+        sink = RtspPublishSink(f"rtsps://127.0.0.1:{port}/x", control=LookControl(Look()), environ={})
+        sink.open(stream_info(), picture_info())
+        assert wait_until(lambda: "does not speak TLS" in sink.last_error)
+        sink.close()
+
+
+def test_handshake_without_an_answer_is_interrupted() -> None:
+    """The deadline is far away: only ``close`` can have ended it."""
+    with listener(say_nothing) as port:
+        sink = RtspPublishSink(
+            f"rtsps://127.0.0.1:{port}/x", control=LookControl(Look()), timeout_seconds=30, environ={}
+        )
+        sink.open(stream_info(), picture_info())
+        assert wait_until(lambda: sink.state == "connecting")
+        started = time.monotonic()
+        sink.close()
+        assert time.monotonic() - started < 2
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("rtsp-publish rtsps")]
+
+
+def test_what_is_trusted(tmp_path: Path) -> None:
+    assert find_trust(None) == Trust()
+    assert find_trust("none") == Trust(check=False)
+    assert Trust(check=False).libav_options() == {"tls_verify": "0"}
+    assert Trust().libav_options()["tls_verify"] == "1"
+    empty = tmp_path / "empty.pem"
+    empty.write_text("")
+    for path, text in ((empty, "holds no certificate"), (tmp_path / "absent.pem", "cannot be read, No such file")):
+        with pytest.raises(UsageError, match=text):
+            live("rtsps://camera/x", tls_ca=path)
