@@ -14,9 +14,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from training.aloft import aloft
 from training.builder import rot_x, rot_y, rot_z
 from training.outdoors import nature, objects, sky, street
-from training.place import NATURE, OBJECTS, ROOM, STREET
+from training.place import ALOFT, NATURE, OBJECTS, ROOM, STREET
 from training.raycast import offsets, render
 from training.rooms import room
 from training.textures import Bank, make_bank
@@ -24,8 +25,8 @@ from training.textures import Bank, make_bank
 log = logging.getLogger("generate")
 
 SIZES_PX = ((288, 224), (352, 208), (352, 208), (208, 288), (448, 160), (288, 224))  # (width, height), in turn by shard
-SHARES = {ROOM: 0.42, STREET: 0.34, NATURE: 0.13, OBJECTS: 0.11}
-MAKERS = {ROOM: room, STREET: street, NATURE: nature, OBJECTS: objects}
+SHARES = {ROOM: 0.38, STREET: 0.3, NATURE: 0.11, OBJECTS: 0.08, ALOFT: 0.13}
+MAKERS = {ROOM: room, STREET: street, NATURE: nature, OBJECTS: objects, ALOFT: aloft}
 SHARD_PICTURES = 128
 CLEAR_M = 0.35
 SHELL = 6
@@ -67,7 +68,8 @@ def picture(rng: np.random.Generator, bank: Bank, kind: int, width: int, height:
         img,
         inv,
     )
-    img *= rng.uniform(95, 150) / max(img.mean(), 15.0) if rng.random() < 0.9 else 1.0
+    bright = rng.uniform(95, 150) + 50 * (inv == 0).mean()  # exposed for what is under the sky
+    img *= bright / max(img.mean(), 15.0) if rng.random() < 0.9 else 1.0
     img = np.maximum(img, 0)
     return (img / (1 + (img / 255) ** 4) ** 0.25).astype(np.uint8), inv  # highlights roll off as on film
 

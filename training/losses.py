@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - its usual name
 
 INDOOR_FAR_M, OUTDOOR_FAR_M = 10.0, 80.0
 
@@ -41,3 +42,15 @@ def depth_loss(p: Tensor, g: Tensor, room: Tensor) -> Tensor:
     fit = (p - mp[:, None, None]) * scale[:, None, None] + mg[:, None, None]
     ratio = (torch.maximum(fit, far) / g.clamp(min=1 / OUTDOOR_FAR_M)).log().abs().clamp(max=1.5)
     return (ratio * w).sum() / w.sum().clamp(min=1)
+
+
+def steady_loss(p: Tensor, ways: Tensor) -> Tensor:
+    """Mean difference of the centred depth of neighbouring frames p[2k], p[2k + 1], the first moved into the second's
+    place by ways float32 [B/2, 2, 3], where both see it.
+    """
+    first, second = p[::2, None], p[1::2]
+    grid = F.affine_grid(ways, list(first.shape), align_corners=False)
+    seen = (grid.abs().amax(3) < 1).float()
+    moved = F.grid_sample(first, grid, padding_mode="border", align_corners=False)[:, 0]
+    apart = (centred(moved, seen) - centred(second, seen)).abs().clamp(max=3) * seen
+    return apart.sum() / seen.sum().clamp(min=1)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from training.textures import Bank
 
 
-def _sun(rng: np.random.Generator) -> tuple[np.ndarray, float]:
+def sun(rng: np.random.Generator) -> tuple[np.ndarray, float]:
+    """The sun's direction and colour, float64 [1, 6], and how bright the shade is."""
     turn, up = rng.uniform(0, 6.3), rng.uniform(0.2, 1.3)
     warm = np.array([1.05, 1.0, 0.9 + 0.1 * up])
     strength = rng.choice([1.0, 1.0, 0.35, 0.12])  # clear, clear, hazy, overcast
@@ -98,16 +99,12 @@ def street(rng: np.random.Generator, bank: Bank) -> Place:
                     s.add(BOX, (a * (half - 0.4), 2 * tall, z), (0.9, 0.06, 0.1), None, "metal")
                 else:
                     s.add(BOX, (a * (half + 0.4), 2 * tall, z), (0.35, 0.35, 0.02), None, "paper", 0.8)
-        if rng.random() < 0.2:  # wires
-            s.add(
-                CYLINDER,
-                (a * (half + 0.5), rng.uniform(5, 7), 80),
-                (0.02, 100, 0.02),
-                rot_x(np.pi / 2),
-                "plain",
-                1.0,
-                GREY * 0.1,
-            )
+        if rng.random() < 0.25:
+            low, high = (np.array([a * (half + 0.5), rng.uniform(5, 7), z]) for z in (-5.0, 90.0))
+            s.wires(low, high, int(rng.integers(1, 5)))
+        if rng.random() < 0.25:
+            near, far = (np.array([a * (half + 0.3), 0.0, z]) for z in (rng.uniform(2, 6), rng.uniform(12, 40)))
+            s.railing(near, far, rng.uniform(0.5, 1.3))
         if rng.random() < 0.3:
             look = {"texture": ("wood", "metal", "brick", "leaves")}
             tall = rng.uniform(0.4, 0.9)
@@ -156,7 +153,7 @@ def street(rng: np.random.Generator, bank: Bank) -> Place:
         eye[0] = rng.choice([-1, 1]) * (half + walk * 0.5)
     if rng.random() < 0.08:  # from a window or a mast
         eye[1], pitch = rng.uniform(3, 14), rng.uniform(0.1, 0.6)
-    lights, ambient = _sun(rng)
+    lights, ambient = sun(rng)
     return Place(
         s, eye, yaw, pitch, lights, True, ambient, (48.0, 95.0), rng.uniform(100, 700) if rng.random() < 0.5 else 0.0
     )
@@ -215,7 +212,7 @@ def nature(rng: np.random.Generator, bank: Bank) -> Place:
             s.add(BOX, (rng.choice([-1, 1]) * 3, 0.55, z), (0.05, 0.55, 0.05), None, "wood")
         s.add(BOX, (3, 0.9, 20), (0.03, 0.06, 20), None, "wood")
         s.add(BOX, (3, 0.5, 20), (0.03, 0.06, 20), None, "wood")
-    lights, ambient = _sun(rng)
+    lights, ambient = sun(rng)
     eye = np.array([0.0, rng.uniform(0.5, 2.2), 0.0])
     return Place(
         s,
@@ -266,7 +263,7 @@ def objects(rng: np.random.Generator, bank: Bank) -> Place:
         )
     for _ in range(rng.integers(0, 3)):
         s.person(rng.uniform(-0.6, 0.6), rng.uniform(0.8, 2.6), -1.45)
-    lights, ambient = _sun(rng)
+    lights, ambient = sun(rng)
     lights[0, 2] = -abs(lights[0, 2])
     return Place(s, np.zeros(3), 0.0, rng.normal(0, 0.05), lights, True, ambient, (40.0, 75.0))
 

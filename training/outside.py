@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.builder import GREY, SOFT, Builder, rot_x, rot_y, rot_z
+from training.builder import GREY, SOFT, rot_x, rot_y, rot_z
 from training.raycast import BOX, CYLINDER, ELLIPSOID
+from training.thin import Thin
 
 
-class Outside(Builder):
+class Outside(Thin):
     """What stands and drives outside (people indoors too)."""
 
     def person(self, x: float, z: float, y: float = 0.0, sitting: bool = False) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from training.scene import Scene
 
-ROOM, STREET, NATURE, OBJECTS = 0, 1, 2, 3
+ROOM, STREET, NATURE, OBJECTS, ALOFT = 0, 1, 2, 3, 4
 
 
 @dataclass

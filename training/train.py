@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from training.data import Shards
-from training.losses import centred, depth_loss, shape_loss
+from training.losses import depth_loss, shape_loss, steady_loss
 from training.network import Net, from_imagenet, from_onnx
 
 log = logging.getLogger("train")
@@ -38,12 +38,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="checkpoint, continued where it exists")
     parser.add_argument("--init", default="imagenet", help="'imagenet', or an ONNX file of this network to start from")
     parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--coarse-steps", type=int, default=1200, help="first steps, on pictures of fewer pixels")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1e-3, help="decoder's learning rate")
     parser.add_argument("--encoder-rate", type=float, default=2e-4)
     parser.add_argument("--frozen", type=int, default=5, help="encoder blocks left as they are (0: train all)")
     parser.add_argument("--teacher", type=float, default=0.7, help="weight of the pseudo-labels in rooms")
-    parser.add_argument("--steady", type=float, default=0.5, help="weight of agreement between two views of one crop")
+    parser.add_argument("--steady", type=float, default=0.5, help="weight of agreement between neighbouring frames")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
@@ -69,14 +70,19 @@ def main() -> None:
         log.info("going on at step %d", step)
 
     loader = iter(
-        DataLoader(Shards(args.data, args.batch, args.seed, step), batch_size=None, num_workers=1, prefetch_factor=4)
+        DataLoader(
+            Shards(args.data, args.batch, args.seed, step, args.coarse_steps),
+            batch_size=None,
+            num_workers=1,
+            prefetch_factor=4,
+        )
     )
     net.train()
     start, first, shape_sum, depth_sum, steady_sum = time.monotonic(), step, 0.0, 0.0, 0.0
     while step < args.steps:
         for group, full in zip(optimizer.param_groups, (args.encoder_rate, args.rate), strict=True):
             group["lr"] = full * rate(step, args.steps)
-        rgb, inv, teacher, flags = next(loader)
+        rgb, inv, teacher, flags, ways = next(loader)
         x = (rgb.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             p = net(x)
@@ -84,7 +90,7 @@ def main() -> None:
         whole = torch.ones_like(p)
         shape, depth = shape_loss(p, inv, whole, 0.5), depth_loss(p, inv, flags[:, 0])
         taught = shape_loss(p, teacher, whole * flags[:, 1, None, None], 0.0)
-        steady = (centred(p[::2], whole[::2]) - centred(p[1::2], whole[1::2])).abs().clamp(max=3).mean()
+        steady = steady_loss(p, ways)
         loss = shape + depth + args.steady * steady + args.teacher * taught * flags[:, 1].mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
