@@ -1,11 +1,13 @@
 """Depth accuracy on photographs with measured depth: the model in the package next to baselines and other models.
 
-    python benchmarks/accuracy.py FOLDER [--model NAME ...] [--fastdepth FILE] [--every N]
+    python benchmarks/accuracy.py [FOLDER] [--stereo] [--model NAME ...] [--fastdepth FILE] [--every N]
 
 FOLDER holds sets: `SET/rgb/NNNN.jpg`, `SET/depth/NNNN.png` (16 bit, value / scale = metres, 0 = invalid) and
-`SET/meta.json` with `scale`. Protocol: for each picture, scale and shift between predicted inverse depth and
-1 / depth by least squares; then, on depth up to the cap (10 m for sets named indoor*, 80 m for others), AbsRel
-= mean |d - g| / g and delta1 = share with max(d / g, g / d) < 1.25; means over the pictures of a set.
+`SET/meta.json` with `scale`. --stereo adds the one photograph with measured depth that a package ships: scikit-image's
+motorcycle, of the Middlebury 2014 stereo benchmark, which no model here was trained on (`pip install scikit-image`).
+Protocol: for each picture, scale and shift between predicted inverse depth and 1 / depth by least squares; then, on
+depth up to the cap (10 m for sets named indoor*, 80 m for others), AbsRel = mean |d - g| / g and delta1 = share with
+max(d / g, g / d) < 1.25; means over the pictures of a set.
 """
 
 from __future__ import annotations
@@ -44,6 +46,15 @@ def pictures(folder: Path, every: int) -> Iterator[tuple[np.ndarray, np.ndarray]
         yield cv2.imread(str(path))[:, :, ::-1].copy(), depth.astype(np.float32) / scale
 
 
+def stereo() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The left picture of scikit-image's stereo pair, and its depth from the disparity: z = f b / (d + doffs)."""
+    from skimage.data import stereo_motorcycle  # its documentation has the three figures
+
+    rgb, _, disparity_px = stereo_motorcycle()
+    depth = 994.978 * 0.193001 / (disparity_px + 31.086)
+    yield rgb, np.nan_to_num(depth, nan=0.0, posinf=0.0).astype(np.float32)
+
+
 def constant(rgb: np.ndarray) -> np.ndarray:
     return np.ones(rgb.shape[:2], np.float32)
 
@@ -76,37 +87,49 @@ def product(model: str, size: str | None) -> Predict:
     return lambda rgb: np.asarray(estimator(rgb).data)
 
 
+def photographs(folder: Path | None, every: int, with_stereo: bool) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+    """(RGB, depth in metres) of each set by its name."""
+    sets = {}
+    for path in sorted(p for p in folder.iterdir() if (p / "meta.json").is_file()) if folder else []:
+        sets[path.name] = list(pictures(path, every if len(list((path / "rgb").iterdir())) > 50 else 1))
+    if with_stereo:
+        sets["indoor_motorcycle"] = list(stereo())
+    return sets
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--stereo", action="store_true", help="also scikit-image's stereo pair")
     parser.add_argument("--model", action="append", default=None, help="name or file, repeatable; the built-in if none")
     parser.add_argument("--size", help="network size for --model")
     parser.add_argument("--fastdepth", type=Path)
     parser.add_argument("--every", type=int, default=1, help="take each N-th picture of sets with more than 50")
     args = parser.parse_args()
+    if args.folder is None and not args.stereo:
+        parser.error("give a folder of sets, --stereo, or both")
     models: dict[str, Predict] = {"constant": constant, "lower is nearer": lower_is_nearer}
     if args.fastdepth:
         models["FastDepth"] = fastdepth(args.fastdepth)
     for name in args.model or ["built-in"]:
         models[name if name == "built-in" else Path(name).stem] = product(name, args.size)
-    sets = sorted(p for p in args.folder.iterdir() if (p / "meta.json").is_file())
-    print(f"| AbsRel / delta1 | {' | '.join(s.name for s in sets)} | mean | ms |")
+    sets = photographs(args.folder, args.every, args.stereo)
+    print(f"| AbsRel / delta1 | {' | '.join(sets)} | mean | ms |")
     print("|---|" + "---|" * (len(sets) + 2))
-    for name, predict in models.items():
-        means, spent, count = [], 0.0, 0
-        for folder in sets:
-            cap = INDOOR_CAP_M if folder.name.startswith("indoor") else OUTDOOR_CAP_M
+    for label, predict in models.items():
+        means, spent = [], 0.0
+        for name, examples in sets.items():
+            cap = INDOOR_CAP_M if name.startswith("indoor") else OUTDOOR_CAP_M
             scores = []
-            every = args.every if len(list((folder / "rgb").iterdir())) > 50 else 1
-            for rgb, depth in pictures(folder, every):
+            for rgb, depth in examples:
                 start = time.perf_counter()
                 inverse = predict(rgb)
                 spent += time.perf_counter() - start
-                count += 1
                 scores.append(score(inverse, depth, cap))
             means.append(np.mean(scores, 0))
         cells = [f"{a:.3f} / {b:.3f}" for a, b in [*means, np.mean(means, 0)]]
-        print(f"| {name} | {' | '.join(cells)} | {1000 * spent / count:.1f} |", flush=True)
+        each_ms = 1000 * spent / sum(map(len, sets.values()))
+        print(f"| {label} | {' | '.join(cells)} | {each_ms:.1f} |", flush=True)
 
 
 if __name__ == "__main__":
