@@ -6,12 +6,14 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import av
 import numpy as np
 import pytest
 
 from streamdepth.errors import SourceError, UsageError
 from streamdepth.sources.live import LiveState
 from streamdepth.stages import Source
+from tests.support import silent_dns
 from tests.support.live import DEADLINE_SECONDS, Consumer, assert_rising, live
 from tests.support.rtsp import GstServer, listener, say_garbage, say_nothing, unanswered_port, wait_until
 
@@ -214,6 +216,38 @@ def test_interrupt_while_reading_and_while_waiting() -> None:
                 assert time.monotonic() - started < 2
                 assert consumer.error is None
             server.thaw()
+
+
+def test_name_server_that_never_answers() -> None:
+    """Real look-ups, which no deadline of libav's bounds."""
+    found = silent_dns.ask()
+    assert found["open"] < silent_dns.TIMEOUT_SECONDS + 1
+    assert found["publish"] < silent_dns.TIMEOUT_SECONDS + 1
+    assert max(found["close"], found["interrupt"], found["publish close"]) < 1
+
+
+def test_calls_that_hang_are_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above, where the system gives no namespaces; and only so many hang at a time."""
+    release = threading.Event()
+    calls: list[str] = []
+
+    def hang(url: str, **_: object) -> None:
+        calls.append(url)
+        release.wait(60)
+        raise OSError("released")
+
+    monkeypatch.setattr(av, "open", hang)
+    try:
+        source = live("rtsp://camera/x", timeout_seconds=0.2, retries=3)
+        started = time.monotonic()
+        with pytest.raises(SourceError, match="earlier connections have not ended yet"):
+            source.open()
+        source.close()
+        # Four attempts and three waits between them, of 2 s together at most.
+        assert time.monotonic() - started < 5
+        assert len(calls) == 3
+    finally:
+        release.set()
 
 
 def test_dead_camera_stalls_no_other(camera: GstServer) -> None:

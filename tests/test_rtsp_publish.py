@@ -141,6 +141,24 @@ def test_interrupt_within_a_second(place: str) -> None:
         assert wait_until(lambda: sink.state == "connecting")
 
 
+def test_look_up_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+
+    def hang(*_: object, **__: object) -> list[object]:
+        release.wait(60)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    try:
+        with publishing("rtsp://relay/x") as sink, Feeder(sink) as feeder:
+            assert wait_until(lambda: "no address found" in sink.last_error, 5 * _DEADLINE_SECONDS)
+            assert feeder.worst_seconds < 0.5
+        with publishing("rtsp://relay/x", timeout_seconds=30) as sink:
+            assert wait_until(lambda: sink.state == "connecting")
+    finally:
+        release.set()
+
+
 def test_server_that_reads_nothing_cannot_hold_it() -> None:
     """Full buffers block a send; process() goes on and close() cuts it."""
 
