@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pytest
 
-from streamdepth.errors import InferenceError, ProviderError, UsageError
+from streamdepth.errors import ProviderError, UsageError
 from streamdepth.inference import assignment, fused, nvidia, providers
 from streamdepth.inference.build import build
-from streamdepth.inference.device import DeviceBinding
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing
 from tests.support.models import write_depth_model
@@ -322,51 +321,3 @@ def test_the_build_command_reads_picture_sizes() -> None:
     failed = CliRunner().invoke(app, ["built-in", "--picture", "big"])
     assert isinstance(failed.exception, UsageError)
     assert "no WxH" in str(failed.exception)
-
-
-# Fixed addresses ----------------------------------------------------------------------------------------------------
-
-
-def test_a_run_at_fixed_addresses_gives_the_same_depth(
-    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """ONNX Runtime's own memory stands for a GPU's: all calls are the same."""
-    wanted = depth_of(spec, batch=3)
-
-    def opened(*arguments: Any, **options: Any) -> providers.OpenSession:
-        return dataclasses.replace(providers.open_session(*arguments, **options), device="cpu")
-
-    monkeypatch.setattr("streamdepth.inference.engine.open_session", opened)
-    made: list[Any] = []
-
-    class Counted(DeviceBinding):
-        def run(self, *given: Any) -> None:
-            made.append(self)
-            super().run(*given)
-
-    monkeypatch.setattr("streamdepth.inference.engine.DeviceBinding", Counted)
-    for model in (spec, fused.fused(spec, tmp_path)):
-        for got, expected in zip(depth_of(model, batch=3), wanted, strict=True):
-            assert np.abs(got - expected).max() < 1e-4 * np.ptp(expected)
-    assert len(set(made)) == 2
-    assert len(made) == 6
-
-
-def test_maps_from_a_device_are_kept_apart(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    from streamdepth.inference.engine import Engine
-    from streamdepth.inference.pattern import pattern
-    from streamdepth.inference.preprocess import picture_of
-
-    engine = Engine(spec, provider="cpu")
-    monkeypatch.setattr(engine, "_device", "cpu")
-    maps = []
-    for variant in (0, 1, 0):
-        slot = engine.acquire((64, 48))
-        slot.write(0, picture_of(pattern(256, 192, variant)))
-        maps.append(engine.run(slot, 1)[0])
-    assert np.array_equal(maps[0].values, maps[2].values)
-    assert not np.array_equal(maps[0].values, maps[1].values)
-    engine.interrupt()
-    with pytest.raises(InferenceError, match="interrupted"):
-        engine.run(slot, 1)
-    engine.close()

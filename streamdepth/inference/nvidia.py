@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CUDA_EXTRA = 'pip install "streamdepth[cuda]"'
 _READ_BYTES = 1 << 20
+DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 
 def preload() -> str:
@@ -65,14 +66,19 @@ def graph_obstacle(spec: ModelSpec, assignment: Assignment | None) -> str:
     Args:
         assignment: None where it is not known.
     """
-    if not _shapes(spec, 1):
+    if follows_picture(spec):
         return f"the network size of {spec.name} follows the picture's, and a recorded run has one; give --size WxH"
     if assignment is None:
         return "this onnxruntime does not say which nodes run on the GPU"
     left = sum(assignment.left.values())
     if left:
-        return f"{spec.name} leaves {left} of its nodes to the CPU"
+        return f"{spec.name} leaves {left} of its nodes to another provider"
     return ""
+
+
+def follows_picture(spec: ModelSpec) -> bool:
+    """Whether the network's size depends on the picture's."""
+    return plan(spec, 640, 360).net_size != plan(spec, 360, 640).net_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +127,9 @@ def engine_key(spec: ModelSpec, *, batch: int, fp16: bool, gpu: str, tensorrt: s
 
 
 def _shapes(spec: ModelSpec, batch: int) -> tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]:
-    wide, high = plan(spec, 640, 360).net_size, plan(spec, 360, 640).net_size
-    if wide != high or spec.other_inputs:
-        return ()  # the size follows the picture's, or further inputs have shapes of their own
-    width, height = wide
+    if follows_picture(spec) or spec.other_inputs:
+        return ()  # further inputs have shapes of their own
+    width, height = plan(spec, 640, 360).net_size
     picture = (height, width, 3) if spec.image_layout == "hwc" else (3, height, width)
     middle = (1,) if spec.image_layout == "nchw" else ()
     if len(spec.image_input.shape) == len(picture):
@@ -195,20 +200,29 @@ def is_built(folder: Path) -> bool:
     return folder.is_dir() and any(entry.suffix == ".engine" for entry in folder.iterdir())
 
 
+def driver() -> Any:
+    """NVIDIA's driver library (CUDA driver API), None where there is none."""
+    import ctypes
+
+    try:
+        return ctypes.CDLL(DRIVER)
+    except OSError:
+        return None
+
+
 def gpu_name(device: int = 0) -> str:
     """Name and compute capability of a GPU, ``NVIDIA H100 (9.0)``; empty without a driver. Loads only the driver."""
     import ctypes
 
-    try:
-        driver: Any = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
+    cuda = driver()
+    if cuda is None:
         return ""
     handle, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     name = ctypes.create_string_buffer(128)
-    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(handle), device):
+    if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(handle), device):
         return ""
-    driver.cuDeviceGetName(name, len(name), handle)
+    cuda.cuDeviceGetName(name, len(name), handle)
     # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h
-    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, handle)
-    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, handle)
+    cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, handle)
+    cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, handle)
     return f"{name.value.decode(errors='replace')} ({major.value}.{minor.value})"

@@ -75,6 +75,8 @@ class OpenSession:
     note: str = ""
     device: str = ""
     """Where inputs and outputs may stay between host and model, in ONNX Runtime's words; empty = host memory."""
+    graph: bool = False
+    """Runs are recorded as CUDA graphs."""
 
 
 def provider_names() -> tuple[str, ...]:
@@ -107,21 +109,27 @@ def provider_named(name: str) -> Provider:
     return replace(chosen, device=device) if device else chosen
 
 
-def open_session(spec: ModelSpec, provider: str = AUTO, threads: int | None = None, *, batch: int = 1) -> OpenSession:
+def open_session(
+    spec: ModelSpec,
+    provider: str = AUTO,
+    threads: int | None = None,
+    *,
+    batch: int = 1,
+    graph: bool = True,
+) -> OpenSession:
     """Load a model.
 
     Args:
         threads: threads of one operator on the CPU; None = one for each core this process may use.
         batch: the most pictures a run will take; TensorRT builds its engine for it.
+        graph: record runs as CUDA graphs where that is possible; where it is not, the note says why.
     Raises:
         ProviderError: no such provider, or it cannot run here; says why and what would help.
         ModelError: the model cannot be loaded.
     """
     if provider == AUTO:
-        return _open_auto(spec, threads)
-    chosen = provider_named(provider)
-    session, note = _open(spec, chosen, threads, batch)
-    return OpenSession(session, provider, note, _memory(chosen))
+        return _open_auto(spec, threads, batch, graph=graph)
+    return replace(_open(spec, provider_named(provider), threads, batch, graph=graph), provider=provider)
 
 
 def likely(provider: str = AUTO) -> str:
@@ -203,7 +211,7 @@ def _device(offered: Sequence[Any], provider: Provider) -> Any:
     return fit[0] if fit else None
 
 
-def _open_auto(spec: ModelSpec, threads: int | None) -> OpenSession:
+def _open_auto(spec: ModelSpec, threads: int | None, batch: int, *, graph: bool) -> OpenSession:
     missed: list[str] = []
     cpu = PROVIDERS[0]
     for name in _AUTO_ORDER[:-1]:
@@ -211,26 +219,22 @@ def _open_auto(spec: ModelSpec, threads: int | None) -> OpenSession:
         if not _to_be_tried(candidate):
             continue
         try:
-            session, note = _open(spec, candidate, threads)
+            opened = _open(spec, candidate, threads, batch, graph=graph)
         except ProviderError as exc:
             missed.append(exc.message.replace("; ", ", "))
             continue
         if not candidate.plugin:
-            return OpenSession(session, name, note, _memory(candidate))
+            return opened
         from streamdepth.inference.agreement import disagreement
 
-        reference, _ = _open(spec, cpu, threads)
-        wrong = disagreement(spec, session, reference)
+        reference = _open(spec, cpu, threads)
+        wrong = disagreement(spec, opened.session, reference.session)
         if not wrong:
-            return OpenSession(session, name, note)
+            return replace(opened, note="")
         missed.append(f"provider {name} {wrong}")
-        return OpenSession(reference, cpu.name, f"running on the CPU; {'; '.join(missed)}")
+        return replace(reference, note=f"running on the CPU; {'; '.join(missed)}")
     note = f"running on the CPU; {'; '.join(missed)}" if missed else ""
-    return OpenSession(_open(spec, cpu, threads)[0], cpu.name, note)
-
-
-def _memory(provider: Provider) -> str:
-    return "cuda" if provider.nvidia else ""
+    return replace(_open(spec, cpu, threads), note=note)
 
 
 def _to_be_tried(provider: Provider) -> bool:
@@ -244,8 +248,10 @@ def _to_be_tried(provider: Provider) -> bool:
     )
 
 
-def _open(spec: ModelSpec, provider: Provider, threads: int | None, batch: int = 1) -> tuple[Any, str]:
-    """A session, and a line about heavy nodes that the provider left to the CPU, or an empty one.
+def _open(
+    spec: ModelSpec, provider: Provider, threads: int | None, batch: int = 1, *, graph: bool = False
+) -> OpenSession:
+    """A session; its note is about heavy nodes left to the CPU, and about what keeps a CUDA graph from being recorded.
 
     Raises:
         ProviderError: the provider cannot run here, or leaves all heavy nodes to the CPU.
@@ -290,21 +296,26 @@ def _open(spec: ModelSpec, provider: Provider, threads: int | None, batch: int =
             f"{', '.join(running)}; check driver and libraries, or use --provider cpu"
         )
     note = _left_to_cpu(session, ort_name, spec, provider) if provider.name != "cpu" else ""
-    if provider.name != "cuda":
-        return session, note
+    opened = OpenSession(session, provider.name, note, "cuda" if provider.nvidia else "")
+    if not (graph and provider.nvidia):
+        return opened
     reason = nvidia.graph_obstacle(spec, assignment.of(session, ort_name))
-    if reason:
-        return session, "; ".join(text for text in (note, f"no CUDA graph: {reason}") if text)
-    # whether a graph is possible is known only of a session, and has to be said before there is one
-    wanted[0] = (ort_name, nvidia.cuda_options(graph=True))
-    return ort.InferenceSession(model, sess_options=options, providers=wanted), note
+    if not reason:
+        # whether a graph is possible is known only of a session, and has to be said before there is one
+        recorded = _with_options(spec, provider, batch, graph=True)
+        try:
+            session = ort.InferenceSession(model, sess_options=options, providers=[*recorded, PROVIDERS[0].ort_name])
+            return replace(opened, session=session, graph=True)
+        except Exception as exc:  # control flow in the graph is refused only here
+            reason = session_errors.first_line(exc)
+    return replace(opened, note="; ".join(text for text in (note, f"no CUDA graph: {reason}") if text))
 
 
-def _with_options(spec: ModelSpec, provider: Provider, batch: int) -> list[Any]:
+def _with_options(spec: ModelSpec, provider: Provider, batch: int, *, graph: bool = False) -> list[Any]:
     """The providers of a session in order, with their options; CUDA behind TensorRT, for nodes it does not take."""
-    cuda = (next(p.ort_name for p in PROVIDERS if p.name == "cuda"), nvidia.cuda_options())
+    cuda_name = next(p.ort_name for p in PROVIDERS if p.name == "cuda")
     if provider.name == "cuda":
-        return [cuda]
+        return [(cuda_name, nvidia.cuda_options(graph=graph))]
     if provider.name != "tensorrt":
         return [provider.ort_name]
     key = nvidia.engine_key(spec, batch=batch, fp16=True, gpu=nvidia.gpu_name())
@@ -316,7 +327,8 @@ def _with_options(spec: ModelSpec, provider: Provider, batch: int) -> list[Any]:
             f"provider tensorrt: engines cannot be kept in {folder} ({exc.strerror}); point STREAMDEPTH_CACHE to a "
             "folder that can be written"
         ) from exc
-    return [(provider.ort_name, nvidia.tensorrt_options(key, folder)), cuda]
+    engine = (provider.ort_name, nvidia.tensorrt_options(key, folder, graph=graph))
+    return [engine, (cuda_name, nvidia.cuda_options())]
 
 
 def _left_to_cpu(session: Any, ort_name: str, spec: ModelSpec, provider: Provider) -> str:
@@ -361,11 +373,9 @@ def _spin(version: str) -> tuple[str, str]:
 
 
 def _no_nvidia_driver() -> str:
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        driver = ctypes.CDLL(name)
-    except OSError:
-        return f"there is no NVIDIA driver ({name})"
+    driver = nvidia.driver()
+    if driver is None:
+        return f"there is no NVIDIA driver ({nvidia.DRIVER})"
     count = ctypes.c_int(0)
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
         return "the NVIDIA driver finds no GPU"

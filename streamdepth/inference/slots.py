@@ -29,22 +29,33 @@ class Buffers:
             shape = (1, *shape)
         dtype = np.dtype(spec.image_input.dtype)
         rows = engine.batch
-        pool = BufferPool(rows * int(np.prod(shape)) * dtype.itemsize)
+        pool = BufferPool(rows * int(np.prod(shape)) * dtype.itemsize, engine.page_lock)
         self.input = pool.lend().view(dtype).reshape(rows, *shape)
         self.input[...] = 0
         self.rows_chw: list[NDArray[Any]] = [self._chw(self.input[row], spec.image_layout) for row in range(rows)]
         self.writer: FastWriter | None = None
-        self.bindings: list[Any] = []
         per_run = engine.rows_per_run
         run_shape = (per_run, *shape) if len(spec.image_input.shape) == len(shape) + 1 else shape
         self._fed = [(t.name, feeds.feed(t, spec, per_run, size)) for t in spec.other_inputs]
-        self._per_run, self._run_shape = per_run, run_shape
-        for first in range(0, rows, per_run):
-            binding = engine.session.io_binding()
-            self._bind(binding, spec.image_input.name, self.input[first], run_shape)
+        self._name, self._per_run, self._run_shape = spec.image_input.name, per_run, run_shape
+        self._bindings: list[Any] = [None] * len(range(0, rows, per_run))
+
+    def bound(self, session: Any, run: int, *, afresh: bool) -> Any:
+        """ONNX Runtime's binding of one run, its inputs bound to this memory.
+
+        Args:
+            afresh: bind the inputs again. A provider with memory of its own copies them when they are bound, and sees
+                nothing of what is written later.
+        """
+        binding = self._bindings[run]
+        if binding is None:
+            binding = self._bindings[run] = session.io_binding()
+            afresh = True
+        if afresh:
+            self._bind(binding, self._name, self.input[run * self._per_run], self._run_shape)
             for name, value in self._fed:
                 self._bind(binding, name, value, value.shape)
-            self.bindings.append(binding)
+        return binding
 
     def host_input(self, run: int) -> NDArray[Any]:
         """The pictures of one run, as the graph takes them."""
@@ -133,10 +144,9 @@ class Slot:
         self._buffers.rows_chw[row][...] = chw
         self.geometries[row] = None
 
-    @property
-    def bindings(self) -> list[Any]:
-        """ONNX Runtime bindings with the inputs bound, one for each run a batch takes."""
-        return self._buffers.bindings
+    def bound(self, session: Any, run: int, *, afresh: bool = False) -> Any:
+        """ONNX Runtime's binding of one of the runs a batch takes, see :meth:`Buffers.bound`."""
+        return self._buffers.bound(session, run, afresh=afresh)
 
     def input_chw(self, row: int) -> NDArray[Any]:
         """What row ``row`` holds, as [3, net height, net width] in the input's dtype. A view: valid until rewritten."""
