@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from streamdepth.depth.range import RangeSpec
 from streamdepth.errors import UsageError
 from streamdepth.frame import Sense
+from streamdepth.hardware import HwAccel
 from streamdepth.look import Look, Upsampling, View, parse_alpha
 from streamdepth.queues import Policy
 
@@ -84,6 +85,10 @@ class RunConfig(BaseModel):
     metres_per_unit: float | None = Field(default=None, gt=0)
     provider: str = "auto"
     threads: int | None = Field(default=None, ge=1, le=1024)
+    decoder_threads: int | None = Field(default=None, ge=1, le=64)
+    encoder_threads: int | None = Field(default=None, ge=1, le=64)
+    color_threads: int | None = Field(default=None, ge=1, le=64)
+    hwaccel: HwAccel = HwAccel.NONE
     batch: int | Literal["auto"] = 1
     exact: bool = False
 

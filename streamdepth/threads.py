@@ -38,9 +38,7 @@ def cores() -> int:
     return max(1, os.cpu_count() or 1)
 
 
-def plan_threads(
-    cores: int, *, decoders: int = 1, encoders: int = 1, on_device: bool = False, session: int | None = None
-) -> ThreadPlan:
+def plan_threads(cores: int, *, decoders: int = 1, encoders: int = 1, on_device: bool = False) -> ThreadPlan:
     """Share out ``cores``.
 
     The model gets all of them: it is what frames wait for, and threads that sleep between runs take nothing from the
@@ -50,17 +48,16 @@ def plan_threads(
     Args:
         decoders, encoders: how many run at the same time; ``--range shot`` decodes twice.
         on_device: the model runs on a GPU, and its CPU threads only feed it.
-        session: what the user asked for.
     Raises:
         UsageError: any count below 1 (0 encoders is fine).
     """
-    for name, count in (("cores", cores), ("decoders", decoders), ("threads", 1 if session is None else session)):
+    for name, count in (("cores", cores), ("decoders", decoders)):
         if count < 1:
             raise UsageError(f"{name} is at least 1, not {count}")
     if encoders < 0:
         raise UsageError(f"encoders is at least 0, not {encoders}")
     return ThreadPlan(
-        session=session or (1 if on_device else min(cores, _MOST_SESSION)),
+        session=1 if on_device else min(cores, _MOST_SESSION),
         decoder=_share(cores, decoders, _MOST_DECODING),
         encoder=_share(cores, max(1, encoders), _MOST_ENCODING),
         kernels=max(1, min(4, cores // (4 * max(1, encoders)))),

@@ -243,14 +243,13 @@ def test_a_provider_that_fails_to_run_disagrees(spec: ModelSpec) -> None:
         ({"cores": 8, "decoders": 8, "encoders": 8}, ThreadPlan(8, 1, 1, 1)),
         ({"cores": 64}, ThreadPlan(16, 4, 12, 4)),
         ({"cores": 8, "on_device": True}, ThreadPlan(1, 4, 9, 2)),
-        ({"cores": 8, "session": 3}, ThreadPlan(3, 4, 9, 2)),
     ],
 )
 def test_threads_are_planned_together(given: dict[str, Any], wanted: ThreadPlan) -> None:
     assert plan_threads(**given) == wanted
 
 
-@pytest.mark.parametrize("wrong", [{"cores": 0}, {"cores": 2, "decoders": 0}, {"cores": 2, "session": 0}])
+@pytest.mark.parametrize("wrong", [{"cores": 0}, {"cores": 2, "decoders": 0}, {"cores": 2, "encoders": -1}])
 def test_threads_below_one_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         plan_threads(**wrong)

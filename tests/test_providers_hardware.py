@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -10,8 +11,12 @@ import pytest
 
 from streamdepth import hardware
 from streamdepth.errors import UsageError
+from streamdepth.frame import ColorTags, PictureInfo
 from streamdepth.hardware import HwAccel
+from streamdepth.sinks.encoding import encoder_formats, encoding_for
+from streamdepth.sinks.video import VideoSink
 from streamdepth.sources.file import FileSource
+from tests.support.sinks import control, painted, run_sink, stream_info
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,33 +68,145 @@ def test_the_second_pass_uses_the_same_hardware(clip: Path, monkeypatch: pytest.
 
 
 def test_auto_falls_back_in_silence_and_a_name_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "_no_device", lambda kind: f"no {kind} here")
+    monkeypatch.setattr(hardware, "cannot_decode", lambda kind: f"no {kind} here")
     assert hardware.decoder(HwAccel.AUTO) == hardware.Chosen(None)
     assert hardware.decoder(HwAccel.NONE) == hardware.Chosen(None)
     assert hardware.decoder(HwAccel.CUDA) == hardware.Chosen(None, "decoding in software: no cuda here")
 
 
+def standing_in(monkeypatch: pytest.MonkeyPatch, works: str) -> list[str]:
+    """Let one hardware encoder open; gives what was tried."""
+    tried: list[str] = []
+
+    def cannot_encode(name: str, width_px: int, height_px: int) -> str:
+        tried.append(f"{name} {width_px}x{height_px}")
+        return "" if name == works else f"no {name} here"
+
+    monkeypatch.setattr(hardware, "cannot_encode", cannot_encode)
+    return tried
+
+
 def test_the_hardwares_encoder_is_taken_where_it_opens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "_cannot_encode", lambda name: "" if name == "h264_nvenc" else "no")
-    assert hardware.encoder(HwAccel.AUTO, "libx264") == hardware.Chosen("h264_nvenc")
-    assert hardware.encoder(HwAccel.NONE, "libx264") == hardware.Chosen("libx264")
-    assert hardware.encoder(HwAccel.CUDA, "ffv1") == hardware.Chosen(
-        "ffv1", "encoding in software: cuda has no counterpart of ffv1"
-    )
+    tried = standing_in(monkeypatch, "h264_vaapi")
+    assert hardware.encoder(HwAccel.AUTO, "libx264", "yuv420p", 64, 48) == hardware.Chosen("h264_vaapi")
+    assert tried == ["h264_nvenc 64x48", "h264_vaapi 64x48"]
+    assert hardware.encoder(HwAccel.NONE, "libx264", "yuv420p", 64, 48) == hardware.Chosen("libx264")
+
+
+@pytest.mark.parametrize(
+    ("software", "pix_fmt", "why"),
+    [
+        ("libx264", "yuv420p", "no h264_nvenc here"),
+        ("libx264", "yuv420p10le", "h264_nvenc would not keep yuv420p10le"),
+        ("libx264", "yuv444p", "h264_nvenc would not keep yuv444p"),
+        ("ffv1", "bgra", "nothing of cuda stands in for ffv1"),
+    ],
+)
+def test_what_hardware_cannot_take_is_encoded_in_software(
+    monkeypatch: pytest.MonkeyPatch, software: str, pix_fmt: str, why: str
+) -> None:
+    standing_in(monkeypatch, "none of them")
+    note = f"encoding in software: {why}"
+    assert hardware.encoder(HwAccel.CUDA, software, pix_fmt, 64, 48) == hardware.Chosen(software, note)
+    assert hardware.encoder(HwAccel.AUTO, software, pix_fmt, 64, 48) == hardware.Chosen(software)
 
 
 @pytest.mark.parametrize("wanted", [HwAccel.CUDA, HwAccel.VAAPI])
 def test_an_encoder_that_does_not_open_is_replaced_and_named(wanted: HwAccel) -> None:
-    chosen = hardware.encoder(wanted, "libx264")
+    chosen = hardware.encoder(wanted, "libx264", "yuv420p", 256, 256)
     if chosen.value != "libx264":
         pytest.skip(f"{chosen.value} works here")
     assert chosen.note.startswith("encoding in software: ")
-    assert wanted.value in chosen.note or "nvenc" in chosen.note
+    assert hardware.ENCODERS[wanted]["libx264"] in chosen.note
 
 
 def test_an_encoder_that_opens_is_recognised() -> None:
-    assert hardware._cannot_encode("libx264") == ""
-    assert "built without" in hardware._cannot_encode("h264_nonesuch")
+    assert hardware.cannot_encode("libx264") == ""
+    assert "built without" in hardware.cannot_encode("h264_nonesuch")
+    assert "cannot be opened for 33x32" in hardware.cannot_encode("libx264", 33, 32)
+
+
+def test_only_vaapi_has_its_pictures_brought_to_the_device() -> None:
+    assert hardware.upload_device("h264_nvenc") is None
+    assert hardware.upload_device("h264_vaapi") is not None
+
+
+class Opening:
+    """An encoder at PyAV's boundary: notes how it is set up, opens."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[str, bool]] = []
+
+    def create(self, name: str, _mode: str, hwaccel: object = None) -> Opening:
+        self.given.append((name, hwaccel is not None))
+        return self
+
+    def open(self) -> None:
+        self.given.append((str(vars(self)["pix_fmt"]), True))
+
+
+def test_vaapi_is_tried_with_uploaded_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Opening()
+    monkeypatch.setattr("av.CodecContext", fake)
+    assert hardware.cannot_encode("h264_vaapi") == ""
+    assert fake.given == [("h264_vaapi", True), ("nv12", True)]
+    assert hardware.cannot_encode("h264_nvenc") == ""
+    assert fake.given[2:] == [("h264_nvenc", False), ("yuv420p", True)]
+
+
+def test_a_device_that_opens_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "cannot_decode", lambda kind: "" if kind == "vaapi" else "no")
+    chosen = hardware.decoder(HwAccel.AUTO)
+    assert (type(chosen.value).__name__, chosen.note) == ("HWAccel", "")
+
+
+def written(path: Path, **options: Any) -> tuple[str, str]:
+    """Codec of a file written from 64x48 pictures, and what the sink says."""
+    sink = VideoSink(path, control=control(), **options)
+    run_sink(sink, stream_info(), painted(range(3)))
+    with av.open(str(path)) as container:
+        return container.streams.video[0].codec_context.name, sink.note
+
+
+def test_a_file_is_written_whatever_hardware_was_asked_for(tmp_path: Path) -> None:
+    if hardware.cannot_encode("h264_nvenc", 64, 48):
+        assert written(tmp_path / "auto.mp4", hwaccel="auto") == ("h264", "")
+        codec, note = written(tmp_path / "cuda.mp4", hwaccel="cuda")
+        assert (codec, note.startswith("encoding in software: ")) == ("h264", True)
+    assert written(tmp_path / "named.mp4", hwaccel="cuda", codec="mpeg4") == ("mpeg4", "")
+
+
+def test_the_stand_in_writes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # mpeg4 plays the hardware: what is chosen is what is opened.
+    monkeypatch.setattr("streamdepth.sinks.video.encoder", lambda *_: hardware.Chosen("mpeg4"))
+    assert written(tmp_path / "out.mp4", hwaccel="cuda") == ("mpeg4", "")
+
+
+@pytest.mark.parametrize(
+    ("codec", "options", "wanted"),
+    [
+        ("h264_nvenc", {}, {"preset": "p4", "rc": "vbr", "cq": "20", "b": "0"}),
+        ("h264_nvenc", {"crf": "18.5", "preset": "veryfast"}, {"preset": "p2", "cq": "18.5"}),
+        ("h264_nvenc", {"preset": "p6"}, {"preset": "p6", "cq": "20"}),
+        ("h264_nvenc", {"preset": "veryslow", "b": "4000k"}, {"preset": "p7", "b": "4000k", "cq": None, "rc": None}),
+        ("h264_vaapi", {}, {"rc_mode": "CQP", "qp": "20"}),
+        ("h264_vaapi", {"crf": "18.5", "preset": "ultrafast"}, {"qp": "18", "compression_level": "7", "preset": None}),
+        ("h264_vaapi", {"b": "4000k"}, {"b": "4000k", "qp": None, "rc_mode": None}),
+    ],
+)
+def test_quality_and_speed_are_said_in_the_hardwares_terms(
+    monkeypatch: pytest.MonkeyPatch, codec: str, options: dict[str, str], wanted: dict[str, str | None]
+) -> None:
+    monkeypatch.setattr("streamdepth.sinks.encoding.encoder_formats", lambda _: ["yuv420p"])
+    chosen = encoding_for(PictureInfo(64, 48, "yuv420p", ColorTags()), codec=codec, transparent=False, options=options)
+    assert {name: chosen.options.get(name) for name in wanted} == wanted
+
+
+def test_pictures_in_device_memory_are_uploaded_from_nv12(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = SimpleNamespace(type="video", video_formats=[SimpleNamespace(name="vaapi")])
+    monkeypatch.setattr("av.Codec", lambda *_: fake)
+    assert encoder_formats("h264_vaapi") == ["nv12"]
+    assert encoder_formats("hevc_vaapi") == ["nv12", "p010le"]
 
 
 def test_an_unknown_value_names_the_known_ones() -> None:

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 from streamdepth.cli.options import style_value
 from streamdepth.errors import UsageError
 from streamdepth.look import LookControl
+from streamdepth.queues import Policy
+from streamdepth.threads import cores, plan_threads
 
 if TYPE_CHECKING:
     from streamdepth.config import RunConfig
     from streamdepth.depth.range import RangeSwitch
     from streamdepth.estimator import DepthEstimator
     from streamdepth.stages import Sink, Source
+    from streamdepth.threads import ThreadPlan
 
 _NAME = "{name}"
 
@@ -29,6 +32,7 @@ class Job:
     sources: tuple[Source, ...]
     config: RunConfig
     several: bool
+    threads: ThreadPlan
 
     @property
     def title(self) -> str:
@@ -36,7 +40,9 @@ class Job:
 
     def sinks(self, source: Source, estimator: DepthEstimator, switch: RangeSwitch | None) -> Sequence[Sink]:
         """The sinks of one source; called by the pipeline."""
-        return make_sinks(self.config, source, estimator, switch, several=self.several)
+        return make_sinks(
+            self.config, source, estimator, switch, several=self.several, encoder_threads=self.threads.encoder
+        )
 
 
 def plan(config: RunConfig) -> list[Job]:
@@ -46,13 +52,14 @@ def plan(config: RunConfig) -> list[Job]:
         UsageError: no source, nothing to do with it, or outputs that would overwrite each other.
         StreamDepthError: a source that is not there.
     """
-    from streamdepth.sources.select import expand
+    from streamdepth.sources.select import at_once, expand
 
     if not config.sources:
         raise UsageError("no source given; name a file, a folder, a camera (0), a URL or test:")
     if not (config.output or config.data or config.show or config.serve):
         raise UsageError("nothing to do with the depth; add -o OUT, --data OUT, --serve URL or --show")
     size, rate = camera_mode(config.camera_mode)
+    threads = thread_plan(config, at_once(config.sources))
     sources = expand(
         config.sources,
         start_seconds=config.start,
@@ -61,6 +68,8 @@ def plan(config: RunConfig) -> list[Job]:
         picture_rate=Fraction(config.picture_rate).limit_denominator(1001),
         camera_size=size,
         camera_rate=rate,
+        threads=threads.decoder,
+        hwaccel=config.hwaccel,
         timeout_seconds=config.timeout,
         retries=config.retries,
         transport=config.transport,
@@ -70,12 +79,31 @@ def plan(config: RunConfig) -> list[Job]:
     if several:
         _check_names(config)
     live = tuple(source for source in sources if source.live)
-    jobs = [Job((source,), config, several) for source in sources if not source.live]
+    jobs = [Job((source,), config, several, threads) for source in sources if not source.live]
     if live and jobs:
         raise UsageError(
             f"{live[0].id} is live and {jobs[0].title} is a file; run them apart, they keep time in different ways"
         )
-    return [Job(live, config, several)] if live else jobs
+    return [Job(live, config, several, threads)] if live else jobs
+
+
+def thread_plan(config: RunConfig, at_once: int) -> ThreadPlan:
+    """Threads of each decoder, encoder and colour stage of a run, where the configuration does not set them.
+
+    Args:
+        at_once: how many sources run side by side.
+    """
+    twice = config.range in (None, "shot") and config.policy is not Policy.LATEST and bool(config.output)
+    outputs = len(config.output) + len(config.serve) + len(config.data)
+    planned = plan_threads(
+        config.threads or cores(), decoders=at_once * (2 if twice else 1), encoders=at_once * outputs
+    )
+    return replace(
+        planned,
+        decoder=config.decoder_threads or planned.decoder,
+        encoder=config.encoder_threads or planned.encoder,
+        kernels=config.color_threads or planned.kernels,
+    )
 
 
 def camera_mode(text: str | None) -> tuple[tuple[int, int] | None, Fraction | None]:
@@ -128,7 +156,13 @@ def range_switch(config: RunConfig) -> RangeSwitch | None:
 
 
 def make_sinks(
-    config: RunConfig, source: Source, estimator: DepthEstimator, switch: RangeSwitch | None, *, several: bool
+    config: RunConfig,
+    source: Source,
+    estimator: DepthEstimator,
+    switch: RangeSwitch | None,
+    *,
+    several: bool,
+    encoder_threads: int = 0,
 ) -> list[Sink]:
     """All sinks of one source, unopened."""
     from streamdepth.sinks.select import StreamOptions, check_distinct, data_sink_for, sink_for
@@ -152,6 +186,8 @@ def make_sinks(
             crf=config.crf,
             preset=config.preset,
             bitrate=config.bitrate,
+            threads=encoder_threads,
+            hwaccel=config.hwaccel,
             serve=serve,
             stream=stream,
         )

@@ -52,10 +52,25 @@ Normalize = Annotated[
 ]
 Provider = Annotated[
     str | None,
-    typer.Option("--provider", help="auto, cpu, openvino, cuda, tensorrt, ...", rich_help_panel=_MODEL),
+    typer.Option(
+        "--provider",
+        help="auto, cpu, openvino, cuda, tensorrt, ...; a plugin's name may go on with :cpu, :gpu or :npu.",
+        rich_help_panel=_MODEL,
+    ),
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", help="CPU threads of the model; default: the cores.", rich_help_panel=_MODEL)
+    int | None,
+    typer.Option(
+        "--threads", help="CPU threads of the model, from which others are planned. [cores]", rich_help_panel=_MODEL
+    ),
+]
+HwAccel = Annotated[
+    str | None,
+    typer.Option(
+        "--hwaccel",
+        help="Decode, and encode files, on hardware: auto, cuda, vaapi or none. [none]",
+        rich_help_panel="Encoding",
+    ),
 ]
 Style = Annotated[
     str | None,

@@ -62,6 +62,7 @@ def serve(
     timeout: options.Timeout = None,
     retries: options.Retries = None,
     transport: options.Transport = None,
+    hwaccel: options.HwAccel = None,
     quiet: options.Quiet = None,
 ) -> None:
     """Show depth on a page for the browser, and answer pictures over HTTP at /v1/depth.
@@ -78,11 +79,13 @@ def serve(
     from streamdepth.serve.options import WebSettings
     from streamdepth.serve.site import WebSite
     from streamdepth.sources.select import source_for
+    from streamdepth.threads import cores, plan_threads
 
     given = {
         "model": model, "dtype": dtype, "revision": revision, "size": size, "sense": sense, "provider": provider,
         "threads": threads, "style": style, "alpha": alpha, "reverse": reverse, "view": view, "range": range_,
-        "camera_mode": camera_mode, "timeout": timeout, "retries": retries, "transport": transport, "quiet": quiet,
+        "camera_mode": camera_mode, "timeout": timeout, "retries": retries, "transport": transport, "hwaccel": hwaccel,
+        "quiet": quiet,
     }  # fmt: skip
     config = load_config(None, given)
     look = replace(config.look, style=style_value(config.style))
@@ -96,6 +99,8 @@ def serve(
             "test:?frames=0" if source == "test:" else source,
             camera_size=camera_size,
             camera_rate=camera_rate,
+            threads=plan_threads(config.threads or cores()).decoder,
+            hwaccel=config.hwaccel,
             timeout_seconds=config.timeout,
             retries=config.retries,
             transport=config.transport,

@@ -38,6 +38,7 @@ class Lane:
         policy: Policy,
         range_spec: RangeSpec | RangeSwitch,
         depth_capacity: int,
+        color_threads: int,
         clock: Clock,
     ) -> None:
         self.number = number
@@ -54,6 +55,7 @@ class Lane:
         self._second: Source | None = None
         self._colorizer: Colorizer | None = None
         self._cuts: CutDetector | None = None
+        self._color_threads = color_threads
         self._clock = clock
         self._lacking = ""
         self._stopping = threading.Event()
@@ -83,7 +85,7 @@ class Lane:
         if any(outlet.sink.control is not None for outlet in self.outlets):
             from streamdepth.colorize.colorizer import Colorizer
 
-            self._colorizer = Colorizer(info)
+            self._colorizer = Colorizer(info, threads=self._color_threads)
         for outlet in self.outlets:
             control = outlet.sink.control
             wanted = None if control is None or self._colorizer is None else self._colorizer.picture_info(control.look)

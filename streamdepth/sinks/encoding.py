@@ -68,6 +68,19 @@ _DEFAULT_OPTIONS: Mapping[str, Mapping[str, str]] = {
     "prores_ks": {},
     "mpeg4": {"b": "6M"},
 }
+_NVENC: Mapping[str, str] = {"preset": "p4", "tune": "hq", "rc": "vbr", "b": "0"}
+# Not measured on hardware: the quantisers of x264's and x265's defaults, whose scales these encoders share.
+_HARDWARE_OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "h264_nvenc": {**_NVENC, "cq": "20"},
+    "hevc_nvenc": {**_NVENC, "cq": "24"},
+    "av1_nvenc": {**_NVENC, "cq": "30"},
+    "h264_vaapi": {"rc_mode": "CQP", "qp": "20"},
+    "hevc_vaapi": {"rc_mode": "CQP", "qp": "24"},
+}
+
+# What would win over a bit rate and turn it into an option that is accepted and ignored.
+_CONSTANT_QUALITY = ("crf", "cq", "qp", "rc", "rc_mode")
+_PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
 _KEY_SECONDS = 2
 _INTRA_ONLY = ("ffv1", "prores", "png", "qtrle", "rawvideo", "mjpeg")
@@ -179,7 +192,11 @@ def encoder_formats(codec: str) -> Sequence[str]:
         raise UsageError(
             f"no video encoder is called {codec!r} here{nearest(codec, av.codecs_available)}; use {', '.join(known)}"
         )
-    return [pixel.name for pixel in found.video_formats or ()] or ["yuv420p"]
+    names = [pixel.name for pixel in found.video_formats or ()]
+    if names == ["vaapi"]:
+        # what its pictures are uploaded from, see hardware.upload_device
+        return ["nv12"] if codec == "h264_vaapi" else ["nv12", "p010le"]
+    return names or ["yuv420p"]
 
 
 def _opens_with_alpha(codec: str) -> bool:
@@ -209,13 +226,27 @@ def _tags(picture: PictureInfo, chosen_is_rgb: bool) -> ColorTags:
 
 
 def _merged(codec: str, transparent: bool, options: Mapping[str, str] | None) -> Mapping[str, str]:
-    merged = dict(_DEFAULT_OPTIONS.get(codec, {}))
+    merged = dict(_DEFAULT_OPTIONS.get(codec) or _HARDWARE_OPTIONS.get(codec, {}))
     if transparent and codec == "libvpx-vp9":
         merged["auto-alt-ref"] = "0"  # libvpx refuses hidden frames in a stream with alpha
     if codec == "prores_ks":
         merged |= {"profile": "4444", "alpha_bits": "16"} if transparent else {"profile": "hq"}
-    given = dict(options or {})
+    given = _in_its_words(codec, dict(options or {}))
     if {"b", "b:v"} & given.keys():
-        # crf would win over a bit rate and turn it into an option that is accepted and ignored.
-        merged.pop("crf", None)
+        merged = {name: value for name, value in merged.items() if name not in _CONSTANT_QUALITY}
     return MappingProxyType(merged | given)
+
+
+def _in_its_words(codec: str, options: dict[str, str]) -> dict[str, str]:
+    """x264's ``crf`` and presets as hardware calls them: who asks for hardware has not named its encoder."""
+    kind = codec.rpartition("_")[2]
+    if kind not in ("nvenc", "vaapi"):
+        return options
+    if "crf" in options:
+        quality = options.pop("crf")
+        options |= {"cq": quality} if kind == "nvenc" else {"qp": f"{float(quality):.0f}"}
+    if options.get("preset") in _PRESETS:
+        # x264's nine on seven steps: p1..p7 from fast to good, VAAPI's levels from good (1) to fast (7)
+        step = 1 + _PRESETS.index(options.pop("preset")) * 6 // (len(_PRESETS) - 1)
+        options |= {"preset": f"p{step}"} if kind == "nvenc" else {"compression_level": str(8 - step)}
+    return options

@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.errors import UsageError
+from streamdepth.hardware import HwAccel
 from streamdepth.look import Look, LookControl
 from streamdepth.redact import redact
 from streamdepth.sinks.encoding import CONTAINERS
@@ -56,6 +57,7 @@ def sink_for(
     preset: str | None = None,
     bitrate: int | None = None,
     threads: int = 0,
+    hwaccel: HwAccel | str = HwAccel.NONE,
     options: Mapping[str, str] | None = None,
     quality: int | None = None,
     stream: StreamOptions | None = None,
@@ -72,7 +74,7 @@ def sink_for(
 
     Args:
         look: how pictures look; ``control`` instead shares one that may change. Neither = the default look.
-        codec, crf, preset, threads, options: of video files.
+        codec, crf, preset, threads, hwaccel, options: of video files.
         bitrate: kbit/s, of streams, and of video files where no crf is given; None = constant quality.
         quality: of JPEG and WebP, 1..100; None = 92.
         stream: of published and served streams; None = the defaults.
@@ -115,8 +117,8 @@ def sink_for(
     if bitrate is not None and crf is None:
         extra["b"] = f"{bitrate}k"
     return VideoSink(
-        output, control=control, overwrite=overwrite, codec=codec, crf=crf, preset=preset, threads=threads,
-        options=extra,
+        output, control=control, overwrite=overwrite, codec=codec, hwaccel=hwaccel, crf=crf, preset=preset,
+        threads=threads, options=extra,
     )  # fmt: skip
 
 

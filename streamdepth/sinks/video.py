@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from streamdepth.errors import SinkError, UsageError
 from streamdepth.fit import Fitter, has_alpha
+from streamdepth.hardware import HwAccel, encoder, upload_device
 from streamdepth.sinks.base import BaseSink
 from streamdepth.sinks.encoding import Encoding, container_of, container_options, encoding_for, key_interval
 from streamdepth.sinks.files import claim_file, is_disk_error, reason, write_failed
@@ -51,7 +52,9 @@ class VideoSink(BaseSink):
         control: the look of the pictures.
         overwrite: replace a file that is there.
         codec: FFmpeg encoder; None = libx264 (WebM: VP9), for a transparent look one that carries alpha.
-        crf, preset: the encoder's quality and speed; None = its default here (x264: 20, veryfast).
+        hwaccel: ``auto | cuda | vaapi | none``: where no codec is named, encode on hardware if it can.
+        crf, preset: the encoder's quality and speed; None = its default here (x264: 20, veryfast). Hardware that stands
+            in for x264 is told in its own terms.
         threads: encoder threads, 0 = the encoder decides.
         options: further FFmpeg encoder options; one the encoder does not know is an error.
         copy_sound: copy audio and subtitles.
@@ -67,6 +70,7 @@ class VideoSink(BaseSink):
         control: LookControl,
         overwrite: bool = False,
         codec: str | None = None,
+        hwaccel: HwAccel | str = HwAccel.NONE,
         crf: float | None = None,
         preset: str | None = None,
         threads: int = 0,
@@ -82,6 +86,7 @@ class VideoSink(BaseSink):
         self._codec = codec or (self._container.alpha_codec if self._transparent else self._container.codec)
         if self._transparent and self._container.alpha_codec is None:
             raise UsageError(f"{self._path}: {self._path.suffix} cannot carry transparency; use .webm or .mov")
+        self._hwaccel = HwAccel.parse(hwaccel) if codec is None else HwAccel.NONE
         self._overwrite = overwrite
         self._threads = threads
         self._options = dict(options or {})
@@ -121,7 +126,11 @@ class VideoSink(BaseSink):
         if picture is None or self._codec is None:
             raise UsageError(f"{self.name}: a video file needs pictures")
         encoding = encoding_for(picture, codec=self._codec, transparent=self._transparent, options=self._options)
-        self._notes = _losses(picture, encoding, transparent=self._transparent)
+        chosen = encoder(self._hwaccel, encoding.codec, encoding.pix_fmt, picture.width_px, picture.height_px)
+        if chosen.value != encoding.codec:
+            encoding = encoding_for(picture, codec=chosen.value, transparent=False, options=self._options)
+        self._notes = [chosen.note] if chosen.note else []
+        self._notes += _losses(picture, encoding, transparent=self._transparent)
         self._info = stream
         created = claim_file(self._path, overwrite=self._overwrite, media_path=stream.media_path)
         self._time_base, self._origin = _output_time(stream)
@@ -183,7 +192,12 @@ class VideoSink(BaseSink):
         self, output: OutputContainer, stream: StreamInfo, picture: PictureInfo, encoding: Encoding
     ) -> None:
         try:
-            video = cast("VideoStream", output.add_stream(encoding.codec, rate=stream.rate or Fraction(25)))
+            video = cast(
+                "VideoStream",
+                output.add_stream(
+                    encoding.codec, rate=stream.rate or Fraction(25), hwaccel=upload_device(encoding.codec)
+                ),
+            )
         except ValueError as exc:
             raise UsageError(
                 f"{self.name}: {self._path.suffix} cannot hold {encoding.codec} video; "

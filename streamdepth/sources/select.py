@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from streamdepth.errors import SourceError, SourceNotFoundError, UsageError
+from streamdepth.hardware import HwAccel
 from streamdepth.redact import redact
 from streamdepth.sources.explain import nearest_name, shown
 from streamdepth.sources.file import FileSource, check_limits, is_url, seconds_fraction
@@ -62,6 +63,8 @@ def source_for(
     picture_rate: Fraction = Fraction(25),
     camera_size: tuple[int, int] | None = None,
     camera_rate: Fraction | float | None = None,
+    threads: int = 0,
+    hwaccel: HwAccel | str = HwAccel.NONE,
     clock: Clock | None = None,
     **live: Any,
 ) -> Source:
@@ -74,6 +77,7 @@ def source_for(
         start_seconds, duration_seconds, max_frames: the part of it to give.
         picture_rate: frames per second pictures stand for.
         camera_size, camera_rate: what to ask a camera for.
+        threads, hwaccel: of decoding, see :class:`~streamdepth.sources.file.FileSource`.
         clock: stamps frames.
         live: keyword arguments of :class:`~streamdepth.sources.live.LiveSource`, used where the source is a network
             stream.
@@ -87,7 +91,10 @@ def source_for(
         raise UsageError(
             f"{shown(text)} stands for {len(found)} videos; give them one by one, or all of them to expand()"
         )
-    options = _Options(start_seconds, duration_seconds, max_frames, picture_rate, camera_size, camera_rate, clock, live)
+    options = _Options(
+        start_seconds, duration_seconds, max_frames, picture_rate, camera_size, camera_rate, threads,
+        HwAccel.parse(hwaccel), clock, live,
+    )  # fmt: skip
     return _make(found[0], options, None)
 
 
@@ -100,6 +107,8 @@ def expand(
     picture_rate: Fraction = Fraction(25),
     camera_size: tuple[int, int] | None = None,
     camera_rate: Fraction | float | None = None,
+    threads: int = 0,
+    hwaccel: HwAccel | str = HwAccel.NONE,
     clock: Clock | None = None,
     **live: Any,
 ) -> list[Source]:
@@ -109,9 +118,23 @@ def expand(
     """
     if not texts:
         raise UsageError("no source given; name a file, a folder, a camera (0), a URL or test:")
-    options = _Options(start_seconds, duration_seconds, max_frames, picture_rate, camera_size, camera_rate, clock, live)
+    options = _Options(
+        start_seconds, duration_seconds, max_frames, picture_rate, camera_size, camera_rate, threads,
+        HwAccel.parse(hwaccel), clock, live,
+    )  # fmt: skip
     found = [one for text in texts for one in _find(os.fspath(text))]
     return [_make(one, options, name) for one, name in zip(found, _names(found), strict=True)]
+
+
+def at_once(texts: Sequence[str | os.PathLike[str]]) -> int:
+    """How many of the sources run side by side, 1 or more: live ones do, files follow one another.
+
+    A URL that may be either counts as live. Looks what is there, but asks no network.
+
+    Raises:
+        UsageError, SourceNotFoundError: as :func:`expand`.
+    """
+    return max(1, sum(one.kind in ("camera", "live", "web") for text in texts for one in _find(os.fspath(text))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +145,8 @@ class _Options:
     picture_rate: Fraction
     camera_size: tuple[int, int] | None
     camera_rate: Fraction | float | None
+    threads: int
+    hwaccel: HwAccel
     clock: Clock | None
     live: dict[str, Any]
 
@@ -137,6 +162,17 @@ class _Options:
             "duration_seconds": self.duration_seconds,
             "max_frames": self.max_frames,
         }
+
+    def file(self, path_or_url: str, name: str | None, **more: Any) -> FileSource:
+        return FileSource(
+            path_or_url,
+            clock=self.clock,
+            threads=self.threads,
+            hwaccel=self.hwaccel,
+            source_id=name,
+            **self.part,
+            **more,
+        )
 
     def limited(self, source: Source) -> Source:
         if not self.start_seconds and self.duration_seconds is None and self.max_frames is None:
@@ -169,11 +205,11 @@ def _make(found: _Found, options: _Options, name: str | None) -> Source:
         # The patience a camera deserves is too short for a server that has to fetch a file first.
         patience = max(_WEB_TIMEOUT_SECONDS, options.live.get("timeout_seconds", 0))
         return choose_web(
-            FileSource(text, clock=options.clock, timeout_seconds=patience, source_id=name, **options.part),
+            options.file(text, name, timeout_seconds=patience),
             make_live=lambda: _live(text, options),
             starts_late=bool(options.start_seconds),
         )
-    return FileSource(text, clock=options.clock, source_id=name, **options.part)
+    return options.file(text, name)
 
 
 def _live(url: str, options: _Options) -> Source:
