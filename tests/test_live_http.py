@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import time
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING
 
 import av
+import numpy as np
 import pytest
 
 from streamdepth.errors import SourceError
@@ -67,6 +69,39 @@ def test_frames_after_a_lost_one_are_dropped_until_the_next_key_frame() -> None:
             frames.extend(source.frames())
     assert source.dropped == {"corrupt": 6}
     assert [frame.index for frame in frames] == [*range(23), *range(29, 59)]
+
+
+def given_and_dropped(chunks: list[bytes]) -> tuple[list[Frame], int]:
+    """Frames of a stream, and how many it says were damaged."""
+    with http_server(Body("video/mp2t", chunks, seconds=0.01)) as url:
+        source = live(url, retries=0, timeout_seconds=3)
+        source.open()
+        frames: list[Frame] = []
+        with contextlib.suppress(SourceError):
+            frames.extend(source.frames())
+    return frames, source.dropped.get("corrupt", 0)
+
+
+def test_frames_that_an_hevc_decoder_keeps_are_counted() -> None:
+    """After a lost picture it hands out nothing until a key frame, without an error."""
+    frames, dropped = given_and_dropped(encode_ts(60, codec="libx265", lost=23))
+    assert dropped == 6
+    assert [frame.index for frame in frames] == [*range(23), *range(29, 59)]
+
+
+@pytest.mark.parametrize("codec", ["mpeg2video", "mpeg4", "libx265"])
+@pytest.mark.parametrize("lost", [23, 24])
+def test_hole_in_a_transport_stream(codec: str, lost: int) -> None:
+    """Packets lost on the way, whatever the codec: nothing painted over the hole gets through."""
+    chunks = encode_ts(60, codec=codec)
+    with av.open(io.BytesIO(b"".join(chunks))) as whole:
+        pictures = [picture.to_ndarray() for picture in whole.decode(video=0)]
+    chunks[lost] = b""
+    frames, dropped = given_and_dropped(chunks)
+    assert 0 < dropped < 12
+    assert len(frames) > 45
+    for frame in frames:
+        assert np.array_equal(frame.picture.to_ndarray(), pictures[frame.pts // 3600])
 
 
 def test_stream_that_breaks_off_is_opened_again() -> None:

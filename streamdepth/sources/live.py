@@ -18,7 +18,7 @@ from streamdepth.live_url import find_credentials, parse_live_url
 from streamdepth.redact import redact
 from streamdepth.sources.live_libav import is_busy, reason, way_out
 from streamdepth.sources.live_link import LiveLink
-from streamdepth.sources.live_reader import Ended, Missing, Opened, Picture, Undecodable
+from streamdepth.sources.live_reader import Ended, Missing, Opened, Picture, Skipped, Undecodable
 from streamdepth.sources.live_time import TIME_BASE, LiveTimeline
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ class LiveSource:
     grows with every failure and carries jitter. Indices go on, and pts rise by the time that passed. A stream that
     comes back with another size or pixel format is fitted into the first one's, its shape kept, on black. Frames the
     decoder marks damaged are dropped and counted (``dropped["corrupt"]``), with all that follow up to the next key
-    frame, for at most 10 s (streams that refresh in stripes have none).
+    frame, for at most 10 s (streams that refresh in stripes have none). Which codecs tell of a picture lost on the way:
+    see :mod:`streamdepth.sources.live_gaps`.
 
     A recording of known length behind ``http`` simply ends.
 
@@ -237,6 +238,9 @@ class LiveSource:
                         return
                 elif isinstance(item, Undecodable):
                     self._count_damage()
+                elif isinstance(item, Skipped):
+                    self._corrupt += item.count
+                    self._index += item.count
                 elif isinstance(item, Missing):
                     self._damaged_since_ns = self._clock.monotonic_ns()
                 elif isinstance(item, Ended):

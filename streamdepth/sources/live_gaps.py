@@ -1,12 +1,21 @@
-"""Pictures of an H.264 stream that never arrived.
+"""Pictures that never arrived, or never left the decoder.
 
 A decoder marks what it got damaged, but not what it paints after a picture went missing whole, as happens over UDP to
-pictures that fit one packet. The stream itself says so: ``frame_num`` counts reference pictures (ITU-T H.264 7.4.3).
+pictures that fit one packet. Measured with FFmpeg 8.1, a picture left out and one cut in half, each codec alone:
+
+- H.264 paints on. The stream itself says what is missing: ``frame_num`` counts reference pictures (ITU-T H.264 7.4.3).
+- H.265 hands out nothing more until a key frame; half a picture it neither marks nor refuses.
+- MPEG-2, MPEG-4, VP8 and VP9 paint on, and nothing in the stream tells.
+
+In MPEG-TS libav flags the packet with, or before, a hole in the transport stream's own counters. Its picture counts as
+damaged, save for H.264, which has better. What is left unseen, by RTP over UDP: half a picture of H.265, and a whole
+one of MPEG-2, MPEG-4, VP8 or VP9. Motion JPEG refers to nothing lost.
 """
 
 from __future__ import annotations
 
 _HEAD_BYTES = 64
+_MOST_TAKEN = 1000
 _CHROMA_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
 
 
@@ -86,6 +95,28 @@ class FrameGaps:
         if idr or last is None or self._gaps_allowed:
             return False
         return number not in (last, (last + 1) % (1 << self._bits))
+
+
+class Withheld:
+    """Counts pictures a decoder took and will never hand out, by their times. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._taken: set[int] = set()
+        self._began = False
+
+    def took(self, pts: int | None) -> None:
+        if pts is not None and len(self._taken) < _MOST_TAKEN:
+            self._taken.add(pts)
+
+    def gave(self, pts: int | None) -> int:
+        """How many were skipped by handing out ``pts``: pictures come in the order of their times."""
+        if pts is None:
+            return 0
+        skipped = {taken for taken in self._taken if taken < pts}
+        self._taken -= skipped | {pts}
+        # What comes before a stream's first key frame is nobody's loss.
+        began, self._began = self._began, True
+        return len(skipped) if began else 0
 
 
 class _Bits:

@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from streamdepth.frame import ColorTags
-from streamdepth.sources.live_gaps import FrameGaps
+from streamdepth.sources.live_gaps import FrameGaps, Withheld
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +61,13 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
+class Skipped:
+    """So many pictures the decoder took without a word and will never hand out; what it does hand out is whole."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """Nothing more will come: an error, or the end of what the server sent.
 
@@ -71,7 +78,7 @@ class Ended:
     finite: bool = False
 
 
-Item = Opened | Picture | Undecodable | Missing | Ended
+Item = Opened | Picture | Undecodable | Missing | Skipped | Ended
 
 _CAPACITY = 2
 
@@ -194,12 +201,18 @@ class LiveReader:
         gaps = FrameGaps() if stream.codec_context.name == "h264" else None
         if gaps is not None:
             gaps.found(bytes(stream.codec_context.extradata or b""))
+        torn: set[int] = set()
+        withheld = Withheld() if stream.codec_context.name == "hevc" else None
         for packet in container.demux(stream):
             if self.mailbox.closed:
                 return
             self._touch()
             if gaps is not None and gaps.found(bytes(packet)) and not self.mailbox.put(Missing()):
                 return
+            if gaps is None and packet.is_corrupt and packet.pts is not None:
+                torn.add(packet.pts)
+            if withheld is not None:
+                withheld.took(packet.pts)
             try:
                 pictures = packet.decode()
             except av.error.InvalidDataError:
@@ -209,14 +222,19 @@ class LiveReader:
             for picture in pictures:
                 if not announced:
                     announced = self._announce(stream, picture)
+                skipped = 0 if withheld is None else withheld.gave(picture.pts)
+                if skipped and not self.mailbox.put(Skipped(skipped)):
+                    return
                 item = Picture(
                     picture=picture,
                     pts=None if timeless else picture.pts,
                     time_base=picture.time_base or stream.time_base,
                     arrived_ns=self._clock.monotonic_ns(),
                     key=bool(picture.key_frame),
-                    corrupt=bool(picture.is_corrupt),
+                    corrupt=bool(picture.is_corrupt) or picture.pts in torn,
                 )
+                if torn and picture.pts is not None:
+                    torn = {pts for pts in torn if pts > picture.pts}
                 if not self.mailbox.put(item):
                     return
                 # Time spent waiting for a slow consumer is no silence of the camera's.

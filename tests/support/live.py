@@ -122,12 +122,21 @@ def http_server(body: Body, tls: ssl.SSLContext | None = None) -> Iterator[str]:
             stop.set()
 
 
-def encode_ts(count: int, *, key_every: int = 10, damaged: int | None = None, lost: int | None = None) -> list[bytes]:
-    """MPEG-TS of a moving bar, a chunk a picture; one of them spoilt, or left out."""
+_OPTIONS = {
+    "libx264": {"preset": "ultrafast", "tune": "zerolatency"},
+    "libx265": {"preset": "ultrafast", "tune": "zerolatency", "x265-params": "log-level=none:scenecut=0"},
+}
+
+
+def encode_ts(
+    count: int, *, codec: str = "libx264", key_every: int = 10, damaged: int | None = None, lost: int | None = None
+) -> list[bytes]:
+    """MPEG-TS of a moving bar, a chunk a picture; one of them spoilt, or left out before it was multiplexed."""
     sink = io.BytesIO()
     chunks = []
     with av.open(sink, "w", format="mpegts") as container:
-        stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast", "tune": "zerolatency"})
+        stream = container.add_stream(codec, rate=25, options=dict(_OPTIONS.get(codec, {})))
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
         stream.codec_context.gop_size = key_every
         stream.codec_context.thread_count = 1
