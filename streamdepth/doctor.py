@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib
 import importlib.metadata
 import os
 import platform
 import shutil
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 from streamdepth.errors import StreamDepthError
+from streamdepth.threads import cores
 from streamdepth.version import __version__
 
 _PACKAGES = ("av", "numba", "numpy", "onnx", "opencv-python", "huggingface_hub", "scenedetect", "cmap", "pillow")
 _ENCODERS = ("libx264", "libvpx-vp9", "prores_ks", "ffv1")
+_TENSORRT = "pip install tensorrt-cu13"
+# What bf16 and int8 models are fast with, as LLVM calls it.
+_INSTRUCTIONS = (
+    *("avx2", "avx512f", "avxvnni", "avx512vnni", "avx512bf16", "avx512fp16", "amx-bf16", "amx-int8"),
+    *("dotprod", "i8mm", "bf16"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +44,22 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at versions, providers, encoders, display, cameras and the built-in model. Opens no device."""
+    """Look at versions, processor and GPU, providers, codecs, display, cameras, cache and the built-in model.
+
+    Hardware decoders and encoders are opened for a moment, cameras are not.
+    """
     return [
         Finding("streamdepth", f"{__version__}, Python {platform.python_version()}, {platform.platform(terse=True)}"),
-        Finding("cores", f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}"),
+        Finding("cores", f"{cores()}"),
+        _processor(),
+        *_gpu(),
         *(_package(name) for name in _PACKAGES),
         *_providers(),
         *_encoders(),
+        *_hardware(),
         _display(),
         *_cameras(),
+        _cache(),
         _model(),
     ]
 
@@ -54,6 +71,41 @@ def _package(name: str) -> Finding:
         return Finding(name, "missing", ok=False, hint=f"pip install {name}")
 
 
+def _processor() -> Finding:
+    try:
+        llvm: Any = importlib.import_module("llvmlite.binding")  # numba's
+    except ImportError:
+        return Finding("processor", platform.processor() or platform.machine())
+    there = llvm.get_host_cpu_features()
+    found = ", ".join(name for name in _INSTRUCTIONS if there.get(name))
+    return Finding("processor", f"{llvm.get_host_cpu_name()}{found and ': '}{found}")
+
+
+def _gpu() -> list[Finding]:
+    from streamdepth.inference.nvidia import gpu_name, tensorrt_version
+
+    name = gpu_name()
+    if not name:
+        return [Finding("GPU", "none with an NVIDIA driver")]
+    version = tensorrt_version()
+    tensorrt = Finding("TensorRT", version) if version else Finding("TensorRT", "no package", hint=_TENSORRT)
+    return [Finding("GPU", f"{name}, driver {_nvidia_driver() or 'of unknown version'}"), tensorrt]
+
+
+def _nvidia_driver() -> str:
+    """Version of the NVIDIA driver, asked from its management library; empty where that is missing."""
+    try:
+        library: Any = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
+    except OSError:
+        return ""
+    text = ctypes.create_string_buffer(80)
+    if library.nvmlInit_v2():
+        return ""
+    library.nvmlSystemGetDriverVersion(text, len(text))
+    library.nvmlShutdown()
+    return text.value.decode(errors="replace")
+
+
 def _providers() -> list[Finding]:
     from streamdepth.inference.providers import all_providers, why_not
 
@@ -61,14 +113,17 @@ def _providers() -> list[Finding]:
         import onnxruntime
     except ImportError as error:
         return [Finding("onnxruntime", f"cannot be imported: {error}", ok=False, hint="pip install onnxruntime-gpu")]
-    findings = [Finding("onnxruntime", str(onnxruntime.__version__))]
-    for provider in all_providers():
-        reason = why_not(provider)
+    return [
+        Finding("onnxruntime", str(onnxruntime.__version__)),
         # Only the CPU is needed; every other one is an offer.
-        findings.append(
-            Finding(f"provider {provider.name}", reason or "can run", ok=not reason or provider.name != "cpu")
-        )
-    return findings
+        *(_offer(f"provider {one.name}", why_not(one), needed=one.name == "cpu") for one in all_providers()),
+    ]
+
+
+def _offer(topic: str, reason: str, *, needed: bool = False) -> Finding:
+    """A finding of why something cannot be used, with the way out after a semicolon."""
+    found, _, hint = reason.partition("; ")
+    return Finding(topic, found or "can run", ok=not reason or not needed, hint=hint)
 
 
 def _encoders() -> list[Finding]:
@@ -80,6 +135,16 @@ def _encoders() -> list[Finding]:
         findings.append(
             Finding("encoders", f"missing: {', '.join(missing)}", ok=False, hint="pip install --force-reinstall av")
         )
+    return findings
+
+
+def _hardware() -> list[Finding]:
+    from streamdepth.hardware import ENCODERS, KINDS, cannot_decode, cannot_encode
+
+    findings = []
+    for kind in KINDS:
+        findings.append(_offer(f"decoding on {kind}", cannot_decode(kind)))
+        findings += [_offer(f"encoder {name}", cannot_encode(name)) for name in ENCODERS[kind].values()]
     return findings
 
 
@@ -97,6 +162,16 @@ def _cameras() -> list[Finding]:
     if not cameras:
         return [Finding("cameras", "none found")]
     return [Finding(f"camera {camera.index}", f"{camera.name} {camera.path}".strip()) for camera in cameras]
+
+
+def _cache() -> Finding:
+    from streamdepth.inference.nvidia import cache_root
+
+    folder = cache_root()
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if os.access(there, os.W_OK):
+        return Finding("cache", f"{folder}")
+    return Finding("cache", f"{folder} cannot be written", hint="point STREAMDEPTH_CACHE to a folder that can be")
 
 
 def _model() -> Finding:

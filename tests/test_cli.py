@@ -17,7 +17,11 @@ import numpy as np
 import pytest
 
 import streamdepth as sd
+from streamdepth import doctor
 from streamdepth.cli import main
+from streamdepth.colorize.colorizer import Colorizer
+from streamdepth.sinks.video import VideoSink
+from streamdepth.sources.file import FileSource
 from tests.support.media import read_pts, write_clip
 from tests.support.models import write_depth_model
 from tests.support.stages import shared
@@ -91,6 +95,44 @@ class TestRun:
         assert main(["run", str(clip), "-o", "null:", "--policy", policy, "--stats", str(stats)]) == 0
         content = json.loads(stats.read_text())
         assert content["captured"] == content["processed"] + sum(content["dropped"].values()) == 12
+
+    @pytest.mark.parametrize("wanted", ["auto", "cuda"])
+    def test_hardware_that_is_not_there_costs_a_note(
+        self, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str
+    ) -> None:
+        monkeypatch.setattr("streamdepth.hardware.cannot_decode", lambda kind: f"no {kind} to decode")
+        monkeypatch.setattr("streamdepth.hardware.cannot_encode", lambda name, *_: f"no {name}")
+        out, stats = tmp_path / "out.mp4", tmp_path / "s.json"
+        assert main(["run", str(clip), "-o", str(out), "--hwaccel", wanted, "--stats", str(stats)]) == 0
+        assert read_pts(out) == read_pts(clip)
+        notes = [note for note in json.loads(stats.read_text())["notes"] if "software" in note]
+        assert notes == (
+            ["decoding in software: no cuda to decode", f"{out}: encoding in software: no h264_nvenc"]
+            if wanted == "cuda"
+            else []
+        )
+
+    def test_the_plan_reaches_decoders_encoders_and_colour(
+        self, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: dict[str, set[object]] = {}
+
+        def spy(name: str, kind: type, option: str) -> None:
+            made = kind.__init__  # type: ignore[misc]  # to be wrapped, not called
+
+            def note(self: object, *given: object, **options: object) -> None:
+                asked.setdefault(name, set()).add(options[option])
+                made(self, *given, **options)
+
+            monkeypatch.setattr(kind, "__init__", note)
+
+        spy("decoder", FileSource, "threads")
+        spy("encoder", VideoSink, "threads")
+        spy("color", Colorizer, "threads")
+        config = tmp_path / "run.yaml"
+        config.write_text("decoder-threads: 2\nencoder-threads: 3\ncolor-threads: 4\n")
+        assert main(["run", str(clip), "-o", str(tmp_path / "out.mp4"), "--config", str(config)]) == 0
+        assert asked == {"decoder": {2}, "encoder": {3}, "color": {4}}
 
     def test_batch_auto_measures(self, clip: Path, tmp_path: Path) -> None:
         stats = tmp_path / "s.json"
@@ -255,6 +297,26 @@ class TestLists:
         assert main(["doctor", "--json"]) == 0
         topics = {finding["topic"] for finding in json.loads(capsys.readouterr().out)}
         assert {"streamdepth", "onnxruntime", "provider cpu", "built-in model", "FFmpeg"} <= topics
+        assert {"processor", "GPU", "cache", "decoding on cuda", "encoder h264_vaapi"} <= topics
+
+    def test_doctor_names_gpu_and_driver(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("streamdepth.inference.nvidia.gpu_name", lambda: "NVIDIA T4 (7.5)")
+        monkeypatch.setattr("streamdepth.inference.nvidia.tensorrt_version", lambda: "")
+        monkeypatch.setattr("streamdepth.doctor._nvidia_driver", lambda: "580.65")
+        found = {finding.topic: finding for finding in doctor.examine()}
+        assert found["GPU"].found == "NVIDIA T4 (7.5), driver 580.65"
+        assert found["TensorRT"].hint.startswith("pip install ")
+
+    def test_doctor_says_what_helps(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr("streamdepth.hardware.cannot_decode", lambda kind: f"no {kind}; plug one in")
+        found = {finding.topic: finding for finding in doctor.examine()}
+        assert (found["decoding on cuda"].found, found["decoding on cuda"].hint) == ("no cuda", "plug one in")
+        assert found["decoding on cuda"].ok
+        assert (found["cache"].found, found["cache"].hint) == (str(tmp_path / "cache"), "")
+        monkeypatch.setattr("os.access", lambda *_: False)
+        found = {finding.topic: finding for finding in doctor.examine()}
+        assert "STREAMDEPTH_CACHE" in found["cache"].hint
 
     def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["--version"]) == 0

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamdepth.cli.jobs import thread_plan
 from streamdepth.config import RunConfig, load_config, parse_seconds
 from streamdepth.errors import UsageError
 from streamdepth.look import Look, LookControl, Upsampling, View, parse_alpha
 from streamdepth.queues import Policy
+from streamdepth.threads import plan_threads
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -38,6 +40,30 @@ def test_one_text_is_a_list_of_one(tmp_path: Path) -> None:
     assert (config.policy, config.edges, config.start) == (Policy.LATEST, Upsampling.GUIDED, 90.0)
 
 
+@pytest.mark.parametrize(
+    ("options", "at_once", "decoders", "encoders"),
+    [
+        ({"output": "a.mkv"}, 1, 2, 1),
+        ({"output": "a.mkv", "range": "ema"}, 1, 1, 1),
+        ({"output": "a.mkv", "policy": "latest"}, 1, 1, 1),
+        ({"show": True}, 1, 1, 0),
+        ({"output": ["a.mkv", "b/"], "data": "d.mkv", "range": "frame"}, 3, 3, 9),
+    ],
+)
+def test_threads_are_planned_for_all_that_runs_at_once(
+    options: dict[str, object], at_once: int, decoders: int, encoders: int
+) -> None:
+    planned = thread_plan(load_config(None, {**options, "threads": 8}), at_once)
+    assert planned == plan_threads(8, decoders=decoders, encoders=encoders)
+
+
+def test_threads_that_are_set_go_before_the_plan(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("output: a.mkv\nthreads: 8\ndecoder-threads: 7\nencoder_threads: 6\ncolor-threads: 5\n")
+    planned = thread_plan(load_config(file, {}), 1)
+    assert (planned.session, planned.decoder, planned.encoder, planned.kernels) == (8, 7, 6, 5)
+
+
 def test_an_alpha_alone_means_an_overlay() -> None:
     assert load_config(None, {"alpha": "0.5"}).look.view is View.OVERLAY
     assert load_config(None, {"alpha": "0.5", "view": "side"}).look.view is View.SIDE
@@ -60,6 +86,9 @@ def test_an_alpha_alone_means_an_overlay() -> None:
         ("start: -3", "not a time"),
         ("camera-mode: big", "WxH@FPS"),
         ("- a\n- b", "found a list"),
+        ("hwaccel: gpu", "'auto', 'cuda', 'vaapi' or 'none', not 'gpu'"),
+        ("threads: 0", "threads: Input should be greater than or equal to 1"),
+        ("decoder-threads: 65", "decoder-threads: Input should be less than or equal to 64"),
         ("a: [", "not valid YAML"),
         ("max-frames: 1\nmax_frames: 2", "twice"),
     ],

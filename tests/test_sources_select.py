@@ -22,7 +22,7 @@ from streamdepth.sources.images import ImagesSource
 from streamdepth.sources.limit import LimitedSource
 from streamdepth.sources.live import LiveSource
 from streamdepth.sources.pattern import PatternSource
-from streamdepth.sources.select import expand, source_for
+from streamdepth.sources.select import at_once, expand, source_for
 from streamdepth.sources.timeline import Timeline
 from streamdepth.sources.webcam import WebcamSource
 from streamdepth.stages import Source
@@ -378,3 +378,18 @@ def test_interrupt_and_timeout_while_a_server_stalls(tmp_path: Path, server: tup
     with pytest.raises(SourceError, match=r"reading broke off after \d+ frames: no answer in time"):
         list(stalled.frames())
     stalled.close()
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize(
+    ("texts", "count"),
+    [
+        (["clip.mp4"], 1),
+        (["clip.mp4", "videos"], 1),
+        (["0", "rtsp://host/a", "udp://host:9"], 3),
+        (["https://host/live.m3u8"], 1),
+        (["test:"], 1),
+    ],
+)
+def test_live_sources_run_side_by_side_and_files_in_turn(texts: list[str], count: int) -> None:
+    assert at_once(texts) == count

@@ -70,6 +70,7 @@ def serve(
     Try it with nothing at hand: [bold]streamdepth serve test:[/bold]
     """
     from streamdepth.cli.jobs import camera_mode as camera_mode_of
+    from streamdepth.cli.jobs import thread_plan
     from streamdepth.cli.options import style_value
     from streamdepth.cli.progress import bytes_bar
     from streamdepth.config import load_config
@@ -79,7 +80,6 @@ def serve(
     from streamdepth.serve.options import WebSettings
     from streamdepth.serve.site import WebSite
     from streamdepth.sources.select import source_for
-    from streamdepth.threads import cores, plan_threads
 
     given = {
         "model": model, "dtype": dtype, "revision": revision, "size": size, "sense": sense, "provider": provider,
@@ -92,6 +92,7 @@ def serve(
     if view is None and alpha is None:
         look = replace(look, view=View.SIDE)
     switch = RangeSwitch(RangeSpec.parse(config.range or "ema"))
+    planned = thread_plan(config, 1)
     camera_size, camera_rate = camera_mode_of(config.camera_mode)
     shown: Source | None = None
     if source is not None:
@@ -99,7 +100,7 @@ def serve(
             "test:?frames=0" if source == "test:" else source,
             camera_size=camera_size,
             camera_rate=camera_rate,
-            threads=plan_threads(config.threads or cores()).decoder,
+            threads=planned.decoder,
             hwaccel=config.hwaccel,
             timeout_seconds=config.timeout,
             retries=config.retries,
@@ -131,7 +132,7 @@ def serve(
             if shown is None:
                 threading.Event().wait()
             else:
-                _show(shown, estimator, site)
+                _show(shown, estimator, site, planned.kernels)
         finally:
             site.stop()
 
@@ -144,7 +145,7 @@ def tell_address(site: WebSite, *, quiet: bool) -> None:
         typer.echo(f"streamdepth: open {site.address}/")
 
 
-def _show(source: Source, estimator: DepthEstimator, site: WebSite) -> None:
+def _show(source: Source, estimator: DepthEstimator, site: WebSite, color_threads: int) -> None:
     """Run a source until it is interrupted; one that ends and can be read again begins again."""
     from streamdepth.pipeline import Pipeline
     from streamdepth.queues import Policy
@@ -154,7 +155,14 @@ def _show(source: Source, estimator: DepthEstimator, site: WebSite) -> None:
     while current is not None:
         following = current.again()
         sink = WebSink(site=site, source=current)
-        pipeline = Pipeline([current], estimator, [sink], policy=Policy.LATEST, range=site.range_switch)
+        pipeline = Pipeline(
+            [current],
+            estimator,
+            [sink],
+            policy=Policy.LATEST,
+            range=site.range_switch,
+            color_threads=color_threads,
+        )
         sink.watch(pipeline)
         with pipeline:
             stats = pipeline.run()
