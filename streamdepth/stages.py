@@ -63,6 +63,16 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class Resumable(Protocol):
+    """A source that can be read again from its middle on."""
+
+    def resume(self, pts: int) -> Source | None:
+        """As ``again``, but frames before ``pts`` are left out and indices count from there. None where only a reading
+        from the start gives the same frames."""
+        ...
+
+
+@runtime_checkable
 class Sink(Protocol):
     """Takes results. Constructing one touches nothing; ``open`` does the work and raises ``SinkError``.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -17,9 +18,9 @@ from hypothesis import strategies as st
 
 from streamdepth.depth.cuts import CutDetector
 from streamdepth.depth.range import EmaRange, FixedRange, FrameRange, RangeMode, RangeSpec, measure
-from streamdepth.depth.shots import ShotLedger
+from streamdepth.depth.shots import ShotLedger, Stamp
 from streamdepth.errors import SinkError, UsageError
-from streamdepth.frame import DepthMap, DepthRange, Sense
+from streamdepth.frame import DepthMap, DepthRange, Frame, Sense
 from streamdepth.queues import Aborted, Ended
 from tests.support.stages import shared
 
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 def ramp(lo: float, hi: float, shape: tuple[int, int] = (12, 16)) -> DepthMap:
     values = np.linspace(lo, hi, shape[0] * shape[1], dtype=np.float32).reshape(shape)
     return DepthMap(values, Sense.RELATIVE_INVERSE)
+
+
+def at(pts: int) -> Frame:
+    """A frame of 16 x 16 gray pixels."""
+    picture = av.VideoFrame.from_ndarray(np.zeros((16, 16), np.uint8), format="gray")
+    return Frame("clip", pts, pts, Fraction(1, 25), 1000 + pts, picture)
 
 
 class TestNearness:
@@ -124,17 +131,17 @@ class TestShots:
         ledger = ShotLedger()
         depths = [ramp(index, index + 10) for index in range(6)] + [ramp(100, 200), ramp(100, 300)]
         for pts, depth in enumerate(depths):
-            ledger.append(pts, depth, measure(depth), cut=pts == 6)
+            ledger.append(at(pts), depth, measure(depth), cut=pts == 6)
         ledger.end()
         taken = [ledger.take() for _ in depths]
         with pytest.raises(Ended):
             ledger.take()
         ledger.close()
-        assert [pts for pts, _, _ in taken] == list(range(8))
-        assert all((got.values == depth.values).all() for (_, got, _), depth in zip(taken, depths, strict=True))
-        assert len({depth_range for _, _, depth_range in taken[:6]}) == len({r for _, _, r in taken[6:]}) == 1
+        assert [one.stamp for one in taken] == [Stamp(pts, pts, 1000 + pts) for pts in range(8)]
+        assert all((got.depth.values == depth.values).all() for got, depth in zip(taken, depths, strict=True))
+        assert len({one.range for one in taken[:6]}) == len({one.range for one in taken[6:]}) == 1
         pooled = np.concatenate([depth.values.ravel() for depth in depths[:6]])
-        assert (taken[0][2].lo, taken[0][2].hi) == pytest.approx(np.percentile(pooled, (1, 99)), rel=1e-4)
+        assert (taken[0].range.lo, taken[0].range.hi) == pytest.approx(np.percentile(pooled, (1, 99)), rel=1e-4)
         assert ledger.shots == 2
 
     def test_memory_does_not_follow_the_length_of_a_shot(self) -> None:
@@ -142,11 +149,11 @@ class TestShots:
         count = 9000
         for pts in range(count):
             depth = ramp(pts, pts + 1, (2, 2))
-            ledger.append(pts, depth, measure(depth), cut=False)
+            ledger.append(at(pts), depth, measure(depth), cut=False)
         assert ledger._open is not None
         assert len(ledger._open.samples) < 2048
         ledger.end()
-        _, _, depth_range = ledger.take()
+        depth_range = ledger.take().range
         ledger.close()
         assert (depth_range.lo, depth_range.hi) == pytest.approx((0.01 * count, 0.99 * count), rel=0.02)
 
@@ -160,7 +167,7 @@ class TestShots:
             nonlocal most
             for pts in range(200):
                 depth = ramp(pts, pts + 1)
-                ledger.append(pts, depth, measure(depth), cut=False)
+                ledger.append(at(pts), depth, measure(depth), cut=False)
                 most = max(most, len(ledger))
             ledger.end()
 
@@ -174,20 +181,53 @@ class TestShots:
                     break
             running.result(10)
         ledger.close()
-        assert [pts for pts, _, _ in taken] == list(range(200))
+        assert [one.stamp.pts for one in taken] == list(range(200))
         assert most <= 10
-        lows = [depth_range.lo for _, _, depth_range in taken]
+        lows = [one.range.lo for one in taken]
         assert lows == sorted(lows)
         assert max(np.diff(lows)) < 4
+
+    def test_pictures_are_kept_within_their_budget(self) -> None:
+        """Room for four: a shot keeps its last ones, as far as the shots before it have left room."""
+        frame_bytes = sum(plane.buffer_size for plane in at(0).picture.planes)
+        ledger = ShotLedger(kept_bytes=4 * frame_bytes)
+        depth = ramp(0, 1)
+        frames = [at(pts) for pts in range(16)]
+
+        def append(first: int, last: int, cut_at: int) -> None:
+            for frame in frames[first:last]:
+                ledger.append(frame, depth, measure(depth), cut=frame.index == cut_at)
+
+        append(0, 6, -1)
+        append(6, 9, 6)  # no room at all
+        first = [ledger.take() for _ in range(6)]
+        append(9, 11, -1)
+        append(11, 16, 11)
+        ledger.end()
+        rest = [ledger.take() for _ in range(10)]
+        ledger.close()
+        kept = [one.frame for one in first + rest]
+        assert [frame.index for frame in kept if frame is not None] == [2, 3, 4, 5, 9, 10, 14, 15]
+        assert all(frame is None or frame is frames[index] for index, frame in enumerate(kept))
+
+    def test_pictures_nobody_will_take_are_given_up(self) -> None:
+        ledger = ShotLedger()
+        depth, frame = ramp(0, 1), at(0)
+        held = sys.getrefcount(frame)
+        ledger.append(frame, depth, measure(depth), cut=False)
+        assert sys.getrefcount(frame) == held + 1
+        ledger.abort()
+        ledger.close()
+        assert sys.getrefcount(frame) == held
 
     def test_invalid_pixels_come_back_as_nan(self) -> None:
         depth = ramp(0, 1)
         valid = np.ones(depth.values.shape, np.bool_)
         valid[0, 0] = False
         ledger = ShotLedger()
-        ledger.append(0, DepthMap(depth.values, depth.sense, valid), measure(depth), cut=False)
+        ledger.append(at(0), DepthMap(depth.values, depth.sense, valid), measure(depth), cut=False)
         ledger.end()
-        _, got, _ = ledger.take()
+        got = ledger.take().depth
         assert np.isnan(got.values[0, 0])
         assert np.isfinite(got.values.ravel()[1:]).all()
         ledger.close()
@@ -197,13 +237,13 @@ class TestShots:
         ledger = ShotLedger(budget_bytes=1)
         depth = ramp(0, 1)
         if side == "append":
-            ledger.append(0, depth, measure(depth), cut=False)
+            ledger.append(at(0), depth, measure(depth), cut=False)
 
         def wait() -> None:
             if side == "take":
                 ledger.take()
             else:
-                ledger.append(1, depth, measure(depth), cut=True)
+                ledger.append(at(1), depth, measure(depth), cut=True)
 
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(wait)
@@ -216,7 +256,7 @@ class TestShots:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
         depth = ramp(0, 1)
         with pytest.raises(SinkError, match="TMPDIR"):
-            ShotLedger().append(0, depth, measure(depth), cut=False)
+            ShotLedger().append(at(0), depth, measure(depth), cut=False)
 
     @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
     def test_a_full_disk_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +264,7 @@ class TestShots:
         depth = ramp(0, 1)
         ledger = ShotLedger()
         with pytest.raises(SinkError, match="No space left"):
-            ledger.append(0, depth, measure(depth), cut=False)
+            ledger.append(at(0), depth, measure(depth), cut=False)
         ledger.close()
 
 

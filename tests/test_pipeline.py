@@ -220,7 +220,7 @@ class TestErrors:
             def again(self) -> ScriptedSource:
                 return ScriptedSource(3)
 
-        error = self.run(source=Shrinking(10), range="shot")
+        error = self.run(source=Shrinking(10), range="shot", kept_bytes=0)
         assert isinstance(error, SourceError)
         assert "read again" in str(error)
 
@@ -317,7 +317,7 @@ class TestEnds:
                 return ScriptedSource(self.count, before=abort_at)
 
         sink = RecordingSink()
-        pipeline = Pipeline([TwicePassed(20)], fake_estimator(), [sink], range="shot")
+        pipeline = Pipeline([TwicePassed(20)], fake_estimator(), [sink], range="shot", kept_bytes=0)
         stats = pipeline.run()
         assert stats.dropped.keys() == {"stopped"}
         assert balanced(stats)
@@ -381,6 +381,8 @@ class TestUse:
             Pipeline([ScriptedSource()], policy="newest")
         with pytest.raises(UsageError, match="batch is at least 1"):
             Pipeline([ScriptedSource()], batch=0)
+        with pytest.raises(UsageError, match="kept_bytes is at least 0"):
+            Pipeline([ScriptedSource()], kept_bytes=-1)
         with pytest.raises(UsageError, match="function"):
             Pipeline([ScriptedSource(), ScriptedSource()], sinks=[RecordingSink()])
         with pytest.raises(UsageError, match="twice"):

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from streamdepth.depth.range import RangeMode, RangeSwitch, measure, range_control
 from streamdepth.depth.shots import ShotLedger
-from streamdepth.errors import MissingDependencyError, SourceError
+from streamdepth.errors import MissingDependencyError
 from streamdepth.frame import Result
 from streamdepth.pipeline.outlet import Outlet
+from streamdepth.pipeline.rereading import Rereading
 from streamdepth.pipeline.stats import SinkStats, Tally, Timer
-from streamdepth.queues import Aborted, BoundedQueue, Ended, Policy
+from streamdepth.queues import BoundedQueue, Ended, Policy
 
 if TYPE_CHECKING:
     import av
@@ -39,6 +40,7 @@ class Lane:
         range_spec: RangeSpec | RangeSwitch,
         depth_capacity: int,
         color_threads: int,
+        kept_bytes: int,
         clock: Clock,
     ) -> None:
         self.number = number
@@ -52,14 +54,14 @@ class Lane:
         self.depths: BoundedQueue[tuple[Frame, DepthMap]] = BoundedQueue(depth_capacity)
         self.info: StreamInfo | None = None
         self.ledger: ShotLedger | None = None
-        self._second: Source | None = None
+        self._rereading: Rereading | None = None
         self._colorizer: Colorizer | None = None
         self._cuts: CutDetector | None = None
         self._color_threads = color_threads
+        self._kept_bytes = kept_bytes
         self._clock = clock
         self._lacking = ""
         self._stopping = threading.Event()
-        self._aborted = threading.Event()
 
     def open(self) -> StreamInfo:
         """Open the source, then the sinks in the size and format their pictures will have.
@@ -70,11 +72,8 @@ class Lane:
         self.info = info = self.source.open()
         mode = self.range_spec.mode
         if mode is RangeMode.SHOT:
-            self._second = self.source.again()
-            if self._second is None:
-                raise SourceError(f"{self.source.id} cannot be read twice, as --range shot needs; use --range ema")
-            self._second.open()
-            self.ledger = ShotLedger()
+            self._rereading = Rereading(self.source)
+            self.ledger = ShotLedger(kept_bytes=self._kept_bytes)
         if mode in (RangeMode.SHOT, RangeMode.EMA) or isinstance(self.range_spec, RangeSwitch):
             from streamdepth.depth.cuts import CutDetector
 
@@ -144,29 +143,21 @@ class Lane:
                 frame, depth = self._next_depth()
                 started_ns = self._clock.monotonic_ns()
                 measurement, cut = self._look_at(frame, depth)
-                self.ledger.append(frame.pts, depth, measurement, cut=cut)
+                self.ledger.append(frame, depth, measurement, cut=cut)
                 self.timers["range"].add(self._clock.monotonic_ns() - started_ns)
         except Ended:
             self.ledger.end()
 
     def color_shots(self) -> None:
-        """Second pass of ``shot``: the same frames again from a decoder of their own, now with their shot's range."""
+        """Second pass of ``shot``: the same frames, kept or read again, now with their shot's range."""
         assert self.ledger is not None  # noqa: S101 - made in open()
-        assert self._second is not None  # noqa: S101 - made in open()
-        frames = iter(self._second.frames())
+        assert self._rereading is not None  # noqa: S101 - made in open()
         try:
             while True:
-                pts, depth, depth_range = self.ledger.take()
-                frame = next(frames, None)
-                if frame is None and self._aborted.is_set():
-                    raise Aborted
-                if frame is None or frame.pts != pts:
-                    found = "its end" if frame is None else f"pts {frame.pts}"
-                    raise SourceError(
-                        f"{self.source.id} gave {found} instead of pts {pts} when read again; it changed meanwhile? "
-                        "--range ema reads it once"
-                    )
-                self._deliver(frame, depth, depth_range)
+                spooled = self.ledger.take()
+                frame = spooled.frame or self._rereading.find(spooled.stamp)
+                self._deliver(frame, spooled.depth, spooled.range)
+                del spooled, frame  # a picture that was kept goes before the next is waited for
         except Ended:
             self._end_outlets()
 
@@ -209,13 +200,12 @@ class Lane:
 
     def abort(self) -> None:
         """End every wait of every loop, now."""
-        self._aborted.set()
         self.stop()
         self.depths.abort()
         if self.ledger is not None:
             self.ledger.abort()
-        if self._second is not None:
-            self._second.interrupt()
+        if self._rereading is not None:
+            self._rereading.interrupt()
         for outlet in self.outlets:
             outlet.queue.abort()
             outlet.sink.interrupt()
@@ -223,7 +213,7 @@ class Lane:
     def close(self) -> None:
         """Close whatever is open; the first error is raised once everything was tried. Idempotent."""
         closers = [outlet.sink.close for outlet in self.outlets]
-        stages = (self.source, self._second, self.ledger, self._colorizer)
+        stages = (self.source, self._rereading, self.ledger, self._colorizer)
         closers += [stage.close for stage in stages if stage is not None]
         first: Exception | None = None
         for close in closers:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 from streamdepth.batching import Batcher, Inbox, company_ns
 from streamdepth.clock import SystemClock
 from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch
+from streamdepth.depth.shots import KEPT_BYTES
 from streamdepth.errors import InferenceError, UsageError
 from streamdepth.pipeline.books import UNACCOUNTED, audit, opening_notes, run_stats, snapshot
 from streamdepth.pipeline.crew import Crew
@@ -51,6 +52,7 @@ class Pipeline:
             while the run goes on.
         batch: frames per model run.
         color_threads: that share the rows of each picture.
+        kept_bytes: memory for decoded pictures, so that ``shot`` reads fewer of them a second time.
         deadline_seconds: how long an end may take without any progress before what blocks it is named and left behind.
         clock: monotonic time.
 
@@ -69,6 +71,7 @@ class Pipeline:
         range: RangeSpec | RangeSwitch | str | None = None,  # noqa: A002 - the option's name everywhere else
         batch: int = 1,
         color_threads: int = 1,
+        kept_bytes: int = KEPT_BYTES,
         deadline_seconds: float = 10.0,
         clock: Clock | None = None,
     ) -> None:
@@ -76,10 +79,13 @@ class Pipeline:
             raise UsageError("a pipeline needs at least one source")
         if batch < 1:
             raise UsageError(f"batch is at least 1, not {batch}")
+        if kept_bytes < 0:
+            raise UsageError(f"kept_bytes is at least 0, not {kept_bytes}")
         if len(sources) > 1 and not callable(sinks) and sinks:
             raise UsageError("several sources need sinks of their own: give a function that makes a source's sinks")
         self._clock = clock or SystemClock()
         self._deadline_seconds = deadline_seconds
+        self._kept_bytes = kept_bytes // len(sources)
         self._batch = batch
         self._color_threads = color_threads
         self._estimator = estimator
@@ -125,6 +131,7 @@ class Pipeline:
             range_spec=self._range_for(source, mine, policy),
             depth_capacity=max(2, 2 * self._batch),
             color_threads=self._color_threads,
+            kept_bytes=self._kept_bytes,
             clock=self._clock,
         )
 

@@ -104,6 +104,7 @@ class FileSource:
         self._timeout_seconds = timeout_seconds
         self._threads = threads
         self._hwaccel = HwAccel.parse(hwaccel)
+        self._resume_pts: int | None = None
         self._detached: Detached | None = None
         self._stopped = False
         self._once_only = False
@@ -207,6 +208,14 @@ class FileSource:
             source_id=self._id,
         )
 
+    def resume(self, pts: int) -> FileSource | None:
+        """None, too, where times had to be repaired: what was read before then decides about them."""
+        fresh = self.again()
+        if fresh is None or self._decoding is None or self._decoding.timeline.repaired:
+            return None
+        fresh._resume_pts = pts
+        return fresh
+
     def whole(self) -> FileSource:
         """An unopened source of all of the same file."""
         return FileSource(
@@ -253,6 +262,8 @@ class FileSource:
         return decoding
 
     def _begin_pts(self) -> int | None:
+        if self._resume_pts is not None:
+            return self._resume_pts
         if self._info is None or not self._start:
             return None
         return math.ceil(self._info.origin_seconds / self._info.time_base)
