@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-import types
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
-from streamdepth.errors import MissingDependencyError, OutputExistsError, SinkError, StopPipeline, UsageError
-from streamdepth.frame import ColorTags
+from streamdepth.errors import OutputExistsError, SinkError, StopPipeline, UsageError
 from streamdepth.sinks.callback import CallbackSink
 from streamdepth.sinks.depth import DepthFolderSink, DepthVideoSink
 from streamdepth.sinks.images import ImagesSink
@@ -22,7 +19,7 @@ from streamdepth.sinks.video import VideoSink
 from streamdepth.sinks.virtualcam import VirtualCameraSink
 from streamdepth.stages import Sink
 from tests.support.media import read_pts
-from tests.support.sinks import control, paint, painted, picture_info, result, run_sink, small_disk, stream_info
+from tests.support.sinks import control, paint, painted, result, run_sink, small_disk, stream_info
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -239,63 +236,3 @@ def test_a_callback_gets_frames_and_may_end_the_run() -> None:
 def test_the_null_sink_takes_everything() -> None:
     run_sink(NullSink(), INFO, painted(range(3)))
     assert NullSink(control=control()).control is not None
-
-
-class FakeCamera:
-    """What pyvirtualcam offers, with a device that can be missing or vanish."""
-
-    missing = False
-    made: list[FakeCamera] = []  # noqa: RUF012 - a test's notebook
-
-    def __init__(self, width: int, height: int, fps: float, fmt: str, device: str | None) -> None:
-        if FakeCamera.missing:
-            raise RuntimeError("'v4l2loopback' backend: No v4l2 loopback device found.\nHelp follows")
-        self.size, self.fps, self.fmt, self.device = (width, height), fps, fmt, device
-        self.sent: list[Any] = []
-        self.closed = 0
-        FakeCamera.made.append(self)
-
-    def send(self, picture: Any) -> None:
-        if len(self.sent) == 2:
-            raise RuntimeError("device removed")
-        self.sent.append(picture)
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-@pytest.fixture
-def camera(monkeypatch: pytest.MonkeyPatch) -> type[FakeCamera]:
-    module = types.ModuleType("pyvirtualcam")
-    module.Camera = FakeCamera  # type: ignore[attr-defined]
-    module.PixelFormat = types.SimpleNamespace(RGB="rgb")  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pyvirtualcam", module)
-    monkeypatch.setattr(FakeCamera, "missing", False)
-    FakeCamera.made.clear()
-    return FakeCamera
-
-
-def test_a_virtual_camera_gets_rgb_of_one_size(camera: type[FakeCamera]) -> None:
-    sink = VirtualCameraSink(control=control(), device="/dev/video9")
-    assert sink.live
-    picture = paint(64, 48, 1, "rgb24")
-    info = stream_info(pix_fmt="rgb24", color=ColorTags(range=2))
-    results = [result(picture, 0), result(paint(20, 48, 2), 1, index=1), result(picture, 2, index=2)]
-    with pytest.raises(SinkError, match=r"the camera is gone \(device removed\)"):
-        run_sink(sink, info, results)
-    (made,) = camera.made
-    assert (made.size, made.fps, made.fmt, made.device, made.closed) == ((64, 48), 25.0, "rgb", "/dev/video9", 1)
-    assert np.array_equal(made.sent[0], picture.to_ndarray())
-    assert made.sent[1].shape == (48, 64, 3)
-    sink.close()
-    assert made.closed == 1
-
-
-def test_no_virtual_camera_is_one_clear_line(camera: type[FakeCamera], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(camera, "missing", True)
-    with pytest.raises(SinkError, match="load v4l2loopback") as caught:
-        VirtualCameraSink(control=control()).open(INFO, picture_info(INFO))
-    assert "\n" not in str(caught.value)
-    monkeypatch.setitem(sys.modules, "pyvirtualcam", None)
-    with pytest.raises(MissingDependencyError, match=r'pip install "streamdepth\[virtualcam\]"'):
-        VirtualCameraSink(control=control()).open(INFO, picture_info(INFO))

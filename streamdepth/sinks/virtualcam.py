@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.errors import MissingDependencyError, SinkError, UsageError
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
 _DEFAULT_RATE = 30.0
 _TAGS_RGB = (0, 2, 2, 2)
+_WAY_OUT = (
+    "make a camera with: sudo modprobe v4l2loopback (Debian and Ubuntu: package v4l2loopback-dkms)"
+    if sys.platform == "linux"
+    else "start the virtual camera of OBS once"
+)
 
 
 class VirtualCameraSink(BaseSink):
@@ -63,11 +69,9 @@ class VirtualCameraSink(BaseSink):
                 device=self._device,
             )
         except (RuntimeError, OSError, ValueError) as exc:
-            words = " ".join(reason(exc).split())
-            raise SinkError(
-                f"{self.name} cannot be opened ({words}); on Linux load v4l2loopback (sudo modprobe v4l2loopback), "
-                "elsewhere start the virtual camera of OBS once"
-            ) from exc
+            # One line a backend, each with advice of its own behind the first sentence.
+            words = ", ".join(line.partition(". ")[0].rstrip(".") for line in reason(exc).splitlines())
+            raise SinkError(f"{self.name} cannot be opened ({words}); {_WAY_OUT}") from exc
         self._fitter = Fitter(picture.width_px, picture.height_px, "rgb24", ColorTags(*_TAGS_RGB))
 
     def process(self, result: Result) -> None:
