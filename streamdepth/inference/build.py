@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from streamdepth.clock import SystemClock
 from streamdepth.errors import UsageError
-from streamdepth.inference import fused, nvidia
+from streamdepth.inference import fused, nvidia, precision
 from streamdepth.inference.engine import Engine
 
 if TYPE_CHECKING:
@@ -75,7 +75,12 @@ def build(
     finally:
         engine.close()
     if provider == "tensorrt":
-        key = nvidia.engine_key(spec, batch=batch, fp16=True, gpu=nvidia.gpu_name())
         seconds = (clock.monotonic_ns() - started_ns) / 1e9
-        made.append(Built("engine", nvidia.engine_folder(key), seconds))
+        made.append(Built("engine", engine_folder(spec, batch), seconds))
     return tuple(made)
+
+
+def engine_folder(spec: ModelSpec, batch: int) -> Path:
+    """Where TensorRT's engine of a model is, or will be if half precision is no good."""
+    half = bool(precision.tensorrt_halves(spec))
+    return nvidia.engine_folder(nvidia.engine_key(spec, batch=batch, fp16=half, gpu=nvidia.gpu_name()))

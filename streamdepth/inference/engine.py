@@ -18,7 +18,7 @@ from streamdepth.inference.buffers import BufferPool
 from streamdepth.inference.device import GRAPH_ID, NO_GRAPH, DeviceBinding, DeviceRing
 from streamdepth.inference.geometry import Geometry, fixed_sides, plan
 from streamdepth.inference.pinned import PageLock
-from streamdepth.inference.providers import AUTO, likely, open_session
+from streamdepth.inference.providers import AUTO, ON_DEVICE, likely, open_session
 from streamdepth.inference.slots import Buffers, Slot
 from streamdepth.models.spec import Family
 from streamdepth.threads import cores, plan_threads
@@ -39,8 +39,7 @@ _FOV_OUTPUT = "field_of_view"
 _SIZES_KEPT = 8
 _GEOMETRIES_KEPT = 256
 _FLOAT = "tensor(float)"
-_ON_DEVICE = ("cuda", "tensorrt")
-_RUNS_ON_DEVICE = 2
+_RUNSON_DEVICE = 2
 """One computes while the other's pictures go up and its depth comes down."""
 
 
@@ -114,7 +113,7 @@ class Engine:
         if exact and bytes_in:
             raise UsageError("bytes_in preprocesses in the graph, exact as transformers does; choose one")
         if bytes_in is None:
-            bytes_in = not exact and likely(provider) in _ON_DEVICE and not fused.obstacle(spec)
+            bytes_in = not exact and likely(provider) in ON_DEVICE and not fused.obstacle(spec)
         if bytes_in:
             spec = fused.fused(spec)
         self.spec = spec
@@ -125,7 +124,7 @@ class Engine:
         self.batch = fixed if fixed is not None and fixed > 1 else batch
         self.rows_per_run = self.batch if fixed is None else fixed
         expected, planned = likely(provider), plan_threads(cores()).session
-        most = {"cpu": planned, **dict.fromkeys(_ON_DEVICE, _RUNS_ON_DEVICE)}.get(expected, 1)
+        most = {"cpu": planned, **dict.fromkeys(ON_DEVICE, _RUNSON_DEVICE)}.get(expected, 1)
         workers = 1 if threads is not None else min(workers, most)
         if expected == "cpu" and workers > 1:
             threads = -(-planned // workers)

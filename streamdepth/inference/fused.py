@@ -8,19 +8,19 @@ kept in the cache, by the content of the model they were made of.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from streamdepth.errors import ModelError
-from streamdepth.inference.nvidia import cache_root, model_digest
+from streamdepth.inference.graphs import graphs_folder, keep
+from streamdepth.inference.nvidia import model_digest
 from streamdepth.models.spec import Family, TensorSpec
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from streamdepth.models.spec import ModelSpec, Preprocessing
 
 _VERSION = 1
@@ -53,7 +53,7 @@ def fused(spec: ModelSpec, folder: Path | None = None) -> ModelSpec:
     reason = obstacle(spec)
     if reason:
         raise ModelError(f"{reason}: its preprocessing cannot go into the graph; use the graph as it is")
-    path = (folder or cache_root() / "graphs") / f"{_digest(spec)}.onnx"
+    path = (folder or graphs_folder()) / f"{_digest(spec)}.onnx"
     if not path.is_file():
         _write(spec, path)
     old = spec.image_input
@@ -81,19 +81,10 @@ def _write(spec: ModelSpec, path: Path) -> None:
     try:
         model = onnx.load(str(spec.path), load_external_data=False)
         _prepend(model, spec)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # two processes may make the same graph at once: each writes its own file, the last name wins
-        handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        with os.fdopen(handle, "wb") as file:
-            file.write(model.SerializeToString())
-        Path(partial).replace(path)
-    except OSError as error:
-        raise ModelError(
-            f"{spec.name}: a graph with its preprocessing cannot be kept in {path.parent} ({error.strerror}); "
-            "point STREAMDEPTH_CACHE to a folder that can be written"
-        ) from error
-    except (ValueError, TypeError) as error:
+        content = model.SerializeToString()
+    except (OSError, ValueError, TypeError) as error:
         raise ModelError(f"{spec.name}: its graph cannot be read ({error}); export it again") from error
+    keep(path, content, spec.name)
 
 
 def _prepend(model: Any, spec: ModelSpec) -> None:

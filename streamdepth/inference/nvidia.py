@@ -210,6 +210,19 @@ def driver() -> Any:
         return None
 
 
+def no_driver() -> str:
+    """Why no GPU of NVIDIA's can be used, empty where one can."""
+    import ctypes
+
+    cuda = driver()
+    if cuda is None:
+        return f"there is no NVIDIA driver ({DRIVER})"
+    count = ctypes.c_int(0)
+    if cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
+        return "the NVIDIA driver finds no GPU"
+    return ""
+
+
 def gpu_name(device: int = 0) -> str:
     """Name and compute capability of a GPU, ``NVIDIA H100 (9.0)``; empty without a driver. Loads only the driver."""
     import ctypes

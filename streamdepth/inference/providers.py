@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.errors import ModelError, ProviderError, StreamDepthError, UsageError
-from streamdepth.inference import assignment, fused, nvidia, plugins, session_errors
-from streamdepth.threads import cores, plan_threads
+from streamdepth.inference import assignment, fused, nvidia, plugins, precision, session_errors, session_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +61,8 @@ PROVIDERS: tuple[Provider, ...] = (
     Provider("directml", "DmlExecutionProvider", "onnxruntime-directml"),
     Provider("coreml", "CoreMLExecutionProvider", "onnxruntime"),
 )
+ON_DEVICE = ("cuda", "tensorrt")
+"""Providers whose inputs and outputs stay on an NVIDIA GPU between host and model."""
 _AUTO_ORDER = ("cuda", "directml", "openvino", "cpu")
 _DEVICES = ("cpu", "gpu", "npu")
 
@@ -129,7 +130,10 @@ def open_session(
     """
     if provider == AUTO:
         return _open_auto(spec, threads, batch, graph=graph)
-    return replace(_open(spec, provider_named(provider), threads, batch, graph=graph), provider=provider)
+    chosen = provider_named(provider)
+    if chosen.name == "tensorrt" and precision.may_halve(spec):
+        return _open_halved(spec, chosen, threads, batch, graph=graph)
+    return replace(_open(spec, chosen, threads, batch, graph=graph), provider=provider)
 
 
 def likely(provider: str = AUTO) -> str:
@@ -144,7 +148,7 @@ def likely(provider: str = AUTO) -> str:
         if candidate.plugin and _plugin(candidate) is not None:
             if not why_not(candidate):
                 return name
-        elif candidate.ort_name in there and not (candidate.nvidia and _no_nvidia_driver()):
+        elif candidate.ort_name in there and not (candidate.nvidia and nvidia.no_driver()):
             return name
     return "cpu"
 
@@ -167,7 +171,7 @@ def why_not(provider: Provider) -> str:
             "the one there, or use --provider cpu"
         )
     if provider.nvidia:
-        reason = _no_nvidia_driver()
+        reason = nvidia.no_driver()
         if reason:
             return f"{reason}; install an NVIDIA driver, or use --provider cpu"
         nvidia.preload()
@@ -237,9 +241,25 @@ def _open_auto(spec: ModelSpec, threads: int | None, batch: int, *, graph: bool)
     return replace(_open(spec, cpu, threads), note=note)
 
 
+def _open_halved(spec: ModelSpec, provider: Provider, threads: int | None, batch: int, *, graph: bool) -> OpenSession:
+    """TensorRT computing in half precision where it then says what the CPU says, else in float32 with a note."""
+    from streamdepth.inference.agreement import disagreement
+
+    def judge() -> str:
+        halved = _open(spec, provider, threads, batch, half=True)  # built now, and read from the cache from here on
+        return disagreement(spec, halved.session, _open(spec, PROVIDERS[0], threads).session)
+
+    wrong = precision.verdict(spec, provider.name, judge)
+    opened = _open(spec, provider, threads, batch, graph=graph, half=not wrong)
+    if not wrong:
+        return opened
+    note = f"{spec.name}: computed in fp32, since fp16 {wrong}"
+    return replace(opened, note="; ".join(text for text in (note, opened.note) if text))
+
+
 def _to_be_tried(provider: Provider) -> bool:
     """False where the hardware or package is simply not there: the CPU is then the choice, not a fallback."""
-    if provider.nvidia and _no_nvidia_driver():
+    if provider.nvidia and nvidia.no_driver():
         return False
     import onnxruntime as ort
 
@@ -249,10 +269,18 @@ def _to_be_tried(provider: Provider) -> bool:
 
 
 def _open(
-    spec: ModelSpec, provider: Provider, threads: int | None, batch: int = 1, *, graph: bool = False
+    spec: ModelSpec,
+    provider: Provider,
+    threads: int | None,
+    batch: int = 1,
+    *,
+    graph: bool = False,
+    half: bool = False,
 ) -> OpenSession:
     """A session; its note is about heavy nodes left to the CPU, and about what keeps a CUDA graph from being recorded.
 
+    Args:
+        half: TensorRT may compute a float32 graph in half precision.
     Raises:
         ProviderError: the provider cannot run here, or leaves all heavy nodes to the CPU.
         ModelError: the model is at fault.
@@ -262,11 +290,7 @@ def _open(
     reason = why_not(provider)
     if reason:
         raise ProviderError(f"provider {provider.name}: {reason}")
-    options = ort.SessionOptions()
-    # everything that matters comes as an exception as well; what ONNX Runtime logs beside it is its own affair
-    options.log_severity_level = 4
-    options.intra_op_num_threads = _threads(threads)
-    options.add_session_config_entry(*_spin(ort.__version__))
+    options = session_options.made(threads)
     beside = fused.weights_folder(spec)
     if beside:
         options.add_session_config_entry(fused.EXTERNAL_FOLDER, beside)
@@ -278,7 +302,7 @@ def _open(
         ort_name = str(device.ep_name)
         options.add_provider_for_devices([device], {})
     else:
-        wanted = _with_options(spec, provider, batch)
+        wanted = _with_options(spec, provider, batch, half=half)
     if provider.name != "cpu":
         options.add_session_config_entry(*assignment.RECORD)
         if plugin is None:
@@ -302,7 +326,7 @@ def _open(
     reason = nvidia.graph_obstacle(spec, assignment.of(session, ort_name))
     if not reason:
         # whether a graph is possible is known only of a session, and has to be said before there is one
-        recorded = _with_options(spec, provider, batch, graph=True)
+        recorded = _with_options(spec, provider, batch, graph=True, half=half)
         try:
             session = ort.InferenceSession(model, sess_options=options, providers=[*recorded, PROVIDERS[0].ort_name])
             return replace(opened, session=session, graph=True)
@@ -311,14 +335,16 @@ def _open(
     return replace(opened, note="; ".join(text for text in (note, f"no CUDA graph: {reason}") if text))
 
 
-def _with_options(spec: ModelSpec, provider: Provider, batch: int, *, graph: bool = False) -> list[Any]:
+def _with_options(
+    spec: ModelSpec, provider: Provider, batch: int, *, graph: bool = False, half: bool = False
+) -> list[Any]:
     """The providers of a session in order, with their options; CUDA behind TensorRT, for nodes it does not take."""
     cuda_name = next(p.ort_name for p in PROVIDERS if p.name == "cuda")
     if provider.name == "cuda":
         return [(cuda_name, nvidia.cuda_options(graph=graph))]
     if provider.name != "tensorrt":
         return [provider.ort_name]
-    key = nvidia.engine_key(spec, batch=batch, fp16=True, gpu=nvidia.gpu_name())
+    key = nvidia.engine_key(spec, batch=batch, fp16=half, gpu=nvidia.gpu_name())
     folder = nvidia.engine_folder(key)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -352,34 +378,6 @@ def _refused(exc: Exception, spec: ModelSpec, provider: Provider) -> StreamDepth
             f"provider {provider.name}: cannot run {spec.name}: {session_errors.first_line(exc)}; use --provider cpu"
         )
     return ModelError(f"{spec.name}: cannot be loaded: {session_errors.first_line(exc)}; export it again")
-
-
-def _threads(threads: int | None) -> int:
-    if threads is not None:
-        return threads
-    return plan_threads(cores()).session
-
-
-def _spin(version: str) -> tuple[str, str]:
-    """How long a thread of ONNX Runtime's spins for work before it sleeps.
-
-    By default it spins until it gets some, which takes the cores from decoder and encoder: 15.5 ms of CPU for a run of
-    8 (256x192, two cores). Not at all costs a wake-up for every operator: 5.2 ms a run against 4.0 with 20 us.
-    """
-    major, minor = (int(part) for part in version.split(".")[:2])
-    if (major, minor) >= (1, 31):
-        return "session.intra_op.spin_duration_us", "20"
-    return "session.intra_op.allow_spinning", "0"
-
-
-def _no_nvidia_driver() -> str:
-    driver = nvidia.driver()
-    if driver is None:
-        return f"there is no NVIDIA driver ({nvidia.DRIVER})"
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
-        return "the NVIDIA driver finds no GPU"
-    return ""
 
 
 def _cannot_load(folder: Path, library: str) -> str:

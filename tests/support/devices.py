@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnxruntime as ort
+
+from streamdepth.inference import assignment, providers
+
+if TYPE_CHECKING:
+    import pytest
 
 
 class CopyingBinding:
@@ -83,3 +90,39 @@ class FakeDriver:
         assert self.depth == 1
         del self.locked[address.value]
         return 0
+
+
+class Sessions:
+    """Stands for ``onnxruntime.InferenceSession``: the CPU's, under the name of the provider asked for.
+
+    Keeps the options each was asked for; sessions of the CPU's own are real.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, refuses_graphs: bool = False, left: int = 0) -> None:
+        self.asked: list[dict[str, str]] = []
+        real = ort.InferenceSession
+
+        def make(model: Any, sess_options: Any, providers: list[Any] | None = None) -> Any:
+            cpu = real(model, sess_options=sess_options, providers=["CPUExecutionProvider"])
+            if not providers or isinstance(providers[0], str):
+                return cpu
+            name, options = providers[0]
+            self.asked.append(options)
+            if refuses_graphs and "1" in (options.get("enable_cuda_graph"), options.get("trt_cuda_graph_enable")):
+                raise RuntimeError("This session cannot use the graph capture feature: control flow\nmore")
+            return Named(cpu, name)
+
+        monkeypatch.setattr(ort, "InferenceSession", make)
+        monkeypatch.setattr(providers, "why_not", lambda _: "")
+        given = assignment.split([("it", "Conv")] * 3 + [("other", "Shape")] * left, "it")
+        monkeypatch.setattr(assignment, "of", lambda *_: given)
+
+
+class Named(SimpleNamespace):
+    """A session of the CPU's that says it runs on another provider."""
+
+    def __init__(self, session: Any, provider: str) -> None:
+        super().__init__(session=session, get_providers=lambda: [provider])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
