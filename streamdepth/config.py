@@ -109,6 +109,7 @@ class RunConfig(BaseModel):
     timeout: float = Field(default=3.0, gt=0, le=3600)
     retries: int | None = Field(default=None, ge=0)
     transport: Literal["tcp", "udp", "auto"] = "tcp"
+    tls_ca: str | None = None
     camera_mode: str | None = None
     picture_rate: float = Field(default=25.0, gt=0, le=1000)
 

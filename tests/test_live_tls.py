@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import select
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from streamdepth.cli import main
 from streamdepth.errors import SourceError, UsageError
 from streamdepth.live_tls import Trust, find_trust
 from streamdepth.look import Look, LookControl
 from streamdepth.sinks.rtsp_publish import RtspPublishSink
+from streamdepth.sinks.rtsp_server.sink import RtspServerSink
 from tests.support.live import live
 from tests.support.rtsp import (
     Feeder,
@@ -24,7 +28,7 @@ from tests.support.rtsp import (
     wait_until,
     watch,
 )
-from tests.support.tls import self_signed
+from tests.support.tls import self_signed, server_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,6 +131,31 @@ def test_handshake_without_an_answer_is_interrupted() -> None:
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("rtsp-publish rtsps")]
 
 
+def test_our_server_behind_a_tls_proxy(folder: Path) -> None:
+    """What README says of stunnel, with a proxy of the test's: the server minds neither scheme nor port of a URL."""
+    sink = RtspServerSink("rtsp://127.0.0.1:0/depth", control=LookControl(Look()), environ={})
+    sink.open(stream_info(), picture_info())
+
+    def forward(client: socket.socket) -> None:
+        with (
+            server_context(folder / "good.pem").wrap_socket(client, server_side=True) as viewer,
+            socket.create_connection(("127.0.0.1", sink.port)) as server,
+        ):
+            while True:
+                ready, _, _ = select.select([viewer, server], [], [])
+                for end, other in ((viewer, server), (server, viewer)):
+                    data = end.recv(65536) if end in ready else None
+                    if data == b"":
+                        return
+                    other.sendall(data or b"")
+
+    with Feeder(sink), listener(forward) as port:
+        source = live(f"rtsps://127.0.0.1:{port}/depth", tls_ca=folder / "good.pem", timeout_seconds=5, max_frames=5)
+        source.open()
+        assert len(list(source.frames())) == 5
+    sink.close()
+
+
 def test_what_is_trusted(tmp_path: Path) -> None:
     assert find_trust(None) == Trust()
     assert find_trust("none") == Trust(check=False)
@@ -137,3 +166,14 @@ def test_what_is_trusted(tmp_path: Path) -> None:
     for path, text in ((empty, "holds no certificate"), (tmp_path / "absent.pem", "cannot be read, No such file")):
         with pytest.raises(UsageError, match=text):
             live("rtsps://camera/x", tls_ca=path)
+
+
+def test_the_command_line_says_whom_to_trust(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with GstServer(tls=str(folder / "good.pem")) as camera:
+        url = camera.url("/cam").replace("rtsp:", "rtsps:")
+        common = ["--max-frames", "2", "--timeout", "5", "--quiet", "-o", "null:"]
+        assert main(["run", url, *common]) == 1
+        assert "give --tls-ca FILE" in capfd.readouterr().err
+        assert main(["run", url, *common, "--tls-ca", str(folder / "good.pem")]) == 0
+    assert main(["run", "rtsps://camera/x", "-o", "null:", "--tls-ca", "absent.pem"]) == 2
+    assert "absent.pem: cannot be read" in capfd.readouterr().err

@@ -73,6 +73,7 @@ def plan(config: RunConfig) -> list[Job]:
         timeout_seconds=config.timeout,
         retries=config.retries,
         transport=config.transport,
+        tls_ca=config.tls_ca,
         credentials_file=config.credentials,
     )
     several = len(sources) > 1
@@ -175,6 +176,7 @@ def make_sinks(
         credentials_file=config.credentials,
         timeout_seconds=config.timeout,
         retries=config.retries,
+        tls_ca=config.tls_ca,
         max_clients=config.max_clients,
     )
     sinks: list[Sink] = [

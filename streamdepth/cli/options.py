@@ -100,6 +100,14 @@ Retries = Annotated[
 Transport = Annotated[
     str | None, typer.Option("--transport", help="RTSP over tcp, udp or auto.", rich_help_panel=_INPUT)
 ]
+TlsCa = Annotated[
+    str | None,
+    typer.Option(
+        "--tls-ca",
+        help="PEM file to trust behind rtsps:// and live https:// instead of the system's, or none: check nothing.",
+        rich_help_panel=_INPUT,
+    ),
+]
 Quiet = Annotated[bool | None, typer.Option("--quiet", "-q", help="No progress, no notes.")]
 Overwrite = Annotated[bool | None, typer.Option("--overwrite", "-y", help="Replace outputs that are there.")]
 Config = Annotated[

@@ -62,6 +62,7 @@ def serve(
     timeout: options.Timeout = None,
     retries: options.Retries = None,
     transport: options.Transport = None,
+    tls_ca: options.TlsCa = None,
     hwaccel: options.HwAccel = None,
     quiet: options.Quiet = None,
 ) -> None:
@@ -84,8 +85,8 @@ def serve(
     given = {
         "model": model, "dtype": dtype, "revision": revision, "size": size, "sense": sense, "provider": provider,
         "threads": threads, "style": style, "alpha": alpha, "reverse": reverse, "view": view, "range": range_,
-        "camera_mode": camera_mode, "timeout": timeout, "retries": retries, "transport": transport, "hwaccel": hwaccel,
-        "quiet": quiet,
+        "camera_mode": camera_mode, "timeout": timeout, "retries": retries, "transport": transport, "tls_ca": tls_ca,
+        "hwaccel": hwaccel, "quiet": quiet,
     }  # fmt: skip
     config = load_config(None, given)
     look = replace(config.look, style=style_value(config.style))
@@ -105,6 +106,7 @@ def serve(
             timeout_seconds=config.timeout,
             retries=config.retries,
             transport=config.transport,
+            tls_ca=config.tls_ca,
         )
     with bytes_bar(quiet=config.quiet) as downloading:
         estimator = DepthEstimator(

@@ -35,6 +35,7 @@ class StreamOptions:
         gop_seconds: between key frames: what a viewer who joins waits at most; None = the sink's own.
         credentials_file: first line ``USER:PASSWORD``, for the server that is published to or that serves.
         timeout_seconds, retries: of publishing; retries None = for ever.
+        tls_ca: whom publishing trusts behind ``rtsps``, see :func:`~streamdepth.live_tls.find_trust`.
         max_clients: of serving.
     """
 
@@ -43,6 +44,7 @@ class StreamOptions:
     credentials_file: Path | None = None
     timeout_seconds: float = 3.0
     retries: int | None = None
+    tls_ca: str | None = None
     max_clients: int = 64
 
 
@@ -140,7 +142,9 @@ def _rtsp(
         return RtspServerSink(url, max_clients=stream.max_clients, **shared)
     from streamdepth.sinks.rtsp_publish import RtspPublishSink
 
-    return RtspPublishSink(url, timeout_seconds=stream.timeout_seconds, retries=stream.retries, **shared)
+    return RtspPublishSink(
+        url, timeout_seconds=stream.timeout_seconds, retries=stream.retries, tls_ca=stream.tls_ca, **shared
+    )
 
 
 def data_sink_for(
