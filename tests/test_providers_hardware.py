@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 
 from streamdepth import hardware
+from streamdepth.clock import SystemClock
 from streamdepth.errors import UsageError
 from streamdepth.frame import ColorTags, PictureInfo
 from streamdepth.hardware import HwAccel
 from streamdepth.sinks.encoding import encoder_formats, encoding_for
 from streamdepth.sinks.video import VideoSink
 from streamdepth.sources.file import FileSource
+from streamdepth.sources.live_reader import LiveDecoding, LiveReader, Opened, Picture
+from tests.support.live import live
+from tests.support.rtsp import GstServer
 from tests.support.sinks import control, painted, run_sink, stream_info
 
 if TYPE_CHECKING:
@@ -72,6 +76,39 @@ def test_auto_falls_back_in_silence_and_a_name_with_a_reason(monkeypatch: pytest
     assert hardware.decoder(HwAccel.AUTO) == hardware.Chosen(None)
     assert hardware.decoder(HwAccel.NONE) == hardware.Chosen(None)
     assert hardware.decoder(HwAccel.CUDA) == hardware.Chosen(None, "decoding in software: no cuda here")
+
+
+def test_a_camera_is_decoded_in_software_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "cannot_decode", lambda kind: f"no {kind} here")
+    with GstServer() as server:
+        source = live(server.url("/cam"), hwaccel="cuda", threads=1, max_frames=2, timeout_seconds=5)
+        assert source.open().note == "h264 160x96; decoding in software: no cuda here"
+        assert len(list(source.frames())) == 2
+    with pytest.raises(UsageError, match="none of auto, cuda"):
+        live("rtsp://127.0.0.1/x", hwaccel="gpu")
+    with pytest.raises(UsageError, match="decoder threads"):
+        live("rtsp://127.0.0.1/x", threads=-1)
+
+
+def test_a_live_decoder_on_hardware_is_announced_with_its_first_picture() -> None:
+    """Before it, the decoder only knows the device's format, which no sink can take."""
+    context = SimpleNamespace(
+        is_hwaccel=True, name="vp9", width=64, height=48, pix_fmt="cuda", extradata=None,
+    )  # fmt: skip
+    stream: Any = SimpleNamespace(
+        codec_context=context, time_base=None, average_rate=None, guessed_rate=None, sample_aspect_ratio=None
+    )
+    packet = SimpleNamespace(is_corrupt=False, decode=lambda: [av.VideoFrame(64, 48, "nv12")])
+    container: Any = SimpleNamespace(format=SimpleNamespace(name="rtsp"), demux=lambda _: [packet])
+    reader = LiveReader(
+        "", {}, open_timeout_seconds=1, read_timeout_seconds=1, decoding=LiveDecoding(), clock=SystemClock(), label="",
+        explain=lambda error: error,
+    )  # fmt: skip
+    reader._pump(container, stream)
+    opened = reader.mailbox.take(1)
+    assert isinstance(opened, Opened)
+    assert (opened.pix_fmt, opened.width_px) == ("nv12", 64)
+    assert isinstance(reader.mailbox.take(1), Picture)
 
 
 def standing_in(monkeypatch: pytest.MonkeyPatch, works: str) -> list[str]:

@@ -12,13 +12,14 @@ from streamdepth.clock import Clock, SystemClock
 from streamdepth.errors import SourceError, UsageError
 from streamdepth.fit import Fitter
 from streamdepth.frame import Frame, StreamInfo
+from streamdepth.hardware import HwAccel
 from streamdepth.live_backoff import Backoff
 from streamdepth.live_tls import find_trust
 from streamdepth.live_url import find_credentials, parse_live_url
 from streamdepth.redact import redact
 from streamdepth.sources.live_libav import is_busy, reason, way_out
 from streamdepth.sources.live_link import LiveLink
-from streamdepth.sources.live_reader import Ended, Missing, Opened, Picture, Skipped, Undecodable
+from streamdepth.sources.live_reader import Ended, LiveDecoding, Missing, Opened, Picture, Skipped, Undecodable
 from streamdepth.sources.live_time import TIME_BASE, LiveTimeline
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class LiveSource:
             included.
         transport: how RTSP carries media; ``auto`` prefers TCP and takes UDP from servers that do not offer it.
         low_latency: no buffering and slice threads; False allows 0.5 s of reordering and frame threads.
+        threads: decoder threads, 0 = FFmpeg chooses.
+        hwaccel: ``auto | cuda | vaapi | none``: decode on hardware where there is some.
         username, password, credentials_file: see :func:`~streamdepth.live_url.find_credentials`.
         tls_ca: whom to trust behind ``rtsps`` and ``https``, see :func:`~streamdepth.live_tls.find_trust`.
         max_frames, duration_seconds: end after that many frames, or that much media time.
@@ -87,6 +90,8 @@ class LiveSource:
         retries: int | None = None,
         transport: Literal["tcp", "udp", "auto"] = "tcp",
         low_latency: bool = True,
+        threads: int = 0,
+        hwaccel: HwAccel | str = HwAccel.NONE,
         username: str | None = None,
         password: str | None = None,
         credentials_file: str | Path | None = None,
@@ -107,6 +112,8 @@ class LiveSource:
             raise UsageError(f"max_frames is 1 or more, not {max_frames}")
         if duration_seconds is not None and not duration_seconds > 0:
             raise UsageError(f"duration is more than 0 seconds, not {duration_seconds}")
+        if threads < 0:
+            raise UsageError(f"decoder threads are 0 (automatic) or more, not {threads}")
         credentials = find_credentials(
             self._url, username=username, password=password, credentials_file=credentials_file, environ=environ
         )
@@ -116,7 +123,7 @@ class LiveSource:
             credentials,
             find_trust(tls_ca),
             transport=transport,
-            low_latency=low_latency,
+            decoding=LiveDecoding(low_latency, threads, HwAccel.parse(hwaccel)),
             timeout_seconds=timeout_seconds,
             clock=self._clock,
         )
@@ -204,7 +211,7 @@ class LiveSource:
                     live=True,
                     color=item.color,
                     sample_aspect_ratio=item.sample_aspect_ratio,
-                    note=f"{item.codec} {item.width_px}x{item.height_px}",
+                    note=f"{item.codec} {item.width_px}x{item.height_px}" + (item.note and f"; {item.note}"),
                 )
                 return self._info
             self._fail(item)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from streamdepth.clock import Clock
     from streamdepth.live_tls import Trust
     from streamdepth.live_url import Credentials, LiveUrl
-    from streamdepth.sources.live_reader import Item
+    from streamdepth.sources.live_reader import Item, LiveDecoding
 
 _WORST_ABANDONED = 3
 _HLS_SILENCE_SECONDS = 20.0
@@ -40,17 +40,17 @@ class LiveLink:
         trust: Trust,
         *,
         transport: str,
-        low_latency: bool,
+        decoding: LiveDecoding,
         timeout_seconds: float,
         clock: Clock,
     ) -> None:
         self._url = url
         self._address = url.with_credentials(credentials)
         self._trust = trust
-        self._options = libav_options(url.scheme, transport, low_latency, timeout_seconds)
+        self._options = libav_options(url.scheme, transport, decoding.low_latency, timeout_seconds)
         if url.scheme in TLS_SCHEMES:
             self._options |= trust.libav_options()
-        self._low_latency = low_latency
+        self._decoding = decoding
         self._timeout_seconds = timeout_seconds
         # HLS comes a segment at a time, 6 s each where its authors follow RFC 8216.
         hls = urlsplit(url.location).path.lower().endswith(".m3u8")
@@ -85,7 +85,7 @@ class LiveLink:
             open_timeout_seconds=self._timeout_seconds,
             # The first expiry of a read only makes libav hand out the frame it holds back; the second is the error.
             read_timeout_seconds=self._silence_seconds / 2,
-            low_latency=self._low_latency,
+            decoding=self._decoding,
             clock=self._clock,
             label=self._url.label,
             explain=lambda error: self._trust.explain(self._url, error, self._timeout_seconds / 2),

@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from streamdepth.frame import ColorTags
+from streamdepth.hardware import HwAccel, decoder
 from streamdepth.sources.live_gaps import FrameGaps, Withheld
 
 if TYPE_CHECKING:
@@ -26,8 +27,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveDecoding:
+    """How a live stream is decoded.
+
+    Attributes:
+        low_latency: slices, not frames, in parallel: frame threads hold back one frame each.
+        threads: of the decoder, 0 = FFmpeg chooses.
+        hwaccel: where, if there is such hardware.
+    """
+
+    low_latency: bool = True
+    threads: int = 0
+    hwaccel: HwAccel = HwAccel.NONE
+
+
+@dataclass(frozen=True, slots=True)
 class Opened:
-    """The connection stands and says what it carries."""
+    """The connection stands and says what it carries. ``note``: that it is decoded in software, where it should not."""
 
     width_px: int
     height_px: int
@@ -36,6 +52,7 @@ class Opened:
     rate: Fraction | None
     color: ColorTags
     sample_aspect_ratio: Fraction
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +147,6 @@ class LiveReader:
         url: with credentials.
         options: libav's, for the container.
         open_timeout_seconds, read_timeout_seconds: bounds of libav's own blocking calls.
-        low_latency: decode slices, not frames, in parallel: frame threads hold back one frame each.
         explain: puts a better error in the place of one that ended the stream; may block as long as opening may.
     """
 
@@ -141,7 +157,7 @@ class LiveReader:
         *,
         open_timeout_seconds: float,
         read_timeout_seconds: float,
-        low_latency: bool,
+        decoding: LiveDecoding,
         clock: Clock,
         label: str,
         explain: Callable[[Exception], Exception],
@@ -149,7 +165,8 @@ class LiveReader:
         self._url = url
         self._options = options
         self._timeout = (open_timeout_seconds, read_timeout_seconds)
-        self._low_latency = low_latency
+        self._decoding = decoding
+        self._note = ""
         self._clock = clock
         self._explain = explain
         self.mailbox = Mailbox()
@@ -182,13 +199,18 @@ class LiveReader:
     def _read(self) -> bool:
         import av
 
-        with av.open(self._url, options=dict(self._options), timeout=self._timeout) as container:
+        hardware = decoder(self._decoding.hwaccel)
+        self._note = hardware.note
+        with av.open(
+            self._url, options=dict(self._options), timeout=self._timeout, hwaccel=hardware.value
+        ) as container:
             self._touch()
             if not container.streams.video:
                 raise ValueError("it carries no video")
             stream = container.streams.video[0]
             # Corruption is judged frame by frame, so the decoder has to hand damaged ones out, marked.
-            stream.codec_context.thread_type = "SLICE" if self._low_latency else "AUTO"
+            stream.codec_context.thread_type = "SLICE" if self._decoding.low_latency else "AUTO"
+            stream.codec_context.thread_count = self._decoding.threads
             self._pump(container, stream)
             return bool(container.duration) and (container.duration or 0) > 0
 
@@ -197,7 +219,8 @@ class LiveReader:
 
         # Motion JPEG over HTTP carries no times; libav makes up 25 fps.
         timeless = "mpjpeg" in container.format.name or container.format.name in ("mjpeg", "h264", "hevc")
-        announced = self._announce(stream, None)
+        # A decoder on hardware names the device's format; that of its pictures is known with the first of them.
+        announced = not stream.codec_context.is_hwaccel and self._announce(stream, None)
         gaps = FrameGaps() if stream.codec_context.name == "h264" else None
         if gaps is not None:
             gaps.found(bytes(stream.codec_context.extradata or b""))
@@ -268,6 +291,7 @@ class LiveReader:
                 rate=Fraction(rate) if rate and 0 < rate <= 480 else None,
                 color=color,
                 sample_aspect_ratio=Fraction(stream.sample_aspect_ratio or 1),
+                note=self._note,
             )
         )
 

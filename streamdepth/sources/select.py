@@ -220,6 +220,8 @@ def _live(url: str, options: _Options) -> Source:
         clock=options.clock,
         max_frames=options.max_frames,
         duration_seconds=None if options.duration_seconds is None else float(options.duration_seconds),
+        threads=options.threads,
+        hwaccel=options.hwaccel,
         **options.live,
     )
 
