@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING, Any, Self, overload
 import numpy as np
 
 from streamdepth.errors import InferenceError, UsageError
-from streamdepth.inference.providers import AUTO, ON_DEVICE, likely
+from streamdepth.inference.opener import Opener
+from streamdepth.inference.providers import AUTO, likely
 from streamdepth.look import Look, parse_alpha
 from streamdepth.stills.inputs import MAX_PIXELS, Still, read
 from streamdepth.stills.tensors import rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from streamdepth.frame import Sense
     from streamdepth.inference.engine import Engine, RawDepth
+    from streamdepth.inference.runner import Runner
     from streamdepth.look import Style
     from streamdepth.models.hub import Progress
     from streamdepth.models.spec import ModelSpec, Preprocessing
@@ -93,6 +95,8 @@ class DepthEstimator:
         threads: threads of one operator on the CPU, None = from the cores.
         cache_dir: the Hub cache to use.
         progress: told about downloads.
+        tell: told in a line what takes long or changes while it runs: TensorRT's engine being built, or taking over.
+            May be called on a thread of its own.
         max_pixels: larger stills are refused.
     Raises:
         UsageError, ModelError, ModelNotFoundError, DeadlineError: as :func:`streamdepth.models.resolve.resolve`.
@@ -115,6 +119,7 @@ class DepthEstimator:
         threads: int | None = None,
         cache_dir: Path | None = None,
         progress: Progress | None = None,
+        tell: Callable[[str], None] | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         if threads is not None and threads < 1:
@@ -124,7 +129,7 @@ class DepthEstimator:
         from streamdepth.models.resolve import resolve
 
         self._asked_provider = provider
-        self._resolve = partial(
+        found = partial(
             resolve,
             model,
             revision=revision,
@@ -138,11 +143,15 @@ class DepthEstimator:
             cache_dir=cache_dir,
             progress=progress,
         )
-        self._spec = self._resolve(dtype=dtype)
-        self._precision: tuple[ModelSpec, str] | None = None
-        self._deciding = threading.Lock()
+        self._spec = found(dtype=dtype)
+        self._opener = Opener(
+            self._spec,
+            provider,
+            threads=threads,
+            fp32=partial(found, dtype="fp32"),
+            tell=tell or (lambda _: None),
+        )
         self._exact = exact
-        self._threads = threads
         self._max_pixels = max_pixels
         self._lock = threading.Lock()
         self._engine: Engine | None = None
@@ -151,7 +160,7 @@ class DepthEstimator:
     @property
     def spec(self) -> ModelSpec:
         """What is known of the model; on CUDA, from the first use on, of the dtype that passed there."""
-        return self._spec if self._precision is None else self._precision[0]
+        return self._opener.spec
 
     @property
     def provider(self) -> str:
@@ -171,11 +180,15 @@ class DepthEstimator:
         Raises:
             ProviderError, ModelError, InferenceError: see :class:`streamdepth.inference.engine.Engine`.
         """
-        chosen = exact if exact is not None else bool(self._exact)
-        spec, note = self._decided()
-        engine = self._checked(spec, batch, exact=chosen, workers=workers)
-        engine.note = "; ".join(text for text in (note, engine.note) if text)
-        return engine
+        return self._opener.engine(batch, exact=exact if exact is not None else bool(self._exact), workers=workers)
+
+    def live_engine(self, batch: int = 1) -> Runner:
+        """As ``engine``, for whoever waits for the first picture.
+
+        Where TensorRT's engine is not there yet, the model runs on CUDA while it is built, and ``tell`` hears when it
+        takes over.
+        """
+        return self._opener.live(batch, exact=bool(self._exact))
 
     @overload
     def __call__(
@@ -261,46 +274,6 @@ class DepthEstimator:
         self.close()
 
     # Inside -------------------------------------------------------------------------------------------------------
-
-    def _decided(self) -> tuple[ModelSpec, str]:
-        """The model in the precision that the provider is good for, and a line where that had to be float32."""
-        if likely(self._asked_provider) != "cuda":
-            return self._spec, ""
-        with self._deciding:
-            if self._precision is None:
-                from streamdepth.inference import precision
-                from streamdepth.inference.providers import open_session
-
-                self._precision = precision.for_cuda(
-                    self._spec,
-                    open_half=lambda half: open_session(half, self._asked_provider, graph=False).session,
-                    fp32=lambda: self._resolve(dtype="fp32"),
-                )
-            return self._precision
-
-    def _checked(self, spec: ModelSpec, batch: int, *, exact: bool, workers: int) -> Engine:
-        def made(*, cuda_graph: bool) -> Engine:
-            from streamdepth.inference.engine import Engine
-
-            engine = Engine(
-                spec, provider=self._asked_provider, batch=batch, exact=exact, threads=self._threads, workers=workers,
-                cuda_graph=cuda_graph,
-            )  # fmt: skip
-            try:
-                engine.check()
-            except BaseException:
-                engine.close()
-                raise
-            return engine
-
-        try:
-            return made(cuda_graph=True)
-        except InferenceError as error:
-            if likely(self._asked_provider) not in ON_DEVICE:
-                raise
-            engine = made(cuda_graph=False)  # which fails again where it was not the recording
-            engine.note = "; ".join(text for text in (engine.note, f"no CUDA graph: {error.message}") if text)
-            return engine
 
     @staticmethod
     def _look(style: Style | None, alpha: float | str | Sequence[float] | None, reverse: bool) -> Look | None:

@@ -274,7 +274,7 @@ def test_an_engine_whose_graph_cannot_be_recorded_runs_without_one(
 
     monkeypatch.setattr("streamdepth.inference.engine.open_session", opened)
     monkeypatch.setattr(Engine, "_run_on_device", refuses)
-    with DepthEstimator(good.path, provider="tensorrt", preprocessing=RULES) as estimator:
+    with DepthEstimator(good.path, provider="cuda", dtype="fp32", preprocessing=RULES) as estimator:
         engine = estimator.engine()
         assert not engine.cuda_graph
         assert "no CUDA graph: operation not permitted" in engine.note

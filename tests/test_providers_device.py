@@ -272,7 +272,8 @@ class _Engine:
 
     sizes: ClassVar[list[tuple[int, int]]] = []
 
-    def __init__(self, spec: ModelSpec, *, provider: str, batch: int) -> None:
+    def __init__(self, spec: ModelSpec, *, provider: str, batch: int, exact: bool) -> None:
+        assert not exact
         assert (spec.image_input.dtype, provider, batch) == ("uint8", "tensorrt", 4)
 
     def check(self, width: int, height: int) -> None:

@@ -41,6 +41,7 @@ def build(
     *,
     pictures: Sequence[tuple[int, int]] = ((1920, 1080),),
     batch: int = 1,
+    exact: bool = False,
     progress: Callable[[str], None] | None = None,
     clock: Clock | None = None,
 ) -> tuple[Built, ...]:
@@ -50,6 +51,7 @@ def build(
         provider: one of ``BUILDABLE``.
         pictures: (width, height) of the pictures to come: a network's size may follow theirs.
         batch: the most pictures a run will take.
+        exact: for pictures that are preprocessed as ``transformers`` does, and not in the graph.
         progress: told what is made next.
     Raises:
         UsageError: the provider makes nothing ahead, or a size or batch is below 1.
@@ -61,14 +63,14 @@ def build(
     if not pictures or any(width < 1 or height < 1 for width, height in pictures):
         raise UsageError(f"pictures have 1x1 pixels or more, not {list(pictures)}")
     made: list[Built] = []
-    if not fused.obstacle(spec):
+    if not (exact or fused.obstacle(spec)):
         say(f"graph of {spec.name} that takes pictures as bytes")
         started_ns = clock.monotonic_ns()
         spec = fused.fused(spec)
         made.append(Built("graph", spec.path, (clock.monotonic_ns() - started_ns) / 1e9))
     say(f"engine of {spec.name}, batch {batch}: minutes where it is not there yet")
     started_ns = clock.monotonic_ns()
-    engine = Engine(spec, provider=provider, batch=batch)
+    engine = Engine(spec, provider=provider, batch=batch, exact=exact)
     try:
         for width, height in pictures:
             engine.check(width, height)
@@ -78,6 +80,17 @@ def build(
         seconds = (clock.monotonic_ns() - started_ns) / 1e9
         made.append(Built("engine", engine_folder(spec, batch), seconds))
     return tuple(made)
+
+
+def is_built(spec: ModelSpec, batch: int, *, exact: bool = False) -> bool:
+    """Whether a session of TensorRT's starts in seconds, with whatever pictures: an engine is there, for one size."""
+    if nvidia.follows_picture(spec) or precision.tensorrt_halves(_as_run(spec, exact=exact)) is None:
+        return False
+    return nvidia.is_built(engine_folder(_as_run(spec, exact=exact), batch))
+
+
+def _as_run(spec: ModelSpec, *, exact: bool) -> ModelSpec:
+    return spec if exact or fused.obstacle(spec) else fused.fused(spec)
 
 
 def engine_folder(spec: ModelSpec, batch: int) -> Path:

@@ -91,6 +91,11 @@ class Slot:
         self.geometries: list[Geometry | None] = [None] * engine.batch
 
     @property
+    def engine(self) -> Engine:
+        """The one that lent it, and that runs it."""
+        return self._engine
+
+    @property
     def exact(self) -> bool:
         """Whether the engine preprocesses as ``transformers`` does."""
         return self._engine.exact

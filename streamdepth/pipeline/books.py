@@ -11,7 +11,7 @@ from streamdepth.pipeline.stats import RunStats, Snapshot, Timer
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from streamdepth.inference.engine import Engine
+    from streamdepth.inference.runner import Runner
     from streamdepth.pipeline.lane import Lane
 
 UNACCOUNTED = "unaccounted"
@@ -19,7 +19,7 @@ UNACCOUNTED = "unaccounted"
 
 
 def run_stats(
-    lanes: Sequence[Lane], shared: Mapping[str, Timer], engine: Engine, *, seconds: float, lost_to: str
+    lanes: Sequence[Lane], shared: Mapping[str, Timer], engine: Runner, *, seconds: float, lost_to: str
 ) -> RunStats:
     """Close the books. Frames still on their way are dropped with cause ``lost_to``."""
     sinks = tuple(stats for lane in lanes for stats in lane.settle(lost_to))
@@ -52,7 +52,7 @@ def run_stats(
     )
 
 
-def opening_notes(lanes: Sequence[Lane], engine: Engine) -> tuple[str, ...]:
+def opening_notes(lanes: Sequence[Lane], engine: Runner) -> tuple[str, ...]:
     """What is worth saying before the first frame: what was assumed, converted or fallen back to."""
     notes = [*engine.spec.notes, engine.note]
     for lane in lanes:

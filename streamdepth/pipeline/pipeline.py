@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from streamdepth.clock import Clock
     from streamdepth.estimator import DepthEstimator
     from streamdepth.frame import DepthMap, Frame
-    from streamdepth.inference.engine import Engine, Slot
+    from streamdepth.inference.runner import Runner
+    from streamdepth.inference.slots import Slot
     from streamdepth.stages import Sink, Source
 
     FrameCallback = Callable[[Frame, DepthMap], None]
@@ -108,7 +109,7 @@ class Pipeline:
         self._aborted = threading.Event()
         self._stopped = threading.Event()
         self._crew = Crew(on_error=self.abort, on_stop=self._on_stop, on_done=self._woken.set)
-        self._engine: Engine | None = None
+        self._engine: Runner | None = None
         self._opened = False
         self._closed = False
         self._started_ns = 0
@@ -176,7 +177,10 @@ class Pipeline:
 
                 self._estimator = DepthEstimator()
             # Two runs at once cost less than one over all cores, but each takes longer: only where nobody waits for it.
-            self._engine = self._estimator.engine(batch=self._batch, workers=_WORKERS if self._patient else 1)
+            if self._patient:
+                self._engine = self._estimator.engine(self._batch, workers=_WORKERS)
+            else:
+                self._engine = self._estimator.live_engine(self._batch)
             for lane in self._lanes:
                 lane.open()
         except BaseException:
@@ -277,7 +281,7 @@ class Pipeline:
         turns.done()
 
     @property
-    def _running_engine(self) -> Engine:
+    def _running_engine(self) -> Runner:
         assert self._engine is not None  # noqa: S101 - made in open()
         return self._engine
 

@@ -216,7 +216,8 @@ def fake_estimator(engine: FakeEngine | None = None, **engine_options: Any) -> D
     def make(batch: int = 1, *, workers: int = 1) -> FakeEngine:  # noqa: ARG001 - the fake engine says how many it has
         return engine or FakeEngine(batch, **engine_options)
 
-    return cast("DepthEstimator", SimpleNamespace(engine=make, spec=SimpleNamespace(name="fake", dtype="fp32")))
+    spec = SimpleNamespace(name="fake", dtype="fp32")
+    return cast("DepthEstimator", SimpleNamespace(engine=make, live_engine=make, spec=spec))
 
 
 def shared(name: str) -> Path:
