@@ -153,7 +153,9 @@ def main() -> int:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    # not through Python's buffer: its lock would be held when the interpreter ends
+    while os.read(sys.stdin.fileno(), 1):
+        pass
     os._exit(1)
 
 

@@ -39,7 +39,7 @@ _FOV_OUTPUT = "field_of_view"
 _SIZES_KEPT = 8
 _GEOMETRIES_KEPT = 256
 _FLOAT = "tensor(float)"
-_RUNSON_DEVICE = 2
+_RUNS_ON_DEVICE = 2
 """One computes while the other's pictures go up and its depth comes down."""
 
 
@@ -124,7 +124,7 @@ class Engine:
         self.batch = fixed if fixed is not None and fixed > 1 else batch
         self.rows_per_run = self.batch if fixed is None else fixed
         expected, planned = likely(provider), plan_threads(cores()).session
-        most = {"cpu": planned, **dict.fromkeys(ON_DEVICE, _RUNSON_DEVICE)}.get(expected, 1)
+        most = {"cpu": planned, **dict.fromkeys(ON_DEVICE, _RUNS_ON_DEVICE)}.get(expected, 1)
         workers = 1 if threads is not None else min(workers, most)
         if expected == "cpu" and workers > 1:
             threads = -(-planned // workers)
@@ -225,6 +225,7 @@ class Engine:
         """As ``run``, before padding is cut off and units are converted."""
         if not 1 <= count <= self.batch:
             raise ValueError(f"count is 1..{self.batch}, not {count}")
+        self._check_usable()
         ring = self._ring(slot.size)
         views: list[float | None] = []
         runs = -(-count // self.rows_per_run)
@@ -364,16 +365,19 @@ class Engine:
         self._guarded(lambda: self.session.run_with_iobinding(binding, options or self._options), size)
 
     def _guarded(self, run: Callable[[], T], size: tuple[int, int]) -> T:
-        if self.session is None:
-            raise InferenceError(f"{self.spec.name}: the engine is closed; make a new one")
-        if self._interrupted:
-            raise InferenceError(f"{self.spec.name}: inference was interrupted")
+        self._check_usable()
         try:
             return run()
         except Exception as exc:
             if self._interrupted:
                 raise InferenceError(f"{self.spec.name}: inference was interrupted") from exc
             raise session_errors.run_error(exc, self.spec, size, self.rows_per_run) from exc
+
+    def _check_usable(self) -> None:
+        if self.session is None:
+            raise InferenceError(f"{self.spec.name}: the engine is closed; make a new one")
+        if self._interrupted:
+            raise InferenceError(f"{self.spec.name}: inference was interrupted")
 
     def _fields_of_view(self, degrees: Any) -> list[float | None]:
         values = np.asarray(degrees, dtype=np.float64).reshape(-1)
