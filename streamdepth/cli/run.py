@@ -201,6 +201,7 @@ def execute(config: RunConfig) -> None:
             threads=config.threads,
             exact=config.exact or None,
             progress=downloading,
+            tell=partial(say, quiet=config.quiet),
         )
     done: list[tuple[str, RunStats]] = []
     try:

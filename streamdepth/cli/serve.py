@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,7 +74,7 @@ def serve(
     from streamdepth.cli.jobs import camera_mode as camera_mode_of
     from streamdepth.cli.jobs import thread_plan
     from streamdepth.cli.options import style_value
-    from streamdepth.cli.progress import bytes_bar
+    from streamdepth.cli.progress import bytes_bar, say
     from streamdepth.config import load_config
     from streamdepth.depth.range import RangeSpec, RangeSwitch
     from streamdepth.estimator import DepthEstimator
@@ -118,6 +119,7 @@ def serve(
             provider=config.provider,
             threads=config.threads,
             progress=downloading,
+            tell=partial(say, quiet=config.quiet),
         )
     with estimator:
         site = WebSite(
