@@ -94,7 +94,7 @@ def test_frames_that_an_hevc_decoder_keeps_are_counted() -> None:
 def test_hole_in_a_transport_stream(codec: str, lost: int) -> None:
     """Packets lost on the way, whatever the codec: nothing painted over the hole gets through."""
     chunks = encode_ts(60, codec=codec)
-    with av.open(io.BytesIO(b"".join(chunks))) as whole:
+    with av.open(io.BytesIO(b"".join(chunks)), "r") as whole:
         pictures = [picture.to_ndarray() for picture in whole.decode(video=0)]
     chunks[lost] = b""
     frames, dropped = given_and_dropped(chunks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import threading
 import time
@@ -187,7 +188,8 @@ class RtspServerSink(BaseSink):
             self._hub.start(address, self._url.port, _START_SECONDS)
         except OSError as exc:
             self.close()
-            reason = exc.strerror or str(exc)
+            # asyncio wraps the system's words into a sentence that repeats the address.
+            reason = os.strerror(exc.errno).lower() if exc.errno and exc.errno > 0 else str(exc)
             raise SinkError(f"{self.name}: cannot listen there ({reason}); choose another port or address") from exc
         if self._url.port == 0:
             self._name = self._name.replace(":0", f":{self._hub.port}", 1)
