@@ -12,6 +12,10 @@ _MOST_DECODING = 4
 _MOST_ENCODING = 12
 """x264's own default is 1.5 a core; beyond a dozen its rows run out at 1080p and each thread still costs a picture."""
 _MOST_SESSION = 16
+_LEAST_SHARE = 3
+"""What FFmpeg and x264 take by themselves on two cores. Sharing two cores out to the last thread won nothing: two
+decoders with one thread each ran at 0.98 to 1.01 of that, two encoders with one each at 0.73, with two at 0.82, at the
+same CPU a frame (medians of pairs of runs, 720p, a busy machine). More cores were not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +42,15 @@ def cores() -> int:
     return max(1, os.cpu_count() or 1)
 
 
-def plan_threads(cores: int, *, decoders: int = 1, encoders: int = 1, on_device: bool = False) -> ThreadPlan:
+def plan_threads(cores: int, *, decoders: int = 1, encoders: int = 1) -> ThreadPlan:
     """Share out ``cores``.
 
     The model gets all of them: it is what frames wait for, and threads that sleep between runs take nothing from the
-    others. Decoders and encoders share the cores among their own kind, one more each on small machines, since a frame
+    others. Decoders and encoders share the cores among their own kind, one alone with a thread to spare, since a frame
     thread mostly waits for its neighbour's rows. Colour takes a second thread only where a core is likely to be free.
 
     Args:
         decoders, encoders: how many run at the same time; ``--range shot`` decodes twice.
-        on_device: the model runs on a GPU, and its CPU threads only feed it.
     Raises:
         UsageError: any count below 1 (0 encoders is fine).
     """
@@ -57,7 +60,7 @@ def plan_threads(cores: int, *, decoders: int = 1, encoders: int = 1, on_device:
     if encoders < 0:
         raise UsageError(f"encoders is at least 0, not {encoders}")
     return ThreadPlan(
-        session=1 if on_device else min(cores, _MOST_SESSION),
+        session=min(cores, _MOST_SESSION),
         decoder=_share(cores, decoders, _MOST_DECODING),
         encoder=_share(cores, max(1, encoders), _MOST_ENCODING),
         kernels=max(1, min(4, cores // (4 * max(1, encoders)))),
@@ -65,5 +68,6 @@ def plan_threads(cores: int, *, decoders: int = 1, encoders: int = 1, on_device:
 
 
 def _share(cores: int, users: int, most: int) -> int:
-    alone = cores + 1 if users == 1 and cores > 1 else cores // users
-    return max(1, min(alone, most))
+    if cores == 1:
+        return 1
+    return min(most, cores + 1 if users == 1 else max(_LEAST_SHARE, cores // users))

@@ -239,6 +239,16 @@ def test_quality_and_speed_are_said_in_the_hardwares_terms(
     assert {name: chosen.options.get(name) for name in wanted} == wanted
 
 
+@pytest.mark.parametrize("codec", ["h264_nvenc", "hevc_nvenc", "av1_nvenc", "h264_vaapi", "hevc_vaapi"])
+def test_the_encoders_know_what_they_are_told(codec: str) -> None:
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV was built without {codec}")
+    known = av.CodecContext.create(codec, "w").supported_options
+    picture = PictureInfo(64, 48, "yuv420p", ColorTags())
+    options = encoding_for(picture, codec=codec, transparent=False, options={"crf": "20", "preset": "slow"}).options
+    assert options.keys() <= {option.name for option in (*known.generic, *known.private)}
+
+
 def test_pictures_in_device_memory_are_uploaded_from_nv12(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = SimpleNamespace(type="video", video_formats=[SimpleNamespace(name="vaapi")])
     monkeypatch.setattr("av.Codec", lambda *_: fake)
