@@ -1,0 +1,363 @@
+"""Every fault of live video, provoked with real servers and players: what is seen, how soon, and when it goes on.
+
+    python benchmarks/faults.py [--only WORD] [--json FILE]
+
+Each row is a run of its own, at the defaults (3 s without news are a fault). "Noticed" counts from the fault,
+"recovered" from the moment the other side works again to the next picture. The books of every run must balance:
+captured = processed + dropped. Needs GStreamer's RTSP server for Debian's Python, as the tests do; takes 2 minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import socket
+import threading
+import time
+import urllib.request
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from support.peers import Player, RtspServer, listener, pictures, say_garbage, say_nothing
+from support.timing import machine
+
+from streamdepth.errors import SinkError, SourceError
+from streamdepth.estimator import DepthEstimator
+from streamdepth.look import Look, LookControl, View
+from streamdepth.pipeline import Pipeline, RunStats
+from streamdepth.sinks.base import BaseSink
+from streamdepth.sinks.rtsp_publish import RtspPublishSink
+from streamdepth.sinks.rtsp_server.sink import RtspServerSink
+from streamdepth.sources.live import LiveSource, LiveState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from streamdepth.frame import Result
+    from streamdepth.stages import Sink
+
+_WARM_PICTURES = 25
+_DOWN_SECONDS = 2.0
+_PATIENCE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Row:
+    fault: str
+    seen: str
+    noticed_seconds: float | None = None
+    recovered_seconds: float | None = None
+    books: str = "nothing captured"
+
+
+class Ticker(BaseSink):
+    """Counts what comes out of the pipeline."""
+
+    def __init__(self) -> None:
+        super().__init__("ticker", LookControl(Look()))
+        self.count = 0
+
+    @property
+    def live(self) -> bool:
+        return True
+
+    def process(self, result: Result) -> None:  # noqa: ARG002 - what is in it does not matter
+        self.count += 1
+
+
+class Run:
+    """A pipeline on a thread of its own, from a camera to sinks."""
+
+    def __init__(self, estimator: DepthEstimator, url: str, *sinks: Sink) -> None:
+        self.source = LiveSource(url, retries=100)
+        self._ticker = Ticker()
+        self._pipeline = Pipeline([self.source], estimator, [self._ticker, *sinks])
+        self._stats: list[RunStats] = []
+        self._thread = threading.Thread(target=lambda: self._stats.append(self._pipeline.run()))
+
+    def __enter__(self) -> Run:
+        self._thread.start()
+        self.pictures(_WARM_PICTURES)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipeline.stop()
+        self._thread.join(_PATIENCE_SECONDS)
+
+    def pictures(self, count: int) -> float:
+        """Seconds until so many more came out."""
+        wanted = self._ticker.count + count
+        return seconds_until(lambda: self._ticker.count >= wanted)
+
+    @property
+    def books(self) -> str:
+        """After the end."""
+        (stats,) = self._stats
+        dropped = sum(stats.dropped.values())
+        if stats.captured != stats.processed + dropped:
+            raise SystemExit(f"{stats.captured} captured, but {stats.processed} processed and {dropped} dropped")
+        return f"{stats.captured} = {stats.processed} + {dropped}"
+
+
+def seconds_until(condition: Callable[[], bool]) -> float:
+    started, pause = time.monotonic(), threading.Event()
+    while not condition():
+        if time.monotonic() - started > _PATIENCE_SECONDS:
+            raise SystemExit(f"waited for {_PATIENCE_SECONDS:g} s in vain")
+        pause.wait(0.005)
+    return time.monotonic() - started
+
+
+def stay_down() -> None:
+    threading.Event().wait(_DOWN_SECONDS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="faults whose name holds this")
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    options = parser.parse_args()
+    rows = []
+    with DepthEstimator("built-in") as estimator:
+        for name, provoke in FAULTS.items():
+            if options.only in name:
+                rows.append(Row(name, **provoke(estimator)))
+                print(f"{name}: {rows[-1].seen}", flush=True)
+    if options.json is not None:
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    print(f"\n{machine()}\n")
+    print("| fault | what was seen | noticed | recovered | captured = processed + dropped |")
+    print("|---|---|---|---|---|")
+    for row in rows:
+        noticed, recovered = _seconds(row.noticed_seconds), _seconds(row.recovered_seconds)
+        print(f"| {row.fault} | {row.seen} | {noticed} | {recovered} | {row.books} |")
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f} s"
+
+
+def camera_killed(estimator: DepthEstimator) -> dict[str, Any]:
+    return _restarted(estimator)
+
+
+def camera_changed(estimator: DepthEstimator) -> dict[str, Any]:
+    found = _restarted(estimator, codec="jpeg", size="320x240")
+    return {**found, "seen": f"{found['seen']}; then 160x96 as before, letterboxed"}
+
+
+def _restarted(estimator: DepthEstimator, **after: str) -> dict[str, Any]:
+    with RtspServer() as camera, Run(estimator, camera.url("/cam")) as run:
+        camera.kill()
+        noticed = seconds_until(lambda: run.source.state is not LiveState.LIVE)
+        seen = run.source.last_error
+        stay_down()
+        camera.start(**after)
+        recovered = run.pictures(1)
+        run.pictures(_WARM_PICTURES)
+    return _told(seen, noticed, recovered, run)
+
+
+def camera_stopped(estimator: DepthEstimator) -> dict[str, Any]:
+    with RtspServer() as camera, Run(estimator, camera.url("/cam")) as run:
+        camera.signal(signal.SIGSTOP)
+        noticed = seconds_until(lambda: run.source.last_error != "")
+        seen = run.source.last_error
+        stay_down()
+        camera.signal(signal.SIGCONT)
+        recovered = run.pictures(1)
+        run.pictures(_WARM_PICTURES)
+    return _told(seen, noticed, recovered, run)
+
+
+def _told(seen: str, noticed: float | None, recovered: float | None, run: Run) -> dict[str, Any]:
+    return {"seen": seen, "noticed_seconds": noticed, "recovered_seconds": recovered, "books": run.books}
+
+
+def camera_wants_a_password(_: DepthEstimator) -> dict[str, Any]:
+    with RtspServer(auth="user:right") as camera:
+        return _refused(camera.url("/cam", "user:wrong@"))
+
+
+def camera_has_no_such_path(_: DepthEstimator) -> dict[str, Any]:
+    with RtspServer() as camera:
+        return _refused(camera.url("/elsewhere"))
+
+
+def listener_is_silent(_: DepthEstimator) -> dict[str, Any]:
+    with listener(say_nothing) as port:
+        return _refused(f"rtsp://127.0.0.1:{port}/x")
+
+
+def listener_sends_garbage(_: DepthEstimator) -> dict[str, Any]:
+    with listener(say_garbage) as port:
+        return _refused(f"rtsp://127.0.0.1:{port}/x")
+
+
+def _refused(url: str) -> dict[str, Any]:
+    source, started = LiveSource(url), time.monotonic()
+    try:
+        source.open()
+    except SourceError as exc:
+        noticed = time.monotonic() - started
+        source.close()
+        return {"seen": exc.message.removeprefix(f"{source.id}: "), "noticed_seconds": noticed}
+    raise SystemExit(f"{source.id} opened")
+
+
+def relay_killed(estimator: DepthEstimator) -> dict[str, Any]:
+    return _published(estimator, RtspServer.kill, RtspServer.start)
+
+
+def relay_stopped(estimator: DepthEstimator) -> dict[str, Any]:
+    return _published(estimator, lambda relay: relay.signal(signal.SIGSTOP), lambda relay: relay.signal(signal.SIGCONT))
+
+
+def _published(
+    estimator: DepthEstimator, fault: Callable[[RtspServer], None], mend: Callable[[RtspServer], None]
+) -> dict[str, Any]:
+    with RtspServer() as camera, RtspServer() as relay:
+        sink = RtspPublishSink(relay.url("/in"), control=LookControl(Look()))
+        with Run(estimator, camera.url("/cam"), sink) as run:
+            seconds_until(lambda: sink.state == "live")
+            run.pictures(_WARM_PICTURES)
+            fault(relay)
+            noticed = seconds_until(lambda: sink.last_error != "")
+            seen = sink.last_error
+            stay_down()
+            mend(relay)
+            recovered = seconds_until(lambda: sink.state == "live")
+            slowest = run.pictures(_WARM_PICTURES)
+            seen = f"{seen}; the model went on at {_WARM_PICTURES / slowest:.0f} fps"
+    return _told(seen, noticed, recovered, run)
+
+
+def viewer_killed(estimator: DepthEstimator) -> dict[str, Any]:
+    with _serving(estimator) as (run, sink, url), Player(url) as player:
+        seconds_until(lambda: len(player.seen_at) > 5)
+        player.signal(signal.SIGKILL)
+        noticed = seconds_until(lambda: sink.viewers == 0)
+    return _told("the viewer is forgotten", noticed, None, run)
+
+
+def viewer_frozen(estimator: DepthEstimator) -> dict[str, Any]:
+    # Noise, input and all: a quiet picture would fit into the system's buffers for minutes.
+    noise = {"pattern": "snow", "size": "640x360"}
+    with (
+        _serving(estimator, View.SIDE, **noise) as (run, sink, url),
+        Player(url) as player,
+        Player(url) as other,
+    ):
+        seconds_until(lambda: min(len(player.seen_at), len(other.seen_at)) > 5)
+        player.signal(signal.SIGSTOP)
+        frozen_at = time.monotonic()
+        noticed = seconds_until(lambda: "slow_viewer" in str(sink.status["skipped_by_viewers"]))
+        stay_down()
+        thawed_at = time.monotonic()
+        player.signal(signal.SIGCONT)
+        recovered = seconds_until(lambda: player.seen_at[-1] > thawed_at)
+        times = [at for at in other.seen_at if frozen_at < at < thawed_at]
+        gap_ms = max(after - before for before, after in pairwise(times)) * 1000
+    seen = f"it skips to a key frame; the other viewer's longest gap was {gap_ms:.0f} ms"
+    return _told(seen, noticed, recovered, run)
+
+
+def viewer_late(estimator: DepthEstimator) -> dict[str, Any]:
+    with _serving(estimator) as (run, _, url):
+        waits = []
+        for _attempt in range(5):
+            started = time.monotonic()
+            next(pictures(url))
+            waits.append(time.monotonic() - started)
+    return _told(f"first picture after {min(waits):.2f} to {max(waits):.2f} s, of 5", None, sorted(waits)[2], run)
+
+
+def fifty_viewers(estimator: DepthEstimator) -> dict[str, Any]:
+    seen: list[int] = []
+
+    def watch(url: str) -> None:
+        count = 0
+        for count, _ in enumerate(pictures(url), 1):
+            if count == _WARM_PICTURES:
+                break
+        seen.append(count)
+
+    with _serving(estimator) as (run, sink, url):
+        threads = [threading.Thread(target=watch, args=(url,)) for _ in range(50)]
+        for thread in threads:
+            thread.start()
+        most = 0
+        while any(thread.is_alive() for thread in threads):
+            most = max(most, sink.viewers)
+            threads[0].join(0.01)
+    if sorted(seen) != [_WARM_PICTURES] * 50:
+        raise SystemExit(f"of 50 viewers, some saw too little: {sorted(seen)}")
+    return _told(f"all 50 got {_WARM_PICTURES} pictures, {most} at once", None, None, run)
+
+
+def page_closed(estimator: DepthEstimator) -> dict[str, Any]:
+    from streamdepth.sinks.web import WebSink
+
+    with RtspServer() as camera:
+        sink = WebSink("http://127.0.0.1:0", control=LookControl(Look()))
+        with Run(estimator, camera.url("/cam"), sink) as run:
+
+            def viewers() -> int:
+                with urllib.request.urlopen(f"{sink.site.address}/v1/state", timeout=10) as answer:
+                    return int(json.load(answer)["stats"]["viewers"]["mjpeg"])
+
+            with urllib.request.urlopen(f"{sink.site.address}/v1/live.mjpg", timeout=10) as answer:
+                answer.read(20_000)
+                seconds_until(lambda: viewers() == 1)
+            noticed = seconds_until(lambda: viewers() == 0)
+            run.pictures(_WARM_PICTURES)
+    return _told("the viewer is forgotten, the run goes on", noticed, None, run)
+
+
+def port_in_use(estimator: DepthEstimator) -> dict[str, Any]:
+    with socket.create_server(("127.0.0.1", 0)) as taken, RtspServer() as camera:
+        url = f"rtsp://127.0.0.1:{taken.getsockname()[1]}/depth"
+        sink = RtspServerSink(url, control=LookControl(Look()))
+        started = time.monotonic()
+        try:
+            with Pipeline([LiveSource(camera.url("/cam"))], estimator, [sink]) as pipeline:
+                pipeline.run()
+        except SinkError as exc:
+            return {"seen": exc.message.removeprefix(f"{url}: "), "noticed_seconds": time.monotonic() - started}
+    raise SystemExit(f"{url} was served twice")
+
+
+@contextlib.contextmanager
+def _serving(
+    estimator: DepthEstimator, view: View = View.DEPTH, **camera: str
+) -> Iterator[tuple[Run, RtspServerSink, str]]:
+    """A run that serves viewers, its sink, and the address to play."""
+    sink = RtspServerSink("rtsp://127.0.0.1:0/depth", control=LookControl(Look(view=view)))
+    with RtspServer(**camera) as server, Run(estimator, server.url("/cam"), sink) as run:
+        yield run, sink, f"rtsp://127.0.0.1:{sink.port}/depth"
+
+
+FAULTS: dict[str, Callable[[DepthEstimator], dict[str, Any]]] = {
+    "camera's server killed, started again": camera_killed,
+    "camera's server stopped (SIGSTOP) past the deadline": camera_stopped,
+    "camera comes back as 320x240 Motion JPEG": camera_changed,
+    "camera answers 401": camera_wants_a_password,
+    "camera answers 404": camera_has_no_such_path,
+    "listener that says nothing": listener_is_silent,
+    "listener that sends random bytes": listener_sends_garbage,
+    "server published to killed, started again": relay_killed,
+    "server published to stopped (SIGSTOP)": relay_stopped,
+    "viewer killed": viewer_killed,
+    "viewer frozen (SIGSTOP), thawed": viewer_frozen,
+    "viewer comes late": viewer_late,
+    "50 viewers": fifty_viewers,
+    "page closed in mid-stream": page_closed,
+    "port in use": port_in_use,
+}
+
+if __name__ == "__main__":
+    main()
