@@ -1,0 +1,406 @@
+"""What a GPU gives: the engine against the bare ONNX Runtime session, precision, batches, CUDA graphs, 1080p streams.
+
+    python benchmarks/gpu.py [--model M] [--size WxH] [--provider P]... [--batches 1,2,...] [--minutes 10] [--json F]
+
+model: one setting a row. Ours takes pictures from host memory and brings depth back, as a run does. Two peers, on the
+same graph, options and GPU, timed in turn with ours: the bare session (``session.run`` with float32 arrays, what
+everybody writes; the aim is a ratio of at least 0.95) and the bound, the same session on arrays that are on the device
+already, without any copy. The error is the mean distance from float32 on the CPU, as a share of the range.
+
+streams: 1, 2, 4 ... clips of 1920x1080, decoded at their own pace as cameras are, through one pipeline and one batch.
+A number is sustained where no more than 1 % of the frames are dropped; the first that is not ends it. The busiest stage
+is named with the share of the time it works: that is what bounds it.
+
+Whatever cannot run here, or not in the time left, is skipped with a line that says why. ``--provider cpu`` runs all of
+it but for what only a GPU has, to try the benchmark itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import av
+import numpy as np
+import onnxruntime as ort
+from support.timing import machine, side_by_side
+
+from streamdepth.errors import StreamDepthError, UsageError
+from streamdepth.estimator import DepthEstimator
+from streamdepth.inference import agreement, half, nvidia
+from streamdepth.inference.engine import Engine
+from streamdepth.inference.pattern import pattern
+from streamdepth.inference.preprocess import picture_of
+from streamdepth.inference.providers import ON_DEVICE, open_session, provider_named, why_not
+from streamdepth.look import Look, View
+from streamdepth.models.resolve import resolve
+from streamdepth.pipeline import Pipeline, RunStats
+from streamdepth.sinks.select import sink_for
+from streamdepth.sources.select import source_for
+from streamdepth.threads import cores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from streamdepth.models.spec import ModelSpec
+    from streamdepth.stages import Source
+
+_SUSTAINED = 0.01
+_RATE = 30
+_LOOK = Look(alpha=(0.6, 0.6), view=View.OVERLAY)
+
+
+@dataclass(frozen=True)
+class Setting:
+    provider: str
+    dtype: str
+    batch: int
+    graph: bool
+
+    def __str__(self) -> str:
+        return f"{self.provider} {self.dtype} batch {self.batch}{'' if self.graph else ' without CUDA graph'}"
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """Milliseconds a frame, medians. ``ratio`` is the bare session's time by ours: above 1 we are faster."""
+
+    setting: Setting
+    graph: bool
+    frame_ms: float
+    fps: float
+    bare_ms: float
+    bound_ms: float
+    ratio: float
+    error: float
+    start_seconds: float
+    note: str
+
+
+@dataclass(frozen=True)
+class StreamRow:
+    streams: int
+    provider: str
+    batch: int
+    seen_fps: float
+    dropped: float
+    latency_p95_ms: float | None
+    model_ms: float
+    busiest: str
+    busy: float
+    cpu: float
+
+    @property
+    def sustained(self) -> bool:
+        return self.dropped <= _SUSTAINED
+
+
+@dataclass
+class Found:
+    started: float
+    most_seconds: float
+    model: list[ModelRow] = field(default_factory=list)
+    streams: list[StreamRow] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def skip(self, line: str) -> None:
+        print(f"skipped: {line}", flush=True)
+        self.skipped.append(line)
+
+    def left(self) -> float:
+        return self.most_seconds - (time.monotonic() - self.started)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="built-in")
+    parser.add_argument("--size", help="network size; a CUDA graph needs one, default: what 16:9 pictures get")
+    parser.add_argument("--sense", help="of a model that does not say")
+    parser.add_argument("--provider", action="append", help="cuda, tensorrt, cpu; repeatable; default: cuda, tensorrt")
+    parser.add_argument("--batches", default="1,2,4,8,16,32")
+    parser.add_argument("--tensorrt-batches", default="1,8", help="each is an engine of its own, built first")
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each setting")
+    parser.add_argument("--streams", default="1,2,4,8,16,32")
+    parser.add_argument("--stream-size", default="1920x1080")
+    parser.add_argument("--stream-seconds", type=float, default=10.0)
+    parser.add_argument("--minutes", type=float, default=9.5, help="what does not fit is skipped")
+    parser.add_argument("--json", type=Path, help="write everything here")
+    options = parser.parse_args()
+    found = Found(time.monotonic(), options.minutes * 60)
+    print(
+        f"{machine()}; GPU {nvidia.gpu_name() or 'none'}; onnxruntime {ort.__version__}; {options.model}\n", flush=True
+    )
+    there = [name for name in options.provider or list(ON_DEVICE) if runs(name, found)]
+    if options.size is None:
+        spec = resolve(options.model, sense=options.sense)
+        options.size = "x".join(map(str, network_size(spec)))
+    for name in there:
+        measure_models(name, options, found)
+    print_models(found.model)
+    if there:
+        measure_streams(there[0], options, found)
+        print_streams(found.streams, options.stream_size)
+    else:
+        found.skip("streams: no provider to run them on")
+    if options.json is not None:
+        where = {"machine": machine(), "gpu": nvidia.gpu_name(), "onnxruntime": str(ort.__version__)}
+        what = {"model": options.model, "size": options.size}
+        rows = {"settings": found.model, "streams": found.streams}
+        values = {name: [asdict(row) for row in some] for name, some in rows.items()}
+        options.json.write_text(json.dumps({**where, **what, **values, "skipped": found.skipped}, indent=2) + "\n")
+
+
+def runs(name: str, found: Found) -> bool:
+    try:
+        reason = why_not(provider_named(name))
+    except StreamDepthError as error:
+        reason = str(error)
+    if reason:
+        found.skip(f"{name}: {reason}")
+    return not reason
+
+
+def network_size(spec: ModelSpec) -> tuple[int, int]:
+    from streamdepth.inference.geometry import plan
+
+    return plan(spec, 1920, 1080).net_size
+
+
+# The model ----------------------------------------------------------------------------------------------------------
+
+
+def settings(provider: str, options: argparse.Namespace) -> list[Setting]:
+    """float32 against half precision, then batches, then the same without CUDA graphs."""
+    batches = numbers(options.tensorrt_batches if provider == "tensorrt" else options.batches)
+    if provider not in ON_DEVICE:
+        return [Setting(provider, "fp32", batch, graph=False) for batch in batches]
+    dtypes = ["fp32", "fp16"]
+    first = [Setting(provider, dtype, batches[0], graph=True) for dtype in dtypes]
+    rest = [Setting(provider, "fp16", batch, graph=True) for batch in batches[1:]]
+    return [*first, *rest, *(Setting(provider, "fp16", batch, graph=False) for batch in (batches[0], batches[-1]))]
+
+
+def numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def spec_for(setting: Setting, options: argparse.Namespace) -> ModelSpec:
+    """The model as a run in this setting has it, without the preprocessing that an engine puts in front."""
+    spec = resolve(options.model, dtype="fp32", size=options.size, sense=options.sense)
+    if setting.dtype == "fp32":
+        return spec
+    if setting.provider == "tensorrt":  # takes float32 graphs, and halves what nobody asked for as fp32
+        return replace(spec, origins={**spec.origins, "dtype": "default"})
+    return half.halved(spec)
+
+
+def measure_models(provider: str, options: argparse.Namespace, found: Found) -> None:
+    start_seconds = 0.0
+    for setting in settings(provider, options):
+        if found.left() < 30 + 1.5 * start_seconds and found.model:
+            found.skip(f"{setting}: {found.left():.0f} s are left, and the last took {start_seconds:.0f} s to start")
+            continue
+        print(f"{setting} ...", flush=True)
+        try:
+            row = measure(setting, options)
+        except StreamDepthError as error:
+            found.skip(f"{setting}: {error}")
+            continue
+        start_seconds = row.start_seconds
+        found.model.append(row)
+        if setting.graph and not row.graph:
+            found.skip(f"CUDA graph of {setting}: {row.note or 'not recorded'}")
+
+
+def measure(setting: Setting, options: argparse.Namespace) -> ModelRow:
+    spec = spec_for(setting, options)
+    started = time.monotonic()
+    engine = Engine(spec, provider=setting.provider, batch=setting.batch, cuda_graph=setting.graph)
+    try:
+        engine.check(1920, 1080)
+        start_seconds = time.monotonic() - started
+        picture = picture_of(pattern(1920, 1080))
+        slot = engine.acquire(engine.network_size(1920, 1080))
+        for row in range(engine.batch):
+            slot.write(row, picture)
+        if engine.batch != setting.batch:
+            raise UsageError(f"its graph takes {engine.batch} pictures at once")
+        # a graph of batch 1 runs them in turn, and so do its peers
+        turns = setting.batch // engine.rows_per_run
+        fed = agreement.inputs(spec)
+        if spec.fixed_batch is None:
+            fed = batch_of(fed, setting.batch)
+        bare = open_session(spec, setting.provider, batch=setting.batch, graph=False)
+        output = spec.depth_output.name
+        bound = bound_run(bare.session, fed, output, bare.device or "cpu")
+        times = side_by_side(
+            {
+                "ours": lambda: engine.run(slot, engine.batch),
+                "bare": in_turn(lambda: bare.session.run([output], fed), turns),
+                "bound": in_turn(bound, turns),
+            },
+            rounds=200,
+            seconds=options.seconds,
+        )
+        each = {name: timing.median_ms / setting.batch for name, timing in times.items()}
+        return ModelRow(
+            setting,
+            engine.cuda_graph,
+            frame_ms=round(each["ours"], 4),
+            fps=round(1000 / each["ours"], 1),
+            bare_ms=round(each["bare"], 4),
+            bound_ms=round(each["bound"], 4),
+            ratio=round(each["bare"] / each["ours"], 3),
+            error=round(error_of(spec, bare.session, options), 6),
+            start_seconds=round(start_seconds, 1),
+            note=engine.note,
+        )
+    finally:
+        engine.close()
+
+
+def batch_of(fed: dict[str, Any], batch: int) -> dict[str, Any]:
+    """A built-in picture's inputs, ``batch`` times."""
+    return {name: np.repeat(value, batch, axis=0) for name, value in fed.items()}
+
+
+def bound_run(session: Any, fed: dict[str, Any], output: str, device: str) -> Callable[[], object]:
+    """Runs the session on inputs that are on the device and stay there."""
+    binding = session.io_binding()
+    values = {name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(v), device, 0) for name, v in fed.items()}
+    for name, value in values.items():
+        binding.bind_ortvalue_input(name, value)
+    binding.bind_output(output, device)
+    return lambda: (session.run_with_iobinding(binding), values)
+
+
+def in_turn(run: Callable[[], object], turns: int) -> Callable[[], object]:
+    return lambda: [run() for _ in range(turns)]
+
+
+def error_of(spec: ModelSpec, session: Any, options: argparse.Namespace) -> float:
+    truth = resolve(options.model, dtype="fp32", size=options.size, sense=options.sense)
+    fed, output = agreement.inputs(truth), truth.depth_output.name
+    wanted = np.asarray(open_session(truth, "cpu").session.run([output], fed)[0], np.float64)
+    got = np.asarray(session.run([spec.depth_output.name], agreement.inputs(spec))[0], np.float64)
+    return float(np.abs(got - wanted).mean() / max(float(np.ptp(wanted)), 1e-20))
+
+
+def print_models(rows: list[ModelRow]) -> None:
+    if not rows:
+        return
+    print("\n| setting | CUDA graph | ours, ms / frame | fps | bare session | ratio | no copies | error | start |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        print(
+            f"| {row.setting} | {'yes' if row.graph else 'no'} | {row.frame_ms:.3f} | {row.fps:.0f} "
+            f"| {row.bare_ms:.3f} ms | {row.ratio:.2f} | {row.bound_ms:.3f} ms | {row.error:.1e} "
+            f"| {row.start_seconds:.0f} s |"
+        )
+    print()
+
+
+# Streams ------------------------------------------------------------------------------------------------------------
+
+
+def measure_streams(provider: str, options: argparse.Namespace, found: Found) -> None:
+    width, height = map(int, options.stream_size.split("x"))
+    with tempfile.TemporaryDirectory(prefix="streamdepth-gpu-") as folder:
+        clip = make_clip(Path(folder) / "clip.mkv", width, height, int(options.stream_seconds * _RATE))
+        with DepthEstimator(options.model, provider=provider, size=options.size, sense=options.sense) as estimator:
+            stream([source_for(str(clip), max_frames=_RATE)], estimator)  # uncounted: kernels get compiled
+            for count in numbers(options.streams):
+                if found.left() < 20 + 2 * options.stream_seconds:
+                    found.skip(f"{count} streams: {found.left():.0f} s are left")
+                    continue
+                print(f"{count} streams ...", flush=True)
+                try:
+                    row = stream([source_for(str(clip)) for _ in range(count)], estimator)
+                except StreamDepthError as error:
+                    found.skip(f"{count} streams: {error}")
+                    return
+                found.streams.append(row)
+                if not row.sustained:
+                    return
+
+
+def make_clip(path: Path, width: int, height: int, frames: int) -> Path:
+    """The built-in scene in H.264, as cameras send it: a key frame a second, no B-frames."""
+    source = source_for(f"test:?size={width}x{height}&rate={_RATE}&frames={min(frames, 2 * _RATE)}")
+    source.open()
+    pictures = [frame.picture.reformat(format="yuv420p") for frame in source.frames()]
+    source.close()
+    with av.open(str(path), "w") as container:
+        encoding = {"preset": "veryfast", "crf": "23", "tune": "zerolatency", "g": str(_RATE)}
+        video = container.add_stream("libx264", rate=_RATE, options=encoding)
+        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+        for number in range(frames):
+            picture = pictures[number % len(pictures)]
+            picture.pts, picture.time_base = number, Fraction(1, _RATE)
+            container.mux(video.encode(picture))
+        container.mux(video.encode(None))
+    return path
+
+
+def stream(sources: list[Source], estimator: DepthEstimator) -> StreamRow:
+    count = len(sources)
+    cpu = time.process_time()
+    with Pipeline(
+        sources, estimator, lambda _: [sink_for("null:", look=_LOOK)], policy="latest", batch=min(count, 32)
+    ) as pipeline:
+        stats = pipeline.run()
+    cpu_share = (time.process_time() - cpu) / max(stats.seconds, 1e-9) / cores()
+    busiest, busy = bounded_by(stats, count)
+    return StreamRow(
+        streams=count,
+        provider=stats.provider,
+        batch=stats.batch,
+        seen_fps=round(stats.processed / stats.seconds / count, 2),
+        dropped=round(sum(stats.dropped.values()) / max(1, stats.captured), 4),
+        latency_p95_ms=stats.latency_ms.get("p95"),
+        model_ms=stats.stages_ms["infer"]["median"],
+        busiest=busiest,
+        busy=round(busy, 3),
+        cpu=round(cpu_share, 3),
+    )
+
+
+def bounded_by(stats: RunStats, count: int) -> tuple[str, float]:
+    """The stage that works the largest share of the time on each of its threads, and that share."""
+    threads = {"infer": 1, "prepare": 1}  # shared; all others are one for each stream
+    shares = {
+        name: stats.processed * times["median"] / 1e3 / max(stats.seconds, 1e-9) / threads.get(name, count)
+        for name, times in stats.stages_ms.items()
+        if not name.startswith("sink ")
+    }
+    name = max(shares, key=lambda one: shares[one])
+    return ("decode" if name == "capture" else name), shares[name]
+
+
+def print_streams(rows: list[StreamRow], size: str) -> None:
+    if not rows:
+        return
+    columns = ["provider", "batch", "fps each", "dropped", "latency p95", "busiest stage", f"CPU, {cores()} cores"]
+    print(f"\n| {size} streams | {' | '.join(columns)} |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        latency = "-" if row.latency_p95_ms is None else f"{row.latency_p95_ms:.0f} ms"
+        print(
+            f"| {row.streams} | {row.provider} | {row.batch} | {row.seen_fps:.1f} of {_RATE} | {row.dropped:.1%} "
+            f"| {latency} | {row.busiest}, {row.busy:.0%} | {row.cpu:.0%} |"
+        )
+    sustained = max((row.streams for row in rows if row.sustained), default=0)
+    print(f"\nsustained: {sustained} streams")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except StreamDepthError as error:  # the model, before there is anything to skip
+        raise SystemExit(str(error)) from None
