@@ -61,14 +61,16 @@ Provider = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option(
-        "--threads", help="CPU threads of the model, from which others are planned. [cores]", rich_help_panel=_MODEL
+        "--threads",
+        help="CPU threads of the model, from which others are planned; default: the cores.",
+        rich_help_panel=_MODEL,
     ),
 ]
 HwAccel = Annotated[
     str | None,
     typer.Option(
         "--hwaccel",
-        help="Decode, and encode files, on hardware: auto, cuda, vaapi or none. [none]",
+        help="Decode, and encode files, on hardware: auto, cuda, vaapi or none (default).",
         rich_help_panel="Encoding",
     ),
 ]
@@ -77,7 +79,7 @@ Style = Annotated[
     typer.Option(
         "--style",
         "-s",
-        help="Palette (streamdepth styles lists them) or a file of stops. [inferno]",
+        help="Palette (streamdepth styles lists them) or a file of stops; default: inferno.",
         rich_help_panel=_COLOR,
     ),
 ]
