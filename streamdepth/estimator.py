@@ -190,6 +190,10 @@ class DepthEstimator:
         """
         return self._opener.live(batch, exact=bool(self._exact))
 
+    def trial_engine(self, batch: int = 1) -> Engine:
+        """As ``engine``, to measure a batch with: on CUDA where TensorRT would build an engine for each."""
+        return self._opener.trial(batch)
+
     @overload
     def __call__(
         self,

@@ -27,7 +27,7 @@ class Timed:
     def monotonic_ns(self) -> int:
         return self.now_ns
 
-    def engine(self, batch: int = 1) -> Any:
+    def trial_engine(self, batch: int = 1) -> Any:
         self.tried.append(batch)
         self.open += 1
         own = self.fixed or batch

@@ -245,6 +245,7 @@ def test_an_estimator_settles_for_what_passes(
         return dataclasses.replace(real(spec, "cpu", *arguments, **options), provider=name, device="cpu")
 
     monkeypatch.setattr(providers, "open_session", opened)
+    monkeypatch.setattr(providers, "why_not", lambda _: "")
     monkeypatch.setattr("streamdepth.inference.engine.open_session", opened)
     with DepthEstimator(spec.path, provider="cuda", dtype=dtype, preprocessing=RULES) as estimator:
         assert estimator.spec.dtype == "fp32"
@@ -252,6 +253,20 @@ def test_an_estimator_settles_for_what_passes(
         assert engine.spec.dtype == estimator.spec.dtype == wanted
         assert ("computed in fp32" in engine.note) is (model == "bad")
         engine.close()
+
+
+def test_auto_that_cannot_use_cuda_is_not_judged_on_the_cpu(good: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU without CUDA's libraries: ``auto`` falls back to the CPU, where half precision is only slow."""
+    monkeypatch.setattr(
+        "streamdepth.inference.providers.likely", lambda name="auto": "cuda" if name == "auto" else name
+    )
+    monkeypatch.setattr(providers, "_AUTO_ORDER", ("cpu",))
+    monkeypatch.setattr(providers, "why_not", lambda one: "no library" if one.name == "cuda" else "")
+    with DepthEstimator(good.path, preprocessing=RULES) as estimator:
+        engine = estimator.engine()
+        assert (engine.provider, engine.spec.dtype) == ("cpu", "fp32")
+        engine.close()
+    assert not (nvidia.cache_root() / "agreement").exists()
 
 
 def test_an_engine_whose_graph_cannot_be_recorded_runs_without_one(

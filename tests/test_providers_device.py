@@ -19,6 +19,7 @@ from streamdepth.models.spec import Preprocessing
 from tests.support.models import write_depth_model
 
 if TYPE_CHECKING:
+    from streamdepth.inference.build_process import BuildRequest
     from streamdepth.models.spec import ModelSpec
 
 
@@ -319,6 +320,28 @@ def test_the_build_command_reads_picture_sizes() -> None:
 
     app = typer.Typer()
     app.command()(command)
-    failed = CliRunner().invoke(app, ["built-in", "--picture", "big"])
-    assert isinstance(failed.exception, UsageError)
-    assert "no WxH" in str(failed.exception)
+    for size in ("big", "0x5"):
+        failed = CliRunner().invoke(app, ["built-in", "--picture", size])
+        assert isinstance(failed.exception, UsageError)
+        assert "no WxH" in str(failed.exception)
+
+
+def test_the_build_command_builds_in_a_process_and_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import typer
+    from typer.testing import CliRunner
+
+    from streamdepth.cli.build import build as command
+    from streamdepth.inference.build import Built
+
+    requests: list[BuildRequest] = []
+    monkeypatch.setattr("streamdepth.inference.build_process.build_first", lambda one, *_: requests.append(one))
+    made = (Built("engine", tmp_path / "here", 1.0),)
+    monkeypatch.setattr("streamdepth.inference.build.build", lambda *_, **__: made)
+    app = typer.Typer()
+    app.command()(command)
+    done = CliRunner().invoke(app, ["built-in", "--picture", "640x480", "--picture", "320x240", "--batch", "4"])
+    assert done.exit_code == 0, done.output
+    assert "engine" in done.output
+    assert [(one.pictures, one.batch, one.spec.name) for one in requests] == [(((640, 480), (320, 240)), 4, "built-in")]
+    CliRunner().invoke(app, ["built-in", "--provider", "cuda"])
+    assert len(requests) == 1

@@ -204,8 +204,9 @@ def _settings(
     found: list[ModelRun] = []
     try:
         estimator = DepthEstimator(
-            model, dtype=dtype, size=size or None, provider=provider, threads=threads, sense=sense, revision=revision
-        )
+            model, dtype=dtype, size=size or None, provider=provider, threads=threads, sense=sense, revision=revision,
+            tell=say,
+        )  # fmt: skip
     except StreamDepthError as error:
         return [ModelRun(provider, dtype, size or "-", batches[0], note=str(error))]
     with estimator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -24,22 +25,29 @@ def build(
     quiet: options.Quiet = None,
 ) -> None:
     """Make ahead what the first run on a GPU would spend minutes on: TensorRT engines, graphs."""
-    from streamdepth.cli.progress import say
+    from streamdepth.cli.progress import bytes_bar, say
+    from streamdepth.clock import SystemClock
     from streamdepth.estimator import DepthEstimator
     from streamdepth.inference.build import build as make
+    from streamdepth.inference.build_process import BuildRequest, build_first
 
-    pictures = [_size(text) for text in picture or ["1920x1080"]]
-    with DepthEstimator(model, dtype=dtype or "auto", revision=revision, size=size, provider=provider) as estimator:
-        made = make(
-            estimator.spec, provider, pictures=pictures, batch=batch, progress=lambda text: say(text, quiet=bool(quiet))
+    pictures = tuple(_size(text) for text in picture or ["1920x1080"])
+    tell = partial(say, quiet=bool(quiet))
+    with bytes_bar(quiet=bool(quiet)) as downloading:
+        estimator = DepthEstimator(
+            model, dtype=dtype or "auto", revision=revision, size=size, provider=provider, progress=downloading
         )
-    tables.show(("", "where", "seconds"), [(one.name, str(one.path), f"{one.seconds:.1f}") for one in made])
+    with estimator:
+        if provider == "tensorrt":
+            build_first(BuildRequest(estimator.spec, pictures=pictures, batch=batch), SystemClock(), tell)
+        made = make(estimator.spec, provider, pictures=pictures, batch=batch, progress=tell)
+    tables.show(("", "where"), [(one.name, str(one.path)) for one in made])
 
 
 def _size(text: str) -> tuple[int, int]:
     from streamdepth.errors import UsageError
 
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
     if found is None:
         raise UsageError(f"picture {text!r} is no WxH, e.g. 1920x1080")
     return int(found[1]), int(found[2])

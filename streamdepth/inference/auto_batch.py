@@ -64,7 +64,7 @@ def best_batch(
     best = 0
     # three cameras are best served by three at once
     for batch in sorted({*(batch for batch in CANDIDATES if batch <= most), min(most, CANDIDATES[-1])}):
-        engine = estimator.engine(batch=batch)
+        engine = estimator.trial_engine(batch)
         try:
             if engine.batch != batch or (engine.rows_per_run == 1 and batch > 1):
                 return BatchChoice(best or engine.batch, measured)

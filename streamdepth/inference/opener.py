@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from streamdepth.clock import SystemClock
 from streamdepth.errors import InferenceError, ProviderError
+from streamdepth.inference import providers
 from streamdepth.inference.build_process import BuildProcess, BuildRequest, build_first
 from streamdepth.inference.nvidia import follows_picture
-from streamdepth.inference.providers import ON_DEVICE, likely
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +50,7 @@ class Opener:
     def spec(self) -> ModelSpec:
         """The model; on CUDA, from the first engine on, in the precision that passed there."""
         known = self._on_cuda
-        return self._spec if known is None or likely(self._provider) != _CUDA else known[0]
+        return self._spec if known is None or providers.likely(self._provider) != _CUDA else known[0]
 
     def engine(self, batch: int, *, exact: bool, workers: int = 1) -> Engine:
         """An engine, once all that it needs is built; the caller closes it.
@@ -68,6 +68,10 @@ class Opener:
             if missing is not None:
                 build_first(missing, SystemClock(), self._tell)
         return self._opened(self._provider, batch, exact=exact, workers=workers)
+
+    def trial(self, batch: int) -> Engine:
+        """As ``engine``, to measure with: nothing is built for it, and CUDA stands for TensorRT."""
+        return self._opened(_CUDA if self._provider == _TENSORRT else self._provider, batch, exact=False)
 
     def live(self, batch: int, *, exact: bool) -> Runner:
         """As ``engine``, at once: on CUDA for as long as TensorRT's engine is not there."""
@@ -90,9 +94,8 @@ class Opener:
             ProviderError: TensorRT cannot run here.
         """
         from streamdepth.inference.build import is_built
-        from streamdepth.inference.providers import provider_named, why_not
 
-        reason = why_not(provider_named(_TENSORRT))
+        reason = providers.why_not(providers.provider_named(_TENSORRT))
         if reason:
             raise ProviderError(f"provider {_TENSORRT}: {reason}")
         if is_built(self._spec, batch, exact=exact):
@@ -107,16 +110,15 @@ class Opener:
 
     def _in_precision(self, provider: str) -> tuple[ModelSpec, str]:
         """The model in the precision that a provider is good for, and a line where that had to be float32."""
-        if likely(provider) != _CUDA:
-            return self._spec, ""
+        if providers.likely(provider) != _CUDA or providers.why_not(providers.provider_named(_CUDA)):
+            return self._spec, ""  # the engine says why not, or falls back
         with self._deciding:
             if self._on_cuda is None:
                 from streamdepth.inference import precision
-                from streamdepth.inference.providers import open_session
 
                 self._on_cuda = precision.for_cuda(
                     self._spec,
-                    open_half=lambda half: open_session(half, provider, graph=False).session,
+                    open_half=lambda half: providers.open_session(half, _CUDA, graph=False).session,
                     fp32=self._fp32,
                 )
             return self._on_cuda
@@ -139,7 +141,7 @@ class Opener:
         try:
             return made(cuda_graph=True)
         except InferenceError as error:
-            if likely(provider) not in ON_DEVICE:
+            if providers.likely(provider) not in providers.ON_DEVICE:
                 raise
             engine = made(cuda_graph=False)  # which fails again where it was not the recording
             engine.note = "; ".join(text for text in (engine.note, f"no CUDA graph: {error.message}") if text)
