@@ -1,4 +1,4 @@
-"""Whom to trust behind ``rtsps://`` and ``https://``.
+"""Whom to trust behind ``rtsps://``, ``rtmps://`` and ``https://``.
 
 Certificates are checked unless told otherwise: passwords and pictures of homes go over these connections. libav does
 not check by default, and what it says of a certificate it refused is "Input/output error"; hence ``explain``.
@@ -19,7 +19,7 @@ from streamdepth.errors import UsageError
 if TYPE_CHECKING:
     from streamdepth.live_url import LiveUrl
 
-TLS_SCHEMES = frozenset({"rtsps", "https"})
+TLS_SCHEMES = frozenset({"rtsps", "rtmps", "https"})
 NO_CHECK = "none"
 
 _EXPIRED, _WRONG_NAME, _WRONG_ADDRESS = 10, 62, 64

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 USER_VARIABLE = "STREAMDEPTH_RTSP_USER"
 PASSWORD_VARIABLE = "STREAMDEPTH_RTSP_PASSWORD"  # noqa: S105 - the name of a variable
-DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
+DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
+LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "udp", "tcp", "srt", "rtp", "http", "https"})
+"""What :class:`~streamdepth.sources.live.LiveSource` reads, where this build of FFmpeg has the protocol."""
 
 
 @dataclass(frozen=True, slots=True)

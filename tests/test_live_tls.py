@@ -1,7 +1,8 @@
-"""RTSP over TLS, in and out, with a real server and certificates made for the test."""
+"""RTSP and RTMP over TLS, with real servers and certificates made for the test."""
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import threading
@@ -16,7 +17,9 @@ from streamdepth.live_tls import Trust, find_trust
 from streamdepth.look import Look, LookControl
 from streamdepth.sinks.rtsp_publish import RtspPublishSink
 from streamdepth.sinks.rtsp_server.sink import RtspServerSink
-from tests.support.live import live
+from streamdepth.sources.live import LiveSource
+from streamdepth.sources.select import source_for
+from tests.support.live import assert_rising, live, rtmp_server
 from tests.support.rtsp import (
     Feeder,
     GstServer,
@@ -131,15 +134,14 @@ def test_handshake_without_an_answer_is_interrupted() -> None:
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("rtsp-publish rtsps")]
 
 
-def test_our_server_behind_a_tls_proxy(folder: Path) -> None:
-    """What README says of stunnel, with a proxy of the test's: the server minds neither scheme nor port of a URL."""
-    sink = RtspServerSink("rtsp://127.0.0.1:0/depth", control=LookControl(Look()), environ={})
-    sink.open(stream_info(), picture_info())
+@contextlib.contextmanager
+def proxy(pem: Path, port: int) -> Iterator[int]:
+    """What stunnel is to servers that speak no TLS."""
 
     def forward(client: socket.socket) -> None:
         with (
-            server_context(folder / "good.pem").wrap_socket(client, server_side=True) as viewer,
-            socket.create_connection(("127.0.0.1", sink.port)) as server,
+            server_context(pem).wrap_socket(client, server_side=True) as viewer,
+            socket.create_connection(("127.0.0.1", port)) as server,
         ):
             while True:
                 ready, _, _ = select.select([viewer, server], [], [])
@@ -149,11 +151,35 @@ def test_our_server_behind_a_tls_proxy(folder: Path) -> None:
                         return
                     other.sendall(data or b"")
 
-    with Feeder(sink), listener(forward) as port:
-        source = live(f"rtsps://127.0.0.1:{port}/depth", tls_ca=folder / "good.pem", timeout_seconds=5, max_frames=5)
+    with listener(forward) as secured:
+        yield secured
+
+
+def test_our_server_behind_a_tls_proxy(folder: Path) -> None:
+    """As README says: the server minds neither scheme nor port of a URL."""
+    pem = folder / "good.pem"
+    sink = RtspServerSink("rtsp://127.0.0.1:0/depth", control=LookControl(Look()), environ={})
+    sink.open(stream_info(), picture_info())
+    with Feeder(sink), proxy(pem, sink.port) as port:
+        source = live(f"rtsps://127.0.0.1:{port}/depth", tls_ca=pem, timeout_seconds=5, max_frames=5)
         source.open()
         assert len(list(source.frames())) == 5
     sink.close()
+
+
+def test_rtmp_with_and_without_tls(folder: Path) -> None:
+    pem = folder / "good.pem"
+    for scheme, tls_ca in (("rtmp", None), ("rtmps", pem)):
+        with rtmp_server() as port, proxy(pem, port) as secured:
+            url = f"{scheme}://127.0.0.1:{port if scheme == 'rtmp' else secured}/live/x"
+            source = live(url, tls_ca=tls_ca, timeout_seconds=5, retries=20, max_frames=10)
+            assert isinstance(source_for(url, timeout_seconds=5), LiveSource)
+            assert source.open().width_px == 160
+            frames = list(source.frames())
+            assert len(frames) == 10
+            assert_rising(frames)
+            with pytest.raises(SourceError, match="self-signed certificate"):
+                live(f"rtmps://127.0.0.1:{secured}/live/x", timeout_seconds=5).open()
 
 
 def test_what_is_trusted(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ TlsCa = Annotated[
     str | None,
     typer.Option(
         "--tls-ca",
-        help="PEM file to trust behind rtsps:// and live https:// instead of the system's, or none: check nothing.",
+        help="PEM file to trust behind rtsps, rtmps and live https, not what the system trusts; none: check nothing.",
         rich_help_panel=_INPUT,
     ),
 ]

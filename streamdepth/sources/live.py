@@ -1,4 +1,4 @@
-"""Cameras and streams on the network: RTSP, and live streams over HTTP, UDP and TCP."""
+"""Cameras and streams on the network: RTSP, RTMP, and live streams over HTTP, UDP and TCP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streamdepth.frame import Frame, StreamInfo
 from streamdepth.hardware import HwAccel
 from streamdepth.live_backoff import Backoff
 from streamdepth.live_tls import find_trust
-from streamdepth.live_url import find_credentials, parse_live_url
+from streamdepth.live_url import LIVE_SCHEMES, find_credentials, parse_live_url
 from streamdepth.redact import redact
 from streamdepth.sources.live_libav import is_busy, reason, way_out
 from streamdepth.sources.live_link import LiveLink
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from streamdepth.live_url import LiveUrl
     from streamdepth.stages import Source
 
-LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "http", "https", "udp", "tcp"})
 TRANSPORTS = ("tcp", "udp", "auto")
 _HEAL_SECONDS = 10.0
 _BUSY_SECONDS = 0.2
@@ -61,8 +60,8 @@ class LiveSource:
     A recording of known length behind ``http`` simply ends.
 
     Args:
-        url: ``rtsp(s)://``, ``http(s)://`` (Motion JPEG, HLS, MPEG-TS), ``udp://`` or ``tcp://``; may hold
-            ``user:password@``, percent-encoded or not.
+        url: ``rtsp(s)://``, ``rtmp(s)://``, ``http(s)://`` (Motion JPEG, HLS, MPEG-TS), ``udp://``, ``tcp://``, or
+            ``rtp://`` and ``srt://`` where FFmpeg can; may hold ``user:password@``, percent-encoded or not.
         timeout_seconds: how long an attempt to open, or silence, may last; > 0. HLS (``.m3u8``) may be silent for 20 s
             at least, as it comes in segments.
         retries: attempts after a failure in a row, None = for ever. Without it a failing ``open`` is an error at once
@@ -73,7 +72,7 @@ class LiveSource:
         threads: decoder threads, 0 = FFmpeg chooses.
         hwaccel: ``auto | cuda | vaapi | none``: decode on hardware where there is some.
         username, password, credentials_file: see :func:`~streamdepth.live_url.find_credentials`.
-        tls_ca: whom to trust behind ``rtsps`` and ``https``, see :func:`~streamdepth.live_tls.find_trust`.
+        tls_ca: whom to trust behind ``rtsps``, ``rtmps`` and ``https``, see :func:`~streamdepth.live_tls.find_trust`.
         max_frames, duration_seconds: end after that many frames, or that much media time.
     Raises:
         UsageError: an argument that cannot mean anything.

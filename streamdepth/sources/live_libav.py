@@ -76,4 +76,6 @@ def way_out(error: Exception | None) -> str:
         return f"put user:password@ into the address or set {USER_VARIABLE} and {PASSWORD_VARIABLE}"
     if isinstance(error, av.error.HTTPNotFoundError):
         return "check the path after the host"
+    if isinstance(error, av.error.ProtocolNotFoundError):
+        return "use rtsp, rtmp, http or udp, or build PyAV on an FFmpeg that has it"
     return "check the address and that the camera runs, or let it retry"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from streamdepth.errors import SourceError, SourceNotFoundError, UsageError
 from streamdepth.hardware import HwAccel
+from streamdepth.live_url import LIVE_SCHEMES
 from streamdepth.redact import redact
 from streamdepth.sources.explain import nearest_name, shown
 from streamdepth.sources.file import FileSource, check_limits, is_url, seconds_fraction
@@ -40,7 +41,6 @@ VIDEO_SUFFIXES = frozenset(
 _WEB_TIMEOUT_SECONDS = 10.0
 _FILE_SCHEMES = ("file",)
 _WEB_SCHEMES = ("http", "https")
-_LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "udp", "tcp", "srt", "rtp")
 
 Kind = Literal["camera", "test", "live", "web", "images", "file"]
 
@@ -264,7 +264,7 @@ def _find_url(text: str) -> _Found:
     scheme = text.partition("://")[0].lower()
     if scheme in _WEB_SCHEMES:
         return _Found("web", text)
-    if scheme in _LIVE_SCHEMES:
+    if scheme in LIVE_SCHEMES:
         return _Found("live", text)
     if scheme in _FILE_SCHEMES:
         from urllib.parse import unquote, urlsplit
@@ -272,7 +272,7 @@ def _find_url(text: str) -> _Found:
 
         path = url2pathname(unquote(urlsplit(text).path)) if os.name == "nt" else unquote(urlsplit(text).path)
         return _find(path)[0]
-    every = (*_WEB_SCHEMES, *_LIVE_SCHEMES, *_FILE_SCHEMES)
+    every = (*sorted(LIVE_SCHEMES), *_FILE_SCHEMES)
     near = difflib.get_close_matches(scheme, every, n=1)
     hint = f"did you mean {near[0]}://?" if near else f"there are {', '.join(f'{name}://' for name in every)}"
     raise UsageError(f"{redact(text)}: no protocol is called {scheme!r}; {hint}")

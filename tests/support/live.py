@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import socket
+import subprocess
 import threading
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +17,7 @@ import av
 import numpy as np
 
 from streamdepth.sources.live import LiveSource
-from tests.support.rtsp import wait_until
+from tests.support.rtsp import end_process, need_ffmpeg, wait_until
 
 if TYPE_CHECKING:
     import ssl
@@ -120,6 +122,22 @@ def http_server(body: Body, tls: ssl.SSLContext | None = None) -> Iterator[str]:
             yield f"{base}/live"
         finally:
             stop.set()
+
+
+@contextlib.contextmanager
+def rtmp_server() -> Iterator[int]:
+    """ffmpeg, which serves one viewer at ``/live/x``. It listens soon; a look whether it does would be that viewer."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    words = (
+        "-v quiet -re -f lavfi -i testsrc2=size=160x96:rate=25 -c:v libx264 -preset ultrafast -tune zerolatency -g 25"
+    )
+    url = f"rtmp://127.0.0.1:{port}/live/x"
+    process = subprocess.Popen([need_ffmpeg(), *words.split(), "-f", "flv", "-listen", "1", url], text=True)
+    try:
+        yield port
+    finally:
+        end_process(process)
 
 
 _OPTIONS = {
