@@ -217,7 +217,7 @@ class _Packetizer:
         self._container: Any = None
         self._stream: Any = None
 
-    def packetize(self, packet: av.Packet) -> tuple[bytes, ...]:
+    def packetize(self, packet: av.Packet[Any]) -> tuple[bytes, ...]:
         if self._container is None:
             self._open()
         packets = self._mux(packet)
@@ -234,7 +234,7 @@ class _Packetizer:
         delimiter.time_base = TIME_BASE
         return tuple(one[:1] + bytes((one[1] & 0x7F,)) + one[2:] for one in self._mux(delimiter))
 
-    def _mux(self, packet: av.Packet) -> tuple[bytes, ...]:
+    def _mux(self, packet: av.Packet[Any]) -> tuple[bytes, ...]:
         packet.stream = self._stream
         self._container.mux_one(packet)
         packets, self._sink.packets = tuple(self._sink.packets), []
