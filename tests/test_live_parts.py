@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from streamdepth.errors import UsageError
 from streamdepth.live_backoff import Backoff
 from streamdepth.live_url import Credentials, find_credentials, parse_live_url
-from streamdepth.sources.live_gaps import FrameGaps
+from streamdepth.sources.live_gaps import FrameGaps, Withheld
 from streamdepth.sources.live_libav import libav_options, reason
 from streamdepth.sources.live_reader import Ended, Mailbox
 from streamdepth.sources.live_time import TIME_BASE, LiveTimeline
@@ -213,6 +213,16 @@ def test_gap_where_a_reference_is_missing() -> None:
             gaps = FrameGaps()
             found = [at for at, packet in enumerate(packets) if at != lost and gaps.found(packet)]
             assert found == [lost + 1]
+
+
+def test_pictures_a_decoder_keeps_are_counted_when_time_has_passed_them() -> None:
+    kept = Withheld()
+    kept.took(0)
+    kept.took(None)
+    for pts in (40, 160, 80, 120, 200, 240):
+        kept.took(pts)
+    # Pictures before the first that comes out belong to nobody; reordered ones come in the order of their times.
+    assert [kept.gave(pts) for pts in (40, 80, 160, None, 240)] == [0, 0, 1, 0, 1]
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"", b"\0\0\1\x67", b"\0\0\1\x41", b"\0\0\0\1\x67\x64"]))
