@@ -18,7 +18,7 @@ from streamdepth.inference.buffers import BufferPool
 from streamdepth.inference.device import GRAPH_ID, NO_GRAPH, DeviceBinding, DeviceRing
 from streamdepth.inference.geometry import Geometry, fixed_sides, plan
 from streamdepth.inference.pinned import PageLock
-from streamdepth.inference.providers import AUTO, ON_DEVICE, likely, open_session
+from streamdepth.inference.providers import AUTO, ON_DEVICE, likely, open_session, runs_on_cores
 from streamdepth.inference.slots import Buffers, Slot
 from streamdepth.models.spec import Family
 from streamdepth.threads import cores, plan_threads
@@ -124,9 +124,10 @@ class Engine:
         self.batch = fixed if fixed is not None and fixed > 1 else batch
         self.rows_per_run = self.batch if fixed is None else fixed
         expected, planned = likely(provider), plan_threads(cores()).session
-        most = {"cpu": planned, **dict.fromkeys(ON_DEVICE, _RUNS_ON_DEVICE)}.get(expected, 1)
+        on_cores = runs_on_cores(expected)
+        most = planned if on_cores else _RUNS_ON_DEVICE if expected in ON_DEVICE else 1
         workers = 1 if threads is not None else min(workers, most)
-        if expected == "cpu" and workers > 1:
+        if on_cores and workers > 1:
             threads = -(-planned // workers)
         opened = open_session(spec, provider, threads, batch=self.batch, graph=cuda_graph)
         self.session: Any = opened.session
@@ -141,7 +142,8 @@ class Engine:
             raise ModelError(f"{spec.name}: has no output {self._output!r}; its outputs are {', '.join(outputs)}")
         self._output_dtype = _numpy_dtype(outputs[self._output].type, spec)
         several = opened.device or self._output_dtype == np.float32
-        self.workers = workers if opened.provider == expected and several else 1
+        as_expected = opened.provider == expected or (on_cores and opened.provider == "cpu")
+        self.workers = workers if as_expected and several else 1
         """Threads that may call ``run`` at once."""
         self.cuda_graph = opened.graph
         """Whether runs are recorded as CUDA graphs."""

@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.errors import ModelError, ProviderError, StreamDepthError, UsageError
-from streamdepth.inference import assignment, fused, nvidia, plugins, precision, session_errors, session_options
+from streamdepth.inference import (
+    assignment,
+    fused,
+    nvidia,
+    openvino_runtime,
+    plugins,
+    precision,
+    session_errors,
+    session_options,
+)
+from streamdepth.threads import cores, plan_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +44,8 @@ class Provider:
         library: shared library of ONNX Runtime that holds it, without prefix and suffix; empty = inside the main one.
         nvidia: needs an NVIDIA driver.
         plugin: module of the package that registers it with a running ONNX Runtime, empty where there is none.
+        runtime: package of the provider's own runtime, which takes over on the CPU where ONNX Runtime cannot use the
+            provider; empty where there is none.
         device: kind of device it runs on (``cpu``, ``gpu``, ``npu``), for plugins; empty = the first it offers.
     """
 
@@ -44,6 +56,7 @@ class Provider:
     nvidia: bool = False
     plugin: str = ""
     device: str = ""
+    runtime: str = ""
 
 
 PROVIDERS: tuple[Provider, ...] = (
@@ -57,6 +70,7 @@ PROVIDERS: tuple[Provider, ...] = (
         "onnxruntime_providers_openvino",
         plugin="onnxruntime_ep_openvino",
         device="cpu",
+        runtime=openvino_runtime.PACKAGE,
     ),
     Provider("directml", "DmlExecutionProvider", "onnxruntime-directml"),
     Provider("coreml", "CoreMLExecutionProvider", "onnxruntime"),
@@ -145,7 +159,7 @@ def likely(provider: str = AUTO) -> str:
     there = ort.get_available_providers()
     for name in _AUTO_ORDER:
         candidate = next(p for p in PROVIDERS if p.name == name)
-        if candidate.plugin and _plugin(candidate) is not None:
+        if candidate.plugin and _to_be_tried(candidate):
             if not why_not(candidate):
                 return name
         elif candidate.ort_name in there and not (candidate.nvidia and nvidia.no_driver()):
@@ -160,6 +174,8 @@ def why_not(provider: Provider) -> str:
     """
     import onnxruntime as ort
 
+    if _on_own_runtime(provider):
+        return ""
     if provider.plugin and (provider.ort_name not in ort.get_available_providers() or _plugin(provider) is not None):
         return _why_not_plugin(provider)
     if provider.ort_name not in ort.get_available_providers():
@@ -184,6 +200,25 @@ def why_not(provider: Provider) -> str:
     return ""
 
 
+def runs_on_cores(name: str) -> bool:
+    """Whether runs of the provider of this name share the cores, so that two of one thread each may go side by side."""
+    return name == "cpu" or any(one.name == name and _on_own_runtime(one) for one in PROVIDERS)
+
+
+def _on_own_runtime(provider: Provider) -> bool:
+    import onnxruntime as ort
+
+    if not provider.runtime or provider.device not in ("", "cpu") or not openvino_runtime.installed():
+        return False
+    if provider.ort_name in ort.get_available_providers():
+        return False
+    plugin = _plugin(provider)
+    try:
+        return plugin is None or _device(plugins.devices(plugin), provider) is None
+    except ProviderError:  # a plugin for another ONNX Runtime
+        return True
+
+
 def _plugin(provider: Provider) -> plugins.Plugin | None:
     return next((p for p in plugins.installed() if p.module == provider.plugin), None)
 
@@ -191,7 +226,8 @@ def _plugin(provider: Provider) -> plugins.Plugin | None:
 def _why_not_plugin(provider: Provider) -> str:
     plugin = _plugin(provider)
     if plugin is None:
-        return f"the package {provider.package} is not installed; pip install {provider.package}, or use --provider cpu"
+        wanted = f"'streamdepth[{provider.name}]'" if provider.runtime else provider.package
+        return f"the package {provider.package} is not installed; pip install {wanted}, or use --provider cpu"
     try:
         offered = plugins.devices(plugin)
     except ProviderError as exc:
@@ -201,7 +237,7 @@ def _why_not_plugin(provider: Provider) -> str:
         what = f"{provider.device or 'device'} of this machine"
         return (
             f"{plugin.package} does not run on the {what}{f' but on its {kinds}' if kinds else ''} (OpenVINO's plugin "
-            "takes Intel hardware only); use --provider cpu"
+            f"takes Intel hardware only); pip install {provider.runtime}, which runs on any, or use --provider cpu"
             if provider.name == "openvino"
             else f"{plugin.package} does not run on the {what}{f' but on its {kinds}' if kinds else ''}; "
             "use --provider cpu"
@@ -263,8 +299,10 @@ def _to_be_tried(provider: Provider) -> bool:
         return False
     import onnxruntime as ort
 
-    return provider.ort_name in ort.get_available_providers() or (
-        bool(provider.plugin) and _plugin(provider) is not None
+    return (
+        provider.ort_name in ort.get_available_providers()
+        or (bool(provider.plugin) and _plugin(provider) is not None)
+        or _on_own_runtime(provider)
     )
 
 
@@ -290,6 +328,8 @@ def _open(
     reason = why_not(provider)
     if reason:
         raise ProviderError(f"provider {provider.name}: {reason}")
+    if _on_own_runtime(provider):
+        return OpenSession(_own_session(spec, provider, threads), provider.name)
     options = session_options.made(threads)
     beside = fused.weights_folder(spec)
     if beside:
@@ -333,6 +373,16 @@ def _open(
         except Exception as exc:  # control flow in the graph is refused only here
             reason = session_errors.first_line(exc)
     return replace(opened, note="; ".join(text for text in (note, f"no CUDA graph: {reason}") if text))
+
+
+def _own_session(spec: ModelSpec, provider: Provider, threads: int | None) -> openvino_runtime.RuntimeSession:
+    planned = plan_threads(cores()).session
+    each = threads or planned
+    cache = nvidia.cache_root() / provider.name
+    try:
+        return openvino_runtime.RuntimeSession(spec.path, threads=each, streams=max(1, planned // each), cache=cache)
+    except Exception as exc:  # its classes are those of the C++ library, one for nearly everything
+        raise _refused(exc, spec, provider) from exc
 
 
 def _with_options(

@@ -1,0 +1,214 @@
+"""OpenVINO's own runtime where ONNX Runtime cannot use it: chosen when it should be, and equal to the CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from streamdepth.errors import InferenceError, ModelError, ProviderError
+from streamdepth.inference import agreement, openvino_runtime, plugins, providers
+from streamdepth.inference.engine import Engine
+from streamdepth.inference.pattern import pattern
+from streamdepth.inference.preprocess import picture_of
+from streamdepth.models.resolve import resolve
+from tests.support.models import write_depth_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from streamdepth.models.spec import ModelSpec
+
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="openvino is not installed (the extra openvino brings it)"
+)
+
+
+@pytest.fixture(scope="module")
+def spec() -> ModelSpec:
+    return resolve("built-in")
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def there(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """As if openvino were installed and its plugin not; ONNX Runtime stands in. How each session was asked for."""
+    asked: list[dict[str, Any]] = []
+
+    def session(_path: Path, **how: Any) -> Any:
+        asked.append(how)
+        return providers.open_session(resolve("built-in"), "cpu", threads=1).session
+
+    monkeypatch.setattr(openvino_runtime, "installed", lambda: True)
+    monkeypatch.setattr(openvino_runtime, "RuntimeSession", session)
+    monkeypatch.setattr(plugins, "installed", lambda: ())
+    monkeypatch.setattr(providers, "_AUTO_ORDER", ("openvino", "cpu"))
+    for module in ("providers", "engine"):
+        monkeypatch.setattr(f"streamdepth.inference.{module}.cores", lambda: 4)
+    return asked
+
+
+# Which one is taken -------------------------------------------------------------------------------------------------
+
+
+def test_auto_takes_the_runtime_where_there_is_no_plugin(spec: ModelSpec, there: list[dict[str, Any]]) -> None:
+    assert providers.likely() == "openvino"
+    assert providers.why_not(providers.provider_named("openvino")) == ""
+    opened = providers.open_session(spec)
+    assert (opened.provider, opened.note) == ("openvino", "")
+    assert [(how["threads"], how["streams"]) for how in there] == [(4, 1)]
+
+
+def test_workers_share_the_cores_out(spec: ModelSpec, there: list[dict[str, Any]]) -> None:
+    engine = Engine(spec, provider="openvino", workers=2)
+    assert engine.workers == 2
+    assert [(how["threads"], how["streams"]) for how in there] == [(2, 2)]
+
+
+@pytest.mark.usefixtures("there")
+def test_auto_goes_back_to_the_cpu_where_it_disagrees(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agreement, "disagreement", lambda *_: "differs from the CPU (correlation 0.9)")
+    engine = Engine(spec, workers=2)
+    assert (engine.provider, engine.workers) == ("cpu", 2)
+    assert "provider openvino differs from the CPU" in engine.note
+
+
+@pytest.mark.usefixtures("there")
+@pytest.mark.parametrize(("kind", "own"), [("CPU", False), ("GPU", True), (None, True)])
+def test_a_plugin_with_a_fitting_device_comes_first(
+    kind: str | None, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin = plugins.Plugin("openvino", "onnxruntime_ep_openvino", "onnxruntime-ep-openvino")
+    device = SimpleNamespace(device=SimpleNamespace(type=SimpleNamespace(name=kind)), ep_name="X")
+
+    def offered(_: plugins.Plugin) -> tuple[Any, ...]:
+        if kind is None:
+            raise ProviderError("provider openvino: made for another onnxruntime")
+        return (device,)
+
+    monkeypatch.setattr(plugins, "installed", lambda: (plugin,))
+    monkeypatch.setattr(plugins, "devices", offered)
+    assert providers.runs_on_cores("openvino") is own
+
+
+@pytest.mark.usefixtures("there")
+def test_it_runs_on_the_cpu_only() -> None:
+    assert "not installed" in providers.why_not(providers.provider_named("openvino:gpu"))
+
+
+def test_without_the_package_it_says_what_to_install(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_runtime, "installed", lambda: False)
+    monkeypatch.setattr(plugins, "installed", lambda: ())
+    with pytest.raises(ProviderError, match=r"pip install 'streamdepth\[openvino\]', or use --provider cpu"):
+        providers.open_session(spec, "openvino")
+    assert not providers.runs_on_cores("openvino")
+
+
+# The real thing -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def real(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "installed", lambda: ())
+
+
+@needs_openvino
+@pytest.mark.usefixtures("real")
+def test_it_agrees_with_the_cpu_at_every_size(spec: ModelSpec, tmp_path: Path) -> None:
+    engines = [Engine(spec, provider=name, workers=2) for name in ("openvino", "cpu")]
+    for width, height in ((640, 480), (320, 640), (640, 480)):
+        depths = []
+        for engine in engines:
+            slot = engine.acquire(engine.network_size(width, height))
+            slot.write(0, picture_of(pattern(width, height)))
+            depths.append(engine.run(slot, 1)[0].values)
+        assert not agreement.compare(*depths)
+    assert engines[0].provider == "openvino"
+    assert any((tmp_path / "cache" / "openvino").iterdir())
+
+
+@needs_openvino
+@pytest.mark.usefixtures("real")
+def test_runs_side_by_side_give_what_they_give_alone(spec: ModelSpec) -> None:
+    engine = Engine(spec, provider="openvino", workers=2)
+    slots = []
+    for variant in range(4):
+        slot = engine.acquire(engine.network_size(320, 240))
+        slot.write(0, picture_of(pattern(320, 240, variant)))
+        slots.append(slot)
+    alone = [engine.run(slot, 1)[0].values.copy() for slot in slots]
+    together = threading.Barrier(2)
+
+    def run(first: int) -> list[Any]:
+        together.wait(10)
+        return [engine.run(slots[number], 1)[0].values.copy() for _ in range(5) for number in (first, first + 1)]
+
+    with ThreadPoolExecutor(2) as pool:
+        for first, found in zip((0, 2), pool.map(run, (0, 2)), strict=True):
+            for number, values in enumerate(found):
+                np.testing.assert_allclose(values, alone[first + number % 2], rtol=1e-5, atol=1e-5)
+    assert np.abs(alone[0] - alone[1]).max() > 0.1
+
+
+@needs_openvino
+@pytest.mark.usefixtures("real")
+def test_it_takes_what_graphs_there_are(tmp_path: Path) -> None:
+    """A fixed batch, another element type and layout, an output that is not the first."""
+    graphs = [
+        write_depth_model(tmp_path / "batch.onnx", batch=2, height=32, width=48),
+        write_depth_model(tmp_path / "hwc.onnx", layout="hwc", output_rank=2),
+        write_depth_model(tmp_path / "second.onnx", outputs_before={"features": (1, 4)}),
+        write_depth_model(tmp_path / "half.onnx", input_dtype="float16", output_dtype="float16"),
+    ]
+    for path in graphs:
+        found = resolve(path)
+        openvino, cpu = (providers.open_session(found, name).session for name in ("openvino", "cpu"))
+        assert not agreement.disagreement(found, openvino, cpu)
+
+
+@needs_openvino
+@pytest.mark.usefixtures("real")
+def test_an_interrupted_run_says_so(spec: ModelSpec) -> None:
+    engine = Engine(spec, provider="openvino")
+    slot = engine.acquire(engine.network_size(320, 240))
+    engine.interrupt()
+    with pytest.raises(InferenceError, match="interrupted"):
+        engine.run(slot, 1)
+    session = openvino_runtime.RuntimeSession(spec.path, threads=1, streams=1)
+    binding = session.io_binding()
+    slow = np.zeros((1, 3, 2048, 2048), np.float32)
+    binding.bind_input("pixel_values", "cpu", 0, np.float32, slow.shape, slow.ctypes.data)
+    binding.bind_output("predicted_depth")
+    with pytest.raises(InferenceError, match="told to end"):
+        session.run_with_iobinding(binding, SimpleNamespace(terminate=True))
+
+
+@needs_openvino
+@pytest.mark.usefixtures("real")
+def test_what_it_cannot_read_is_one_clear_line(spec: ModelSpec, tmp_path: Path) -> None:
+    garbage = tmp_path / "garbage.onnx"
+    garbage.write_bytes(b"\x00" * 100)
+    with pytest.raises((ModelError, ProviderError)) as caught:
+        providers.open_session(replace(spec, path=garbage), "openvino")
+    assert "\n" not in str(caught.value)
+
+
+@needs_openvino
+@pytest.mark.usefixtures("real")
+def test_a_cache_that_cannot_be_written_is_done_without(
+    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path / "file" / "below"))
+    session = providers.open_session(spec, "openvino").session
+    assert not agreement.disagreement(spec, session, providers.open_session(spec, "cpu").session)
