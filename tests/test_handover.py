@@ -346,6 +346,7 @@ def test_a_run_of_a_file_builds_first_or_says_why_not(
     build, lines = FakeBuild(), list[str]()
     build.ended.set()
     monkeypatch.setattr("streamdepth.inference.build_process.BuildProcess", lambda _: build)
+    monkeypatch.setattr("streamdepth.inference.providers.why_not", lambda _: "")
     build_first(request_of(specs[0]), StandingClock(), lines.append)
     assert len(lines) == 1
     assert "building, which takes minutes and is kept" in lines[0]
@@ -441,7 +442,14 @@ def test_a_model_whose_size_follows_the_picture_says_what_to_expect(
 def test_tensorrt_that_cannot_run_is_an_error_at_once(specs: tuple[ModelSpec, ModelSpec]) -> None:
     if nvidia.gpu_name():
         pytest.skip("there is a GPU")
-    opener = Opener(specs[0], "tensorrt", threads=None, fp32=lambda: specs[0], tell=lambda _: None)
-    for use in (lambda: opener.live(1, exact=False), lambda: opener.engine(1, exact=False)):
+    said = Said()
+    opener = Opener(specs[0], "tensorrt", threads=None, fp32=lambda: specs[0], tell=said)
+    request = request_of(specs[0])
+    for use in (
+        lambda: opener.live(1, exact=False),
+        lambda: opener.engine(1, exact=False),
+        lambda: build_first(request, StandingClock(), said),
+    ):
         with pytest.raises(ProviderError, match="provider tensorrt: there is no NVIDIA driver"):
             cast("Callable[[], Any]", use)()
+    assert not said.lines

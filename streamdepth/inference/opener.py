@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from streamdepth.clock import SystemClock
-from streamdepth.errors import InferenceError, ProviderError
+from streamdepth.errors import InferenceError
 from streamdepth.inference import providers
-from streamdepth.inference.build_process import BuildProcess, BuildRequest, build_first
+from streamdepth.inference.build_process import BuildProcess, BuildRequest, build_first, check_runs
 from streamdepth.inference.nvidia import follows_picture
 
 if TYPE_CHECKING:
@@ -58,14 +58,15 @@ class Opener:
         Raises:
             ProviderError, ModelError, InferenceError: see :class:`streamdepth.inference.engine.Engine`.
         """
-        if self._provider == _TENSORRT and follows_picture(self._spec):
-            self._tell(
-                f"{self._spec.name}: its network size follows the picture's, and TensorRT takes minutes for the first "
-                "picture of each; give --size WxH to have it built once"
-            )
-        elif self._provider == _TENSORRT:
+        if self._provider == _TENSORRT:
+            check_runs(_TENSORRT)
             missing = self._missing(batch, exact=exact)
-            if missing is not None:
+            if missing is not None and follows_picture(self._spec):
+                self._tell(
+                    f"{self._spec.name}: its network size follows the picture's, and TensorRT takes minutes for the "
+                    "first picture of each; give --size WxH to have it built once"
+                )
+            elif missing is not None:
                 build_first(missing, SystemClock(), self._tell)
         return self._opened(self._provider, batch, exact=exact, workers=workers)
 
@@ -75,7 +76,10 @@ class Opener:
 
     def live(self, batch: int, *, exact: bool) -> Runner:
         """As ``engine``, at once: on CUDA for as long as TensorRT's engine is not there."""
-        missing = self._missing(batch, exact=exact) if self._provider == _TENSORRT else None
+        missing = None
+        if self._provider == _TENSORRT:
+            check_runs(_TENSORRT)
+            missing = self._missing(batch, exact=exact)
         if missing is None:
             return self.engine(batch, exact=exact)
         from streamdepth.inference.handover import Handover
@@ -88,16 +92,9 @@ class Opener:
         )
 
     def _missing(self, batch: int, *, exact: bool) -> BuildRequest | None:
-        """What TensorRT would spend minutes on, None where it is there.
-
-        Raises:
-            ProviderError: TensorRT cannot run here.
-        """
+        """What TensorRT would spend minutes on, None where it is there."""
         from streamdepth.inference.build import is_built
 
-        reason = providers.why_not(providers.provider_named(_TENSORRT))
-        if reason:
-            raise ProviderError(f"provider {_TENSORRT}: {reason}")
         if is_built(self._spec, batch, exact=exact):
             return None
         return BuildRequest(self._spec, batch=batch, exact=exact)
