@@ -15,14 +15,17 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from support.models import Predict, fastdepth, product
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 INDOOR_CAP_M, OUTDOOR_CAP_M = 10.0, 80.0
-Predict = Callable[[np.ndarray], np.ndarray]
 
 
 def score(inverse: np.ndarray, depth_m: np.ndarray, cap_m: float) -> tuple[float, float]:
@@ -61,30 +64,6 @@ def constant(rgb: np.ndarray) -> np.ndarray:
 
 def lower_is_nearer(rgb: np.ndarray) -> np.ndarray:
     return np.repeat(np.linspace(0, 1, rgb.shape[0], dtype=np.float32)[:, None], rgb.shape[1], 1)
-
-
-def fastdepth(path: Path) -> Predict:
-    """FastDepth as published: 224x224, metres."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 2
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def predict(rgb: np.ndarray) -> np.ndarray:
-        x = cv2.resize(rgb, (224, 224), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-        depth = session.run(None, {session.get_inputs()[0].name: x.transpose(2, 0, 1)[None]})[0].squeeze()
-        return np.asarray(1 / np.maximum(depth, 0.1))
-
-    return predict
-
-
-def product(model: str, size: str | None) -> Predict:
-    """A model through streamdepth, as people run it."""
-    import streamdepth as sd
-
-    estimator = sd.DepthEstimator(model, size=size, provider="cpu")
-    return lambda rgb: np.asarray(estimator(rgb).data)
 
 
 def photographs(folder: Path | None, every: int, with_stereo: bool) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:

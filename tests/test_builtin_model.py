@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import runpy
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -184,11 +185,12 @@ def test_neighbouring_frames_give_nearly_the_same_depth() -> None:
 
 
 @pytest.mark.skipif(not EVAL.is_dir(), reason="needs the evaluation photographs in ../shared/eval")
-def test_accuracy_on_photographs_is_what_the_card_says() -> None:
-    from benchmarks.accuracy import INDOOR_CAP_M, OUTDOOR_CAP_M, pictures, score
-
-    for name, every, cap in (("indoor_kitchen", 50, INDOOR_CAP_M), ("street_kitti", 1, OUTDOOR_CAP_M)):
-        scores = [score(estimator()(rgb).data, depth, cap) for rgb, depth in pictures(EVAL / name, every)]
+def test_accuracy_on_photographs_is_what_the_card_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    accuracy = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "accuracy.py"))
+    for name, every, cap in (("indoor_kitchen", 50, "INDOOR_CAP_M"), ("street_kitti", 1, "OUTDOOR_CAP_M")):
+        photographs = accuracy["pictures"](EVAL / name, every)
+        scores = [accuracy["score"](estimator()(rgb).data, depth, accuracy[cap]) for rgb, depth in photographs]
         absrel, delta1 = np.mean(scores, 0)
         said = record()["accuracy"][name]
         assert absrel < said[0] + 0.02

@@ -1,0 +1,94 @@
+"""How much depth changes from frame to frame of a film beyond what moves in it: the model in the package and others.
+
+    python benchmarks/steadiness.py FILM [--start N] [--frames N] [--model NAME ...] [--fastdepth FILE]
+
+Depth of each frame is moved along the optical flow (DIS) into the next frame's place and compared there with that
+frame's own, scale and shift fitted by least squares: mean absolute difference over the deviation of the depth, where
+the flow there and back agrees within a pixel. `still` is the same without moving anything: it also counts what truly
+moves. 0 is perfectly steady; a constant depth has no deviation and no figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import islice, pairwise
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from support.models import Predict, fastdepth, product
+
+FLOW_WIDTH_PX = 480
+AGREED_PX = 1.0
+
+
+def frames(film: Path, start: int, count: int) -> list[np.ndarray]:
+    """RGB uint8 [H, W, 3] of `count` frames of the film's main video stream."""
+    with av.open(str(film)) as container:
+        decoded = container.decode(container.streams.best("video"))
+        return [frame.to_ndarray(format="rgb24") for frame in islice(decoded, start, start + count)]
+
+
+def moved(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each pixel of `after` was in `before`, float32 [h, w, 2] in px, and whether the flow back agrees, [h, w].
+
+    Both are RGB; the answer is at FLOW_WIDTH_PX.
+    """
+    size = (FLOW_WIDTH_PX, round(FLOW_WIDTH_PX * before.shape[0] / before.shape[1]))
+    grey = [
+        cv2.cvtColor(cv2.resize(f, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY) for f in (before, after)
+    ]
+    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    back, forth = dis.calc(grey[1], grey[0], None), dis.calc(grey[0], grey[1], None)
+    place = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float32) for n in size)), 2) + back
+    returned = back + cv2.remap(forth, place, None, cv2.INTER_LINEAR)
+    inside = ((place >= 0) & (place <= np.array(size) - 1)).all(2)
+    return place, inside & (np.linalg.norm(returned, axis=2) < AGREED_PX)
+
+
+def change(before: np.ndarray, after: np.ndarray) -> float:
+    """Mean absolute difference of two depths over the first's deviation, after fitting the second's scale and shift."""
+    a = np.stack([after, np.ones_like(after)], 1)
+    fitted = a @ np.linalg.lstsq(a, before, rcond=None)[0]
+    return float(np.abs(fitted - before).mean() / before.std())
+
+
+def steadiness(
+    predict: Predict, film: list[np.ndarray], flow: list[tuple[np.ndarray, np.ndarray]]
+) -> tuple[float, ...]:
+    """(change along the flow, change in place), means over neighbouring frames."""
+    size = flow[0][1].shape[::-1]
+    depths = [cv2.resize(predict(f).astype(np.float32), size, interpolation=cv2.INTER_LINEAR) for f in film]
+    out = []
+    for (before, after), (place, seen) in zip(pairwise(depths), flow, strict=True):
+        there = cv2.remap(before, place, None, cv2.INTER_LINEAR)
+        out.append((change(there[seen], after[seen]), change(before.ravel(), after.ravel())))
+    return tuple(np.mean(out, 0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("film", type=Path)
+    parser.add_argument("--start", type=int, default=0, help="first frame")
+    parser.add_argument("--frames", type=int, default=40)
+    parser.add_argument("--model", action="append", default=None, help="name or file, repeatable; the built-in if none")
+    parser.add_argument("--size", help="network size for --model")
+    parser.add_argument("--fastdepth", type=Path)
+    args = parser.parse_args()
+    models: dict[str, Predict] = {"FastDepth": fastdepth(args.fastdepth)} if args.fastdepth else {}
+    for name in args.model or ["built-in"]:
+        models[name if name == "built-in" else Path(name).stem] = product(name, args.size)
+    film = frames(args.film, args.start, args.frames)
+    if len(film) < 2:
+        parser.error(f"{args.film} has no two frames from {args.start} on")
+    flow = [moved(before, after) for before, after in pairwise(film)]
+    print("| change from frame to frame | along the flow | still |")
+    print("|---|---|---|")
+    for name, predict in models.items():
+        along, still = steadiness(predict, film, flow)
+        print(f"| {name} | {along:.3f} | {still:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
