@@ -286,4 +286,19 @@ def sky(rng: np.random.Generator) -> np.ndarray:
         )
         shape = np.clip((clouds + rng.uniform(-0.6, 0.5)) * rng.uniform(0.5, 2), 0, 1)[:, :, None]
         out = out * (1 - shape) + shape * rng.uniform(140, 255) * (1 - 0.25 * np.clip(clouds, 0, 1)[:, :, None])
+    if rng.random() < 0.4:
+        for _ in range(rng.integers(1, 8)):
+            out = _puff(rng, out)
     return np.clip(out, 0, 255)
+
+
+def _puff(rng: np.random.Generator, out: np.ndarray) -> np.ndarray:
+    """One white cloud with a flat, darker lower side on a sky."""
+    row, column, size = rng.uniform(20, 190), rng.uniform(0, 256), rng.uniform(5, 28)
+    thick = np.zeros((192, 256), np.float32)
+    for _ in range(14):
+        x, y = column + rng.normal(0, 1.1) * size, row - abs(rng.normal(0, 0.4)) * size
+        cv2.circle(thick, (int(x), int(y)), int(size * rng.uniform(0.25, 0.7)), 1.0, -1)
+    thick = cv2.GaussianBlur(thick, (0, 0), rng.uniform(0.6, 3))[:, :, None]
+    below = np.clip((np.arange(192)[:, None, None] - row) / size + 0.5, 0, 1)
+    return out * (1 - thick) + thick * rng.uniform(200, 255) * (1 - rng.uniform(0.05, 0.3) * below)

@@ -45,6 +45,8 @@ def wear(f: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         f = f * (1 + rng.normal(0, 0.1, 3)).astype(np.float32)
         f = (f - 0.5) * rng.uniform(0.6, 1.4) + 0.5 + rng.uniform(-0.15, 0.15)
         f = np.clip(f, 0, 1) ** rng.uniform(0.6, 1.6)
+    if rng.random() < 0.08:  # night: most of it black
+        f = np.clip(f - rng.uniform(0.1, 0.5), 0, 1) * rng.uniform(0.6, 1.8)
     if rng.random() < 0.25:
         y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
         f = f * (1 - rng.uniform(0.1, 0.5) * (x * x + y * y) / 2)[:, :, None].astype(np.float32)
