@@ -37,7 +37,8 @@ from streamdepth.inference import agreement, half, nvidia
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.pattern import pattern
 from streamdepth.inference.preprocess import picture_of
-from streamdepth.inference.providers import ON_DEVICE, open_session, provider_named, why_not
+from streamdepth.inference.providers import ON_DEVICE, provider_named, why_not
+from streamdepth.inference.sessions import open_session
 from streamdepth.look import Look, View
 from streamdepth.models.resolve import resolve
 from streamdepth.pipeline import Pipeline, RunStats

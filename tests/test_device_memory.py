@@ -13,13 +13,14 @@ import onnxruntime as ort
 import pytest
 
 from streamdepth.errors import InferenceError
-from streamdepth.inference import assignment, nvidia, providers
+from streamdepth.inference import assignment, nvidia, sessions
 from streamdepth.inference.buffers import BufferPool
 from streamdepth.inference.device import DeviceBinding, DeviceRing
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.pattern import pattern
 from streamdepth.inference.pinned import PAGE_BYTES, PageLock
 from streamdepth.inference.preprocess import picture_of
+from streamdepth.inference.sessions import open_session
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Family, Preprocessing
 from tests.support.devices import CopyingSession, FakeDriver, Sessions
@@ -45,11 +46,11 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
     """Engines that ask for CUDA get the CPU's memory as a device's, copied into as a GPU's is."""
     driver = FakeDriver()
 
-    def opened(spec: ModelSpec, name: str, *arguments: Any, **options: Any) -> providers.OpenSession:
-        real = providers.open_session(spec, "cpu", *arguments, **options)
+    def opened(spec: ModelSpec, name: str, *arguments: Any, **options: Any) -> sessions.OpenSession:
+        real = sessions.open_session(spec, "cpu", *arguments, **options)
         if name == "cpu":
             return real
-        return providers.OpenSession(CopyingSession(real.session), name, device="cpu", graph=options["graph"])
+        return sessions.OpenSession(CopyingSession(real.session), name, device="cpu", graph=options["graph"])
 
     monkeypatch.setattr("streamdepth.inference.engine.open_session", opened)
     monkeypatch.setattr("streamdepth.inference.nvidia.driver", lambda: driver)
@@ -239,9 +240,9 @@ def test_a_provider_that_copies_inputs_when_they_are_bound_sees_every_picture(
 ) -> None:
     """DirectML and GPU plugins: bound in host memory, copied by ONNX Runtime once for each time they are bound."""
 
-    def opened(spec: ModelSpec, name: str, *arguments: Any, **options: Any) -> providers.OpenSession:
-        real = providers.open_session(spec, "cpu", *arguments, **options)
-        return real if name == "cpu" else providers.OpenSession(CopyingSession(real.session), name)
+    def opened(spec: ModelSpec, name: str, *arguments: Any, **options: Any) -> sessions.OpenSession:
+        real = sessions.open_session(spec, "cpu", *arguments, **options)
+        return real if name == "cpu" else sessions.OpenSession(CopyingSession(real.session), name)
 
     monkeypatch.setattr("streamdepth.inference.engine.open_session", opened)
     engine = Engine(spec, provider="directml", batch=2)
@@ -297,10 +298,10 @@ def test_an_eligible_model_is_opened_again_with_graphs(
 ) -> None:
     monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path))
     sessions = Sessions(monkeypatch)
-    opened = providers.open_session(spec, provider)
+    opened = open_session(spec, provider)
     assert (opened.graph, opened.note, opened.device) == (True, "", "cuda")
     assert asked_for_graphs(sessions)[-2:] == ["0", "1"]
-    assert not providers.open_session(spec, provider, graph=False).graph
+    assert not open_session(spec, provider, graph=False).graph
 
 
 @pytest.mark.parametrize(
@@ -314,7 +315,7 @@ def test_what_keeps_a_graph_from_being_recorded_is_said(
     spec: ModelSpec, options: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Sessions(monkeypatch, **options)
-    opened = providers.open_session(spec, "cuda")
+    opened = sessions.open_session(spec, "cuda")
     assert not opened.graph
     assert opened.note.endswith(reason)
     assert "no CUDA graph: " in opened.note

@@ -18,7 +18,8 @@ from streamdepth.inference import feeds, session_errors
 from streamdepth.inference.buffers import BufferPool
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.preprocess import picture_of
-from streamdepth.inference.providers import PROVIDERS, likely, open_session, provider_names, why_not
+from streamdepth.inference.providers import PROVIDERS, likely, provider_names, why_not
+from streamdepth.inference.sessions import open_session
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing, TensorSpec
 from tests.support.models import expected_depth, write_depth_model

@@ -105,8 +105,10 @@ def test_an_engine_shares_its_threads_out_among_workers() -> None:
     assert with_two.workers == min(2, cores())
     assert with_two.session.get_session_options().intra_op_num_threads == -(-cores() // with_two.workers)
     assert (one.workers, one.session.get_session_options().intra_op_num_threads) == (1, 1)
-    with_two.close()
-    one.close()
+    two_of_two = Engine(spec, provider="cpu", workers=2, threads=2)  # the cores it may use, not those of each run
+    assert (two_of_two.workers, two_of_two.session.get_session_options().intra_op_num_threads) == (2, 1)
+    for engine in (with_two, one, two_of_two):
+        engine.close()
 
 
 def test_two_runs_at_once_give_what_one_after_the_other_gives() -> None:

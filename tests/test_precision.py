@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from streamdepth.errors import InferenceError, ModelError, ModelNotFoundError, ProviderError
 from streamdepth.estimator import DepthEstimator
-from streamdepth.inference import agreement, half, nvidia, precision, providers
+from streamdepth.inference import agreement, half, nvidia, precision, providers, sessions
+from streamdepth.inference.sessions import open_session
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing
 from tests.support.devices import Sessions
@@ -62,7 +63,7 @@ def bad(tmp_path: Path) -> ModelSpec:
 
 
 def on_cpu(spec: ModelSpec) -> Any:
-    return providers.open_session(spec, "cpu").session
+    return sessions.open_session(spec, "cpu").session
 
 
 def never() -> ModelSpec:
@@ -200,10 +201,10 @@ def halves(sessions: Sessions) -> list[str]:
 def test_tensorrt_computes_in_half_precision_where_it_agrees(good: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     sessions = Sessions(monkeypatch)
     assert precision.tensorrt_halves(good) is None
-    assert providers.open_session(good, "tensorrt", graph=False).note == ""
+    assert open_session(good, "tensorrt", graph=False).note == ""
     assert halves(sessions) == ["1", "1"]  # judged, then opened
     assert precision.tensorrt_halves(good) is True
-    providers.open_session(good, "tensorrt", graph=False)
+    open_session(good, "tensorrt", graph=False)
     assert halves(sessions) == ["1"] * 3
 
 
@@ -212,7 +213,7 @@ def test_tensorrt_is_told_to_compute_in_float32_where_it_does_not(
 ) -> None:
     sessions = Sessions(monkeypatch)
     monkeypatch.setattr(agreement, "disagreement", lambda *_: "differs from the CPU (correlation 0.9)")
-    opened = providers.open_session(good, "tensorrt", graph=False)
+    opened = open_session(good, "tensorrt", graph=False)
     assert opened.note == f"{good.name}: computed in fp32, since fp16 differs from the CPU (correlation 0.9)"
     assert halves(sessions) == ["1", "0"]
     assert precision.tensorrt_halves(good) is False
@@ -222,7 +223,7 @@ def test_tensorrt_is_told_to_compute_in_float32_where_it_does_not(
 def test_tensorrt_is_not_judged_where_float32_was_asked_for(good: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     sessions = Sessions(monkeypatch)
     asked = dataclasses.replace(good, origins={**good.origins, "dtype": "user"})
-    providers.open_session(asked, "tensorrt", graph=False)
+    open_session(asked, "tensorrt", graph=False)
     assert halves(sessions) == ["0"]
     assert precision.tensorrt_halves(asked) is False
 
@@ -237,14 +238,14 @@ def test_an_estimator_settles_for_what_passes(
     model: str, dtype: str, wanted: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec: ModelSpec = request.getfixturevalue(model)
-    real = providers.open_session
+    real = sessions.open_session
 
     def opened(spec: ModelSpec, name: str, *arguments: Any, **options: Any) -> Any:
         if name == "cpu":
             return real(spec, name)
         return dataclasses.replace(real(spec, "cpu", *arguments, **options), provider=name, device="cpu")
 
-    monkeypatch.setattr(providers, "open_session", opened)
+    monkeypatch.setattr(sessions, "open_session", opened)
     monkeypatch.setattr(providers, "why_not", lambda _: "")
     monkeypatch.setattr("streamdepth.inference.engine.open_session", opened)
     with DepthEstimator(spec.path, provider="cuda", dtype=dtype, preprocessing=RULES) as estimator:
@@ -260,7 +261,7 @@ def test_auto_that_cannot_use_cuda_is_not_judged_on_the_cpu(good: ModelSpec, mon
     monkeypatch.setattr(
         "streamdepth.inference.providers.likely", lambda name="auto": "cuda" if name == "auto" else name
     )
-    monkeypatch.setattr(providers, "_AUTO_ORDER", ("cpu",))
+    monkeypatch.setattr(providers, "AUTO_ORDER", ("cpu",))
     monkeypatch.setattr(providers, "why_not", lambda one: "no library" if one.name == "cuda" else "")
     with DepthEstimator(good.path, preprocessing=RULES) as estimator:
         engine = estimator.engine()
@@ -274,7 +275,7 @@ def test_an_engine_whose_graph_cannot_be_recorded_runs_without_one(
 ) -> None:
     from streamdepth.inference.engine import Engine
 
-    real = providers.open_session
+    real = sessions.open_session
 
     def opened(spec: ModelSpec, name: str, *arguments: Any, **options: Any) -> Any:
         cpu = real(spec, "cpu", *arguments, **options)

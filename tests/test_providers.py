@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from streamdepth.errors import ProviderError, UsageError
-from streamdepth.inference import agreement, assignment, plugins, providers
+from streamdepth.inference import agreement, assignment, plugins, providers, sessions
 from streamdepth.models.resolve import resolve
 from streamdepth.threads import ThreadPlan, cores, plan_threads
 
@@ -81,7 +81,7 @@ def test_a_plugin_whose_library_is_broken_says_so_and_how_to_mend_it(
     with pytest.raises(
         ProviderError, match=r"provider broken: .*pip install --upgrade onnxruntime-ep-broken"
     ) as caught:
-        providers.open_session(spec, "broken")
+        sessions.open_session(spec, "broken")
     assert "\n" not in caught.value.message
 
 
@@ -91,17 +91,17 @@ def test_a_plugin_without_a_device_of_the_kind_wanted_says_which_it_has(
     a_plugin(tmp_path, monkeypatch, "acme")
     monkeypatch.setattr(plugins, "devices", lambda _: (cpu_device(),))
     with pytest.raises(ProviderError, match="does not run on the npu of this machine but on its cpu"):
-        providers.open_session(spec, "acme:npu")
+        sessions.open_session(spec, "acme:npu")
 
 
 def test_a_session_runs_on_a_plugins_device(spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a_plugin(tmp_path, monkeypatch, "acme")
     # ONNX Runtime's own device stands for the plugin's: all but the registering is real
     monkeypatch.setattr(plugins, "devices", lambda _: (cpu_device(),))
-    opened = providers.open_session(spec, "acme:cpu")
+    opened = sessions.open_session(spec, "acme:cpu")
     assert (opened.provider, opened.note) == ("acme:cpu", "")
     fed = agreement.inputs(spec)
-    wanted = providers.open_session(spec, "cpu").session.run(None, fed)[0]
+    wanted = sessions.open_session(spec, "cpu").session.run(None, fed)[0]
     np.testing.assert_allclose(opened.session.run(None, fed)[0], wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -109,7 +109,7 @@ def auto_with_openvino(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if importlib.util.find_spec("onnxruntime_ep_openvino") is None:
         a_plugin(tmp_path, monkeypatch, "openvino")
     monkeypatch.setattr(plugins, "devices", lambda _: (cpu_device(),))
-    monkeypatch.setattr(providers, "_AUTO_ORDER", ("openvino", "cpu"))
+    monkeypatch.setattr(providers, "AUTO_ORDER", ("openvino", "cpu"))
 
 
 def test_auto_takes_openvino_where_it_agrees_with_the_cpu(
@@ -117,7 +117,7 @@ def test_auto_takes_openvino_where_it_agrees_with_the_cpu(
 ) -> None:
     auto_with_openvino(monkeypatch, tmp_path)
     assert providers.likely() == "openvino"
-    assert providers.open_session(spec).provider == "openvino"
+    assert sessions.open_session(spec).provider == "openvino"
 
 
 def test_auto_leaves_openvino_where_it_does_not_and_says_by_how_much(
@@ -125,7 +125,7 @@ def test_auto_leaves_openvino_where_it_does_not_and_says_by_how_much(
 ) -> None:
     auto_with_openvino(monkeypatch, tmp_path)
     monkeypatch.setattr(agreement, "disagreement", lambda *_: "differs from the CPU (correlation 0.9)")
-    opened = providers.open_session(spec)
+    opened = sessions.open_session(spec)
     assert opened.provider == "cpu"
     assert opened.note == "running on the CPU; provider openvino differs from the CPU (correlation 0.9)"
 
@@ -135,7 +135,7 @@ def test_auto_says_why_an_installed_plugin_is_not_used(
 ) -> None:
     auto_with_openvino(monkeypatch, tmp_path)
     monkeypatch.setattr(plugins, "devices", lambda _: ())
-    opened = providers.open_session(spec)
+    opened = sessions.open_session(spec)
     assert opened.provider == "cpu"
     assert opened.note.startswith("running on the CPU; provider openvino: onnxruntime-ep-openvino does not run on")
 
@@ -147,10 +147,10 @@ def test_the_real_openvino_plugin_runs_or_says_why_not(spec: ModelSpec) -> None:
     reason = providers.why_not(chosen)
     if reason:
         with pytest.raises(ProviderError, match="use --provider cpu"):
-            providers.open_session(spec, "openvino")
+            sessions.open_session(spec, "openvino")
         return
-    opened = providers.open_session(spec, "openvino")
-    assert not agreement.disagreement(spec, opened.session, providers.open_session(spec, "cpu").session)
+    opened = sessions.open_session(spec, "openvino")
+    assert not agreement.disagreement(spec, opened.session, sessions.open_session(spec, "cpu").session)
 
 
 # Nodes left to the CPU ----------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def test_a_provider_that_takes_no_heavy_node_is_refused(
     monkeypatch.setattr(plugins, "devices", lambda _: (cpu_device(),))
     monkeypatch.setattr(assignment, "of", lambda *_: assignment.Assignment(Counter(Cast=1), Counter(Conv=30)))
     with pytest.raises(ProviderError, match="takes none of the heavy nodes"):
-        providers.open_session(spec, "acme")
+        sessions.open_session(spec, "acme")
 
 
 def test_onnx_runtime_tells_which_nodes_went_where(spec: ModelSpec) -> None:
@@ -194,7 +194,7 @@ def test_onnx_runtime_tells_which_nodes_went_where(spec: ModelSpec) -> None:
 
 
 def test_a_session_agrees_with_itself(spec: ModelSpec) -> None:
-    session = providers.open_session(spec, "cpu").session
+    session = sessions.open_session(spec, "cpu").session
     assert agreement.disagreement(spec, session, session) == ""
 
 
@@ -226,7 +226,7 @@ def test_a_provider_that_fails_to_run_disagrees(spec: ModelSpec) -> None:
     def run(*_: Any) -> Any:
         raise RuntimeError("no kernel\nmore")
 
-    reference = providers.open_session(spec, "cpu").session
+    reference = sessions.open_session(spec, "cpu").session
     assert "no kernel" in agreement.disagreement(spec, SimpleNamespace(run=run), reference)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from streamdepth.errors import ProviderError, UsageError
-from streamdepth.inference import assignment, fused, nvidia, providers, session_options
+from streamdepth.inference import assignment, fused, nvidia, providers, session_options, sessions
 from streamdepth.inference.build import build
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing
@@ -249,15 +249,15 @@ def test_tensorrt_stands_before_cuda_and_both_get_options(
 ) -> None:
     monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path))
     by_name = {provider.name: provider for provider in providers.PROVIDERS}
-    order = providers._with_options(spec, by_name["tensorrt"], 4)
+    order = sessions._with_options(spec, by_name["tensorrt"], 4)
     assert [name for name, _ in order] == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
     assert Path(order[0][1]["trt_engine_cache_path"]).is_dir()
-    assert providers._with_options(spec, by_name["cuda"], 4) == [("CUDAExecutionProvider", nvidia.cuda_options())]
-    assert providers._with_options(spec, by_name["cpu"], 4) == ["CPUExecutionProvider"]
+    assert sessions._with_options(spec, by_name["cuda"], 4) == [("CUDAExecutionProvider", nvidia.cuda_options())]
+    assert sessions._with_options(spec, by_name["cpu"], 4) == ["CPUExecutionProvider"]
     (tmp_path / "file").touch()
     monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path / "file"))
     with pytest.raises(ProviderError, match="STREAMDEPTH_CACHE"):
-        providers._with_options(spec, by_name["tensorrt"], 4)
+        sessions._with_options(spec, by_name["tensorrt"], 4)
 
 
 def test_inference_threads_do_not_spin_for_long() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from streamdepth.errors import InferenceError, ModelError, ProviderError
-from streamdepth.inference import agreement, openvino_runtime, plugins, providers
+from streamdepth.inference import agreement, openvino_runtime, plugins, providers, sessions
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.pattern import pattern
 from streamdepth.inference.preprocess import picture_of
@@ -47,13 +47,13 @@ def there(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def session(_path: Path, **how: Any) -> Any:
         asked.append(how)
-        return providers.open_session(resolve("built-in"), "cpu", threads=1).session
+        return sessions.open_session(resolve("built-in"), "cpu", threads=1).session
 
     monkeypatch.setattr(openvino_runtime, "installed", lambda: True)
     monkeypatch.setattr(openvino_runtime, "RuntimeSession", session)
     monkeypatch.setattr(plugins, "installed", lambda: ())
-    monkeypatch.setattr(providers, "_AUTO_ORDER", ("openvino", "cpu"))
-    for module in ("providers", "engine"):
+    monkeypatch.setattr(providers, "AUTO_ORDER", ("openvino", "cpu"))
+    for module in ("sessions", "engine"):
         monkeypatch.setattr(f"streamdepth.inference.{module}.cores", lambda: 4)
     return asked
 
@@ -64,7 +64,7 @@ def there(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def test_auto_takes_the_runtime_where_there_is_no_plugin(spec: ModelSpec, there: list[dict[str, Any]]) -> None:
     assert providers.likely() == "openvino"
     assert providers.why_not(providers.provider_named("openvino")) == ""
-    opened = providers.open_session(spec)
+    opened = sessions.open_session(spec)
     assert (opened.provider, opened.note) == ("openvino", "")
     assert [(how["threads"], how["streams"]) for how in there] == [(4, 1)]
 
@@ -110,7 +110,7 @@ def test_without_the_package_it_says_what_to_install(spec: ModelSpec, monkeypatc
     monkeypatch.setattr(openvino_runtime, "installed", lambda: False)
     monkeypatch.setattr(plugins, "installed", lambda: ())
     with pytest.raises(ProviderError, match=r"pip install 'streamdepth\[openvino\]', or use --provider cpu"):
-        providers.open_session(spec, "openvino")
+        sessions.open_session(spec, "openvino")
     assert not providers.runs_on_cores("openvino")
 
 
@@ -172,7 +172,7 @@ def test_it_takes_what_graphs_there_are(tmp_path: Path) -> None:
     ]
     for path in graphs:
         found = resolve(path)
-        openvino, cpu = (providers.open_session(found, name).session for name in ("openvino", "cpu"))
+        openvino, cpu = (sessions.open_session(found, name).session for name in ("openvino", "cpu"))
         assert not agreement.disagreement(found, openvino, cpu)
 
 
@@ -199,7 +199,7 @@ def test_what_it_cannot_read_is_one_clear_line(spec: ModelSpec, tmp_path: Path) 
     garbage = tmp_path / "garbage.onnx"
     garbage.write_bytes(b"\x00" * 100)
     with pytest.raises((ModelError, ProviderError)) as caught:
-        providers.open_session(replace(spec, path=garbage), "openvino")
+        sessions.open_session(replace(spec, path=garbage), "openvino")
     assert "\n" not in str(caught.value)
 
 
@@ -210,5 +210,5 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path / "file" / "below"))
-    session = providers.open_session(spec, "openvino").session
-    assert not agreement.disagreement(spec, session, providers.open_session(spec, "cpu").session)
+    session = sessions.open_session(spec, "openvino").session
+    assert not agreement.disagreement(spec, session, sessions.open_session(spec, "cpu").session)

@@ -18,7 +18,8 @@ from streamdepth.inference.buffers import BufferPool
 from streamdepth.inference.device import GRAPH_ID, NO_GRAPH, DeviceBinding, DeviceRing
 from streamdepth.inference.geometry import Geometry, fixed_sides, plan
 from streamdepth.inference.pinned import PageLock
-from streamdepth.inference.providers import AUTO, ON_DEVICE, likely, open_session, runs_on_cores
+from streamdepth.inference.providers import AUTO, ON_DEVICE, likely, runs_on_cores
+from streamdepth.inference.sessions import open_session
 from streamdepth.inference.slots import Buffers, Slot
 from streamdepth.models.spec import Family
 from streamdepth.threads import cores, plan_threads
@@ -38,7 +39,6 @@ _FOV_OUTPUT = "field_of_view"
 # A folder of pictures of many shapes must not keep the buffers of each shape.
 _SIZES_KEPT = 8
 _GEOMETRIES_KEPT = 256
-_FLOAT = "tensor(float)"
 _RUNS_ON_DEVICE = 2
 """One computes while the other's pictures go up and its depth comes down."""
 
@@ -80,18 +80,18 @@ class Engine:
         provider: a name of :func:`streamdepth.inference.providers.provider_names`.
         batch: pictures a run takes; a graph of fixed batch above 1 dictates it, one of batch 1 runs them in turn.
         exact: preprocess as ``transformers`` does instead of the fast way.
-        threads: threads of one operator on the CPU, None = from the cores.
-        workers: threads that would like to call ``run`` at once. On the CPU they share the threads out: two runs of
-            one thread each take 11 % less CPU than one of two (128 against 143 ms, Depth Anything V2 small, 252x252),
-            since none waits for another within an operator. On a GPU the runs come one after the other, but copies of
-            one overlap the work of another. With ``threads`` given, elsewhere, and where an output has to be converted
-            on the CPU, there is one. See the property of this name for what it became.
+        threads: cores the model may use, None = planned from all there are.
+        workers: threads that would like to call ``run`` at once. On the CPU they share the cores out: two runs of one
+            thread each take 11 % less CPU than one of two (128 against 143 ms, Depth Anything V2 small, 252x252), since
+            none waits for another within an operator. On a GPU the runs come one after the other, but copies of one
+            overlap the work of another. Elsewhere, and where an output has to be converted on the CPU, there is one.
+            See the property of this name for what it became.
         bytes_in: take pictures as bytes and preprocess in the graph (see :mod:`streamdepth.inference.fused`), which
             excludes ``exact``; None = where the model runs on an NVIDIA GPU and its graph allows it.
         cuda_graph: record the model's run as a CUDA graph and replay it, where it can be.
     Raises:
         UsageError: ``batch`` or ``threads`` below 1, or ``bytes_in`` with ``exact``.
-        ModelError, ProviderError: as :func:`streamdepth.inference.providers.open_session`.
+        ModelError, ProviderError: as :func:`streamdepth.inference.sessions.open_session`.
     """
 
     def __init__(
@@ -123,13 +123,11 @@ class Engine:
             raise ModelError(f"{spec.name}: its input has a batch of {fixed}; export it with a batch of 1 or dynamic")
         self.batch = fixed if fixed is not None and fixed > 1 else batch
         self.rows_per_run = self.batch if fixed is None else fixed
-        expected, planned = likely(provider), plan_threads(cores()).session
+        expected, planned = likely(provider), threads or plan_threads(cores()).session
         on_cores = runs_on_cores(expected)
-        most = planned if on_cores else _RUNS_ON_DEVICE if expected in ON_DEVICE else 1
-        workers = 1 if threads is not None else min(workers, most)
-        if on_cores and workers > 1:
-            threads = -(-planned // workers)
-        opened = open_session(spec, provider, threads, batch=self.batch, graph=cuda_graph)
+        workers = min(workers, planned if on_cores else _RUNS_ON_DEVICE if expected in ON_DEVICE else 1)
+        each = -(-planned // workers) if on_cores else threads
+        opened = open_session(spec, provider, each, batch=self.batch, graph=cuda_graph)
         self.session: Any = opened.session
         self.provider = opened.provider
         notes = [opened.note, feeds.focal_note(spec)]
@@ -140,7 +138,7 @@ class Engine:
         self._output = spec.depth_output.name
         if self._output not in outputs:
             raise ModelError(f"{spec.name}: has no output {self._output!r}; its outputs are {', '.join(outputs)}")
-        self._output_dtype = _numpy_dtype(outputs[self._output].type, spec)
+        self._output_dtype = postprocess.output_dtype(outputs[self._output].type, spec)
         several = opened.device or self._output_dtype == np.float32
         as_expected = opened.provider == expected or (on_cores and opened.provider == "cpu")
         self.workers = workers if as_expected and several else 1
@@ -395,12 +393,3 @@ class Engine:
         if geometry.reflected:
             return postprocess.zoe_at_model_size(values, geometry)
         return values if self.exact else postprocess.cropped(values, geometry)
-
-
-def _numpy_dtype(ort_type: str, spec: ModelSpec) -> np.dtype[Any]:
-    known = {_FLOAT: np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64, "tensor(uint8)": np.uint8}
-    if ort_type not in known:
-        raise ModelError(
-            f"{spec.name}: output {spec.depth_output.name} is {ort_type}, depth is {', '.join(known)}; name another one"
-        )
-    return np.dtype(known[ort_type])

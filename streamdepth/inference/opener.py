@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from streamdepth.clock import SystemClock
 from streamdepth.errors import InferenceError
-from streamdepth.inference import providers
+from streamdepth.inference import providers, sessions
 from streamdepth.inference.build_process import BuildProcess, BuildRequest, build_first, check_runs
 from streamdepth.inference.nvidia import follows_picture
 
@@ -115,7 +115,7 @@ class Opener:
 
                 self._on_cuda = precision.for_cuda(
                     self._spec,
-                    open_half=lambda half: providers.open_session(half, _CUDA, graph=False).session,
+                    open_half=lambda half: sessions.open_session(half, _CUDA, graph=False).session,
                     fp32=self._fp32,
                 )
             return self._on_cuda

@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from streamdepth.errors import ModelError
 from streamdepth.models.spec import Family
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamdepth.inference.geometry import Geometry
+    from streamdepth.models.spec import ModelSpec
 
 _DEPTH_PRO_MIN, _DEPTH_PRO_MAX = 1e-4, 1e4
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+}
+
+
+def output_dtype(ort_type: str, spec: ModelSpec) -> np.dtype[Any]:
+    """The dtype of what ONNX Runtime calls ``ort_type``.
+
+    Raises:
+        ModelError: depth does not come in it.
+    """
+    if ort_type not in _DTYPES:
+        raise ModelError(
+            f"{spec.name}: output {spec.depth_output.name} is {ort_type}, depth is {', '.join(_DTYPES)}; name another "
+            "one"
+        )
+    return np.dtype(_DTYPES[ort_type])
 
 
 def map_shape(shape: tuple[int, ...], rows: int) -> tuple[int, int] | None:

@@ -73,7 +73,7 @@ def tensorrt_halves(spec: ModelSpec) -> bool | None:
 
 
 def _compared(candidate: ModelSpec, reference: ModelSpec, open_half: Callable[[ModelSpec], Any]) -> str:
-    from streamdepth.inference.providers import open_session
+    from streamdepth.inference.sessions import open_session
 
     try:
         session = open_half(candidate)
