@@ -6,6 +6,9 @@ Each run is a process of its own, start-up included; every round runs all of the
 the median run, the least CPU time, and the median of the rounds' own ratios. Two peers: the loop as written everywhere
 (mp4v, which is MPEG-4 part 2), and the same loop with our encoder and its settings.
 One of ours uses the loop's encoder.
+
+Then the steady state: CPU time of each stage alone beside that of the whole run, how near the run comes to what
+decoding, model and encoding allow, and what share of the cores it had, others had, or nobody.
 """
 
 from __future__ import annotations
@@ -20,10 +23,16 @@ import time
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from support.stages import print_stages
 from support.timing import machine
 
+if TYPE_CHECKING:
+    from streamdepth import DepthEstimator
+
 _LOOP = Path(__file__).parent / "peers" / "opencv_loop.py"
+_MOST_STAGE_FRAMES = 300  # they are all held in memory, once decoded and once painted
 
 
 @dataclass
@@ -48,6 +57,7 @@ def main() -> None:
     parser.add_argument("--model", default="built-in")
     parser.add_argument("--size", default="256x192", help="network input, WxH")
     parser.add_argument("--far-is-large", action="store_true")
+    parser.add_argument("--not-normalized", action="store_true", help="the model takes values of 0..1 as they are")
     parser.add_argument("--frames", type=int, default=300, help="of the clip made where none is given")
     parser.add_argument("--provider", default="auto", help="streamdepth's; the loop uses the CPU")
     parser.add_argument("--runs", type=int, default=3)
@@ -63,16 +73,19 @@ def main() -> None:
             for contestant in contestants:
                 contestant.run()
         _print(contestants, _frames(clip))
+        print_stages(clip, _estimator(options), _MOST_STAGE_FRAMES)
 
 
 def _contestants(clip: Path, options: argparse.Namespace, folder: Path) -> list[Contestant]:
     far = ["--far-is-large"] if options.far_is_large else []
-    sense = ["--sense", "metric_m"] if options.far_is_large else []
+    meaning = ["--sense", "metric_m"] if options.far_is_large else []
+    if options.not_normalized:
+        meaning += ["--normalize", "none"]
     path = options.model
     if path == "built-in":
         path = str(next(p for p in files("streamdepth.models.builtin").iterdir() if p.name.endswith(".onnx")))
     loop = [sys.executable, str(_LOOP), str(clip), path]
-    ours = [sys.executable, "-m", "streamdepth", "run", str(clip), "--model", options.model, *sense]
+    ours = [sys.executable, "-m", "streamdepth", "run", str(clip), "--model", options.model, *meaning]
     if options.model != "built-in":
         ours += ["--size", options.size]
     ours += ["--provider", options.provider]
@@ -91,6 +104,18 @@ def _contestants(clip: Path, options: argparse.Namespace, folder: Path) -> list[
             [*loop, str(folder / "loop264.mp4"), "--size", options.size, "--encoder", "x264", *far],
         ),
     ]
+
+
+def _estimator(options: argparse.Namespace) -> DepthEstimator:
+    from streamdepth import DepthEstimator
+
+    return DepthEstimator(
+        options.model,
+        provider=options.provider,
+        size=None if options.model == "built-in" else options.size,
+        sense="metric_m" if options.far_is_large else None,
+        preprocessing={"do_normalize": False} if options.not_normalized else None,
+    )
 
 
 def _make_clip(path: Path, frames: int = 300) -> Path:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 SPOOL_BYTES = 2 << 30
 KEPT_BYTES = 256 << 20
-"""Decoded pictures kept: 185 frames of 4:2:0 at 1280x720, 82 at 1920x1080, about a shot of a film. Decoding 720p H.264
-again takes 2.4 ms of CPU a frame, 6 % of a whole run with the built-in model."""
+"""Decoded pictures kept: 185 frames of 4:2:0 at 1280x720, 82 at 1920x1080, about a shot of a film. Keeping a
+720p picture instead of decoding it again saves 2 of 36 ms of CPU that a frame takes with the built-in model."""
 _GLIDE_FRAMES = 48
 _SAMPLES_PER_FRAME = 512
 _FRAMES_SAMPLED = 2048

@@ -1,0 +1,56 @@
+"""A whole run against its stages, each measured alone, and what became of the cores meanwhile."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streamdepth.bench.measure import measure_stages, measure_whole, read_clip
+from streamdepth.look import Look, View
+from streamdepth.sources.select import source_for
+from streamdepth.threads import cores
+
+if TYPE_CHECKING:
+    from streamdepth.estimator import DepthEstimator
+
+_LOOK = Look(view=View.OVERLAY, alpha=(0.6, 0.6))
+_INEVITABLE = ("decode", "model", "encode")
+
+
+def print_stages(clip: Path, estimator: DepthEstimator, most_frames: int) -> None:
+    """Milliseconds of CPU a frame, in the steady state: start-up is not in them."""
+    pictures = read_clip(source_for(str(clip)), most_frames)
+    engine = estimator.engine(workers=2)  # as a run of a file has it
+    try:
+        stages = measure_stages(pictures, engine, _LOOK)
+    finally:
+        engine.close()
+    source = source_for(str(clip), max_frames=most_frames)
+    began, used_before, idle_before = time.monotonic(), time.process_time(), _idle_seconds()
+    whole = measure_whole(source, estimator, _LOOK, stages, cores=cores())
+    available = (time.monotonic() - began) * cores()
+    used = (time.process_time() - used_before) / available
+    print("\n| stage | CPU ms / frame, alone |\n|---|---|")
+    for stage in stages:
+        print(f"| {stage.name}{' *' if stage.name in _INEVITABLE else ''} | {stage.cpu_ms:.1f} |")
+    print(f"| elsewhere, beyond these | {whole.elsewhere_cpu_ms:.1f} |")
+    print(f"| **whole run** | **{whole.cpu_ms:.1f}** |\n")
+    inevitable = sum(stage.cpu_ms for stage in stages if stage.name in _INEVITABLE)
+    print(
+        f"{whole.fps:.1f} fps of the {whole.bound_fps:.1f} that the stages marked * allow: {whole.efficiency:.2f}. "
+        f"By CPU time alone {inevitable / whole.cpu_ms:.2f}."
+    )
+    if idle_before is not None:
+        idle = ((_idle_seconds() or 0.0) - idle_before) / available
+        print(f"Of the cores the run took {used:.0%}, others {max(0.0, 1 - used - idle):.0%}; idle {idle:.0%}.")
+
+
+def _idle_seconds() -> float | None:
+    """Time all cores together have spent idle since the machine started; None where the system does not tell."""
+    counters = Path("/proc/stat")
+    if not counters.exists():
+        return None
+    fields = counters.read_text().split("\n", 1)[0].split()[1:]
+    return (int(fields[3]) + int(fields[4])) / os.sysconf("SC_CLK_TCK")
