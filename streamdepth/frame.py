@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import av
     from numpy.typing import NDArray
 
@@ -102,6 +104,7 @@ class StreamInfo:
         origin_seconds: media time that becomes 0 in an output; 0 unless the source was trimmed with a start.
         end_seconds: media time the source was trimmed to, None if not.
         media_path: file or URL that audio and subtitles can be copied from, None if there is none.
+        media_options: FFmpeg's, to open ``media_path`` with.
         note: one line for people about what was negotiated or converted, empty if nothing is worth saying.
     """
 
@@ -119,6 +122,7 @@ class StreamInfo:
     origin_seconds: Fraction = Fraction(0)
     end_seconds: Fraction | None = None
     media_path: str | None = None
+    media_options: Mapping[str, str] = field(default_factory=dict, hash=False)
     note: str = ""
 
     def __post_init__(self) -> None:

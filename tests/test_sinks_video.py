@@ -482,7 +482,7 @@ def test_a_stalled_sound_input_is_interruptible(tmp_path: Path) -> None:
     from streamdepth.sinks.packets import PacketCopier
 
     clip = write_clip(tmp_path / "in.mp4", frames=10, audio=True)
-    copier = PacketCopier(str(clip), origin_seconds=Fraction(0), end_seconds=None)
+    copier = PacketCopier(str(clip), options={}, origin_seconds=Fraction(0), end_seconds=None)
     with av.open(str(tmp_path / "out.mkv"), "w") as output:
         output.add_stream("libx264", rate=25)
         copier.open(output, "matroska")

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from av.bitstream import BitStreamFilterContext
     from av.container import InputContainer, OutputContainer
@@ -32,12 +32,21 @@ class PacketCopier:
 
     Args:
         media_path: file or URL to copy from.
+        options: FFmpeg's, to open it with.
         origin_seconds: media time that becomes 0; audio before it is left out, subtitles across it are cut.
         end_seconds: media time to stop at, None = the end.
     """
 
-    def __init__(self, media_path: str, *, origin_seconds: Fraction, end_seconds: Fraction | None) -> None:
+    def __init__(
+        self,
+        media_path: str,
+        *,
+        options: Mapping[str, str],
+        origin_seconds: Fraction,
+        end_seconds: Fraction | None,
+    ) -> None:
         self._path = media_path
+        self._options = options
         self._origin = origin_seconds
         self._end = end_seconds
         self._packets: queue.Queue[_AnyPacket | None] = queue.Queue(_QUEUE_PACKETS)
@@ -59,7 +68,7 @@ class PacketCopier:
 
         self._lead_in = muxer in ("mp4", "mov")
         try:
-            self._input = av.open(self._path, timeout=(10.0, 10.0))
+            self._input = av.open(self._path, options=dict(self._options), timeout=(10.0, 10.0))
         except (av.FFmpegError, OSError):
             self.notes.append("sound not copied: the input could not be opened a second time")
             self._ended = True

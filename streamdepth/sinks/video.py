@@ -219,7 +219,10 @@ class VideoSink(BaseSink):
         self._fitter = Fitter(picture.width_px, picture.height_px, encoding.pix_fmt, encoding.color)
         if self._copy_sound and stream.media_path is not None:
             self._copier = PacketCopier(
-                stream.media_path, origin_seconds=stream.origin_seconds, end_seconds=stream.end_seconds
+                stream.media_path,
+                options=stream.media_options,
+                origin_seconds=stream.origin_seconds,
+                end_seconds=stream.end_seconds,
             )
             self._copier.open(output, self._container.muxer)
             self._copier.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections import Counter
@@ -9,8 +10,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
-from streamdepth.errors import SourceError
+from streamdepth.errors import SourceError, UsageError
 from streamdepth.hardware import HwAccel, decoder
+from streamdepth.live_tls import TlsError
+from streamdepth.live_url import LIVE_SCHEMES, parse_live_url
 from streamdepth.sources.explain import explain_ffmpeg, explain_no_video
 from streamdepth.sources.orient import Straightener
 from streamdepth.sources.timeline import Timeline
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     import av
     from av.container import InputContainer
     from av.video.stream import VideoStream
+
+    from streamdepth.live_tls import Trust
 
 _MAX_ERRORS_BEFORE_FIRST_FRAME = 2000
 _MAX_DEMUX_ERRORS = 200
@@ -54,6 +59,7 @@ class Medium:
         seekable: False for pipes.
         timeout_seconds: of one network operation, None = none.
         threads: decoder threads, 0 = automatic.
+        trust: whose certificates are accepted.
         hwaccel: where to decode.
     """
 
@@ -63,6 +69,7 @@ class Medium:
     seekable: bool
     timeout_seconds: float | None
     threads: int
+    trust: Trust
     hwaccel: HwAccel = HwAccel.NONE
 
 
@@ -204,10 +211,11 @@ class Decoding:
 
         medium = self._medium
         url = medium.path is None
-        options: dict[str, str] = {}
+        # Also for http, which may redirect to https.
+        options = medium.trust.libav_options() if url else {}
         if url and medium.target.lower().startswith("http"):
             # A file on a server: a connection that breaks in the middle is taken up again where it broke.
-            options = {
+            options |= {
                 "reconnect": "1",
                 "reconnect_delay_max": str(max(1, math.ceil((medium.timeout_seconds or 10) / 2))),
             }
@@ -223,7 +231,7 @@ class Decoding:
                 hwaccel=hardware.value,
             )
         except (av.error.FFmpegError, OSError, ValueError, UnicodeError) as error:
-            raise explain_ffmpeg(self._name, error, self._medium.path) from error
+            raise self._explain(error) from error
         # Invented times mislead where frames are reordered (AVI): see Timeline for what is used instead.
         self._container.flags &= ~cast("int", av.container.Flags.gen_pts.value)
         if self._container.format.name in _TEXT_ART:
@@ -316,8 +324,18 @@ class Decoding:
                 source=self._name,
             ) from error
 
-    def _broken(self, error: BaseException) -> SourceError:
-        explained = explain_ffmpeg(self._name, error, self._medium.path)
+    def _explain(self, error: Exception) -> SourceError:
+        medium = self._medium
+        if medium.path is None:
+            with contextlib.suppress(UsageError):  # of another kind than those that are encrypted
+                url = parse_live_url(medium.target, LIVE_SCHEMES)
+                cause = medium.trust.explain(url, error, (medium.timeout_seconds or 10) / 2)
+                if isinstance(cause, TlsError):
+                    return SourceError(f"{self._name}: {cause}; {cause.way_out}", source=self._name)
+        return explain_ffmpeg(self._name, error, medium.path)
+
+    def _broken(self, error: Exception) -> SourceError:
+        explained = self._explain(error)
         if not self._given:
             return explained
         reason = explained.message.removeprefix(f"{self._name}: ")

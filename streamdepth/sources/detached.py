@@ -101,6 +101,8 @@ class Detached:
                     raise TimeoutError(f"no answer within {timeout_seconds:g} s")
                 raise InterruptedCall
         finally:
+            # Ctrl-C makes the caller leave, too.
+            job.abandon()
             self._end(job)
 
     def iterate(

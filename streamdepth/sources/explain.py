@@ -73,7 +73,7 @@ def explain_ffmpeg(name: str, error: BaseException, path: Path | None = None) ->
     elif isinstance(error, av.error.HTTPError | av.error.HTTPClientError):
         why = f"the server answered: {text}; try again, or open the URL in a browser to see why"
     elif isinstance(error, av.error.ExitError | TimeoutError):
-        why = "no answer in time; check the network, or give it longer"
+        why = "no answer in time; check the network, or give it longer (--timeout)"
     elif isinstance(error, ConnectionRefusedError):
         why = "the connection was refused; check host and port, and that the server runs"
     elif isinstance(error, av.error.ProtocolNotFoundError):

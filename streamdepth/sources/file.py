@@ -14,10 +14,11 @@ from streamdepth.clock import Clock, SystemClock
 from streamdepth.errors import SourceError, UsageError
 from streamdepth.frame import ColorTags, Frame, StreamInfo
 from streamdepth.hardware import HwAccel
+from streamdepth.live_tls import find_trust
 from streamdepth.redact import redact
 from streamdepth.sources.decoding import REPAIR_NOTES, Decoding, Medium
 from streamdepth.sources.detached import Detached, InterruptedCall
-from streamdepth.sources.explain import check_readable, shown
+from streamdepth.sources.explain import check_readable, explain_ffmpeg, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -66,9 +67,11 @@ class FileSource:
         duration_seconds: from the start; None = to the end.
         max_frames: give at most so many.
         clock: stamps ``captured_ns``.
-        timeout_seconds: of one network operation (opening, one read). Local files have none.
+        timeout_seconds: of one network operation (opening, the first frame included; one read). Local files have none.
         threads: decoder threads, 0 = FFmpeg chooses. Frame threading is on.
         hwaccel: ``auto | cuda | vaapi | none``: decode on hardware where there is some.
+        tls_ca: whom to trust behind ``https``, see :func:`~streamdepth.live_tls.find_trust`. Of HLS and DASH only the
+            playlist named is checked, and not what it names: FFmpeg does not hand the check on.
         source_id: name for people; None = the file's name.
 
     Thread-safe where the contract asks for it: ``interrupt``. Anything but a regular file is read on a thread of its
@@ -86,6 +89,7 @@ class FileSource:
         timeout_seconds: float = 10.0,
         threads: int = 0,
         hwaccel: HwAccel | str = HwAccel.NONE,
+        tls_ca: str | Path | None = None,
         source_id: str | None = None,
     ) -> None:
         text = os.fspath(path_or_url)
@@ -104,11 +108,14 @@ class FileSource:
         self._timeout_seconds = timeout_seconds
         self._threads = threads
         self._hwaccel = HwAccel.parse(hwaccel)
+        self._tls_ca = tls_ca
+        self._trust = find_trust(tls_ca)
         self._resume_pts: int | None = None
         self._detached: Detached | None = None
         self._stopped = False
         self._once_only = False
         self._reading = False
+        self._opened = False
         self._decoding: Decoding | None = None
         self._info: StreamInfo | None = None
 
@@ -167,11 +174,19 @@ class FileSource:
             if self._stopped:
                 self._detached.interrupt()
             try:
-                self._decoding = self._detached.call(self._start_decoding, dispose=Decoding.close)
+                self._decoding = self._detached.call(
+                    self._start_decoding,
+                    dispose=Decoding.close,
+                    # libav's own deadline does not bound the search for an address.
+                    timeout_seconds=self._timeout_seconds if self._path is None else None,
+                )
             except InterruptedCall as interrupted:
                 raise SourceError(f"{self._id}: interrupted while it was opened", source=self._id) from interrupted
+            except TimeoutError as late:
+                raise explain_ffmpeg(self._id, late) from late
         else:
             self._decoding = self._start_decoding()
+        self._opened = True
         self._info = self._describe(self._decoding)
         return self._info
 
@@ -205,6 +220,7 @@ class FileSource:
             timeout_seconds=self._timeout_seconds,
             threads=self._threads,
             hwaccel=self._hwaccel,
+            tls_ca=self._tls_ca,
             source_id=self._id,
         )
 
@@ -216,14 +232,15 @@ class FileSource:
         fresh._resume_pts = pts
         return fresh
 
-    def whole(self) -> FileSource:
-        """An unopened source of all of the same file."""
+    def whole(self, *, timeout_seconds: float | None = None) -> FileSource:
+        """An unopened source of all of the same file; with a timeout of its own, if given."""
         return FileSource(
             self._text,
             clock=self._clock,
-            timeout_seconds=self._timeout_seconds,
+            timeout_seconds=self._timeout_seconds if timeout_seconds is None else timeout_seconds,
             threads=self._threads,
             hwaccel=self._hwaccel,
+            tls_ca=self._tls_ca,
             source_id=self._id,
         )
 
@@ -236,7 +253,8 @@ class FileSource:
 
     def close(self) -> None:
         self.interrupt()
-        if self._decoding is not None and (self._detached is None or not self._reading):
+        # While it is being opened or read, the thread that does so is in the container, and closes it.
+        if self._decoding is not None and self._opened and (self._detached is None or not self._reading):
             self._decoding.close()
 
     def _start_decoding(self) -> Decoding:
@@ -248,6 +266,7 @@ class FileSource:
                 seekable=not self._once_only,
                 timeout_seconds=self._timeout_seconds if self._path is None else None,
                 threads=self._threads,
+                trust=self._trust,
                 hwaccel=self._hwaccel,
             )
         )
@@ -311,5 +330,6 @@ class FileSource:
             origin_seconds=beginning + self._start if self._start else Fraction(0),
             end_seconds=None if self._duration is None else beginning + self._start + self._duration,
             media_path=self._text if self._path is None else (None if self._once_only else str(self._path.absolute())),
+            media_options={} if self._path is not None else self._trust.libav_options(),
             note=decoding.note,
         )

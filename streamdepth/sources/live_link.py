@@ -48,7 +48,8 @@ class LiveLink:
         self._address = url.with_credentials(credentials)
         self._trust = trust
         self._options = libav_options(url.scheme, transport, decoding.low_latency, timeout_seconds)
-        if url.scheme in TLS_SCHEMES:
+        # http may redirect to https.
+        if url.scheme in TLS_SCHEMES | {"http"}:
             self._options |= trust.libav_options()
         self._decoding = decoding
         self._timeout_seconds = timeout_seconds

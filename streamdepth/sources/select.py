@@ -80,7 +80,7 @@ def source_for(
         threads, hwaccel: of decoding, see :class:`~streamdepth.sources.file.FileSource`.
         clock: stamps frames.
         live: keyword arguments of :class:`~streamdepth.sources.live.LiveSource`, used where the source is a network
-            stream.
+            stream; ``timeout_seconds`` and ``tls_ca`` also where it is a file on a server.
     Raises:
         UsageError: text or limits that cannot mean anything, or several videos (see :func:`expand`).
         SourceNotFoundError: nothing there by that name, or an empty folder.
@@ -202,10 +202,12 @@ def _make(found: _Found, options: _Options, name: str | None) -> Source:
     if found.kind == "web":
         from streamdepth.sources.web import choose_web
 
-        # The patience a camera deserves is too short for a server that has to fetch a file first.
-        patience = max(_WEB_TIMEOUT_SECONDS, options.live.get("timeout_seconds", 0))
+        timeout = options.live.get("timeout_seconds", _WEB_TIMEOUT_SECONDS)
+        # A camera that stalls is gone, a file that stalls costs no more than time.
+        patience = max(_WEB_TIMEOUT_SECONDS, timeout)
         return choose_web(
-            options.file(text, name, timeout_seconds=patience),
+            options.file(text, name, timeout_seconds=patience, tls_ca=options.live.get("tls_ca")),
+            timeout_seconds=timeout,
             make_live=lambda: _live(text, options),
             starts_late=bool(options.start_seconds),
         )

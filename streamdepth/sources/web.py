@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from streamdepth.stages import Source
 
 
-def choose_web(file: FileSource, *, make_live: Callable[[], Source], starts_late: bool) -> Source:
+def choose_web(
+    file: FileSource, *, timeout_seconds: float, make_live: Callable[[], Source], starts_late: bool
+) -> Source:
     """The source for a URL: ``file`` itself, or a live one where what is there has no end.
 
     A medium without duration whose bytes have no known size, or an HLS or DASH playlist without an end, is live. The
@@ -21,13 +23,14 @@ def choose_web(file: FileSource, *, make_live: Callable[[], Source], starts_late
 
     Args:
         file: unopened; decides by a copy of its own without limits.
+        timeout_seconds: how long finding out may take, whatever is silent: name server, network or server.
         make_live: makes the live source.
         starts_late: a start was asked for, which a live stream does not have.
     Raises:
         SourceError: there is nothing at the URL, or nothing readable.
         UsageError: a start was asked for, and it is live.
     """
-    probe = file.whole()
+    probe = file.whole(timeout_seconds=timeout_seconds)
     try:
         probe.open()
         endless = probe.endless

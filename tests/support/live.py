@@ -97,13 +97,15 @@ def serve_http(handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None
 
 
 @contextlib.contextmanager
-def http_server(body: Body, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+def http_server(body: Body, tls: ssl.SSLContext | None = None, *, length: int | None = None) -> Iterator[str]:
     stop = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("Content-Type", body.content_type)
+            if length is not None:
+                self.send_header("Content-Length", str(length))
             self.end_headers()
             with contextlib.suppress(OSError):
                 while not stop.is_set():

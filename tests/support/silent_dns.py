@@ -5,6 +5,7 @@ Prints, in seconds: how long ``open`` and ``close`` of each kind took, and ``int
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from streamdepth.sinks.rtsp_publish import RtspPublishSink
+    from streamdepth.sources.file import FileSource
     from streamdepth.sources.live import LiveSource
 
 _SIOCSIFFLAGS = 0x8914
@@ -73,7 +75,7 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.monotonic() - started
 
 
-def _refused(source: LiveSource) -> str:
+def _refused(source: LiveSource | FileSource) -> str:
     from streamdepth.errors import SourceError
 
     try:
@@ -93,6 +95,30 @@ def _sink(timeout_seconds: float) -> RtspPublishSink:
     )
     sink.open(stream_info(), picture_info())
     return sink
+
+
+def _web(url: str) -> dict[str, float]:
+    from streamdepth.errors import SourceError
+    from streamdepth.sources.file import FileSource
+    from streamdepth.sources.select import source_for
+    from tests.support.rtsp import wait_until
+
+    def find_out() -> None:
+        with contextlib.suppress(SourceError):
+            source_for(url, timeout_seconds=TIMEOUT_SECONDS)
+
+    found = {"web": _seconds(find_out)}
+    patient = FileSource(url, timeout_seconds=30, source_id="patient")
+    opener = threading.Thread(target=lambda: _refused(patient))
+    opener.start()
+    wait_until(lambda: any(thread.name == "streamdepth-read-patient" for thread in threading.enumerate()))
+
+    def interrupt() -> None:
+        patient.interrupt()
+        opener.join()
+        patient.close()
+
+    return found | {"web interrupt": _seconds(interrupt)}
 
 
 def main() -> None:
@@ -122,6 +148,7 @@ def main() -> None:
         sink = _sink(30)
         wait_until(lambda: sink.state == "connecting")
         found["publish close"] = _seconds(sink.close)
+        found |= _web("http://camera.example/x.mp4")
     print(json.dumps(found), flush=True)
     # Look-ups are still hanging: what they hold up is not asked.
     os._exit(0)
