@@ -106,7 +106,7 @@ TlsCa = Annotated[
     str | None,
     typer.Option(
         "--tls-ca",
-        help="PEM file to trust behind rtsps, rtmps and live https, not what the system trusts; none: check nothing.",
+        help="PEM file to trust behind rtsps, rtmps and https, not what the system trusts; none: check nothing.",
         rich_help_panel=_INPUT,
     ),
 ]
