@@ -14,6 +14,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import av
     from numpy.typing import NDArray
@@ -147,6 +148,7 @@ class Frame:
         picture: decoded picture in the decoder's pixel format, rotation applied. Its planes may be shared with the
             decoder: read only.
         key: True where the decoder says a key frame starts.
+        path: file that holds this picture alone, None where there is none.
     """
 
     source_id: str
@@ -156,6 +158,7 @@ class Frame:
     captured_ns: int
     picture: av.VideoFrame
     key: bool = False
+    path: Path | None = None
 
     @property
     def width_px(self) -> int:

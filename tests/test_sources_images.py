@@ -12,7 +12,8 @@ from PIL import Image
 
 from streamdepth.errors import SourceError, SourceNotFoundError, UsageError
 from streamdepth.frame import ColorTags
-from streamdepth.sources.images import ImagesSource, natural_key
+from streamdepth.sources.images import ImagesSource
+from streamdepth.sources.listing import natural_key
 from streamdepth.sources.picture import picture_from_pil, rgb_from_pil
 from streamdepth.stages import Source
 from tests.support.media import draw_marks
@@ -81,7 +82,7 @@ def test_no_good_picture_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [("none", r"no such file"), ("*.jpg", r"matches nothing"), ("folder", r"holds no pictures; give a folder")],
+    [("none", r"no such file"), ("*.jpg", r"matches no file"), ("folder", r"holds no pictures; give a folder")],
 )
 def test_nothing_there(tmp_path: Path, given: str, message: str) -> None:
     (tmp_path / "folder").mkdir()

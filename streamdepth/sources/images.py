@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import re
 import threading
 from collections import Counter
 from fractions import Fraction
@@ -12,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamdepth.clock import Clock, SystemClock
-from streamdepth.errors import SourceError, SourceNotFoundError, UsageError
+from streamdepth.errors import SourceError, UsageError
 from streamdepth.frame import ColorTags, Frame, StreamInfo
-from streamdepth.sources.explain import check_readable, nearest_name, shown
-from streamdepth.sources.picture import PICTURE_SUFFIXES, picture_from_pil
+from streamdepth.sources.explain import check_readable, shown
+from streamdepth.sources.listing import pictures_at
+from streamdepth.sources.picture import picture_from_pil
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -23,18 +22,6 @@ if TYPE_CHECKING:
     import av
 
 _NOTES_AT_MOST = 20
-
-
-def natural_key(path: str | os.PathLike[str]) -> tuple[tuple[int, int, str], ...]:
-    """Sort key that puts ``img2`` before ``img10``, whatever the case of letters."""
-    parts = re.split(r"(\d+)", os.fspath(path))
-    return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part.casefold()) for part in parts if part)
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """Picture files directly in a folder, hidden ones left out, in natural order."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.name[0] != "."]
-    return sorted((path for path in found if path.is_file()), key=natural_key)
 
 
 class ImagesSource:
@@ -128,7 +115,16 @@ class ImagesSource:
             if picture is None:
                 continue
             picture.pts, picture.time_base = index, 1 / self._rate
-            yield Frame(self._id, index, index, 1 / self._rate, self._clock.monotonic_ns(), picture, key=True)
+            yield Frame(
+                self._id,
+                index,
+                index,
+                1 / self._rate,
+                self._clock.monotonic_ns(),
+                picture,
+                key=True,
+                path=self._files[index],
+            )
 
     def again(self) -> ImagesSource:
         return ImagesSource(self._given, rate=self._rate, clock=self._clock, source_id=self._id)
@@ -143,27 +139,9 @@ class ImagesSource:
     def _find(self) -> list[Path]:
         if not isinstance(self._given, str | os.PathLike):
             return [Path(path) for path in self._given]
-        text = os.fspath(self._given)
-        path = Path(text)
-        if path.is_dir():
-            try:
-                found = pictures_in(path)
-            except OSError as error:
-                raise SourceError(f"{shown(path)} may not be listed; check its permissions", source=self._id) from error
-            if not found:
-                raise SourceNotFoundError(
-                    f"{shown(path)} holds no pictures; give a folder with PNG, JPEG, TIFF, WebP or the like in it",
-                    source=self._id,
-                )
-            return found
-        if path.exists() or not glob.has_magic(text):
-            check_readable(path)
-            return [path]
-        matches = [Path(match) for match in glob.glob(text, recursive=True)]  # noqa: PTH207 - Path.glob refuses "/a/*"
-        found = sorted((match for match in matches if match.is_file()), key=natural_key)
-        if not found:
-            hint = nearest_name(path) or "check the folder and the pattern"
-            raise SourceNotFoundError(f"{shown(text)} matches nothing; {hint}", source=self._id)
+        found = pictures_at(self._given)
+        if len(found) == 1:
+            check_readable(found[0])
         return found
 
     def _decode(self, path: Path) -> av.VideoFrame | None:

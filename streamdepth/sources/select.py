@@ -11,16 +11,16 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from streamdepth.errors import SourceError, SourceNotFoundError, UsageError
+from streamdepth.errors import SourceNotFoundError, UsageError
 from streamdepth.hardware import HwAccel
 from streamdepth.live_url import LIVE_SCHEMES
 from streamdepth.redact import redact
 from streamdepth.sources.explain import nearest_name, shown
 from streamdepth.sources.file import FileSource, check_limits, is_url, seconds_fraction
-from streamdepth.sources.images import ImagesSource, natural_key
+from streamdepth.sources.images import ImagesSource
 from streamdepth.sources.limit import LimitedSource
+from streamdepth.sources.listing import files_in, files_matching, is_picture
 from streamdepth.sources.pattern import PatternSource
-from streamdepth.sources.picture import PICTURE_SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -245,7 +245,7 @@ def _find(text: str) -> list[_Found]:
     if path.is_dir():
         return _find_in_folder(path)
     if _exists(path):
-        return [_Found("images" if path.suffix.lower() in PICTURE_SUFFIXES else "file", text)]
+        return [_Found("images" if is_picture(path) else "file", text)]
     if glob.has_magic(text):
         return _find_glob(text)
     return [_find_camera(text, path)]
@@ -281,38 +281,30 @@ def _find_url(text: str) -> _Found:
 
 
 def _find_in_folder(folder: Path) -> list[_Found]:
-    try:
-        names = [entry.path for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith(".")]
-    except OSError as error:
-        raise SourceError(f"{shown(folder)} may not be listed; check its permissions", source=shown(folder)) from error
-    pictures = [name for name in names if Path(name).suffix.lower() in PICTURE_SUFFIXES]
-    videos = sorted((name for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES), key=natural_key)
+    files = files_in(folder)
+    pictures = [path for path in files if is_picture(path)]
+    videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
     if not pictures and not videos:
-        what = "is empty" if not names else "holds neither videos nor pictures"
+        what = "holds neither videos nor pictures" if files else "is empty"
         raise SourceNotFoundError(
             f"{shown(folder)} {what}; name a folder with videos or pictures directly in it, or a file",
             source=shown(folder),
         )
     _refuse_mixture(str(folder), pictures, videos, shown(folder / "*.mp4"))
-    return [_Found("images", str(folder))] if pictures else [_Found("file", video) for video in videos]
+    return [_Found("images", str(folder))] if pictures else [_Found("file", str(video)) for video in videos]
 
 
 def _find_glob(pattern: str) -> list[_Found]:
-    names = sorted((name for name in glob.glob(pattern, recursive=True) if Path(name).is_file()), key=natural_key)  # noqa: PTH207
-    if not names:
-        path = Path(pattern)
-        hint = nearest_name(path) if path.parent.is_dir() else f"there is no folder {shown(path.parent)}"
-        raise SourceNotFoundError(
-            f"{shown(pattern)} matches no file; {hint or 'check the pattern, and quote it so that it arrives whole'}",
-            source=shown(pattern),
-        )
-    pictures = [name for name in names if Path(name).suffix.lower() in PICTURE_SUFFIXES]
-    videos = [name for name in names if Path(name).suffix.lower() not in PICTURE_SUFFIXES]
+    files = files_matching(pattern)
+    pictures = [path for path in files if is_picture(path)]
+    videos = [path for path in files if not is_picture(path)]
     _refuse_mixture(pattern, pictures, videos, "*.mp4")
-    return [_Found("images", pattern, tuple(pictures))] if pictures else [_Found("file", video) for video in videos]
+    if pictures:
+        return [_Found("images", pattern, tuple(map(str, pictures)))]
+    return [_Found("file", str(video)) for video in videos]
 
 
-def _refuse_mixture(text: str, pictures: list[str], videos: list[str], example: str) -> None:
+def _refuse_mixture(text: str, pictures: list[Path], videos: list[Path], example: str) -> None:
     if pictures and videos:
         raise UsageError(
             f"{shown(text)} holds {len(pictures)} pictures and {len(videos)} videos; say which with a pattern such as "
