@@ -72,8 +72,8 @@ class LiveSource:
         threads: decoder threads, 0 = FFmpeg chooses.
         hwaccel: ``auto | cuda | vaapi | none``: decode on hardware where there is some.
         username, password, credentials_file: see :func:`~streamdepth.live_url.find_credentials`.
-        tls_ca: whom to trust behind ``rtsps``, ``rtmps`` and ``https``, see :func:`~streamdepth.live_tls.find_trust`. FFmpeg
-            hands the check on to redirections, but not to what a playlist (HLS, DASH) names.
+        tls_ca: whom to trust behind ``rtsps``, ``rtmps`` and ``https``, see :func:`~streamdepth.live_tls.find_trust`.
+            FFmpeg hands the check on to redirections, but not to what a playlist (HLS, DASH) names.
         max_frames, duration_seconds: end after that many frames, or that much media time.
     Raises:
         UsageError: an argument that cannot mean anything.
