@@ -136,6 +136,20 @@ def test_something_standing_on_the_floor_is_nearer_than_what_is_behind_it() -> N
     assert thing - beside > 0.25 * np.ptp(depth)
 
 
+def test_the_sky_behind_a_mast_is_far_down_to_the_lower_edge() -> None:
+    rows = np.linspace(0, 1, 192)[:, None, None]
+    picture = np.repeat(np.clip((60 + 110 * rows) * [0.5, 0.9, 1.4], 0, 255), 352, 1).astype(np.uint8)
+    for k in range(6):
+        for left, right in ((130, 210), (210, 130)):
+            cv2.line(picture, (left, 20 + 30 * k), (right, 50 + 30 * k), (60, 40, 90), 6)
+    for x in (130, 210):
+        cv2.line(picture, (x, 10), (x, 191), (70, 50, 100), 11)
+    depth = run(picture[None])[0]
+    mast = np.median(np.concatenate([depth[30:90, 64:67], depth[30:90, 104:107]], 1))
+    sky = np.concatenate([depth[60:, 8:50], depth[60:, 120:168]], 1)
+    assert mast - np.percentile(sky, 90) > 0.4 * np.ptp(depth)
+
+
 def bad_pictures() -> dict[str, NDArray[np.uint8]]:
     rng = np.random.default_rng(3)
     return {
