@@ -269,6 +269,23 @@ class TestStills:
         assert main(["image", str(photo.parent), "-o", f"{tmp_path}/out/", "--style", "gray"]) == 0
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["photo.png"]
 
+    def test_pictures_of_one_name_get_outputs_of_their_own(self, photo: Path, tmp_path: Path) -> None:
+        (tmp_path / "more").mkdir()
+        (tmp_path / "more" / "photo.jpg").write_bytes(photo.read_bytes())
+        assert main(["image", f"{tmp_path}/**/*.jpg", "-o", f"{tmp_path}/{{name}}.npy"]) == 0
+        assert sorted(path.name for path in tmp_path.glob("*.npy")) == ["photo-2.npy", "photo.npy"]
+
+    def test_a_folder_of_pictures_run_as_a_film_keeps_their_names(
+        self, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "more").mkdir()
+        photo.rename(tmp_path / "more" / photo.name)
+        for folder in ("out", "more"):
+            code = main(["run", f"{tmp_path}/more", "-o", f"{tmp_path}/{folder}/{{picture}}.webp", "-y", "--quiet"])
+            assert code == (0 if folder == "out" else 2)
+        assert "holds the pictures that are read" in one_line(capsys)
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["photo.webp"]
+
     def test_outputs_that_would_collide_are_refused(
         self, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -12,7 +12,9 @@ from PIL import Image
 from streamdepth.errors import OutputExistsError, SinkError, StopPipeline, UsageError
 from streamdepth.sinks.callback import CallbackSink
 from streamdepth.sinks.depth import DepthFolderSink, DepthVideoSink
+from streamdepth.sinks.depth_reader import read_depth
 from streamdepth.sinks.images import ImagesSink
+from streamdepth.sinks.names import SOURCE_NAMES
 from streamdepth.sinks.null import NullSink
 from streamdepth.sinks.select import check_distinct, data_sink_for, sink_for
 from streamdepth.sinks.video import VideoSink
@@ -36,6 +38,7 @@ def files(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("pattern", "names"),
     [
+        (SOURCE_NAMES, ["000000.png", "000001.png"]),
         ("{index:06d}.png", ["000000.png", "000001.png"]),
         ("%04d.jpg", ["0000.jpg", "0001.jpg"]),
         ("at-{pts}.webp", ["at-40.webp", "at-55.webp"]),
@@ -50,6 +53,27 @@ def test_pictures_are_named_after_their_frames(tmp_path: Path, pattern: str, nam
         assert picture.size == (64, 48)
         error = np.abs(np.asarray(picture.convert("RGB")).astype(int) - expected)
     assert error.max() == 0 if pattern.endswith("png") else error.mean() < 6
+
+
+def test_pictures_keep_the_names_of_those_they_are_made_of(tmp_path: Path) -> None:
+    sources = [tmp_path / name for name in ("a/x.jpg", "b/x.jpg", "b/X.png", "b/x-2.png", "b/y.z.tif")]
+    results = [result(paint(8, 8, 0, "rgb24"), n, index=n, path=path) for n, path in enumerate(sources)]
+    run_sink(ImagesSink(tmp_path / "out", control=control()), INFO, [*results, result(paint(8, 8, 0), 9, index=9)])
+    assert files(tmp_path / "out") == sorted(["x.png", "x-2.png", "X-3.png", "x-2-2.png", "y.z.png", "000009.png"])
+    run_sink(ImagesSink(tmp_path / "own", control=control(), pattern="of-{picture}.webp"), INFO, results[-1:])
+    assert files(tmp_path / "own") == ["of-y.z.webp"]
+    run_sink(DepthFolderSink(tmp_path / "depth"), INFO, results[:2])
+    assert files(tmp_path / "depth") == ["depth.jsonl", "x-2.png", "x.png"]
+    assert len(read_depth(tmp_path / "depth")) == 2
+
+
+def test_the_folder_that_is_read_is_never_written_to(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(b"precious")
+    for sink in (ImagesSink(tmp_path, control=control(), overwrite=True), DepthFolderSink(tmp_path, overwrite=True)):
+        with pytest.raises(UsageError, match="holds the pictures that are read"):
+            run_sink(sink, INFO, [result(paint(8, 8, 0, "rgb24"), 0, path=photo)])
+    assert photo.read_bytes() == b"precious"
 
 
 def test_png_keeps_alpha_and_gray(tmp_path: Path) -> None:
@@ -84,11 +108,10 @@ def test_picture_folders_are_refused_clearly(tmp_path: Path) -> None:
         ImagesSink(tmp_path, control=control()).open(INFO, None)
     with pytest.raises(SinkError, match="is a file"):
         ImagesSink(tmp_path / "000000.png", control=control()).open(INFO, None)
-    same = stream_info(media_path=str(tmp_path))
-    with pytest.raises(UsageError, match="is the input"):
-        ImagesSink(tmp_path, control=control(), overwrite=True).open(same, None)
     (tmp_path / "other.txt").write_bytes(b"kept")
-    run_sink(ImagesSink(tmp_path, control=control(), overwrite=True), INFO, painted([0]))
+    over = ImagesSink(tmp_path, control=control(), overwrite=True)
+    run_sink(over, INFO, painted([0]))
+    assert over.note == "files there before, left as they are: 1"
     assert (tmp_path / "other.txt").read_bytes() == b"kept"
     assert (tmp_path / "000000.png").read_bytes() != b"precious"
 

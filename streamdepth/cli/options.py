@@ -111,7 +111,10 @@ TlsCa = Annotated[
     ),
 ]
 Quiet = Annotated[bool | None, typer.Option("--quiet", "-q", help="No progress, no notes.")]
-Overwrite = Annotated[bool | None, typer.Option("--overwrite", "-y", help="Replace outputs that are there.")]
+Overwrite = Annotated[
+    bool | None,
+    typer.Option("--overwrite", "-y", help="Replace outputs that are there; in a folder those of the same names."),
+]
 Config = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file with these options; the command line goes before it.")
 ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streamdepth.cli import options
-from streamdepth.errors import OutputExistsError, SinkError, SourceNotFoundError, UsageError
+from streamdepth.errors import OutputExistsError, UsageError
 
 if TYPE_CHECKING:
     from streamdepth.estimator import Estimate
@@ -96,28 +96,17 @@ def image(
 
 
 def _inputs(texts: list[str]) -> list[tuple[str, Any]]:
-    """Name and value of each picture."""
-    import glob
+    """A name of its own and the value of each picture."""
+    from streamdepth.sinks.names import Apart
+    from streamdepth.sources.listing import pictures_at
 
-    from streamdepth.sources.picture import PICTURE_SUFFIXES
-
+    apart = Apart()
     found: list[tuple[str, Any]] = []
     for text in texts:
-        path = Path(text)
         if text == "-":
-            found.append(("stdin", sys.stdin.buffer.read()))
-        elif path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
-            if not inside:
-                raise SourceNotFoundError(f"{text}: no pictures in this folder; name one that has some, or a file")
-            found += [(p.stem, p) for p in inside]
-        elif not path.exists() and glob.has_magic(text):
-            matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - absolute patterns too
-            if not matches:
-                raise SourceNotFoundError(f"{text}: matches no file; check the pattern")
-            found += [(Path(match).stem, Path(match)) for match in matches]
+            found.append((apart("stdin"), sys.stdin.buffer.read()))
         else:
-            found.append((path.stem, path))
+            found += [(apart(path.stem), path) for path in pictures_at(text)]
     return found
 
 
@@ -136,7 +125,7 @@ def _check_targets(paths: list[Path], *, overwrite: bool) -> None:
         if path.suffix not in _SUFFIXES:
             raise UsageError(f"{path}: a still is written as {', '.join(_SUFFIXES)}, or into a folder/")
         if path in seen:
-            raise UsageError(f"{path}: two pictures would go there; give them different names")
+            raise UsageError(f"{path}: two outputs would be this file; give them different names")
         if path.exists() and not overwrite:
             raise OutputExistsError(f"{path} is there already; --overwrite replaces it")
         seen.add(path)
@@ -147,6 +136,8 @@ def _write(path: Path, result: Estimate) -> None:
 
     import numpy as np
 
+    from streamdepth.sinks.files import make_folder, write_whole
+
     if path.suffix == ".png":
         content = result.image or b""
     elif path.suffix == ".npy":
@@ -155,11 +146,5 @@ def _write(path: Path, result: Estimate) -> None:
         content = buffer.getvalue()
     else:
         content = json.dumps(result.to_node()).encode()
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise SinkError(f"{path} cannot be written: {error.strerror}; choose another place") from None
+    make_folder(path.parent)
+    write_whole(path, content)

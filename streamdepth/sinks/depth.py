@@ -15,9 +15,9 @@ from streamdepth.sinks.base import BaseSink
 from streamdepth.sinks.coding import Coding, first_coding, span_of, wider
 from streamdepth.sinks.depth_records import INDEX_NAME, DepthMetadata, FrameRecord
 from streamdepth.sinks.encoding import CONTAINERS, container_options
-from streamdepth.sinks.files import claim_file, claim_folder, is_same_file, reason, write_failed, write_whole
+from streamdepth.sinks.files import claim_file, claim_folder, reason, write_failed, write_whole
 from streamdepth.sinks.muxed import MuxedFile
-from streamdepth.sinks.names import FrameNames
+from streamdepth.sinks.names import SOURCE_NAMES, FrameNames
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -242,8 +242,8 @@ class DepthFolderSink(_DepthSink):
 
     Args:
         folder: created where missing; must be empty without ``overwrite``.
-        pattern: file names; ``{index}`` (``{index:06d}``, or ``%06d``) and ``{pts}`` are filled in, the suffix .png or
-            .npy chooses the format.
+        pattern: file names, see :class:`~streamdepth.sinks.names.FrameNames`; the suffix .png or .npy chooses the
+            format.
         overwrite, size, model, model_revision: as for :class:`DepthVideoSink`.
     """
 
@@ -251,14 +251,14 @@ class DepthFolderSink(_DepthSink):
         self,
         folder: str | Path,
         *,
-        pattern: str = "{index:06d}.png",
+        pattern: str = SOURCE_NAMES,
         overwrite: bool = False,
         size: Size = "source",
         model: str = "",
         model_revision: str = "",
     ) -> None:
         super().__init__(Path(folder), overwrite=overwrite, size=size, model=model, model_revision=model_revision)
-        self._names = FrameNames(pattern, suffixes=(".png", ".npy"))
+        self._names = FrameNames(self._path, pattern, suffixes=(".png", ".npy"))
         self._as_floats = self._names.suffix == ".npy"
         self._index: io.BufferedWriter | None = None
         self._written: Coding | None = None
@@ -266,12 +266,9 @@ class DepthFolderSink(_DepthSink):
     def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:  # noqa: ARG002 - takes no pictures
         """
         Raises:
-            UsageError: the folder is the input.
-            OutputExistsError: it holds something and may not be overwritten.
+            OutputExistsError: the folder holds something and may not be overwritten.
             SinkError: it cannot be written.
         """
-        if is_same_file(self._path, stream.media_path):
-            raise UsageError(f"{self._path} is the input; choose another folder for the output")
         claim_folder(self._path, overwrite=self._overwrite)
         self._info = stream
 
@@ -286,10 +283,10 @@ class DepthFolderSink(_DepthSink):
             raise SinkError(f"{self.name}: not open")
         if self._index is None:
             self._index = self._begin(self._metadata(result.depth.sense, self._coding, size))
-        name = self._names(result.frame)
-        write_whole(self._path / name, content)
+        path = self._names(result.frame)
+        write_whole(path, content)
         pts = int(result.frame.pts * result.frame.time_base / self._info.time_base)
-        self._append(FrameRecord(pts, self._coding, name).to_json(self._written))
+        self._append(FrameRecord(pts, self._coding, path.name).to_json(self._written))
         self._written = self._coding
 
     def close(self) -> None:

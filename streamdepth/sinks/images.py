@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from streamdepth.errors import SinkError, UsageError
 from streamdepth.fit import has_alpha
 from streamdepth.sinks.base import BaseSink
-from streamdepth.sinks.files import claim_folder, is_same_file, write_whole
-from streamdepth.sinks.names import FrameNames
+from streamdepth.sinks.files import claim_folder, write_whole
+from streamdepth.sinks.names import SOURCE_NAMES, FrameNames
 
 if TYPE_CHECKING:
     import av
@@ -31,14 +31,15 @@ class ImagesSink(BaseSink):
 
     Args:
         folder: created where missing; must be empty without ``overwrite``, which replaces files of the same names and
-            leaves all others.
+            leaves all others, with a note.
         control: the look of the pictures.
-        pattern: file names; ``{index}`` (``{index:06d}``, or ``%06d``) and ``{pts}`` are filled in, the suffix chooses
-            the format.
+        pattern: file names; ``{picture}``, ``{index}`` (``{index:06d}``, or ``%06d``) and ``{pts}`` are filled in, see
+            :class:`~streamdepth.sinks.names.FrameNames`; the suffix chooses the format.
         quality: of JPEG and WebP, 1..100.
 
     Raises:
-        UsageError: a pattern that cannot name pictures apart, a quality out of range, alpha in JPEG.
+        UsageError: a pattern that cannot name pictures apart, a quality out of range, alpha in JPEG; of
+            ``process``: the folder is the one that is read.
     """
 
     def __init__(
@@ -46,18 +47,19 @@ class ImagesSink(BaseSink):
         folder: str | Path,
         *,
         control: LookControl,
-        pattern: str = "{index:06d}.png",
+        pattern: str = SOURCE_NAMES,
         overwrite: bool = False,
         quality: int = 92,
     ) -> None:
         super().__init__(str(folder), control)
         self._folder = Path(folder)
-        self._names = FrameNames(pattern, suffixes=SUFFIXES)
+        self._names = FrameNames(self._folder, pattern, suffixes=SUFFIXES)
         if not 1 <= quality <= 100:
             raise UsageError(f"picture quality is 1..100, not {quality}")
         self._quality = quality
         self._overwrite = overwrite
         self._opened = False
+        self._before: set[str] = set()
         if control.look.transparent and not self._keeps_alpha:
             raise UsageError(f"{folder}: {self._names.suffix} cannot carry transparency; use .png or .webp")
 
@@ -65,23 +67,25 @@ class ImagesSink(BaseSink):
     def _keeps_alpha(self) -> bool:
         return self._names.suffix in (".png", ".webp")
 
+    @property
+    def note(self) -> str:
+        return f"files there before, left as they are: {len(self._before)}" if self._before else ""
+
     def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:  # noqa: ARG002 - sizes may vary
         """
         Raises:
-            UsageError: the folder is the input.
-            OutputExistsError: it holds something and may not be overwritten.
+            OutputExistsError: the folder holds something and may not be overwritten.
             SinkError: it cannot be written.
         """
-        if is_same_file(self._folder, stream.media_path):
-            raise UsageError(f"{self._folder} is the input; choose another folder for the output")
         claim_folder(self._folder, overwrite=self._overwrite)
+        self._before = {path.name for path in self._folder.iterdir()}
         self._opened = True
 
     def process(self, result: Result) -> None:
         if not self._opened or result.picture is None:
             raise SinkError(f"{self.name}: not open, or no picture to write")
         image = to_image(result.picture, alpha=self._keeps_alpha)
-        path = self._folder / self._names(result.frame)
+        path = self._names(result.frame)
         limit = {".jpg": _JPEG_LIMIT_PX, ".jpeg": _JPEG_LIMIT_PX, ".webp": _WEBP_LIMIT_PX}.get(self._names.suffix)
         if limit is not None and max(image.size) > limit:
             raise SinkError(f"{path}: {self._names.suffix} ends at {limit} pixels a side; use .png")
@@ -94,6 +98,7 @@ class ImagesSink(BaseSink):
         else:
             image.save(content, "JPEG", quality=self._quality)
         write_whole(path, content.getbuffer())
+        self._before.discard(path.name)
 
 
 def to_image(picture: av.VideoFrame, *, alpha: bool) -> Image:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import re
 import string
+from itertools import chain, count
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from streamdepth.errors import UsageError
+from streamdepth.sinks.files import is_same_file
 from streamdepth.sinks.hints import nearest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from streamdepth.frame import Frame
+
+SOURCE_NAMES = "{picture}.png"
+"""Pictures keep the names of those they are made of; frames of a video are numbered."""
 
 _PRINTF = re.compile(r"%(0\d+)?d")
 
@@ -21,15 +28,35 @@ def is_pattern(name: str) -> bool:
     return bool(_PRINTF.search(name)) or ("{" in name and "}" in name)
 
 
+class Apart:
+    """Keeps names apart: the second ``a`` becomes ``a-2``. Case tells none apart, as on some file systems."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def __call__(self, name: str) -> str:
+        wanted = chain([name], (f"{name}-{number}" for number in count(2)))
+        free = next(one for one in wanted if one.casefold() not in self._taken)
+        self._taken.add(free.casefold())
+        return free
+
+
 class FrameNames:
-    """Names files after frames: ``{index}`` and ``{pts}`` take format specs, ``%06d`` means ``{index:06d}``.
+    """Files in ``folder`` for frames, asked for once a frame.
+
+    ``{picture}`` is the name of the frame's own file (``a-2`` for the second ``a``), or the index in six digits where
+    there is none; ``{index}`` and ``{pts}`` take format specs, ``%06d`` means ``{index:06d}``.
 
     Raises:
-        UsageError: no field that tells frames apart, an unknown field, a path, or a suffix not in ``suffixes``.
+        UsageError: no field that tells frames apart, an unknown field, a path, or a suffix not in ``suffixes``; of a
+            call: the frame's own file lies in ``folder``, where ``a.jpg`` might be replaced by depth before it is read.
     """
 
-    def __init__(self, pattern: str, *, suffixes: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, pattern: str, *, suffixes: tuple[str, ...]) -> None:
+        self._folder = folder
         self._pattern = _PRINTF.sub(lambda found: f"{{index:{found[1] or ''}d}}", pattern)
+        self._apart = Apart()
+        self._elsewhere: set[Path] = set()
         self.suffix = PurePath(pattern).suffix.lower()
         if self.suffix not in suffixes:
             raise UsageError(
@@ -39,14 +66,20 @@ class FrameNames:
             raise UsageError(f"{pattern!r}: a name pattern has no folders in it; put them into the output's path")
         try:
             fields = {field for _, field, _, _ in string.Formatter().parse(self._pattern) if field is not None}
-            example = self._fill(0, 0)
+            example = self._fill("0", 0, 0)
         except (ValueError, KeyError, IndexError, AttributeError) as exc:
             raise UsageError(f"{pattern!r}: cannot be filled in; use fields such as {{index:06d}} or {{pts}}") from exc
-        if not fields & {"index", "pts"} or example == self._fill(1, 1):
+        if not fields & {"picture", "index", "pts"} or example == self._fill("1", 1, 1):
             raise UsageError(f"{pattern!r}: every picture would have the same name; add {{index:06d}}")
 
-    def __call__(self, frame: Frame) -> str:
-        return self._fill(frame.index, frame.pts)
+    def __call__(self, frame: Frame) -> Path:
+        own = frame.path
+        if own is not None and own.parent not in self._elsewhere:
+            if is_same_file(self._folder, str(own.parent)):
+                raise UsageError(f"{self._folder} holds the pictures that are read; choose another folder to write to")
+            self._elsewhere.add(own.parent)
+        picture = f"{frame.index:06d}" if own is None else self._apart(own.stem)
+        return self._folder / self._fill(picture, frame.index, frame.pts)
 
-    def _fill(self, index: int, pts: int) -> str:
-        return self._pattern.format(index=index, pts=pts)
+    def _fill(self, picture: str, index: int, pts: int) -> str:
+        return self._pattern.format(picture=picture, index=index, pts=pts)

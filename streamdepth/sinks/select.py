@@ -12,7 +12,7 @@ from streamdepth.look import Look, LookControl
 from streamdepth.redact import redact
 from streamdepth.sinks.encoding import CONTAINERS
 from streamdepth.sinks.hints import nearest
-from streamdepth.sinks.names import is_pattern
+from streamdepth.sinks.names import SOURCE_NAMES, is_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -68,8 +68,8 @@ def sink_for(
     """The sink for coloured pictures that ``output`` names. Nothing is opened.
 
     - ``out.mkv`` ``.mp4`` ``.mov`` ``.webm``: a video file
-    - ``folder/``, or a name without suffix: a folder of PNG; ``folder/%06d.jpg`` or ``folder/{index:06d}.webp``: the
-      same with names and format of one's own
+    - ``folder/``, or a name without suffix: a folder of PNG, named after the source's pictures or numbered;
+      ``folder/%06d.jpg`` or ``folder/{picture}.webp``: the same with names and format of one's own
     - ``rtsp://``: publish there; with ``serve`` a server of our own at that address
     - ``virtualcam:`` or ``virtualcam:DEVICE``: a virtual camera
     - ``null:``: nothing, for measuring
@@ -103,7 +103,7 @@ def sink_for(
             f"{redact(output)}: nothing can be written to {scheme}:"
             f"{nearest(scheme, ('rtsp', 'rtsps', 'null', 'virtualcam'))}; use a file, a folder/ or rtsp://"
         )
-    folder, pattern = _folder(output, _PICTURES, "%06d.png")
+    folder, pattern = _folder(output, _PICTURES)
     if pattern:
         from streamdepth.sinks.images import ImagesSink
 
@@ -173,7 +173,7 @@ def data_sink_for(
         return NullSink()
     if scheme:
         raise UsageError(f"{redact(output)}: depth data goes to files; use OUT.mkv, FOLDER/ or FOLDER/%06d.npy")
-    folder, pattern = _folder(output, _ARRAYS, "%06d.png")
+    folder, pattern = _folder(output, _ARRAYS)
     if pattern:
         return DepthFolderSink(
             folder, pattern=pattern, overwrite=overwrite, size=size, model=model, model_revision=model_revision
@@ -212,12 +212,12 @@ def _scheme(output: str) -> str:
     return head.lower() if rest.startswith("//") or known else ""
 
 
-def _folder(output: str, suffixes: tuple[str, ...], default: str) -> tuple[str, str]:
+def _folder(output: str, suffixes: tuple[str, ...]) -> tuple[str, str]:
     """(folder, name pattern), the pattern empty where ``output`` is a file."""
     if not output:
         raise UsageError("an output needs a name; use a file such as out.mkv, or a folder/")
     if output.endswith(("/", "\\")):
-        return output, default
+        return output, SOURCE_NAMES
     path = PurePath(output)
     if is_pattern(path.name):
         return str(path.parent), path.name
@@ -225,7 +225,7 @@ def _folder(output: str, suffixes: tuple[str, ...], default: str) -> tuple[str, 
     if path.suffix.lower() in known:
         return "", ""
     if Path(output).is_dir() or not path.suffix or path.suffix == path.name:
-        return output, default
+        return output, SOURCE_NAMES
     hint = nearest(path.suffix.lower(), known)
     raise UsageError(
         f"{output}: nothing is known that ends in {path.suffix!r}{hint}; "

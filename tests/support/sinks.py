@@ -93,8 +93,9 @@ def result(
     time_base: Fraction = Fraction(1, 25),
     depth: DepthMap | None = None,
     captured_ns: int = 0,
+    path: Path | None = None,
 ) -> Result:
-    frame = Frame("clip", index, pts, time_base, captured_ns, picture)
+    frame = Frame("clip", index, pts, time_base, captured_ns, picture, path=path)
     return Result(frame, depth or depth_map(index=index), DepthRange(0.0, 10.0), picture)
 
 
