@@ -55,16 +55,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clip", type=Path, help="default: test: at 1280x720")
     parser.add_argument("--model", default="built-in")
-    parser.add_argument("--size", default="256x192", help="network input, WxH")
+    parser.add_argument("--size", help="network input, WxH; default: 352x192 with the built-in model, else 256x192")
     parser.add_argument("--far-is-large", action="store_true")
     parser.add_argument("--not-normalized", action="store_true", help="the model takes values of 0..1 as they are")
     parser.add_argument("--frames", type=int, default=300, help="of the clip made where none is given")
     parser.add_argument("--provider", default="auto", help="streamdepth's; the loop uses the CPU")
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
+    options.size = options.size or ("352x192" if options.model == "built-in" else "256x192")
     with tempfile.TemporaryDirectory() as folder:
-        clip = options.clip or _make_clip(Path(folder) / "clip.mp4", options.frames)
-        contestants = _contestants(clip, options, Path(folder))
+        clip = options.clip or make_clip(Path(folder) / "clip.mp4", options.frames)
+        contestants = contestants_of(clip, options, Path(folder))
         for contestant in contestants:  # one round uncounted: kernels get compiled, files cached
             contestant.run()
             contestant.seconds.clear()
@@ -72,11 +73,11 @@ def main() -> None:
         for _ in range(options.runs):
             for contestant in contestants:
                 contestant.run()
-        _print(contestants, _frames(clip))
+        _print(contestants, frames_in(clip))
         print_stages(clip, _estimator(options), _MOST_STAGE_FRAMES)
 
 
-def _contestants(clip: Path, options: argparse.Namespace, folder: Path) -> list[Contestant]:
+def contestants_of(clip: Path, options: argparse.Namespace, folder: Path) -> list[Contestant]:
     far = ["--far-is-large"] if options.far_is_large else []
     meaning = ["--sense", "metric_m"] if options.far_is_large else []
     if options.not_normalized:
@@ -118,7 +119,7 @@ def _estimator(options: argparse.Namespace) -> DepthEstimator:
     )
 
 
-def _make_clip(path: Path, frames: int = 300) -> Path:
+def make_clip(path: Path, frames: int = 300) -> Path:
     import av
 
     from streamdepth import source_for
@@ -135,7 +136,7 @@ def _make_clip(path: Path, frames: int = 300) -> Path:
     return path
 
 
-def _frames(clip: Path) -> int:
+def frames_in(clip: Path) -> int:
     import av
 
     with av.open(str(clip)) as container:

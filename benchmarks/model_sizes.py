@@ -1,0 +1,84 @@
+"""Frames a second of the whole command against the size of the model's input, as a table and a plot.
+
+    pip install matplotlib
+    python benchmarks/model_sizes.py --model MODEL.onnx [--sizes 126,182,252,350,518] [--plot OUT.png]
+
+The model takes any size (benchmarks/export_depth_anything.py makes one). The clip gets shorter as the model slows down,
+start-up included; otherwise as benchmarks/whole_command.py, once with every provider named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import tempfile
+from pathlib import Path
+
+from support.timing import machine
+from whole_command import Contestant, contestants_of, frames_in, make_clip
+
+_LONGEST, _SHORTEST = 300, 60
+_LOOPS = ("OpenCV loop, mp4v", "OpenCV loop, same x264")
+Figures = dict[str, list[float]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--sizes", default="126,182,252,350,518", help="sides of a square input, rising")
+    parser.add_argument("--providers", default="auto,cpu", help="streamdepth's, one curve each")
+    parser.add_argument("--runs", type=int, default=2, help="of each; the fastest counts")
+    parser.add_argument("--plot", type=Path, help="write a PNG or SVG here")
+    options = parser.parse_args()
+    sizes = [int(size) for size in options.sizes.split(",")]
+    figures: Figures = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for size in sizes:
+            frames = max(_SHORTEST, min(_LONGEST, round(_LONGEST * (sizes[0] / size) ** 2)))
+            clip = make_clip(Path(folder) / f"{frames}.mp4", frames)
+            field = _field(clip, options, size, Path(folder))
+            for _ in range(options.runs):
+                for contestant in field:
+                    contestant.run()
+            for contestant in field:
+                figures.setdefault(contestant.name, []).append(frames_in(clip) / min(contestant.seconds))
+    print(f"{machine()}\n\n| input | {' | '.join(figures)} |\n|---|{'---|' * len(figures)}")
+    for row, size in enumerate(sizes):
+        print(f"| {size}x{size} | {' | '.join(f'{fps[row]:.1f}' for fps in figures.values())} |")
+    if options.plot is not None:
+        _draw(options.plot, sizes, figures)
+
+
+def _field(clip: Path, options: argparse.Namespace, size: int, folder: Path) -> list[Contestant]:
+    asked = copy.copy(options)
+    asked.size, asked.far_is_large, asked.not_normalized = f"{size}x{size}", False, False
+    field: list[Contestant] = []
+    for provider in options.providers.split(","):
+        asked.provider = provider
+        ours, *others = contestants_of(clip, asked, folder)
+        field.append(Contestant(f"streamdepth, {provider}", ours.command))
+    return field + [other for other in others if other.name in _LOOPS]
+
+
+def _draw(path: Path, sizes: list[int], figures: Figures) -> None:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise SystemExit("the plot needs matplotlib: pip install matplotlib") from None
+    figure, axes = plt.subplots(figsize=(7.2, 4), layout="constrained")
+    for name, fps in figures.items():
+        axes.plot(sizes, fps, marker="o", linestyle="--" if name in _LOOPS else "-", label=name)
+    axes.set(xscale="log", yscale="log", xlabel="side of the model's input, pixels", ylabel="frames per second")
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.set_xticks([], minor=True)
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200) if tick < 2 * max(max(fps) for fps in figures.values())]
+    axes.set_yticks(ticks, [str(tick) for tick in ticks])
+    axes.set_yticks([], minor=True)
+    axes.set_ylim(bottom=0.8 * min(min(fps) for fps in figures.values()))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=130)
+
+
+if __name__ == "__main__":
+    main()
