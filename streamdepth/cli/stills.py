@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -78,15 +79,14 @@ def image(
             progress=downloading,
         )
     picture_wanted = as_json or any(path.suffix == ".png" for paths in targets for path in paths)
-    with estimator:
-        for (name, value), paths in zip(found, targets, strict=True):
-            made = estimator(
-                value,
-                style=options.style_value(style or "inferno") if picture_wanted else None,
-                alpha=1.0 if alpha is None else alpha,
-                reverse=bool(reverse),
-            )
-            result = made[0] if isinstance(made, list) else made
+    estimates = estimator.each(
+        (value for _, value in found),
+        style=options.style_value(style or "inferno") if picture_wanted else None,
+        alpha=1.0 if alpha is None else alpha,
+        reverse=bool(reverse),
+    )
+    with estimator, contextlib.closing(estimates):
+        for (name, _), paths, result in zip(found, targets, estimates, strict=True):
             for path in paths:
                 _write(path, result)
             if as_json:

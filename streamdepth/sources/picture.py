@@ -45,6 +45,8 @@ def rgb_from_pil(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         gray = _gray_8bit(np.asarray(image))
         return np.repeat(gray[..., None], 3, axis=2)
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # straight to RGB warns about, and misreads, some transparent palettes
     return np.array(image if image.mode == "RGB" else image.convert("RGB"), np.uint8)
 
 

@@ -6,6 +6,7 @@ import base64
 import binascii
 import io
 import re
+import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 from streamdepth.errors import DataFormatError, SourceError, SourceNotFoundError, UsageError
 from streamdepth.frame import Frame
 from streamdepth.redact import redact
+from streamdepth.sources.picture import rgb_from_pil
 from streamdepth.stills.tensors import Tensor, tensor_of
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 MAX_PIXELS = 178_956_970
 """Pictures above this are refused: Pillow's own limit for what it calls a decompression bomb."""
 
+# What warnings are shown is the process's: two threads that both change and restore it would leave it changed.
+_OPENING = threading.Lock()
 _SHOWN = 60
 _DATA_URL = re.compile(r"data:[^,]{0,200},", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
@@ -151,26 +155,23 @@ def _from_bytes(data: bytes, name: str, max_pixels: int) -> Still:
 
     if not data:
         raise DataFormatError(f"{name}: empty; give an encoded picture")
-    with warnings.catch_warnings():
-        # Pillow warns from half its limit on; ours is checked before anything is decoded
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                return _from_pil(image, name, max_pixels)
-        except UnidentifiedImageError as exc:
-            raise DataFormatError(
-                f"{name}: not a picture in a format Pillow reads; give PNG, JPEG, WebP or TIFF"
-            ) from exc
-        except Image.DecompressionBombError as exc:
-            raise DataFormatError(
-                f"{name}: too many pixels to be decoded safely ({exc}); scale it down, or raise "
-                "PIL.Image.MAX_IMAGE_PIXELS and max_pixels if it is trusted"
-            ) from exc
+    try:
+        with _OPENING, warnings.catch_warnings():
+            # Pillow warns from half its limit on; ours is checked before anything is decoded
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as exc:
+        raise DataFormatError(f"{name}: not a picture in a format Pillow reads; give PNG, JPEG, WebP or TIFF") from exc
+    except Image.DecompressionBombError as exc:
+        raise DataFormatError(
+            f"{name}: too many pixels to be decoded safely ({exc}); scale it down, or raise "
+            "PIL.Image.MAX_IMAGE_PIXELS and max_pixels if it is trusted"
+        ) from exc
+    with image:
+        return _from_pil(image, name, max_pixels)
 
 
 def _from_pil(image: Image.Image, name: str, max_pixels: int) -> Still:
-    from PIL import ImageOps
-
     width, height = image.size
     _check_size(name, width, height, max_pixels)
     notes: list[str] = []
@@ -182,27 +183,10 @@ def _from_pil(image: Image.Image, name: str, max_pixels: int) -> Still:
         if frames > 1:
             image.seek(0)
         image.load()
-        upright = ImageOps.exif_transpose(image)
-        rgb = _rgb_of(upright if upright is not None else image)
+        rgb = rgb_from_pil(image)
     except (OSError, SyntaxError, ValueError, EOFError) as exc:
         raise DataFormatError(f"{name}: damaged picture ({exc}); save or download it again") from exc
     return Still(rgb, name, tuple(notes))
-
-
-def _rgb_of(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.asarray(image)
-        if values.dtype.kind == "f":
-            values = values.astype(np.float64)
-            low, high = float(np.nanmin(values)), float(np.nanmax(values))
-            scale = 1.0 if low >= 0 and high <= 1 else (high - low) or 1.0
-            grey = (np.nan_to_num(values) - (0.0 if scale == 1.0 else low)) / scale * 255
-        else:
-            grey = values.astype(np.float64) / 257
-        return _grey(np.clip(np.floor(grey + 0.5), 0, 255).astype(np.uint8))
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")  # straight to RGB warns about, and misreads, some transparent palettes
-    return np.asarray(image.convert("RGB"))
 
 
 def _from_array(array: NDArray[Any], max_pixels: int) -> Still:

@@ -1,0 +1,132 @@
+"""Many stills: read ahead, in order, a few at a time."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from streamdepth.errors import DataFormatError, InferenceError, UsageError
+from streamdepth.estimator import DepthEstimator
+from streamdepth.inference.pattern import pattern
+from streamdepth.stills.ahead import in_order
+from tests.support.goldens import FOLDER
+from tests.support.models import write_depth_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from streamdepth.inference.engine import RawDepth
+    from streamdepth.inference.slots import Slot
+
+
+@pytest.fixture
+def estimator() -> Iterator[DepthEstimator]:
+    with DepthEstimator(FOLDER / "dpt" / "model.onnx", threads=2) as made:
+        yield made
+
+
+def workers() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("streamdepth-stills")]
+
+
+def test_each_gives_what_calls_give_and_takes_few_ahead(estimator: DepthEstimator) -> None:
+    pictures = [pattern(40 + number, 30, number) for number in range(20)]
+    taken: list[int] = []
+
+    def one_by_one() -> Iterator[NDArray[np.uint8]]:
+        for number, picture in enumerate(pictures):
+            taken.append(number)
+            yield picture
+
+    for number, result in enumerate(estimator.each(one_by_one(), style="viridis")):
+        # two are read, two painted, and one is in between
+        assert len(taken) <= min(20, number + 6)
+        alone = estimator(pictures[number], style="viridis")
+        np.testing.assert_array_equal(result.data, alone.data)
+        assert result.image == alone.image
+    assert len(taken) == 20
+    assert not workers()
+
+
+def test_a_bad_picture_is_named_after_those_before_it(estimator: DepthEstimator, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(6)]
+    for number, path in enumerate(paths):
+        Image.fromarray(pattern(32 + number, 24, number)).save(path)
+    paths[4].write_bytes(b"no picture")
+    widths: list[int] = []
+    with pytest.raises(DataFormatError, match=r"4\.png: not a picture"):
+        widths.extend(result.width for result in estimator.each(paths))
+    assert widths == [32, 33, 34, 35]
+    with pytest.raises(DataFormatError, match=r"4\.png"):
+        estimator(paths)
+    assert not workers()
+
+
+def test_leaving_early_or_closing_ends_it(estimator: DepthEstimator) -> None:
+    results = estimator.each(pattern(32, 24, number) for number in range(1000))
+    next(results)
+    results.close()
+    assert not workers()
+    rest = estimator.each(pattern(32, 24, number) for number in range(1000))
+    next(rest)
+    estimator.close()
+    with pytest.raises(InferenceError, match="closed"):
+        list(rest)
+    assert not workers()
+
+
+def test_a_bad_look_is_told_at_once(estimator: DepthEstimator) -> None:
+    with pytest.raises(UsageError, match="nosuchstyle"):
+        estimator.each(["not read.png"], style="nosuchstyle")
+
+
+def test_neighbours_of_one_size_share_a_run_of_a_fixed_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_depth_model(tmp_path / "three.onnx", batch=3, inverse=True)
+    with DepthEstimator(path, sense="relative_inverse") as three:
+        three(pattern(42, 28))
+        counts: list[int] = []
+        engine = three._stills_engine()
+        run_raw = engine.run_raw
+
+        def counted(slot: Slot, count: int) -> list[RawDepth]:
+            counts.append(count)
+            return run_raw(slot, count)
+
+        monkeypatch.setattr(engine, "run_raw", counted)
+        sizes = [(42, 28)] * 4 + [(56, 28)] + [(42, 28)]
+        results = three([pattern(*size, number) for number, size in enumerate(sizes)])
+        assert [(result.width, result.height) for result in results] == sizes
+    assert counts == [3, 1, 1, 1]
+
+
+def test_results_come_in_order_whatever_ends_first() -> None:
+    second_done = threading.Event()
+
+    def work(number: int) -> int:
+        if number == 0:
+            assert second_done.wait(10)
+        if number == 1:
+            second_done.set()
+        return number * 10
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(in_order(pool, work, range(5), ahead=2)) == [0, 10, 20, 30, 40]
+
+
+def test_an_error_of_the_values_comes_after_the_results_before_it() -> None:
+    def values() -> Iterator[int]:
+        yield from (1, 2)
+        raise ZeroDivisionError
+
+    seen: list[int] = []
+    with ThreadPoolExecutor(2) as pool, pytest.raises(ZeroDivisionError):
+        seen.extend(in_order(pool, lambda number: -number, values(), ahead=4))
+    assert seen == [-1, -2]
