@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from typing import TYPE_CHECKING
 
 import av
@@ -139,3 +140,16 @@ def test_reading_may_take_longer_than_finding_out() -> None:
         source.open()
         assert len(list(source.frames())) == 60
         source.close()
+
+
+def test_no_traceback_shows_the_password() -> None:
+    def refuse(client: socket.socket) -> None:
+        client.recv(4096)
+        client.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+    with listener(refuse) as port:
+        source = FileSource(f"http://someone:hidden-word@127.0.0.1:{port}/clip.mp4")
+        with pytest.raises(SourceError) as caught:
+            source.open()
+        source.close()
+    assert "hidden-word" not in "".join(traceback.format_exception(caught.value))

@@ -231,7 +231,7 @@ class Decoding:
                 hwaccel=hardware.value,
             )
         except (av.error.FFmpegError, OSError, ValueError, UnicodeError) as error:
-            raise self._explain(error) from error
+            raise self._explain(error) from self._cause(error)
         # Invented times mislead where frames are reordered (AVI): see Timeline for what is used instead.
         self._container.flags &= ~cast("int", av.container.Flags.gen_pts.value)
         if self._container.format.name in _TEXT_ART:
@@ -310,7 +310,7 @@ class Decoding:
                 return
             except (av.error.FFmpegError, OSError) as error:
                 if self._medium.path is None or not self._given:
-                    raise self._broken(error) from error
+                    raise self._broken(error) from self._cause(error)
                 # A local file that breaks off is damaged: what was read is the best there is of it.
                 self.shortfall = self._broken(error).message.removeprefix(f"{self._name}: ")
                 return
@@ -322,7 +322,11 @@ class Decoding:
                 f"{self._name}: none of its first {self.dropped['corrupt']} pictures can be decoded; "
                 "it is damaged, or its codec needs another decoder",
                 source=self._name,
-            ) from error
+            ) from self._cause(error)
+
+    def _cause(self, error: BaseException) -> BaseException | None:
+        """libav's own texts hold the URL, and with it the password: a traceback must not show them."""
+        return error if self._medium.path is not None else None
 
     def _explain(self, error: Exception) -> SourceError:
         medium = self._medium
