@@ -41,24 +41,26 @@ def frames_bar(title: str, snapshot: Callable[[], Snapshot], *, quiet: bool) -> 
         TextColumn("[bold]{task.description}"),
         BarColumn(),
         TextColumn("{task.fields[frames]} frames"),
+        TextColumn("{task.fields[behind]}"),
         TextColumn("{task.fields[fps]:.1f} fps"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[drops]}"),
     )
     ended = threading.Event()
     with Progress(*columns, console=_console(), transient=False) as progress:
-        task = progress.add_task(title, total=None, frames="0", fps=0.0, drops="")
+        task = progress.add_task(title, total=None, frames="0", behind="", fps=0.0, drops="")
 
         def refresh() -> None:
             now = snapshot()
-            # A second pass runs behind the first: what counts is what was written, where anything is.
-            done = max(now.written, now.processed) if now.expected is None else (now.written or now.processed)
+            # Depth is what takes the time. A shot's pictures follow it once the shot has ended, which may be never.
+            done = now.estimated
             progress.update(
                 task,
                 description=f"{title}: finishing, Ctrl-C again ends at once" if now.stopping else title,
                 total=now.expected,
                 completed=done,
                 frames=f"{done}/{now.expected}" if now.expected else str(done),
+                behind=f"{now.written} written" if done > now.processed else "",
                 fps=done / now.seconds if now.seconds > 0 else 0.0,
                 drops=f"{now.dropped_total} dropped" if now.dropped_total else "",
             )

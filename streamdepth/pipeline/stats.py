@@ -204,3 +204,8 @@ class Snapshot:
     @property
     def dropped_total(self) -> int:
         return sum(self.dropped.values())
+
+    @property
+    def estimated(self) -> int:
+        """Frames whose depth is known: processed, or waiting for the end of their shot."""
+        return self.processed + self.queues.get("spool", 0)

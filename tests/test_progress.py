@@ -1,0 +1,76 @@
+"""What the bar shows of a run."""
+
+from __future__ import annotations
+
+import io
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from rich.console import Console
+
+from streamdepth.cli import progress
+from streamdepth.pipeline import Pipeline, Snapshot
+from tests.support.stages import RecordingSink, ScriptedSource, fake_estimator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[[Snapshot], str]:
+    """The last state of the bar, as text."""
+
+    def show(state: Snapshot) -> str:
+        out = io.StringIO()
+        monkeypatch.setattr(progress, "wanted", lambda _: True)
+        monkeypatch.setattr(
+            progress, "_console", lambda: Console(file=out, width=120, force_terminal=True, color_system=None)
+        )
+        with progress.frames_bar("clip", lambda: state, quiet=False):
+            pass
+        return out.getvalue()
+
+    return show
+
+
+def snapshot(processed: int, written: int, spool: int, *, expected: int | None = None) -> Snapshot:
+    return Snapshot(
+        captured=500,
+        processed=processed,
+        written=written,
+        dropped={"policy": 3} if processed else {},
+        expected=expected,
+        seconds=10.0,
+        queues={"spool": spool},
+    )
+
+
+def test_frames_that_wait_for_their_shot_count(shown: Callable[[Snapshot], str]) -> None:
+    text = shown(snapshot(0, 0, 430))
+    assert "430 frames 0 written 43.0 fps" in " ".join(text.split())
+    text = shown(snapshot(100, 98, 330, expected=900))
+    assert "430/900 frames 98 written" in " ".join(text.split())
+    assert "3 dropped" in text
+
+
+def test_written_is_left_out_where_nothing_waits(shown: Callable[[Snapshot], str]) -> None:
+    text = shown(snapshot(430, 428, 0))
+    assert "430 frames" in text
+    assert "written" not in text
+
+
+def test_an_endless_shot_shows_how_far_depth_is() -> None:
+    seen: list[Snapshot] = []
+    pipeline: Pipeline
+
+    def wait_at_the_end(index: int) -> None:
+        if index == 8:
+            moment = threading.Event()
+            any(pipeline.snapshot().queues["spool"] == 8 or moment.wait(0.01) for _ in range(1000))
+            seen.append(pipeline.snapshot())
+
+    pipeline = Pipeline([ScriptedSource(9, before=wait_at_the_end)], fake_estimator(), [RecordingSink()], range="shot")
+    assert pipeline.run().written == 9
+    assert (seen[0].processed, seen[0].estimated) == (0, 8)
+    assert pipeline.snapshot().estimated == 9
