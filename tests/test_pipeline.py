@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import pytest
 from streamdepth.depth.range import RangeSpec
 from streamdepth.errors import DeadlineError, SourceError, StageError, StopPipeline, UsageError
 from streamdepth.pipeline import Pipeline, RunStats, stream
+from streamdepth.pipeline.crew import Crew
 from tests.support.stages import FakeEngine, RecordingSink, ScriptedSource, fake_estimator, flat_picture
 
 if TYPE_CHECKING:
@@ -342,6 +344,51 @@ class TestEnds:
         assert file.indices == list(range(8))
         assert "close" in file.calls
         assert pipeline.snapshot().stopping
+        assert no_threads_left()
+
+    @pytest.mark.parametrize("moment", ["starting", "watching"])
+    def test_ctrl_c_at_any_moment_finishes_what_was_taken(self, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """While the threads start, and in the loop that watches over them, where no wait is."""
+        taken = threading.Event()
+
+        def press_later(index: int) -> None:
+            if index == 8:
+                taken.set()
+
+        pressed: list[int] = []
+
+        def press() -> None:
+            if not pressed and taken.wait(5):
+                pressed.append(1)
+                signal.raise_signal(signal.SIGINT)
+
+        source, sink = ScriptedSource(100_000, before=press_later), RecordingSink()
+        pipeline = Pipeline([source], fake_estimator(), [sink], range="frame")
+        kind, name = (Crew, "start") if moment == "starting" else (Pipeline, "_processed")
+        original = getattr(kind, name)
+
+        def interrupted(one: Any) -> Any:
+            result = original(one)
+            press()
+            return result
+
+        monkeypatch.setattr(kind, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run()
+        assert pressed
+        assert not pipeline.stats.dropped
+        assert len(sink.indices) == pipeline.stats.captured >= 8
+        assert no_threads_left()
+
+    def test_a_second_ctrl_c_aborts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def press(_: Pipeline) -> int:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Pipeline, "_processed", press)
+        pipeline = Pipeline([ScriptedSource(100_000)], fake_estimator(), [RecordingSink()], range="frame")
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run()
+        assert balanced(pipeline.stats)
         assert no_threads_left()
 
 

@@ -13,6 +13,7 @@ from streamdepth.depth.shots import KEPT_BYTES
 from streamdepth.errors import InferenceError, UsageError
 from streamdepth.pipeline.books import UNACCOUNTED, audit, opening_notes, run_stats, snapshot
 from streamdepth.pipeline.crew import Crew
+from streamdepth.pipeline.interrupts import held_back
 from streamdepth.pipeline.lane import Lane
 from streamdepth.pipeline.outlet import IDLE_SECONDS
 from streamdepth.pipeline.stats import RunStats, Snapshot, Timer
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from streamdepth.frame import DepthMap, Frame
     from streamdepth.inference.runner import Runner
     from streamdepth.inference.slots import Slot
+    from streamdepth.pipeline.outlet import Outlet
     from streamdepth.stages import Sink, Source
 
     FrameCallback = Callable[[Frame, DepthMap], None]
@@ -199,10 +201,15 @@ class Pipeline:
         self.open()
         self._staff()
         self._started_ns = self._clock.monotonic_ns()
+        serving = [outlet for lane in self._lanes for outlet in lane.outlets if outlet.sink.on_caller_thread]
         interrupt: KeyboardInterrupt | None = None
         try:
-            self._crew.start()
-            interrupt = self._watch()
+            with held_back():  # interrupted while it starts, a thread may be there or not
+                self._crew.start()
+            self._watch(serving)
+        except KeyboardInterrupt as pressed:
+            interrupt = pressed
+            self._finish(serving)
         finally:
             if not self._crew.done:
                 self.abort()
@@ -287,25 +294,19 @@ class Pipeline:
 
     # The caller's thread ------------------------------------------------------------------------------------------
 
-    def _watch(self) -> KeyboardInterrupt | None:
-        """Serve the sinks that need the caller's thread and wait for the others; watch over an end without progress."""
-        serving = [outlet for lane in self._lanes for outlet in lane.outlets if outlet.sink.on_caller_thread]
-        interrupt: KeyboardInterrupt | None = None
+    def _watch(self, serving: list[Outlet]) -> None:
+        """Serve the sinks that need the caller's thread and wait for the others; watch over an end without progress.
+
+        A sink that has ended is taken out of ``serving``.
+        """
         progress, since_ns = -1, self._clock.monotonic_ns()
         while not self._crew.done or (serving and not self._aborted.is_set()):
-            try:
-                for outlet in tuple(serving):
-                    if not self._crew.guard(outlet.pump, "sink", outlet.sink.name):
-                        serving.remove(outlet)
-                if not serving and not self._crew.done:
-                    self._woken.wait(IDLE_SECONDS if self._stopped.is_set() else 0.5)
-                    self._woken.clear()
-            except KeyboardInterrupt as pressed:
-                if interrupt is not None:
-                    self.abort()
-                    break
-                interrupt = pressed
-                self._on_stop()
+            for outlet in tuple(serving):
+                if not self._crew.guard(outlet.pump, "sink", outlet.sink.name):
+                    serving.remove(outlet)
+            if not serving and not self._crew.done:
+                self._woken.wait(IDLE_SECONDS if self._stopped.is_set() else 0.5)
+                self._woken.clear()
             now_ns = self._clock.monotonic_ns()
             done = sum(outlet.written for lane in self._lanes for outlet in lane.outlets) + self._processed()
             if done != progress or not self._stopped.is_set():
@@ -315,7 +316,14 @@ class Pipeline:
                 break
             if self._aborted.is_set():
                 break
-        return interrupt
+
+    def _finish(self, serving: list[Outlet]) -> None:
+        """Bring what was taken to its end after a first Ctrl-C; a second one aborts."""
+        try:
+            self._on_stop()
+            self._watch(serving)
+        except KeyboardInterrupt:
+            self.abort()
 
     def _processed(self) -> int:
         return sum(lane.tally.read()[1] for lane in self._lanes)
