@@ -16,6 +16,7 @@ from streamdepth.frame import ColorTags, Frame, StreamInfo
 from streamdepth.hardware import HwAccel
 from streamdepth.live_tls import find_trust
 from streamdepth.redact import redact
+from streamdepth.sources.base import BaseSource
 from streamdepth.sources.decoding import REPAIR_NOTES, Decoding, Medium
 from streamdepth.sources.detached import Detached, InterruptedCall
 from streamdepth.sources.explain import check_readable, explain_ffmpeg, shown
@@ -54,7 +55,7 @@ def check_limits(duration_seconds: float | Fraction | None, max_frames: int | No
         raise UsageError(f"max-frames is 1 or more, not {max_frames}")
 
 
-class FileSource:
+class FileSource(BaseSource):
     """Frames of the best video stream of a file (FFmpeg's choice), in the decoder's own pixel format.
 
     Rotation and mirroring of the display matrix are applied once. Frames whose size, format or colour changes in
@@ -100,7 +101,7 @@ class FileSource:
             raise UsageError(f"decoder threads are 0 (automatic) or more, not {threads}")
         self._text = text
         self._path = None if is_url(text) else Path(text)
-        self._id = source_id or (redact(text) if self._path is None else shown(self._path.name or text))
+        super().__init__(source_id or (redact(text) if self._path is None else shown(self._path.name or text)))
         self._start = seconds_fraction("start", start_seconds) or Fraction(0)
         self._duration = seconds_fraction("duration", duration_seconds)
         self._max_frames = max_frames
@@ -118,14 +119,6 @@ class FileSource:
         self._opened = False
         self._decoding: Decoding | None = None
         self._info: StreamInfo | None = None
-
-    @property
-    def id(self) -> str:
-        return self._id
-
-    @property
-    def live(self) -> bool:
-        return False
 
     @property
     def dropped(self) -> Mapping[str, int]:

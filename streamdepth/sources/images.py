@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from streamdepth.clock import Clock, SystemClock
 from streamdepth.errors import SourceError, UsageError
 from streamdepth.frame import ColorTags, Frame, StreamInfo
+from streamdepth.sources.base import BaseSource
 from streamdepth.sources.explain import check_readable, shown
 from streamdepth.sources.listing import pictures_at
 from streamdepth.sources.picture import picture_from_pil
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _NOTES_AT_MOST = 20
 
 
-class ImagesSource:
+class ImagesSource(BaseSource):
     """One frame per picture, ``1 / rate`` apart, as rgb24; each keeps its own size.
 
     Args:
@@ -52,7 +53,7 @@ class ImagesSource:
         if not listed:
             raise UsageError("a list of pictures needs at least one file")
         more = f" and {len(listed) - 1} more" if len(listed) > 1 else ""
-        self._id = source_id or shown(Path(listed[0]).name or listed[0]) + more
+        super().__init__(source_id or shown(Path(listed[0]).name or listed[0]) + more)
         self._rate = Fraction(rate)
         self._clock = clock or SystemClock()
         self._dropped: Counter[str] = Counter()
@@ -61,14 +62,6 @@ class ImagesSource:
         self._first: tuple[int, av.VideoFrame] | None = None
         self._info: StreamInfo | None = None
         self._stop = threading.Event()
-
-    @property
-    def id(self) -> str:
-        return self._id
-
-    @property
-    def live(self) -> bool:
-        return False
 
     @property
     def dropped(self) -> Mapping[str, int]:

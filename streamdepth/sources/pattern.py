@@ -11,9 +11,10 @@ from urllib.parse import parse_qsl
 from streamdepth.clock import Clock, SystemClock
 from streamdepth.errors import SourceError, UsageError
 from streamdepth.frame import ColorTags, Frame, StreamInfo
+from streamdepth.sources.base import BaseSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     import av
     import numpy as np
@@ -27,7 +28,7 @@ _COLOR = ColorTags(matrix=1, range=1, primaries=1, transfer=1)
 _OPTIONS = ("size", "rate", "frames", "seed", "counter")
 
 
-class PatternSource:
+class PatternSource(BaseSource):
     """A walk along a colonnade, drawn as it is read: the same frames for the same arguments, any number of times.
 
     Pictures are yuv420p, BT.709, limited range, like a camera's or a file's.
@@ -71,7 +72,7 @@ class PatternSource:
         self._width_px, self._height_px = width_px, height_px
         self._rate, self._frames, self._seed, self._counter = Fraction(rate), frames, seed, counter
         self._clock = clock or SystemClock()
-        self._id = source_id
+        super().__init__(source_id)
         self._stop = threading.Event()
         self._opened = False
 
@@ -103,22 +104,6 @@ class PatternSource:
             clock=clock,
             source_id=source_id,
         )
-
-    @property
-    def id(self) -> str:
-        return self._id
-
-    @property
-    def live(self) -> bool:
-        return False
-
-    @property
-    def dropped(self) -> Mapping[str, int]:
-        return {}
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return ()
 
     def open(self) -> StreamInfo:
         self._opened = True

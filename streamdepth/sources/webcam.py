@@ -14,6 +14,7 @@ import numpy as np
 from streamdepth.clock import Clock, SystemClock
 from streamdepth.errors import SourceError, SourceNotFoundError, UsageError
 from streamdepth.frame import ColorTags, Frame, StreamInfo, picture_from_array
+from streamdepth.sources.base import BaseSource
 from streamdepth.sources.cameras import Camera, find_camera, list_cameras
 from streamdepth.sources.detached import Detached, InterruptedCall
 
@@ -39,7 +40,7 @@ class Capture(Protocol):
     def release(self) -> None: ...
 
 
-class WebcamSource:
+class WebcamSource(BaseSource):
     """Frames of a camera, newest first served: what nobody takes in time is overtaken and counted (``overtaken``).
 
     Pictures are bgr24 and share OpenCV's memory. pts are the time since the first frame, in 1/90000 s.
@@ -78,7 +79,7 @@ class WebcamSource:
         if timeout_seconds <= 0:
             raise UsageError(f"a timeout is more than 0 seconds, not {timeout_seconds}")
         self._device: int | str = int(device) if isinstance(device, str) and device.isdecimal() else device
-        self._id = f"camera {self._device}" if isinstance(self._device, int) else str(self._device)
+        super().__init__(f"camera {self._device}" if isinstance(self._device, int) else str(self._device))
         self._size = None if width is None or height is None else (width, height)
         self._rate = rate
         self._clock = clock or SystemClock()
@@ -94,20 +95,12 @@ class WebcamSource:
         self._info: StreamInfo | None = None
 
     @property
-    def id(self) -> str:
-        return self._id
-
-    @property
     def live(self) -> bool:
         return True
 
     @property
     def dropped(self) -> Mapping[str, int]:
         return dict(self._dropped)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return ()
 
     def open(self) -> StreamInfo:
         """Open the camera and wait for its first picture.
