@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import av
 import numpy as np
@@ -14,29 +13,16 @@ import pytest
 
 from streamdepth.errors import SourceError, SourceNotFoundError
 from streamdepth.sources.file import FileSource
+from tests.support.files import numbered_clip, read
 from tests.support.media import (
-    draw_index,
     write_audio,
     write_clip,
 )
 
-if TYPE_CHECKING:
-    from streamdepth.frame import Frame, StreamInfo
-
-
-def read(path: Path | str, **options: object) -> tuple[StreamInfo, list[Frame], FileSource]:
-    source = FileSource(path, **options)  # type: ignore[arg-type]
-    info = source.open()
-    frames = list(source.frames())
-    source.close()
-    return info, frames, source
-
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_clip(
-        tmp_path_factory.mktemp("clip") / "clip.mp4", frames=50, draw=draw_index, audio=True, subtitles=True
-    )
+    return numbered_clip(tmp_path_factory.mktemp("clip"))
 
 
 def cut_off(path: Path) -> None:
