@@ -20,7 +20,6 @@ from tests.support.painted import flat, render, same
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-
 OVERLAY = Look(view=View.OVERLAY)
 
 

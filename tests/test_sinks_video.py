@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import http.server
-import os
-import signal
-import subprocess
-import sys
-import threading
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import av
 import numpy as np
 import pytest
 
-from streamdepth.errors import OutputExistsError, SinkError, UsageError
-from streamdepth.frame import ColorTags, PictureInfo
+from streamdepth.errors import UsageError
+from streamdepth.frame import ColorTags
 from streamdepth.sinks.video import VideoSink
 from tests.support.media import audio_samples, decode_pictures, read_pts, stream_kinds, write_clip
 from tests.support.sinks import (
@@ -34,12 +26,10 @@ from tests.support.sinks import (
     results_of,
     run_sink,
     shared_clip,
-    small_disk,
     stream_info,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from av.video.codeccontext import VideoCodecContext
@@ -55,12 +45,6 @@ TIMINGS: dict[str, tuple[Fraction, list[int], Fraction | None]] = {
 }
 
 needs_ffprobe = pytest.mark.skipif(FFPROBE is None, reason="ffprobe is not installed")
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    with small_disk(tmp_path / "disk", kilobytes=1500) as folder:
-        yield folder
 
 
 def milliseconds(pts: int, time_base: Fraction) -> int:
@@ -326,181 +310,6 @@ def test_the_callers_picture_is_not_written_to(tmp_path: Path) -> None:
     assert (picture.pts, picture.time_base) == (77, Fraction(1, 7))
 
 
-_KILLED = """
-import os, sys
-from tests.support.sinks import control, painted, picture_info, stream_info
-from streamdepth.sinks.video import VideoSink
-info = stream_info(width=160, height=96)
-sink = VideoSink(sys.argv[1], control=control(), options={"preset": "ultrafast"} if "webm" not in sys.argv[1] else {})
-sink.open(info, picture_info(info))
-for item in painted(range(150), width=160, height=96):
-    sink.process(item)
-print("ready", flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".mov", ".webm"])
-def test_a_killed_run_leaves_a_file_that_plays(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"out{suffix}"
-    with subprocess.Popen(
-        [sys.executable, "-c", _KILLED, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"ready\n"
-        child.send_signal(signal.SIGKILL)
-    # One second of video may be lost, and what the encoder had not given out yet.
-    pts = read_pts(path)
-    assert len(pts) >= 100
-    assert pts == sorted(pts)
-
-
-def test_an_mp4_is_an_ordinary_file_once_closed(tmp_path: Path) -> None:
-    path = tmp_path / "out.mp4"
-    run_sink(VideoSink(path, control=control(), options=FAST), stream_info(), painted(range(80)))
-    boxes, at, data = [], 0, path.read_bytes()
-    while at < len(data):
-        boxes.append(data[at + 4 : at + 8].decode())
-        at += int.from_bytes(data[at : at + 4], "big")
-    assert boxes == ["ftyp", "free", "mdat", "moov"]
-
-
-def test_closing_without_flush_keeps_every_frame_and_closing_twice_is_harmless(tmp_path: Path) -> None:
-    path = tmp_path / "out.mp4"
-    info = stream_info()
-    sink = VideoSink(path, control=control())
-    sink.open(info, picture_info(info))
-    for item in painted(range(30)):
-        sink.process(item)
-    sink.close()
-    sink.close()
-    assert len(read_pts(path)) == 30
-
-
-def test_a_run_without_frames_leaves_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "sub" / "out.mkv"
-    run_sink(VideoSink(path, control=control()), stream_info(), [])
-    assert not path.exists()
-    assert path.parent.is_dir()
-
-
-def test_an_existing_file_is_kept_unless_overwritten(tmp_path: Path) -> None:
-    path = tmp_path / "out.mkv"
-    path.write_bytes(b"precious")
-    info = stream_info()
-    with pytest.raises(OutputExistsError, match="is already there; --overwrite replaces it"):
-        VideoSink(path, control=control()).open(info, picture_info(info))
-    # A run that fails before its first frame, or an encoder that refuses, costs nothing.
-    run_sink(VideoSink(path, control=control(), overwrite=True), info, [])
-    with pytest.raises(SinkError):
-        VideoSink(path, control=control(), overwrite=True, crf=-700).open(info, picture_info(info))
-    assert path.read_bytes() == b"precious"
-    run_sink(VideoSink(path, control=control(), overwrite=True, options=FAST), info, painted(range(3)))
-    assert len(read_pts(path)) == 3
-
-
-def test_the_output_cannot_be_the_input(tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "in.mp4", frames=3)
-    before = clip.read_bytes()
-    link = tmp_path / "link.mp4"
-    link.symlink_to(clip)
-    info = info_of(clip)
-    for path in (clip, link):
-        with pytest.raises(UsageError, match="is the input"):
-            VideoSink(path, control=control(), overwrite=True).open(info, picture_info(info))
-    assert clip.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "error", "message"),
-    [
-        ("out.mkw", {}, UsageError, r"no video container has the suffix '.mkw', did you mean '.mkv'\?; use .mkv, .mp4"),
-        ("out", {}, UsageError, "no video container has the suffix ''"),
-        ("out.mkv", {"threads": -1}, UsageError, "encoder threads are 0"),
-        ("out.mkv", {"codec": "libx265x"}, UsageError, r"no video encoder is called 'libx265x' here, did you mean"),
-        ("out.mkv", {"codec": "aac"}, UsageError, "no video encoder is called 'aac' here"),
-        ("out.mkv", {"options": {"preste": "fast"}}, UsageError, "libx264 has no option 'preste'"),
-        ("out.mkv", {"preset": "warp"}, SinkError, "libx264 refuses 64x48 yuv420p preset=warp"),
-        ("out.webm", {"codec": "libx264"}, UsageError, "webm cannot hold libx264 video; use libvpx-vp9"),
-    ],
-)
-def test_bad_options_are_one_clear_line(
-    tmp_path: Path, name: str, arguments: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    info = stream_info()
-    with pytest.raises(error, match=message) as caught:
-        VideoSink(tmp_path / name, control=control(), **arguments).open(info, picture_info(info))
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / name).exists()
-
-
-def test_places_that_cannot_be_written(tmp_path: Path) -> None:
-    info = stream_info()
-    folder = tmp_path / "folder.mkv"
-    folder.mkdir()
-    (tmp_path / "file").write_bytes(b"")
-    os.mkfifo(tmp_path / "pipe.mkv")
-    for path, message in (
-        (folder, "is a folder"),
-        (tmp_path / "pipe.mkv", "is not a regular file"),
-        (tmp_path / "file" / "out.mkv", "cannot be created"),
-    ):
-        with pytest.raises(SinkError, match=message):
-            VideoSink(path, control=control(), overwrite=True).open(info, picture_info(info))
-
-
-def test_an_encoder_that_refuses_the_size_says_so(tmp_path: Path) -> None:
-    info = stream_info(width=1, height=1)
-    with pytest.raises(SinkError, match="libx265 refuses 1x1 yuv444p"):
-        VideoSink(tmp_path / "out.mkv", control=control(), codec="libx265").open(info, PictureInfo(1, 1, "yuv444p"))
-    assert not (tmp_path / "out.mkv").exists()
-
-
-@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
-def test_a_full_disk_keeps_what_was_written(disk: Path, suffix: str) -> None:
-    path = disk / f"out{suffix}"
-    info = stream_info(width=320, height=180)
-    sink = VideoSink(path, control=control(), crf=1, options={**FAST, "bf": "0"})
-    noise = np.random.default_rng(1)
-
-    def results() -> Any:
-        for index in range(400):
-            rgb = noise.integers(0, 255, (180, 320, 3), np.uint8)
-            yield result(av.VideoFrame.from_ndarray(rgb, format="rgb24"), index, index=index)
-
-    with pytest.raises(SinkError, match="no space left to write; what was written is kept"):
-        run_sink(sink, info, results(), PictureInfo(320, 180, "rgb24"))
-    shown = 0
-    with av.open(str(path)) as container, contextlib.suppress(av.InvalidDataError):
-        for _ in container.decode(container.streams.video[0]):  # the very last picture may be cut in two
-            shown += 1
-    assert shown >= 5
-
-
-def test_a_stalled_sound_input_is_interruptible(tmp_path: Path) -> None:
-
-    from streamdepth.sinks.packets import PacketCopier
-
-    clip = write_clip(tmp_path / "in.mp4", frames=10, audio=True)
-    copier = PacketCopier(str(clip), options={}, origin_seconds=Fraction(0), end_seconds=None)
-    with av.open(str(tmp_path / "out.mkv"), "w") as output:
-        output.add_stream("libx264", rate=25)
-        copier.open(output, "matroska")
-        # Never started: nothing will come, as from a server that went silent.
-        entered, left = threading.Event(), threading.Event()
-
-        def wait() -> None:
-            entered.set()
-            list(copier.until(None))
-            left.set()
-
-        threading.Thread(target=wait, daemon=True).start()
-        assert entered.wait(5)
-        copier.interrupt()
-        assert left.wait(1)
-        copier.close()
-
-
 @needs_ffprobe
 def test_the_shared_clips(tmp_path: Path) -> None:
     clip = shared_clip("nasa_13013.mp4")
@@ -522,59 +331,3 @@ def test_the_shared_clips(tmp_path: Path) -> None:
             copied = [content for _, content in packets(path, "audio", index)]
             assert len(copied) > 50
             assert copied == source[: len(copied)]
-
-
-@pytest.mark.parametrize("before_open", [True, False])
-def test_interrupt_lets_the_video_go_on_without_a_stalled_input(tmp_path: Path, before_open: bool) -> None:
-    """A server that sends the first half of a clip and then nothing, with the connection open."""
-    clip = write_clip(tmp_path / "in.ts", frames=200, audio=True, draw=_noise)
-    path = tmp_path / "out.mkv"
-    with _stalling_server(clip.read_bytes()) as url:
-        info = dataclasses.replace(info_of(clip), media_path=url)
-        sink = VideoSink(path, control=control(), options=FAST)
-        if before_open:
-            sink.interrupt()
-        sink.open(info, picture_info(info))
-        done = threading.Event()
-
-        def write() -> None:
-            for item in results_of(clip):
-                sink.process(item)
-            done.set()
-
-        threading.Thread(target=write, daemon=True).start()
-        if not before_open:
-            assert not done.wait(1.5)
-            sink.interrupt()
-        assert done.wait(10)
-        sink.close()
-    assert len(read_pts(path)) == 200
-
-
-def _noise(index: int, width: int, height: int) -> Any:
-    return np.random.default_rng(index).integers(0, 255, (height, width, 3), np.uint8)
-
-
-@contextlib.contextmanager
-def _stalling_server(content: bytes) -> Iterator[str]:
-    released = threading.Event()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            with contextlib.suppress(OSError):
-                self.wfile.write(content[: len(content) // 2])
-                released.wait(30)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/clip.ts"
-        finally:
-            released.set()
-            server.shutdown()

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.web import eventually, http
+from tests.support.web import TOKEN, eventually, http
 from tests.test_web_jobs import clip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-TOKEN = "a-token-nobody-guesses"  # noqa: S105
 
 
 @contextmanager

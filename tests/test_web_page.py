@@ -18,7 +18,7 @@ from streamdepth.serve.site import WebSite
 from streamdepth.sources.pattern import PatternSource
 from tests.support.models import write_depth_model
 from tests.support.stages import ScriptedSource, fake_estimator
-from tests.support.web import CHROMIUM, Browser, Running, eventually, running
+from tests.support.web import CHROMIUM, TOKEN, Browser, Running, eventually, running
 from tests.test_web_jobs import clip
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: chromium)")
 
-TOKEN = "a-token-nobody-guesses"  # noqa: S105
 SHOWN = "!document.getElementById('transport').hidden"
 ELEMENT = "document.querySelector('#stage > video:not([hidden]), #stage > img:not([hidden])')"
 WIDTH = f"(({ELEMENT} || {{}}).videoWidth || ({ELEMENT} || {{}}).naturalWidth)"

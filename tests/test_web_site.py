@@ -6,7 +6,6 @@ import asyncio
 import io
 import json
 import re
-import socket
 import threading
 import urllib.request
 from fractions import Fraction
@@ -24,8 +23,6 @@ from streamdepth.errors import SinkError, UsageError
 from streamdepth.frame import DepthMap, DepthRange, Frame, Result, Sense
 from streamdepth.serve.feed import LiveFeed, probe
 from streamdepth.serve.metrics import Exposition
-from streamdepth.serve.options import TOKEN_VARIABLE, WebSettings, check_url, find_token
-from streamdepth.serve.server import LOGGER
 from streamdepth.serve.site import WebSite
 from streamdepth.sinks.web import WebSink
 from tests.support.stages import ScriptedSource, flat_picture
@@ -33,21 +30,11 @@ from tests.support.web import Running, eventually, http, read_parts, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
-
-TOKEN = "a-token-nobody-guesses"  # noqa: S105
-EVIL = {"Origin": "http://evil.example"}
 
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[Running]:
     with running() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def guarded() -> Iterator[Running]:
-    with running(token=TOKEN) as started:
         yield started
 
 
@@ -309,235 +296,7 @@ def test_metric_labels_are_escaped(value: str) -> None:
     assert re.sub(r"\\(.)", lambda m: "\n" if m[1] == "n" else m[1], inside, flags=re.S) == value
 
 
-def test_health_needs_nothing(guarded: Running) -> None:
-    answer = http(f"{guarded.url}/healthz")
-    assert answer.status == 200
-    assert answer.json["status"] == "ok"
-
-
-# Who may come in ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/v1/state"),
-        ("GET", "/metrics"),
-        ("GET", "/v1/live.mjpg"),
-        ("GET", "/v1/live.jpg"),
-        ("GET", "/v1/live/socket"),
-        ("GET", "/static/app.js"),
-        ("POST", "/v1/control"),
-        ("POST", "/v1/live/offer"),
-        ("POST", "/v1/live/snapshot"),
-        ("GET", "/nosuch"),
-    ],
-)
-def test_without_the_token_nothing_is_said(guarded: Running, method: str, path: str) -> None:
-    answer = http(guarded.url + path, method=method)
-    assert answer.status == 401
-    assert answer.headers["www-authenticate"] == "Bearer"
-    assert TOKEN not in answer.error
-    assert http(guarded.url + path, method=method, headers={"Authorization": "Bearer wrong-wrong-wrong"}).status == 401
-
-
-def test_the_token_opens_as_bearer_and_as_session(guarded: Running) -> None:
-    assert http(f"{guarded.url}/v1/state", headers={"Authorization": f"Bearer {TOKEN}"}).status == 200
-    page = http(f"{guarded.url}/")
-    assert page.status == 401
-    assert b"token" in page.body
-    assert http(f"{guarded.url}/login", body={"token": "not-the-right-one"}).status == 401
-    assert http(f"{guarded.url}/login", body=b"[]", kind="application/json").status == 401
-    answer = http(f"{guarded.url}/login", body={"token": TOKEN})
-    assert answer.status == 204
-    cookie = answer.headers["set-cookie"]
-    assert "HttpOnly" in cookie
-    assert "SameSite=Strict" in cookie
-    assert TOKEN not in cookie
-    session = {"Cookie": cookie.split(";")[0]}
-    assert http(f"{guarded.url}/v1/state", headers=session).status == 200
-    assert http(f"{guarded.url}/v1/control", body={"bar": False}, headers={**session, **EVIL}).status == 403
-
-
-def test_other_sites_are_refused(run: Running) -> None:
-    for headers in (EVIL, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
-        assert control_as(run, headers).status == 403
-    own = {"Origin": run.url, "Sec-Fetch-Site": "same-origin"}
-    assert control_as(run, own).status == 200
-    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
-    assert http(f"{run.url}/v1/live/socket", headers={**upgrade, "Sec-WebSocket-Key": "x" * 24, **EVIL}).status == 403
-    embedded = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
-    assert http(f"{run.url}/v1/live.jpg", headers=embedded).status == 403
-    linked = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
-    assert http(f"{run.url}/", headers=linked).status == 200
-
-
-def control_as(run: Running, headers: dict[str, str]) -> Any:
-    return http(f"{run.url}/v1/control", body={"bar": False}, headers=headers)
-
-
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "localhost.evil.example", "10.0.0.1", "[::2]", ""])
-def test_rebound_names_are_refused(run: Running, host: str) -> None:
-    assert http(f"{run.url}/v1/state", headers={"Host": host}).status == 403
-
-
-@pytest.mark.parametrize("host", ["localhost:1234", "127.0.0.9", "[::1]:80", "a.localhost"])
-def test_loopback_names_are_not(run: Running, host: str) -> None:
-    assert http(f"{run.url}/v1/state", headers={"Host": host}).status == 200
-
-
-def test_answers_carry_headers_that_keep_others_out(run: Running) -> None:
-    headers = http(f"{run.url}/").headers
-    assert "default-src 'self'" in headers["content-security-policy"]
-    assert headers["x-content-type-options"] == "nosniff"
-    assert headers["cross-origin-resource-policy"] == "same-origin"
-    assert headers["server"] == "streamdepth"
-
-
-def test_beyond_loopback_a_token_is_made() -> None:
-    # Bound to loopback all the same: only what the address says counts here.
-    site = WebSite("http://0.0.0.0:0", environ={})
-    site._listen = None
-    from unittest.mock import patch
-
-    with patch("streamdepth.serve.server._bind") as bind:
-        bound = socket.create_server(("127.0.0.1", 0))
-        bound.setblocking(False)
-        bind.return_value = bound
-        site.start()
-    try:
-        assert site.token_is_ours
-        secret = site.entry_url.partition("#token=")[2]
-        assert len(secret) >= 32
-        assert secret not in site.address
-        url = f"http://127.0.0.1:{site.port}/v1/state"
-        assert http(url).status == 401
-        assert http(url, headers={"Authorization": f"Bearer {secret}"}).status == 200
-    finally:
-        site.stop()
-
-
-def test_where_tokens_come_from(tmp_path: Path) -> None:
-    file = tmp_path / "token"
-    file.write_text(f"{TOKEN}\nsecond line\n")
-    assert find_token(token_file=file, environ={}) == TOKEN
-    assert find_token(environ={TOKEN_VARIABLE: TOKEN}) == TOKEN
-    assert find_token(environ={}) is None
-    with pytest.raises(UsageError, match="twice"):
-        find_token(TOKEN, file)
-    with pytest.raises(UsageError, match="cannot be read"):
-        find_token(token_file=tmp_path / "nosuch")
-    for bad in ("short", "with spaces in it", "nicht-ascii-ß-aber-lang", ""):
-        with pytest.raises(UsageError, match="12") as caught:
-            find_token(bad)
-        assert not bad or bad not in str(caught.value)
-
-
-@pytest.mark.parametrize("url", ["https://x:1", "rtsp://x:1", "http://x:1/path", "http://x:1/?a=b", "http://u:p@x:1"])
-def test_addresses_that_cannot_be(url: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        check_url(url)
-    assert "u:p" not in str(caught.value)
-
-
-def test_a_taken_port_is_an_error(run: Running) -> None:
-    site = WebSite(run.url, environ={})
-    with pytest.raises(SinkError, match="cannot listen"):
-        site.start()
-
-
-def test_limits_are_checked() -> None:
-    with pytest.raises(UsageError, match="max_viewers"):
-        WebSettings(max_viewers=0)
-
-
-# Faults -------------------------------------------------------------------------------------------------------------
-
-
-def test_unknown_places_and_methods_are_one_line(run: Running) -> None:
-    assert http(f"{run.url}/nosuch").status == 404
-    answer = http(f"{run.url}/v1/control")
-    assert answer.status == 405
-    assert "POST" in answer.error
-    assert http(f"{run.url}/v1/control", body=b"{", kind="application/json").status == 400
-    assert http(f"{run.url}/v1/control", body=b"{}", kind="text/plain").status == 415
-    assert http(f"{run.url}/v1/control", body=b"x" * 70_000, kind="application/json").status == 413
-    assert http(f"{run.url}/v1/live/offer", body={"type": "offer", "sdp": "v=0 nonsense"}).status == 400
-    assert http(f"{run.url}/v1/live/offer", body={"type": "answer"}).status == 400
-    assert http(f"{run.url}/v1/depth", body=b"x").status == 404  # no model was given
-
-
-def test_garbage_and_half_open_connections_harm_nobody(run: Running, caplog: pytest.LogCaptureFixture) -> None:
-    port = run.site.port
-    garbage = [
-        b"\x16\x03\x01\x02\x00",
-        b"GET / HTTP/9.9\r\n\r\n",
-        b"A" * 200_000,
-        b"POST /v1/control HTTP/1.1\r\nHost: x",
-        f"BAD\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode(),
-        f"BAD\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode(),
-    ]
-    open_ones = [socket.create_connection(("127.0.0.1", port)) for _ in range(8)]
-    try:
-        for data in garbage:
-            with socket.create_connection(("127.0.0.1", port)) as one:
-                one.sendall(data)
-        assert http(f"{run.url}/healthz").status == 200
-    finally:
-        for one in open_ones:
-            one.close()
-    assert TOKEN not in caplog.text
-    assert {record.name for record in caplog.records if record.levelname == "ERROR"} <= {LOGGER}
-
-
-def test_a_frozen_viewer_is_cut_off_and_holds_up_nobody() -> None:
-    with running(settings=WebSettings(stall=0.5), rate=60) as run:
-        frozen = socket.socket()
-        frozen.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        with frozen:
-            frozen.connect(("127.0.0.1", run.site.port))
-            frozen.sendall(b"GET /v1/live.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            shown = run.site.feed.count
-            eventually(lambda: run.site.feed.dropped.get("stalled viewer"), "it is cut off", 20)
-            assert run.site.feed.count > shown + 5
-            with urllib.request.urlopen(f"{run.url}/v1/live.mjpg", timeout=10) as answer:
-                assert len(read_parts(answer, 3)) == 3
-
-
-def test_viewers_and_connections_are_bounded() -> None:
-    with running(settings=WebSettings(max_viewers=2, max_connections=6, max_rtc_viewers=1)) as run:
-        viewers = [urllib.request.urlopen(f"{run.url}/v1/live.mjpg", timeout=10) for _ in range(2)]
-        try:
-            third = http(f"{run.url}/v1/live.mjpg")
-            assert third.status == 503
-            assert third.headers["retry-after"] == "5"
-            idle = [socket.create_connection(("127.0.0.1", run.site.port)) for _ in range(10)]
-            closed = sum(one.recv(1) == b"" for one in idle[-4:])
-            assert closed == 4
-            for one in idle:
-                one.close()
-        finally:
-            for viewer in viewers:
-                viewer.close()
-        eventually(lambda: answers(run), "room again")
-
-
-def answers(run: Running) -> bool:
-    try:
-        return http(f"{run.url}/healthz").status == 200
-    except OSError:
-        return False
-
-
-def test_it_stops_in_mid_stream() -> None:
-    with running() as run:
-        viewer = urllib.request.urlopen(f"{run.url}/v1/live.mjpg", timeout=10)
-        read_parts(viewer, 1)
-    viewer.read()
-    viewer.close()
-    with pytest.raises(ConnectionRefusedError):
-        http(f"{run.url}/healthz")
-    assert not [one for one in threading.enumerate() if one.name == f"web-server {run.url.removeprefix('http://')}"]
+# Its sink and its source --------------------------------------------------------------------------------------------
 
 
 def test_a_sink_of_its_own_opens_and_closes_its_site() -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from streamdepth.estimator import DepthEstimator
     from streamdepth.stages import Source
 
+TOKEN = "a-token-nobody-guesses"  # noqa: S105
 CHROMIUM = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
 _FLAGS = (
     "--headless",
