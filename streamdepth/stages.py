@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Source(Protocol):
-    """Gives frames. Constructing one touches nothing; ``open`` does the work and raises ``SourceError``."""
+    """Gives frames. Constructing one touches nothing; ``open`` does the work and raises ``SourceError``.
+
+    Subclass :class:`streamdepth.sources.base.BaseSource` to get sensible defaults for its properties.
+    """
 
     @property
     def id(self) -> str:

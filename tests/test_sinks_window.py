@@ -1,4 +1,4 @@
-"""The window: keys and pacing on a fake, and a real one under Xvfb."""
+"""The window on a fake: keys, looks, pacing, and what keeps one from opening."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The site as programs see it: live pictures, controls, numbers, and what it refuses."""
+"""The site as programs see it: live pictures, controls, numbers."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from streamdepth.estimator import DepthEstimator
+    from streamdepth.pipeline import RunStats
 
 TIME_BASE = Fraction(1, 25)
 
@@ -223,3 +225,25 @@ def fake_estimator(engine: FakeEngine | None = None, **engine_options: Any) -> D
 def shared(name: str) -> Path:
     """A file of the shared folder beside the checkout, which need not exist."""
     return Path(__file__).parents[3] / "shared" / name
+
+
+def assert_true(value: bool) -> None:
+    """For a lambda."""
+    assert value
+
+
+def balanced(stats: RunStats) -> bool:
+    """Every frame is in the books of the run, and no sink has more than the run."""
+    sinks = all(s.written + sum(s.dropped.values()) <= stats.processed for s in stats.sinks)
+    return sinks and stats.captured == stats.processed + sum(stats.dropped.values())
+
+
+def no_threads_left() -> bool:
+    """Every thread of a run ends, within seconds."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        left = [t for t in threading.enumerate() if t.name.startswith("streamdepth-") and t.is_alive()]
+        if not left:
+            return True
+        left[0].join(0.05)
+    return False
