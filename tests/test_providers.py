@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from streamdepth.errors import ProviderError, UsageError
-from streamdepth.inference import agreement, assignment, plugins, providers, sessions
+from streamdepth.inference import agreement, assignment, openvino_runtime, plugins, providers, sessions
 from streamdepth.models.resolve import resolve
 from streamdepth.threads import ThreadPlan, cores, plan_threads
 
@@ -109,6 +109,7 @@ def auto_with_openvino(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if importlib.util.find_spec("onnxruntime_ep_openvino") is None:
         a_plugin(tmp_path, monkeypatch, "openvino")
     monkeypatch.setattr(plugins, "devices", lambda _: (cpu_device(),))
+    monkeypatch.setattr(openvino_runtime, "installed", lambda: False)
     monkeypatch.setattr(providers, "AUTO_ORDER", ("openvino", "cpu"))
 
 
