@@ -272,9 +272,9 @@ class DepthEstimator:
     ) -> Generator[Estimate]:
         """Depth of pictures, one after the other in their order, with a few of them in memory at a time.
 
-        While the model runs, the next pictures are read and the last ones painted on threads of their own: 1280x720
-        JPEG to PNG takes 39 ms a picture with the built-in model on two cores, and 72 ms with a call each; to depth
-        alone 13 and 18 ms. The model's 7 ms are the smaller part, so that batches of it would gain little.
+        While the model runs, the next pictures are read and the last ones painted on threads of their own. With the
+        built-in model on two idle cores, 1280x720 JPEG to PNG takes 39 ms a picture, and 72 ms with a call each; to
+        depth alone 13 and 18 ms. The model's 7 ms are the smaller part, so that batches of it would gain little.
 
         Args:
             inputs: see :func:`streamdepth.stills.inputs.read`; taken as results are. A tensor of several pictures
