@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamdepth.frame import DepthMap, Sense
+from streamdepth.png import PNG_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -178,7 +179,7 @@ def png(picture: av.VideoFrame) -> bytes:
     from PIL import Image
 
     out = io.BytesIO()
-    Image.fromarray(picture.to_ndarray(format="rgb24")).save(out, "PNG", compress_level=3)
+    Image.fromarray(picture.to_ndarray(format="rgb24")).save(out, "PNG", **PNG_OPTIONS)
     return out.getvalue()
 
 

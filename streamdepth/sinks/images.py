@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from streamdepth.errors import SinkError, UsageError
 from streamdepth.fit import has_alpha
+from streamdepth.png import PNG_OPTIONS
 from streamdepth.sinks.base import BaseSink
 from streamdepth.sinks.files import claim_folder, write_whole
 from streamdepth.sinks.names import SOURCE_NAMES, FrameNames
@@ -91,8 +92,7 @@ class ImagesSink(BaseSink):
             raise SinkError(f"{path}: {self._names.suffix} ends at {limit} pixels a side; use .png")
         content = io.BytesIO()
         if self._names.suffix == ".png":
-            # Level 1: a video's worth of pictures is bound by compression; measured a third of the default's time.
-            image.save(content, "PNG", compress_level=1)
+            image.save(content, "PNG", **PNG_OPTIONS)
         elif self._names.suffix == ".webp":
             image.save(content, "WEBP", quality=self._quality, method=2)
         else:
