@@ -226,7 +226,7 @@ class JobRunner:
         """Progress and limits of a running job."""
         while not ended.wait(_CHECK_SECONDS):
             books = pipeline.snapshot()
-            job.frames, job.expected, job.seconds = books.written, books.expected, books.seconds
+            job.frames, job.expected, job.seconds = books.estimated, books.expected, books.seconds
             size = job.result.stat().st_size if job.result.exists() else 0
             if size > self._settings.max_result:
                 job.error = f"{job.name}: its depth video exceeds {self._settings.max_result:,} bytes; send less"
