@@ -6,38 +6,33 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from streamdepth.batching import Batcher, Inbox, company_ns
 from streamdepth.clock import SystemClock
 from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch
 from streamdepth.depth.shots import KEPT_BYTES
-from streamdepth.errors import InferenceError, UsageError
+from streamdepth.errors import UsageError
 from streamdepth.pipeline.books import UNACCOUNTED, audit, opening_notes, run_stats, snapshot
 from streamdepth.pipeline.crew import Crew
 from streamdepth.pipeline.interrupts import held_back
 from streamdepth.pipeline.lane import Lane
+from streamdepth.pipeline.model_stage import ModelStage
 from streamdepth.pipeline.outlet import IDLE_SECONDS
-from streamdepth.pipeline.stats import RunStats, Snapshot, Timer
-from streamdepth.pipeline.turns import Turns
-from streamdepth.queues import Aborted, BoundedQueue, Ended, Policy
+from streamdepth.pipeline.stats import RunStats, Snapshot
+from streamdepth.queues import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
-    from streamdepth.batching import Arrival
     from streamdepth.clock import Clock
     from streamdepth.estimator import DepthEstimator
     from streamdepth.frame import DepthMap, Frame
     from streamdepth.inference.runner import Runner
-    from streamdepth.inference.slots import Slot
     from streamdepth.pipeline.outlet import Outlet
     from streamdepth.stages import Sink, Source
 
     FrameCallback = Callable[[Frame, DepthMap], None]
     SinkMaker = Callable[[Source], Sequence[Sink]]
 
-_INBOX_FRAMES = 4
-_BATCHES_AHEAD = 2
 _WORKERS = 2
 
 
@@ -101,12 +96,7 @@ class Pipeline:
         self._lanes = [
             self._lane(number, made_source(source), sinks, callback) for number, source in enumerate(sources)
         ]
-        policies = [lane.policy for lane in self._lanes]
-        self._inbox = Inbox(policies, max(_INBOX_FRAMES, batch), latest_capacity=-(-batch // len(policies)))
-        self._patient = all(policy is Policy.EVERY for policy in policies)
-        self._batches: BoundedQueue[tuple[Slot, list[Arrival]]] = BoundedQueue(_BATCHES_AHEAD if self._patient else 1)
-        self._turns = Turns()
-        self._timers = {"prepare": Timer(), "infer": Timer()}
+        self._model = ModelStage(self._lanes, batch=batch, clock=self._clock)
         self._woken = threading.Event()
         self._aborted = threading.Event()
         self._stopped = threading.Event()
@@ -179,7 +169,7 @@ class Pipeline:
 
                 self._estimator = DepthEstimator()
             # Two runs at once cost less than one over all cores, but each takes longer: only where nobody waits for it.
-            if self._patient:
+            if self._model.patient:
                 self._engine = self._estimator.engine(self._batch, workers=_WORKERS)
             else:
                 self._engine = self._estimator.live_engine(self._batch)
@@ -227,7 +217,7 @@ class Pipeline:
         crew = self._crew
         for lane in self._lanes:
             name = lane.source.id if len(self._lanes) > 1 else ""
-            crew.add(partial(lane.capture, self._inbox), stage="capture", source=name)
+            crew.add(partial(lane.capture, self._model.inbox), stage="capture", source=name)
             if lane.range_spec.mode is RangeMode.SHOT:
                 crew.add(lane.spool, stage="range", source=name)
                 crew.add(lane.color_shots, stage="colorize", source=name)
@@ -236,56 +226,10 @@ class Pipeline:
             for outlet in lane.outlets:
                 if not outlet.sink.on_caller_thread:
                     crew.add(outlet.run, stage="sink", source=outlet.sink.name)
-        crew.add(self._prepare, stage="prepare")
-        for number in range(self._running_engine.workers):
-            crew.add(self._infer, stage="infer", source=str(number + 1) if number else "")
-
-    # Shared loops -------------------------------------------------------------------------------------------------
-
-    def _prepare(self) -> None:
         engine = self._running_engine
-        live = [lane for lane in self._lanes if lane.policy is Policy.LATEST]
-        wait_ns = company_ns(lane.info.rate for lane in live if lane.info is not None)
-        batcher = Batcher(self._inbox, engine.batch, engine.network_size, company_ns=wait_ns, clock=self._clock)
-        try:
-            while True:
-                if not self._patient:
-                    self._batches.wait_for_room()  # until then a newer frame may come
-                size, arrivals = batcher.next()
-                started_ns = self._clock.monotonic_ns()
-                slot = engine.acquire(size)
-                for row, arrival in enumerate(arrivals):
-                    slot.write(row, arrival.frame.picture)
-                self._timers["prepare"].add((self._clock.monotonic_ns() - started_ns) // len(arrivals))
-                self._batches.put((slot, arrivals))
-        except Ended:
-            self._batches.end()
-
-    def _infer(self) -> None:
-        """One of the engine's workers: batches are run side by side and handed on in the order they came."""
-        engine, turns = self._running_engine, self._turns
-        while True:
-            turn, item = turns.take(self._batches.get)
-            if item is None:
-                break
-            slot, arrivals = item
-            started_ns = self._clock.monotonic_ns()
-            try:
-                depths = engine.run(slot, len(arrivals))
-            except InferenceError:
-                if self._aborted.is_set():  # the abort ended it, and is no error of its own
-                    raise Aborted from None
-                raise
-            self._timers["infer"].add((self._clock.monotonic_ns() - started_ns) // len(arrivals))
-            turns.wait(turn)
-            for arrival, depth in zip(arrivals, depths, strict=True):
-                self._lanes[arrival.lane].depths.put((arrival.frame, depth))
-            turns.done()
-            del item, slot, depths, depth  # the ring lends a slot out again once nobody holds it
-        turns.wait(turn)  # whoever came before has handed on
-        for lane in self._lanes:
-            lane.depths.end()
-        turns.done()
+        crew.add(partial(self._model.prepare, engine), stage="prepare")
+        for number in range(engine.workers):
+            crew.add(partial(self._model.infer, engine), stage="infer", source=str(number + 1) if number else "")
 
     @property
     def _running_engine(self) -> Runner:
@@ -341,9 +285,7 @@ class Pipeline:
         """End at once: frames on their way are dropped and counted; outputs are closed readable. Any thread."""
         self._stopped.set()
         self._aborted.set()
-        self._inbox.abort()
-        self._batches.abort()
-        self._turns.abort()
+        self._model.abort()
         for lane in self._lanes:
             lane.abort()
         if self._engine is not None:
@@ -394,13 +336,12 @@ class Pipeline:
     def snapshot(self) -> Snapshot:
         """Where the run stands. Any thread."""
         seconds = (self._clock.monotonic_ns() - self._started_ns) / 1e9 if self._started_ns else 0.0
-        queues = {"inbox": len(self._inbox), "batches": len(self._batches)}
-        return snapshot(self._lanes, queues, seconds=seconds, stopping=self._stopped.is_set())
+        return snapshot(self._lanes, self._model.queued(), seconds=seconds, stopping=self._stopped.is_set())
 
     def _settle(self) -> None:
         seconds = (self._clock.monotonic_ns() - self._started_ns) / 1e9
         lost_to = "error" if self._crew.error is not None else "stopped" if self._aborted.is_set() else UNACCOUNTED
-        self._stats = run_stats(self._lanes, self._timers, self._running_engine, seconds=seconds, lost_to=lost_to)
+        self._stats = run_stats(self._lanes, self._model.timers, self._running_engine, seconds=seconds, lost_to=lost_to)
 
 
 def made_source(source: Source | str) -> Source:
