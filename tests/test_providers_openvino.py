@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -112,6 +113,16 @@ def test_without_the_package_it_says_what_to_install(spec: ModelSpec, monkeypatc
     with pytest.raises(ProviderError, match=r"pip install 'streamdepth\[openvino\]', or use --provider cpu"):
         sessions.open_session(spec, "openvino")
     assert not providers.runs_on_cores("openvino")
+
+
+def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_runtime, "_CACHE_BYTES", 2500)
+    for age in range(4):
+        path = tmp_path / f"{age}.blob"
+        path.write_bytes(bytes(1000))
+        os.utime(path, (1e9 - age, 1e9 - age))
+    openvino_runtime._prune(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.blob", "1.blob"]
 
 
 # The real thing -----------------------------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ PACKAGE = "openvino"
 _SHAPES_KEPT = 8
 _WAKE_MS = 50
 """How often a run in progress looks whether it was told to end."""
+_CACHE_BYTES = 256 << 20
+"""A compiled model is about as large as the model, one for each size it is run at; OpenVINO itself keeps all for ever."""
 _ORT_TYPES = {"f16": "tensor(float16)", "f32": "tensor(float)", "f64": "tensor(double)", "u8": "tensor(uint8)"}
 
 
@@ -77,6 +79,7 @@ class RuntimeSession:
             "ENABLE_CPU_PINNING": False,
         }
         if cache is not None and _can_write(cache):
+            _prune(cache)
             self._config["CACHE_DIR"] = str(cache)
         with _plainly():
             model = self._core.read_model(path)
@@ -235,6 +238,21 @@ def _can_write(folder: Path) -> bool:
     except OSError:
         return False
     return os.access(folder, os.W_OK)
+
+
+def _prune(folder: Path) -> None:
+    """Delete what was used longest ago beyond ``_CACHE_BYTES``; a session that has it open keeps it."""
+    found = []
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):  # another process may be at it too
+            known = path.stat()
+            found.append((max(known.st_atime, known.st_mtime), known.st_size, path))
+    left_bytes = _CACHE_BYTES
+    for _, size_bytes, path in sorted(found, reverse=True):
+        left_bytes -= size_bytes
+        if left_bytes < 0:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _at(address: int, dtype: Any, shape: Sequence[int]) -> NDArray[Any]:
