@@ -32,7 +32,7 @@ _SHAPES_KEPT = 8
 _WAKE_MS = 50
 """How often a run in progress looks whether it was told to end."""
 _CACHE_BYTES = 256 << 20
-"""A compiled model is about as large as the model, one for each size it is run at; OpenVINO itself keeps all for ever."""
+"""A compiled model is about as large as the model, and there is one for each size; OpenVINO keeps them for ever."""
 _ORT_TYPES = {"f16": "tensor(float16)", "f32": "tensor(float)", "f64": "tensor(double)", "u8": "tensor(uint8)"}
 
 
