@@ -7,6 +7,7 @@ import base64
 import binascii
 import io
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from streamdepth.serve.options import WebSettings
 
 _BINARY = ("application/octet-stream", "multipart/form-data", "application/json")
+_CURL = "application/x-www-form-urlencoded"  # what curl calls every --data it is not told the type of
 _OPTIONS = ("style", "alpha", "reverse")
 _WRAPPERS = ("image", "input", "inputs", "payload")
 _PNG, _NPY, _JSON = "image/png", "application/x-npy", "application/json"
@@ -80,13 +82,16 @@ class StillsApi:
 
     async def _input(self, request: web.Request) -> tuple[Any, dict[str, Any]]:
         kind = request.content_type
-        if not kind.startswith("image/") and kind not in _BINARY:
+        if not kind.startswith("image/") and kind not in (*_BINARY, _CURL):
             raise ApiError(415, f"{kind} is not taken; send a picture (image/*, application/octet-stream) or JSON")
         if kind == "multipart/form-data":
             return await self._form_file(request), {}
         data = await body(request, self._settings.max_body)
         if not data:
             raise ApiError(400, "the body is empty; send a picture")
+        if kind == _CURL and _pixels(data) is None:
+            raise ApiError(415, "the form holds no picture; send one whole (curl --data-binary @photo.jpg), or JSON as "
+                                "such (-H 'Content-Type: application/json')")  # fmt: skip
         if kind != _JSON:
             return data, {}
         try:
@@ -147,16 +152,7 @@ class StillsApi:
         return value
 
     def _check_size(self, data: bytes) -> None:
-        from PIL import Image, UnidentifiedImageError
-
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                pixels = image.width * image.height
-        except Image.DecompressionBombError:
-            pixels = self._settings.max_pixels + 1
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-            return  # the estimator says what is wrong with it
-        if pixels > self._settings.max_pixels:
+        if (_pixels(data) or 0) > self._settings.max_pixels:
             raise ApiError(413, f"the picture has more than {self._settings.max_pixels:,} pixels; scale it down")
 
     def _as_json(self, estimates: list[Estimate], *, many: bool) -> bytes:
@@ -165,6 +161,19 @@ class StillsApi:
             raise ApiError(413, f"{pixels:,} pixels are too many for JSON; ask for application/x-npy or image/png")
         parts = [_node_json(one) for one in estimates]
         return b"[" + b",".join(parts) + b"]" if many else parts[0]
+
+
+def _pixels(data: bytes) -> float | None:
+    """How many a picture has, inf where Pillow holds it for a bomb; None: no picture, the estimator says why."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.width * image.height
+    except Image.DecompressionBombError:
+        return math.inf
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        return None
 
 
 def _node_json(one: Estimate) -> bytes:
