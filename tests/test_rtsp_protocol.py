@@ -348,6 +348,24 @@ def test_bitrate_is_kept() -> None:
     assert sum(sizes[25:]) * 8 / 2 < 1.5 * 400_000
 
 
+def test_low_latency_bounds_how_long_a_picture_takes_to_send() -> None:
+    """The largest picture is what a viewer behind a link of that rate waits longest for."""
+    rng = np.random.default_rng(2)
+    noise = [rng.integers(0, 256, (360, 320), dtype=np.uint8) for _ in range(4)]
+    largest = {}
+    for low_latency in (True, False):
+        encoder = Encoder(
+            rate=Fraction(25), bitrate=1_000_000, gop_seconds=1.0, preset="ultrafast", low_latency=low_latency
+        )
+        sizes = []
+        for index in range(100):
+            picture = av.VideoFrame.from_ndarray(noise[index % 4 if index % 25 == 0 else 0], format="yuv420p")
+            sizes.append(sum(map(len, encoder.encode(picture, index * 3600, key=False).packets)))
+        largest[low_latency] = max(sizes[25:])
+    assert largest[True] * 8 < 0.3 * 1_000_000
+    assert largest[False] > 1.2 * largest[True]
+
+
 def test_sizes_at_the_ends() -> None:
     assert make_encoder().encode(av.VideoFrame(2, 2, "yuv420p"), 0, key=True).packets
     with pytest.raises(SinkError, match="20000x16"):

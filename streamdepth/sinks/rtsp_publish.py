@@ -46,6 +46,7 @@ class RtspPublishSink(BaseSink):
         rate: output pictures a second, 0..240; None = the source's, at most 30.
         gop_seconds: longest distance between key frames: what a late viewer behind that server waits at most.
         preset: x264's speed.
+        low_latency: see :class:`~streamdepth.sinks.rtsp_server.media.Encoder`.
         timeout_seconds: > 0, see above.
         retries: failures in a row, the first connection included, before ``process`` raises; None = for ever.
         username, password, credentials_file: see :func:`~streamdepth.live_url.find_credentials`.
@@ -65,6 +66,7 @@ class RtspPublishSink(BaseSink):
         rate: Fraction | float | None = None,
         gop_seconds: float = 1.0,
         preset: str = "ultrafast",
+        low_latency: bool = True,
         timeout_seconds: float = 3.0,
         retries: int | None = None,
         username: str | None = None,
@@ -91,6 +93,7 @@ class RtspPublishSink(BaseSink):
         self._rate_wanted = rate
         self._gop_seconds = gop_seconds
         self._preset = preset
+        self._low_latency = low_latency
         self._timeout_seconds = timeout_seconds
         self._retries = retries
         self._clock: Clock = clock or SystemClock()
@@ -210,7 +213,13 @@ class RtspPublishSink(BaseSink):
 
     def _work(self) -> None:
         assert self._pace is not None and self._picture is not None  # noqa: PT018, S101
-        encoder = Encoder(rate=self._rate, bitrate=self._bitrate, gop_seconds=self._gop_seconds, preset=self._preset)
+        encoder = Encoder(
+            rate=self._rate,
+            bitrate=self._bitrate,
+            gop_seconds=self._gop_seconds,
+            preset=self._preset,
+            low_latency=self._low_latency,
+        )
         failures = 0
         try:
             encoder.encode(black(self._picture), 0, key=True)

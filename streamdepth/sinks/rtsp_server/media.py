@@ -23,6 +23,7 @@ PAYLOAD_TYPE = 96
 _PACKET_BYTES = 1400
 _DELIMITER = b"\x00\x00\x00\x01\x09\xf0"
 """Any slice type may follow."""
+_LOW_BUFFER_SECONDS, _BUFFER_SECONDS = 0.25, 1.0
 _NTP_EPOCH_SECONDS = 2_208_988_800
 
 _Shape = tuple[tuple[int, int], ColorTags]
@@ -58,19 +59,29 @@ class Encoder:
         bitrate: bits a second the encoder aims at and never passes for long; None = constant quality.
         gop_seconds: longest distance between key frames.
         preset: x264's speed.
+        low_latency: with a bit rate, buffer a quarter second of it at most, so that no key frame is a burst that a link
+            chokes on; False = a second, which leaves key frames more bits.
         announce: send the access unit delimiter (ITU-T H.264 7.3.2.4) of the next picture right after each one, with
             the time that one will carry. FFmpeg's RTSP reader, and the players on it, find the end of a picture by the
             start of the next: without it they show everything one interval late (measured: 33 ms at 30 fps).
     """
 
     def __init__(
-        self, *, rate: Fraction, bitrate: int | None, gop_seconds: float, preset: str, announce: bool = True
+        self,
+        *,
+        rate: Fraction,
+        bitrate: int | None,
+        gop_seconds: float,
+        preset: str,
+        low_latency: bool = True,
+        announce: bool = True,
     ) -> None:
         self._rate = rate
         self._announce = announce
         self._bitrate = bitrate
         self._gop = max(1, round(float(rate) * gop_seconds))
         self._preset = preset
+        self._buffer_seconds = _LOW_BUFFER_SECONDS if low_latency else _BUFFER_SECONDS
         self._codec: VideoCodecContext | None = None
         self._shape: _Shape | None = None
         self._step = max(1, round(CLOCK_RATE / rate))
@@ -149,8 +160,7 @@ class Encoder:
             options["crf"] = "23"
         else:
             codec.bit_rate = self._bitrate
-            # A buffer of a quarter second keeps key frames from being bursts a radio link chokes on.
-            options |= {"maxrate": str(self._bitrate), "bufsize": str(max(self._bitrate // 4, 1))}
+            options |= {"maxrate": str(self._bitrate), "bufsize": str(round(self._bitrate * self._buffer_seconds))}
         codec.options = options
         codec.color_range, codec.colorspace = color.range, color.matrix
         codec.color_primaries, codec.color_trc = color.primaries, color.transfer

@@ -51,7 +51,8 @@ class RtspServerSink(BaseSink):
         bitrate: bits a second; None = constant quality.
         gop_seconds: longest distance between key frames.
         preset: x264's speed.
-        announce: see :class:`~streamdepth.sinks.rtsp_server.media.Encoder`; False for a player that chokes on it.
+        low_latency, announce: see :class:`~streamdepth.sinks.rtsp_server.media.Encoder`; turn announcing off for a
+            player that chokes on it.
         settings: limits.
     Raises:
         UsageError: an argument that cannot mean anything, or an address beyond loopback without credentials.
@@ -73,6 +74,7 @@ class RtspServerSink(BaseSink):
         bitrate: int | None = None,
         gop_seconds: float = 2.0,
         preset: str = "ultrafast",
+        low_latency: bool = True,
         announce: bool = True,
         settings: Settings | None = None,
         clock: Clock | None = None,
@@ -91,6 +93,7 @@ class RtspServerSink(BaseSink):
         self._bitrate = bitrate
         self._gop_seconds = gop_seconds
         self._preset = preset
+        self._low_latency = low_latency
         self._announce = announce
         self._clock: Clock = clock or SystemClock()
         self._wall_clock = wall_clock
@@ -167,6 +170,7 @@ class RtspServerSink(BaseSink):
             bitrate=self._bitrate,
             gop_seconds=self._gop_seconds,
             preset=self._preset,
+            low_latency=self._low_latency,
             announce=self._announce,
         )
         # DESCRIBE needs parameter sets before the first picture is there, and viewers something to see.
