@@ -221,6 +221,42 @@ class TestWrongUse:
         assert "input" in one_line(capsys)
         assert clip.read_bytes() == before
 
+    @pytest.mark.parametrize("linked", [False, True])
+    def test_statistics_take_nobodys_place(
+        self, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], linked: bool
+    ) -> None:
+        before = clip.read_bytes()
+        out, stats = tmp_path / "o.mkv", tmp_path / "st.json"
+        if linked:
+            stats.symlink_to(clip)
+        arguments = ["run", str(clip), "-o", str(out), "--overwrite", "--stats"]
+        assert main([*arguments, str(stats if linked else clip)]) == 2
+        assert "is the input" in one_line(capsys)
+        if linked:
+            stats.unlink()
+            stats.symlink_to(out)
+        assert main([*arguments, str(stats if linked else out)]) == 2
+        assert "an output too" in one_line(capsys)
+        assert clip.read_bytes() == before
+        assert not out.exists()
+
+    def test_statistics_replace_earlier_ones_only(
+        self, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        stats, notes = tmp_path / "st.json", tmp_path / "notes.json"
+        for _ in range(2):
+            assert main(["run", str(clip), "-o", "null:", "--max-frames", "2", "--stats", str(stats)]) == 0
+        notes.write_text('{"mine": 1}')
+        for place, says in (
+            (notes, "no statistics file"),
+            (tmp_path / "none" / "st.json", "no folder"),
+            (tmp_path, "is a folder"),
+        ):
+            assert main(["run", str(clip), "-o", f"{tmp_path}/never.mkv", "--stats", str(place)]) == 1
+            assert says in one_line(capsys)
+        assert notes.read_text() == '{"mine": 1}'
+        assert not (tmp_path / "never.mkv").exists()
+
     def test_a_damaged_clip_fails_and_the_good_part_is_kept(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamdepth.cli.options import style_value
+from streamdepth.cli.statistics import check_place
 from streamdepth.errors import UsageError
 from streamdepth.look import LookControl
 from streamdepth.queues import Policy
@@ -49,8 +50,8 @@ def plan(config: RunConfig) -> list[Job]:
     """Clips one after the other, cameras and streams together.
 
     Raises:
-        UsageError: no source, nothing to do with it, or outputs that would overwrite each other.
-        StreamDepthError: a source that is not there.
+        UsageError: no source, nothing to do with it, or outputs that would overwrite each other or the sources.
+        StreamDepthError: a source that is not there, or a place where statistics cannot be written.
     """
     from streamdepth.sources.select import at_once, expand
 
@@ -79,6 +80,9 @@ def plan(config: RunConfig) -> list[Job]:
     several = len(sources) > 1
     if several:
         _check_names(config)
+    if config.stats is not None:
+        written = [_named(output, source) for source in sources for output in (*config.output, *config.data)]
+        check_place(config.stats, sources=config.sources, outputs=written)
     live = tuple(source for source in sources if source.live)
     jobs = [Job((source,), config, several, threads) for source in sources if not source.live]
     if live and jobs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -182,6 +181,7 @@ def execute(config: RunConfig) -> None:
     """Run all jobs of a configuration, then write the statistics, also where a job failed."""
     from streamdepth.cli.jobs import plan, range_switch
     from streamdepth.cli.progress import bytes_bar, frames_bar, say, wanted
+    from streamdepth.cli.statistics import write
     from streamdepth.estimator import DepthEstimator
     from streamdepth.pipeline import Pipeline
 
@@ -233,7 +233,7 @@ def execute(config: RunConfig) -> None:
     finally:
         estimator.close()
         if config.stats is not None:
-            _write_stats(config.stats, done)
+            write(config.stats, done)
 
 
 def _open_pages(pipeline: Pipeline, *, quiet: bool) -> None:
@@ -261,17 +261,3 @@ def _summary(stats: RunStats, title: str) -> str:
     dropped = f", {lost} dropped ({', '.join(f'{n} {c}' for c, n in stats.dropped.items())})" if lost else ""
     model = f"{stats.model} {stats.dtype} on {stats.provider}"
     return f"{title}: {stats.processed} frames, {stats.fps:.1f} fps, {model}{dropped}"
-
-
-def _write_stats(path: Path, done: list[tuple[str, RunStats]]) -> None:
-    """One run: its statistics. Several: their sums, and each under ``runs``."""
-    from streamdepth.errors import SinkError
-    from streamdepth.pipeline.stats import combined
-
-    content = combined([stats for _, stats in done]).to_dict()
-    if len(done) > 1:
-        content["runs"] = [{"source": title, **stats.to_dict()} for title, stats in done]
-    try:
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise SinkError(f"statistics {path}: {error.strerror}; give --stats a file that can be written") from None

@@ -1,0 +1,71 @@
+"""The file ``--stats`` names: where it may be, and what is in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streamdepth.errors import OutputExistsError, SinkError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from streamdepth.pipeline import RunStats
+
+
+def check_place(path: Path, *, sources: Iterable[str], outputs: Iterable[str]) -> None:
+    """Refuse before a run what could not, or must not, be written after it.
+
+    An earlier file of statistics is replaced; any other file that is there is kept, whatever name leads to it.
+
+    Raises:
+        UsageError: it is a source or an output of the run.
+        OutputExistsError: it is a file of another kind.
+        SinkError: it cannot be written.
+    """
+    from streamdepth.sinks.files import is_same_file
+
+    if any(is_same_file(path, source) for source in sources):
+        raise UsageError(f"statistics {path} is the input; choose another name for --stats")
+    place = path.resolve()
+    if any(Path(output).resolve() == place for output in outputs):
+        raise UsageError(f"statistics {path} is an output too; choose another name for --stats")
+    if path.is_dir():
+        raise SinkError(f"statistics {path} is a folder; give --stats a file that can be written")
+    if not path.exists():
+        if not place.parent.is_dir():
+            raise SinkError(f"statistics {path}: there is no folder {place.parent}; make it, or name another file")
+        place = place.parent
+    elif path.is_file() and not _is_statistics(path):
+        raise OutputExistsError(f"statistics {path} is there already and is no statistics file; name another")
+    if not os.access(place, os.W_OK):
+        raise SinkError(f"statistics {path} may not be written; give --stats a file that can be written")
+
+
+def write(path: Path, done: list[tuple[str, RunStats]]) -> None:
+    """One run: its statistics. Several: their sums, and each under ``runs``.
+
+    Raises:
+        SinkError: it cannot be written.
+    """
+    from streamdepth.pipeline.stats import combined
+
+    content = combined([stats for _, stats in done]).to_dict()
+    if len(done) > 1:
+        content["runs"] = [{"source": title, **stats.to_dict()} for title, stats in done]
+    try:
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SinkError(f"statistics {path}: {error.strerror}; give --stats a file that can be written") from None
+
+
+def _is_statistics(path: Path) -> bool:
+    """One that ``write`` wrote, or an empty file."""
+    try:
+        text = path.read_bytes()
+        content = json.loads(text) if text.startswith(b"{") else {} if text else {"captured": 0}
+    except (OSError, ValueError):
+        return False
+    return "captured" in content
