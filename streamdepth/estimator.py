@@ -94,7 +94,7 @@ class DepthEstimator:
         revision: branch, tag or commit of a Hub repository.
         provider: execution provider, or ``"auto"``.
         size: network size, ``N`` or ``"WxH"``; None = the model's own.
-        sense: what the output means, if the model's own word is wrong or missing.
+        sense: what the output means, if the model does not say it; metres of a model known to give none are refused.
         preprocessing: whole rules, or a mapping of its fields to change (``{"do_normalize": False}``).
         input_name, output_name: of the picture and the depth, where the graph has several.
         metres_per_unit: what to multiply a metric output by.

@@ -86,8 +86,29 @@ def test_each_source_outranks_the_one_before(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", {"model_type": "depth_anything", "depth_estimation_type": "metric"})
     spec = resolve(path)
     assert (spec.sense, spec.origins["sense"]) == (Sense.METRIC_M, "config")
-    spec = resolve(path, sense="relative_inverse")
-    assert (spec.sense, spec.origins["sense"]) == (Sense.RELATIVE_INVERSE, "user")
+    write_json(tmp_path / "config.json", {"model_type": "depth_anything"})
+    spec = resolve(path, sense="relative_depth")
+    assert (spec.sense, spec.origins["sense"]) == (Sense.RELATIVE_DEPTH, "user")
+
+
+def test_metres_are_not_to_be_had_by_saying_so(tmp_path: Path) -> None:
+    relative = "sense metric_m: .* gives relative_inverse; leave sense out, or choose another model"
+    with pytest.raises(UsageError, match=relative):
+        resolve("built-in", sense="metric_m")
+    with pytest.raises(UsageError, match="built-in gives relative_inverse, not metres; choose a metric model"):
+        resolve("built-in", metres_per_unit=2.0)
+    declared = write_depth_model(tmp_path / "declared.onnx", metadata={"streamdepth.sense": "metric_m"})
+    with pytest.raises(UsageError, match=r"sense relative_depth: .* gives metric_m"):
+        resolve(declared, sense="relative_depth")
+    path = write_depth_model(tmp_path / "configured.onnx")
+    write_json(tmp_path / "config.json", {"model_type": "depth_anything"})
+    with pytest.raises(UsageError, match=relative):
+        resolve(path, sense="metric_m")
+    write_json(tmp_path / "config.json", {"model_type": "dpt"})  # as dpt-dinov2-small-nyu, which gives metres
+    assert resolve(path, sense="metric_m", metres_per_unit=0.5).sense is Sense.METRIC_M
+    write_json(tmp_path / "config.json", {"model_type": "dpt", "depth_estimation_type": "relative"})
+    with pytest.raises(UsageError, match=relative):
+        resolve(path, sense="metric_m")
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,11 @@ def sense_of(config: Mapping[str, Any]) -> Sense | None:
     return None
 
 
+def says_metres_or_not(config: Mapping[str, Any]) -> bool:
+    """Whether ``sense_of`` rests on more than the family DPT, which was trained for both (dpt-dinov2)."""
+    return config.get("depth_estimation_type") is not None or config.get("model_type") != "dpt"
+
+
 def preprocessing_of(config: Mapping[str, Any], where: str) -> Preprocessing | None:
     """``preprocessor_config.json`` as rules; None where it names a processor that is not one of depth's.
 

@@ -17,7 +17,7 @@ from streamdepth.frame import Sense
 from streamdepth.models.dtypes import DEFAULT_DTYPE
 from streamdepth.models.graph import depth_output, image_input, other_inputs
 from streamdepth.models.hub import HubAccess
-from streamdepth.models.hub_config import preprocessing_of, sense_of
+from streamdepth.models.hub_config import preprocessing_of, says_metres_or_not, sense_of
 from streamdepth.models.layout import check_dtype
 from streamdepth.models.locate import find_target, locate
 from streamdepth.models.size import apply_size, fit_to_graph, parse_size
@@ -63,7 +63,8 @@ def resolve(
             missing, never replaced. Why ``auto`` is the default: :mod:`streamdepth.models.dtypes`.
         revision: branch, tag or commit of a Hub repository.
         size: network size, ``N`` or ``WxH``; see :func:`~streamdepth.models.size.apply_size`.
-        sense: what the output means, if the model's own word is wrong or missing.
+        sense: what the output means, if the model does not say it. Where it does, only which way relative depth
+            goes can be told otherwise, and not whether it is metres.
         provider: short name of the execution provider ``auto`` chooses for.
         input_name, output_name: of the image and the depth, where the graph has several.
         preprocessing: whole rules, or a mapping of the fields to change.
@@ -145,7 +146,8 @@ def build_spec(
     if unit is None:
         unit = float(found.builtin.get("metres_per_unit", 1.0))
     elif meaning is not Sense.METRIC_M:
-        raise UsageError(f"metres_per_unit: {found.name} gives {meaning}, not metres; say sense {Sense.METRIC_M} too")
+        way_out = "choose a metric model" if _is_settled(found) else f"say sense {Sense.METRIC_M} too"
+        raise UsageError(f"metres_per_unit: {found.name} gives {meaning}, not metres; {way_out}")
     origins["metres_per_unit"] = "user" if metres_per_unit is not None else "default"
     if found.known is not None:
         notes += found.known.notes
@@ -228,8 +230,27 @@ def _own_preprocessing(found: Located) -> tuple[Preprocessing, Origin]:
 
 
 def _meaning(found: Located, asked: Sense | None, notes: list[str]) -> tuple[Sense, Origin]:
+    own, origin = _own_meaning(found)
     if asked is not None:
+        if _is_settled(found) and (asked is Sense.METRIC_M) != (own is Sense.METRIC_M):
+            raise UsageError(f"sense {asked}: {found.name} gives {own}; leave sense out, or choose another model")
         return asked, "user"
+    if own is not None:
+        return own, origin
+    notes.append(
+        f"{found.name}: nothing says what its numbers mean; near = large is assumed"
+        f" (sense {Sense.RELATIVE_INVERSE}). If far comes out bright, say {Sense.RELATIVE_DEPTH} or {Sense.METRIC_M}"
+    )
+    return Sense.RELATIVE_INVERSE, "default"
+
+
+def _is_settled(found: Located) -> bool:
+    """Whether it is known, and not for the user to say, if the model gives metres."""
+    own, origin = _own_meaning(found)
+    return own is not None and (origin != "config" or bool(found.builtin) or says_metres_or_not(found.config))
+
+
+def _own_meaning(found: Located) -> tuple[Sense | None, Origin]:
     if found.known is not None:
         return found.known.sense, "table"
     if found.builtin:
@@ -238,16 +259,12 @@ def _meaning(found: Located, asked: Sense | None, notes: list[str]) -> tuple[Sen
     if said is not None:
         return said, "config"
     declared = found.graph.metadata.get(_META_SENSE)
-    if declared is not None:
-        try:
-            return Sense(declared), "graph"
-        except ValueError as exc:
-            raise ModelError(f"{found.path}: its {_META_SENSE} is {declared!r}, none of {', '.join(Sense)}") from exc
-    notes.append(
-        f"{found.name}: nothing says what its numbers mean; near = large is assumed"
-        f" (sense {Sense.RELATIVE_INVERSE}). If far comes out bright, say {Sense.RELATIVE_DEPTH} or {Sense.METRIC_M}"
-    )
-    return Sense.RELATIVE_INVERSE, "default"
+    if declared is None:
+        return None, "default"
+    try:
+        return Sense(declared), "graph"
+    except ValueError as exc:
+        raise ModelError(f"{found.path}: its {_META_SENSE} is {declared!r}, none of {', '.join(Sense)}") from exc
 
 
 def _licence(found: Located) -> tuple[str, Origin]:
