@@ -239,6 +239,26 @@ def test_odd_sizes_keep_every_pixel(tmp_path: Path, size: tuple[int, int], suffi
 
 
 @pytest.mark.parametrize(
+    ("name", "size", "written", "said"),
+    [
+        ("out.mp4", (64, 47), "yuv422p", "64x47 is odd: every pixel kept as 4:2:2"),
+        ("out.mkv", (63, 48), "yuv444p", "63x48 is odd: every pixel kept as 4:4:4"),
+        ("out.mp4", (64, 48), "yuv420p", ""),
+        ("out.webm", (63, 47), "yuv420p", ""),
+    ],
+)
+def test_odd_sizes_that_few_players_take_are_said(
+    tmp_path: Path, name: str, size: tuple[int, int], written: str, said: str
+) -> None:
+    width, height = size
+    sink = VideoSink(tmp_path / name, control=control())
+    run_sink(sink, stream_info(width=width, height=height), painted(range(2), width=width, height=height))
+    assert decode_pictures(tmp_path / name)[0].format.name == written
+    assert sink.note.startswith(said)
+    assert (".webm" in sink.note) == bool(said)
+
+
+@pytest.mark.parametrize(
     ("name", "codec", "decoder"),
     [
         ("out.webm", None, "libvpx-vp9"),

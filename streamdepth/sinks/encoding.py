@@ -170,6 +170,17 @@ def encoding_for(
     return Encoding(codec, chosen.name, _tags(picture, chosen.is_rgb), _merged(codec, transparent, options))
 
 
+def odd_chroma(picture: PictureInfo, encoding: Encoding) -> str:
+    """``"4:2:2"`` or ``"4:4:4"`` where H.264 or H.265 has no 4:2:0 because a side is odd, else empty."""
+    from av.video.format import VideoFormat
+
+    if not encoding.codec.startswith(_WHOLE_CHROMA_ONLY):
+        return ""
+    if _divides(VideoFormat("yuv420p"), picture.width_px, picture.height_px):
+        return ""
+    return "4:2:2" if picture.width_px % 2 == 0 else "4:4:4"
+
+
 def key_interval(codec: str, rate: Fraction | None) -> int | None:
     """Frames from one key frame to the next, None where every frame is one. Two seconds, for seeking and crashes."""
     return None if codec.startswith(_INTRA_ONLY) else max(1, round((rate or 25) * _KEY_SECONDS))

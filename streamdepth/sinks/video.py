@@ -11,7 +11,7 @@ from streamdepth.errors import SinkError, UsageError
 from streamdepth.fit import Fitter, has_alpha
 from streamdepth.hardware import HwAccel, encoder, upload_device
 from streamdepth.sinks.base import BaseSink
-from streamdepth.sinks.encoding import Encoding, container_of, container_options, encoding_for, key_interval
+from streamdepth.sinks.encoding import Encoding, container_of, container_options, encoding_for, key_interval, odd_chroma
 from streamdepth.sinks.files import claim_file, is_disk_error, reason, write_failed
 from streamdepth.sinks.muxed import MuxedFile
 from streamdepth.sinks.packets import PacketCopier
@@ -298,6 +298,11 @@ def _losses(picture: PictureInfo, encoding: Encoding, *, transparent: bool) -> l
         notes.append(f"{bits[0]}-bit pictures written with {bits[1]} bits: {encoding.codec} has no more")
     if has_alpha(picture.pix_fmt) and not transparent:
         notes.append("transparency of the input left out; --transparent keeps it")
+    if chroma := odd_chroma(picture, encoding):
+        notes.append(
+            f"{picture.width_px}x{picture.height_px} is odd: every pixel kept as {chroma}, which browsers and "
+            "QuickTime do not play; .webm plays in browsers"
+        )
     return notes
 
 
