@@ -80,8 +80,10 @@ def test_depth_comes_back(tmp_path: Path, name: str, sense: Sense) -> None:
             assert (meta.scale, meta.offset) == (0.001, 0.0)
         assert len(reader) == 5
         for _ in range(2):
-            for (pts, time_base, values), stamp, given_values in zip(reader, stamps, maps, strict=True):
-                assert (pts, time_base) == (stamp, NTSC)
+            for frame, stamp, given_values in zip(reader, stamps, maps, strict=True):
+                values = frame.values
+                assert (frame.pts, frame.time_base) == (stamp, NTSC)
+                assert (frame.sense, frame.unit) == (sense, meta.unit)
                 assert values.dtype == np.float32
                 assert np.array_equal(np.isnan(values), np.isnan(given_values))
                 error = np.nanmax(np.abs(values.astype(np.float64) - given_values))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, overload
 import numpy as np
 
 from streamdepth.errors import DataFormatError, SourceNotFoundError
-from streamdepth.sinks.depth_records import INDEX_NAME, DepthMetadata, FrameRecord
+from streamdepth.sinks.depth_records import INDEX_NAME, DepthMetadata, FrameRecord, unit_of
 from streamdepth.sinks.files import reason
 
 if TYPE_CHECKING:
@@ -21,21 +21,34 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from numpy.typing import NDArray
 
+    from streamdepth.frame import Sense
     from streamdepth.sinks.coding import Coding
 
 _NOT_DEPTH = "holds no depth written by streamdepth; --data OUT.mkv or --data FOLDER/ writes some"
 
 
 class DepthFrame(NamedTuple):
-    """One frame of depth: presentation time in ``time_base`` units, and float32 [H, W], NaN where there is none."""
+    """One frame of depth.
+
+    Attributes:
+        pts: presentation time in ``time_base`` units.
+        time_base: seconds per pts unit.
+        values: float32 [H, W], NaN where there is none.
+        sense: what a value means; ``unit`` is ``"m"`` where that is metres, else empty.
+    """
 
     pts: int
     time_base: Fraction
     values: NDArray[np.float32]
+    sense: Sense
 
     @property
     def seconds(self) -> float:
         return float(self.pts * self.time_base)
+
+    @property
+    def unit(self) -> str:
+        return unit_of(self.sense)
 
 
 class CodedFrame(NamedTuple):
@@ -79,7 +92,7 @@ class DepthReader:
 
     def __iter__(self) -> Iterator[DepthFrame]:
         for pts, values in self._store.frames():
-            yield DepthFrame(pts, self.metadata.time_base, values)
+            yield self._frame(pts, values)
 
     def coded(self) -> Iterator[CodedFrame]:
         """Frames as stored, without turning codes into depth.
@@ -102,10 +115,13 @@ class DepthReader:
         if not 0 <= number < len(self):
             raise IndexError(f"frame {index} of {len(self)}")
         pts, values = self._store.frame(number)
-        return DepthFrame(pts, self.metadata.time_base, values)
+        return self._frame(pts, values)
 
     def close(self) -> None:
         self._store.close()
+
+    def _frame(self, pts: int, values: NDArray[np.float32]) -> DepthFrame:
+        return DepthFrame(pts, self.metadata.time_base, values, self.metadata.sense)
 
     def __enter__(self) -> DepthReader:
         return self

@@ -20,6 +20,11 @@ INDEX_NAME = "depth.jsonl"
 _PREFIX = "STREAMDEPTH_"
 
 
+def unit_of(sense: Sense) -> str:
+    """``"m"`` where values are metres, else empty."""
+    return "m" if sense is Sense.METRIC_M else ""
+
+
 @dataclass(frozen=True, slots=True)
 class DepthMetadata:
     """What the numbers of a depth file mean.
@@ -48,7 +53,7 @@ class DepthMetadata:
 
     @property
     def unit(self) -> str:
-        return "m" if self.sense is Sense.METRIC_M else ""
+        return unit_of(self.sense)
 
     @property
     def coding(self) -> Coding:
