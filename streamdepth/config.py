@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
@@ -34,7 +34,7 @@ def parse_seconds(value: float | str) -> float:
             raise ValueError(f"{value!r} is not a time; give seconds or [HH:]MM:SS")
         hours, minutes, seconds = (float(part or 0) for part in found.groups())
         return hours * 3600 + minutes * 60 + seconds
-    if isinstance(value, bool) or not 0 <= value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
         raise ValueError(f"{value!r} is not a time; give seconds, 0 or more")
     return float(value)
 
@@ -56,6 +56,25 @@ NORMALIZATIONS: dict[str, dict[str, Any]] = {
     "none": {"do_normalize": False},
 }
 """What follows the scaling to 0..1, as fields of :class:`~streamdepth.models.spec.Preprocessing`."""
+
+_WANTED = {
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "path_type": "a path",
+    "dict_type": "a mapping of names to values",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than_equal": "{le:g} or less",
+    "enum": "{expected}",
+    "literal_error": "{expected}",
+}
+"""Pydantic's kinds of errors, in the words of who reads them."""
 
 Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds)]
@@ -127,12 +146,13 @@ class RunConfig(BaseModel):
     stats: Path | None = None
     quiet: bool = False
 
-    @field_validator("batch")
+    @field_validator("batch", mode="before")
     @classmethod
-    def _batch(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and not 1 <= value <= 256:
-            raise ValueError("batch is 1 to 256, or auto")
-        return value
+    def _batch(cls, value: Any) -> int | str:
+        number = int(value) if isinstance(value, str) and value.isdecimal() else value
+        if number != "auto" and (type(number) is not int or not 1 <= number <= 256):
+            raise ValueError(f"batch is 1 to 256, or auto, not {value!r}")
+        return cast("int | str", number)
 
     @field_validator("range")
     @classmethod
@@ -222,5 +242,12 @@ def _explain(detail: Any, path: Path | None) -> str:
         near = difflib.get_close_matches(name, RunConfig.model_fields, n=1)
         hint = f"did you mean {near[0].replace('_', '-')}?" if near else "see streamdepth run --help"
         return f"configuration {path}: unknown key {shown}; {hint}"
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    return message if shown in message else f"{shown}: {message}, not {detail['input']!r}"
+    given = repr(detail["input"])
+    if detail["type"] == "value_error":
+        message = str(detail["ctx"]["error"])
+        named = message if shown in message else f"{shown}: {message}"
+        return named if given in message else f"{named}, not {given}"
+    wanted = _WANTED.get(detail["type"])
+    if wanted is None:
+        return f"{shown}: {detail['msg']}, not {given}"
+    return f"{shown} is {wanted.format_map(detail.get('ctx', {}))}, not {given}"

@@ -77,18 +77,27 @@ def test_an_alpha_alone_means_an_overlay() -> None:
         ("max_framse: 3", "did you mean max-frames?"),
         ("xyzzy: 3", "see streamdepth run --help"),
         ("batch: 0", "batch is 1 to 256, or auto"),
-        ("batch: many", "not 'many'"),
+        ("batch: many", "batch is 1 to 256, or auto, not 'many'"),
+        ("batch: true", "batch is 1 to 256, or auto, not True"),
+        ("crf: fine", "crf is a number, not 'fine'"),
+        ("max-frames: 1.5", "max-frames is a whole number, not 1.5"),
+        ("show: maybe", "show is true or false, not 'maybe'"),
+        ("codec: 3", "codec is text, not 3"),
+        ("stats: 3", "stats is a path, not 3"),
+        ("preprocessing: 3", "preprocessing is a mapping of names to values, not 3"),
+        ("gop: 0", "gop is more than 0, not 0"),
         ("policy: fast", "'every' or 'latest', not 'fast'"),
         ("range: fixed:3", "fixed:LO,HI"),
         ("alpha: [1, 2, 3]", "alpha is a number or a pair"),
         ("view: top", "'depth', 'overlay', 'side' or 'stack'"),
         ("start: soon", "not a time"),
-        ("start: -3", "not a time"),
+        ("start: -3", "start: -3 is not a time; give seconds, 0 or more"),
+        ("start: [1]", "start: [1] is not a time"),
         ("camera-mode: big", "WxH@FPS"),
         ("- a\n- b", "found a list"),
         ("hwaccel: gpu", "'auto', 'cuda', 'vaapi' or 'none', not 'gpu'"),
-        ("threads: 0", "threads: Input should be greater than or equal to 1"),
-        ("decoder-threads: 65", "decoder-threads: Input should be less than or equal to 64"),
+        ("threads: 0", "threads is 1 or more, not 0"),
+        ("decoder-threads: 65", "decoder-threads is 64 or less, not 65"),
         ("a: [", "not valid YAML"),
         ("max-frames: 1\nmax_frames: 2", "twice"),
     ],
@@ -100,6 +109,12 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
         load_config(file, {})
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_value_is_said_once() -> None:
+    with pytest.raises(UsageError) as caught:
+        load_config(None, {"start": "-3"})
+    assert str(caught.value) == "start: '-3' is not a time; give seconds or [HH:]MM:SS"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
