@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -20,11 +21,18 @@ import streamdepth as sd
 from streamdepth import doctor
 from streamdepth.cli import main
 from streamdepth.colorize.colorizer import Colorizer
+from streamdepth.pipeline import Pipeline
 from streamdepth.sinks.video import VideoSink
 from streamdepth.sources.file import FileSource
+from streamdepth.sources.pattern import PatternSource
 from tests.support.media import read_pts, write_clip
 from tests.support.models import write_depth_model
 from tests.support.stages import shared
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from streamdepth.frame import Frame
 
 PYTHON = [sys.executable, "-m", "streamdepth"]
 
@@ -405,6 +413,39 @@ class TestProcess:
         assert errors == "streamdepth: interrupted\n"
         content = json.loads(stats.read_text())
         assert len(read_pts(out)) == content["written"] == content["captured"] > 0
+
+    def test_a_burst_of_signals_is_one_ctrl_c(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """As ``timeout`` sends them: to the process, and at once to its group."""
+        end = Pipeline._finish
+
+        def again(pipeline: Pipeline, *rest: Any) -> None:
+            signal.raise_signal(signal.SIGINT)
+            end(pipeline, *rest)
+
+        monkeypatch.setattr(Pipeline, "_finish", again)
+        kept = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+        press = PatternSource.frames
+
+        def pressing(source: PatternSource) -> Iterator[Frame]:
+            for frame in press(source):
+                if frame.index == 6:
+                    os.kill(os.getpid(), signal.SIGINT)
+                yield frame
+
+        monkeypatch.setattr(PatternSource, "frames", pressing)
+        out, stats = tmp_path / "o.mkv", tmp_path / "s.json"
+        try:
+            code = main(["run", "test:?frames=0&size=64x48", "-o", str(out), "--range", "ema", "--stats", str(stats)])
+        finally:
+            for number, handler in zip((signal.SIGINT, signal.SIGTERM), kept, strict=True):
+                signal.signal(number, handler)
+        assert code == 130
+        assert "interrupted" in one_line(capsys)
+        content = json.loads(stats.read_text())
+        assert content["dropped"] == {}
+        assert len(read_pts(out)) == content["captured"] > 6
 
     def test_terminating_is_interrupting(self, tmp_path: Path) -> None:
         out = tmp_path / "out.mp4"

@@ -172,6 +172,30 @@ class TestEnds:
         assert balanced(pipeline.stats)
         assert no_threads_left()
 
+    def test_an_end_that_moves_is_given_its_time(self) -> None:
+        """Depth that fills a shot writes nothing until the shot ends; nor does a second reading that looks for it."""
+        slow = threading.Event()
+        pipeline: Pipeline
+
+        def stop_and_dawdle(number: int) -> None:
+            if number == 2:
+                pipeline.stop()
+            slow.wait(0.15)
+
+        class TwiceSlow(ScriptedSource):
+            def again(self) -> ScriptedSource:
+                return ScriptedSource(self.count, before=lambda _: assert_true(not slow.wait(0.15)))
+
+        sink = RecordingSink()
+        engine = FakeEngine(before=stop_and_dawdle)
+        pipeline = Pipeline(
+            [TwiceSlow(1000)], fake_estimator(engine), [sink], range="shot", kept_bytes=0, deadline_seconds=0.6
+        )
+        stats = pipeline.run()
+        assert stats.captured > 6  # so many that the deadline passes
+        assert sink.indices == list(range(stats.captured))
+        assert not stats.dropped
+
     def test_aborting_the_second_pass_is_no_error_of_the_source(self) -> None:
         """The abort comes while the second decoder is being waited for: it ends, and that is not news."""
         pipeline: Pipeline
@@ -230,7 +254,7 @@ class TestEnds:
 
         source, sink = ScriptedSource(100_000, before=press_later), RecordingSink()
         pipeline = Pipeline([source], fake_estimator(), [sink], range="frame")
-        kind, name = (Crew, "start") if moment == "starting" else (Pipeline, "_processed")
+        kind, name = (Crew, "start") if moment == "starting" else (Pipeline, "_progress")
         original = getattr(kind, name)
 
         def interrupted(one: Any) -> Any:
@@ -250,7 +274,7 @@ class TestEnds:
         def press(_: Pipeline) -> int:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(Pipeline, "_processed", press)
+        monkeypatch.setattr(Pipeline, "_progress", press)
         pipeline = Pipeline([ScriptedSource(100_000)], fake_estimator(), [RecordingSink()], range="frame")
         with pytest.raises(KeyboardInterrupt):
             pipeline.run()

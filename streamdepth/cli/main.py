@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 from typer.exceptions import TyperException
 
+from streamdepth.clock import SystemClock
 from streamdepth.errors import StreamDepthError
 from streamdepth.redact import redact
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 _DEBUG = "--debug"
+_BURST_NS = 500_000_000
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,9 +44,8 @@ def _invoke(arguments: list[str]) -> int:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     from streamdepth.cli.app import app
 
-    # Terminating is interrupting: outputs are closed playable either way.
     with contextlib.suppress(ValueError):  # not the main thread
-        signal.signal(signal.SIGTERM, _terminate)
+        _listen()
     try:
         result = app(arguments, prog_name="streamdepth", standalone_mode=False)
     except KeyboardInterrupt:
@@ -88,5 +89,23 @@ def _leave_stuck_threads(code: int) -> None:
         os._exit(code)
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
-    raise KeyboardInterrupt
+def _listen() -> None:
+    """Let SIGTERM interrupt as SIGINT does: outputs are closed playable either way. A burst of them is one.
+
+    ``timeout`` sends its signal to the process and again to its group, and wrappers pass on what the terminal had sent
+    to all: where the second came after the first was handled, it aborted what the first had begun to finish.
+    """
+    clock = SystemClock()
+    begun_ns: int | None = None
+
+    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
+        nonlocal begun_ns
+        now_ns = clock.monotonic_ns()
+        if begun_ns is not None and now_ns - begun_ns < _BURST_NS:
+            return
+        begun_ns = now_ns
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # started in the background
+        signal.signal(signal.SIGINT, interrupt)

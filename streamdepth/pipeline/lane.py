@@ -240,6 +240,11 @@ class Lane:
         )
 
     @property
+    def reread(self) -> int:
+        """Frames read a second time so far, those passed over included."""
+        return self._rereading.count if self._rereading is not None else 0
+
+    @property
     def lasting(self) -> bool:
         """Something stays of this lane when the run has ended."""
         return any(outlet.sink.lasting for outlet in self.outlets)

@@ -243,7 +243,7 @@ class Pipeline:
 
         A sink that has ended is taken out of ``serving``.
         """
-        progress, since_ns = -1, self._clock.monotonic_ns()
+        progress, since_ns = self._progress(), self._clock.monotonic_ns()
         while not self._crew.done or (serving and not self._aborted.is_set()):
             for outlet in tuple(serving):
                 if not self._crew.guard(outlet.pump, "sink", outlet.sink.name):
@@ -251,8 +251,7 @@ class Pipeline:
             if not serving and not self._crew.done:
                 self._woken.wait(IDLE_SECONDS if self._stopped.is_set() else 0.5)
                 self._woken.clear()
-            now_ns = self._clock.monotonic_ns()
-            done = sum(outlet.written for lane in self._lanes for outlet in lane.outlets) + self._processed()
+            now_ns, done = self._clock.monotonic_ns(), self._progress()
             if done != progress or not self._stopped.is_set():
                 progress, since_ns = done, now_ns
             elif now_ns - since_ns > self._deadline_seconds * 1e9:
@@ -269,8 +268,11 @@ class Pipeline:
         except KeyboardInterrupt:
             self.abort()
 
-    def _processed(self) -> int:
-        return sum(lane.tally.read()[1] for lane in self._lanes)
+    def _progress(self) -> tuple[int, ...]:
+        """Counts of which one changes while anything moves: in ``shot`` long before a picture is written."""
+        now = self.snapshot()
+        written = sum(outlet.written for lane in self._lanes for outlet in lane.outlets)
+        return now.captured, now.processed, written, sum(lane.reread for lane in self._lanes), *now.queues.values()
 
     # Ending -------------------------------------------------------------------------------------------------------
 

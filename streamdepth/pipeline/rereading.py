@@ -25,7 +25,10 @@ where a stretch to be read again begins."""
 class Rereading:
     """Finds frames of ``source`` again, in rising order. Opens nothing before the first is asked for.
 
-    Used by one thread; ``interrupt`` may be called from any. The source itself is left alone.
+    Used by one thread; ``interrupt`` may be called and ``count`` read from any. The source itself is left alone.
+
+    Attributes:
+        count: frames read so far, those passed over included.
 
     Raises:
         SourceError: it cannot be read a second time.
@@ -34,6 +37,7 @@ class Rereading:
     def __init__(self, source: Source) -> None:
         if source.again() is None:
             raise SourceError(f"{source.id} cannot be read twice, as --range shot needs; use --range ema")
+        self.count = 0
         self._source = source
         self._lock = threading.Lock()
         self._interrupted = False
@@ -99,7 +103,12 @@ class Rereading:
     def _forward(self, pts: int) -> Frame | None:
         """The first frame at or after ``pts``; None at the end."""
         assert self._frames is not None  # noqa: S101 - find() has started a reading
-        frame = next((frame for frame in self._frames if frame.pts >= pts), None)
+        for frame in self._frames:
+            self.count += 1
+            if frame.pts >= pts:
+                break
+        else:
+            frame = None
         self._check()
         return frame
 
