@@ -10,21 +10,28 @@ import sys
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING
+from functools import partial
+from http.server import SimpleHTTPRequestHandler
+from typing import TYPE_CHECKING, Any
 
 import av
+import numpy as np
 import pytest
 
 from streamdepth.errors import SourceError
 from streamdepth.sources.file import FileSource
 from streamdepth.sources.select import source_for
 from tests.support import silent_dns
-from tests.support.live import Body, encode_ts, http_server
+from tests.support.live import Body, encode_ts, http_server, serve_http
+from tests.support.media import write_clip
 from tests.support.rtsp import listener, say_nothing, unanswered_port
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
 _TIMEOUT_SECONDS = 0.5
 # What reading a file has at least, and finding out once had.
@@ -64,6 +71,35 @@ def test_silence(state: Callable[[], contextlib.AbstractContextManager[str]]) ->
         with pytest.raises(SourceError, match="no answer in time; check the network, or give it longer"):
             source_for(url, timeout_seconds=_TIMEOUT_SECONDS)
         assert time.monotonic() - started < _PATIENCE_SECONDS / 2
+
+
+class NoRanges(SimpleHTTPRequestHandler):
+    """A plain server, which sends whole files only; who leaves before the end is no error here."""
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        with contextlib.suppress(OSError):
+            super().copyfile(source, outputfile)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+def noise(index: int, width: int, height: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(index).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def test_index_at_the_end_on_a_server_without_ranges(tmp_path: Path) -> None:
+    def write(name: str, **more: Any) -> bytes:
+        return write_clip(tmp_path / name, frames=4, width=640, height=480, draw=noise, **more).read_bytes()
+
+    assert write("end.mp4").find(b"moov") > 1 << 19
+    assert write("front.mp4", container_options={"movflags": "faststart"}).find(b"moov") < 1000
+    with serve_http(partial(NoRanges, directory=str(tmp_path))) as base:  # type: ignore[arg-type]
+        with pytest.raises(SourceError, match=r"no range requests.*download it first, or put the index in front"):
+            FileSource(f"{base}/end.mp4").open()
+        front = FileSource(f"{base}/front.mp4")
+        front.open()
+        front.close()
 
 
 def test_name_server_that_never_answers() -> None:

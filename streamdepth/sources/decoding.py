@@ -191,6 +191,10 @@ class Decoding:
         return self._medium.path is None and self.duration_seconds is None and not self._sized
 
     @property
+    def _on_web(self) -> bool:
+        return self._medium.path is None and self._medium.target.lower().startswith(("http://", "https://"))
+
+    @property
     def container(self) -> InputContainer:
         if self._container is None:
             raise SourceError(f"{self._name}: is closed", source=self._name)
@@ -213,7 +217,7 @@ class Decoding:
         url = medium.path is None
         # Also for http, which may redirect to https.
         options = medium.trust.libav_options() if url else {}
-        if url and medium.target.lower().startswith("http"):
+        if self._on_web:
             # A file on a server: a connection that breaks in the middle is taken up again where it broke.
             options |= {
                 "reconnect": "1",
@@ -336,7 +340,8 @@ class Decoding:
                 cause = medium.trust.explain(url, error, (medium.timeout_seconds or 10) / 2)
                 if isinstance(cause, TlsError):
                     return SourceError(f"{self._name}: {cause}; {cause.way_out}", source=self._name)
-        return explain_ffmpeg(self._name, error, medium.path)
+        opening_web = self._on_web and not self._seen
+        return explain_ffmpeg(self._name, error, medium.path, opening_web=opening_web)
 
     def _broken(self, error: Exception) -> SourceError:
         explained = self._explain(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -60,8 +61,15 @@ def check_readable(path: Path) -> os.stat_result:
     return found
 
 
-def explain_ffmpeg(name: str, error: BaseException, path: Path | None = None) -> SourceError:
-    """What FFmpeg or PyAV raised while opening or reading ``name``, as ours; ``path`` is its local file, if any."""
+def explain_ffmpeg(
+    name: str, error: BaseException, path: Path | None = None, *, opening_web: bool = False
+) -> SourceError:
+    """What FFmpeg or PyAV raised while opening or reading ``name``, as ours.
+
+    Args:
+        path: its local file, if any.
+        opening_web: a file on an HTTP server was being opened: header, index and first frame.
+    """
     import av.error
 
     text = redact(getattr(error, "strerror", None) or str(error) or type(error).__name__)
@@ -89,6 +97,13 @@ def explain_ffmpeg(name: str, error: BaseException, path: Path | None = None) ->
         )
     elif isinstance(error, av.error.InvalidDataError | EOFError):
         why = "is not a video FFmpeg can read, or it is damaged; try playing it, or fetch it again"
+    elif opening_web and getattr(error, "errno", None) == errno.EIO:
+        # FFmpeg's one error for a name that no server has and for a seek that a server refuses.
+        why = (
+            f"{text}; check host, port and network; if they are right the server answers no range requests, which a file "
+            "with its index at the end (MP4, MOV) needs: download it first, or put the index in front (ffmpeg -i IN "
+            "-c copy -movflags +faststart OUT.mp4)"
+        )
     elif path is None:
         why = f"{text}; check host, port and network"
     else:
