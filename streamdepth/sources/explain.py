@@ -101,8 +101,8 @@ def explain_ffmpeg(
         # FFmpeg's one error for a name that no server has and for a seek that a server refuses.
         why = (
             f"{text}; check host, port and network; if they are right the server answers no range requests, which a "
-            "file with its index at the end (MP4, MOV) needs: download it first, or put the index in front (ffmpeg -i IN "
-            "-c copy -movflags +faststart OUT.mp4)"
+            "file with its index at the end (MP4, MOV) needs: download it first, or put the index in front "
+            "(ffmpeg -i IN -c copy -movflags +faststart OUT.mp4)"
         )
     elif path is None:
         why = f"{text}; check host, port and network"
