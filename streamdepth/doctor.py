@@ -35,12 +35,14 @@ class Finding:
         found: what there is.
         ok: False where something that matters is missing.
         hint: what to do about it, empty if nothing.
+        there: False where it is not there or cannot be used; with ``ok`` it is one that can be done without.
     """
 
     topic: str
     found: str
     ok: bool = True
     hint: str = ""
+    there: bool = True
 
 
 def examine() -> list[Finding]:
@@ -68,7 +70,7 @@ def _package(name: str) -> Finding:
     try:
         return Finding(name, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, "missing", ok=False, hint=f"pip install {name}")
+        return Finding(name, "missing", ok=False, there=False, hint=f"pip install {name}")
 
 
 def _processor() -> Finding:
@@ -86,9 +88,11 @@ def _gpu() -> list[Finding]:
 
     name = gpu_name()
     if not name:
-        return [Finding("GPU", "none with an NVIDIA driver")]
+        return [Finding("GPU", "none with an NVIDIA driver", there=False)]
     version = tensorrt_version()
-    tensorrt = Finding("TensorRT", version) if version else Finding("TensorRT", "no package", hint=_TENSORRT)
+    tensorrt = (
+        Finding("TensorRT", version) if version else Finding("TensorRT", "no package", there=False, hint=_TENSORRT)
+    )
     return [Finding("GPU", f"{name}, driver {_nvidia_driver() or 'of unknown version'}"), tensorrt]
 
 
@@ -112,7 +116,11 @@ def _providers() -> list[Finding]:
     try:
         import onnxruntime
     except ImportError as error:
-        return [Finding("onnxruntime", f"cannot be imported: {error}", ok=False, hint="pip install onnxruntime-gpu")]
+        return [
+            Finding(
+                "onnxruntime", f"cannot be imported: {error}", ok=False, there=False, hint="pip install onnxruntime-gpu"
+            )
+        ]
     return [
         Finding("onnxruntime", str(onnxruntime.__version__)),
         # Only the CPU is needed; every other one is an offer.
@@ -123,7 +131,7 @@ def _providers() -> list[Finding]:
 def _offer(topic: str, reason: str, *, needed: bool = False) -> Finding:
     """A finding of why something cannot be used, with the way out after a semicolon."""
     found, _, hint = reason.partition("; ")
-    return Finding(topic, found or "can run", ok=not reason or not needed, hint=hint)
+    return Finding(topic, found or "can run", ok=not reason or not needed, hint=hint, there=not reason)
 
 
 def _encoders() -> list[Finding]:
@@ -133,7 +141,13 @@ def _encoders() -> list[Finding]:
     missing = [name for name in _ENCODERS if name not in av.codecs_available]
     if missing:
         findings.append(
-            Finding("encoders", f"missing: {', '.join(missing)}", ok=False, hint="pip install --force-reinstall av")
+            Finding(
+                "encoders",
+                f"missing: {', '.join(missing)}",
+                ok=False,
+                there=False,
+                hint="pip install --force-reinstall av",
+            )
         )
     return findings
 
@@ -151,7 +165,7 @@ def _hardware() -> list[Finding]:
 def _display() -> Finding:
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         hint = "" if shutil.which("Xvfb") is None else "xvfb-run streamdepth run ... --show"
-        return Finding("display", "none: --show cannot open a window; everything else works", hint=hint)
+        return Finding("display", "none: --show cannot open a window; everything else works", there=False, hint=hint)
     return Finding("display", os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or "the desktop's")
 
 
@@ -160,7 +174,7 @@ def _cameras() -> list[Finding]:
 
     cameras = list_cameras()
     if not cameras:
-        return [Finding("cameras", "none found")]
+        return [Finding("cameras", "none found", there=False)]
     return [Finding(f"camera {camera.index}", f"{camera.name} {camera.path}".strip()) for camera in cameras]
 
 
@@ -171,7 +185,9 @@ def _cache() -> Finding:
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if os.access(there, os.W_OK):
         return Finding("cache", f"{folder}")
-    return Finding("cache", f"{folder} cannot be written", hint="point STREAMDEPTH_CACHE to a folder that can be")
+    return Finding(
+        "cache", f"{folder} cannot be written", there=False, hint="point STREAMDEPTH_CACHE to a folder that can be"
+    )
 
 
 def _model() -> Finding:
@@ -183,5 +199,7 @@ def _model() -> Finding:
             found = f"{estimator.spec.dtype}, runs on {engine.provider}"
             engine.close()
     except StreamDepthError as error:
-        return Finding("built-in model", str(error), ok=False, hint="pip install --force-reinstall streamdepth")
+        return Finding(
+            "built-in model", str(error), ok=False, there=False, hint="pip install --force-reinstall streamdepth"
+        )
     return Finding("built-in model", found)

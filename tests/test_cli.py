@@ -192,9 +192,13 @@ class TestWrongUse:
             (["run", "test:", "test:", "-o", "out.mp4"], 2, "{name}"),
             (["run", "test:", "-o", "a.mp4", "-o", "a.mp4"], 2, "named twice"),
             (["run", "test:", "rtsp://127.0.0.1:9/x", "-o", "{name}.mp4"], 2, "run them apart"),
+            (["run", "test:", "-o", "b{foo}.mp4"], 2, "there is no {foo}; pictures take {picture}"),
+            (["run", "test:", "-o", "out%06d.mp4"], 2, "a video is one file"),
+            (["run", "test:", "-o", "out.mp4", "--sense", "metric_m"], 2, "built-in gives relative_inverse"),
             (["rnu"], 2, "did you mean 'run'"),
             (["image", "nothing.png", "-o", "x.png"], 1, "nothing.png"),
             (["image", "nothing.png"], 2, "--json"),
+            (["image", "http://host/x.jpg", "--json"], 2, "http://host/x.jpg: stills are not fetched from URLs"),
         ],
         ids=lambda value: " ".join(value[:4]) if isinstance(value, list) else None,
     )
@@ -360,6 +364,20 @@ class TestLists:
         assert {"streamdepth", "onnxruntime", "provider cpu", "built-in model", "FFmpeg"} <= topics
         assert {"processor", "GPU", "cache", "decoding on cuda", "encoder h264_vaapi"} <= topics
 
+    def test_doctor_says_ok_of_what_is_there(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr("streamdepth.inference.nvidia.gpu_name", lambda: "")
+        monkeypatch.setattr("streamdepth.hardware.cannot_encode", lambda _: "cannot be opened")
+        assert main(["doctor"]) == 0
+        rows = [line.split("\t")[:3] for line in capsys.readouterr().out.splitlines()]
+        assert ["-", "GPU", "none with an NVIDIA driver"] in rows
+        assert ["-", "encoder h264_vaapi", "cannot be opened"] in rows
+        assert ["ok", "provider cpu", "can run"] in rows
+        monkeypatch.setattr("streamdepth.doctor._PACKAGES", ("no-such-package",))
+        assert main(["doctor"]) == 1
+        assert "MISSING\tno-such-package\tmissing" in capsys.readouterr().out
+
     def test_doctor_names_gpu_and_driver(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("streamdepth.inference.nvidia.gpu_name", lambda: "NVIDIA T4 (7.5)")
         monkeypatch.setattr("streamdepth.inference.nvidia.tensorrt_version", lambda: "")
@@ -374,6 +392,7 @@ class TestLists:
         found = {finding.topic: finding for finding in doctor.examine()}
         assert (found["decoding on cuda"].found, found["decoding on cuda"].hint) == ("no cuda", "plug one in")
         assert found["decoding on cuda"].ok
+        assert not found["decoding on cuda"].there
         assert (found["cache"].found, found["cache"].hint) == (str(tmp_path / "cache"), "")
         monkeypatch.setattr("os.access", lambda *_: False)
         found = {finding.topic: finding for finding in doctor.examine()}

@@ -42,7 +42,7 @@ def doctor(as_json: _AsJson = False) -> None:
     else:
         tables.show(
             ("", "", "found", "what helps"),
-            [("ok" if f.ok else "MISSING", f.topic, f.found, f.hint) for f in findings],
+            [("MISSING" if not f.ok else "ok" if f.there else "-", f.topic, f.found, f.hint) for f in findings],
         )
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
