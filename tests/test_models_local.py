@@ -310,6 +310,13 @@ def test_metres_need_a_metric_model(tmp_path: Path) -> None:
             resolve(path, sense="metric_m", metres_per_unit=wrong)
 
 
+def test_the_model_in_the_package_is_called_by_its_name() -> None:
+    with pytest.raises(ModelError, match=r"^built-in: has no input 'foo'; its inputs are pixel_values$"):
+        resolve("built-in", input_name="foo")
+    with pytest.raises(ModelError, match=r"^built-in: has no output 'foo'; its outputs are"):
+        resolve("built-in", output_name="foo")
+
+
 def test_wrong_words(tmp_path: Path) -> None:
     path = write_depth_model(tmp_path / "m.onnx")
     with pytest.raises(UsageError, match="sense 'near': choose one of relative_inverse, relative_depth, metric_m"):

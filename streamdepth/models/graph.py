@@ -199,10 +199,11 @@ def check_external(path: Path, graph: GraphInfo) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def image_input(path: Path, graph: GraphInfo, name: str | None = None) -> tuple[TensorSpec, ImageLayout]:
+def image_input(model: str | Path, graph: GraphInfo, name: str | None = None) -> tuple[TensorSpec, ImageLayout]:
     """The input that takes pictures, and its layout without the batch axis.
 
     Args:
+        model: what messages call it.
         name: the one the user wants; None = found by shape, then by name.
     Raises:
         ModelError: there is none, there are several with nothing to tell them apart, or its shape is not a picture's.
@@ -210,24 +211,24 @@ def image_input(path: Path, graph: GraphInfo, name: str | None = None) -> tuple[
     if name is not None:
         chosen = next((t for t in graph.inputs if t.name == name), None)
         if chosen is None:
-            raise ModelError(f"{path}: has no input {name!r}; its inputs are {_names(graph.inputs)}")
+            raise ModelError(f"{model}: has no input {name!r}; its inputs are {_names(graph.inputs)}")
         layout = _image_layout(chosen)
         if isinstance(layout, str):
             return _spec(chosen), layout
-        raise ModelError(f"{path}: input {chosen.describe()} takes no pictures: {layout.reason}")
+        raise ModelError(f"{model}: input {chosen.describe()} takes no pictures: {layout.reason}")
     layouts = [(t, _image_layout(t)) for t in graph.inputs]
     fits = [(t, found) for t, found in layouts if isinstance(found, str)]
     if not fits:
         reasons = "; ".join(f"{t.describe()}: {found.reason}" for t, found in layouts if not isinstance(found, str))
         raise ModelError(
-            f"{path}: has no image input ({reasons or 'no inputs at all'}); a depth model takes RGB pictures,"
+            f"{model}: has no image input ({reasons or 'no inputs at all'}); a depth model takes RGB pictures,"
             " [batch, 3, height, width] or [batch, height, width, 3]"
         )
     if len(fits) > 1:
         known = [n for n in _IMAGE_NAMES if n in {t.name for t, _ in fits}]
         if not known:
             raise ModelError(
-                f"{path}: has {len(fits)} inputs that could take pictures ({_names(t for t, _ in fits)});"
+                f"{model}: has {len(fits)} inputs that could take pictures ({_names(t for t, _ in fits)});"
                 " name one as the image input"
             )
         fits = [fit for fit in fits if fit[0].name == known[0]]
@@ -273,7 +274,7 @@ def _channels(dimension: int | str) -> str:
     return f"{dimension} channels, pictures have 3 (RGB)"
 
 
-def depth_output(path: Path, graph: GraphInfo, name: str | None = None) -> TensorSpec:
+def depth_output(model: str | Path, graph: GraphInfo, name: str | None = None) -> TensorSpec:
     """The output that holds depth: the named one, else one with a usual name, else the first of a fitting shape.
 
     Raises:
@@ -282,15 +283,15 @@ def depth_output(path: Path, graph: GraphInfo, name: str | None = None) -> Tenso
     if name is not None:
         chosen = next((t for t in graph.outputs if t.name == name), None)
         if chosen is None:
-            raise ModelError(f"{path}: has no output {name!r}; its outputs are {_names(graph.outputs)}")
+            raise ModelError(f"{model}: has no output {name!r}; its outputs are {_names(graph.outputs)}")
         reason = _no_depth(chosen)
         if reason:
-            raise ModelError(f"{path}: output {chosen.describe()} is no depth map: {reason}")
+            raise ModelError(f"{model}: output {chosen.describe()} is no depth map: {reason}")
         return _spec(chosen)
     fits = [t for t in graph.outputs if not _no_depth(t)]
     if not fits:
         reasons = "; ".join(f"{t.describe()}: {_no_depth(t)}" for t in graph.outputs)
-        raise ModelError(f"{path}: has no depth output ({reasons}); a depth model gives [batch, height, width]")
+        raise ModelError(f"{model}: has no depth output ({reasons}); a depth model gives [batch, height, width]")
     by_name = {t.name: t for t in reversed(fits)}
     usual = next((by_name[n] for n in _DEPTH_NAMES if n in by_name), None)
     return _spec(usual or fits[0])
@@ -311,7 +312,7 @@ def _no_depth(tensor: RawTensor) -> str:
     return ""
 
 
-def other_inputs(path: Path, graph: GraphInfo, image: str) -> tuple[TensorSpec, ...]:
+def other_inputs(model: str | Path, graph: GraphInfo, image: str) -> tuple[TensorSpec, ...]:
     """Inputs besides the image.
 
     Raises:
@@ -320,7 +321,7 @@ def other_inputs(path: Path, graph: GraphInfo, image: str) -> tuple[TensorSpec, 
     others = tuple(t for t in graph.inputs if t.name != image)
     for tensor in others:
         if tensor.elem_type not in _DTYPES:
-            raise ModelError(f"{path}: cannot feed its input {tensor.describe()}; export the model without it")
+            raise ModelError(f"{model}: cannot feed its input {tensor.describe()}; export the model without it")
     return tuple(_spec(t) for t in others)
 
 

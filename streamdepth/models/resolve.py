@@ -122,10 +122,11 @@ def build_spec(
     """The spec of a model whose files are at hand; arguments and errors as in :func:`resolve`."""
     notes = list(found.notes)
     origins: dict[str, Origin] = {"dtype": found.dtype_origin}
-    raw_image, layout = image_input(found.path, found.graph, input_name)
+    called = found.path if found.source == "file" else found.name
+    raw_image, layout = image_input(called, found.graph, input_name)
     image = _fix(raw_image, found)
-    depth = _fix(depth_output(found.path, found.graph, output_name), found)
-    others = tuple(_fix(t, found) for t in other_inputs(found.path, found.graph, image.name))
+    depth = _fix(depth_output(called, found.graph, output_name), found)
+    others = tuple(_fix(t, found) for t in other_inputs(called, found.graph, image.name))
     origins["image_input"] = "user" if input_name else "graph"
     origins["depth_output"] = "user" if output_name else "graph"
 
