@@ -76,7 +76,7 @@ class TestRun:
         assert len(list((tmp_path / "b").glob("*.png"))) == 5
         depths = list(sd.read_depth(tmp_path / "d.mkv"))
         assert len(depths) == 5
-        assert depths[0][-1].shape == (48, 64)
+        assert depths[0].values.shape == (48, 64)
 
     def test_several_clips_each_get_their_own_output(self, tmp_path: Path) -> None:
         for name in ("one", "two"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -342,10 +343,14 @@ def test_outputs_are_refused_clearly(tmp_path: Path) -> None:
     for pattern, message in (
         ("depth.png", "would have the same name"),
         ("{index}.jpg", "end in .png or .npy"),
-        ("{frame}.png", "cannot be filled in"),
+        ("{frame}.png", "there is no {frame}; pictures take {picture}, {index}, {pts} and %06d"),
+        ("{}.mp4", "there is no {}; pictures"),
+        ("{index.png", "cannot be filled in"),
+        ("{index:z}.png", "cannot be filled in"),
+        ("out%06d.mp4", "a video is one file; leave the number out, or end in .png or .npy"),
         ("a/{index}.png", "has no folders in it"),
     ):
-        with pytest.raises(UsageError, match=message):
+        with pytest.raises(UsageError, match=re.escape(message)):
             DepthFolderSink(tmp_path, pattern=pattern)
 
 

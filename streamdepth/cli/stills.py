@@ -99,6 +99,7 @@ def _inputs(texts: list[str]) -> list[tuple[str, Any]]:
     """A name of its own and the value of each picture."""
     from streamdepth.sinks.names import Apart
     from streamdepth.sources.listing import pictures_at
+    from streamdepth.stills.inputs import refuse_url
 
     apart = Apart()
     found: list[tuple[str, Any]] = []
@@ -106,6 +107,7 @@ def _inputs(texts: list[str]) -> list[tuple[str, Any]]:
         if text == "-":
             found.append((apart("stdin"), sys.stdin.buffer.read()))
         else:
+            refuse_url(text)
             found += [(apart(path.stem), path) for path in pictures_at(text)]
     return found
 

@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from streamdepth.errors import UsageError
+from streamdepth.sinks.encoding import CONTAINERS
 from streamdepth.sinks.files import is_same_file
 from streamdepth.sinks.hints import nearest
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 SOURCE_NAMES = "{picture}.png"
 """Pictures keep the names of those they are made of; frames of a video are numbered."""
 
+_FIELDS = ("picture", "index", "pts")
 _PRINTF = re.compile(r"%(0\d+)?d")
 
 
@@ -58,18 +60,29 @@ class FrameNames:
         self._apart = Apart()
         self._elsewhere: set[Path] = set()
         self.suffix = PurePath(pattern).suffix.lower()
-        if self.suffix not in suffixes:
+        unfillable = f"{pattern!r}: cannot be filled in; use fields such as {{index:06d}} or {{pts}}"
+        try:
+            fields = {field for _, field, _, _ in string.Formatter().parse(self._pattern) if field is not None}
+        except ValueError as exc:
+            raise UsageError(unfillable) from exc
+        unknown = sorted(fields.difference(_FIELDS))
+        if unknown:
             raise UsageError(
-                f"{pattern!r}: pictures of this kind end in {' or '.join(suffixes)}{nearest(self.suffix, suffixes)}"
+                f"{pattern!r}: there is no {{{unknown[0]}}}; pictures take {{picture}}, {{index}}, {{pts}} and %06d,"
+                " every output of a run {name}, the source's"
             )
+        if self.suffix not in suffixes:
+            ends = " or ".join(suffixes)
+            if self.suffix in CONTAINERS:
+                raise UsageError(f"{pattern!r}: a video is one file; leave the number out, or end in {ends}")
+            raise UsageError(f"{pattern!r}: pictures of this kind end in {ends}{nearest(self.suffix, suffixes)}")
         if pattern != PurePath(pattern).name:
             raise UsageError(f"{pattern!r}: a name pattern has no folders in it; put them into the output's path")
         try:
-            fields = {field for _, field, _, _ in string.Formatter().parse(self._pattern) if field is not None}
             example = self._fill("0", 0, 0)
-        except (ValueError, KeyError, IndexError, AttributeError) as exc:
-            raise UsageError(f"{pattern!r}: cannot be filled in; use fields such as {{index:06d}} or {{pts}}") from exc
-        if not fields & {"picture", "index", "pts"} or example == self._fill("1", 1, 1):
+        except (ValueError, KeyError, IndexError) as exc:
+            raise UsageError(unfillable) from exc
+        if not fields or example == self._fill("1", 1, 1):
             raise UsageError(f"{pattern!r}: every picture would have the same name; add {{index:06d}}")
 
     def __call__(self, frame: Frame) -> Path:

@@ -101,17 +101,29 @@ def read(value: Any, *, max_pixels: int = MAX_PIXELS) -> Still | Tensor:
     raise UsageError(f"a {type(value).__name__} holds no picture; give {_FORMS}")
 
 
+def refuse_url(text: str) -> None:
+    """
+    Raises:
+        UsageError: text is a URL, which would have to be fetched.
+    """
+    if _URL.match(text):
+        raise UsageError(f"{redact(_shortened(text))}: stills are not fetched from URLs; download the picture first")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+
+
 def _from_text(text: str, max_pixels: int) -> Still:
     if not text.strip():
         raise UsageError(f"an empty string names no picture; give {_FORMS}")
     prefix = _DATA_URL.match(text)
-    shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+    shown = _shortened(text)
     if prefix:
         if not prefix[0].lower().rstrip(",").endswith(";base64"):
             raise DataFormatError(f"{shown!r}: only base64 data: URLs hold pictures; encode it with ;base64")
         return _from_base64(text[prefix.end() :], shown, max_pixels)
-    if _URL.match(text):
-        raise UsageError(f"{redact(shown)}: stills are not fetched from URLs; download the picture first")
+    refuse_url(text)
     if len(text) < _LONGEST_PATH and "\0" not in text:
         try:
             there = Path(text).exists()
