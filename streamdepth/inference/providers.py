@@ -87,7 +87,7 @@ def provider_named(name: str) -> Provider:
     """The provider of a name, ``openvino`` or ``openvino:gpu``.
 
     Raises:
-        ProviderError: there is none, or it takes no device.
+        UsageError: there is none, or it takes no device.
     """
     short, _, device = name.partition(":")
     chosen = next((p for p in all_providers() if p.name == short), None)
@@ -97,7 +97,7 @@ def provider_named(name: str) -> Provider:
     if chosen is None:
         raise UsageError(f"unknown provider {name!r}; choose one of {', '.join(provider_names())}")
     if device and (not chosen.plugin or device not in _DEVICES):
-        raise ProviderError(f"provider {name!r}: a plugin's device is {', '.join(_DEVICES)}; use --provider {short}")
+        raise UsageError(f"provider {name!r}: a plugin's device is {', '.join(_DEVICES)}; use --provider {short}")
     return replace(chosen, device=device) if device else chosen
 
 

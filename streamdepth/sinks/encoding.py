@@ -248,6 +248,17 @@ def _merged(codec: str, transparent: bool, options: Mapping[str, str] | None) ->
     return MappingProxyType(merged | given)
 
 
+def check_preset(codec: str | None, preset: str) -> None:
+    """
+    Raises:
+        UsageError: x264 or x265 would refuse the preset, which they say on standard error when a file is opened.
+    """
+    if codec in ("libx264", "libx265") and preset not in (*_PRESETS, "placebo", *"0123456789"):
+        raise UsageError(
+            f"preset is one of {', '.join(_PRESETS)} for {codec}, not {preset!r}{nearest(preset, _PRESETS)}"
+        )
+
+
 def _in_its_words(codec: str, options: dict[str, str]) -> dict[str, str]:
     """x264's ``crf`` and presets as hardware calls them: who asks for hardware has not named its encoder."""
     kind = codec.rpartition("_")[2]

@@ -11,7 +11,15 @@ from streamdepth.errors import SinkError, UsageError
 from streamdepth.fit import Fitter, has_alpha
 from streamdepth.hardware import HwAccel, encoder, upload_device
 from streamdepth.sinks.base import BaseSink
-from streamdepth.sinks.encoding import Encoding, container_of, container_options, encoding_for, key_interval, odd_chroma
+from streamdepth.sinks.encoding import (
+    Encoding,
+    check_preset,
+    container_of,
+    container_options,
+    encoding_for,
+    key_interval,
+    odd_chroma,
+)
 from streamdepth.sinks.files import claim_file, is_disk_error, reason, write_failed
 from streamdepth.sinks.muxed import MuxedFile
 from streamdepth.sinks.packets import PacketCopier
@@ -60,7 +68,7 @@ class VideoSink(BaseSink):
         copy_sound: copy audio and subtitles.
 
     Raises:
-        UsageError: suffix or codec unknown, or a transparent look in a container that cannot carry alpha.
+        UsageError: suffix, codec or preset unknown, or a transparent look in a container that cannot carry alpha.
     """
 
     def __init__(
@@ -93,6 +101,8 @@ class VideoSink(BaseSink):
         if crf is not None:
             self._options["crf"] = f"{crf:g}"
         if preset is not None:
+            if self._hwaccel is HwAccel.NONE:
+                check_preset(self._codec, preset)
             self._options["preset"] = preset
         self._copy_sound = copy_sound
         self._muxed: MuxedFile | None = None
