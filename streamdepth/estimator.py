@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 
-from streamdepth.errors import InferenceError, UsageError
+from streamdepth.errors import DataFormatError, InferenceError, UsageError
 from streamdepth.inference.opener import Opener
 from streamdepth.inference.providers import AUTO, likely
 from streamdepth.look import Look, parse_alpha
@@ -342,7 +342,16 @@ class DepthEstimator:
                             slot.write_tensor(row, item.row)
                         elif item.still is not None:
                             self._write(slot, row, item.still)
-                    answers = engine.run_raw(slot, len(batch))
+                    try:
+                        answers = engine.run_raw(slot, len(batch))
+                    except InferenceError as exc:
+                        least = self._spec.preprocessing.multiple_of
+                        if min(size) >= least:
+                            raise
+                        raise DataFormatError(
+                            f"a tensor of {size[0]}x{size[1]} pixels is too small for {self._spec.name}; it takes"
+                            f" {least}x{least} and up"
+                        ) from exc
                 yield from zip(batch, answers, strict=True)
 
     def _items(self, value: Any, engine: Engine) -> list[_Item]:

@@ -56,6 +56,14 @@ def test_bad_tensors(estimator: DepthEstimator, tensor: dict[str, Any], message:
     assert "\n" not in str(caught.value)
 
 
+def test_a_tensor_too_small_for_the_network_in_the_package() -> None:
+    with (
+        DepthEstimator(provider="cpu") as built_in,
+        pytest.raises(DataFormatError, match="a tensor of 2x3 pixels is too small for built-in; it takes 32x32 and up"),
+    ):
+        built_in({"data": [0.0] * 18, "dims": [3, 3, 2]})
+
+
 def test_a_tensor_of_a_size_the_graph_does_not_take(estimator: DepthEstimator) -> None:
     with pytest.raises(ModelError, match="its input is 64 wide, not 32"):
         estimator({"data": np.zeros(3 * 64 * 32), "dims": [1, 3, 64, 32]})
