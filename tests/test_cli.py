@@ -280,6 +280,22 @@ class TestWrongUse:
         assert main(["run", str(garbage), "-o", str(tmp_path / "o.mkv")]) == 1
         assert "garbage.mp4" in one_line(capsys)
 
+    def test_a_bad_clip_of_several_is_passed_over(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "a.mp4").write_bytes(bytes(range(256)) * 50)
+        for name in ("b", "c"):
+            write_clip(tmp_path / f"{name}.mp4", frames=3, width=32, height=32)
+        (tmp_path / "b.mkv").write_bytes(b"precious")
+        stats = tmp_path / "s.json"
+        arguments = ["run", f"{tmp_path}/*.mp4", "-o", f"{tmp_path}/{{name}}.mkv", "--stats", str(stats)]
+        assert main(arguments) == 1
+        lines = capsys.readouterr().err.splitlines()
+        assert ["a.mp4" in lines[0], "b.mkv" in lines[1], len(lines)] == [True, True, 3]
+        assert "2 of 3 clips failed: " in lines[2]
+        assert all(name in lines[2] for name in ("a.mp4", "b.mp4"))
+        assert len(read_pts(tmp_path / "c.mkv")) == 3
+        assert (tmp_path / "b.mkv").read_bytes() == b"precious"
+        assert [run["processed"] for run in json.loads(stats.read_text())["runs"]] == [0, 0, 3]
+
     def test_debug_shows_the_traceback(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["run", str(tmp_path / "none.mp4"), "--debug", "-o", "x.mkv"]) == 1
         assert "Traceback" in capsys.readouterr().err
@@ -502,6 +518,7 @@ class TestProcess:
         assert process.wait(60) == 0
         assert "12/12 frames" in text
         assert "fps" in text
+        assert f"clip.mp4 to {tmp_path}/o.mkv: 12 frames" in text
         assert "built-in fp32 on cpu" in " ".join(text.split())
 
 

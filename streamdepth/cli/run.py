@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streamdepth.cli import options
+from streamdepth.redact import redact
 
 if TYPE_CHECKING:
     from streamdepth.cli.jobs import Job
@@ -115,7 +116,12 @@ def run(
         str | None, typer.Option("--duration", help="Work on so much of it.", rich_help_panel=_IN)
     ] = None,
     max_frames: Annotated[
-        int | None, typer.Option("--max-frames", help="Stop after so many frames.", rich_help_panel=_IN)
+        int | None,
+        typer.Option(
+            "--max-frames",
+            help="Stop after so many frames read; live, those that are dropped count too.",
+            rich_help_panel=_IN,
+        ),
     ] = None,
     camera_mode: options.CameraMode = None,
     picture_rate: Annotated[
@@ -178,10 +184,18 @@ def _batch(text: str | None) -> int | str | None:
 
 
 def execute(config: RunConfig) -> None:
-    """Run all jobs of a configuration, then write the statistics, also where a job failed."""
+    """Run all jobs of a configuration, then write the statistics, also where a job failed.
+
+    A clip of several that cannot be read, or whose output is there already, is told and passed over.
+
+    Raises:
+        SourceError: clips were passed over; names them.
+        StreamDepthError: what would end every other clip too.
+    """
     from streamdepth.cli.jobs import plan, range_switch
     from streamdepth.cli.progress import bytes_bar, frames_bar, say, wanted
     from streamdepth.cli.statistics import write
+    from streamdepth.errors import OutputExistsError, SourceError
     from streamdepth.estimator import DepthEstimator
     from streamdepth.pipeline import Pipeline
 
@@ -204,6 +218,7 @@ def execute(config: RunConfig) -> None:
             tell=partial(say, quiet=config.quiet),
         )
     done: list[tuple[str, RunStats]] = []
+    failed: list[str] = []
     try:
         for job in jobs:
             switch = range_switch(config)
@@ -224,16 +239,24 @@ def execute(config: RunConfig) -> None:
                         _open_pages(pipeline, quiet=config.quiet)
                     with frames_bar(job.title, pipeline.snapshot, quiet=config.quiet):
                         pipeline.run()
+            except (SourceError, OutputExistsError) as error:
+                if len(jobs) == 1:
+                    raise
+                say(redact(" ".join(str(error).split())))
+                failed.append(job.title)
+                continue
             finally:
                 done.append((job.title, pipeline.stats))
             for note in pipeline.stats.notes[len(pipeline.notes) :]:
                 say(note, quiet=config.quiet)
             if wanted(config.quiet):
-                say(_summary(pipeline.stats, job.title))
+                say(_summary(pipeline.stats, job.title, [sink.name for sink in pipeline.sinks]))
     finally:
         estimator.close()
         if config.stats is not None:
             write(config.stats, done)
+    if failed:
+        raise SourceError(f"{len(failed)} of {len(jobs)} clips failed: {', '.join(failed)}")
 
 
 def _open_pages(pipeline: Pipeline, *, quiet: bool) -> None:
@@ -256,8 +279,8 @@ def _chosen_batch(config: RunConfig, estimator: DepthEstimator, job: Job) -> int
     return best_batch(estimator, live_sources=len(job.sources) if live else 0).batch
 
 
-def _summary(stats: RunStats, title: str) -> str:
+def _summary(stats: RunStats, title: str, outputs: list[str]) -> str:
     lost = sum(stats.dropped.values())
     dropped = f", {lost} dropped ({', '.join(f'{n} {c}' for c, n in stats.dropped.items())})" if lost else ""
     model = f"{stats.model} {stats.dtype} on {stats.provider}"
-    return f"{title}: {stats.processed} frames, {stats.fps:.1f} fps, {model}{dropped}"
+    return f"{title} to {', '.join(outputs)}: {stats.processed} frames, {stats.fps:.1f} fps, {model}{dropped}"
