@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 from fractions import Fraction
 from typing import TYPE_CHECKING, cast
 
@@ -44,6 +47,7 @@ TIMINGS: dict[str, tuple[Fraction, list[int], Fraction | None]] = {
     "late start": (Fraction(1, 90000), [127920 + index * 3003 for index in range(40)], Fraction(30000, 1001)),
 }
 
+FFMPEG = shutil.which("ffmpeg")
 needs_ffprobe = pytest.mark.skipif(FFPROBE is None, reason="ffprobe is not installed")
 
 
@@ -134,12 +138,33 @@ def test_what_the_container_cannot_hold_is_said(tmp_path: Path) -> None:
     webm = VideoSink(tmp_path / "out.webm", control=control())
     run_sink(webm, info_of(clip), results_of(clip))
     assert "audio stream 1 (aac) left out: webm cannot hold it" in webm.note
-    assert "subtitle stream 2 (mov_text) left out" in webm.note
-    assert [kind for kind, _ in stream_kinds(tmp_path / "out.webm")] == ["video"]
+    assert [kind for kind, _ in stream_kinds(tmp_path / "out.webm")] == ["video", "subtitle"]
     matroska = VideoSink(tmp_path / "out.mkv", control=control(), options=FAST)
     run_sink(matroska, info_of(clip), results_of(clip))
-    assert "subtitle" in matroska.note
     assert "audio" not in matroska.note
+
+
+@pytest.mark.skipif(FFMPEG is None, reason="ffmpeg is not installed")
+@pytest.mark.parametrize(
+    ("given", "wanted", "codec", "said"),
+    [
+        (".mp4", ".mkv", "srt", "(mov_text) written as subrip"),
+        (".mkv", ".mp4", "mov_text", "written as mov_text"),
+        (".mp4", ".webm", "webvtt", "(mov_text) written as webvtt"),
+    ],
+)
+def test_text_subtitles_go_into_every_container(tmp_path: Path, given: str, wanted: str, codec: str, said: str) -> None:
+    clip = write_clip(tmp_path / f"in{given}", frames=60, subtitles=True)
+    path = tmp_path / f"out{wanted}"
+    sink = VideoSink(path, control=control())
+    run_sink(sink, info_of(clip), results_of(clip))
+    assert stream_kinds(path)[1] == ("subtitle", codec)
+    assert said in sink.note
+    command = [str(FFMPEG), "-v", "error", "-i", str(path), "-map", "0:s", "-f", "webvtt", "-"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+    times = ["00:00.000 --> 00:00.800", "00:01.000 --> 00:01.800"]
+    assert re.findall(r"(\d\d:.* --> .*)\n", text) == times
+    assert re.findall(r"line \d", text) == ["line 0", "line 1"]
 
 
 def test_sound_can_be_left_out(tmp_path: Path) -> None:
@@ -345,7 +370,7 @@ def test_the_shared_clips(tmp_path: Path) -> None:
         assert max(abs(a - b) for a, b in zip(after["seconds"], before["seconds"], strict=True)) <= tolerance
         kinds = [kind for kind, _ in stream_kinds(path)]
         assert kinds.count("audio") == 2
-        assert kinds.count("subtitle") == (2 if suffix == ".mp4" else 0)
+        assert kinds.count("subtitle") == 2
         for index in (0, 1):
             source = [content for time, content in packets(clip, "audio", index) if time >= 0 or suffix == ".mp4"]
             copied = [content for _, content in packets(path, "audio", index)]

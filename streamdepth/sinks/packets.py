@@ -1,4 +1,4 @@
-"""Audio and subtitle packets of the input, copied unchanged beside new video."""
+"""Audio and subtitle packets of the input beside new video: copied unchanged, but for text in another one's words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import io
 import queue
 import threading
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+from streamdepth.sinks.subtitles import LineConverter, converts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
     from av.packet import Packet
     from av.stream import Stream
+    from av.subtitles.stream import SubtitleStream
 
     _AnyPacket = Packet[Stream]
 
@@ -55,6 +58,7 @@ class PacketCopier:
         self._input: InputContainer | None = None
         self._streams: dict[int, Stream] = {}
         self._filters: dict[int, BitStreamFilterContext] = {}
+        self._converters: dict[int, LineConverter] = {}
         self._lead_in = False
         self._head: _AnyPacket | None = None
         self._ended = False
@@ -77,10 +81,14 @@ class PacketCopier:
             if stream.type not in ("audio", "subtitle"):
                 continue
             name = _codec_name(stream)
-            if not _takes(muxer, stream):
+            if _takes(muxer, stream):
+                copy = output.add_stream_from_template(stream)
+            elif (converter := _converter(stream, output, muxer)) is not None:
+                self._converters[stream.index], copy = converter, converter.stream
+                self.notes.append(f"subtitle stream {stream.index} ({name}) written as {converter.codec}")
+            else:
                 self.notes.append(f"{stream.type} stream {stream.index} ({name}) left out: {muxer} cannot hold it")
                 continue
-            copy = output.add_stream_from_template(stream)
             copy.metadata.update(stream.metadata)
             copy.disposition = stream.disposition
             self._streams[stream.index] = copy
@@ -143,9 +151,12 @@ class PacketCopier:
             if packet is None:
                 self._ended = True
             elif packet.stream_index in self._streams:
+                converter = self._converters.get(packet.stream_index)
                 # Not packet.stream: the reader may have closed the input, and its streams with it.
                 packet.stream = self._streams[packet.stream_index]
-                return packet
+                converted = packet if converter is None else converter(packet)
+                if converted is not None:
+                    return converted
         return None
 
     def _read(self) -> None:
@@ -219,6 +230,18 @@ def _seconds(packet: _AnyPacket) -> Fraction:
 
 def _codec_name(stream: Stream) -> str:
     return stream.codec_context.name if stream.codec_context is not None else "unknown codec"
+
+
+def _converter(stream: Stream, output: OutputContainer, muxer: str) -> LineConverter | None:
+    """What writes a text stream in the container's own words, None where nothing can."""
+    import av
+
+    if not converts(muxer, stream):
+        return None
+    try:
+        return LineConverter(cast("SubtitleStream", stream), output, muxer)
+    except (av.FFmpegError, ValueError):
+        return None
 
 
 def _takes(muxer: str, stream: Stream) -> bool:

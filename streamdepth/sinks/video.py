@@ -46,8 +46,8 @@ class VideoSink(BaseSink):
     Time: every frame keeps its own pts; MP4 and MOV keep it to the tick, Matroska and WebM count whole milliseconds
     (their muxer's clock) and get the nearest. Of a trimmed source the origin becomes 0.
 
-    Sound and subtitles of the input are copied packet by packet as the video proceeds; what the container cannot hold
-    is left out and said in ``note``, never transcoded.
+    Sound and subtitles of the input are copied packet by packet as the video proceeds. Text subtitles that the
+    container cannot hold are written in its own words; whatever else it cannot hold is left out. ``note`` says both.
 
     While it is being written the file has its final name and plays up to the last second (MP4, MOV: two): clusters in
     Matroska/WebM, fragments in MP4/MOV, which become one ordinary indexed file when it is closed. A crash, a kill or a
