@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from streamdepth.depth.range import RangeSpec
 from streamdepth.errors import UsageError
@@ -164,6 +164,16 @@ class RunConfig(BaseModel):
     def _alpha(cls, value: Any) -> tuple[float, float] | None:
         return parse_alpha(value)
 
+    @field_validator("credentials", "token_file", "tls_ca")
+    @classmethod
+    def _there(cls, value: Path | str | None, info: ValidationInfo) -> Path | str | None:
+        from streamdepth.live_tls import NO_CHECK
+
+        unchecked = info.field_name == "tls_ca" and value == NO_CHECK
+        if value is not None and not unchecked and not Path(value).exists():
+            raise ValueError(f"there is no file {value}; check the path")
+        return value
+
     @field_validator("camera_mode")
     @classmethod
     def _camera_mode(cls, value: str | None) -> str | None:
@@ -245,8 +255,7 @@ def _explain(detail: Any, path: Path | None) -> str:
     given = repr(detail["input"])
     if detail["type"] == "value_error":
         message = str(detail["ctx"]["error"])
-        named = message if shown in message else f"{shown}: {message}"
-        return named if given in message else f"{named}, not {given}"
+        return message if shown in message else f"{shown}: {message}"
     wanted = _WANTED.get(detail["type"])
     if wanted is None:
         return f"{shown}: {detail['msg']}, not {given}"

@@ -98,6 +98,9 @@ def test_an_alpha_alone_means_an_overlay() -> None:
         ("hwaccel: gpu", "'auto', 'cuda', 'vaapi' or 'none', not 'gpu'"),
         ("threads: 0", "threads is 1 or more, not 0"),
         ("decoder-threads: 65", "decoder-threads is 64 or less, not 65"),
+        ("credentials: nope", "credentials: there is no file nope"),
+        ("token-file: nope", "token-file: there is no file nope"),
+        ("tls-ca: nope", "tls-ca: there is no file nope"),
         ("a: [", "not valid YAML"),
         ("max-frames: 1\nmax_frames: 2", "twice"),
     ],
@@ -109,6 +112,12 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
         load_config(file, {})
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_named_are_there(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("user:password")
+    config = load_config(None, {"credentials": tmp_path / "secret", "tls_ca": "none"})
+    assert (config.credentials, config.tls_ca) == (tmp_path / "secret", "none")
 
 
 def test_a_value_is_said_once() -> None:

@@ -299,6 +299,14 @@ def test_preprocessing_of_the_user_is_checked(tmp_path: Path, values: Any, said:
         resolve(write_depth_model(tmp_path / "m.onnx"), preprocessing=values)
 
 
+def test_a_change_of_what_is_known_is_told(tmp_path: Path) -> None:
+    changed = resolve("built-in", preprocessing={"do_normalize": True, "mean": [0.5] * 3})
+    assert changed.notes == ("built-in: how pictures become input is known, and changed by you: do_normalize, mean",)
+    assert resolve("built-in", preprocessing={"do_normalize": False}).notes == ()
+    bare = resolve(write_depth_model(tmp_path / "m.onnx"), preprocessing={"do_normalize": False})
+    assert not any("changed by you" in note for note in bare.notes)
+
+
 def test_metres_need_a_metric_model(tmp_path: Path) -> None:
     path = write_depth_model(tmp_path / "m.onnx", inverse=False)
     spec = resolve(path, sense="metric_m", metres_per_unit=0.5)

@@ -59,6 +59,10 @@ def plan(config: RunConfig) -> list[Job]:
         raise UsageError("no source given; name a file, a folder, a camera (0), a URL or test:")
     if not (config.output or config.data or config.show or config.serve):
         raise UsageError("nothing to do with the depth; add -o OUT, --data OUT, --serve URL or --show")
+    if "-" in (*config.output, *config.data):
+        raise UsageError("-: nothing is written to standard output; name a file such as out.mkv, or a folder/")
+    if "data_size" in config.model_fields_set and not config.data:
+        raise UsageError(f"data-size {config.data_size}: no depth data is written; add --data OUT, or leave it out")
     size, rate = camera_mode(config.camera_mode)
     threads = thread_plan(config, at_once(config.sources))
     sources = expand(

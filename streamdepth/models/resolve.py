@@ -201,9 +201,12 @@ def _preprocessing(
     rules, origin = _own_preprocessing(found)
     if wanted is not None:
         try:
-            return preprocessing_from(wanted, rules), "user"
+            changed = preprocessing_from(wanted, rules)
         except ValueError as exc:
             raise UsageError(f"preprocessing: {exc}") from exc
+        if origin != "default" and changed != rules:
+            notes.append(f"{found.name}: how pictures become input is known, and changed by you: {', '.join(wanted)}")
+        return changed, "user"
     if origin == "default":
         notes.append(
             f"{found.name}: nothing says how pictures become input; Depth Anything's rules are assumed"

@@ -95,6 +95,7 @@ def source_for(
         start_seconds, duration_seconds, max_frames, picture_rate, camera_size, camera_rate, threads,
         HwAccel.parse(hwaccel), clock, live,
     )  # fmt: skip
+    _check_camera(found, options)
     return _make(found[0], options, None)
 
 
@@ -123,6 +124,7 @@ def expand(
         HwAccel.parse(hwaccel), clock, live,
     )  # fmt: skip
     found = [one for text in texts for one in _find(os.fspath(text))]
+    _check_camera(found, options)
     return [_make(one, options, name) for one, name in zip(found, _names(found), strict=True)]
 
 
@@ -178,6 +180,12 @@ class _Options:
         if not self.start_seconds and self.duration_seconds is None and self.max_frames is None:
             return source
         return LimitedSource(source, **self.part)
+
+
+def _check_camera(found: Sequence[_Found], options: _Options) -> None:
+    asked = options.camera_size is not None or options.camera_rate is not None
+    if asked and all(one.kind != "camera" for one in found):
+        raise UsageError("a camera's size and rate are asked for, and no source is a camera; leave --camera-mode out")
 
 
 def _make(found: _Found, options: _Options, name: str | None) -> Source:
