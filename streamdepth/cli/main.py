@@ -53,6 +53,8 @@ def _invoke(arguments: list[str]) -> int:
     except StreamDepthError as error:
         return _fail(str(error), error.exit_code, debug)
     except TyperException as error:
+        if not error.format_message():  # no arguments: the help is all there is to say
+            return error.exit_code
         hint = "" if "--help" in error.format_message() else "; see --help"
         return _fail(f"{error.format_message().rstrip('.')}{hint}", error.exit_code, debug)
     except typer.Exit as error:

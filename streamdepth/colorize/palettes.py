@@ -77,7 +77,7 @@ def nearest_names(name: str, count: int = 5) -> list[str]:
     known = {**{plain: plain for plain in _catalogue() if ":" not in plain}, **known}
     plain = _plain(name).rpartition(":")[2]
     inside = sorted((own for key, own in known.items() if len(plain) >= 3 and plain in key), key=len)
-    close = [known[match] for match in get_close_matches(plain, known, n=count, cutoff=0.6)]
+    close = [known[match] for match in get_close_matches(plain, known, n=count, cutoff=0.7)]
     return list(dict.fromkeys([*close, *inside]))[:count]
 
 

@@ -32,7 +32,7 @@ def nearest_name(path: Path) -> str:
             names = [entry.name for entry, _ in zip(entries, range(_NAMES_LOOKED_AT), strict=False)]
     except OSError:
         return ""
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
     return f"did you mean {shown(path.with_name(near[0]))!r}?" if near else ""
 
 
