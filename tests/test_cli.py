@@ -78,6 +78,16 @@ class TestRun:
         assert len(depths) == 5
         assert depths[0].values.shape == (48, 64)
 
+    def test_a_name_without_suffix_is_told_to_be_a_folder(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        arguments = ["run", "test:?size=64x48", "--max-frames", "1", "--range", "ema", "--overwrite", "-o"]
+        assert main([*arguments, f"{tmp_path}/out"]) == 0
+        assert f"{tmp_path}/out has no suffix: its pictures go into a folder" in one_line(capsys)
+        assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".png"]
+        assert main([*arguments, "null:"]) == 0
+        assert capsys.readouterr().err == ""
+
     def test_several_clips_each_get_their_own_output(self, tmp_path: Path) -> None:
         for name in ("one", "two"):
             write_clip(tmp_path / f"{name}.mp4", frames=4, width=32, height=32)
@@ -204,6 +214,9 @@ class TestWrongUse:
             (["rnu"], 2, "did you mean 'run'"),
             (["image", "nothing.png", "-o", "x.png"], 1, "nothing.png"),
             (["image", "nothing.png"], 2, "--json"),
+            (["styles", "--preview", "x.jpg"], 2, "end its name with .png"),
+            (["run", "test:", "-o", "-"], 2, "standard output"),
+            (["run", "test:", "--data", "-"], 2, "standard output"),
             (["image", "http://host/x.jpg", "--json"], 2, "http://host/x.jpg: stills are not fetched from URLs"),
         ],
         ids=lambda value: " ".join(value[:4]) if isinstance(value, list) else None,
@@ -221,6 +234,33 @@ class TestWrongUse:
         assert main(arguments) == code
         assert says.lower() in one_line(capsys).lower()
         assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        ("arguments", "never"),
+        [
+            (["run", "test:", "-o", "o.mkv", "--style", "nope"], "copper"),
+            (["run", "test:", "-o", "o.mkv", "--codec", "aac"], "mean 'aac'"),
+            (["run", "clip.mp4", "-o", "o.mkv"], "file.mp4"),
+        ],
+    )
+    def test_only_what_is_alike_is_suggested(
+        self,
+        arguments: list[str],
+        never: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "file.mp4").touch()
+        assert main(arguments) != 0
+        assert never not in one_line(capsys)
+
+    def test_no_arguments_show_the_help_alone(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main([]) == 2
+        printed = capsys.readouterr()
+        assert "Usage: streamdepth" in printed.out + printed.err
+        assert "see --help" not in printed.err
 
     def test_an_output_that_is_there_is_kept(
         self, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -334,6 +374,19 @@ class TestStills:
         assert main(["image", str(photo), str(photo), "--json"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert [json.loads(line)["width"] for line in lines] == [80, 80]
+
+    def test_a_bad_picture_of_several_is_passed_over(
+        self, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        bad, last = tmp_path / "bad.txt", tmp_path / "last.jpg"
+        bad.write_text("no picture")
+        last.write_bytes(photo.read_bytes())
+        assert main(["image", str(photo), str(bad), str(last), "-o", f"{tmp_path}/out/"]) == 1
+        lines = capsys.readouterr().err.splitlines()
+        assert ["bad.txt" in lines[0], lines[1:]] == [True, ["streamdepth: 1 of 3 pictures failed: bad"]]
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["last.png", "photo.png"]
+        assert main(["image", str(bad), "-o", f"{tmp_path}/x.png"]) == 1
+        assert "bad.txt" in one_line(capsys)
 
     def test_a_folder_into_a_folder(self, photo: Path, tmp_path: Path) -> None:
         assert main(["image", str(photo.parent), "-o", f"{tmp_path}/out/", "--style", "gray"]) == 0

@@ -96,6 +96,16 @@ def plan(config: RunConfig) -> list[Job]:
     return [Job(live, config, several, threads)] if live else jobs
 
 
+def folder_notes(config: RunConfig) -> list[str]:
+    """A line for each output that will be a new folder though nothing in its name says so."""
+    names = [output for output in (*config.output, *config.data) if ":" not in output and not output.endswith("/")]
+    return [
+        f"{name} has no suffix: its pictures go into a folder of this name"
+        for name in names
+        if not Path(name).suffix and not Path(name).exists()
+    ]
+
+
 def thread_plan(config: RunConfig, at_once: int) -> ThreadPlan:
     """Threads of each decoder, encoder and colour stage of a run, where the configuration does not set them.
 

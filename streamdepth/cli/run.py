@@ -192,7 +192,7 @@ def execute(config: RunConfig) -> None:
         SourceError: clips were passed over; names them.
         StreamDepthError: what would end every other clip too.
     """
-    from streamdepth.cli.jobs import plan, range_switch
+    from streamdepth.cli.jobs import folder_notes, plan, range_switch
     from streamdepth.cli.progress import bytes_bar, frames_bar, say, wanted
     from streamdepth.cli.statistics import write
     from streamdepth.errors import OutputExistsError, SourceError
@@ -200,6 +200,8 @@ def execute(config: RunConfig) -> None:
     from streamdepth.pipeline import Pipeline
 
     jobs = plan(config)
+    for note in folder_notes(config):
+        say(note, quiet=config.quiet)
     with bytes_bar(quiet=config.quiet) as downloading:
         estimator = DepthEstimator(
             config.model,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streamdepth.cli import options
-from streamdepth.errors import OutputExistsError, UsageError
+from streamdepth.errors import DataFormatError, OutputExistsError, SourceError, UsageError
+from streamdepth.redact import redact
 
 if TYPE_CHECKING:
     from streamdepth.estimator import Estimate
@@ -79,20 +80,34 @@ def image(
             progress=downloading,
         )
     picture_wanted = as_json or any(path.suffix == ".png" for paths in targets for path in paths)
-    estimates = estimator.each(
-        (value for _, value in found),
-        style=options.style_value(style or "inferno") if picture_wanted else None,
-        alpha=1.0 if alpha is None else alpha,
-        reverse=bool(reverse),
-    )
-    with estimator, contextlib.closing(estimates):
-        for (name, _), paths, result in zip(found, targets, estimates, strict=True):
-            for path in paths:
-                _write(path, result)
-            if as_json:
-                sys.stdout.write(json.dumps(result.to_node()) + "\n")
-            for note in result.notes:
-                say(f"{name}: {note}", quiet=bool(quiet))
+    look: dict[str, Any] = {
+        "style": options.style_value(style or "inferno") if picture_wanted else None,
+        "alpha": 1.0 if alpha is None else alpha,
+        "reverse": bool(reverse),
+    }
+    failed: list[str] = []
+    position = 0
+    with estimator:
+        while position < len(found):
+            with contextlib.closing(estimator.each((value for _, value in found[position:]), **look)) as estimates:
+                try:
+                    for result in estimates:
+                        name, paths = found[position][0], targets[position]
+                        for path in paths:
+                            _write(path, result)
+                        if as_json:
+                            sys.stdout.write(json.dumps(result.to_node()) + "\n")
+                        for note in result.notes:
+                            say(f"{name}: {note}", quiet=bool(quiet))
+                        position += 1
+                except (SourceError, DataFormatError) as error:
+                    if len(found) == 1:
+                        raise
+                    say(redact(" ".join(str(error).split())))
+                    failed.append(found[position][0])
+                    position += 1
+    if failed:
+        raise SourceError(f"{len(failed)} of {len(found)} pictures failed: {', '.join(failed)}")
 
 
 def _inputs(texts: list[str]) -> list[tuple[str, Any]]:

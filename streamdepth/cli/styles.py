@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from streamdepth.cli import options
-from streamdepth.errors import OutputExistsError
+from streamdepth.errors import OutputExistsError, UsageError
 
 _SCENE, _FRAME = "test:?size=640x480", 45
 
@@ -28,6 +28,8 @@ def styles(
         for name in (*palette_names(), *(catalogue_names() if everything else ())):
             typer.echo(name)
         return
+    if preview.suffix.lower() != ".png":
+        raise UsageError(f"{preview}: the preview is a PNG; end its name with .png")
     if preview.exists() and not overwrite:
         raise OutputExistsError(f"{preview} is there already; --overwrite replaces it")
     from streamdepth.colorize.sheet import preview as paint
