@@ -6,8 +6,11 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
+from streamdepth.errors import UsageError
+
+_Kind = TypeVar("_Kind", bound=StrEnum)
 Stop = tuple[float, tuple[int, int, int] | tuple[int, int, int, int]]
 Style = str | tuple[Stop, ...]
 
@@ -47,6 +50,9 @@ class Look:
         upsampling: bilinear, or guided by the frame's edges.
         contours: number of nearness levels outlined, 0 = none.
         bar: paint a colour bar, with metres where the model has them.
+
+    Raises:
+        UsageError: a style, view, way of upsampling, alpha or number of contours that there is not.
     """
 
     style: Style = "inferno"
@@ -59,16 +65,36 @@ class Look:
     bar: bool = False
 
     def __post_init__(self) -> None:
-        if self.alpha is not None and not all(0.0 <= end <= 1.0 for end in self.alpha):
-            raise ValueError(f"alpha lies in 0..1, not {self.alpha}")
+        from streamdepth.colorize.palettes import palette
+
+        palette(self.style)
+        object.__setattr__(self, "view", _member(View, "view", self.view))
+        object.__setattr__(self, "upsampling", _member(Upsampling, "upsampling", self.upsampling))
+        if self.alpha is not None and not _are_ends(self.alpha):
+            raise UsageError(f"alpha lies in 0..1, at the nearest and at the farthest point, not {self.alpha!r}")
         if not 0 <= self.contours <= 64:
-            raise ValueError(f"contours is 0..64 levels, not {self.contours}")
+            raise UsageError(f"contours is 0..64 levels, not {self.contours}")
 
     @property
     def alpha_ends(self) -> tuple[float, float]:
         """Opacity at the nearest and the farthest point, the view's default filled in."""
         default = _DEFAULT_ALPHA[self.view]
         return (default, default) if self.alpha is None else self.alpha
+
+
+def _member(kind: type[_Kind], name: str, value: str) -> _Kind:
+    try:
+        return kind(value)
+    except ValueError:
+        raise UsageError(f"{name} is one of {', '.join(kind)}, not {value!r}") from None
+
+
+def _are_ends(alpha: Any) -> bool:
+    try:
+        near, far = alpha
+        return bool(0.0 <= near <= 1.0 and 0.0 <= far <= 1.0)
+    except (TypeError, ValueError):
+        return False
 
 
 def parse_alpha(value: float | str | Sequence[float] | None) -> tuple[float, float] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -162,6 +163,27 @@ class TestLook:
         assert Look(view=View.OVERLAY).alpha_ends == (0.6, 0.6)
         assert Look().alpha_ends == (1.0, 1.0)
         assert Look(alpha=(0.1, 0.2)).alpha_ends == (0.1, 0.2)
+
+    @pytest.mark.parametrize(
+        ("wrong", "says"),
+        [
+            ({"style": "zz"}, "unknown style 'zz'"),
+            ({"style": 7}, "7"),
+            ({"view": "top"}, "view is one of depth, overlay, side, stack, not 'top'"),
+            ({"upsampling": "nearest"}, "upsampling is one of bilinear, guided, not 'nearest'"),
+            ({"alpha": 0.5}, "alpha lies in 0..1, at the nearest and at the farthest point, not 0.5"),
+            ({"alpha": (0.1, 0.2, 0.3)}, "alpha lies in 0..1"),
+            ({"contours": 65}, "contours is 0..64 levels, not 65"),
+        ],
+    )
+    def test_what_cannot_be_shown(self, wrong: dict[str, Any], says: str) -> None:
+        with pytest.raises(UsageError) as caught:
+            Look(**wrong)
+        assert says in str(caught.value)
+
+    def test_words_are_views(self) -> None:
+        assert Look(view="side", upsampling="guided") == Look(view=View.SIDE, upsampling=Upsampling.GUIDED)  # type: ignore[arg-type]  # what users give
+        assert Look(view="side").view is View.SIDE  # type: ignore[arg-type]
 
     def test_a_control_refuses_what_is_wrong_and_keeps_what_it_had(self) -> None:
         control = LookControl(Look())
