@@ -303,15 +303,11 @@ class DepthEstimator:
 
     @staticmethod
     def _look(style: Style | None, alpha: float | str | Sequence[float] | None, reverse: bool) -> Look | None:
-        if style is None:
-            return None
-        from streamdepth.colorize.palettes import palette
-
-        palette(style)  # an unknown style is told before any work
         try:
-            return Look(style=style, alpha=parse_alpha(alpha), reverse=reverse)
+            ends = parse_alpha(alpha)
         except ValueError as exc:
             raise UsageError(str(exc)) from exc
+        return None if style is None else Look(style=style, alpha=ends, reverse=reverse)
 
     def _stills_engine(self) -> Engine:
         with self._lock:

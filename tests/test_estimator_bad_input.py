@@ -56,6 +56,12 @@ def test_bad_tensors(estimator: DepthEstimator, tensor: dict[str, Any], message:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("alpha", ["x", (1, 2, 3), [None]])
+def test_an_alpha_that_is_none_without_a_style(estimator: DepthEstimator, alpha: Any) -> None:
+    with pytest.raises(UsageError, match="alpha is a number or a pair"):
+        estimator(pattern(8, 8), alpha=alpha)
+
+
 def test_a_tensor_too_small_for_the_network_in_the_package() -> None:
     with (
         DepthEstimator(provider="cpu") as built_in,
