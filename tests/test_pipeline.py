@@ -42,6 +42,21 @@ def test_every_frame_arrives_once_and_in_order(mode: str, batch: int) -> None:
     assert no_threads_left()
 
 
+def test_a_pipeline_runs_once() -> None:
+    pipeline = Pipeline([ScriptedSource(2)], fake_estimator(), range="frame")
+    pipeline.run()
+    with pytest.raises(UsageError, match="a pipeline runs once, and this one is closed; make a new one"):
+        pipeline.run()
+
+
+@pytest.mark.parametrize("value", [7, None, b"clip.mp4"])
+def test_what_is_no_source_is_named(value: Any) -> None:
+    with pytest.raises(UsageError, match=r"is no source; give what a command line takes as text, or a Source"):
+        next(iter(stream(value, fake_estimator())))
+    with pytest.raises(UsageError, match="is no source"):
+        Pipeline([value], fake_estimator())
+
+
 def test_batches_are_filled_and_the_last_is_short() -> None:
     engine = FakeEngine(4)
     Pipeline([ScriptedSource(10)], fake_estimator(engine), range="frame", batch=4).run()

@@ -18,6 +18,7 @@ from streamdepth.pipeline.model_stage import ModelStage
 from streamdepth.pipeline.outlet import IDLE_SECONDS
 from streamdepth.pipeline.stats import RunStats, Snapshot
 from streamdepth.queues import Policy
+from streamdepth.stages import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from streamdepth.frame import DepthMap, Frame
     from streamdepth.inference.runner import Runner
     from streamdepth.pipeline.outlet import Outlet
-    from streamdepth.stages import Sink, Source
+    from streamdepth.stages import Sink
 
     FrameCallback = Callable[[Frame, DepthMap], None]
     SinkMaker = Callable[[Source], Sequence[Sink]]
@@ -186,8 +187,11 @@ class Pipeline:
         second one aborts.
 
         Raises:
+            UsageError: it is closed, as it is after a run.
             StreamDepthError: the first error of any stage, naming stage and source. Statistics stay readable.
         """
+        if self._closed:
+            raise UsageError("a pipeline runs once, and this one is closed; make a new one")
         self.open()
         self._staff()
         self._started_ns = self._clock.monotonic_ns()
@@ -352,4 +356,6 @@ def made_source(source: Source | str) -> Source:
         from streamdepth.sources.select import source_for
 
         return source_for(source)
+    if not isinstance(source, Source):
+        raise UsageError(f"{source!r} is no source; give what a command line takes as text, or a Source")
     return source
