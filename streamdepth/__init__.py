@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from streamdepth.sinks.select import data_sink_for, sink_for
     from streamdepth.sinks.video import VideoSink
     from streamdepth.sinks.window import WindowSink
+    from streamdepth.sources.base import BaseSource
     from streamdepth.sources.cameras import list_cameras
     from streamdepth.sources.file import FileSource
     from streamdepth.sources.images import ImagesSource
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "BaseSink": "sinks.base",
+    "BaseSource": "sources.base",
     "DepthEstimator": "estimator",
     "DepthFolderSink": "sinks.depth",
     "DepthMap": "frame",
@@ -86,6 +88,7 @@ _HOME = {
 
 __all__ = [  # noqa: RUF022 - the keys of _HOME, spelled out for type checkers
     "BaseSink",
+    "BaseSource",
     "DepthEstimator",
     "DepthFolderSink",
     "DepthMap",
