@@ -354,6 +354,24 @@ class TestStills:
         Image.fromarray(ramp).save(path)
         return path
 
+    def test_a_still_as_jpg_and_webp(self, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        from PIL import Image
+
+        outputs = [word for kind in ("png", "jpg", "webp") for word in ("-o", f"{tmp_path}/o.{kind}")]
+        assert main(["image", str(photo), *outputs]) == 0
+        with (
+            Image.open(tmp_path / "o.png") as png,
+            Image.open(tmp_path / "o.jpg") as jpg,
+            Image.open(tmp_path / "o.webp") as webp,
+        ):
+            assert (jpg.format, webp.format, jpg.mode) == ("JPEG", "WEBP", "RGB")
+            assert np.array_equal(np.asarray(png.convert("RGB")), np.asarray(webp.convert("RGB")))
+            shown = np.asarray(png.convert("RGB")).astype(int)
+            assert np.abs(shown - np.asarray(jpg)).mean() < 4
+        assert main(["image", str(photo), "-o", f"{tmp_path}/p.jpg", "--alpha", "0.3,0.8"]) == 2
+        assert "use .png or .webp" in one_line(capsys)
+        assert main(["image", str(photo), "-o", f"{tmp_path}/p.webp", "--alpha", "0.3,0.8"]) == 0
+
     def test_each_form_by_suffix(self, photo: Path, tmp_path: Path) -> None:
         from PIL import Image
 

@@ -17,7 +17,8 @@ from streamdepth.redact import redact
 if TYPE_CHECKING:
     from streamdepth.estimator import Estimate
 
-_SUFFIXES = (".png", ".npy", ".json")
+_PICTURES = (".png", ".webp", ".jpg")
+_SUFFIXES = (*_PICTURES, ".npy", ".json")
 _NAME = "{name}"
 
 
@@ -33,8 +34,8 @@ def image(
         typer.Option(
             "--output",
             "-o",
-            help="By suffix: .png picture, .npy float32 depth, .json the node's form; folder/ for several. Repeatable; "
-            "{name} stands for the input's name.",
+            help="By suffix: .png, .webp or .jpg picture, .npy float32 depth, .json the node's form; folder/ for "
+            "several. Repeatable; {name} stands for the input's name.",
         ),
     ] = None,
     as_json: Annotated[
@@ -62,7 +63,7 @@ def image(
         raise UsageError("nothing to do with the depth; add -o OUT.png, -o OUT.npy, -o FOLDER/ or --json")
     found = _inputs(inputs)
     targets = [[Path(_target(one, name, len(found) > 1)) for one in output or ()] for name, _ in found]
-    _check_targets([path for paths in targets for path in paths], overwrite=bool(overwrite))
+    _check_targets([path for paths in targets for path in paths], overwrite=bool(overwrite), opaque=_is_opaque(alpha))
     from streamdepth.cli.progress import bytes_bar, say
     from streamdepth.estimator import DepthEstimator
 
@@ -79,7 +80,7 @@ def image(
             exact=not fast,
             progress=downloading,
         )
-    picture_wanted = as_json or any(path.suffix == ".png" for paths in targets for path in paths)
+    picture_wanted = as_json or any(path.suffix in _PICTURES for paths in targets for path in paths)
     look: dict[str, Any] = {
         "style": options.style_value(style or "inferno") if picture_wanted else None,
         "alpha": 1.0 if alpha is None else alpha,
@@ -135,12 +136,23 @@ def _target(output: str, name: str, several: bool) -> str:
     return output.replace(_NAME, name)
 
 
-def _check_targets(paths: list[Path], *, overwrite: bool) -> None:
+def _is_opaque(alpha: str | None) -> bool:
+    from streamdepth.look import parse_alpha
+
+    try:
+        return parse_alpha(alpha) in (None, (1.0, 1.0))
+    except ValueError:
+        return True  # refused, with the reason, where it is used
+
+
+def _check_targets(paths: list[Path], *, overwrite: bool, opaque: bool) -> None:
     """Refuse before any work what could not be written after it."""
     seen: set[Path] = set()
     for path in paths:
         if path.suffix not in _SUFFIXES:
             raise UsageError(f"{path}: a still is written as {', '.join(_SUFFIXES)}, or into a folder/")
+        if path.suffix == ".jpg" and not opaque:
+            raise UsageError(f"{path}: .jpg has no transparency; use .png or .webp, or leave --alpha out")
         if path in seen:
             raise UsageError(f"{path}: two outputs would be this file; give them different names")
         if path.exists() and not overwrite:
@@ -157,6 +169,8 @@ def _write(path: Path, result: Estimate) -> None:
 
     if path.suffix == ".png":
         content = result.image or b""
+    elif path.suffix in _PICTURES:
+        content = _as_picture(result.image or b"", path.suffix)
     elif path.suffix == ".npy":
         buffer = io.BytesIO()
         np.save(buffer, result.data)
@@ -165,3 +179,17 @@ def _write(path: Path, result: Estimate) -> None:
         content = json.dumps(result.to_node()).encode()
     make_folder(path.parent)
     write_whole(path, content)
+
+
+def _as_picture(png: bytes, suffix: str) -> bytes:
+    import io
+
+    from PIL import Image
+
+    out = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as picture:
+        if suffix == ".jpg":
+            picture.convert("RGB").save(out, "JPEG", quality=95)
+        else:
+            picture.save(out, "WEBP", lossless=True)
+    return out.getvalue()
