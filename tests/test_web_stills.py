@@ -18,7 +18,7 @@ from streamdepth.estimator import DepthEstimator
 from streamdepth.serve.options import WebSettings
 from streamdepth.serve.site import WebSite
 from tests.support.models import write_depth_model
-from tests.support.web import Answer, http
+from tests.support.web import Answer, eventually, http
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -210,36 +210,31 @@ def test_values_that_are_not_finite_become_null() -> None:
 
 
 def test_few_wait_the_rest_come_back(tmp_path: Path) -> None:
-    entered, go = threading.Event(), threading.Event()
+    go = threading.Event()
     model = write_depth_model(tmp_path / "model.onnx", height=28, width=42)
 
     class Slow(DepthEstimator):
         def __call__(self, *inputs: Any, **options: Any) -> Any:
-            entered.set()
-            assert go.wait(10)
+            assert go.wait(30)
             return super().__call__(*inputs, **options)
 
     with Slow(model, sense="relative_inverse") as slow:
         site = WebSite("http://127.0.0.1:0", estimator=slow, settings=WebSettings(stills_waiting=2), environ={})
         site.start()
         try:
-            answers: list[int] = []
+            answers: list[Answer] = []
             clients = [
-                threading.Thread(target=lambda: answers.append(depth(site, picture(), kind="image/png").status))
-                for _ in range(2)
+                threading.Thread(target=lambda: answers.append(depth(site, picture(), kind="image/png")))
+                for _ in range(3)
             ]
             for client in clients:
                 client.start()
-            assert entered.wait(10)
-            busy = depth(site, picture(), kind="image/png")
-            while busy.status == 200:  # the second had not arrived yet
-                busy = depth(site, picture(), kind="image/png")
-            assert busy.status == 503
-            assert busy.headers["retry-after"] == "1"
+            eventually(lambda: answers, "an answer to whoever came third")
+            assert [(one.status, one.headers["retry-after"]) for one in answers] == [(503, "1")]
             go.set()
             for client in clients:
                 client.join(20)
-            assert answers == [200, 200]
+            assert [one.status for one in answers] == [503, 200, 200]
             metrics = http(f"{site.address}/metrics").body.decode()
             assert 'streamdepth_stills_total{status="200"} 2' in metrics
             assert 'streamdepth_stills_total{status="503"} 1' in metrics
