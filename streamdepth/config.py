@@ -129,6 +129,7 @@ class RunConfig(BaseModel):
     retries: int | None = Field(default=None, ge=0)
     transport: Literal["tcp", "udp", "auto"] = "tcp"
     tls_ca: str | None = None
+    latency: Literal["low", "normal"] = "low"
     camera_mode: str | None = None
     picture_rate: float = Field(default=25.0, gt=0, le=1000)
 

@@ -21,9 +21,11 @@ import streamdepth as sd
 from streamdepth import doctor
 from streamdepth.cli import main
 from streamdepth.colorize.colorizer import Colorizer
+from streamdepth.errors import SinkError
 from streamdepth.pipeline import Pipeline
 from streamdepth.sinks.video import VideoSink
 from streamdepth.sources.file import FileSource
+from streamdepth.sources.live import LiveSource
 from streamdepth.sources.pattern import PatternSource
 from tests.support.media import read_pts, write_clip
 from tests.support.models import write_depth_model
@@ -616,3 +618,26 @@ def _read_all(descriptor: int) -> str:
         chunks.append(chunk)
     os.close(descriptor)
     return b"".join(chunks).decode(errors="replace")
+
+
+@pytest.mark.parametrize(("given", "low"), [([], True), (["--latency", "normal"], False)])
+def test_latency_reaches_streams_in_and_out(given: list[str], low: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def live(_url: str, **how: Any) -> LiveSource:
+        asked["in"] = how["low_latency"]
+        return LiveSource("rtsp://127.0.0.1:9/none")
+
+    def publish(_url: str, **how: Any) -> None:
+        asked["out"] = how["low_latency"], how["preset"]
+        raise SinkError("far enough")
+
+    monkeypatch.setattr("streamdepth.sources.live.LiveSource", live)
+    monkeypatch.setattr("streamdepth.sinks.rtsp_publish.RtspPublishSink", publish)
+    assert main(["run", "rtsp://127.0.0.1:9/in", "-o", "rtsp://127.0.0.1:9/out", *given]) == 1
+    assert asked == {"in": low, "out": (low, "ultrafast" if low else "veryfast")}
+
+
+def test_a_latency_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "test:", "-o", "rtsp://127.0.0.1:9/out", "--latency", "none"]) == 2
+    assert "latency" in capsys.readouterr().err

@@ -79,6 +79,7 @@ def plan(config: RunConfig) -> list[Job]:
         retries=config.retries,
         transport=config.transport,
         tls_ca=config.tls_ca,
+        low_latency=config.latency == "low",
         credentials_file=config.credentials,
     )
     several = len(sources) > 1
@@ -196,6 +197,7 @@ def make_sinks(
         retries=config.retries,
         tls_ca=config.tls_ca,
         max_clients=config.max_clients,
+        low_latency=config.latency == "low",
     )
     sinks: list[Sink] = [
         sink_for(

@@ -110,6 +110,14 @@ TlsCa = Annotated[
         rich_help_panel=_INPUT,
     ),
 ]
+Latency = Annotated[
+    str | None,
+    typer.Option(
+        "--latency",
+        help="Of streams in and out: low; normal: up to half a second more, and better pictures. \\[low]",
+        rich_help_panel=_INPUT,
+    ),
+]
 Quiet = Annotated[bool | None, typer.Option("--quiet", "-q", help="No progress, no notes.")]
 Overwrite = Annotated[
     bool | None,

@@ -134,6 +134,7 @@ def run(
     retries: options.Retries = None,
     transport: options.Transport = None,
     tls_ca: options.TlsCa = None,
+    latency: options.Latency = None,
     hwaccel: options.HwAccel = None,
     codec: Annotated[
         str | None, typer.Option("--codec", help="FFmpeg's name of the video encoder.", rich_help_panel=_ENC)

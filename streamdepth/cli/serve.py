@@ -64,6 +64,7 @@ def serve(
     retries: options.Retries = None,
     transport: options.Transport = None,
     tls_ca: options.TlsCa = None,
+    latency: options.Latency = None,
     hwaccel: options.HwAccel = None,
     quiet: options.Quiet = None,
 ) -> None:
@@ -87,7 +88,7 @@ def serve(
         "model": model, "dtype": dtype, "revision": revision, "size": size, "sense": sense, "provider": provider,
         "threads": threads, "style": style, "alpha": alpha, "reverse": reverse, "view": view, "range": range_,
         "camera_mode": camera_mode, "timeout": timeout, "retries": retries, "transport": transport, "tls_ca": tls_ca,
-        "hwaccel": hwaccel, "quiet": quiet,
+        "latency": latency, "hwaccel": hwaccel, "quiet": quiet,
     }  # fmt: skip
     config = load_config(None, given)
     look = replace(config.look, style=style_value(config.style))
@@ -108,6 +109,7 @@ def serve(
             retries=config.retries,
             transport=config.transport,
             tls_ca=config.tls_ca,
+            low_latency=config.latency == "low",
         )
     with bytes_bar(quiet=config.quiet) as downloading:
         estimator = DepthEstimator(

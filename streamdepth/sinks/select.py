@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _ARRAYS = (".png", ".npy")
 _KBIT = 1000
-_LIVE_PRESET = "ultrafast"
+_LIVE_PRESETS = {True: "ultrafast", False: "veryfast"}
+"""By low latency."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class StreamOptions:
         timeout_seconds, retries: of publishing; retries None = for ever.
         tls_ca: whom publishing trusts behind ``rtsps``, see :func:`~streamdepth.live_tls.find_trust`.
         max_clients: of serving.
+        low_latency: False = more work on each picture, and a second's buffer where there is a bit rate.
     """
 
     rate: float | None = None
@@ -46,6 +48,7 @@ class StreamOptions:
     retries: int | None = None
     tls_ca: str | None = None
     max_clients: int = 64
+    low_latency: bool = True
 
 
 def sink_for(
@@ -87,7 +90,7 @@ def sink_for(
     control = control or LookControl(look or Look())
     scheme = _scheme(output)
     if scheme in ("rtsp", "rtsps"):
-        return _rtsp(output, control, stream or StreamOptions(), bitrate, preset or _LIVE_PRESET, serve=serve)
+        return _rtsp(output, control, stream or StreamOptions(), bitrate, preset, serve=serve)
     if serve:
         raise UsageError(f"{redact(output)}: only rtsp:// can be served; use e.g. rtsp://127.0.0.1:8554/depth")
     if scheme == "null":
@@ -125,13 +128,14 @@ def sink_for(
 
 
 def _rtsp(
-    url: str, control: LookControl, stream: StreamOptions, bitrate: int | None, preset: str, *, serve: bool
+    url: str, control: LookControl, stream: StreamOptions, bitrate: int | None, preset: str | None, *, serve: bool
 ) -> Sink:
     shared: dict[str, Any] = {
         "control": control,
         "bitrate": None if bitrate is None else bitrate * _KBIT,
         "rate": stream.rate,
-        "preset": preset,
+        "preset": preset or _LIVE_PRESETS[stream.low_latency],
+        "low_latency": stream.low_latency,
         "credentials_file": stream.credentials_file,
     }
     if stream.gop_seconds is not None:
