@@ -175,7 +175,11 @@ class Frame:
 
     def to_rgb(self) -> NDArray[np.uint8]:
         """The picture as a new uint8 [H, W, 3] array, RGB, full range."""
-        return np.asarray(self.picture.to_ndarray(format="rgb24"), dtype=np.uint8)
+        from av.video.reformatter import VideoReformatter
+
+        # A picture's own converter stays with it as long as it lives, with two threads; whole shots of them are kept.
+        converted = VideoReformatter().reformat(self.picture, format="rgb24")
+        return np.asarray(converted.to_ndarray(), dtype=np.uint8)
 
 
 def picture_from_array(array: NDArray[np.uint8], layout: Layout) -> av.VideoFrame:

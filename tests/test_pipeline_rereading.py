@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +21,6 @@ from tests.support.media import decode_rgb, draw_index, read_index, write_clip
 from tests.support.stages import RecordingSink, ScriptedSource, fake_estimator, flat_picture
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     from streamdepth.frame import StreamInfo
@@ -226,3 +225,15 @@ class TestRereading:
         rereading = Rereading(Interrupting(clip))
         with pytest.raises(Aborted):
             rereading.find(stamp(0))
+
+
+def test_pictures_seen_in_rgb_keep_no_threads() -> None:
+    """A callback may look at every frame of a long shot, all of which are kept."""
+    tasks = Path("/proc/self/task")
+    if not tasks.is_dir():
+        pytest.skip("threads are counted in /proc, which is Linux's")
+    frames = list(ScriptedSource(20).frames())
+    before = len(list(tasks.iterdir()))
+    seen = [frame.to_rgb().mean() for frame in frames]
+    assert seen == list(range(20))
+    assert len(list(tasks.iterdir())) <= before + 2

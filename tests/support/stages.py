@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from streamdepth.clock import Clock, SystemClock
 from streamdepth.frame import DepthMap, Frame, PictureInfo, Result, Sense, StreamInfo
@@ -197,7 +198,8 @@ class FakeEngine:
         maps = []
         for picture in slot.pictures[:count]:
             assert picture is not None
-            level = float(picture.to_ndarray(format="gray").mean())
+            # the picture's own converter would keep two threads as long as it lives
+            level = float(VideoReformatter().reformat(picture, format="gray").to_ndarray().mean())
             maps.append(DepthMap(self._depth(level), Sense.RELATIVE_INVERSE))
         return maps
 
