@@ -641,3 +641,10 @@ def test_latency_reaches_streams_in_and_out(given: list[str], low: bool, monkeyp
 def test_a_latency_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "test:", "-o", "rtsp://127.0.0.1:9/out", "--latency", "none"]) == 2
     assert "latency" in capsys.readouterr().err
+
+
+def test_whoever_calls_main_keeps_its_signal_handlers() -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    assert main(["styles"]) == 0
+    assert [signal.getsignal(number) for number in numbers] == before

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import traceback
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from streamdepth.errors import StreamDepthError
 from streamdepth.redact import redact
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
@@ -30,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     Args:
         arguments: what to run inside a process that goes on; None = this process's own, which may then be left at once.
     """
-    code = _invoke(sys.argv[1:] if arguments is None else list(arguments))
+    with _signals_as_interrupts():
+        code = _invoke(sys.argv[1:] if arguments is None else list(arguments))
     if arguments is None:
         _leave_stuck_threads(code)
     return code
@@ -44,8 +47,6 @@ def _invoke(arguments: list[str]) -> int:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     from streamdepth.cli.app import app
 
-    with contextlib.suppress(ValueError):  # not the main thread
-        _listen()
     try:
         result = app(arguments, prog_name="streamdepth", standalone_mode=False)
     except KeyboardInterrupt:
@@ -83,20 +84,23 @@ def _fail(message: str, code: int, debug: bool) -> int:
 
 def _leave_stuck_threads(code: int) -> None:
     """Leave without waiting for a thread that was reported stuck: its call may never return."""
-    import threading
-
     if any(thread.name.startswith("streamdepth-") for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
 
-def _listen() -> None:
+@contextlib.contextmanager
+def _signals_as_interrupts() -> Iterator[None]:
     """Let SIGTERM interrupt as SIGINT does: outputs are closed playable either way. A burst of them is one.
 
     ``timeout`` sends its signal to the process and again to its group, and wrappers pass on what the terminal had sent
-    to all: where the second came after the first was handled, it aborted what the first had begun to finish.
+    to all: where the second came after the first was handled, it aborted what the first had begun to finish. Does
+    nothing on other threads than the main one; afterwards whoever called has its own handlers again.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     clock = SystemClock()
     begun_ns: int | None = None
 
@@ -108,6 +112,11 @@ def _listen() -> None:
         begun_ns = now_ns
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, interrupt)}
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # started in the background
-        signal.signal(signal.SIGINT, interrupt)
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not installed by Python
