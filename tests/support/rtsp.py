@@ -258,7 +258,7 @@ def watch(url: str, count: int, *, transport: str = "tcp") -> list[av.VideoFrame
     """Decode ``count`` pictures with libav as a player would; fewer where the stream ends."""
     options = {"rtsp_transport": transport, "analyzeduration": "200000", "fpsprobesize": "0", "timeout": "8000000"}
     pictures: list[av.VideoFrame] = []
-    with av.open(url, options=options, timeout=(8.0, 4.0)) as container:
+    with av.open(url, options=options, timeout=(8.0, 8.0)) as container:
         container.streams.video[0].codec_context.thread_type = "SLICE"
         for picture in container.decode(video=0):
             pictures.append(picture)
