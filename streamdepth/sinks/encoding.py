@@ -80,7 +80,7 @@ _HARDWARE_OPTIONS: Mapping[str, Mapping[str, str]] = {
 
 # What would win over a bit rate and turn it into an option that is accepted and ignored.
 _CONSTANT_QUALITY = ("crf", "cq", "qp", "rc", "rc_mode")
-_PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
 _KEY_SECONDS = 2
 _INTRA_ONLY = ("ffv1", "prores", "png", "qtrle", "rawvideo", "mjpeg")
@@ -253,10 +253,8 @@ def check_preset(codec: str | None, preset: str) -> None:
     Raises:
         UsageError: x264 or x265 would refuse the preset, which they say on standard error when a file is opened.
     """
-    if codec in ("libx264", "libx265") and preset not in (*_PRESETS, "placebo", *"0123456789"):
-        raise UsageError(
-            f"preset is one of {', '.join(_PRESETS)} for {codec}, not {preset!r}{nearest(preset, _PRESETS)}"
-        )
+    if codec in ("libx264", "libx265") and preset not in (*PRESETS, "placebo", *"0123456789"):
+        raise UsageError(f"preset is one of {', '.join(PRESETS)} for {codec}, not {preset!r}{nearest(preset, PRESETS)}")
 
 
 def _in_its_words(codec: str, options: dict[str, str]) -> dict[str, str]:
@@ -267,8 +265,8 @@ def _in_its_words(codec: str, options: dict[str, str]) -> dict[str, str]:
     if "crf" in options:
         quality = options.pop("crf")
         options |= {"cq": quality} if kind == "nvenc" else {"qp": f"{float(quality):.0f}"}
-    if options.get("preset") in _PRESETS:
+    if options.get("preset") in PRESETS:
         # x264's nine on seven steps: p1..p7 from fast to good, VAAPI's levels from good (1) to fast (7)
-        step = 1 + _PRESETS.index(options.pop("preset")) * 6 // (len(_PRESETS) - 1)
+        step = 1 + PRESETS.index(options.pop("preset")) * 6 // (len(PRESETS) - 1)
         options |= {"preset": f"p{step}"} if kind == "nvenc" else {"compression_level": str(8 - step)}
     return options

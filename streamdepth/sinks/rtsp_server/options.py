@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamdepth.errors import UsageError
+from streamdepth.sinks.encoding import PRESETS
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     import av
 
     from streamdepth.frame import PictureInfo
-
-PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
 
 def check_encoding(*, rate: Fraction | float | None, bitrate: int | None, gop_seconds: float, preset: str) -> None:
