@@ -123,25 +123,15 @@ def follow(build: Build, ending: threading.Event, clock: Clock, tell: Callable[[
         build.close()
 
 
-def check_runs(provider: str) -> None:
-    """
-    Raises:
-        ProviderError: the provider of this name cannot run on this machine; says why and what would help.
-    """
-    from streamdepth.inference.providers import provider_named, why_not
-
-    reason = why_not(provider_named(provider))
-    if reason:
-        raise ProviderError(f"provider {provider}: {reason}")
-
-
 def build_first(request: BuildRequest, clock: Clock, tell: Callable[[str], None]) -> None:
     """Build and wait for it; Ctrl-C ends it.
 
     Raises:
         ProviderError: it cannot be built; says why.
     """
-    check_runs(request.provider)
+    from streamdepth.inference.providers import check_runs, provider_named
+
+    check_runs(provider_named(request.provider))
     what = f"{request.spec.name}: TensorRT's engine, batch {request.batch}"
     tell(f"{what}: building, which takes minutes and is kept")
     reason = follow(BuildProcess(request), threading.Event(), clock, tell, what)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from streamdepth.errors import ModelError
 from streamdepth.inference.graphs import graphs_folder, keep
 from streamdepth.inference.nvidia import model_digest
+from streamdepth.inference.session_errors import first_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,8 +69,6 @@ def _write(spec: ModelSpec, path: Path) -> None:
         model.ir_version = max(model.ir_version, 4)
         content = convert_float_to_float16(model, keep_io_types=True).SerializeToString()
     except Exception as error:  # the converter raises whatever its graph surgery runs into
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(
-            f"{spec.name}: cannot be brought to half precision ({first[:120]}); use --dtype fp32"
-        ) from error
+        reason = first_line(error)
+        raise ModelError(f"{spec.name}: cannot be brought to half precision ({reason}); use --dtype fp32") from error
     keep(path, content, spec.name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from streamdepth.clock import SystemClock
 from streamdepth.errors import InferenceError
 from streamdepth.inference import providers, sessions
-from streamdepth.inference.build_process import BuildProcess, BuildRequest, build_first, check_runs
+from streamdepth.inference.build_process import BuildProcess, BuildRequest, build_first
 from streamdepth.inference.nvidia import follows_picture
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Opener:
             ProviderError, ModelError, InferenceError: see :class:`streamdepth.inference.engine.Engine`.
         """
         if self._provider == _TENSORRT:
-            check_runs(_TENSORRT)
+            providers.check_runs(providers.provider_named(_TENSORRT))
             missing = self._missing(batch, exact=exact)
             if missing is not None and follows_picture(self._spec):
                 self._tell(
@@ -78,7 +78,7 @@ class Opener:
         """As ``engine``, at once: on CUDA for as long as TensorRT's engine is not there."""
         missing = None
         if self._provider == _TENSORRT:
-            check_runs(_TENSORRT)
+            providers.check_runs(providers.provider_named(_TENSORRT))
             missing = self._missing(batch, exact=exact)
         if missing is None:
             return self.engine(batch, exact=exact)

@@ -151,6 +151,16 @@ def why_not(provider: Provider) -> str:
     return ""
 
 
+def check_runs(provider: Provider) -> None:
+    """
+    Raises:
+        ProviderError: the provider cannot run on this machine; says why and what would help.
+    """
+    reason = why_not(provider)
+    if reason:
+        raise ProviderError(f"provider {provider.name}: {reason}")
+
+
 def runs_on_cores(name: str) -> bool:
     """Whether runs of the provider of this name share the cores, so that two of one thread each may go side by side."""
     return name == "cpu" or any(one.name == name and on_own_runtime(one) for one in PROVIDERS)

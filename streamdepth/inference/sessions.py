@@ -128,9 +128,7 @@ def _open(
     """
     import onnxruntime as ort
 
-    reason = providers.why_not(provider)
-    if reason:
-        raise ProviderError(f"provider {provider.name}: {reason}")
+    providers.check_runs(provider)
     if providers.on_own_runtime(provider):
         return OpenSession(_own_session(spec, provider, threads), provider.name)
     options = session_options.made(threads)
