@@ -63,6 +63,11 @@ def redact(text: str) -> str:
     return _HUB_TOKEN.sub(_MASK, text)
 
 
+def one_line(text: str) -> str:
+    """``redact(text)`` with all white space as single spaces, as errors are shown. Thread-safe."""
+    return redact(" ".join(text.split()))
+
+
 def split_userinfo(url: str) -> tuple[str | None, str]:
     """``"scheme://user:pass@host/x"`` -> ``("user:pass", "scheme://host/x")``; no user information gives None.
 

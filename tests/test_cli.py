@@ -64,7 +64,7 @@ class TestRun:
         assert content["captured"] == content["processed"] == content["written"] == 12
         assert content["dropped"] == {}
         assert (content["model"], content["provider"], content["batch"]) == ("built-in", "cpu", 1)
-        assert content["range"] == "shot"
+        assert (content["range"], content["error"]) == ("shot", None)
         assert {"median", "p95"} == content["stages_ms"]["infer"].keys()
         assert {"median", "p95", "p99"} == content["latency_ms"].keys()
         printed = capsys.readouterr()
@@ -322,8 +322,11 @@ class TestWrongUse:
     ) -> None:
         garbage = tmp_path / "garbage.mp4"
         garbage.write_bytes(bytes(range(256)) * 50)
-        assert main(["run", str(garbage), "-o", str(tmp_path / "o.mkv")]) == 1
-        assert "garbage.mp4" in one_line(capsys)
+        stats = tmp_path / "s.json"
+        assert main(["run", str(garbage), "-o", str(tmp_path / "o.mkv"), "--stats", str(stats)]) == 1
+        said = one_line(capsys)
+        assert "garbage.mp4" in said
+        assert f"streamdepth: {json.loads(stats.read_text())['error']}\n" == said
 
     def test_a_bad_clip_of_several_is_passed_over(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "a.mp4").write_bytes(bytes(range(256)) * 50)
@@ -339,7 +342,13 @@ class TestWrongUse:
         assert all(name in lines[2] for name in ("a.mp4", "b.mp4"))
         assert len(read_pts(tmp_path / "c.mkv")) == 3
         assert (tmp_path / "b.mkv").read_bytes() == b"precious"
-        assert [run["processed"] for run in json.loads(stats.read_text())["runs"]] == [0, 0, 3]
+        content = json.loads(stats.read_text())
+        assert [run["processed"] for run in content["runs"]] == [0, 0, 3]
+        assert [run["error"] for run in content["runs"]] == [
+            *(line.removeprefix("streamdepth: ") for line in lines[:2]),
+            None,
+        ]
+        assert content["error"] == content["runs"][0]["error"]
 
     def test_debug_shows_the_traceback(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["run", str(tmp_path / "none.mp4"), "--debug", "-o", "x.mkv"]) == 1

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streamdepth.errors import SourceError
-from streamdepth.redact import redact, split_userinfo
+from streamdepth.redact import one_line, redact, split_userinfo
 
 _VISIBLE = "".join(chr(code) for code in range(33, 127))
 # A quote or bracket at the end of a password cannot be told from the one that closes a string around the URL.
@@ -202,3 +202,7 @@ def test_split_userinfo(scheme: str, user: str, password: str, host: str, path: 
         f"{scheme}://{host}{path}",
     )
     assert split_userinfo(f"{scheme}://{host}{path}") == (None, f"{scheme}://{host}{path}")
+
+
+def test_one_line_of_many() -> None:
+    assert one_line(" rtsp://me:secret@cam/1:\n\tno answer ") == "rtsp://***@cam/1: no answer"

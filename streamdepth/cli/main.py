@@ -15,7 +15,7 @@ from typer.exceptions import TyperException
 
 from streamdepth.clock import SystemClock
 from streamdepth.errors import StreamDepthError
-from streamdepth.redact import redact
+from streamdepth.redact import one_line, redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,7 +78,7 @@ def _invoke(arguments: list[str]) -> int:
 def _fail(message: str, code: int, debug: bool) -> int:
     if debug:
         sys.stderr.write(redact(traceback.format_exc()))
-    sys.stderr.write(f"streamdepth: {redact(' '.join(message.split()))}\n")
+    sys.stderr.write(f"streamdepth: {one_line(message)}\n")
     return code
 
 

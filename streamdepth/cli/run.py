@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streamdepth.cli import options
-from streamdepth.redact import redact
+from streamdepth.redact import one_line
 
 if TYPE_CHECKING:
     from streamdepth.cli.jobs import Job
@@ -196,7 +196,7 @@ def execute(config: RunConfig) -> None:
     from streamdepth.cli.jobs import folder_notes, plan, range_switch
     from streamdepth.cli.progress import bytes_bar, frames_bar, say, wanted
     from streamdepth.cli.statistics import write
-    from streamdepth.errors import OutputExistsError, SourceError
+    from streamdepth.errors import OutputExistsError, SourceError, StreamDepthError
     from streamdepth.estimator import DepthEstimator
     from streamdepth.pipeline import Pipeline
 
@@ -220,8 +220,7 @@ def execute(config: RunConfig) -> None:
             progress=downloading,
             tell=partial(say, quiet=config.quiet),
         )
-    done: list[tuple[str, RunStats]] = []
-    failed: list[str] = []
+    done: list[tuple[str, RunStats, str]] = []
     try:
         for job in jobs:
             switch = range_switch(config)
@@ -234,6 +233,7 @@ def execute(config: RunConfig) -> None:
                 batch=_chosen_batch(config, estimator, job),
                 color_threads=job.threads.kernels,
             )
+            trouble = ""
             try:
                 with pipeline:
                     for note in pipeline.notes:
@@ -242,14 +242,14 @@ def execute(config: RunConfig) -> None:
                         _open_pages(pipeline, quiet=config.quiet)
                     with frames_bar(job.title, pipeline.snapshot, quiet=config.quiet):
                         pipeline.run()
-            except (SourceError, OutputExistsError) as error:
-                if len(jobs) == 1:
+            except StreamDepthError as error:
+                trouble = one_line(str(error))
+                if len(jobs) == 1 or not isinstance(error, SourceError | OutputExistsError):
                     raise
-                say(redact(" ".join(str(error).split())))
-                failed.append(job.title)
+                say(trouble)
                 continue
             finally:
-                done.append((job.title, pipeline.stats))
+                done.append((job.title, pipeline.stats, trouble))
             for note in pipeline.stats.notes[len(pipeline.notes) :]:
                 say(note, quiet=config.quiet)
             if wanted(config.quiet):
@@ -258,6 +258,7 @@ def execute(config: RunConfig) -> None:
         estimator.close()
         if config.stats is not None:
             write(config.stats, done)
+    failed = [title for title, _, trouble in done if trouble]
     if failed:
         raise SourceError(f"{len(failed)} of {len(jobs)} clips failed: {', '.join(failed)}")
 

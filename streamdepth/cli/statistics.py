@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from streamdepth.errors import OutputExistsError, SinkError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from streamdepth.pipeline import RunStats
 
@@ -44,17 +44,21 @@ def check_place(path: Path, *, sources: Iterable[str], outputs: Iterable[str]) -
         raise SinkError(f"statistics {path} may not be written; give --stats a file that can be written")
 
 
-def write(path: Path, done: list[tuple[str, RunStats]]) -> None:
-    """One run: its statistics. Several: their sums, and each under ``runs``.
+def write(path: Path, done: Sequence[tuple[str, RunStats, str]]) -> None:
+    """One run: its statistics. Several: their sums, and each under ``runs``. ``error`` is the first one, or null.
+
+    Args:
+        done: title, statistics and error (one line without secrets, or empty) of each run.
 
     Raises:
         SinkError: it cannot be written.
     """
     from streamdepth.pipeline.stats import combined
 
-    content = combined([stats for _, stats in done]).to_dict()
+    first_error = next((error for _, _, error in done if error), None)
+    content = {**combined([stats for _, stats, _ in done]).to_dict(), "error": first_error}
     if len(done) > 1:
-        content["runs"] = [{"source": title, **stats.to_dict()} for title, stats in done]
+        content["runs"] = [{"source": title, **stats.to_dict(), "error": error or None} for title, stats, error in done]
     try:
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:

@@ -12,7 +12,7 @@ import typer
 
 from streamdepth.cli import options
 from streamdepth.errors import DataFormatError, OutputExistsError, SourceError, UsageError
-from streamdepth.redact import redact
+from streamdepth.redact import one_line
 
 if TYPE_CHECKING:
     from streamdepth.estimator import Estimate
@@ -104,7 +104,7 @@ def image(
                 except (SourceError, DataFormatError) as error:
                     if len(found) == 1:
                         raise
-                    say(redact(" ".join(str(error).split())))
+                    say(one_line(str(error)))
                     failed.append(found[position][0])
                     position += 1
     if failed:

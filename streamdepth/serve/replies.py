@@ -14,7 +14,7 @@ from streamdepth.errors import (
     StreamDepthError,
     UsageError,
 )
-from streamdepth.redact import redact
+from streamdepth.redact import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -37,8 +37,7 @@ def failure(status: int, message: str, *, retry_after_seconds: int | None = None
     headers = {} if retry_after_seconds is None else {"Retry-After": str(retry_after_seconds)}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    text = " ".join(redact(message).split())
-    return web.json_response({"error": text}, status=status, headers=headers)
+    return web.json_response({"error": one_line(message)}, status=status, headers=headers)
 
 
 @web.middleware
