@@ -241,7 +241,7 @@ class TestWrongUse:
         ("arguments", "never"),
         [
             (["run", "test:", "-o", "o.mkv", "--style", "nope"], "copper"),
-            (["run", "test:", "-o", "o.mkv", "--codec", "aac"], "mean 'aac'"),
+            (["run", "test:", "-o", "o.mkv", "--codec", "aac"], "did you mean"),
             (["run", "clip.mp4", "-o", "o.mkv"], "file.mp4"),
         ],
     )

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from fractions import Fraction
 
+    from av.codec import Codec
+
     from streamdepth.frame import PictureInfo
 
 
@@ -194,20 +196,26 @@ def encoder_formats(codec: str) -> Sequence[str]:
     """
     import av
 
-    try:
-        found = av.Codec(codec, "w")
-    except (ValueError, av.FFmpegError):
-        found = None
-    if found is None or found.type != "video":
-        known = (name for name in _DEFAULT_OPTIONS if name in av.codecs_available)
-        raise UsageError(
-            f"no video encoder is called {codec!r} here{nearest(codec, av.codecs_available)}; use {', '.join(known)}"
-        )
+    found = _video_encoder(codec)
+    if found is None:
+        known = [name for name in sorted(av.codecs_available) if _video_encoder(name) is not None]
+        usual = ", ".join(name for name in _DEFAULT_OPTIONS if name in known)
+        raise UsageError(f"no video encoder is called {codec!r} here{nearest(codec, known)}; use {usual}")
     names = [pixel.name for pixel in found.video_formats or ()]
     if names == ["vaapi"]:
         # what its pictures are uploaded from, see hardware.upload_device
         return ["nv12"] if codec == "h264_vaapi" else ["nv12", "p010le"]
     return names or ["yuv420p"]
+
+
+def _video_encoder(name: str) -> Codec | None:
+    import av
+
+    try:
+        found = av.Codec(name, "w")
+    except (ValueError, av.FFmpegError):
+        return None
+    return found if found.type == "video" else None
 
 
 def _opens_with_alpha(codec: str) -> bool:
