@@ -138,29 +138,31 @@ class Handover:
         self._tell(f"{what} is being built, which may take minutes; running on {first} meanwhile")
         try:
             reason = follow(self._build(picture), self._ending, self._clock, self._tell, what)
-            engine = None if reason or self._ending.is_set() else self._open()
+            if not (reason or self._ending.is_set()):
+                reason = self._switch(self._open(), size, picture)
         except (StreamDepthError, OSError) as error:
-            reason, engine = str(error), None
-        if engine is None:
-            if not self._ending.is_set():
-                self._outcome = f"stays on {first}: {reason}"
-                self._tell(f"{name}: {self._outcome}")
+            reason = str(error)
+        if self._second is not None:
+            seconds = (self._clock.monotonic_ns() - self._started_ns) / 1e9
+            outcome = f"on {first} for the first {seconds:.0f} s, on {self._second.provider} from then on"
+        elif not self._ending.is_set():
+            outcome = f"stays on {first}: {reason}"
+        else:
             return
+        self._outcome = outcome
+        self._tell(f"{name}: {outcome}")
+        if self._second is not None:
+            self._retire()
+
+    def _switch(self, engine: Engine, size: tuple[int, int], picture: tuple[int, int]) -> str:
+        """Go on with ``engine`` from the next batch; where that cannot be, close it and say why (not if all ends)."""
         reason = self._warmed(engine, size, picture)
         with self._lock:
-            switched = not (reason or self._ending.is_set())
-            if switched:
+            if not (reason or self._ending.is_set()):
                 self._second, self._size = engine, size
-        if not switched:
-            engine.close()
-            if reason and not self._ending.is_set():
-                self._outcome = f"stays on {first}: {reason}"
-                self._tell(f"{name}: {self._outcome}")
-            return
-        seconds = (self._clock.monotonic_ns() - self._started_ns) / 1e9
-        self._outcome = f"on {first} for the first {seconds:.0f} s, on {engine.provider} from then on"
-        self._tell(f"{name}: {self._outcome}")
-        self._retire()
+                return ""
+        engine.close()
+        return reason
 
     def _warmed(self, engine: Engine, size: tuple[int, int], picture: tuple[int, int]) -> str:
         """Why the second engine cannot take over, empty where it can; its first run at this size is over then."""
