@@ -1,16 +1,12 @@
-"""The RTSP server against real players (libav, ffmpeg, GStreamer) and against sockets that misbehave."""
+"""The RTSP server against real players (libav, ffmpeg, GStreamer) and against what a client may ask."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
 import hashlib
-import random
 import re
-import selectors
 import shutil
-import signal
-import socket
 import subprocess
 import threading
 import time
@@ -20,14 +16,10 @@ import numpy as np
 import pytest
 
 from streamdepth.errors import SinkError, UsageError
-from streamdepth.look import Look, LookControl
-from streamdepth.sinks.rtsp_server.hub import Settings
-from streamdepth.sinks.rtsp_server.sink import RtspServerSink
 from streamdepth.stages import Sink
 from tests.support.rtsp import (
     Feeder,
     RawClient,
-    end_process,
     make_result,
     need_ffmpeg,
     picture_info,
@@ -35,35 +27,18 @@ from tests.support.rtsp import (
     wait_until,
     watch,
 )
+from tests.support.rtsp_server import make_sink, serving, url_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-
-def make_sink(url: str = "rtsp://127.0.0.1:0/depth", **options: object) -> RtspServerSink:
-    return RtspServerSink(url, control=LookControl(Look()), **{"environ": {}, **options})  # type: ignore[arg-type]
-
-
-@contextlib.contextmanager
-def serving(
-    url: str = "rtsp://127.0.0.1:0/depth", *, width_px: int = 160, height_px: int = 90, **options: object
-) -> Iterator[RtspServerSink]:
-    sink = make_sink(url, **options)
-    sink.open(stream_info(width_px, height_px), picture_info(width_px, height_px))
-    try:
-        yield sink
-    finally:
-        sink.close()
+    from streamdepth.sinks.rtsp_server.sink import RtspServerSink
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RtspServerSink]:
     with serving() as sink, Feeder(sink):
         yield sink
-
-
-def url_of(sink: RtspServerSink, userinfo: str = "") -> str:
-    return f"rtsp://{userinfo}127.0.0.1:{sink.port}/depth"
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
@@ -239,158 +214,6 @@ def test_digest_and_basic() -> None:
             assert client.request("DESCRIBE", Authorization=f'{text}, response="{forged}"')[0] == 401
         assert len(watch(url_of(sink, "us%20er:p%40ss%2Fw@"), 3)) == 3
         assert "unauthorized" in str(sink.status["events"])
-
-
-def test_garbage_and_half_open_connections_harm_nobody() -> None:
-    settings = Settings(idle_seconds=1.0)
-    with serving(settings=settings) as sink, Feeder(sink):
-        for start in (
-            b"",
-            b"GET / HTTP/1.1\r\n\r\n",
-            b"OPTIONS * RTSP/1.0\r\nContent-Length: 999999999\r\n\r\n",
-            b"A" * 20_000,
-        ):
-            with RawClient(sink.port) as client:
-                with contextlib.suppress(OSError):
-                    client.socket.sendall(start + random.Random(3).randbytes(50_000))
-                assert client.closed()
-        with RawClient(sink.port) as half, RawClient(sink.port) as mute:
-            half.socket.sendall(b"DESCRIBE rtsp://")
-            assert len(watch(url_of(sink), 3)) == 3
-            assert half.closed()
-            assert mute.closed()
-        assert wait_until(lambda: sink.status["connections"] == 0)
-        events = sink.status["events"]
-        assert isinstance(events, dict)
-        assert events["garbage"] >= 3
-        assert events["idle"] >= 2
-
-
-def test_limit_on_clients() -> None:
-    with serving(max_clients=2) as sink, Feeder(sink), RawClient(sink.port) as first, RawClient(sink.port) as second:
-        assert first.request("OPTIONS")[0] == second.request("OPTIONS")[0] == 200
-        with RawClient(sink.port) as third:
-            assert third.request("OPTIONS")[0] == 503
-            assert third.closed()
-        assert first.request("DESCRIBE")[0] == 200
-
-
-def test_killed_viewer() -> None:
-    with serving() as sink, Feeder(sink) as feeder:
-        command = [need_ffmpeg(), "-v", "quiet", "-rtsp_transport", "tcp", "-i", url_of(sink), "-f", "null", "-"]
-        player = subprocess.Popen(command, text=True)
-        assert wait_until(lambda: sink.viewers == 1)
-        end_process(player)
-        assert wait_until(lambda: sink.viewers == 0)
-        assert len(watch(url_of(sink), 3)) == 3
-        assert feeder.error is None
-
-
-def test_frozen_viewer_skips_and_harms_nobody() -> None:
-    settings = Settings(backlog_bytes=100_000, stall_seconds=60)
-    with serving(width_px=320, height_px=180, settings=settings) as sink:
-        feeder = Feeder(sink, width_px=320, height_px=180, noise=True)
-        with feeder:
-            command = [need_ffmpeg(), "-v", "quiet", "-rtsp_transport", "tcp", "-i", url_of(sink), "-f", "null", "-"]
-            player = subprocess.Popen(command, text=True)
-            try:
-                assert wait_until(lambda: sink.viewers == 1)
-                player.send_signal(signal.SIGSTOP)
-                assert wait_until(lambda: "slow_viewer" in str(sink.status["skipped_by_viewers"]), 20)
-                assert len(watch(url_of(sink), 10)) == 10
-                player.send_signal(signal.SIGCONT)
-                assert wait_until(lambda: sink.viewers == 1)
-            finally:
-                end_process(player)
-            assert feeder.error is None
-            assert feeder.worst_seconds < 1.0
-
-
-def test_viewer_that_stays_frozen_is_cut_off() -> None:
-    settings = Settings(backlog_bytes=50_000, stall_seconds=0.5)
-    with serving(width_px=320, height_px=180, settings=settings) as sink:
-        feeder = Feeder(sink, width_px=320, height_px=180, noise=True)
-        with feeder, RawClient(sink.port, receive_bytes=20_000) as client:
-            client.play()
-            assert wait_until(lambda: "frozen" in str(sink.status["events"]), 20)
-            assert wait_until(lambda: sink.status["connections"] == 0)
-
-
-def test_silent_udp_viewer_is_forgotten() -> None:
-    settings = Settings(session_seconds=0.5)
-    with serving(settings=settings) as sink, Feeder(sink), RawClient(sink.port) as client:
-        with socket.socket(type=socket.SOCK_DGRAM) as ears:
-            ears.bind(("127.0.0.1", 0))
-            ears.settimeout(5)
-            port = ears.getsockname()[1]
-            _, headers, _ = client.request("SETUP", Transport=f"RTP/AVP;unicast;client_port={port}-{port + 1}")
-            assert "server_port=" in headers["transport"]
-            client.request("PLAY", Session=headers["session"].partition(";")[0])
-            assert len(ears.recv(2048)) > 12
-            assert client.closed()
-        assert wait_until(lambda: sink.viewers == 0)
-
-
-def test_fifty_viewers() -> None:
-    """Eight whole players and 42 that only take packets, at once; each must get pictures."""
-    with serving() as sink, Feeder(sink) as feeder:
-        url = url_of(sink)
-        full: list[int] = []
-        threads = [
-            threading.Thread(target=lambda n=n: full.append(len(watch(url, 20, transport=("tcp", "udp")[n % 2]))))
-            for n in range(6)
-        ]
-        command = [
-            need_ffmpeg(),
-            "-v",
-            "error",
-            "-rtsp_transport",
-            "tcp",
-            "-i",
-            url,
-            "-frames:v",
-            "20",
-            "-f",
-            "null",
-            "-",
-        ]
-        players = [subprocess.Popen(command, text=True) for _ in range(2)]
-        clients = [RawClient(sink.port) for _ in range(42)]
-        try:
-            for thread in threads:
-                thread.start()
-            for client in clients:
-                client.play()
-            assert sink.viewers >= 42
-            assert all(count >= 5 for count in count_pictures(clients, 5))
-            for thread in threads:
-                thread.join(30)
-            assert full == [20] * 6
-            assert [player.wait(30) for player in players] == [0, 0]
-        finally:
-            for client in clients:
-                client.socket.close()
-            for player in players:
-                end_process(player)
-        assert wait_until(lambda: sink.status["connections"] == 0)
-        assert feeder.error is None
-
-
-def count_pictures(clients: list[RawClient], wanted: int) -> list[int]:
-    """Read all clients until each has seen ``wanted`` marker bits or 20 s passed."""
-    counts = [0] * len(clients)
-    deadline = time.monotonic() + 20
-    with selectors.DefaultSelector() as selector:
-        for number, client in enumerate(clients):
-            selector.register(client.socket, selectors.EVENT_READ, number)
-        while min(counts) < wanted and time.monotonic() < deadline:
-            for key, _ in selector.select(1):
-                client = clients[key.data]
-                client.data += client.socket.recv(65536)
-                while len(client.data) >= 4 and len(client.data) >= 4 + int.from_bytes(client.data[2:4], "big"):
-                    channel, packet = client.packet()
-                    counts[key.data] += channel == 0 and packet[1] >> 7
-    return counts
 
 
 def test_picture_changes_size_in_mid_stream() -> None:

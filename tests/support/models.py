@@ -11,7 +11,8 @@ nothing that matters.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import json
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
@@ -210,3 +211,9 @@ def expected_depth(
     ramp = (np.arange(height, dtype=np.float64)[:, None] + 0.5) / height
     depth = OFFSET + gain * image_hwc.astype(np.float64).mean(axis=2) + (ramp if inverse else -ramp)
     return np.asarray(depth[::stride, ::stride])
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A configuration beside a model; text goes in as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
