@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from streamdepth.cli import bench, build, checks, models, run, serve, stills, styles
+from streamdepth.cli import bench, build, checks, collector, models, run, serve, stills, styles
 from streamdepth.version import __version__
 
 app = typer.Typer(
@@ -26,12 +26,14 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _common(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; works anywhere on the line.")] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand != "run":  # which releases once all is open
+        collector.release()
 
 
 app.command("run")(run.run)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 from typer.exceptions import TyperException
 
+from streamdepth.cli import collector
 from streamdepth.clock import SystemClock
 from streamdepth.errors import StreamDepthError
 from streamdepth.redact import one_line, redact
@@ -32,10 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
     Args:
         arguments: what to run inside a process that goes on; None = this process's own, which may then be left at once.
     """
+    if arguments is not None:
+        with _signals_as_interrupts():
+            return _invoke(list(arguments))
+    collector.hold()
     with _signals_as_interrupts():
-        code = _invoke(sys.argv[1:] if arguments is None else list(arguments))
-    if arguments is None:
-        _leave_stuck_threads(code)
+        code = _invoke(sys.argv[1:])
+    _leave_stuck_threads(code)
+    collector.spare()
     return code
 
 

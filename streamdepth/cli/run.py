@@ -193,6 +193,7 @@ def execute(config: RunConfig) -> None:
         SourceError: clips were passed over; names them.
         StreamDepthError: what would end every other clip too.
     """
+    from streamdepth.cli.collector import release
     from streamdepth.cli.jobs import folder_notes, plan, range_switch
     from streamdepth.cli.progress import bytes_bar, frames_bar, say, wanted
     from streamdepth.cli.statistics import write
@@ -238,6 +239,7 @@ def execute(config: RunConfig) -> None:
                 with pipeline:
                     for note in pipeline.notes:
                         say(note, quiet=config.quiet)
+                    release()
                     if switch is not None:
                         _open_pages(pipeline, quiet=config.quiet)
                     with frames_bar(job.title, pipeline.snapshot, quiet=config.quiet):
