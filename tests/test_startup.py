@@ -56,7 +56,12 @@ class TestCollector:
 
     def test_every_other_command_collects(self, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[bool] = []
-        monkeypatch.setattr("streamdepth.doctor.examine", lambda *_, **__: seen.append(gc.isenabled()) or [])
+
+        def examine() -> list[Any]:
+            seen.append(gc.isenabled())
+            return []
+
+        monkeypatch.setattr("streamdepth.doctor.examine", examine)
         monkeypatch.setattr(sys, "argv", ["streamdepth", "doctor", "--json"])
         main()
         assert seen == [True]

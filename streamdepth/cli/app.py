@@ -27,10 +27,12 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _common(
     context: typer.Context,
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - acts in its own callback
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; works anywhere on the line.")] = False,
+    debug: Annotated[  # noqa: ARG001 - main has taken it off the line
+        bool, typer.Option("--debug", help="Show tracebacks; works anywhere on the line.")
+    ] = False,
 ) -> None:
     if context.invoked_subcommand != "run":  # which releases once all is open
         collector.release()

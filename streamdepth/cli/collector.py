@@ -6,7 +6,7 @@ import gc
 
 
 def hold() -> None:
-    """No collections until :func:`release`: those among the imports of a run take a tenth of a second and find nothing."""
+    """No collections until :func:`release`: those among the imports of a run take 0.2 s and find nothing."""
     gc.disable()
 
 
