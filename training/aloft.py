@@ -10,7 +10,7 @@ import numpy as np
 from training.builder import ANY, rot_x, rot_y, rot_z
 from training.outdoors import sun
 from training.place import Place
-from training.raycast import BOX, ELLIPSOID, LINES, WINDOWS
+from training.primitives import BOX, ELLIPSOID, LINES, WINDOWS
 from training.scene import Scene
 
 if TYPE_CHECKING:

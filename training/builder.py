@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from training.raycast import BOX, ELLIPSOID, PLAIN, WIDTH
+from training.primitives import BOX, ELLIPSOID, PLAIN, WIDTH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

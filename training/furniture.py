@@ -7,7 +7,7 @@ import numpy as np
 
 from training.builder import GREY, SOFT, rot_x, rot_y, rot_z
 from training.outside import Outside
-from training.raycast import BOX, CYLINDER, ELLIPSOID, LINES
+from training.primitives import BOX, CYLINDER, ELLIPSOID, LINES
 
 
 class Indoors(Outside):

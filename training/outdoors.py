@@ -9,7 +9,7 @@ import numpy as np
 
 from training.builder import ANY, GREY, rot_x, rot_y, rot_z
 from training.place import Place
-from training.raycast import BOX, CHECKS, CYLINDER, ELLIPSOID, LINES, PLAIN, WINDOWS
+from training.primitives import BOX, CHECKS, CYLINDER, ELLIPSOID, LINES, PLAIN, WINDOWS
 from training.scene import Scene
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from training.builder import GREY, SOFT, rot_x, rot_y, rot_z
-from training.raycast import BOX, CYLINDER, ELLIPSOID
+from training.primitives import BOX, CYLINDER, ELLIPSOID
 from training.thin import Thin
 
 

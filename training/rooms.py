@@ -8,7 +8,7 @@ import numpy as np
 
 from training.builder import ANY, GREY, SOFT, rot_y
 from training.place import Place
-from training.raycast import BOX, CYLINDER, LINES, PLAIN
+from training.primitives import BOX, CYLINDER, LINES, PLAIN
 from training.scene import Scene
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import numpy as np
 
 from training.builder import GREY, HARD, SOFT, rot_y, rot_z
 from training.furniture import Indoors
-from training.raycast import BOX, PLAIN, WINDOWS
+from training.primitives import BOX, PLAIN, WINDOWS
 
 
 class Scene(Indoors):

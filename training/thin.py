@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from training.builder import GREY, Builder, rot_y
-from training.raycast import CYLINDER
+from training.primitives import CYLINDER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
