@@ -19,42 +19,30 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
-from dataclasses import asdict, dataclass, field, replace
-from fractions import Fraction
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import av
 import numpy as np
 import onnxruntime as ort
+from support.budget import Budget, numbers
+from support.gpu_streams import StreamRow, measure_streams, print_streams
 from support.timing import machine, side_by_side
 
 from streamdepth.errors import StreamDepthError, UsageError
-from streamdepth.estimator import DepthEstimator
 from streamdepth.inference import agreement, half, nvidia
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.pattern import pattern
 from streamdepth.inference.preprocess import picture_of
 from streamdepth.inference.providers import ON_DEVICE, provider_named, why_not
 from streamdepth.inference.sessions import open_session
-from streamdepth.look import Look, View
 from streamdepth.models.resolve import resolve
-from streamdepth.pipeline import Pipeline, RunStats
-from streamdepth.sinks.select import sink_for
-from streamdepth.sources.select import source_for
-from streamdepth.threads import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from streamdepth.models.spec import ModelSpec
-    from streamdepth.stages import Source
-
-_SUSTAINED = 0.01
-_RATE = 30
-_LOOK = Look(alpha=(0.6, 0.6), view=View.OVERLAY)
 
 
 @dataclass(frozen=True)
@@ -84,40 +72,6 @@ class ModelRow:
     note: str
 
 
-@dataclass(frozen=True)
-class StreamRow:
-    streams: int
-    provider: str
-    batch: int
-    seen_fps: float
-    dropped: float
-    latency_p95_ms: float | None
-    model_ms: float
-    busiest: str
-    busy: float
-    cpu: float
-
-    @property
-    def sustained(self) -> bool:
-        return self.dropped <= _SUSTAINED
-
-
-@dataclass
-class Found:
-    started: float
-    most_seconds: float
-    model: list[ModelRow] = field(default_factory=list)
-    streams: list[StreamRow] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-
-    def skip(self, line: str) -> None:
-        print(f"skipped: {line}", flush=True)
-        self.skipped.append(line)
-
-    def left(self) -> float:
-        return self.most_seconds - (time.monotonic() - self.started)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="built-in")
@@ -133,37 +87,39 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.5, help="what does not fit is skipped")
     parser.add_argument("--json", type=Path, help="write everything here")
     options = parser.parse_args()
-    found = Found(time.monotonic(), options.minutes * 60)
+    budget = Budget(options.minutes * 60)
     print(
         f"{machine()}; GPU {nvidia.gpu_name() or 'none'}; onnxruntime {ort.__version__}; {options.model}\n", flush=True
     )
-    there = [name for name in options.provider or list(ON_DEVICE) if runs(name, found)]
+    there = [name for name in options.provider or list(ON_DEVICE) if runs(name, budget)]
     if options.size is None:
         spec = resolve(options.model, sense=options.sense)
         options.size = "x".join(map(str, network_size(spec)))
+    models: list[ModelRow] = []
     for name in there:
-        measure_models(name, options, found)
-    print_models(found.model)
+        measure_models(name, options, budget, models)
+    print_models(models)
+    streams: list[StreamRow] = []
     if there:
-        measure_streams(there[0], options, found)
-        print_streams(found.streams, options.stream_size)
+        measure_streams(there[0], options, budget, streams)
+        print_streams(streams, options.stream_size)
     else:
-        found.skip("streams: no provider to run them on")
+        budget.skip("streams: no provider to run them on")
     if options.json is not None:
         where = {"machine": machine(), "gpu": nvidia.gpu_name(), "onnxruntime": str(ort.__version__)}
         what = {"model": options.model, "size": options.size}
-        rows = {"settings": found.model, "streams": found.streams}
+        rows = {"settings": models, "streams": streams}
         values = {name: [asdict(row) for row in some] for name, some in rows.items()}
-        options.json.write_text(json.dumps({**where, **what, **values, "skipped": found.skipped}, indent=2) + "\n")
+        options.json.write_text(json.dumps({**where, **what, **values, "skipped": budget.skipped}, indent=2) + "\n")
 
 
-def runs(name: str, found: Found) -> bool:
+def runs(name: str, budget: Budget) -> bool:
     try:
         reason = why_not(provider_named(name))
     except StreamDepthError as error:
         reason = str(error)
     if reason:
-        found.skip(f"{name}: {reason}")
+        budget.skip(f"{name}: {reason}")
     return not reason
 
 
@@ -171,9 +127,6 @@ def network_size(spec: ModelSpec) -> tuple[int, int]:
     from streamdepth.inference.geometry import plan
 
     return plan(spec, 1920, 1080).net_size
-
-
-# The model ----------------------------------------------------------------------------------------------------------
 
 
 def settings(provider: str, options: argparse.Namespace) -> list[Setting]:
@@ -187,10 +140,6 @@ def settings(provider: str, options: argparse.Namespace) -> list[Setting]:
     return [*first, *rest, *(Setting(provider, "fp16", batch, graph=False) for batch in (batches[0], batches[-1]))]
 
 
-def numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
-
-
 def spec_for(setting: Setting, options: argparse.Namespace) -> ModelSpec:
     """The model as a run in this setting has it, without the preprocessing that an engine puts in front."""
     spec = resolve(options.model, dtype="fp32", size=options.size, sense=options.sense)
@@ -201,22 +150,24 @@ def spec_for(setting: Setting, options: argparse.Namespace) -> ModelSpec:
     return half.halved(spec)
 
 
-def measure_models(provider: str, options: argparse.Namespace, found: Found) -> None:
+def measure_models(provider: str, options: argparse.Namespace, budget: Budget, rows: list[ModelRow]) -> None:
     start_seconds = 0.0
     for setting in settings(provider, options):
-        if found.left() < 30 + 1.5 * start_seconds and found.model:
-            found.skip(f"{setting}: {found.left():.0f} s are left, and the last took {start_seconds:.0f} s to start")
+        if budget.left_seconds() < 30 + 1.5 * start_seconds and rows:
+            budget.skip(
+                f"{setting}: {budget.left_seconds():.0f} s are left, and the last took {start_seconds:.0f} s to start"
+            )
             continue
         print(f"{setting} ...", flush=True)
         try:
             row = measure(setting, options)
         except StreamDepthError as error:
-            found.skip(f"{setting}: {error}")
+            budget.skip(f"{setting}: {error}")
             continue
         start_seconds = row.start_seconds
-        found.model.append(row)
+        rows.append(row)
         if setting.graph and not row.graph:
-            found.skip(f"CUDA graph of {setting}: {row.note or 'not recorded'}")
+            budget.skip(f"CUDA graph of {setting}: {row.note or 'not recorded'}")
 
 
 def measure(setting: Setting, options: argparse.Namespace) -> ModelRow:
@@ -305,99 +256,6 @@ def print_models(rows: list[ModelRow]) -> None:
             f"| {row.start_seconds:.0f} s |"
         )
     print()
-
-
-# Streams ------------------------------------------------------------------------------------------------------------
-
-
-def measure_streams(provider: str, options: argparse.Namespace, found: Found) -> None:
-    width, height = map(int, options.stream_size.split("x"))
-    with tempfile.TemporaryDirectory(prefix="streamdepth-gpu-") as folder:
-        clip = make_clip(Path(folder) / "clip.mkv", width, height, int(options.stream_seconds * _RATE))
-        with DepthEstimator(options.model, provider=provider, size=options.size, sense=options.sense) as estimator:
-            stream([source_for(str(clip), max_frames=_RATE)], estimator)  # uncounted: kernels get compiled
-            for count in numbers(options.streams):
-                if found.left() < 20 + 2 * options.stream_seconds:
-                    found.skip(f"{count} streams: {found.left():.0f} s are left")
-                    continue
-                print(f"{count} streams ...", flush=True)
-                try:
-                    row = stream([source_for(str(clip)) for _ in range(count)], estimator)
-                except StreamDepthError as error:
-                    found.skip(f"{count} streams: {error}")
-                    return
-                found.streams.append(row)
-                if not row.sustained:
-                    return
-
-
-def make_clip(path: Path, width: int, height: int, frames: int) -> Path:
-    """The built-in scene in H.264, as cameras send it: a key frame a second, no B-frames."""
-    source = source_for(f"test:?size={width}x{height}&rate={_RATE}&frames={min(frames, 2 * _RATE)}")
-    source.open()
-    pictures = [frame.picture.reformat(format="yuv420p") for frame in source.frames()]
-    source.close()
-    with av.open(str(path), "w") as container:
-        encoding = {"preset": "veryfast", "crf": "23", "tune": "zerolatency", "g": str(_RATE)}
-        video = container.add_stream("libx264", rate=_RATE, options=encoding)
-        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
-        for number in range(frames):
-            picture = pictures[number % len(pictures)]
-            picture.pts, picture.time_base = number, Fraction(1, _RATE)
-            container.mux(video.encode(picture))
-        container.mux(video.encode(None))
-    return path
-
-
-def stream(sources: list[Source], estimator: DepthEstimator) -> StreamRow:
-    count = len(sources)
-    cpu = time.process_time()
-    with Pipeline(
-        sources, estimator, lambda _: [sink_for("null:", look=_LOOK)], policy="latest", batch=min(count, 32)
-    ) as pipeline:
-        stats = pipeline.run()
-    cpu_share = (time.process_time() - cpu) / max(stats.seconds, 1e-9) / cores()
-    busiest, busy = bounded_by(stats, count)
-    return StreamRow(
-        streams=count,
-        provider=stats.provider,
-        batch=stats.batch,
-        seen_fps=round(stats.processed / stats.seconds / count, 2),
-        dropped=round(sum(stats.dropped.values()) / max(1, stats.captured), 4),
-        latency_p95_ms=stats.latency_ms.get("p95"),
-        model_ms=stats.stages_ms["infer"]["median"],
-        busiest=busiest,
-        busy=round(busy, 3),
-        cpu=round(cpu_share, 3),
-    )
-
-
-def bounded_by(stats: RunStats, count: int) -> tuple[str, float]:
-    """The stage that works the largest share of the time on each of its threads, and that share."""
-    threads = {"infer": 1, "prepare": 1}  # shared; all others are one for each stream
-    shares = {
-        name: stats.processed * times["median"] / 1e3 / max(stats.seconds, 1e-9) / threads.get(name, count)
-        for name, times in stats.stages_ms.items()
-        if not name.startswith("sink ")
-    }
-    name = max(shares, key=lambda one: shares[one])
-    return ("decode" if name == "capture" else name), shares[name]
-
-
-def print_streams(rows: list[StreamRow], size: str) -> None:
-    if not rows:
-        return
-    columns = ["provider", "batch", "fps each", "dropped", "latency p95", "busiest stage", f"CPU, {cores()} cores"]
-    print(f"\n| {size} streams | {' | '.join(columns)} |")
-    print("|---|---|---|---|---|---|---|---|")
-    for row in rows:
-        latency = "-" if row.latency_p95_ms is None else f"{row.latency_p95_ms:.0f} ms"
-        print(
-            f"| {row.streams} | {row.provider} | {row.batch} | {row.seen_fps:.1f} of {_RATE} | {row.dropped:.1%} "
-            f"| {latency} | {row.busiest}, {row.busy:.0%} | {row.cpu:.0%} |"
-        )
-    sustained = max((row.streams for row in rows if row.sustained), default=0)
-    print(f"\nsustained: {sustained} streams")
 
 
 if __name__ == "__main__":
