@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -21,6 +20,7 @@ from streamdepth.errors import OutputExistsError, SinkError, UsageError
 from streamdepth.frame import PictureInfo
 from streamdepth.sinks.video import VideoSink
 from tests.support.media import read_pts, write_clip
+from tests.support.rtsp import listener, say_nothing
 from tests.support.sinks import (
     control,
     info_of,
@@ -34,6 +34,7 @@ from tests.support.sinks import (
 )
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -197,28 +198,34 @@ def test_a_full_disk_keeps_what_was_written(disk: Path, suffix: str) -> None:
     assert shown >= 5
 
 
-def test_a_stalled_sound_input_is_interruptible(tmp_path: Path) -> None:
+def test_opening_a_sound_input_that_says_nothing_is_interruptible(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "in.ts", frames=5, audio=True)
+    path = tmp_path / "out.mkv"
+    connected = threading.Event()
 
-    from streamdepth.sinks.packets import PacketCopier
+    def mute(client: socket.socket) -> None:
+        connected.set()
+        say_nothing(client)
 
-    clip = write_clip(tmp_path / "in.mp4", frames=10, audio=True)
-    copier = PacketCopier(str(clip), options={}, origin_seconds=Fraction(0), end_seconds=None)
-    with av.open(str(tmp_path / "out.mkv"), "w") as output:
-        output.add_stream("libx264", rate=25)
-        copier.open(output, "matroska")
-        # Never started: nothing will come, as from a server that went silent.
-        entered, left = threading.Event(), threading.Event()
+    with listener(mute) as port:
+        info = dataclasses.replace(info_of(clip), media_path=f"http://127.0.0.1:{port}/clip.ts")
+        sink = VideoSink(path, control=control(), options=FAST)
+        opened = threading.Event()
 
-        def wait() -> None:
-            entered.set()
-            list(copier.until(None))
-            left.set()
+        def open_sink() -> None:
+            sink.open(info, picture_info(info))
+            opened.set()
 
-        threading.Thread(target=wait, daemon=True).start()
-        assert entered.wait(5)
-        copier.interrupt()
-        assert left.wait(1)
-        copier.close()
+        threading.Thread(target=open_sink, daemon=True).start()
+        assert connected.wait(10)
+        assert not opened.is_set()
+        sink.interrupt()
+        assert opened.wait(2)
+        for item in results_of(clip):
+            sink.process(item)
+        sink.close()
+    assert len(read_pts(path)) == 5
+    assert "sound not copied: interrupted" in sink.note
 
 
 @pytest.mark.parametrize("before_open", [True, False])

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+from streamdepth.detached import Detached, InterruptedCall
 from streamdepth.errors import SourceError, SourceNotFoundError, UsageError
 from streamdepth.sources import cameras as camera_list
 from streamdepth.sources.cameras import Camera
-from streamdepth.sources.detached import Detached, InterruptedCall
 from streamdepth.sources.file import FileSource
 from streamdepth.sources.images import ImagesSource
 from streamdepth.sources.limit import LimitedSource

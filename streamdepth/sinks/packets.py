@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-import queue
-import threading
 from fractions import Fraction
 from typing import TYPE_CHECKING, cast
 
+from streamdepth.detached import Detached, InterruptedCall
 from streamdepth.sinks.subtitles import LineConverter, converts
 
 if TYPE_CHECKING:
@@ -23,15 +22,15 @@ if TYPE_CHECKING:
     _AnyPacket = Packet[Stream]
 
 _QUEUE_PACKETS = 256
+_OPEN_SECONDS = 10.0
 _STALL_SECONDS = 20.0
-_POLL_SECONDS = 0.05
 
 
 class PacketCopier:
     """Reads the packets to copy on a thread of its own, ahead by a bounded number, and hands them out by time.
 
-    A thread, because the input may be a URL and a read that blocks must not block the encoder for ever: the wait for
-    it can be interrupted and has a limit.
+    A thread, because the input may be a URL, and opening or reading it must not block the encoder for ever: every wait
+    for it can be interrupted and has a limit. ``interrupt`` may be called from any thread and at any time.
 
     Args:
         media_path: file or URL to copy from.
@@ -52,10 +51,9 @@ class PacketCopier:
         self._options = options
         self._origin = origin_seconds
         self._end = end_seconds
-        self._packets: queue.Queue[_AnyPacket | None] = queue.Queue(_QUEUE_PACKETS)
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._detached = Detached("streamdepth-copy")
         self._input: InputContainer | None = None
+        self._packets: Iterator[_AnyPacket] | None = None
         self._streams: dict[int, Stream] = {}
         self._filters: dict[int, BitStreamFilterContext] = {}
         self._converters: dict[int, LineConverter] = {}
@@ -72,12 +70,18 @@ class PacketCopier:
 
         self._lead_in = muxer in ("mp4", "mov")
         try:
-            self._input = av.open(self._path, options=dict(self._options), timeout=(10.0, 10.0))
-        except (av.FFmpegError, OSError):
-            self.notes.append("sound not copied: the input could not be opened a second time")
+            source = self._detached.call(
+                lambda: av.open(self._path, options=dict(self._options), timeout=(_OPEN_SECONDS, _OPEN_SECONDS)),
+                dispose=lambda late: late.close(),
+                timeout_seconds=_OPEN_SECONDS,  # a name server's silence is not in FFmpeg's own limit
+            )
+        except (av.FFmpegError, OSError, InterruptedCall) as exc:
+            why = "interrupted" if isinstance(exc, InterruptedCall) else "the input could not be opened a second time"
+            self.notes.append(f"sound not copied: {why}")
             self._ended = True
             return
-        for stream in self._input.streams:
+        self._input = source
+        for stream in source.streams:
             if stream.type not in ("audio", "subtitle"):
                 continue
             name = _codec_name(stream)
@@ -97,14 +101,8 @@ class PacketCopier:
                 self._filters[stream.index] = BitStreamFilterContext("aac_adtstoasc", stream)
         if not self._streams:
             self._ended = True
-            self._input.close()
+            source.close()
             self._input = None
-
-    def start(self) -> None:
-        if self._ended or self._thread is not None:
-            return
-        self._thread = threading.Thread(target=self._read, name="copy-packets", daemon=True)
-        self._thread.start()
 
     def until(self, seconds: Fraction | None) -> Iterator[_AnyPacket]:
         """Packets up to output time ``seconds`` (None = all that are left), stamped and assigned to their streams."""
@@ -125,67 +123,61 @@ class PacketCopier:
                 self.notes.append(f"{stream.type} stream {index} left out from {float(_seconds(packet)):.1f} s: {why}")
 
     def interrupt(self) -> None:
-        self._stop.set()
+        """End every wait: ``open`` and ``until`` go on without the input."""
+        self._detached.interrupt()
 
     def close(self) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            # It closes the input itself: one that hangs in a read keeps its own container until the read times out.
-            self._thread.join(1.0)
-        elif self._input is not None:
-            self._input.close()
+        self._detached.interrupt()
+        if self._input is not None and self._packets is None:
+            self._input.close()  # once it is read, its reader closes it: one that hangs keeps it until it times out
         self._input = None
         self._ended = True
 
     def _next(self) -> _AnyPacket | None:
-        waited = 0.0
-        while not (self._ended or self._stop.is_set()):
-            try:
-                packet = self._packets.get(timeout=_POLL_SECONDS)
-            except queue.Empty:
-                waited += _POLL_SECONDS
-                if waited > _STALL_SECONDS:
-                    self.notes.append(f"sound ends early: the input sent nothing for {_STALL_SECONDS:.0f} s")
-                    self._ended = True
-                continue
-            if packet is None:
-                self._ended = True
-            elif packet.stream_index in self._streams:
+        if self._ended or self._input is None:
+            return None
+        if self._packets is None:
+            self._packets = self._read_ahead(self._input)
+        for packet in self._packets:
+            if packet.stream_index in self._streams:
                 converter = self._converters.get(packet.stream_index)
                 # Not packet.stream: the reader may have closed the input, and its streams with it.
                 packet.stream = self._streams[packet.stream_index]
                 converted = packet if converter is None else converter(packet)
                 if converted is not None:
                     return converted
+        self._ended = True
         return None
 
-    def _read(self) -> None:
+    def _read_ahead(self, source: InputContainer) -> Iterator[_AnyPacket]:
         import av
 
-        source = self._input
-        if source is None:
-            return
         try:
-            chosen = [source.streams[index] for index in self._streams]
-            chosen_kind = {stream.index: stream.type for stream in chosen}
-            if self._origin > 0:
-                with contextlib.suppress(av.FFmpegError, OSError):  # not seekable: read from the start
-                    source.seek(int(self._origin * av.time_base))
-            for packet in source.demux(chosen):
-                if self._stop.is_set():
-                    return
-                if not packet.size:
-                    continue
-                index = packet.stream_index
-                filtered = self._filters[index].filter(packet) if index in self._filters else [packet]
-                for whole in filtered:
-                    if self._restamp(whole, chosen_kind[index]):
-                        self._put(whole)
-        except (av.FFmpegError, OSError) as exc:
-            self.notes.append(f"sound ends early: {getattr(exc, 'strerror', None) or type(exc).__name__}")
-        finally:
-            self._put(None)
-            source.close()
+            yield from self._detached.iterate(
+                self._read(source), depth=_QUEUE_PACKETS, finished=source.close, timeout_seconds=_STALL_SECONDS
+            )
+        except av.FFmpegError as exc:
+            self.notes.append(f"sound ends early: {exc.strerror or type(exc).__name__}")
+        except TimeoutError:
+            self.notes.append(f"sound ends early: the input sent nothing for {_STALL_SECONDS:.0f} s")
+
+    def _read(self, source: InputContainer) -> Iterator[_AnyPacket]:
+        """On the reader's own thread."""
+        import av
+
+        chosen = [source.streams[index] for index in self._streams]
+        chosen_kind = {stream.index: stream.type for stream in chosen}
+        if self._origin > 0:
+            with contextlib.suppress(av.FFmpegError, OSError):  # not seekable: read from the start
+                source.seek(int(self._origin * av.time_base))
+        for packet in source.demux(chosen):
+            if not packet.size:
+                continue
+            index = packet.stream_index
+            filtered = self._filters[index].filter(packet) if index in self._filters else [packet]
+            for whole in filtered:
+                if self._restamp(whole, chosen_kind[index]):
+                    yield whole
 
     def _restamp(self, packet: _AnyPacket, kind: str) -> bool:
         """Move a packet to output time; False where it lies outside.
@@ -212,14 +204,6 @@ class PacketCopier:
         packet.pts = pts
         packet.dts = pts + lead if kind == "audio" else max(0, pts + lead)
         return True
-
-    def _put(self, packet: _AnyPacket | None) -> None:
-        while not self._stop.is_set():
-            try:
-                self._packets.put(packet, timeout=_POLL_SECONDS)
-            except queue.Full:
-                continue
-            return
 
 
 def _seconds(packet: _AnyPacket) -> Fraction:

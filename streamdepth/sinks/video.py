@@ -176,7 +176,7 @@ class VideoSink(BaseSink):
         self._copy(self._sound_end())
 
     def interrupt(self) -> None:
-        """Ends the wait for sound of an input that stalls; the video goes on without."""
+        """Ends the wait for sound of an input that stalls or does not open; the video goes on without."""
         self._interrupted = True
         if self._copier is not None:
             self._copier.interrupt()
@@ -234,10 +234,9 @@ class VideoSink(BaseSink):
                 origin_seconds=stream.origin_seconds,
                 end_seconds=stream.end_seconds,
             )
-            self._copier.open(output, self._container.muxer)
-            self._copier.start()
             if self._interrupted:
                 self._copier.interrupt()
+            self._copier.open(output, self._container.muxer)
 
     def _open_encoder(self, encoding: Encoding, picture: PictureInfo) -> None:
         import av

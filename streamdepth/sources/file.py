@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamdepth.clock import Clock, SystemClock
+from streamdepth.detached import Detached, InterruptedCall
 from streamdepth.errors import SourceError, UsageError
 from streamdepth.frame import ColorTags, Frame, StreamInfo
 from streamdepth.hardware import HwAccel
@@ -18,7 +19,6 @@ from streamdepth.live_tls import find_trust
 from streamdepth.redact import redact
 from streamdepth.sources.base import BaseSource
 from streamdepth.sources.decoding import REPAIR_NOTES, Decoding, Medium
-from streamdepth.sources.detached import Detached, InterruptedCall
 from streamdepth.sources.explain import check_readable, explain_ffmpeg, shown
 
 if TYPE_CHECKING:

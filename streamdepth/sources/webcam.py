@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 
 from streamdepth.clock import Clock, SystemClock
+from streamdepth.detached import Detached, InterruptedCall
 from streamdepth.errors import SourceError, SourceNotFoundError, UsageError
 from streamdepth.frame import ColorTags, Frame, StreamInfo, picture_from_array
 from streamdepth.sources.base import BaseSource
 from streamdepth.sources.cameras import Camera, find_camera, list_cameras
-from streamdepth.sources.detached import Detached, InterruptedCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
