@@ -286,6 +286,11 @@ class TestCuts:
         pixel = av.VideoFrame.from_ndarray(np.zeros((1, 1, 3), np.uint8), format="rgb24")
         assert [detector.is_cut(pixel) for _ in range(3)] == [False] * 3
 
+    def test_a_picture_of_another_shape_starts_a_shot(self) -> None:
+        detector = CutDetector(Fraction(25))
+        sizes = [(90, 160)] * 3 + [(160, 90)] * 20 + [(90, 90)]
+        assert [index for index, size in enumerate(sizes) if detector.is_cut(noise(3, size=size))] == [3, 23]
+
     def test_a_real_clip_of_one_shot_has_no_cut(self) -> None:
         path = shared("media/rollercoaster_960x540.mp4")
         if not path.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import partial
 
 import av
 
@@ -36,16 +37,21 @@ class CutDetector:
             ) from error
 
         # SUPPRESS decides about the frame at hand; the default, MERGE, waits for the frames after it.
-        self._detector = ContentDetector(
-            threshold=_THRESHOLD, min_scene_len=_MIN_SHOT_FRAMES, filter_mode=FlashFilter.Mode.SUPPRESS
+        self._fresh = partial(
+            ContentDetector,
+            threshold=_THRESHOLD,
+            min_scene_len=_MIN_SHOT_FRAMES,
+            filter_mode=FlashFilter.Mode.SUPPRESS,
         )
+        self._detector = self._fresh()
+        self._shape: tuple[int, ...] | None = None
         self._timecode = FrameTimecode
         self._rate = float(rate or Fraction(25))
         self._count = 0
         self._scaler = av.video.reformatter.VideoReformatter()
 
     def is_cut(self, picture: av.VideoFrame) -> bool:
-        """True where ``picture`` starts a new shot; never for the first."""
+        """True where ``picture`` starts a new shot, as one of another shape does; never for the first."""
         scale = min(1.0, _LONGER_SIDE_PX / max(picture.width, picture.height))
         small = self._scaler.reformat(
             picture,
@@ -55,6 +61,10 @@ class CutDetector:
             interpolation="FAST_BILINEAR",
             threads=1,  # a picture's own scaler is made, with a thread for each core, for every picture anew
         ).to_ndarray()
+        reshaped = self._shape not in (None, small.shape)
+        self._shape = small.shape
+        if reshaped:  # PySceneDetect compares pictures of one size
+            self._detector = self._fresh()
         cuts = self._detector.process_frame(self._timecode(self._count, self._rate), small)
         self._count += 1
-        return bool(cuts)
+        return reshaped or bool(cuts)
