@@ -109,6 +109,7 @@ class RunConfig(BaseModel):
     color_threads: int | None = Field(default=None, ge=1, le=64)
     hwaccel: HwAccel = HwAccel.NONE
     batch: int | Literal["auto"] = 1
+    model_every: int = Field(default=1, ge=1, le=16)
     exact: bool = False
 
     policy: Policy | None = None

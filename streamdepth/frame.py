@@ -209,11 +209,13 @@ class DepthMap:
         values: float32 [h, w], C-contiguous; covers the whole picture edge to edge (pixel centres at half integers).
         sense: what the values mean.
         valid: bool [h, w], False where the model gives no depth; None = valid wherever the value is finite.
+        carried: moved here from pictures near by (``model_every``), not given by the model for this one.
     """
 
     values: NDArray[np.float32]
     sense: Sense
     valid: NDArray[np.bool_] | None = None
+    carried: bool = False
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or self.values.dtype != np.float32 or 0 in self.values.shape:

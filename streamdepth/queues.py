@@ -94,6 +94,12 @@ class BoundedQueue(Generic[T]):
                 raise Ended
             return None
 
+    def take(self) -> T:
+        """``get`` that waits for as long as it takes."""
+        item = self.get()
+        assert item is not None  # noqa: S101 - get() without timeout
+        return item
+
     def end(self) -> None:
         with self._changed:
             self._ended = True

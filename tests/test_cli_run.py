@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 import streamdepth as sd
 from streamdepth.cli import main
@@ -48,6 +49,33 @@ class TestRun:
         assert {"median", "p95", "p99"} == content["latency_ms"].keys()
         printed = capsys.readouterr()
         assert printed.out == printed.err == ""
+
+    @pytest.mark.parametrize("data", ["d.mkv", "d/", "d/%03d.npy"])
+    def test_depth_carried_between_key_frames_is_marked_as_such(
+        self, clip: Path, tmp_path: Path, data: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out, stats = tmp_path / "out.mkv", tmp_path / "stats.json"
+        arguments = ["--data", f"{tmp_path}/{data}", "-o", str(out), "--stats", str(stats), "--model-every", "5"]
+        assert main(["run", str(clip), *arguments]) == 0
+        assert read_pts(out) == read_pts(clip)
+        content = json.loads(stats.read_text())
+        assert (content["written"], content["carried"]) == (12, 9)
+        assert len(content["stages_ms"]["carry"]) == 2
+        with sd.read_depth(tmp_path / data.partition("/")[0]) as reader:
+            assert [frame.carried for frame in reader] == [index % 5 != 0 for index in range(12)]
+            assert (reader[5].carried, reader[11].carried) == (False, True)
+        assert capsys.readouterr().err == ""
+
+    @pytest.mark.parametrize("extra", [[], ["--range", "ema"], ["--model-every", "2"]])
+    def test_pictures_of_different_shapes_are_shots_of_their_own(self, tmp_path: Path, extra: list[str]) -> None:
+        folder = tmp_path / "pictures"
+        folder.mkdir()
+        for name, shape in (("a", (40, 64, 3)), ("b", (64, 40, 3)), ("c", (48, 48, 3))):
+            ramp = np.tile(np.arange(shape[1], dtype=np.uint8)[:, None] * 3, (shape[0], 1, 3))
+            Image.fromarray(ramp).save(folder / f"{name}.png")
+        assert main(["run", str(folder), "-o", f"{tmp_path}/out/", *extra]) == 0
+        sizes = [Image.open(tmp_path / "out" / f"{name}.png").size for name in "abc"]
+        assert sizes == [(64, 40), (40, 64), (48, 48)]
 
     def test_several_outputs_at_once(self, clip: Path, tmp_path: Path) -> None:
         outputs = ["-o", f"{tmp_path}/a.mkv", "-o", f"{tmp_path}/b/", "--data", f"{tmp_path}/d.mkv", "-o", "null:"]

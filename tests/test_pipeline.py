@@ -237,4 +237,4 @@ class TestUse:
         assert snapshots[0].expected == 5
         assert not snapshots[0].stopping
         assert [s.written for s in snapshots] == [0, 1, 2, 3, 4]
-        assert {"inbox", "batches", "depths", "spool", "sinks"} == snapshots[0].queues.keys()
+        assert {"inbox", "batches", "depths", "carry", "spool", "sinks"} == snapshots[0].queues.keys()

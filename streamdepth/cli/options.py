@@ -66,6 +66,15 @@ Threads = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+ModelEvery = Annotated[
+    int | None,
+    typer.Option(
+        "--model-every",
+        metavar="N",
+        help="Run the model on every Nth frame; depth of the others is carried along their motion. \\[1]",
+        rich_help_panel=_MODEL,
+    ),
+]
 HwAccel = Annotated[
     str | None,
     typer.Option(

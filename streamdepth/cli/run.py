@@ -78,6 +78,7 @@ def run(
         str | None,
         typer.Option("--batch", help="Frames per model run: N, or auto to measure.", rich_help_panel="Model"),
     ] = None,
+    model_every: options.ModelEvery = None,
     exact: Annotated[
         bool | None,
         typer.Option("--exact", help="Preprocess exactly as transformers does; slower.", rich_help_panel="Model"),
@@ -232,6 +233,7 @@ def execute(config: RunConfig) -> None:
                 policy=config.policy,
                 range=switch or config.range,
                 batch=_chosen_batch(config, estimator, job),
+                model_every=config.model_every,
                 color_threads=job.threads.kernels,
             )
             trouble = ""
@@ -289,4 +291,6 @@ def _summary(stats: RunStats, title: str, outputs: list[str]) -> str:
     lost = sum(stats.dropped.values())
     dropped = f", {lost} dropped ({', '.join(f'{n} {c}' for c, n in stats.dropped.items())})" if lost else ""
     model = f"{stats.model} {stats.dtype} on {stats.provider}"
+    if stats.carried:
+        model += f" for {stats.processed - stats.carried} of them"
     return f"{title} to {', '.join(outputs)}: {stats.processed} frames, {stats.fps:.1f} fps, {model}{dropped}"

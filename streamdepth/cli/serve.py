@@ -50,6 +50,7 @@ def serve(
     sense: options.Sense = None,
     provider: options.Provider = None,
     threads: options.Threads = None,
+    model_every: options.ModelEvery = None,
     style: options.Style = None,
     alpha: options.Alpha = None,
     reverse: options.Reverse = None,
@@ -86,9 +87,9 @@ def serve(
 
     given = {
         "model": model, "dtype": dtype, "revision": revision, "size": size, "sense": sense, "provider": provider,
-        "threads": threads, "style": style, "alpha": alpha, "reverse": reverse, "view": view, "range": range_,
-        "camera_mode": camera_mode, "timeout": timeout, "retries": retries, "transport": transport, "tls_ca": tls_ca,
-        "latency": latency, "hwaccel": hwaccel, "quiet": quiet,
+        "threads": threads, "model_every": model_every, "style": style, "alpha": alpha, "reverse": reverse,
+        "view": view, "range": range_, "camera_mode": camera_mode, "timeout": timeout, "retries": retries,
+        "transport": transport, "tls_ca": tls_ca, "latency": latency, "hwaccel": hwaccel, "quiet": quiet,
     }  # fmt: skip
     config = load_config(None, given)
     look = replace(config.look, style=style_value(config.style))
@@ -138,7 +139,7 @@ def serve(
             if shown is None:
                 threading.Event().wait()
             else:
-                _show(shown, estimator, site, planned.kernels)
+                _show(shown, estimator, site, color_threads=planned.kernels, model_every=config.model_every)
         finally:
             site.stop()
 
@@ -151,7 +152,7 @@ def tell_address(site: WebSite, *, quiet: bool) -> None:
         typer.echo(f"streamdepth: open {site.address}/")
 
 
-def _show(source: Source, estimator: DepthEstimator, site: WebSite, color_threads: int) -> None:
+def _show(source: Source, estimator: DepthEstimator, site: WebSite, *, color_threads: int, model_every: int) -> None:
     """Run a source until it is interrupted; one that ends and can be read again begins again."""
     from streamdepth.pipeline import Pipeline
     from streamdepth.queues import Policy
@@ -167,6 +168,7 @@ def _show(source: Source, estimator: DepthEstimator, site: WebSite, color_thread
             [sink],
             policy=Policy.LATEST,
             range=site.range_switch,
+            model_every=model_every,
             color_threads=color_threads,
         )
         sink.watch(pipeline)

@@ -67,6 +67,7 @@ class _Record:
     stamp: Stamp
     sense: Sense
     shape: tuple[int, int]
+    carried: bool
 
 
 @dataclass(slots=True)
@@ -159,7 +160,7 @@ class ShotLedger:
             ) from error
         with self._changed:
             stamp = Stamp(frame.index, frame.pts, frame.captured_ns)
-            shot.records.append(_Record(stamp, depth.sense, (depth.height_px, depth.width_px)))
+            shot.records.append(_Record(stamp, depth.sense, values.shape, depth.carried))
             self._keep(shot, frame)
             shot.sample(measurement)
             shot.size_bytes += values.nbytes
@@ -201,7 +202,8 @@ class ShotLedger:
         values = np.empty((height, width), np.float32)
         shot.spool.readinto(values.data)  # type: ignore[attr-defined]  # a BufferedRandom, which IO[bytes] hides
         assert shot.range is not None  # noqa: S101 - set when the shot was closed
-        return Spooled(record.stamp, frame, DepthMap(values, record.sense), _glide(shot, shot.range))
+        depth = DepthMap(values, record.sense, carried=record.carried)
+        return Spooled(record.stamp, frame, depth, _glide(shot, shot.range))
 
     def abort(self) -> None:
         with self._changed:

@@ -27,6 +27,8 @@ def run_stats(
     timers = dict(shared)
     for name in ("capture", "range", "colorize"):
         timers[name] = Timer.merged(lane.timers[name] for lane in lanes)
+    carryings = [lane.carrying for lane in lanes if lane.carrying is not None]
+    timers["carry"] = Timer.merged(carrying.timer for carrying in carryings)
     for lane in lanes:
         for outlet in lane.outlets:
             timers[f"sink {outlet.sink.name}"] = outlet.timer
@@ -35,6 +37,7 @@ def run_stats(
         captured=captured,
         processed=processed,
         written=_written(lanes),
+        carried=sum(carrying.carried for carrying in carryings),
         dropped=dropped,
         depth_flat=sum(flat for flat, _ in odd),
         depth_non_finite=sum(non_finite for _, non_finite in odd),
@@ -95,6 +98,7 @@ def snapshot(lanes: Sequence[Lane], queues: Mapping[str, int], *, seconds: float
         queues={
             **queues,
             "depths": sum(len(lane.depths) for lane in lanes),
+            "carry": sum(len(lane.carrying) for lane in lanes if lane.carrying is not None),
             "spool": sum(len(lane.ledger) for lane in lanes if lane.ledger is not None),
             "sinks": sum(len(outlet.queue) for lane in lanes for outlet in lane.outlets),
         },

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from streamdepth.depth.range import RangeMode, RangeSwitch, measure, range_control
 from streamdepth.depth.shots import ShotLedger
 from streamdepth.errors import MissingDependencyError
 from streamdepth.frame import Result
+from streamdepth.pipeline.carrying import Carrying, Estimated
 from streamdepth.pipeline.outlet import Outlet
 from streamdepth.pipeline.rereading import Rereading
 from streamdepth.pipeline.stats import SinkStats, Tally, Timer
@@ -38,7 +40,8 @@ class Lane:
         *,
         policy: Policy,
         range_spec: RangeSpec | RangeSwitch,
-        depth_capacity: int,
+        batch: int,
+        model_every: int,
         color_threads: int,
         kept_bytes: int,
         clock: Clock,
@@ -51,7 +54,12 @@ class Lane:
         self.latency = Timer()
         self.timers = {"capture": Timer(), "range": Timer(), "colorize": Timer()}
         self.outlets = [Outlet(sink, clock, self.latency) for sink in sinks]
-        self.depths: BoundedQueue[tuple[Frame, DepthMap]] = BoundedQueue(depth_capacity)
+        self.depths: BoundedQueue[tuple[Frame, DepthMap]] = BoundedQueue(max(2, 2 * batch))
+        self.carrying: Carrying | None = None
+        if model_every > 1:
+            self.carrying = Carrying(
+                model_every, policy=policy, batch=batch, known=self.depths, dropped=self.tally.dropped, clock=clock
+            )
         self.info: StreamInfo | None = None
         self.ledger: ShotLedger | None = None
         self._rereading: Rereading | None = None
@@ -74,7 +82,9 @@ class Lane:
         if mode is RangeMode.SHOT:
             self._rereading = Rereading(self.source)
             self.ledger = ShotLedger(kept_bytes=self._kept_bytes)
-        if mode in (RangeMode.SHOT, RangeMode.EMA) or isinstance(self.range_spec, RangeSwitch):
+        if self.carrying is not None:
+            self.carrying.open(info)
+        elif mode in (RangeMode.SHOT, RangeMode.EMA) or isinstance(self.range_spec, RangeSwitch):
             from streamdepth.depth.cuts import CutDetector
 
             try:
@@ -113,10 +123,14 @@ class Lane:
                     if self._stopping.wait(max(0.0, (due_ns - clock.monotonic_ns()) / 1e9)):
                         self.tally.dropped("stopped")
                         break
-                if inbox.put(self.number, frame) is not None:
+                if self.carrying is not None:
+                    self.carrying.admit(frame, partial(inbox.put, self.number))
+                elif inbox.put(self.number, frame) is not None:
                     self.tally.dropped("policy")
         finally:
             inbox.end(self.number)
+            if self.carrying is not None:
+                self.carrying.end()
             for cause, count in self.source.dropped.items():
                 self.tally.captured(count)
                 self.tally.dropped(cause, count)
@@ -126,9 +140,10 @@ class Lane:
         control = range_control(self.range_spec)
         try:
             while True:
-                frame, depth = self._next_depth()
+                estimated = self._next()
+                frame, depth = estimated.frame, estimated.depth
                 started_ns = self._clock.monotonic_ns()
-                measurement, cut = self._look_at(frame, depth)
+                measurement, cut = self._look_at(estimated)
                 depth_range = control.update(measurement, frame.seconds, cut=cut)
                 self.timers["range"].add(self._clock.monotonic_ns() - started_ns)
                 self._deliver(frame, depth, depth_range)
@@ -140,10 +155,10 @@ class Lane:
         assert self.ledger is not None  # noqa: S101 - made in open()
         try:
             while True:
-                frame, depth = self._next_depth()
+                estimated = self._next()
                 started_ns = self._clock.monotonic_ns()
-                measurement, cut = self._look_at(frame, depth)
-                self.ledger.append(frame, depth, measurement, cut=cut)
+                measurement, cut = self._look_at(estimated)
+                self.ledger.append(estimated.frame, estimated.depth, measurement, cut=cut)
                 self.timers["range"].add(self._clock.monotonic_ns() - started_ns)
         except Ended:
             self.ledger.end()
@@ -161,16 +176,18 @@ class Lane:
         except Ended:
             self._end_outlets()
 
-    def _look_at(self, frame: Frame, depth: DepthMap) -> tuple[Measurement, bool]:
+    def _look_at(self, estimated: Estimated) -> tuple[Measurement, bool]:
         """Measure a frame's depth, book what is odd about it, and say whether a new shot starts with it."""
-        measurement = measure(depth)
+        measurement = measure(estimated.depth)
         self.tally.odd_depth(flat=measurement.flat, non_finite=measurement.non_finite)
-        return measurement, self._cuts is not None and self._cuts.is_cut(frame.picture)
+        if estimated.cut is not None:
+            return measurement, estimated.cut
+        return measurement, self._cuts is not None and self._cuts.is_cut(estimated.frame.picture)
 
-    def _next_depth(self) -> tuple[Frame, DepthMap]:
-        item = self.depths.get()
-        assert item is not None  # noqa: S101 - get() without timeout
-        return item
+    def _next(self) -> Estimated:
+        if self.carrying is not None:
+            return self.carrying.ready.take()
+        return Estimated(*self.depths.take())
 
     def _deliver(self, frame: Frame, depth: DepthMap, depth_range: DepthRange) -> None:
         pictures: dict[Look, av.VideoFrame] = {}
@@ -202,6 +219,8 @@ class Lane:
         """End every wait of every loop, now."""
         self.stop()
         self.depths.abort()
+        if self.carrying is not None:
+            self.carrying.abort()
         if self.ledger is not None:
             self.ledger.abort()
         if self._rereading is not None:
@@ -236,7 +255,7 @@ class Lane:
         return (
             self.info.note if self.info is not None else "",
             self._colorizer.note if self._colorizer is not None else "",
-            self._lacking,
+            self._lacking if self.carrying is None else self.carrying.note,
         )
 
     @property

@@ -11,6 +11,7 @@ from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch
 from streamdepth.depth.shots import KEPT_BYTES
 from streamdepth.errors import UsageError
 from streamdepth.pipeline.books import UNACCOUNTED, audit, opening_notes, run_stats, snapshot
+from streamdepth.pipeline.carrying import check_every
 from streamdepth.pipeline.crew import Crew
 from streamdepth.pipeline.interrupts import held_back
 from streamdepth.pipeline.lane import Lane
@@ -50,6 +51,9 @@ class Pipeline:
             lasting is written, else ``ema``, which shows its first picture at once. A :class:`RangeSwitch` may change
             while the run goes on.
         batch: frames per model run.
+        model_every: run the model on every Nth frame, 1 to 16; depth of those between is carried along the motion of
+            the picture (:mod:`streamdepth.depth.carry`), from both sides under ``every``, from behind under ``latest``.
+            Under ``every`` about ``model_every * (3 * batch + 1)`` decoded frames then wait in memory.
         color_threads: that share the rows of each picture.
         kept_bytes: memory for decoded pictures, so that ``shot`` reads fewer of them a second time.
         deadline_seconds: how long an end may take without any progress before what blocks it is named and left behind.
@@ -69,6 +73,7 @@ class Pipeline:
         policy: Policy | str | None = None,
         range: RangeSpec | RangeSwitch | str | None = None,  # noqa: A002 - the option's name everywhere else
         batch: int = 1,
+        model_every: int = 1,
         color_threads: int = 1,
         kept_bytes: int = KEPT_BYTES,
         deadline_seconds: float = 10.0,
@@ -86,6 +91,7 @@ class Pipeline:
         self._deadline_seconds = deadline_seconds
         self._kept_bytes = kept_bytes // len(sources)
         self._batch = batch
+        self._model_every = check_every(model_every)
         self._color_threads = color_threads
         self._estimator = estimator
         self._owns_estimator = estimator is None
@@ -123,7 +129,8 @@ class Pipeline:
             mine,
             policy=policy,
             range_spec=self._range_for(source, mine, policy),
-            depth_capacity=max(2, 2 * self._batch),
+            batch=self._batch,
+            model_every=self._model_every,
             color_threads=self._color_threads,
             kept_bytes=self._kept_bytes,
             clock=self._clock,
@@ -222,6 +229,8 @@ class Pipeline:
         for lane in self._lanes:
             name = lane.source.id if len(self._lanes) > 1 else ""
             crew.add(partial(lane.capture, self._model.inbox), stage="capture", source=name)
+            if lane.carrying is not None:
+                crew.add(lane.carrying.run, stage="carry", source=name)
             if lane.range_spec.mode is RangeMode.SHOT:
                 crew.add(lane.spool, stage="range", source=name)
                 crew.add(lane.color_shots, stage="colorize", source=name)

@@ -43,6 +43,7 @@ def stream(
     *,
     policy: Policy | str | None = None,
     batch: int = 1,
+    model_every: int = 1,
 ) -> Iterator[tuple[Frame, DepthMap]]:
     """``for frame, depth in stream("clip.mp4")``: depth of every frame, decoded and inferred ahead on other threads.
 
@@ -51,6 +52,7 @@ def stream(
         estimator: the model; None takes the built-in one.
         policy: ``every`` or ``latest``; None = the source's own default.
         batch: frames per model run.
+        model_every: run the model on every Nth frame only, as in :class:`Pipeline`; others are ``DepthMap.carried``.
 
     Yields:
         The frame, and its depth at model resolution in the model's own units; both stay valid as long as they are
@@ -62,7 +64,7 @@ def stream(
     opened = made_source(source)
     chosen = Policy(policy) if policy is not None else (Policy.LATEST if opened.live else Policy.EVERY)
     handoff = _Handoff(chosen)
-    pipeline = Pipeline([opened], estimator, [handoff], policy=chosen, batch=batch)
+    pipeline = Pipeline([opened], estimator, [handoff], policy=chosen, batch=batch, model_every=model_every)
     pipeline.open()
     failure: list[BaseException] = []
 
@@ -79,10 +81,9 @@ def stream(
     try:
         while True:
             try:
-                item = handoff.queue.get()
+                item = handoff.queue.take()
             except (Ended, Aborted):
                 break
-            assert item is not None  # noqa: S101 - get() without timeout
             yield item
     finally:
         pipeline.abort()

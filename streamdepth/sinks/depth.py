@@ -170,7 +170,8 @@ class DepthVideoSink(_DepthSink):
         stamp = int(seconds * _MILLISECONDS + Fraction(1, 2))
         pts = int(result.frame.pts * result.frame.time_base / info.time_base)
         # The record first: a file cut off anywhere then never holds a frame without the meaning of its codes.
-        record = av.Packet(FrameRecord(pts, self._coding).to_json(self._written))
+        described = FrameRecord(pts, self._coding, carried=result.depth.carried)
+        record = av.Packet(described.to_json(self._written))
         record.stream, record.time_base = self._records, Fraction(1, _MILLISECONDS)
         record.pts = record.dts = stamp
         record.duration = 1
@@ -286,7 +287,7 @@ class DepthFolderSink(_DepthSink):
         path = self._names(result.frame)
         write_whole(path, content)
         pts = int(result.frame.pts * result.frame.time_base / self._info.time_base)
-        self._append(FrameRecord(pts, self._coding, path.name).to_json(self._written))
+        self._append(FrameRecord(pts, self._coding, path.name, result.depth.carried).to_json(self._written))
         self._written = self._coding
 
     def close(self) -> None:

@@ -35,12 +35,14 @@ class DepthFrame(NamedTuple):
         time_base: seconds per pts unit.
         values: float32 [H, W], NaN where there is none.
         sense: what a value means; ``unit`` is ``"m"`` where that is metres, else empty.
+        carried: moved here from frames near by (``--model-every``), not given by the model for this one.
     """
 
     pts: int
     time_base: Fraction
     values: NDArray[np.float32]
     sense: Sense
+    carried: bool = False
 
     @property
     def seconds(self) -> float:
@@ -64,11 +66,11 @@ class _Store(Protocol):
 
     def count(self) -> int: ...
 
-    def frames(self) -> Iterator[tuple[int, NDArray[np.float32]]]: ...
+    def frames(self) -> Iterator[tuple[FrameRecord, NDArray[np.float32]]]: ...
 
     def coded(self) -> Iterator[CodedFrame]: ...
 
-    def frame(self, index: int) -> tuple[int, NDArray[np.float32]]: ...
+    def frame(self, index: int) -> tuple[FrameRecord, NDArray[np.float32]]: ...
 
     def close(self) -> None: ...
 
@@ -114,14 +116,13 @@ class DepthReader:
         number = index + len(self) if index < 0 else index
         if not 0 <= number < len(self):
             raise IndexError(f"frame {index} of {len(self)}")
-        pts, values = self._store.frame(number)
-        return self._frame(pts, values)
+        return self._frame(*self._store.frame(number))
 
     def close(self) -> None:
         self._store.close()
 
-    def _frame(self, pts: int, values: NDArray[np.float32]) -> DepthFrame:
-        return DepthFrame(pts, self.metadata.time_base, values, self.metadata.sense)
+    def _frame(self, record: FrameRecord, values: NDArray[np.float32]) -> DepthFrame:
+        return DepthFrame(record.pts, self.metadata.time_base, values, self.metadata.sense, record.carried)
 
     def __enter__(self) -> DepthReader:
         return self
@@ -170,11 +171,15 @@ class _Video:
     def count(self) -> int:
         return len(self._records())
 
-    def frames(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        for frame in self.coded():
-            yield frame.pts, frame.coding.decode(frame.codes)
+    def frames(self) -> Iterator[tuple[FrameRecord, NDArray[np.float32]]]:
+        for record, codes in self._stored():
+            yield record, record.coding.decode(codes)
 
     def coded(self) -> Iterator[CodedFrame]:
+        for record, codes in self._stored():
+            yield CodedFrame(record.pts, codes, record.coding)
+
+    def _stored(self) -> Iterator[tuple[FrameRecord, NDArray[np.uint16]]]:
         import av
 
         with self._open() as source:
@@ -194,11 +199,11 @@ class _Video:
                     while pictures and (records or text is None):
                         stamp, codes = pictures.popleft()
                         record = records.popleft() if text is not None else self._stand_in(stamp)
-                        yield CodedFrame(record.pts, codes, record.coding)
+                        yield record, codes
             except (av.FFmpegError, ValueError):
                 return  # the cut end of a run that did not finish
 
-    def frame(self, index: int) -> tuple[int, NDArray[np.float32]]:
+    def frame(self, index: int) -> tuple[FrameRecord, NDArray[np.float32]]:
         records = self._records()
         stamp, record = records[index]
         # Frames closer than a millisecond share a stamp: the first with it, then as many on.
@@ -211,7 +216,7 @@ class _Video:
             for found, codes in _codes(packet):
                 if found == stamp:
                     if onward == 0:
-                        return record.pts, record.coding.decode(codes)
+                        return record, record.coding.decode(codes)
                     onward -= 1
         raise DataFormatError(f"{self._path}: frame {index} is damaged; iterate to read up to it")
 
@@ -284,7 +289,7 @@ class _Folder:
     def count(self) -> int:
         return len(self._records)
 
-    def frames(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def frames(self) -> Iterator[tuple[FrameRecord, NDArray[np.float32]]]:
         for index in range(len(self._records)):
             yield self.frame(index)
 
@@ -292,11 +297,11 @@ class _Folder:
         for record in self._records:
             yield CodedFrame(record.pts, self._read_codes(record), record.coding)
 
-    def frame(self, index: int) -> tuple[int, NDArray[np.float32]]:
+    def frame(self, index: int) -> tuple[FrameRecord, NDArray[np.float32]]:
         record = self._records[index]
         if self._kind == "npy":
-            return record.pts, self._read_values(record)
-        return record.pts, record.coding.decode(self._read_codes(record))
+            return record, self._read_values(record)
+        return record, record.coding.decode(self._read_codes(record))
 
     def _read_values(self, record: FrameRecord) -> NDArray[np.float32]:
         path = self._folder / Path(record.file).name

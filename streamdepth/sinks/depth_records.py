@@ -114,11 +114,13 @@ class DepthMetadata:
 
 @dataclass(frozen=True, slots=True)
 class FrameRecord:
-    """One frame: its own pts, the coding of its codes, and its file where it has one of its own."""
+    """One frame: its own pts, the coding of its codes, its file where it has one of its own, and whether its depth was
+    carried from other frames."""
 
     pts: int
     coding: Coding
     file: str = ""
+    carried: bool = False
 
     def to_json(self, before: Coding | None) -> bytes:
         """Compact JSON; the coding only where it differs from the frame ``before``."""
@@ -127,6 +129,8 @@ class FrameRecord:
             record["file"] = self.file
         if self.coding != before:
             record |= {"scale": self.coding.scale, "offset": self.coding.offset}
+        if self.carried:
+            record["carried"] = True
         return json.dumps(record, separators=(",", ":")).encode()
 
     @classmethod
@@ -139,4 +143,4 @@ class FrameRecord:
         if not isinstance(record, dict) or not isinstance(record.get("pts"), int):
             raise ValueError("a frame's record needs a pts")
         coding = Coding(float(record["scale"]), float(record["offset"])) if "scale" in record else before
-        return cls(record["pts"], coding, str(record.get("file", "")))
+        return cls(record["pts"], coding, str(record.get("file", "")), record.get("carried") is True)

@@ -1,0 +1,170 @@
+"""Depth carried along motion: scenes whose motion and depth are known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+import pytest
+
+from streamdepth.depth.carry import DepthCarrier, KnownDepth
+from streamdepth.errors import DataFormatError
+from streamdepth.frame import DepthMap, Sense
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_WIDTH, _HEIGHT = 256, 144
+_SENSE = Sense.RELATIVE_INVERSE
+
+
+def _texture(seed: int, width: int = 3 * _WIDTH, height: int = _HEIGHT) -> NDArray[np.uint8]:
+    """Smooth noise: means of 9x9 random levels, stretched."""
+    rough = np.random.default_rng(seed).random((height + 8, width + 8))
+    sums = np.cumsum(np.cumsum(np.pad(rough, ((1, 0), (1, 0))), axis=0), axis=1)
+    smooth = sums[9:, 9:] - sums[:-9, 9:] - sums[9:, :-9] + sums[:-9, :-9]
+    return np.asarray(255 * (smooth - smooth.min()) / np.ptp(smooth), np.uint8)
+
+
+_BACKDROP, _CARD = _texture(1), _texture(2)
+
+
+def _scene(shift: int, card_at: int | None = None) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """A backdrop moved ``shift`` px to the left, as deep as its columns, and before it a card of depth 500."""
+    picture = _BACKDROP[:, 100 + shift : 100 + shift + _WIDTH].copy()
+    depth = np.tile(np.arange(100 + shift, 100 + shift + _WIDTH, dtype=np.float32), (_HEIGHT, 1))
+    if card_at is not None:
+        picture[40:100, card_at : card_at + 60] = _CARD[40:100, :60]
+        depth[40:100, card_at : card_at + 60] = 500
+    return picture, depth
+
+
+def _known(picture: NDArray[np.uint8], depth: NDArray[np.float32]) -> KnownDepth:
+    return KnownDepth.of(picture, DepthMap(depth, _SENSE))
+
+
+def _error(got: DepthMap, wanted: NDArray[np.float32], border: int = 12) -> float:
+    inner = np.s_[border:-border, border:-border]
+    return float(np.abs(got.values[inner] - wanted[inner]).mean())
+
+
+@pytest.mark.parametrize("shift", [-9, -2, 0, 1, 6])
+def test_depth_moves_with_the_picture(shift: int) -> None:
+    before = _known(*_scene(0))
+    picture, wanted = _scene(shift)
+    got = DepthCarrier().carried(picture, before)
+    assert got.carried
+    assert got.sense is _SENSE
+    assert _error(got, wanted) < 0.35
+    assert float(np.abs(before.values - wanted).mean()) == pytest.approx(abs(shift))
+
+
+def test_depth_of_another_size_than_the_picture_moves_as_far() -> None:
+    picture, wanted = _scene(8)
+    first, depth = _scene(0)
+    half = np.ascontiguousarray(depth.reshape(_HEIGHT // 2, 2, _WIDTH // 2, 2).mean(axis=(1, 3)))
+    got = DepthCarrier().carried(picture, _known(first, half))
+    expected = wanted.reshape(_HEIGHT // 2, 2, _WIDTH // 2, 2).mean(axis=(1, 3))
+    assert got.values.shape == expected.shape
+    assert _error(got, expected) < 0.35
+
+
+def test_between_two_pictures_depth_that_changes_is_interpolated_in_time() -> None:
+    picture, depth = _scene(0)
+    before, after = _known(picture, depth), _known(picture, depth + 40)
+    got = DepthCarrier().carried(picture, before, after, share=0.25)
+    assert np.allclose(got.values, depth + 10, atol=0.01)
+
+
+def test_what_one_picture_hides_comes_from_the_other() -> None:
+    """The card moves 18 px to the right: what it uncovers is only seen later, what it covers only earlier."""
+    before, after = _known(*_scene(0, 60)), _known(*_scene(0, 78))
+    picture, wanted = _scene(0, 69)
+    carrier = DepthCarrier()
+    both = carrier.carried(picture, before, after, share=0.5)
+    uncovered = np.s_[45:95, 62:67]
+    forward = carrier.carried(picture, before)
+    missed = np.abs(forward.values[uncovered] - wanted[uncovered]).mean()
+    assert np.abs(both.values[uncovered] - wanted[uncovered]).mean() < missed / 3
+    assert _error(both, wanted) < min(_error(forward, wanted), float(np.abs(before.values - wanted).mean())) / 1.5
+
+
+@pytest.mark.parametrize("fitting", ["before", "after"])
+def test_a_picture_of_another_shot_is_not_listened_to(fitting: str) -> None:
+    picture, wanted = _scene(2)
+    same = _known(*_scene(0))
+    other = _known(_texture(9)[:, :_WIDTH].copy(), np.full((_HEIGHT, _WIDTH), 9000, np.float32))
+    before, after = (same, other) if fitting == "before" else (other, same)
+    got = DepthCarrier().carried(picture, before, after, share=0.5)
+    assert _error(got, wanted) < 20  # of the 8,700 that the other shot is away
+
+
+def test_no_depth_stays_no_depth() -> None:
+    picture, depth = _scene(0)
+    holes = depth.copy()
+    holes[60:90, 60:120] = np.nan
+    moved, wanted = _scene(6)
+    got = DepthCarrier().carried(moved, _known(picture, holes))
+    assert got.valid is None
+    assert np.isnan(got.values[62:88, 58:112]).all()
+    known = np.isfinite(got.values)
+    known[:12] = known[-12:] = False
+    known[:, :12] = known[:, -12:] = False
+    assert np.abs(got.values - wanted)[known].mean() < 0.5
+    assert known.mean() > 0.6
+
+
+@pytest.mark.parametrize("holes", ["before", "after", "both"])
+def test_one_of_two_pictures_with_depth_is_enough(holes: str) -> None:
+    picture, depth = _scene(0)
+    valid = np.ones(depth.shape, bool)
+    valid[50:80, 50:90] = False
+    whole = KnownDepth.of(picture, DepthMap(depth, _SENSE, np.ones_like(valid)))
+    holed = KnownDepth.of(picture, DepthMap(np.where(valid, depth, np.float32(np.inf)), _SENSE, valid))
+    before, after = whole if holes == "after" else holed, whole if holes == "before" else holed
+    got = DepthCarrier().carried(picture, before, after, share=0.5)
+    assert got.valid is not None
+    assert got.valid.all() if holes != "both" else (got.valid == valid).all()
+    assert np.abs(got.values - depth)[got.valid].max() < 0.01
+
+
+def test_pictures_of_other_sizes_are_left_out_of_a_blend_and_refused_alone() -> None:
+    picture, depth = _scene(0)
+    before, other = _known(picture, depth), _known(picture[:100].copy(), depth)
+    smaller = _known(picture, depth[:72].copy())
+    carrier = DepthCarrier()
+    for after in (other, smaller):
+        assert np.allclose(carrier.carried(picture, before, after, share=0.5).values, depth, atol=0.01)
+    with pytest.raises(ValueError, match="cannot be compared"):
+        carrier.carried(picture[:100].copy(), before)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 4), (640, 3), (15, 700)])
+def test_tiny_and_narrow_pictures_are_held(size: tuple[int, int]) -> None:
+    width, height = size
+    picture = av.VideoFrame.from_ndarray(np.full((height, width, 3), 90, np.uint8), format="rgb24")
+    carrier = DepthCarrier()
+    small = carrier.small(picture)
+    depth = np.arange(32, dtype=np.float32).reshape(4, 8)
+    got = carrier.carried(small, _known(small, depth))
+    assert np.array_equal(got.values, depth)
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p10le", "nv12", "rgb24", "gray"])
+@pytest.mark.parametrize(("width", "height", "expected"), [(1280, 720, (144, 256)), (90, 120, (120, 90))])
+def test_motion_is_looked_for_in_small_luma(pix_fmt: str, width: int, height: int, expected: tuple[int, int]) -> None:
+    ramp = np.tile(np.linspace(20, 230, width).astype(np.uint8), (height, 1))
+    picture = av.VideoFrame.from_ndarray(np.dstack([ramp] * 3), format="rgb24").reformat(format=pix_fmt)
+    small = DepthCarrier().small(picture)
+    assert small.shape == expected
+    assert small.dtype == np.uint8
+    middle = small[small.shape[0] // 2].astype(int)
+    assert (np.diff(middle) >= -1).all()
+    assert np.ptp(middle) > 170
+
+
+def test_a_picture_the_scaler_cannot_convert_is_named() -> None:
+    picture = av.VideoFrame(64, 64, "gray32be")
+    with pytest.raises(DataFormatError, match=r"64x64 gray32be picture .*leave --model-every out"):
+        DepthCarrier().small(picture)
