@@ -25,8 +25,9 @@ def spec() -> ModelSpec:
 
 
 @pytest.fixture(autouse=True)
-def _no_plugins_remembered() -> None:
+def _nothing_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plugins._register.cache_clear()
+    monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path / "cache"))
 
 
 def a_plugin(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, library: str = "missing.so") -> plugins.Plugin:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
+import os
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from streamdepth.cli import collector, main
+from streamdepth.inference import agreement, nvidia, openvino_runtime, plugins, providers, sessions, verdicts
+from streamdepth.models.resolve import resolve
 from streamdepth.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from streamdepth.models.spec import ModelSpec
 
 
 @pytest.fixture
@@ -71,3 +79,113 @@ class TestCollector:
         assert main(["styles"]) == 0
         assert gc.isenabled()
         assert gc.get_freeze_count() == 0
+
+
+class TestVerdicts:
+    """``auto`` with a provider that may compute in a narrower type; ONNX Runtime stands for OpenVINO."""
+
+    @pytest.fixture
+    def spec(self, tmp_path: Path) -> ModelSpec:
+        built_in = resolve("built-in")
+        own = tmp_path / "model.onnx"
+        shutil.copy(built_in.path, own)
+        return dataclasses.replace(built_in, path=own)
+
+    @pytest.fixture
+    def opened(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Providers of the sessions that were opened."""
+        seen: list[str] = []
+        real = sessions._open
+
+        def noted(spec: ModelSpec, provider: providers.Provider, *arguments: Any, **options: Any) -> Any:
+            seen.append(provider.name)
+            return real(spec, provider, *arguments, **options)
+
+        def runtime(path: Path, **_: Any) -> Any:
+            return real(dataclasses.replace(resolve("built-in"), path=path), providers.PROVIDERS[0], 1).session
+
+        monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(openvino_runtime, "installed", lambda: True)
+        monkeypatch.setattr(openvino_runtime, "RuntimeSession", runtime)
+        monkeypatch.setattr(plugins, "installed", lambda: ())
+        monkeypatch.setattr(providers, "AUTO_ORDER", ("openvino", "cpu"))
+        monkeypatch.setattr(sessions, "_open", noted)
+        return seen
+
+    def test_a_second_start_opens_no_reference(self, spec: ModelSpec, opened: list[str]) -> None:
+        for _ in range(3):
+            found = sessions.open_session(spec)
+            assert (found.provider, found.note) == ("openvino", "")
+        assert opened == ["openvino", "cpu", "openvino", "openvino"]
+
+    def test_one_that_says_something_else_is_not_opened_again(
+        self, spec: ModelSpec, opened: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(agreement, "disagreement", lambda *_: "differs from the CPU (correlation 0.9)")
+        notes = {(found := sessions.open_session(spec)).provider: found.note for _ in range(2)}
+        assert notes == {"cpu": "running on the CPU; provider openvino differs from the CPU (correlation 0.9)"}
+        assert opened == ["openvino", "cpu", "cpu", "cpu"]
+
+    def test_a_failure_to_run_is_asked_again(
+        self, spec: ModelSpec, opened: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as short:
+            short.setattr(agreement, "disagreement", lambda *_: f"{agreement.FAILS} (no memory)")
+            assert sessions.open_session(spec).provider == "cpu"
+        assert sessions.open_session(spec).provider == "openvino"
+        assert opened == ["openvino", "cpu", "cpu", "openvino", "cpu"]
+
+    @pytest.mark.parametrize("content", ["", "damaged", "null", "[]", "{}", "\x00"])
+    def test_a_damaged_file_is_asked_again_and_mended(self, content: str, spec: ModelSpec, opened: list[str]) -> None:
+        sessions.open_session(spec)
+        [file] = (nvidia.cache_root() / "agreement").iterdir()
+        file.write_text(content)
+        for _ in range(2):
+            assert sessions.open_session(spec).provider == "openvino"
+        assert opened == ["openvino", "cpu", "openvino", "cpu", "openvino"]
+
+    def test_a_cache_that_cannot_be_written_does_not_matter(
+        self, spec: ModelSpec, opened: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path / "file"))
+        for _ in range(2):
+            assert sessions.open_session(spec).provider == "openvino"
+        assert opened == ["openvino", "cpu"] * 2
+
+    def test_whatever_could_change_it_has_it_asked_again(
+        self, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        provider = providers.provider_named("openvino")
+        first = verdicts.on_processor(spec, provider)
+        assert verdicts.on_processor(dataclasses.replace(spec), provider) == first
+        rules = dataclasses.replace(spec.preprocessing, do_normalize=not spec.preprocessing.do_normalize)
+        others: tuple[dict[str, Any], ...] = (
+            {"dtype": "q8"},
+            {"preprocessing": rules},
+            {"depth_output": dataclasses.replace(spec.depth_output, name="other")},
+        )
+        keys = [verdicts.on_processor(dataclasses.replace(spec, **one), provider) for one in others] + [first]
+        os.utime(spec.path, ns=(1, 1))
+        keys.append(verdicts.on_processor(spec, provider))
+        with spec.path.open("ab") as file:
+            file.write(b"x")
+        os.utime(spec.path, ns=(1, 1))
+        keys.append(verdicts.on_processor(spec, provider))
+        weights = tmp_path / "weights"
+        weights.touch()
+        keys.append(verdicts.on_processor(dataclasses.replace(spec, external_data=(weights,)), provider))
+        for name, value in (
+            ("onnxruntime.__version__", "9.9"),
+            ("importlib.metadata.version", lambda _: "9.9"),
+            ("streamdepth.inference.verdicts.__version__", "9.9"),
+            ("llvmlite.binding.get_host_cpu_name", lambda: "another"),
+        ):
+            with monkeypatch.context() as other:
+                other.setattr(name, value)
+                keys.append(verdicts.on_processor(spec, provider))
+        assert len(set(keys)) == len(keys) == 11
+
+    def test_a_model_that_has_gone_is_for_the_session_to_tell(self, spec: ModelSpec) -> None:
+        spec.path.unlink()
+        assert verdicts.on_processor(spec, providers.provider_named("openvino"))

@@ -81,10 +81,11 @@ class RuntimeSession:
         if cache is not None and _can_write(cache):
             _prune(cache)
             self._config["CACHE_DIR"] = str(cache)
+        self._model: Any
         with _plainly():
-            model = self._core.read_model(path)
-        self._inputs = tuple(_port(one) for one in model.inputs)
-        self._outputs = tuple(_port(one) for one in model.outputs)
+            self._model = self._core.read_model(path)
+        self._inputs = tuple(_port(one) for one in self._model.inputs)
+        self._outputs = tuple(_port(one) for one in self._model.outputs)
         self._compiled: OrderedDict[tuple[tuple[int, ...], ...], Any] = OrderedDict()
         self._compiling = threading.Lock()
 
@@ -126,7 +127,10 @@ class RuntimeSession:
             compiled = self._compiled.get(key)
             if compiled is None:
                 with _plainly():
-                    model = self._core.read_model(self._path)
+                    # as read at first for the first shape, often the only one; its weights are not kept for others
+                    model, self._model = self._model, None
+                    if model is None:
+                        model = self._core.read_model(self._path)
                     model.reshape({one.name: list(shapes[one.name]) for one in self._inputs})
                     compiled = self._core.compile_model(model, "CPU", self._config)
                 self._compiled[key] = compiled

@@ -6,14 +6,20 @@ it offers. A name is all that is needed to use one: nothing here knows a provide
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import pkgutil
+import importlib.util
+import sys
 import threading
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from streamdepth.errors import ProviderError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _PREFIX = "onnxruntime_ep_"
 _REGISTERING = threading.Lock()
@@ -35,10 +41,20 @@ class Plugin:
 
 def installed() -> tuple[Plugin, ...]:
     """All plugin packages that can be imported, by name. Imports none of them."""
-    modules = sorted({module.name for module in pkgutil.iter_modules() if module.name.startswith(_PREFIX)})
+    modules = {name for folder in sys.path for name in _beginning(folder) if importlib.util.find_spec(name) is not None}
     return tuple(
-        Plugin(module.removeprefix(_PREFIX).replace("_", "-"), module, module.replace("_", "-")) for module in modules
+        Plugin(module.removeprefix(_PREFIX).replace("_", "-"), module, module.replace("_", "-"))
+        for module in sorted(modules)
     )
+
+
+def _beginning(folder: str) -> Iterator[str]:
+    """Names a plugin's module in a folder could have. ``pkgutil`` looks into every folder there, which takes 20 ms."""
+    with contextlib.suppress(OSError):
+        for entry in Path(folder).iterdir():
+            name = entry.name.partition(".")[0]
+            if name.startswith(_PREFIX) and name.isidentifier():
+                yield name
 
 
 def find(name: str) -> Plugin | None:

@@ -7,13 +7,11 @@ versions it was found with, since asking costs two sessions.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.errors import ModelError, ModelNotFoundError, StreamDepthError
-from streamdepth.inference import half, nvidia
+from streamdepth.inference import half, nvidia, verdicts
 from streamdepth.inference.agreement import FAILS, disagreement
 
 if TYPE_CHECKING:
@@ -83,21 +81,14 @@ def _compared(candidate: ModelSpec, reference: ModelSpec, open_half: Callable[[M
 
 
 def verdict(spec: ModelSpec, provider: str, judge: Callable[[], str]) -> str:
-    """What ``judge`` says is wrong, or said before of this model on this provider, GPU and versions; empty = nothing.
-
-    A failure to run is told and not remembered: memory may have been short.
-    """
+    """What ``judge`` says, or said before of this model on this provider, GPU and versions: what is wrong, or ''."""
     import onnxruntime as ort
 
     model = nvidia.model_digest((spec.path, *spec.external_data))
     versions = (str(ort.__version__), nvidia.tensorrt_version() if provider == "tensorrt" else "")
     key = json.dumps((model, provider, nvidia.gpu_name(), versions, spec.image_input.dtype))
-    path = nvidia.cache_root() / "agreement" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads(path.read_text(encoding="utf-8"))["wrong"])
-    wrong = judge()
-    if not wrong.startswith(FAILS):
-        with contextlib.suppress(OSError):  # found out again next time
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"wrong": wrong}), encoding="utf-8")
+    wrong = verdicts.known(key)
+    if wrong is None:
+        wrong = judge()
+        verdicts.keep(key, wrong)
     return wrong

@@ -20,6 +20,7 @@ from streamdepth.inference import (
     providers,
     session_errors,
     session_options,
+    verdicts,
 )
 from streamdepth.inference.providers import AUTO, PROVIDERS, Provider, provider_named
 from streamdepth.threads import cores, plan_threads
@@ -69,28 +70,38 @@ def open_session(
 
 def _open_auto(spec: ModelSpec, threads: int | None, batch: int, *, graph: bool) -> OpenSession:
     missed: list[str] = []
-    cpu = PROVIDERS[0]
     for name in providers.AUTO_ORDER[:-1]:
         candidate = next(p for p in PROVIDERS if p.name == name)
         if not providers.to_be_tried(candidate):
             continue
         try:
-            opened = _open(spec, candidate, threads, batch, graph=graph)
+            return _tried(spec, candidate, threads, batch, graph=graph)
         except ProviderError as exc:
             missed.append(exc.message.replace("; ", ", "))
-            continue
-        if not candidate.plugin:
-            return opened
-        from streamdepth.inference.agreement import disagreement
+    note = f"running on the CPU; {'; '.join(missed)}" if missed else ""
+    return replace(_open(spec, PROVIDERS[0], threads), note=note)
 
-        reference = _open(spec, cpu, threads)
-        wrong = disagreement(spec, opened.session, reference.session)
+
+def _tried(spec: ModelSpec, provider: Provider, threads: int | None, batch: int, *, graph: bool) -> OpenSession:
+    """A session for ``auto``; one that may compute in a narrower type only where it says what the CPU says.
+
+    Raises:
+        ProviderError: the provider cannot run the model, or says something else.
+    """
+    if not provider.plugin:
+        return _open(spec, provider, threads, batch, graph=graph)
+    key = verdicts.on_processor(spec, provider)
+    wrong = verdicts.known(key)
+    if not wrong:
+        opened = _open(spec, provider, threads, batch, graph=graph)
+        if wrong is None:
+            from streamdepth.inference.agreement import disagreement
+
+            wrong = disagreement(spec, opened.session, _open(spec, PROVIDERS[0], threads).session)
+            verdicts.keep(key, wrong)
         if not wrong:
             return replace(opened, note="")
-        missed.append(f"provider {name} {wrong}")
-        return replace(reference, note=f"running on the CPU; {'; '.join(missed)}")
-    note = f"running on the CPU; {'; '.join(missed)}" if missed else ""
-    return replace(_open(spec, cpu, threads), note=note)
+    raise ProviderError(f"provider {provider.name} {wrong}")
 
 
 def _open_halved(spec: ModelSpec, provider: Provider, threads: int | None, batch: int, *, graph: bool) -> OpenSession:
