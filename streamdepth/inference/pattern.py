@@ -26,18 +26,24 @@ def pattern(width_px: int, height_px: int, variant: int = 0) -> NDArray[np.uint8
     haze = np.clip(distance / 25, 0, 1)
     tone = (0.25 + 0.4 * squares) * (1 - haze) + 0.7 * haze
     floor = np.stack([tone, tone * 0.9, tone * 0.75], axis=-1)
-    scene = np.where((y > horizon)[..., None], floor, sky).astype(np.float32)
+    scene = np.where((y > horizon)[..., None], floor, sky).astype(np.float32).astype(np.float64)
     for order in range(5):
         size = 0.05 + 0.05 * order
         left, colour = float(rng.uniform(0, 1 - size)), rng.uniform(0.1, 0.9, 3)
         bottom = horizon + 0.1 + 0.1 * order
-        inside = (x > left) & (x < left + size) & (y < bottom) & (y > bottom - 1.6 * size)
-        shade = 0.7 + 0.3 * (x - left) / size
-        scene = np.where(inside[..., None], colour * shade[..., None], scene)
+        rows = _span((y[:, 0] < bottom) & (y[:, 0] > bottom - 1.6 * size))
+        columns = _span((x > left) & (x < left + size))
+        shade = 0.7 + 0.3 * (x[columns] - left) / size
+        scene[rows, columns] = colour * shade[:, None]
     centre_x, centre_y = float(rng.uniform(0.3, 0.7)), horizon + 0.35
     off = ((x - centre_x) * width_px / height_px) ** 2 + (y - centre_y) ** 2
-    light = np.sqrt(np.clip(1 - off / 0.03, 0, 1))
-    ball = np.stack([0.3 + 0.6 * light, 0.15 + 0.2 * light, 0.1 + 0.2 * light], axis=-1)
-    scene = np.where((off < 0.03)[..., None], ball, scene)
+    within = off < 0.03
+    light = np.sqrt(1 - off[within] / 0.03)
+    scene[within] = np.stack([0.3 + 0.6 * light, 0.15 + 0.2 * light, 0.1 + 0.2 * light], axis=-1)
     grain = rng.normal(0, 0.02, (height_px, width_px, 1))
     return np.asarray(np.clip((scene + grain) * 255, 0, 255).astype(np.uint8))
+
+
+def _span(inside: NDArray[np.bool_]) -> slice:
+    found = np.flatnonzero(inside)
+    return slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0)
