@@ -1,9 +1,9 @@
 """The fast way from a decoded picture into a network's input buffer.
 
-One pass of the decoder's scaler to the network's size in RGB (which honours the picture's own matrix and range), then
-one compiled pass that converts, normalises and rearranges. Rescale, mean and std are folded into a table of the 256
-values a channel can have, so the second pass rounds exactly as the exact path does; all of the difference comes from
-the scaler's filter. Tests state it.
+Pictures in YUV planes are scaled plane by plane (see :mod:`streamdepth.inference.plane_scaling`). All others take one
+pass of the decoder's scaler to the network's size in RGB (which honours the picture's own matrix and range), then one
+compiled pass that normalises and rearranges. Rescale, mean and std are folded into a table of the 256 values a channel
+can have, so that both round as the exact path does; all of the difference comes from the scaling. Tests state it.
 
 ZoeDepth and DepthPro were made for aliased bilinear input, which the scaler cannot give when it shrinks: their pictures
 are converted at their own size and sampled by OpenCV, ZoeDepth's reflected border included.
@@ -17,6 +17,7 @@ import numpy as np
 
 from streamdepth.errors import DataFormatError
 from streamdepth.inference import kernels
+from streamdepth.inference.plane_scaling import PlaneScaler
 from streamdepth.models.spec import Family
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ class FastWriter:
         pre = spec.preprocessing
         self._table = value_table(pre, np.dtype(spec.image_input.dtype))
         self._scaler = Scaler(pre.resample)
+        self._planes = PlaneScaler(pre.resample, self._table)
         self._family = pre.family
 
     def write(self, row_chw: NDArray[Any], picture: av.VideoFrame, geometry: Geometry) -> None:
@@ -137,11 +139,13 @@ class FastWriter:
             kernels.table_to_chw(_sampled(full, geometry, self._family), self._table, row)
             return
         width, height = geometry.inner_width_px, geometry.inner_height_px
-        rgb = self._scaler.scale(picture, width, height)
         if geometry.padded:
             row[...] = 0
             row = row[:, geometry.top_px : geometry.top_px + height, geometry.left_px : geometry.left_px + width]
-        kernels.table_to_chw(rgb, self._table, row)
+        if self._planes.takes(picture):
+            self._planes.write(picture, row)
+        else:
+            kernels.table_to_chw(self._scaler.scale(picture, width, height), self._table, row)
 
 
 def _sampled(rgb: NDArray[np.uint8], geometry: Geometry, family: Family) -> NDArray[np.uint8]:
