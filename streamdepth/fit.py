@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -75,9 +76,12 @@ class Fitter:
         same_shape = (kind.width_px, kind.height_px) == (self._width, self._height) and self._pixel_aspect == 1
         if kind.pix_fmt != self._pix_fmt or not same_shape:
             chain.append(graph.add("scale", self._scale(kind)))
+            if not same_shape:
+                # pad rounds down to whole chroma samples: 63 of 4:2:0 would become 62
+                chain.append(graph.add("format", _whole_chroma(self._pix_fmt, self._width, self._height)))
+                border = "black@0" if has_alpha(self._pix_fmt) else "black"
+                chain.append(graph.add("pad", f"{self._width}:{self._height}:(ow-iw)/2:(oh-ih)/2:color={border}"))
             chain.append(graph.add("format", self._pix_fmt))
-            border = "black@0" if has_alpha(self._pix_fmt) else "black"
-            chain.append(graph.add("pad", f"{self._width}:{self._height}:(ow-iw)/2:(oh-ih)/2:color={border}"))
         else:
             chain.append(graph.add("null"))
         chain.append(graph.add("buffersink"))
@@ -105,6 +109,20 @@ class Fitter:
             if self._color.matrix in _MATRIX:
                 parts.append(f"out_color_matrix={_MATRIX[self._color.matrix]}")
         return ":".join(parts)
+
+
+def _whole_chroma(pix_fmt: str, width_px: int, height_px: int) -> str:
+    """The format itself, or for sizes it has no whole chroma samples for, the one with a sample a pixel."""
+    return pix_fmt if divides(pix_fmt, width_px, height_px) else re.sub("4[12][0-2]", "444", pix_fmt)
+
+
+def divides(pix_fmt: str, width_px: int, height_px: int) -> bool:
+    """True where pictures of this FFmpeg pixel format and size have whole chroma samples."""
+    from av.video.format import VideoFormat
+
+    pixel = VideoFormat(pix_fmt)
+    chroma_width, chroma_height = pixel.chroma_width(64), pixel.chroma_height(64)
+    return width_px % (64 // chroma_width) == 0 and height_px % (64 // chroma_height) == 0
 
 
 def has_alpha(pix_fmt: str) -> bool:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from streamdepth.errors import UsageError
-from streamdepth.fit import has_alpha
+from streamdepth.fit import divides, has_alpha
 from streamdepth.frame import ColorTags
 from streamdepth.sinks.hints import nearest
 
@@ -164,7 +164,7 @@ def encoding_for(
         if is_rgb:
             wanted = VideoFormat("yuva420p" if transparent else "yuv420p")
     if codec.startswith(_WHOLE_CHROMA_ONLY):
-        whole = [name for name in names if _divides(VideoFormat(name), picture.width_px, picture.height_px)]
+        whole = [name for name in names if divides(name, picture.width_px, picture.height_px)]
         names = whole or names
     chosen, _loss = find_best_pix_fmt_of_list(names, wanted, has_alpha=transparent)
     if chosen is None:
@@ -174,11 +174,9 @@ def encoding_for(
 
 def odd_chroma(picture: PictureInfo, encoding: Encoding) -> str:
     """``"4:2:2"`` or ``"4:4:4"`` where H.264 or H.265 has no 4:2:0 because a side is odd, else empty."""
-    from av.video.format import VideoFormat
-
     if not encoding.codec.startswith(_WHOLE_CHROMA_ONLY):
         return ""
-    if _divides(VideoFormat("yuv420p"), picture.width_px, picture.height_px):
+    if divides("yuv420p", picture.width_px, picture.height_px):
         return ""
     return "4:2:2" if picture.width_px % 2 == 0 else "4:4:4"
 
@@ -221,14 +219,6 @@ def _video_encoder(name: str) -> Codec | None:
 def _opens_with_alpha(codec: str) -> bool:
     # libx265 lists yuva formats and refuses to open with them unless built for alpha layers.
     return codec != "libx265"
-
-
-def _divides(pixel: object, width: int, height: int) -> bool:
-    from av.video.format import VideoFormat
-
-    assert isinstance(pixel, VideoFormat)  # noqa: S101 - for the type checker
-    chroma_width, chroma_height = pixel.chroma_width(64), pixel.chroma_height(64)
-    return width % (64 // chroma_width) == 0 and height % (64 // chroma_height) == 0
 
 
 def _tags(picture: PictureInfo, chosen_is_rgb: bool) -> ColorTags:
