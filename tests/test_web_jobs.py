@@ -93,6 +93,43 @@ def test_containers(site: WebSite, tmp_path: Path, suffix: str) -> None:
     assert (job["state"], job["frames"]) == ("done", 3)
 
 
+def drawn(file: Path, codec: str, size_px: tuple[int, int], pix_fmt: str) -> bytes:
+    width, height = size_px
+    with av.open(str(file), "w") as container:
+        stream: Any = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        for level in (0, 100, 200):
+            frame = av.VideoFrame(width, height, "gray")
+            frame.planes[0].update(bytes([level]) * frame.planes[0].buffer_size)
+            container.mux(stream.encode(frame.reformat(format=pix_fmt)))
+        container.mux(stream.encode(None))
+    return file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "size_px", "pix_fmt", "result"),
+    [
+        ("odd.gif", "gif", (63, 47), "rgb8", ("vp9", "yuv420p")),
+        ("odd.mkv", "ffv1", (63, 48), "yuv420p", ("vp9", "yuv420p")),
+        ("fine.mkv", "ffv1", (64, 48), "yuv422p", ("vp9", "yuv422p")),
+        ("plain.mkv", "ffv1", (64, 48), "yuv420p", ("h264", "yuv420p")),
+    ],
+)
+def test_what_browsers_would_not_play_as_h264_is_vp9(
+    site: WebSite, tmp_path: Path, name: str, codec: str, size_px: tuple[int, int], pix_fmt: str, result: Any
+) -> None:
+    data = drawn(tmp_path / name, codec, size_px, pix_fmt)
+    job = finished(site, send(site, data, f"?name={name}&view=overlay&alpha=0.5"))
+    assert (job["state"], job["frames"], job["error"]) == ("done", 3, "")
+    assert any("written as VP9" in note for note in job["notes"]) == (result[0] == "vp9")
+    assert not any("/" in note for note in job["notes"])
+    (tmp_path / "result.mp4").write_bytes(http(site.address + job["result"]).body)
+    with av.open(str(tmp_path / "result.mp4")) as container:
+        video = container.streams.video[0]
+        assert (video.codec_context.name, video.pix_fmt) == result
+        assert {(frame.width, frame.height) for frame in container.decode(video)} == {size_px}
+
+
 def playlist(path: Path) -> list[bytes]:
     clip(path)
     secret = path / "clip.mp4"

@@ -19,7 +19,7 @@ from streamdepth.sources.pattern import PatternSource
 from tests.support.models import write_depth_model
 from tests.support.stages import ScriptedSource, fake_estimator
 from tests.support.web import CHROMIUM, TOKEN, Browser, Running, eventually, running
-from tests.test_web_jobs import clip
+from tests.test_web_jobs import clip, drawn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -253,6 +253,15 @@ def test_a_dropped_video_comes_back(page: Browser, tmp_path: Path) -> None:
     assert page.text(".job p").startswith("30 frames")
     data = page.run("fetch(document.querySelector('.job a').href).then((a) => a.blob()).then((b) => b.size)")
     assert data > 500
+    page.click(".job .actions button")
+    page.wait("!document.querySelector('.job')")
+
+
+def test_a_dropped_video_of_an_odd_size_plays(page: Browser, tmp_path: Path) -> None:
+    drawn(tmp_path / "odd.gif", "gif", (63, 47), "rgb8")
+    page.drop_file("#file", tmp_path / "odd.gif")
+    page.wait("document.querySelector('.job video') && document.querySelector('.job video').videoHeight === 47", 30)
+    assert "written as VP9" in page.text(".job p")
     page.click(".job .actions button")
     page.wait("!document.querySelector('.job')")
 

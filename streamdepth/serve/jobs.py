@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.errors import SourceError, StreamDepthError
+from streamdepth.frame import PictureInfo
 from streamdepth.look import Look, LookControl
 from streamdepth.queues import Aborted, BoundedQueue, Ended
 
@@ -27,6 +28,7 @@ _DEMUXERS = (
 )
 """Containers a stranger's file may be. Left out: playlists and scripts (hls, concat, dash), which name other files."""
 
+_NOT_H264 = "written as VP9, because browsers play no H.264 of this size or pixel format; QuickTime plays no VP9"
 _JOIN_SECONDS = 5.0
 _CHECK_SECONDS = 0.25
 
@@ -54,6 +56,7 @@ class Job:
     look: Look
     state: JobState = JobState.UPLOADING
     error: str = ""
+    notes: tuple[str, ...] = ()
     frames: int = 0
     expected: int | None = None
     seconds: float = 0.0
@@ -84,6 +87,7 @@ class Job:
             "name": self.name,
             "state": str(self.state),
             "error": self.error,
+            "notes": list(self.notes),
             "frames": self.frames,
             "expected": self.expected,
             "progress": 1.0 if self.state is JobState.DONE else min(done, 1.0) if done is not None else None,
@@ -201,9 +205,9 @@ class JobRunner:
         from streamdepth.sinks.select import sink_for
         from streamdepth.sources.file import FileSource
 
-        check_container(job.upload, job.name)
+        codec = codec_for_browsers(check_container(job.upload, job.name))
         source = FileSource(job.upload, source_id=job.name)
-        sink = sink_for(str(job.result), control=LookControl(job.look), overwrite=True)
+        sink = sink_for(str(job.result), control=LookControl(job.look), overwrite=True, codec=codec)
         pipeline = Pipeline([source], self._estimator, [sink])
         ended = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(job, pipeline, ended), name="web-job-watch", daemon=True)
@@ -217,6 +221,8 @@ class JobRunner:
                 watcher.join()
         if job.state is JobState.RUNNING:
             job.frames = pipeline.stats.written
+            notes = [note.replace(str(job.result), job.result_name) for note in pipeline.stats.notes]
+            job.notes = (*notes, *([f"{job.result_name}: {_NOT_H264}"] if codec else []))
             if job.error or not job.result.exists():
                 self._fail(job, job.error or f"{job.name}: holds no frame that can be decoded")
             else:
@@ -250,8 +256,11 @@ class JobRunner:
         shutil.rmtree(job.folder, ignore_errors=True)
 
 
-def check_container(path: Path, name: str) -> None:
+def check_container(path: Path, name: str) -> PictureInfo | None:
     """Refuse what is no plain video file, above all playlists and scripts that would make FFmpeg open other things.
+
+    Returns:
+        Size and format of its pictures, None where only decoding will tell.
 
     Raises:
         SourceError: it is none.
@@ -264,7 +273,24 @@ def check_container(path: Path, name: str) -> None:
         with av.open(str(path), options=options) as container:
             if not container.streams.video:
                 raise SourceError(f"{name}: holds no video; send MP4, MOV, MKV, WebM, AVI or MPEG-TS")
+            video = container.streams.video[0]
+            if not (video.width and video.height and video.pix_fmt):
+                return None
+            return PictureInfo(video.width, video.height, video.pix_fmt)
     except (av.FFmpegError, OSError) as exc:
         if isinstance(exc, SourceError):
             raise
         raise SourceError(f"{name}: not a video file; send MP4, MOV, MKV, WebM, AVI or MPEG-TS") from None
+
+
+def codec_for_browsers(picture: PictureInfo | None) -> str | None:
+    """The encoder of a result that browsers play, None = the container's own, x264.
+
+    Of H.264 they decode 4:2:0 of 8 bits only, which x264 leaves for odd sides, finer chroma and more bits; VP9 they
+    decode in all of these.
+    """
+    from streamdepth.sinks.encoding import encoding_for
+
+    if picture is None or encoding_for(picture, codec="libx264", transparent=False).pix_fmt == "yuv420p":
+        return None
+    return "libvpx-vp9"

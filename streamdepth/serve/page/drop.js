@@ -182,7 +182,7 @@ class Row {
 
   finish(job, drop) {
     this.bar.remove();
-    this.say(`${job.frames} frames in ${job.seconds.toFixed(1)} s`);
+    this.say([`${job.frames} frames in ${job.seconds.toFixed(1)} s`, ...job.notes].join("\n"));
     this.action("Remove", drop);
     this.link("Download", job.result, "");
     const video = document.createElement("video");
