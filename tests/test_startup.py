@@ -9,11 +9,17 @@ import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from streamdepth.cli import collector, main
 from streamdepth.inference import agreement, nvidia, openvino_runtime, plugins, providers, sessions, verdicts
+from streamdepth.inference.engine import Engine
+from streamdepth.inference.geometry import plan
+from streamdepth.inference.pattern import HEIGHT_PX, WIDTH_PX, pattern
+from streamdepth.inference.preprocess import picture_of
 from streamdepth.models.resolve import resolve
+from streamdepth.models.spec import Preprocessing
 from streamdepth.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -79,6 +85,44 @@ class TestCollector:
         assert main(["styles"]) == 0
         assert gc.isenabled()
         assert gc.get_freeze_count() == 0
+
+
+class _Counted:
+    """A session that counts its runs."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.runs = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run_with_iobinding(self, *arguments: Any) -> None:
+        self.runs += 1
+        self._session.run_with_iobinding(*arguments)
+
+
+class TestCheck:
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_the_run_that_tells_a_shape_gives_its_depth_too(self, batch: int) -> None:
+        engine = Engine(resolve("built-in"), provider="cpu", batch=batch)
+        engine.session = counted = _Counted(engine.session)
+        slot = engine.acquire(engine.network_size(320, 240))
+        for row in range(batch):
+            slot.write(row, picture_of(pattern(320, 240, row)))
+        first = [depth.values.copy() for depth in engine.run(slot, batch)]
+        assert counted.runs == 1
+        second = [depth.values for depth in engine.run(slot, batch)]
+        assert counted.runs == 2
+        np.testing.assert_array_equal(first, second)
+        assert len({depth.tobytes() for depth in first}) == batch
+
+    @pytest.mark.parametrize("closest", [True, False])
+    @pytest.mark.parametrize("video", [(1280, 720), (1920, 1080), (3840, 2160)])
+    def test_it_takes_the_size_that_most_video_will_have(self, video: tuple[int, int], closest: bool) -> None:
+        built_in = resolve("built-in")
+        spec = dataclasses.replace(built_in, preprocessing=Preprocessing()) if closest else built_in
+        assert plan(spec, *video).net_size == plan(spec, WIDTH_PX, HEIGHT_PX).net_size
 
 
 class TestVerdicts:

@@ -11,7 +11,7 @@ import numpy as np
 
 from streamdepth.inference import feeds
 from streamdepth.inference.geometry import plan
-from streamdepth.inference.pattern import pattern
+from streamdepth.inference.pattern import HEIGHT_PX, WIDTH_PX, pattern
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,7 +23,6 @@ MOST_ERROR = 0.02
 """Mean error, as a share of the reference's range: two grey levels of a hundred are seen where pictures flicker."""
 FAILS = "fails where the CPU does not"
 """How the answer begins where a session does not run at all."""
-_WIDTH_PX, _HEIGHT_PX = 640, 480
 
 
 def disagreement(spec: ModelSpec, session: Any, reference: Any) -> str:
@@ -61,10 +60,10 @@ def inputs(spec: ModelSpec) -> dict[str, NDArray[Any]]:
     """The built-in picture as the graph takes it, and its further inputs."""
     from streamdepth.inference.preprocess import FastWriter, picture_of
 
-    geometry = plan(spec, _WIDTH_PX, _HEIGHT_PX)
+    geometry = plan(spec, WIDTH_PX, HEIGHT_PX)
     width, height = geometry.net_size
     chw = np.zeros((3, height, width), np.dtype(spec.image_input.dtype))
-    FastWriter(spec).write(chw, picture_of(pattern(_WIDTH_PX, _HEIGHT_PX)), geometry)
+    FastWriter(spec).write(chw, picture_of(pattern(WIDTH_PX, HEIGHT_PX)), geometry)
     picture = np.ascontiguousarray(chw.transpose(1, 2, 0)) if spec.image_layout == "hwc" else chw
     rows = spec.fixed_batch or 1
     shape = (1,) * (len(spec.image_input.shape) - picture.ndim) + picture.shape

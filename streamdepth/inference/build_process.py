@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from streamdepth.errors import ProviderError, StreamDepthError
+from streamdepth.inference.pattern import HEIGHT_PX, WIDTH_PX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ class BuildRequest:
 
     spec: ModelSpec
     provider: str = "tensorrt"
-    pictures: tuple[tuple[int, int], ...] = ((640, 480),)
+    pictures: tuple[tuple[int, int], ...] = ((WIDTH_PX, HEIGHT_PX),)
     batch: int = 1
     exact: bool = False
 

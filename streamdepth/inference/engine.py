@@ -17,6 +17,7 @@ from streamdepth.inference import feeds, fused, postprocess, session_errors, sta
 from streamdepth.inference.buffers import BufferPool
 from streamdepth.inference.device import GRAPH_ID, NO_GRAPH, DeviceBinding, DeviceRing
 from streamdepth.inference.geometry import Geometry, fixed_sides, plan
+from streamdepth.inference.pattern import HEIGHT_PX, WIDTH_PX, pattern
 from streamdepth.inference.pinned import PageLock
 from streamdepth.inference.providers import AUTO, ON_DEVICE, likely, runs_on_cores
 from streamdepth.inference.sessions import open_session
@@ -25,7 +26,7 @@ from streamdepth.models.spec import Family
 from streamdepth.threads import cores, plan_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -229,10 +230,11 @@ class Engine:
         ring = self._ring(slot.size)
         views: list[float | None] = []
         runs = -(-count // self.rows_per_run)
+        learnt: Sequence[Any] = ()
         if ring.outputs is None:
             with self._alone:
                 if ring.outputs is None:
-                    self._learn(ring, slot)
+                    learnt = self._learn(ring, slot)
         assert ring.outputs is not None  # noqa: S101 - _learn sets it or raises
         height, width = ring.map_shape
         maps = ring.outputs.lend().view(np.float32).reshape(self.batch, height, width)
@@ -241,6 +243,10 @@ class Engine:
             part = maps[first : first + self.rows_per_run]
             if ring.device is not None:
                 views += self._run_on_device(ring.device, slot, number, part)
+                continue
+            if number == 0 and learnt:
+                np.copyto(part, learnt[0].numpy().reshape(part.shape), casting="unsafe")
+                views += self._fields_of_view(learnt[1].numpy()) if self._fov else []
                 continue
             target = part if ring.converted is None else ring.converted
             binding = slot.bound(self.session, number, afresh=self._binds_afresh)
@@ -258,14 +264,13 @@ class Engine:
             maps *= self._scale
         return [RawDepth(maps[row], slot.geometries[row], views[row] if views else None) for row in range(count)]
 
-    def check(self, width_px: int = 640, height_px: int = 480) -> None:
+    def check(self, width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX) -> None:
         """Run a built-in picture of the given size, which also warms everything up for that size.
 
         Raises:
             ModelError: depth is not finite or has no contrast; says what to try.
             InferenceError: the run failed.
         """
-        from streamdepth.inference.pattern import pattern
         from streamdepth.inference.preprocess import picture_of
 
         slot = self.acquire(self.network_size(width_px, height_px))
@@ -299,14 +304,15 @@ class Engine:
                 self._rings.move_to_end(size)
             return ring
 
-    def _learn(self, ring: _Ring, slot: Slot) -> None:
-        """The output's shape at this size, from a first run into memory of ONNX Runtime's own."""
+    def _learn(self, ring: _Ring, slot: Slot) -> Sequence[Any]:
+        """The output's shape at this size, from a first run into memory of ONNX Runtime's own; and its outputs."""
         binding = slot.bound(self.session, 0, afresh=self._binds_afresh)
         binding.bind_output(self._output, "cpu")
         if self._fov:
             binding.bind_output(_FOV_OUTPUT, "cpu")
         self._run(binding, slot.size, self._first_options)
-        shape = tuple(binding.get_outputs()[0].shape())
+        outputs: Sequence[Any] = binding.get_outputs()
+        shape = tuple(outputs[0].shape())
         found = postprocess.map_shape(shape, self.rows_per_run)
         if found is None:
             raise ModelError(
@@ -319,11 +325,11 @@ class Engine:
         if self._device:
             shapes = {self._output: (shape, self._output_dtype)}
             if self._fov:
-                field_of_view = binding.get_outputs()[1]
-                shapes[_FOV_OUTPUT] = tuple(field_of_view.shape()), field_of_view.numpy().dtype
+                shapes[_FOV_OUTPUT] = tuple(outputs[1].shape()), outputs[1].numpy().dtype
             like, fed = slot.host_input(0), slot.fed
             ring.device = DeviceRing(lambda: self._device_binding(like, fed, shapes))
         ring.outputs = BufferPool(self.batch * found[0] * found[1] * 4)
+        return outputs
 
     def _device_binding(
         self,

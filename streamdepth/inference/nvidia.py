@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.inference.geometry import plan
+from streamdepth.inference.pattern import HEIGHT_PX, WIDTH_PX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +79,7 @@ def graph_obstacle(spec: ModelSpec, assignment: Assignment | None) -> str:
 
 def follows_picture(spec: ModelSpec) -> bool:
     """Whether the network's size depends on the picture's."""
-    return plan(spec, 640, 360).net_size != plan(spec, 360, 640).net_size
+    return plan(spec, WIDTH_PX, HEIGHT_PX).net_size != plan(spec, 360, 640).net_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ def engine_key(spec: ModelSpec, *, batch: int, fp16: bool, gpu: str, tensorrt: s
 def _shapes(spec: ModelSpec, batch: int) -> tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]:
     if follows_picture(spec) or spec.other_inputs:
         return ()  # further inputs have shapes of their own
-    width, height = plan(spec, 640, 360).net_size
+    width, height = plan(spec, WIDTH_PX, HEIGHT_PX).net_size
     picture = (height, width, 3) if spec.image_layout == "hwc" else (3, height, width)
     middle = (1,) if spec.image_layout == "nchw" else ()
     if len(spec.image_input.shape) == len(picture):

@@ -9,6 +9,9 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+WIDTH_PX, HEIGHT_PX = 854, 480
+"""Of the start-up check: the shape of most video, so that a model whose size follows the picture's is compiled once."""
+
 
 def pattern(width_px: int, height_px: int, variant: int = 0) -> NDArray[np.uint8]:
     """A little scene with sky, ground, a chequered floor, boxes and a ball, as uint8 [H, W, 3] RGB.
