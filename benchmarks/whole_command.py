@@ -5,7 +5,8 @@
 Each run is a process of its own, start-up included; every round runs all of them once. The table gives the fastest and
 the median run, the least CPU time, and the median of the rounds' own ratios. Two peers: the loop as written everywhere
 (mp4v, which is MPEG-4 part 2), and the same loop with our encoder and its settings.
-One of ours uses the loop's encoder.
+One of ours uses the loop's encoder; two run the model on some of the frames only (benchmarks/carried.py has what that
+does to depth).
 
 Then the steady state: CPU time of each stage alone beside that of the whole run, how near the run comes to what
 decoding, model and encoding allow, and what share of the cores it had, others had, or nobody.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from streamdepth import DepthEstimator
 
 _LOOP = Path(__file__).parent / "peers" / "opencv_loop.py"
+_EVERY = (4, 8)
 _MOST_STAGE_FRAMES = 300  # they are all held in memory, once decoded and once painted
 
 
@@ -94,6 +96,13 @@ def contestants_of(clip: Path, options: argparse.Namespace, folder: Path) -> lis
     x264 = ["--preset", "veryfast", "--crf", "20"]
     return [
         Contestant("streamdepth", [*ours, *x264, "-o", str(folder / "ours.mp4")]),
+        *(
+            Contestant(
+                f"streamdepth --model-every {every}",
+                [*ours, *x264, "--model-every", str(every), "-o", str(folder / f"every{every}.mp4")],
+            )
+            for every in _EVERY
+        ),
         Contestant("streamdepth --range ema", [*ours, *x264, "--range", "ema", "-o", str(folder / "ema.mp4")]),
         Contestant(
             "streamdepth --range ema --codec mpeg4",
