@@ -7,6 +7,7 @@ import errno
 import os
 import stat
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from streamdepth.errors import SourceError, SourceNotFoundError
 from streamdepth.redact import redact
@@ -95,6 +96,11 @@ def explain_ffmpeg(
             "its index (moov) is missing, as when a recording is cut off; repair it with a tool such as untrunc, "
             "or record to MKV or fragmented MP4"
         )
+    elif isinstance(error, av.error.InvalidDataError) and _is_unknown_dash(name):
+        why = (
+            "this build of FFmpeg reads no DASH; give the stream's HLS address (.m3u8), or build PyAV on an FFmpeg "
+            "that has libxml2 (pip install --no-binary av av)"
+        )
     elif isinstance(error, av.error.InvalidDataError | EOFError):
         why = "is not a video FFmpeg can read, or it is damaged; try playing it, or fetch it again"
     elif opening_web and getattr(error, "errno", None) == errno.EIO:
@@ -123,6 +129,14 @@ def explain_no_video(name: str, container: av.container.InputContainer) -> Sourc
     else:
         why = "has no streams at all; record or download it again"
     return SourceError(f"{name} {why}", source=name)
+
+
+def _is_unknown_dash(name: str) -> bool:
+    """True for a DASH manifest where FFmpeg lacks its demuxer, as that of PyAV's wheels does."""
+    import av
+
+    named = urlsplit(name).path.lower().endswith(".mpd")
+    return named and not ("dash" in av.formats_available and av.ContainerFormat("dash").is_input)
 
 
 def _has_no_index(path: Path) -> bool:

@@ -212,7 +212,15 @@ class LiveReader:
             stream.codec_context.thread_type = "SLICE" if self._decoding.low_latency else "AUTO"
             stream.codec_context.thread_count = self._decoding.threads
             self._pump(container, stream)
-            return bool(container.duration) and (container.duration or 0) > 0
+            if _is_finite(container):
+                return True
+            playlist = container.format.name == "hls" and not self.mailbox.closed
+        if not playlist:
+            return False
+        # A playlist that was live may have got its end since; opened again as live it would give its window once more.
+        self._touch()
+        with av.open(self._url, options=dict(self._options), timeout=self._timeout) as container:
+            return _is_finite(container)
 
     def _pump(self, container: InputContainer, stream: VideoStream) -> None:
         import av
@@ -297,3 +305,7 @@ class LiveReader:
 
     def _touch(self) -> None:
         self.active_ns = self._clock.monotonic_ns()
+
+
+def _is_finite(container: InputContainer) -> bool:
+    return container.duration is not None and container.duration > 0
