@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamdepth.frame import DepthMap, Sense
-from streamdepth.png import PNG_OPTIONS
+from streamdepth.png import encode_png
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -176,11 +176,7 @@ def probe(shown: Shown, x: float, y: float) -> Probe:
 
 def png(picture: av.VideoFrame) -> bytes:
     """A picture as PNG, RGB."""
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.fromarray(picture.to_ndarray(format="rgb24")).save(out, "PNG", **PNG_OPTIONS)
-    return out.getvalue()
+    return encode_png(np.asarray(picture.to_ndarray(format="rgb24"), np.uint8))
 
 
 def jpeg(picture: av.VideoFrame, quality: int) -> bytes:

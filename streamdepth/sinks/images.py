@@ -6,9 +6,11 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from streamdepth.errors import SinkError, UsageError
 from streamdepth.fit import has_alpha
-from streamdepth.png import PNG_OPTIONS
+from streamdepth.png import encode_png
 from streamdepth.sinks.base import BaseSink
 from streamdepth.sinks.files import claim_folder, write_whole
 from streamdepth.sinks.names import SOURCE_NAMES, FrameNames
@@ -90,15 +92,18 @@ class ImagesSink(BaseSink):
         limit = {".jpg": _JPEG_LIMIT_PX, ".jpeg": _JPEG_LIMIT_PX, ".webp": _WEBP_LIMIT_PX}.get(self._names.suffix)
         if limit is not None and max(image.size) > limit:
             raise SinkError(f"{path}: {self._names.suffix} ends at {limit} pixels a side; use .png")
-        content = io.BytesIO()
+        write_whole(path, self._encoded(image))
+        self._before.discard(path.name)
+
+    def _encoded(self, image: Image) -> bytes | memoryview:
         if self._names.suffix == ".png":
-            image.save(content, "PNG", **PNG_OPTIONS)
-        elif self._names.suffix == ".webp":
+            return encode_png(np.asarray(image))
+        content = io.BytesIO()
+        if self._names.suffix == ".webp":
             image.save(content, "WEBP", quality=self._quality, method=2)
         else:
             image.save(content, "JPEG", quality=self._quality)
-        write_whole(path, content.getbuffer())
-        self._before.discard(path.name)
+        return content.getbuffer()
 
 
 def to_image(picture: av.VideoFrame, *, alpha: bool) -> Image:

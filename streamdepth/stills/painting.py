@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from streamdepth.frame import DepthRange
-from streamdepth.png import PNG_OPTIONS
+from streamdepth.png import encode_png
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,16 +26,12 @@ def png(values: NDArray[np.float32], sense: Sense, look: Look) -> bytes:
     Raises:
         UsageError: an unknown style.
     """
-    from PIL import Image
-
     from streamdepth.colorize.palettes import is_grayscale
     from streamdepth.colorize.still import paint
 
     finite = values[np.isfinite(values)]
     span = DepthRange(float(finite.min()), float(finite.max())) if finite.size else DepthRange(0.0, 0.0)
-    image = Image.fromarray(paint(np.ascontiguousarray(values), sense, span, look))
-    if image.mode == "RGBA" and is_grayscale(look.style):
-        image = image.convert("LA")
-    out = io.BytesIO()
-    image.save(out, "PNG", **PNG_OPTIONS)
-    return out.getvalue()
+    pixels = paint(np.ascontiguousarray(values), sense, span, look)
+    if pixels.ndim == 3 and is_grayscale(look.style):
+        pixels = np.ascontiguousarray(pixels[..., (0, 3)])
+    return encode_png(pixels)
