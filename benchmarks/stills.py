@@ -4,13 +4,15 @@
     python benchmarks/stills.py FOLDER [--size 252x252] [--python PYTHON_WITH_TRANSFORMERS] [--node FOLDER_WITH_PACKAGE]
 
 Each contestant is a process of its own that loads the model once; rounds go round. A peer that is not installed is
-skipped and named. The pictures are made up, 1280x720; every call goes from picture to depth picture.
+skipped and named. The pictures are made up, 1280x720. The peers go from a picture in memory to depth of its size and a
+grey picture in memory; streamdepth to depth alone, to depth and an encoded PNG, and to both for all pictures at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -20,6 +22,7 @@ from pathlib import Path
 
 from support.timing import machine
 
+_WAYS = {"depth alone": "depth", "depth and PNG": "png", "depth and PNG, each()": "each"}
 _PEERS = Path(__file__).parent / "peers"
 
 
@@ -35,7 +38,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         pictures = _pictures(Path(folder))
         given = [str(options.folder), str(options.runs), options.size, *pictures]
-        commands = {"streamdepth": [sys.executable, str(_PEERS / "streamdepth_stills.py"), *given]}
+        ours = [sys.executable, str(_PEERS / "streamdepth_stills.py"), *given]
+        commands = {f"streamdepth, {way}": ours for way in _WAYS}
         if subprocess.run([options.python, "-c", "import transformers, torch"], capture_output=True).returncode == 0:
             commands["transformers pipeline"] = [options.python, str(_PEERS / "transformers_py.py"), *given]
         else:
@@ -50,20 +54,19 @@ def main() -> None:
         times: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(options.rounds):
             for name, command in commands.items():
-                times[name] += _run(command)
+                times[name] += _run(command, _WAYS.get(name.removeprefix("streamdepth, "), ""))
     print(f"{machine()}; {options.size}; `{' '.join(['python', *sys.argv])}`\n")
-    print("| on the same weights, one picture | median ms | best ms | streamdepth is faster by (median, best) |")
-    print("|---|---|---|---|")
-    ours = times["streamdepth"]
+    heads = [f"{way} is faster by" for way in _WAYS]
+    print(f"| on the same weights, one picture | median ms | best ms | {' | '.join(heads)} |")
+    print(f"|---|---|---|{'---|' * len(_WAYS)}")
+    medians = {name: statistics.median(found) for name, found in times.items()}
     for name, found in times.items():
-        median, best = statistics.median(found), min(found)
-        print(
-            f"| {name} | {median:.0f} | {best:.0f} | {median / statistics.median(ours):.2f}, {best / min(ours):.2f} |"
-        )
+        ratios = [f"{medians[name] / medians[f'streamdepth, {way}']:.2f}" for way in _WAYS]
+        print(f"| {name} | {medians[name]:.0f} | {min(found):.0f} | {' | '.join(ratios)} |")
 
 
-def _run(command: list[str]) -> list[float]:
-    done = subprocess.run(command, capture_output=True, text=True)
+def _run(command: list[str], way: str) -> list[float]:
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"STREAMDEPTH_STILLS": way})
     if done.returncode:
         raise SystemExit(f"{command[1]} failed: {done.stderr[-800:]}")
     times: list[float] = json.loads(done.stdout.strip().splitlines()[-1])["times"]

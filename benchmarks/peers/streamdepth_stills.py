@@ -1,8 +1,13 @@
-"""Depth of pictures with streamdepth, as the peers beside it: FOLDER RUNS WIDTHxHEIGHT PICTURE...; one JSON line."""
+"""Depth of pictures with streamdepth: FOLDER RUNS WIDTHxHEIGHT PICTURE...; one JSON line.
+
+STREAMDEPTH_STILLS says how: ``png`` (a call each, depth and a PNG of it), ``depth`` (a call each, depth alone) or
+``each`` (all of them in one go, depth and PNG).
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -14,14 +19,21 @@ import streamdepth as sd
 
 def main() -> None:
     folder, runs, size, *pictures = sys.argv[1:]
-    images = [Image.open(name).convert("RGB") for name in pictures]
-    times = []
+    way = os.environ["STREAMDEPTH_STILLS"]
+    style = None if way == "depth" else "grayscale"
+    images = [Image.open(name).convert("RGB") for name in pictures] * int(runs)
     with sd.DepthEstimator(Path(folder) / "onnx" / "model.onnx", size=size) as estimator:
-        estimator(images[0], style="grayscale")
-        for _ in range(int(runs)):
+        estimator(images[0], style=style)
+        times = []
+        if way == "each":
+            started = time.perf_counter()
+            for _ in estimator.each(images, style=style):
+                pass
+            times = [(time.perf_counter() - started) * 1e3 / len(images)]
+        else:
             for image in images:
                 started = time.perf_counter()
-                estimator(image, style="grayscale")
+                estimator(image, style=style)
                 times.append((time.perf_counter() - started) * 1e3)
     print(json.dumps({"times": times, "cpu_ms": time.process_time() * 1e3}))
 
