@@ -31,7 +31,7 @@ def write_graph(path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) -> Pa
     return path
 
 
-F32, F16, U8, I64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8, TensorProto.INT64
+F32, F16, I64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64
 DEPTH = [("depth", F32, ["b", "h", "w"])]
 
 

@@ -11,7 +11,6 @@ import pytest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-aloft: Any = pytest.importorskip("training.aloft")
 generate: Any = pytest.importorskip("training.generate")
 place: Any = pytest.importorskip("training.place")
 raycast: Any = pytest.importorskip("training.raycast")

@@ -187,13 +187,6 @@ def read_pts(path: str | Path, *, video: int | None = None) -> list[int]:
         return [int(frame.pts or 0) for frame in container.decode(cast("VideoStream", stream))]
 
 
-def read_seconds(path: str | Path) -> list[float]:
-    """Presentation times in seconds."""
-    with av.open(str(path)) as container:
-        stream = container.streams.best("video")
-        return [float(frame.time) for frame in container.decode(cast("VideoStream", stream))]
-
-
 def decode_rgb(path: str | Path) -> list[NDArray[np.uint8]]:
     """Every frame of the best video stream as RGB, as coded (no rotation)."""
     with av.open(str(path)) as container:

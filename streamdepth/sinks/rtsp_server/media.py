@@ -38,13 +38,11 @@ class AccessUnit:
             next picture where the encoder announces those.
         key: a decoder can start here.
         rtp_time: RTP time stamp of the picture's packets, 0..2**32-1.
-        first_sequence: sequence number of the first packet.
     """
 
     packets: tuple[bytes, ...]
     key: bool
     rtp_time: int
-    first_sequence: int
 
 
 class Encoder:
@@ -133,7 +131,6 @@ class Encoder:
             packets=rtp,
             key=is_key,
             rtp_time=int.from_bytes(rtp[0][4:8], "big"),
-            first_sequence=int.from_bytes(rtp[0][2:4], "big"),
         )
 
     def close(self) -> None:

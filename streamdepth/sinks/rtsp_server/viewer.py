@@ -63,7 +63,6 @@ class Viewer(asyncio.Protocol):
         self._needs_key = True
         self._packets = 0
         self._octets = 0
-        self._rtp_time = 0
         self._reported_at = float("-inf")
         self._heard_at = hub.now()
         self._stuck_since: float | None = None
@@ -276,7 +275,6 @@ class Viewer(asyncio.Protocol):
             self._hub.request_key()
             return
         self._needs_key = False
-        self._rtp_time = unit.rtp_time
         if self._hub.now() - self._reported_at >= _REPORT_SECONDS:
             self._reported_at = self._hub.now()
             report = sender_report(self._hub.ssrc, wall_seconds, unit.rtp_time, self._packets, self._octets)
