@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from streamdepth.errors import SourceError
-from tests.support.live import DEADLINE_SECONDS, Body, assert_rising, encode_ts, http_server, live, serve_http
+from tests.support.live import DEADLINE_SECONDS, Body, Quiet, assert_rising, encode_ts, http_server, live, serve_http
 from tests.support.tls import self_signed, server_context
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def test_hls_comes_in_segments() -> None:
     segment = b"".join(encode_ts(20))
     started = time.monotonic()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             count = 1 + (time.monotonic() - started > 2 * DEADLINE_SECONDS)
             entries = "".join(f"#EXTINF:0.8,\nseg{n}.ts\n" for n in range(count))
@@ -130,9 +130,6 @@ def test_hls_comes_in_segments() -> None:
             self.end_headers()
             with contextlib.suppress(OSError):
                 self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
 
     with serve_http(Handler) as base:
         source = live(f"{base}/live.m3u8", max_frames=30)

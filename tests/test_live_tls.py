@@ -24,7 +24,7 @@ from streamdepth.sinks.video import VideoSink
 from streamdepth.sources.file import FileSource
 from streamdepth.sources.live import LiveSource
 from streamdepth.sources.select import source_for
-from tests.support.live import assert_rising, encode_ts, live, rtmp_server, serve_http
+from tests.support.live import Quiet, assert_rising, encode_ts, live, rtmp_server, serve_http
 from tests.support.media import write_clip
 from tests.support.rtsp import (
     Feeder,
@@ -211,7 +211,7 @@ def test_the_command_line_says_whom_to_trust(folder: Path, capfd: pytest.Capture
     assert "there is no file absent.pem" in capfd.readouterr().err
 
 
-class Answers(BaseHTTPRequestHandler):
+class Answers(Quiet, BaseHTTPRequestHandler):
     """Gives what ``contents`` holds, sends on to ``elsewhere``, and remembers who asked with what."""
 
     contents: dict[str, bytes]
@@ -229,9 +229,6 @@ class Answers(BaseHTTPRequestHandler):
         self.end_headers()
         with contextlib.suppress(OSError):
             self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
 
 
 def answers(contents: dict[str, bytes] | None = None, elsewhere: dict[str, str] | None = None) -> type[Answers]:

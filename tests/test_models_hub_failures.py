@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from streamdepth.models.hub import fetch, list_repository
 from tests.support.hub import FakeRepo, Fault
 from tests.support.hub_model import NAME, Setup, cached_files, files_of_all_dtypes, hub_with_model
 from tests.support.models import write_depth_model
+from tests.support.rtsp import unused_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,12 +32,6 @@ def all_dtypes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def setup(all_dtypes: dict[str, bytes], tmp_path: Path) -> Iterator[Setup]:
     with hub_with_model(all_dtypes, tmp_path / "cache") as made:
         yield made
-
-
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # --- refusals and failures

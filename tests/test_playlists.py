@@ -13,7 +13,7 @@ import pytest
 
 from streamdepth.cli import main
 from tests.support.cli import one_line
-from tests.support.live import assert_rising, live, serve_http
+from tests.support.live import Quiet, assert_rising, live, serve_http
 from tests.support.media import read_pts
 
 if TYPE_CHECKING:
@@ -38,9 +38,8 @@ def write_hls(folder: Path, kind: str = "mpegts") -> Path:
     return playlist
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
+class Files(Quiet, SimpleHTTPRequestHandler):
+    pass
 
 
 def growing(folder: Path) -> type[BaseHTTPRequestHandler]:
@@ -50,7 +49,7 @@ def growing(folder: Path) -> type[BaseHTTPRequestHandler]:
     assert len(entries) == _SEGMENTS
     asked = [0]
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path.endswith(".m3u8"):
                 first = min(asked[0], _SEGMENTS - 2)
@@ -66,9 +65,6 @@ def growing(folder: Path) -> type[BaseHTTPRequestHandler]:
             with contextlib.suppress(OSError):
                 self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
-
     return Handler
 
 
@@ -76,7 +72,7 @@ def growing(folder: Path) -> type[BaseHTTPRequestHandler]:
 def test_a_recorded_playlist_is_a_file(tmp_path: Path, kind: str) -> None:
     write_hls(tmp_path, kind)
     out = tmp_path / "out.mkv"
-    with serve_http(partial(Quiet, directory=str(tmp_path))) as base:  # type: ignore[arg-type]
+    with serve_http(partial(Files, directory=str(tmp_path))) as base:  # type: ignore[arg-type]
         assert main(["run", f"{base}/x.m3u8", "-o", str(out)]) == 0
     assert read_pts(out) == [40 * index for index in range(_SEGMENTS * _PER_SEGMENT)]
 
@@ -100,6 +96,6 @@ def test_dash_is_named_as_what_cannot_be_read(
 ) -> None:
     monkeypatch.setattr("av.formats_available", frozenset())
     (tmp_path / "x.mpd").write_text('<?xml version="1.0"?><MPD type="static"></MPD>')
-    with serve_http(partial(Quiet, directory=str(tmp_path))) as base:  # type: ignore[arg-type]
+    with serve_http(partial(Files, directory=str(tmp_path))) as base:  # type: ignore[arg-type]
         assert main(["run", f"{base}/x.mpd?a=1", "-o", str(tmp_path / "out.mkv")]) == 1
     assert "reads no DASH; give the stream's HLS address (.m3u8)" in one_line(capsys)

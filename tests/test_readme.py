@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
@@ -25,7 +24,7 @@ from streamdepth.estimator import DepthEstimator
 from streamdepth.serve.site import WebSite
 from tests.support.media import write_clip
 from tests.support.models import write_depth_model
-from tests.support.rtsp import GstServer
+from tests.support.rtsp import GstServer, unused_port
 from tests.support.screen import x_display
 
 if TYPE_CHECKING:
@@ -156,13 +155,7 @@ def _with_servers(command: str, stack: ExitStack) -> str:
     server = stack.enter_context(GstServer())
     command = command.replace("rtsp://127.0.0.1:8554/cam", server.url("/cam"))
     command = command.replace("rtsp://127.0.0.1:8554/in/depth", server.url("/in"))
-    return command.replace("127.0.0.1:8555", f"127.0.0.1:{_free_port()}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return command.replace("127.0.0.1:8555", f"127.0.0.1:{unused_port()}")
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))

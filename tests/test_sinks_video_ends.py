@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import http.server
 import os
 import signal
 import subprocess
@@ -19,6 +18,7 @@ import pytest
 from streamdepth.errors import OutputExistsError, SinkError, UsageError
 from streamdepth.frame import PictureInfo
 from streamdepth.sinks.video import VideoSink
+from tests.support.live import Body, http_server
 from tests.support.media import read_pts, write_clip
 from tests.support.rtsp import listener, say_nothing
 from tests.support.sinks import (
@@ -233,7 +233,9 @@ def test_interrupt_lets_the_video_go_on_without_a_stalled_input(tmp_path: Path, 
     """A server that sends the first half of a clip and then nothing, with the connection open."""
     clip = write_clip(tmp_path / "in.ts", frames=200, audio=True, draw=_noise)
     path = tmp_path / "out.mkv"
-    with _stalling_server(clip.read_bytes()) as url:
+    content = clip.read_bytes()
+    half = Body("video/mp2t", [content[: len(content) // 2]], seconds=30)
+    with http_server(half, length=len(content)) as url:
         info = dataclasses.replace(info_of(clip), media_path=url)
         sink = VideoSink(path, control=control(), options=FAST)
         if before_open:
@@ -257,28 +259,3 @@ def test_interrupt_lets_the_video_go_on_without_a_stalled_input(tmp_path: Path, 
 
 def _noise(index: int, width: int, height: int) -> Any:
     return np.random.default_rng(index).integers(0, 255, (height, width, 3), np.uint8)
-
-
-@contextlib.contextmanager
-def _stalling_server(content: bytes) -> Iterator[str]:
-    released = threading.Event()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            with contextlib.suppress(OSError):
-                self.wfile.write(content[: len(content) // 2])
-                released.wait(30)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/clip.ts"
-        finally:
-            released.set()
-            server.shutdown()

@@ -26,6 +26,7 @@ from streamdepth.sources.select import at_once, expand, source_for
 from streamdepth.sources.timeline import Timeline
 from streamdepth.sources.webcam import WebcamSource
 from streamdepth.stages import Source
+from tests.support.live import Quiet
 from tests.support.media import draw_index, draw_marks, read_index, write_clip
 
 if TYPE_CHECKING:
@@ -203,16 +204,13 @@ def test_detached_calls() -> None:
     assert finished.count(1) == finished.count(3) == finished.count(4) == 1
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Quiet, BaseHTTPRequestHandler):
     """Serves files of ``root`` with ranges; ``/stall/X`` stops half way, ``/silent`` never answers, ``/endless/X``
     repeats a transport stream without a length, ``/NNN`` answers with that status."""
 
     root: Path
     release: threading.Event
     reached: threading.Event
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
 
     def do_HEAD(self) -> None:
         self.do_GET()

@@ -22,7 +22,7 @@ from streamdepth.errors import SourceError
 from streamdepth.sources.file import FileSource
 from streamdepth.sources.select import source_for
 from tests.support import silent_dns
-from tests.support.live import Body, encode_ts, http_server, serve_http
+from tests.support.live import Body, Quiet, encode_ts, http_server, serve_http
 from tests.support.media import write_clip
 from tests.support.rtsp import listener, say_nothing, unanswered_port
 
@@ -73,15 +73,12 @@ def test_silence(state: Callable[[], contextlib.AbstractContextManager[str]]) ->
         assert time.monotonic() - started < _PATIENCE_SECONDS / 2
 
 
-class NoRanges(SimpleHTTPRequestHandler):
+class NoRanges(Quiet, SimpleHTTPRequestHandler):
     """A plain server, which sends whole files only; who leaves before the end is no error here."""
 
     def copyfile(self, source: Any, outputfile: Any) -> None:
         with contextlib.suppress(OSError):
             super().copyfile(source, outputfile)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
 
 
 def noise(index: int, width: int, height: int) -> NDArray[np.uint8]:

@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import onnx
 
+from tests.support.live import Quiet
 from tests.support.models import write_depth_model
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ class _Server(ThreadingHTTPServer):
         self._thread.join(5)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 10
     # headers and body in two writes would wait for each other's acknowledgement, 40 ms a request
@@ -226,9 +227,6 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: _Server
     _stall_after_cut = False
-
-    def log_message(self, *_: object) -> None:
-        pass
 
     def do_HEAD(self) -> None:
         self._serve()

@@ -80,6 +80,13 @@ class Body:
         self.repeat = repeat
 
 
+class Quiet:
+    """Keeps a request handler's log off standard error; the first of its bases."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
 @contextlib.contextmanager
 def serve_http(handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -100,7 +107,7 @@ def serve_http(handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None
 def http_server(body: Body, tls: ssl.SSLContext | None = None, *, length: int | None = None) -> Iterator[str]:
     stop = threading.Event()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("Content-Type", body.content_type)
@@ -115,9 +122,6 @@ def http_server(body: Body, tls: ssl.SSLContext | None = None, *, length: int | 
                             return
                     if not body.repeat:
                         return
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
 
     with serve_http(Handler, tls) as base:
         try:

@@ -166,6 +166,13 @@ def say_garbage(client: socket.socket) -> None:
     say_nothing(client)
 
 
+def unused_port() -> int:
+    """A TCP port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @contextlib.contextmanager
 def unanswered_port() -> Iterator[int]:
     """A port where connecting hangs: its queue is full, so the kernel drops what knocks."""
