@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from fractions import Fraction
 from functools import partial
 
@@ -16,6 +18,23 @@ costs 0.17 ms a frame, scaling included, at 960x540."""
 _MIN_SHOT_FRAMES = 15
 _THRESHOLD = 27.0
 """PySceneDetect's own default."""
+
+
+def load_ahead() -> None:
+    """Import PySceneDetect on a thread of its own, for detectors to come, which wait for the rest of it.
+
+    Its import starts FFmpeg to see whether there is one, and waits for it: 0.1 s of a start, in which a model can be
+    loaded. What fails fails again where a detector is made, and is told there.
+    """
+
+    def load() -> None:
+        with contextlib.suppress(ImportError):
+            import scenedetect  # noqa: F401
+
+    with contextlib.suppress(ImportError):
+        import cv2  # noqa: F401 - takes itself out of the loaded modules for a moment, so not beside others
+
+        threading.Thread(target=load, name="streamdepth-load", daemon=True).start()
 
 
 class CutDetector:

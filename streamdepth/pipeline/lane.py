@@ -71,6 +71,17 @@ class Lane:
         self._lacking = ""
         self._stopping = threading.Event()
 
+    def load_ahead(self) -> None:
+        """Begin to load what ``open`` will need, for whoever has something else to do meanwhile."""
+        if self._finds_cuts or self.carrying is not None:
+            from streamdepth.depth.cuts import load_ahead
+
+            load_ahead()
+
+    @property
+    def _finds_cuts(self) -> bool:
+        return self.range_spec.mode in (RangeMode.SHOT, RangeMode.EMA) or isinstance(self.range_spec, RangeSwitch)
+
     def open(self) -> StreamInfo:
         """Open the source, then the sinks in the size and format their pictures will have.
 
@@ -78,13 +89,12 @@ class Lane:
             StreamDepthError: one of them cannot be opened; the rest is left to ``close``.
         """
         self.info = info = self.source.open()
-        mode = self.range_spec.mode
-        if mode is RangeMode.SHOT:
+        if self.range_spec.mode is RangeMode.SHOT:
             self._rereading = Rereading(self.source)
             self.ledger = ShotLedger(kept_bytes=self._kept_bytes)
         if self.carrying is not None:
             self.carrying.open(info)
-        elif mode in (RangeMode.SHOT, RangeMode.EMA) or isinstance(self.range_spec, RangeSwitch):
+        elif self._finds_cuts:
             from streamdepth.depth.cuts import CutDetector
 
             try:

@@ -172,6 +172,8 @@ class Pipeline:
             return
         self._opened = True
         try:
+            for lane in self._lanes:
+                lane.load_ahead()
             if self._estimator is None:
                 from streamdepth.estimator import DepthEstimator
 
