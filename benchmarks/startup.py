@@ -2,8 +2,8 @@
 
     python benchmarks/startup.py [--runs N]
 
-Compiled kernels are cached before. Each figure is a process from start to end, the interpreter's own start included and
-shown beside it.
+Compiled kernels and models, and what ``auto`` found out, are cached before. Each figure is a process from start to end,
+the interpreter's own start included and shown beside it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
     from streamdepth.bench.run import made_clip
+    from streamdepth.inference.providers import likely
 
     with tempfile.TemporaryDirectory() as folder:
         clip = made_clip(Path(folder) / "clip.mkv", 5)
@@ -37,9 +38,14 @@ def main() -> None:
                 "import cv2, numpy, onnxruntime",
             ],
             "streamdepth --help": [sys.executable, "-m", "streamdepth", "--help"],
-            "first frame of a 720p file written": [*run, "-o", str(Path(folder) / "out.mp4")],
-            "the same, --range ema": [*run, "--range", "ema", "-o", str(Path(folder) / "ema.mp4")],
-        }
+            f"first frame of a 720p file written, --provider auto ({likely()} here)": [
+                *run, "-o", str(Path(folder) / "out.mp4"),
+            ],
+            "the same, --provider cpu": [*run, "--provider", "cpu", "-o", str(Path(folder) / "cpu.mp4")],
+            "the same, --provider cpu --range ema": [
+                *run, "--provider", "cpu", "--range", "ema", "-o", str(Path(folder) / "ema.mp4"),
+            ],
+        }  # fmt: skip
         taken: dict[str, list[float]] = {name: [] for name in commands}
         for number in range(options.runs + 1):
             for name, command in commands.items():
