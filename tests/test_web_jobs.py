@@ -165,7 +165,7 @@ def test_what_is_no_video(site: WebSite) -> None:
 def test_limits_of_size_and_number(tmp_path: Path) -> None:
     go = threading.Event()
     estimator = fake_estimator(before=lambda _: void(go.wait(20)))
-    for site in started(estimator, max_upload=100_000, jobs_waiting=1, kept_results=1):
+    for site in started(estimator, max_upload_bytes=100_000, jobs_waiting=1, kept_results=1):
         try:
             assert send(site, bytes(100_001)).status == 413
             first = send(site, clip(tmp_path))
@@ -190,7 +190,7 @@ def test_a_result_that_grows_too_large_fails(tmp_path: Path) -> None:
         if batch > 5:
             going.wait(0.02)
 
-    for site in started(fake_estimator(before=pace), max_result=1):
+    for site in started(fake_estimator(before=pace), max_result_bytes=1):
         job = finished(site, send(site, clip(tmp_path, 120)))
         assert job["state"] == "failed"
         assert "exceeds 1 bytes" in job["error"]
@@ -215,7 +215,7 @@ def test_a_running_job_is_cancelled(tmp_path: Path) -> None:
 def test_an_upload_that_stalls_is_given_up() -> None:
     import socket
 
-    for site in started(fake_estimator(), stall=0.3):
+    for site in started(fake_estimator(), stall_seconds=0.3):
         with socket.create_connection(("127.0.0.1", site.port)) as half:
             half.sendall(b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
             assert b" 408 " in half.recv(100)

@@ -36,7 +36,7 @@ def estimator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DepthEstimat
 
 @pytest.fixture(scope="module")
 def site(estimator: DepthEstimator) -> Iterator[WebSite]:
-    settings = WebSettings(max_body=1 << 20, max_pixels=MOST_PIXELS, max_json_pixels=20_000)
+    settings = WebSettings(max_body_bytes=1 << 20, max_pixels=MOST_PIXELS, max_json_pixels=20_000)
     started = WebSite("http://127.0.0.1:0", estimator=estimator, settings=settings, environ={})
     started.start()
     yield started

@@ -73,7 +73,7 @@ def test_garbage_and_half_open_connections_harm_nobody(run: Running, caplog: pyt
 
 
 def test_a_frozen_viewer_is_cut_off_and_holds_up_nobody() -> None:
-    with running(settings=WebSettings(stall=0.5), rate=60) as run:
+    with running(settings=WebSettings(stall_seconds=0.5), rate=60) as run:
         frozen = socket.socket()
         frozen.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         with frozen:

@@ -34,6 +34,8 @@ _CHECK_SECONDS = 0.25
 
 
 class JobState(StrEnum):
+    """Where a job is on its way, as the HTTP API says it."""
+
     UPLOADING = "uploading"
     WAITING = "waiting"
     RUNNING = "running"
@@ -143,7 +145,7 @@ class JobRunner:
 
     def room(self) -> int:
         """Bytes that may still be written."""
-        return shutil.disk_usage(self._folder).free - self._settings.free_disk
+        return shutil.disk_usage(self._folder).free - self._settings.free_disk_bytes
 
     def submit(self, job: Job) -> None:
         """The upload is complete."""
@@ -234,8 +236,8 @@ class JobRunner:
             books = pipeline.snapshot()
             job.frames, job.expected, job.seconds = books.estimated, books.expected, books.seconds
             size = job.result.stat().st_size if job.result.exists() else 0
-            if size > self._settings.max_result:
-                job.error = f"{job.name}: its depth video exceeds {self._settings.max_result:,} bytes; send less"
+            if size > self._settings.max_result_bytes:
+                job.error = f"{job.name}: its depth video exceeds {self._settings.max_result_bytes:,} bytes; send less"
             elif self.room() < 0:
                 job.error = f"{job.name}: the server's disk is full; try again later"
             if job.error or job.state is JobState.CANCELLED:

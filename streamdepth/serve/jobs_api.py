@@ -38,10 +38,10 @@ class JobsApi:
     async def create(self, request: web.Request) -> web.StreamResponse:
         """The body is the file; ``name`` and the look (of the live view by default) stand in the query."""
         name, look = self._asked(request)
-        most = min(self._settings.max_upload, max(self._runner.room(), 0))
+        most = min(self._settings.max_upload_bytes, max(self._runner.room(), 0))
         length = request.content_length
-        if length is not None and length > self._settings.max_upload:
-            raise ApiError(413, f"{name} has {length:,} bytes, the limit is {self._settings.max_upload:,}")
+        if length is not None and length > self._settings.max_upload_bytes:
+            raise ApiError(413, f"{name} has {length:,} bytes, the limit is {self._settings.max_upload_bytes:,}")
         if (length or 1) > most:
             raise ApiError(503, "the server's disk is full; try again later", retry_after_seconds=60)
         job = self._runner.admit(name, look)
@@ -101,10 +101,10 @@ class JobsApi:
         with job.upload.open("wb") as file:
             while True:
                 try:
-                    async with asyncio.timeout(self._settings.stall):
+                    async with asyncio.timeout(self._settings.stall_seconds):
                         chunk = await request.content.readany()
                 except TimeoutError:
-                    raise ApiError(408, f"nothing came for {self._settings.stall:g} s") from None
+                    raise ApiError(408, f"nothing came for {self._settings.stall_seconds:g} s") from None
                 if not chunk:
                     break
                 taken += len(chunk)

@@ -156,7 +156,7 @@ class LiveApi:
             "model": None if site.estimator is None else site.estimator.spec.name,
             "stills": self._stills is not None,
             "jobs": self._jobs is not None,
-            "max_upload": self._settings.max_upload,
+            "max_upload": self._settings.max_upload_bytes,
         }
 
     # Pictures ---------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ class LiveApi:
             # The boundary goes after the picture: browsers show one when they see where it ends.
             head = f"Content-Type: image/jpeg\r\nContent-Length: {len(data)}\r\nX-Frame: {shown.index}\r\n\r\n"
             try:
-                async with asyncio.timeout(self._settings.stall):
+                async with asyncio.timeout(self._settings.stall_seconds):
                     await response.write(head.encode() + data + f"\r\n--{_BOUNDARY}\r\n".encode())
             except TimeoutError:
                 self._feed.count_dropped("stalled viewer")

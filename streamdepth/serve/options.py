@@ -24,40 +24,40 @@ _MEBI = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class WebSettings:
-    """Limits of a web server. All sizes in bytes, all times in seconds.
+    """Limits of a web server.
 
     Attributes:
         max_connections: TCP connections at once; further ones are closed unanswered.
         max_viewers: of Motion JPEG, which all share one encoder.
         max_rtc_viewers: of WebRTC, which encodes for each of them; further ones get Motion JPEG.
-        max_body: request body of a still.
+        max_body_bytes: request body of a still.
         max_pixels: of a still; refused before it is decoded.
         max_json_pixels: of a still whose depth is wanted as JSON, at about 20 bytes a pixel.
         stills_waiting: stills in work or waiting; further ones are told to come back.
-        max_upload: a video file.
+        max_upload_bytes: a video file.
         jobs_waiting: video files waiting; further ones are told to come back.
-        max_result: a finished video; a job that would exceed it fails.
-        free_disk: what jobs leave free on the disk.
+        max_result_bytes: a finished video; a job that would exceed it fails.
+        free_disk_bytes: what jobs leave free on the disk.
         kept_results, kept_seconds: how many finished jobs keep their files, and for how long.
         jpeg_quality: 1..100.
-        stall: a viewer that takes nothing for so long is cut off, as is an upload that sends nothing.
+        stall_seconds: a viewer that takes nothing for so long is cut off, as is an upload that sends nothing.
     """
 
     max_connections: int = 128
     max_viewers: int = 32
     max_rtc_viewers: int = 4
-    max_body: int = 32 * _MEBI
+    max_body_bytes: int = 32 * _MEBI
     max_pixels: int = 50_000_000
     max_json_pixels: int = 16_000_000
     stills_waiting: int = 4
-    max_upload: int = 512 * _MEBI
+    max_upload_bytes: int = 512 * _MEBI
     jobs_waiting: int = 4
-    max_result: int = 2048 * _MEBI
-    free_disk: int = 512 * _MEBI
+    max_result_bytes: int = 2048 * _MEBI
+    free_disk_bytes: int = 512 * _MEBI
     kept_results: int = 4
     kept_seconds: float = 1800.0
     jpeg_quality: int = 85
-    stall: float = 10.0
+    stall_seconds: float = 10.0
 
     def __post_init__(self) -> None:
         for name in self.__slots__:

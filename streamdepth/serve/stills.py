@@ -86,7 +86,7 @@ class StillsApi:
             raise ApiError(415, f"{kind} is not taken; send a picture (image/*, application/octet-stream) or JSON")
         if kind == "multipart/form-data":
             return await self._form_file(request), {}
-        data = await body(request, self._settings.max_body)
+        data = await body(request, self._settings.max_body_bytes)
         if not data:
             raise ApiError(400, "the body is empty; send a picture")
         if kind == _CURL and _pixels(data) is None:
@@ -109,8 +109,8 @@ class StillsApi:
             raise ApiError(400, "the form holds no file; send the picture as one")
         while chunk := await part.read_chunk(1 << 18):
             taken += chunk
-            if len(taken) > self._settings.max_body:
-                raise ApiError(413, f"the picture has more than {self._settings.max_body:,} bytes")
+            if len(taken) > self._settings.max_body_bytes:
+                raise ApiError(413, f"the picture has more than {self._settings.max_body_bytes:,} bytes")
         return bytes(taken)
 
     def _work(self, value: Any, options: dict[str, Any], form: str) -> bytes:

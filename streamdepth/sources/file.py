@@ -31,6 +31,7 @@ _READ_AHEAD = 2
 
 
 def is_url(text: str) -> bool:
+    """True for ``scheme://...``; a scheme of one letter is a drive of Windows."""
     return _URL.match(text) is not None
 
 

@@ -180,6 +180,7 @@ def _format(first: str, headers: Mapping[str, str], body: bytes) -> bytes:
 
 
 def format_interleaved(channel: int, packet: bytes) -> bytes:
+    """A binary packet of at most 65535 bytes between messages, on channel 0..255 (RFC 2326, 10.12)."""
     return b"$" + bytes((channel,)) + len(packet).to_bytes(2, "big") + packet
 
 

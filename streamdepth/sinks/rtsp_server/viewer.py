@@ -37,6 +37,8 @@ _UDP_BACKLOG_PACKETS = 4096
 
 
 class ViewerState(StrEnum):
+    """Of a viewer's session (RFC 2326, A.1)."""
+
     INIT = "init"
     READY = "ready"
     PLAYING = "playing"
