@@ -74,7 +74,10 @@ class TestRun:
             ramp = np.tile(np.arange(shape[1], dtype=np.uint8)[:, None] * 3, (shape[0], 1, 3))
             Image.fromarray(ramp).save(folder / f"{name}.png")
         assert main(["run", str(folder), "-o", f"{tmp_path}/out/", *extra]) == 0
-        sizes = [Image.open(tmp_path / "out" / f"{name}.png").size for name in "abc"]
+        sizes = []
+        for name in "abc":
+            with Image.open(tmp_path / "out" / f"{name}.png") as picture:
+                sizes.append(picture.size)
         assert sizes == [(64, 40), (40, 64), (48, 48)]
 
     def test_several_outputs_at_once(self, clip: Path, tmp_path: Path) -> None:
