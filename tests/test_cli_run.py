@@ -54,7 +54,7 @@ class TestRun:
     def test_depth_carried_between_key_frames_is_marked_as_such(
         self, clip: Path, tmp_path: Path, data: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        out, stats = tmp_path / "out.mkv", tmp_path / "stats.json"
+        out, stats = tmp_path / "out.mp4", tmp_path / "stats.json"
         arguments = ["--data", f"{tmp_path}/{data}", "-o", str(out), "--stats", str(stats), "--model-every", "5"]
         assert main(["run", str(clip), *arguments]) == 0
         assert read_pts(out) == read_pts(clip)
