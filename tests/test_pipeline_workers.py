@@ -49,6 +49,26 @@ def test_frames_keep_their_order_when_a_later_run_is_faster() -> None:
     assert stats.processed == 20
 
 
+def test_a_worker_goes_on_while_an_earlier_run_is_slow() -> None:
+    lock, third = threading.Lock(), threading.Event()
+    started = 0
+
+    def first_waits_for_the_third(_: int) -> None:
+        nonlocal started
+        with lock:
+            started += 1
+            mine = started
+        if mine == 3:
+            third.set()
+        if mine == 1:
+            assert third.wait(5)
+
+    sink = RecordingSink()
+    engine = FakeEngine(before=first_waits_for_the_third, workers=2)
+    Pipeline([ScriptedSource(20)], fake_estimator(engine), [sink]).run()
+    assert [result.frame.index for result in sink.results] == list(range(20))
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 7])
 def test_every_frame_arrives_whatever_the_number_of_workers(count: int) -> None:
     for workers in (1, 2, 3):
@@ -85,7 +105,7 @@ def test_a_turn_that_never_comes_can_be_aborted() -> None:
     def wait(turn: int) -> Callable[[], None]:
         def run() -> None:
             try:
-                turns.wait(turn)
+                turns.finish(turn, lambda: None)
             except Aborted as error:
                 ended.append(error)
 

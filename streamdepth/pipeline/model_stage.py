@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from streamdepth.batching import Batcher, Inbox, company_ns
@@ -16,12 +17,15 @@ if TYPE_CHECKING:
 
     from streamdepth.batching import Arrival
     from streamdepth.clock import Clock
+    from streamdepth.frame import DepthMap
     from streamdepth.inference.runner import Runner
     from streamdepth.inference.slots import Slot
     from streamdepth.pipeline.lane import Lane
 
 _INBOX_FRAMES = 4
 _BATCHES_AHEAD = 2
+_HELD_BY_WORKER = 2
+"""Turns each worker may have: one it works on, one that waits for a slower neighbour's."""
 
 
 class ModelStage:
@@ -78,15 +82,17 @@ class ModelStage:
                     raise Aborted from None
                 raise
             self.timers["infer"].add((self._clock.monotonic_ns() - started_ns) // len(arrivals))
-            turns.wait(turn)
-            for arrival, depth in zip(arrivals, depths, strict=True):
-                self._lanes[arrival.lane].depths.put((arrival.frame, depth))
-            turns.done()
-            del item, slot, depths, depth  # the ring lends a slot out again once nobody holds it
-        turns.wait(turn)  # whoever came before has handed on
+            turns.hand_on(turn, partial(self._give, arrivals, depths), most_held=_HELD_BY_WORKER * engine.workers)
+            del item, slot, depths  # the ring lends a slot out again once nobody holds it
+        turns.finish(turn, self._end)
+
+    def _give(self, arrivals: list[Arrival], depths: list[DepthMap]) -> None:
+        for arrival, depth in zip(arrivals, depths, strict=True):
+            self._lanes[arrival.lane].depths.put((arrival.frame, depth))
+
+    def _end(self) -> None:
         for lane in self._lanes:
             lane.depths.end()
-        turns.done()
 
     def queued(self) -> dict[str, int]:
         """Frames and batches that wait, by queue."""
