@@ -128,8 +128,8 @@ def test_latest_carries_the_newest_answer_on_while_the_model_works() -> None:
     stats = Pipeline([source], fake_estimator(FakeEngine(before=before_batch)), [sink], model_every=4).run()
     assert balanced(stats)
     assert set(stats.dropped) <= {"policy"}
-    assert sink.indices[:30] == list(range(30))
-    assert _carried(sink)[:29] == list(range(1, 30))
+    assert sink.indices[:29] == list(range(29))
+    assert _carried(sink)[:28] == list(range(1, 29))
     assert [round(level) for level in _levels(sink)[:29]] == [0] * 29
 
 
@@ -224,3 +224,18 @@ def test_without_it_nothing_is_carried() -> None:
     assert (stats.carried, _carried(sink)) == (0, [])
     assert "carry" not in stats.stages_ms
     assert np.isfinite(_levels(sink)).all()
+
+
+def test_answers_that_come_after_the_last_frame_do_not_hold_up_the_end() -> None:
+    """All frames of a live source are given before the model has answered for its second key frame."""
+    given = threading.Event()
+
+    def before_batch(number: int) -> None:
+        if number == 1:
+            assert given.wait(10)
+
+    source = ScriptedSource(60, live=True, before=lambda index: given.set() if index == 59 else None)
+    engine = FakeEngine(2, before=before_batch)
+    stats = Pipeline([source], fake_estimator(engine), [RecordingSink()], batch=2, model_every=2).run()
+    assert balanced(stats)
+    assert no_threads_left()

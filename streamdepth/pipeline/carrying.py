@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -159,13 +160,15 @@ class Carrying:
 
     def run(self) -> None:
         """The loop of its thread."""
-        try:
+        with contextlib.suppress(Ended):
             if self._patient:
                 self._between_keys()
             else:
                 self._from_newest()
-        except Ended:
-            self.ready.end()
+        self.ready.end()
+        with contextlib.suppress(Ended):
+            while True:  # answers that come too late for any frame: the model must get rid of them
+                self._known.take()
 
     def abort(self) -> None:
         self._waiting.abort()
