@@ -57,6 +57,14 @@ def test_a_report_holds_every_setting_and_stage(report: BenchReport) -> None:
     assert report.whole.frames == 6
 
 
+def test_a_run_with_carried_depth_is_measured_too(report: BenchReport) -> None:
+    assert report.whole is not None
+    assert report.sparing is not None
+    assert (report.whole.model_every, report.sparing.model_every) == (1, 4)
+    assert report.sparing.frames == report.whole.frames
+    assert report.sparing.fps > 0
+
+
 def test_a_setting_that_does_not_run_says_why(report: BenchReport) -> None:
     fixed, coreml = report.runs[1], report.runs[2]
     assert fixed.frame_ms is None
@@ -127,6 +135,12 @@ def test_a_whole_run_is_held_against_its_parts() -> None:
     assert (whole.efficiency, whole.idle, whole.elsewhere_cpu_ms) == (0.5, 0.25, 9.0)
 
 
+def test_a_run_with_fewer_runs_of_the_model_is_held_against_as_many() -> None:
+    stages = (StageCost("decode", 2, 2), StageCost("prepare", 4, 4), StageCost("model", 8, 8))
+    whole = summary(1.0, 1.0, 100, stages, 2, 4)
+    assert (whole.model_every, whole.bound_fps, whole.elsewhere_cpu_ms) == (4, 500.0, 5.0)
+
+
 def test_correlation_of_flat_or_unlike_maps_is_none() -> None:
     ramp = np.arange(12, dtype=np.float32).reshape(3, 4)
     assert correlation(ramp, 2 * ramp + 1) == 1.0
@@ -168,6 +182,7 @@ def test_the_command_prints_tables_json_and_comparisons(clip: Path, tmp_path: Pa
     second = CliRunner().invoke(app, [*common, "--compare", str(saved)])
     assert second.exit_code == 0, second.output
     assert "recommended: --provider cpu" in second.stdout
+    assert "fps with --model-every 4" in second.stdout
     assert "whole run" in second.stdout
     third = CliRunner().invoke(app, [*common, "--json", "--compare", str(saved)])
     assert {row["name"] for row in json.loads(third.stdout)["compared"]} >= {"whole run", "stage encode (CPU)"}

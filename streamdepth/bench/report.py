@@ -67,6 +67,7 @@ class WholeRun:
         efficiency: ``fps / bound_fps``.
         idle: share of the cores' time this process did not use, for want of work or because others had it.
         elsewhere_cpu_ms: CPU milliseconds a frame beyond the stages' sum.
+        model_every: frames for one run of the model; depth of the others was carried.
     """
 
     frames: int
@@ -76,11 +77,17 @@ class WholeRun:
     efficiency: float
     idle: float
     elsewhere_cpu_ms: float
+    model_every: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """Everything measured. ``recommended`` is a :class:`ModelRun` of ``runs``, None where nothing ran."""
+    """Everything measured.
+
+    Attributes:
+        recommended: a :class:`ModelRun` of ``runs``, None where nothing ran.
+        sparing: as ``whole``, with fewer runs of the model.
+    """
 
     machine: Mapping[str, str]
     model: str
@@ -90,6 +97,7 @@ class BenchReport:
     whole: WholeRun | None
     recommended: ModelRun | None
     notes: tuple[str, ...] = ()
+    sparing: WholeRun | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -112,6 +120,7 @@ class BenchReport:
             whole=None if values["whole"] is None else WholeRun(**values["whole"]),
             recommended=None if values["recommended"] is None else ModelRun(**values["recommended"]),
             notes=tuple(values["notes"]),
+            sparing=None if values.get("sparing") is None else WholeRun(**values["sparing"]),
         )
 
     def values_ms(self) -> dict[str, float]:
@@ -121,6 +130,8 @@ class BenchReport:
         if self.whole is not None and self.whole.fps > 0:
             values["whole run"] = 1000 / self.whole.fps
             values["whole run (CPU)"] = self.whole.cpu_ms
+        if self.sparing is not None and self.sparing.fps > 0:
+            values[f"whole run, --model-every {self.sparing.model_every}"] = 1000 / self.sparing.fps
         return values
 
 

@@ -104,6 +104,11 @@ def _print(report: BenchReport) -> None:
             f"{whole.fps:.1f} fps of the {whole.bound_fps:.1f} that decoding, model and encoding alone allow "
             f"({whole.efficiency:.0%}); cores idle {whole.idle:.0%}"
         )
+    if report.sparing is not None:
+        every = report.sparing.model_every
+        typer.echo(
+            f"{report.sparing.fps:.1f} fps with --model-every {every}, depth of the frames between carried along"
+        )
     if report.recommended is not None:
         typer.echo(f"recommended: {report.recommended.options}")
 
