@@ -1,11 +1,12 @@
 """How far depth carried between key frames (``--model-every N``) is from what the model says of each frame itself.
 
     python benchmarks/carried.py FILM [--every 2,4,8] [--model MODEL.onnx --size WxH] [--frames N]
+        [--picture OUT.jpg --frame N]
 
 Mean absolute difference as a share of the film's range (2nd to 98th percentile of all depth), over the frames that are
 no key frames, and of the worst one. Beside it what people do instead, at the same number of model runs: hold the last
 depth, or fade from one to the next. `frame to frame` is how much the model's own depth changes from one frame to the
-next; `ms` the CPU time of a carried frame.
+next; `ms` the CPU time of a carried frame. The picture shows one frame, its depth by the model, and as it is carried.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 from support.timing import machine
 
 import streamdepth as sd
+from streamdepth.colorize.still import paint
 from streamdepth.depth.carry import DepthCarrier, KnownDepth
 from streamdepth.depth.cuts import CutDetector
+from streamdepth.look import Look
 from streamdepth.sources.select import source_for
 
 if TYPE_CHECKING:
@@ -30,7 +34,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Carry = Callable[["Film", int, int, int], NDArray[np.float32]]
+    Carry = Callable[["Film", int, int], list[NDArray[np.float32]]]
+
+
+_CELL_WIDTH_PX = 320
 
 
 @dataclass
@@ -38,9 +45,11 @@ class Film:
     """What is known of each frame.
 
     Attributes:
+        pictures: uint8 [h, w, 3], RGB, 320 wide.
         shots: index of the first frame of its shot.
     """
 
+    pictures: list[NDArray[np.uint8]] = field(default_factory=list)
     small: list[NDArray[np.uint8]] = field(default_factory=list)
     depths: list[sd.DepthMap] = field(default_factory=list)
     shots: list[int] = field(default_factory=list)
@@ -50,15 +59,21 @@ class Film:
         return KnownDepth.of(self.small[index], self.depths[index])
 
     @property
-    def range(self) -> float:
+    def ends(self) -> sd.DepthRange:
         lo, hi = np.percentile(np.concatenate([depth.values.ravel()[::16] for depth in self.depths]), (2, 98))
-        return float(hi - lo)
+        return sd.DepthRange(float(lo), float(hi))
+
+    @property
+    def range(self) -> float:
+        return self.ends.hi - self.ends.lo
 
 
 def read(name: str, estimator: sd.DepthEstimator, frames: int) -> Film:
     film, cuts, shot = Film(), CutDetector(), 0
     for index, (frame, depth) in enumerate(sd.stream(source_for(name, max_frames=frames), estimator)):
         shot = index if cuts.is_cut(frame.picture) else shot
+        height = round(_CELL_WIDTH_PX * frame.height_px / frame.width_px)
+        film.pictures.append(cv2.resize(frame.to_rgb(), (_CELL_WIDTH_PX, height), interpolation=cv2.INTER_AREA))
         film.small.append(film.carrier.small(frame.picture))
         film.depths.append(depth)
         film.shots.append(shot)
@@ -73,30 +88,45 @@ def keys_of(film: Film, every: int) -> list[int]:
 def error(film: Film, every: int, carry: Carry) -> tuple[float, float]:
     """Mean and worst frame, as a share of the film's range, between key frames of one shot."""
     errors = [
-        float(np.abs(carry(film, before, index, after) - film.depths[index].values).mean())
+        float(np.abs(values - film.depths[index].values).mean())
         for before, after in pairwise(keys_of(film, every))
-        for index in range(before + 1, after)
         if film.shots[before] == film.shots[after]
+        for index, values in enumerate(carry(film, before, after), start=before + 1)
     ]
     return float(np.mean(errors)) / film.range, max(errors) / film.range
 
 
-def both_sides(film: Film, before: int, index: int, after: int) -> NDArray[np.float32]:
-    share = (index - before) / (after - before)
-    return film.carrier.carried(film.small[index], film.known(before), film.known(after), share=share).values
+def both_sides(film: Film, before: int, after: int) -> list[NDArray[np.float32]]:
+    smalls = film.small[before + 1 : after]
+    return [depth.values for depth in film.carrier.between(smalls, film.known(before), film.known(after))]
 
 
-def behind(film: Film, before: int, index: int, _after: int) -> NDArray[np.float32]:
-    return film.carrier.carried(film.small[index], film.known(before)).values
+def behind(film: Film, before: int, after: int) -> list[NDArray[np.float32]]:
+    known = film.known(before)
+    return [film.carrier.onward(small, known).values for small in film.small[before + 1 : after]]
 
 
-def held(film: Film, before: int, _index: int, _after: int) -> NDArray[np.float32]:
-    return film.depths[before].values
+def held(film: Film, before: int, after: int) -> list[NDArray[np.float32]]:
+    return [film.depths[before].values] * (after - before - 1)
 
 
-def faded(film: Film, before: int, index: int, after: int) -> NDArray[np.float32]:
-    share = np.float32((index - before) / (after - before))
-    return film.depths[before].values * (1 - share) + film.depths[after].values * share
+def faded(film: Film, before: int, after: int) -> list[NDArray[np.float32]]:
+    first, last = film.depths[before].values, film.depths[after].values
+    return [first + (last - first) * np.float32(step / (after - before)) for step in range(1, after - before)]
+
+
+def draw(film: Film, index: int, numbers: list[int], path: str) -> None:
+    """The frame, and under it its depth by the model, and as it is carried for each of ``numbers``."""
+
+    def painted(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+        size = (_CELL_WIDTH_PX, film.pictures[index].shape[0])
+        return paint(values, film.depths[index].sense, film.ends, Look(alpha=(1.0, 1.0)), size_px=size)[..., :3]
+
+    cells = [film.pictures[index], painted(film.depths[index].values)]
+    for every in numbers:
+        before = max(key for key in keys_of(film, every) if key <= index)
+        cells.append(painted(both_sides(film, before, before + every)[index - before - 1]))
+    cv2.imwrite(path, np.hstack(cells)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
 
 
 def main() -> None:
@@ -106,6 +136,8 @@ def main() -> None:
     parser.add_argument("--model", default="built-in")
     parser.add_argument("--size", help="network input, WxH")
     parser.add_argument("--frames", type=int, default=400)
+    parser.add_argument("--picture", help="write one here")
+    parser.add_argument("--frame", type=int, default=43, help="that it shows; no key frame for any number")
     options = parser.parse_args()
     film = read(options.film, sd.DepthEstimator(options.model, size=options.size), options.frames)
     moves = [np.abs(a.values - b.values).mean() for a, b in pairwise(film.depths)]
@@ -113,7 +145,8 @@ def main() -> None:
     print(f"frame to frame {np.mean(moves) / film.range:.1%}\n")
     print("| every | from both sides (files), worst frame | ms | from behind (live), worst | ms | held | faded |")
     print("|---|---|---|---|---|---|---|")
-    for every in (int(text) for text in options.every.split(",")):
+    numbers = [int(text) for text in options.every.split(",")]
+    for every in numbers:
         row = [str(every)]
         for carry in (both_sides, behind):
             began = time.process_time()
@@ -122,6 +155,8 @@ def main() -> None:
             row += [f"{mean:.1%}, {worst:.1%}", f"{(time.process_time() - began) / carried * 1e3:.1f}"]
         row += [f"{error(film, every, carry)[0]:.1%}" for carry in (held, faded)]
         print(f"| {' | '.join(row)} |")
+    if options.picture:
+        draw(film, options.frame, numbers, options.picture)
 
 
 if __name__ == "__main__":

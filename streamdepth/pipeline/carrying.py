@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from streamdepth.errors import MissingDependencyError, UsageError
@@ -12,9 +13,6 @@ from streamdepth.queues import BoundedQueue, Ended, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from streamdepth.clock import Clock
     from streamdepth.depth.carry import DepthCarrier, KnownDepth
@@ -202,10 +200,12 @@ class Carrying:
 
     def _hand_on(self, held: list[_Waiting], before: KnownDepth | None, after: KnownDepth | None) -> None:
         """The frames between two key frames; without the second one, those after the first."""
-        for number, waiting in enumerate(held, start=1):
-            assert before is not None  # noqa: S101 - the first frame is a key frame
-            share = number / (len(held) + 1)
-            self.ready.put(Estimated(waiting.frame, self._carry(waiting.frame, before, after, share), cut=False))
+        if before is None:
+            return  # the first frame is a key frame: nothing is held yet
+        carrier = self._carries
+        depths = carrier.between([carrier.small(waiting.frame.picture) for waiting in held], before, after)
+        for waiting in held:
+            self.ready.put(Estimated(waiting.frame, self._carried(lambda: next(depths)), cut=False))
 
     # Policy latest ------------------------------------------------------------------------------------------------
 
@@ -220,7 +220,7 @@ class Carrying:
                 self._dropped("stopped" if newest is None or newest.shot < waiting.shot else "policy")
                 continue
             own = newest.index == waiting.frame.index
-            depth = newest.depth if own else self._carry(waiting.frame, newest.known, None, 0.0)
+            depth = newest.depth if own else self._carried(partial(self._onward, waiting.frame, newest.known))
             self.ready.put(Estimated(waiting.frame, depth, cut=shot not in (None, waiting.shot)))
             shot = waiting.shot
 
@@ -239,19 +239,22 @@ class Carrying:
 
     # Both ---------------------------------------------------------------------------------------------------------
 
-    def _small(self, frame: Frame) -> NDArray[np.uint8]:
+    @property
+    def _carries(self) -> DepthCarrier:
         assert self._carrier is not None  # noqa: S101 - made in open()
-        return self._carrier.small(frame.picture)
+        return self._carrier
 
     def _known_depth(self, frame: Frame, depth: DepthMap) -> KnownDepth:
         from streamdepth.depth.carry import KnownDepth
 
-        return KnownDepth.of(self._small(frame), depth)
+        return KnownDepth.of(self._carries.small(frame.picture), depth)
 
-    def _carry(self, frame: Frame, before: KnownDepth, after: KnownDepth | None, share: float) -> DepthMap:
-        assert self._carrier is not None  # noqa: S101 - made in open()
+    def _onward(self, frame: Frame, before: KnownDepth) -> DepthMap:
+        return self._carries.onward(self._carries.small(frame.picture), before)
+
+    def _carried(self, carry: Callable[[], DepthMap]) -> DepthMap:
         started_ns = self._clock.monotonic_ns()
-        depth = self._carrier.carried(self._small(frame), before, after, share=share)
+        depth = carry()
         self.timer.add(self._clock.monotonic_ns() - started_ns)
         self.carried += 1
         return depth
