@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 _LONGER_SIDE_PX = 256
 """Of the pictures that motion is looked for in. On a roller coaster, every 4th picture computed, depth then misses
 that of the model by 3.3 % of the range; 352 px take twice the time and change nothing, 192 px give 3.4 %."""
+_SHORTEST_SIDE_PX = 32
+"""Of the same: four patches of 8. In OpenCV 5.0 pictures 256 wide and 16 high end in a crash."""
 _MISFIT_LEVELS = 8.0
 """Grey levels of difference to the moved neighbour that make it count e times less."""
 _MISFIT_WINDOW_PX = 5
-_SHORTEST_SIDE_PX = 32
-"""Of the same: four patches of 8. In OpenCV 5.0 pictures 256 wide and 16 high end in a crash."""
 _SURE = 0.5
 """A fetched value is one where at least so much of what it was interpolated from is."""
 
