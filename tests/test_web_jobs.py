@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,13 @@ def test_a_video_comes_back_as_depth(site: WebSite, tmp_path: Path) -> None:
     assert 'streamdepth_jobs{state="done"} 1' in http(f"{site.address}/metrics").body.decode()
     assert http(f"{site.address}/v1/jobs/{job['id']}", method="DELETE").status == 204
     assert http(site.address + job["result"]).status == 404
+
+
+def test_a_site_that_spares_the_model_spares_it_for_videos_too(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    with contextlib.contextmanager(started)(fake_estimator(engine), model_every=4) as site:
+        assert finished(site, send(site, clip(tmp_path)))["frames"] == 12
+    assert sum(engine.batches) == 3
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".avi", ".gif"])

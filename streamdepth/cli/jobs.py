@@ -218,6 +218,7 @@ def make_sinks(
         if not (serve and serves_page(output))
     ]
     for url in filter(serves_page, config.serve):
+        from streamdepth.serve.options import WebSettings
         from streamdepth.sinks.web import WebSink
 
         sinks.append(
@@ -228,6 +229,7 @@ def make_sinks(
                 source=source,
                 estimator=estimator,
                 token_file=config.token_file,
+                settings=WebSettings(model_every=config.model_every),
             )
         )
     sinks += [

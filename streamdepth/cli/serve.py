@@ -131,7 +131,7 @@ def serve(
             range_switch=switch,
             estimator=estimator,
             token_file=token_file,
-            settings=WebSettings(max_upload_bytes=max_upload << 20),
+            settings=WebSettings(max_upload_bytes=max_upload << 20, model_every=config.model_every),
         )
         site.start()
         try:

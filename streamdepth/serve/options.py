@@ -24,7 +24,7 @@ _MEBI = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class WebSettings:
-    """Limits of a web server.
+    """Limits and habits of a web server.
 
     Attributes:
         max_connections: TCP connections at once; further ones are closed unanswered.
@@ -40,6 +40,7 @@ class WebSettings:
         free_disk_bytes: what jobs leave free on the disk.
         kept_results, kept_seconds: how many finished jobs keep their files, and for how long.
         jpeg_quality: 1..100.
+        model_every: of video files, as for :class:`~streamdepth.pipeline.Pipeline`.
         stall_seconds: a viewer that takes nothing for so long is cut off, as is an upload that sends nothing.
     """
 
@@ -57,6 +58,7 @@ class WebSettings:
     kept_results: int = 4
     kept_seconds: float = 1800.0
     jpeg_quality: int = 85
+    model_every: int = 1
     stall_seconds: float = 10.0
 
     def __post_init__(self) -> None:
