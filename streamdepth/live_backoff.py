@@ -1,4 +1,4 @@
-"""How long to wait before the next connection attempt."""
+"""How long to wait before the next connection attempt, and how to tell of those made."""
 
 from __future__ import annotations
 
@@ -48,3 +48,8 @@ class Backoff:
     def reset(self) -> None:
         """An attempt succeeded."""
         self._wait_seconds = self._initial_seconds
+
+
+def connected_again(times: int) -> str:
+    """A note for people on ``times`` reconnections, 1 or more."""
+    return "connected again once" if times == 1 else f"connected again {times} times"

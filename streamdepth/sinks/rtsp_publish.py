@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from streamdepth.clock import Clock, SystemClock
 from streamdepth.errors import SinkError, StreamDepthError, UsageError
-from streamdepth.live_backoff import Backoff
+from streamdepth.live_backoff import Backoff, connected_again
 from streamdepth.live_tls import find_trust
 from streamdepth.live_url import find_credentials, parse_live_url
 from streamdepth.sinks.base import BaseSink
@@ -146,7 +146,10 @@ class RtspPublishSink(BaseSink):
         lost = self._disconnected + self._broken
         if not self.reconnects and not lost:
             return ""
-        return f"connected again {self.reconnects} times, {lost} pictures came while there was no connection"
+        parts = [connected_again(self.reconnects)] if self.reconnects else []
+        if lost:
+            parts.append(f"{lost} picture{'s' * (lost != 1)} came while there was no connection")
+        return ", ".join(parts)
 
     @property
     def status(self) -> Mapping[str, object]:
@@ -252,7 +255,9 @@ class RtspPublishSink(BaseSink):
 
     def _publish(self, pace: Pace, encoder: Encoder) -> None:
         self._state = "connecting"
-        client = RecordClient(self._url, self._credentials, self._trust, timeout_seconds=self._timeout_seconds)
+        client = RecordClient(
+            self._url, self._credentials, self._trust, timeout_seconds=self._timeout_seconds, clock=self._clock
+        )
         self._client = client
         if self._stop.is_set():
             return

@@ -11,7 +11,6 @@ import select
 import socket
 import ssl
 import threading
-import time
 from typing import TYPE_CHECKING
 
 from streamdepth.live_tls import TLS_SCHEMES, tls_error
@@ -29,6 +28,7 @@ from streamdepth.sinks.rtsp_server.protocol import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from streamdepth.clock import Clock
     from streamdepth.live_tls import Trust
     from streamdepth.live_url import Credentials, LiveUrl
 
@@ -51,12 +51,15 @@ class RecordClient:
         timeout_seconds: for connecting, for each answer, for the server's sign of life, and for a send to move on.
     """
 
-    def __init__(self, url: LiveUrl, credentials: Credentials | None, trust: Trust, *, timeout_seconds: float) -> None:
+    def __init__(
+        self, url: LiveUrl, credentials: Credentials | None, trust: Trust, *, timeout_seconds: float, clock: Clock
+    ) -> None:
         self._url = url
         self._location = url.location
         self._credentials = credentials
         self._trust = trust
         self._timeout_seconds = timeout_seconds
+        self._clock = clock
         self._stop = threading.Event()
         self._socket: socket.socket | None = None
         self._parser = MessageParser()
@@ -65,9 +68,9 @@ class RecordClient:
         self._session = ""
         self._challenges: tuple[str, ...] = ()
         self._channels = (0, 1)
-        self._asked_at: float | None = None
+        self._asked_ns: int | None = None
         self._asked_cseq = 0
-        self._next_ask_at = 0.0
+        self._next_ask_ns = 0
         self._answers = 0
 
     def connect(self, sdp: str) -> None:
@@ -90,7 +93,7 @@ class RecordClient:
                 self._channels = (int(low), int(high) if high.isdigit() and int(high) < 256 else int(low) + 1)
         self._request("RECORD", self._location, {"Range": "npt=0.000-"})
         # The first question goes out at once, so that a server which answers in mid-stream is known as one early.
-        self._next_ask_at = time.monotonic()
+        self._next_ask_ns = self._clock.monotonic_ns()
 
     def send(self, packets: tuple[bytes, ...], report: bytes | None = None) -> None:
         """Send one picture's packets; blocks for at most ``timeout_seconds``.
@@ -113,20 +116,20 @@ class RecordClient:
         self._read(0.0)
         for message in self._inbox:
             if message.is_response and message.headers.get("cseq") == str(self._asked_cseq):
-                self._asked_at = None
+                self._asked_ns = None
                 self._answers += 1
             elif message.is_response and message.status in (401, 454):
                 raise PublishError(f"the server ended the session ({message.status})")
             elif not message.is_response and message.method == "TEARDOWN":
                 raise PublishError("the server ended the session")
         self._inbox.clear()
-        now = time.monotonic()
-        if self._asked_at is not None:
+        now_ns = self._clock.monotonic_ns()
+        if self._asked_ns is not None:
             # Some servers answer nothing while they record: only one that did answer is held to it.
-            if self._answers and now - self._asked_at > self._timeout_seconds:
+            if self._answers and now_ns - self._asked_ns > self._timeout_seconds * 1e9:
                 raise PublishError(f"the server stands still, no answer in {self._timeout_seconds:g} s")
-        elif now >= self._next_ask_at:
-            self._ask(now)
+        elif now_ns >= self._next_ask_ns:
+            self._ask(now_ns)
 
     def interrupt(self) -> None:
         """Make every call return or raise soon."""
@@ -149,22 +152,28 @@ class RecordClient:
         with contextlib.suppress(OSError):
             sock.close()
 
-    def _ask(self, now: float) -> None:
-        self._asked_at = now
-        self._next_ask_at = now + max(min(1.0, self._timeout_seconds / 3), 0.05)
+    def _ask(self, now_ns: int) -> None:
+        self._asked_ns = now_ns
+        self._next_ask_ns = now_ns + round(max(min(1.0, self._timeout_seconds / 3), 0.05) * 1e9)
         self._write(self._format("OPTIONS", self._location, {}, b""))
         self._asked_cseq = self._cseq
 
+    def _deadline_ns(self) -> int:
+        return self._clock.monotonic_ns() + round(self._timeout_seconds * 1e9)
+
+    def _left_seconds(self, deadline_ns: int) -> float:
+        return (deadline_ns - self._clock.monotonic_ns()) / 1e9
+
     def _connect_socket(self) -> None:
-        deadline = time.monotonic() + self._timeout_seconds
+        deadline_ns = self._deadline_ns()
         problem = "no address found"
-        for family, kind, protocol, _, address in self._resolve(deadline):
+        for family, kind, protocol, _, address in self._resolve(deadline_ns):
             sock = socket.socket(family, kind, protocol)
             try:
-                self._connect_one(sock, address, deadline)
+                self._connect_one(sock, address, deadline_ns)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-                sock.settimeout(max(deadline - time.monotonic(), _SLICE_SECONDS))
+                sock.settimeout(max(self._left_seconds(deadline_ns), _SLICE_SECONDS))
                 self._socket = sock if self._url.scheme not in TLS_SCHEMES else self._wrap(sock)
                 if isinstance(self._socket, ssl.SSLSocket) and not self._stop.is_set():
                     # Only now that ``interrupt`` can find it: a silent server holds this to the deadline.
@@ -186,7 +195,7 @@ class RecordClient:
     def _wrap(self, sock: socket.socket) -> ssl.SSLSocket:
         return self._trust.context().wrap_socket(sock, server_hostname=self._url.host, do_handshake_on_connect=False)
 
-    def _resolve(self, deadline: float) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+    def _resolve(self, deadline_ns: int) -> list[tuple[int, int, int, str, tuple[str, int]]]:
         # Name servers that do not answer hold getaddrinfo for many seconds and cannot be interrupted.
         found: list[tuple[int, int, int, str, tuple[str, int]]] = []
         problem: list[str] = []
@@ -201,7 +210,7 @@ class RecordClient:
 
         worker = threading.Thread(target=look_up, name="rtsp-publish look-up", daemon=True)
         worker.start()
-        while worker.is_alive() and time.monotonic() < deadline and not self._stop.is_set():
+        while worker.is_alive() and self._left_seconds(deadline_ns) > 0 and not self._stop.is_set():
             worker.join(_SLICE_SECONDS)
         if problem:
             raise PublishError(f"{self._url.host}: {problem[0]}")
@@ -209,16 +218,16 @@ class RecordClient:
             raise PublishError(f"{self._url.host}: no address found in {self._timeout_seconds:g} s")
         return list(found)
 
-    def _connect_one(self, sock: socket.socket, address: tuple[str, int], deadline: float) -> None:
+    def _connect_one(self, sock: socket.socket, address: tuple[str, int], deadline_ns: int) -> None:
         sock.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             sock.connect(address)
         while not self._stop.is_set():
-            left = deadline - time.monotonic()
-            if left <= 0:
+            left_seconds = self._left_seconds(deadline_ns)
+            if left_seconds <= 0:
                 raise TimeoutError
             # Windows tells of a refused connection by the third set.
-            if any(select.select([], [sock], [sock], min(left, _SLICE_SECONDS))):
+            if any(select.select([], [sock], [sock], min(left_seconds, _SLICE_SECONDS))):
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if code:
                     raise OSError(code, _error_text(code))
@@ -242,16 +251,16 @@ class RecordClient:
         raise PublishError(f"the server answered {reply.status} to {method}")
 
     def _await_reply(self, method: str) -> Message:
-        deadline = time.monotonic() + self._timeout_seconds
+        deadline_ns = self._deadline_ns()
         while not self._stop.is_set():
             while self._inbox:
                 message = self._inbox.pop(0)
                 if message.is_response and message.headers.get("cseq", str(self._cseq)) == str(self._cseq):
                     return message
-            left = deadline - time.monotonic()
-            if left <= 0:
+            left_seconds = self._left_seconds(deadline_ns)
+            if left_seconds <= 0:
                 raise PublishError(f"no answer to {method} in {self._timeout_seconds:g} s")
-            self._read(min(left, _SLICE_SECONDS))
+            self._read(min(left_seconds, _SLICE_SECONDS))
         raise PublishError("interrupted")
 
     def _format(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> bytes:
