@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from random import Random
 from typing import TYPE_CHECKING
@@ -14,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamdepth.errors import UsageError
-from streamdepth.live_backoff import Backoff
+from streamdepth.live_backoff import Backoff, connected_again
 from streamdepth.live_url import Credentials, find_credentials, parse_live_url
 from streamdepth.sources.live_gaps import FrameGaps, Withheld
 from streamdepth.sources.live_libav import libav_options, reason
 from streamdepth.sources.live_reader import Ended, Mailbox
-from streamdepth.sources.live_time import TIME_BASE, LiveTimeline
+from streamdepth.sources.live_time import TIME_BASE, LivePace, LiveTimeline
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +40,10 @@ def test_backoff_jitter_shortens_and_differs() -> None:
     waits = [Backoff(Random(seed), initial_seconds=1, jitter=0.5).next_seconds() for seed in range(50)]
     assert all(0.5 <= wait <= 1 for wait in waits)
     assert len(set(waits)) == 50
+
+
+def test_reconnections_are_told_in_english() -> None:
+    assert [connected_again(times) for times in (1, 2)] == ["connected again once", "connected again 2 times"]
 
 
 @pytest.mark.parametrize("options", [{"initial_seconds": 0}, {"factor": 0.5}, {"jitter": 2}, {"longest_seconds": 0.01}])
@@ -140,6 +145,54 @@ def test_timeline_always_rises(steps: list[tuple[int | None, int, bool]]) -> Non
         placed = line.next_pts(pts, _MS, now_ns)
         assert placed > last
         last = placed
+
+
+def test_a_burst_is_due_at_the_pace_of_its_pts() -> None:
+    pace = LivePace()
+    assert [pace.due_ns(1000 + 40 * n, _MS, 7 + n) for n in range(4)] == [7, 40_000_007, 80_000_007, 120_000_007]
+
+
+def test_a_little_late_is_caught_up_and_more_is_given_up() -> None:
+    pace = LivePace()
+    pace.due_ns(0, _MS, 0)
+    assert pace.due_ns(40, _MS, 540_000_000) == 540_000_000
+    assert pace.due_ns(600, _MS, 540_000_000) == 600_000_000
+    assert pace.due_ns(640, _MS, 1_140_000_001) == 1_140_000_001
+    assert pace.due_ns(680, _MS, 1_140_000_001) == 1_180_000_001
+
+
+@pytest.mark.parametrize("leap", [-90_000, 2_001, 95_000_000])
+def test_pace_starts_anew_where_pts_leap(leap: int) -> None:
+    pace = LivePace()
+    pace.due_ns(100_000, _MS, 0)
+    assert pace.due_ns(100_000 + leap, _MS, 5) == 5
+    assert pace.due_ns(100_040 + leap, _MS, 6) == 40_000_005
+
+
+def test_what_has_no_time_is_due_at_once() -> None:
+    pace = LivePace()
+    pace.due_ns(0, _MS, 0)
+    assert pace.due_ns(None, _MS, 9) == 9
+    assert pace.due_ns(1000, None, 9) == 9
+    assert pace.due_ns(40, _MS, 9) == 40_000_000
+
+
+@given(st.lists(st.tuples(st.integers(-(10**9), 10**9), st.integers(0, 10**10)), min_size=1))
+def test_no_picture_is_held_long(steps: list[tuple[int, int]]) -> None:
+    pace, now_ns = LivePace(), 0
+    for pts, elapsed_ns in steps:
+        now_ns += elapsed_ns
+        assert 0 <= pace.due_ns(pts, _MS, now_ns) - now_ns <= 2_000_000_000
+
+
+def test_waiting_on_a_mailbox_ends_when_it_closes() -> None:
+    box = Mailbox()
+    assert not box.closes_within(0)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(box.closes_within, 60)
+        assert box.put(Ended(None))
+        box.close()
+        assert waiting.result(5)
 
 
 def test_mailbox_is_bounded_and_lets_go() -> None:

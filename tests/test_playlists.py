@@ -13,8 +13,9 @@ import pytest
 
 from streamdepth.cli import main
 from tests.support.cli import one_line
-from tests.support.live import Quiet, assert_rising, live, serve_http
+from tests.support.live import Consumer, Quiet, assert_rising, live, serve_http
 from tests.support.media import read_pts
+from tests.support.screen import ManualClock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,6 +90,18 @@ def test_a_live_playlist_that_ends_is_over_and_nothing_comes_twice(tmp_path: Pat
     assert len(frames) >= 3 * _PER_SEGMENT
     assert_rising(frames)
     assert source.reconnects == 0
+    # At the pace of their pts: none before its time, how long after depends on the machine.
+    assert all((frame.captured_ns - frames[0].captured_ns) / 1e9 >= frame.seconds - 1e-4 for frame in frames)
+
+
+def test_a_picture_that_waits_for_its_time_is_let_go(tmp_path: Path) -> None:
+    """On a clock that stands still the second picture is never due."""
+    with serve_http(growing(tmp_path)) as base, Consumer(live(f"{base}/x.m3u8", clock=ManualClock())) as consumer:
+        assert consumer.wait_for(1)
+        consumer.source.interrupt()
+        assert consumer.ended(5)
+    assert len(consumer.frames) == 1
+    assert consumer.error is None
 
 
 def test_dash_is_named_as_what_cannot_be_read(

@@ -13,7 +13,7 @@ from streamdepth.errors import SourceError, UsageError
 from streamdepth.fit import Fitter
 from streamdepth.frame import Frame, StreamInfo
 from streamdepth.hardware import HwAccel
-from streamdepth.live_backoff import Backoff
+from streamdepth.live_backoff import Backoff, connected_again
 from streamdepth.live_tls import find_trust
 from streamdepth.live_url import LIVE_SCHEMES, find_credentials, parse_live_url
 from streamdepth.redact import redact
@@ -57,7 +57,8 @@ class LiveSource:
     frame, for at most 10 s (streams that refresh in stripes have none). Which codecs tell of a picture lost on the way:
     see :mod:`streamdepth.sources.live_gaps`.
 
-    A recording of known length behind ``http`` simply ends.
+    A recording of known length behind ``http`` simply ends. Frames of a live playlist (HLS), which come a segment at a
+    time, are handed out at the pace of their pts.
 
     Args:
         url: ``rtsp(s)://``, ``rtmp(s)://``, ``http(s)://`` (Motion JPEG, HLS, MPEG-TS), ``udp://``, ``tcp://``, or
@@ -160,7 +161,7 @@ class LiveSource:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return (f"connected again {self._reconnects} times",) if self._reconnects else ()
+        return (connected_again(self._reconnects),) if self._reconnects else ()
 
     @property
     def state(self) -> LiveState:

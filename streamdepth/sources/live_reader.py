@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from streamdepth.frame import ColorTags
 from streamdepth.hardware import HwAccel, decoder
 from streamdepth.sources.live_gaps import FrameGaps, Withheld
+from streamdepth.sources.live_time import LivePace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +58,10 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A decoded frame; ``pts`` is None where the format carries no real time."""
+    """A decoded frame; ``pts`` is None where the format carries no real time.
+
+    ``arrived_ns``: monotonic clock when it was decoded, or, of a live playlist, when it was due.
+    """
 
     picture: av.VideoFrame
     pts: int | None
@@ -128,6 +132,11 @@ class Mailbox:
                 return None
             self.changed.notify_all()
             return self._items.popleft()
+
+    def closes_within(self, seconds: float) -> bool:
+        """Wait so long, or until closed."""
+        with self.changed:
+            return self.changed.wait_for(lambda: self._closed, seconds)
 
     def close(self) -> None:
         with self.changed:
@@ -211,18 +220,19 @@ class LiveReader:
             # Corruption is judged frame by frame, so the decoder has to hand damaged ones out, marked.
             stream.codec_context.thread_type = "SLICE" if self._decoding.low_latency else "AUTO"
             stream.codec_context.thread_count = self._decoding.threads
-            self._pump(container, stream)
+            playlist = container.format.name == "hls" and not _is_finite(container)
+            # Segments arrive whole: what has no pace of its own would overrun whoever takes the newest picture only.
+            self._pump(container, stream, LivePace() if playlist else None)
             if _is_finite(container):
                 return True
-            playlist = container.format.name == "hls" and not self.mailbox.closed
-        if not playlist:
+        if not playlist or self.mailbox.closed:
             return False
         # A playlist that was live may have got its end since; opened again as live it would give its window once more.
         self._touch()
         with av.open(self._url, options=dict(self._options), timeout=self._timeout) as container:
             return _is_finite(container)
 
-    def _pump(self, container: InputContainer, stream: VideoStream) -> None:
+    def _pump(self, container: InputContainer, stream: VideoStream, pace: LivePace | None = None) -> None:
         import av
 
         # Motion JPEG over HTTP carries no times; libav makes up 25 fps.
@@ -256,10 +266,13 @@ class LiveReader:
                 skipped = 0 if withheld is None else withheld.gave(picture.pts)
                 if skipped and not self.mailbox.put(Skipped(skipped)):
                     return
+                time_base = picture.time_base or stream.time_base
+                if pace is not None and not self._hold(pace.due_ns(picture.pts, time_base, self._clock.monotonic_ns())):
+                    return
                 item = Picture(
                     picture=picture,
                     pts=None if timeless else picture.pts,
-                    time_base=picture.time_base or stream.time_base,
+                    time_base=time_base,
                     arrived_ns=self._clock.monotonic_ns(),
                     key=bool(picture.key_frame),
                     corrupt=bool(picture.is_corrupt) or picture.pts in torn,
@@ -270,6 +283,15 @@ class LiveReader:
                     return
                 # Time spent waiting for a slow consumer is no silence of the camera's.
                 self._touch()
+
+    def _hold(self, due_ns: int) -> bool:
+        """Keep a picture until it is due; False once given up."""
+        # Held back, it is no silence of the stream's.
+        self.active_ns = due_ns
+        while (left_ns := due_ns - self._clock.monotonic_ns()) > 0:
+            if self.mailbox.closes_within(left_ns / 1e9):
+                return False
+        return True
 
     def _announce(self, stream: VideoStream, picture: av.VideoFrame | None) -> bool:
         context = stream.codec_context

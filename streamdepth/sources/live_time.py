@@ -1,4 +1,4 @@
-"""Time stamps of a live source: one rising line through connections, each of which starts its own."""
+"""Time stamps of a live source: one rising line through connections, each of which starts its own; and their pace."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ TIME_BASE = Fraction(1, 90_000)
 
 _NS_PER_TICK = Fraction(1_000_000_000, 90_000)
 _JUMP_SECONDS = 5
+_LATE_NS = 500_000_000
+_AHEAD_NS = 2_000_000_000
 
 
 class LiveTimeline:
@@ -51,3 +53,27 @@ class LiveTimeline:
         self._last_pts = placed
         self._last_ns = arrived_ns
         return placed
+
+
+class LivePace:
+    """When pictures that come in bursts are due: as their pts lie on the monotonic clock.
+
+    The first picture ties pts to the clock. So does, again, one due more than 0.5 s ago (a stall, a slow consumer) or
+    in more than 2 s (pts leapt, segments expired): it is due at once. For one connection. Not thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._zero_ns: int | None = None
+
+    def due_ns(self, pts: int | None, time_base: Fraction | None, now_ns: int) -> int:
+        """When to hand the next picture on, by the monotonic clock; ``now_ns`` where that is past or unknown.
+
+        Args:
+            pts: the connection's stamp in ``time_base`` units.
+        """
+        if pts is None or time_base is None:
+            return now_ns
+        media_ns = round(pts * time_base * 1_000_000_000)
+        if self._zero_ns is None or not -_LATE_NS <= self._zero_ns + media_ns - now_ns <= _AHEAD_NS:
+            self._zero_ns = now_ns - media_ns
+        return max(self._zero_ns + media_ns, now_ns)
