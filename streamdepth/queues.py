@@ -44,6 +44,7 @@ class BoundedQueue(Generic[T]):
         self._ended = False
         self._aborted = False
         self._replaced = 0
+        self._takers = 0
 
     def put(self, item: T) -> T | None:
         """Add an item; returns the one it replaced, which the caller accounts for.
@@ -64,14 +65,14 @@ class BoundedQueue(Generic[T]):
             self._changed.notify_all()
             return replaced
 
-    def wait_for_room(self) -> None:
-        """Wait until ``put`` would neither wait nor replace. For the one thread that puts.
+    def wait_for_taker(self) -> None:
+        """Wait until somebody waits for an item that is not there. For the one thread that puts.
 
         Raises:
             Aborted: the queue was aborted before.
         """
         with self._changed:
-            self._changed.wait_for(lambda: len(self._items) < self.capacity or self._aborted)
+            self._changed.wait_for(lambda: self._takers > len(self._items) or self._aborted)
             if self._aborted:
                 raise Aborted
 
@@ -83,7 +84,13 @@ class BoundedQueue(Generic[T]):
             Aborted: the queue was aborted.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._items or self._ended or self._aborted, timeout_seconds)
+            if not self._items:
+                self._takers += 1
+                self._changed.notify_all()
+                try:
+                    self._changed.wait_for(lambda: self._items or self._ended or self._aborted, timeout_seconds)
+                finally:
+                    self._takers -= 1
             if self._aborted:
                 raise Aborted
             if self._items:

@@ -37,17 +37,19 @@ def test_every_waits_for_room() -> None:
     assert queue.get() == 2
 
 
-def test_room_can_be_waited_for() -> None:
+def test_somebody_who_wants_an_item_can_be_waited_for() -> None:
     queue: BoundedQueue[int] = BoundedQueue(1)
-    queue.wait_for_room()
-    queue.put(1)
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(queue.wait_for_room)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(queue.wait_for_taker)
         assert not waiting.done()
-        assert queue.get(5) == 1
+        taking = pool.submit(queue.get, 5)
         waiting.result(5)
+        queue.put(1)
+        assert taking.result(5) == 1
         queue.put(2)
-        waiting = pool.submit(queue.wait_for_room)
+        waiting = pool.submit(queue.wait_for_taker)
+        assert queue.get(5) == 2  # who finds one does not wait for it
+        assert not waiting.done()
         queue.abort()
         with pytest.raises(Aborted):
             waiting.result(5)

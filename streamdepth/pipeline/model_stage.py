@@ -55,7 +55,7 @@ class ModelStage:
         try:
             while True:
                 if not self.patient:
-                    self._batches.wait_for_room()  # until then a newer frame may come
+                    self._batches.wait_for_taker()  # until then a newer frame may come
                 size, arrivals = batcher.next()
                 started_ns = self._clock.monotonic_ns()
                 slot = engine.acquire(size)
