@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from streamdepth.look import Stop, Style
 
-DEFAULT_STYLE = "inferno"
 GRAYSCALE_NAMES = ("grayscale", "greyscale", "gray", "grey")
 """Near = white. Stills in one of these are one-channel pictures."""
 

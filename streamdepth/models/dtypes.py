@@ -1,6 +1,6 @@
 """The dtypes of transformers.js repositories (eight files and ``auto``): file names, and what ``auto`` takes.
 
-The node this project comes from takes ``q8`` wherever nobody says otherwise (:data:`NODE_DEFAULT_DTYPE`; ask for it
+The node this project comes from takes ``q8`` wherever nobody says otherwise (ask for it
 by name and you get exactly that). Here the default is ``auto``, because the smallest file is not the fastest one: on
 two x86-64 cores with ONNX Runtime 1.31, Depth Anything V2 small at 518x518 takes 548 ms as fp32, 585 to 623 ms as q8
 and 913 to 991 ms as int8 (at 252x252: 132 to 143 ms against 235 ms as q8). Why, measured apart and side by side on a
@@ -34,7 +34,6 @@ SUFFIXES: Final[Mapping[str, str]] = MappingProxyType(
 
 AUTO: Final = "auto"
 DEFAULT_DTYPE: Final = AUTO
-NODE_DEFAULT_DTYPE: Final = "q8"
 
 # First that exists wins. CPU: the measurements above put fp32 first and bnb4, q4, q8 within a few per cent of it, of
 # which q8 loses the least accuracy; fp16 is emulated. CUDA and DirectML: half precision is native, 8-bit has no

@@ -94,7 +94,6 @@ class Pipeline:
         self._model_every = check_every(model_every)
         self._color_threads = color_threads
         self._estimator = estimator
-        self._owns_estimator = estimator is None
         self._range = RangeSpec.parse(range) if isinstance(range, str) else range
         try:
             self._policy = None if policy is None else Policy(policy)
