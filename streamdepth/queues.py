@@ -43,7 +43,6 @@ class BoundedQueue(Generic[T]):
         self._changed = threading.Condition()
         self._ended = False
         self._aborted = False
-        self._replaced = 0
         self._takers = 0
 
     def put(self, item: T) -> T | None:
@@ -56,7 +55,6 @@ class BoundedQueue(Generic[T]):
             replaced = None
             if self.policy is Policy.LATEST and len(self._items) >= self.capacity:
                 replaced = self._items.popleft()
-                self._replaced += 1
             while len(self._items) >= self.capacity and not self._aborted:
                 self._changed.wait()
             if self._aborted:
@@ -124,11 +122,6 @@ class BoundedQueue(Generic[T]):
             self._items.clear()
             self._changed.notify_all()
             return items
-
-    @property
-    def replaced(self) -> int:
-        """Items lost to the ``LATEST`` policy so far."""
-        return self._replaced
 
     def __len__(self) -> int:
         return len(self._items)
