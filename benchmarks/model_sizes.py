@@ -4,7 +4,8 @@
     python benchmarks/model_sizes.py --model MODEL.onnx [--sizes 126,182,252,350,518] [--plot OUT.png]
 
 The model takes any size (benchmarks/export_depth_anything.py makes one). The clip gets shorter as the model slows down,
-start-up included; otherwise as benchmarks/whole_command.py, once with every provider named.
+start-up included; otherwise as benchmarks/whole_command.py, once with every provider named. What is compiled once for
+each size is compiled before.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from support.timing import machine
 from whole_command import Contestant, contestants_of, frames_in, make_clip
 
-_LONGEST, _SHORTEST = 300, 60
+_LONGEST, _SHORTEST = 300, 120
 _SPARING = ("streamdepth --model-every 4",)
 _LOOPS = ("OpenCV loop, mp4v", "OpenCV loop, same x264")
 Figures = dict[str, list[float]]
@@ -35,9 +36,12 @@ def main() -> None:
     figures: Figures = {}
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
-            frames = max(_SHORTEST, min(_LONGEST, round(_LONGEST * (sizes[0] / size) ** 2)))
+            frames = max(_SHORTEST, min(_LONGEST, round(_LONGEST * sizes[0] / size)))
             clip = make_clip(Path(folder) / f"{frames}.mp4", frames)
             field = _field(clip, options, size, Path(folder))
+            for contestant in field:
+                if contestant.name not in _LOOPS:
+                    Contestant("", [*contestant.command, "--max-frames", "2"]).run()
             for _ in range(options.runs):
                 for contestant in field:
                     contestant.run()
