@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import importlib
 import os
 import shutil
 import subprocess
@@ -45,6 +46,11 @@ def collecting() -> Iterator[None]:
 
 @pytest.mark.usefixtures("collecting")
 class TestCollector:
+    @pytest.fixture
+    def own_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """``main`` without arguments takes the process for its own, and would leave it where a thread is stuck."""
+        monkeypatch.setattr(importlib.import_module("streamdepth.cli.main"), "_leave_stuck_threads", lambda _: None)
+
     def test_release_undoes_hold_and_leaves_what_is_there_out(self) -> None:
         collector.hold()
         assert not gc.isenabled()
@@ -57,6 +63,7 @@ class TestCollector:
         collector.release()
         assert gc.get_freeze_count() == 0
 
+    @pytest.mark.usefixtures("own_process")
     def test_a_run_collects_again_once_all_is_open(self, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[tuple[str, bool]] = []
         opened, ran = Pipeline.open, Pipeline.run
@@ -74,6 +81,7 @@ class TestCollector:
         assert main() == 0
         assert seen[:2] == [("open", False), ("run", True)]
 
+    @pytest.mark.usefixtures("own_process")
     def test_every_other_command_collects(self, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[bool] = []
 
