@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from streamdepth.errors import MissingDependencyError, UsageError
+from streamdepth.errors import UsageError
 from streamdepth.pipeline.stats import Timer
 from streamdepth.queues import BoundedQueue, Ended, Policy
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from streamdepth.clock import Clock
     from streamdepth.depth.carry import DepthCarrier, KnownDepth
     from streamdepth.depth.cuts import CutDetector
-    from streamdepth.frame import DepthMap, Frame, StreamInfo
+    from streamdepth.frame import DepthMap, Frame
 
 MOST = 16
 """Of a source at 30 fps the model then sees two frames a second: beyond, there is little left of a picture to carry."""
@@ -87,7 +87,6 @@ class Carrying:
     Attributes:
         ready: every frame with its depth, in order.
         carried: frames whose depth was carried so far.
-        note: what is missing here.
     """
 
     def __init__(
@@ -103,7 +102,6 @@ class Carrying:
         self.timer = Timer()
         self.ready: BoundedQueue[Estimated] = BoundedQueue(known.capacity)
         self.carried = 0
-        self.note = ""
         self._every = every
         self._patient = policy is Policy.EVERY
         # two batches of key frames at work, one that waits, and the frames up to the next one
@@ -119,16 +117,16 @@ class Carrying:
         self._shots: dict[int, int] = {}  # of the key frames at the model
         self._size_px = (0, 0)
 
-    def open(self, info: StreamInfo) -> None:
-        """Load what it works with."""
+    def open(self, cuts: CutDetector | None) -> None:
+        """Load what it works with.
+
+        Args:
+            cuts: belongs to the capture thread from here on; None where shots cannot be told apart.
+        """
         from streamdepth.depth.carry import DepthCarrier
-        from streamdepth.depth.cuts import CutDetector
 
         self._carrier = DepthCarrier()
-        try:
-            self._cuts = CutDetector(info.rate)
-        except MissingDependencyError as error:
-            self.note = error.message
+        self._cuts = cuts
 
     def admit(self, frame: Frame, to_model: Callable[[Frame], Frame | None]) -> None:
         """Send a frame on its way, through the model where it is a key frame.

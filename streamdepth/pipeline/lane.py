@@ -73,14 +73,16 @@ class Lane:
 
     def load_ahead(self) -> None:
         """Begin to load what ``open`` will need, for whoever has something else to do meanwhile."""
-        if self._finds_cuts or self.carrying is not None:
+        if self._finds_cuts:
             from streamdepth.depth.cuts import load_ahead
 
             load_ahead()
 
     @property
     def _finds_cuts(self) -> bool:
-        return self.range_spec.mode in (RangeMode.SHOT, RangeMode.EMA) or isinstance(self.range_spec, RangeSwitch)
+        if self.carrying is not None or isinstance(self.range_spec, RangeSwitch):
+            return True
+        return self.range_spec.mode in (RangeMode.SHOT, RangeMode.EMA)
 
     def open(self) -> StreamInfo:
         """Open the source, then the sinks in the size and format their pictures will have.
@@ -92,15 +94,15 @@ class Lane:
         if self.range_spec.mode is RangeMode.SHOT:
             self._rereading = Rereading(self.source)
             self.ledger = ShotLedger(kept_bytes=self._kept_bytes)
-        if self.carrying is not None:
-            self.carrying.open(info)
-        elif self._finds_cuts:
+        if self._finds_cuts:
             from streamdepth.depth.cuts import CutDetector
 
             try:
                 self._cuts = CutDetector(info.rate)
             except MissingDependencyError as error:
                 self._lacking = error.message
+        if self.carrying is not None:
+            self.carrying.open(self._cuts)
         if any(outlet.sink.control is not None for outlet in self.outlets):
             from streamdepth.colorize.colorizer import Colorizer
 
@@ -265,7 +267,7 @@ class Lane:
         return (
             self.info.note if self.info is not None else "",
             self._colorizer.note if self._colorizer is not None else "",
-            self._lacking if self.carrying is None else self.carrying.note,
+            self._lacking,
         )
 
     @property
