@@ -24,9 +24,9 @@ from support.timing import machine
 
 import streamdepth as sd
 from streamdepth.colorize.still import paint
-from streamdepth.depth.carry import DepthCarrier, KnownDepth
+from streamdepth.core.look import Look
 from streamdepth.depth.cuts import CutDetector
-from streamdepth.look import Look
+from streamdepth.depth.propagation import DepthCarrier, KnownDepth
 from streamdepth.sources.select import source_for
 
 if TYPE_CHECKING:

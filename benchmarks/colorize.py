@@ -29,14 +29,15 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from support.timing import Timing, machine, side_by_side
 
-from streamdepth.colorize import kernels, planes
+from streamdepth.colorize import kernels
 from streamdepth.colorize.colorizer import Colorizer
 from streamdepth.colorize.field import NearnessField
-from streamdepth.colorize.formats import LAYOUTS
 from streamdepth.colorize.palettes import palette
 from streamdepth.colorize.tables import Steps, blend_tables
-from streamdepth.frame import ColorTags, DepthMap, DepthRange, Sense, StreamInfo
-from streamdepth.look import Look, Upsampling, View
+from streamdepth.core.frame import ColorTags, DepthMap, DepthRange, Sense, StreamInfo
+from streamdepth.core.look import Look, Upsampling, View
+from streamdepth.media import planes
+from streamdepth.media.pixel_formats import LAYOUTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,20 +25,20 @@ from typing import TYPE_CHECKING, Any
 from support.peers import Player, RtspServer, listener, pictures, say_garbage, say_nothing
 from support.timing import machine
 
-from streamdepth.errors import SinkError, SourceError
-from streamdepth.estimator import DepthEstimator
-from streamdepth.look import Look, LookControl, View
+from streamdepth.core.base_sink import BaseSink
+from streamdepth.core.errors import SinkError, SourceError
+from streamdepth.core.look import Look, LookControl, View
+from streamdepth.image.estimator import DepthEstimator
 from streamdepth.pipeline import Pipeline, RunStats
-from streamdepth.sinks.base import BaseSink
-from streamdepth.sinks.rtsp_publish import RtspPublishSink
-from streamdepth.sinks.rtsp_server.sink import RtspServerSink
-from streamdepth.sources.live import LiveSource, LiveState
+from streamdepth.sinks.rtsp.publish import RtspPublishSink
+from streamdepth.sinks.rtsp.server import RtspServerSink
+from streamdepth.sources.live.source import LiveSource, LiveState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from streamdepth.frame import Result
-    from streamdepth.stages import Sink
+    from streamdepth.core.contracts import Sink
+    from streamdepth.core.frame import Result
 
 _WARM_PICTURES = 25
 _DOWN_SECONDS = 2.0
@@ -300,7 +300,7 @@ def fifty_viewers(estimator: DepthEstimator) -> dict[str, Any]:
 
 
 def page_closed(estimator: DepthEstimator) -> dict[str, Any]:
-    from streamdepth.sinks.web import WebSink
+    from streamdepth.serve.sink import WebSink
 
     with RtspServer() as camera:
         sink = WebSink("http://127.0.0.1:0", control=LookControl(Look()))

@@ -30,7 +30,7 @@ from support.budget import Budget, numbers
 from support.gpu_streams import StreamRow, measure_streams, print_streams
 from support.timing import machine, side_by_side
 
-from streamdepth.errors import StreamDepthError, UsageError
+from streamdepth.core.errors import StreamDepthError, UsageError
 from streamdepth.inference import agreement, half, nvidia
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.pattern import pattern

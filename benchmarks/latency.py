@@ -27,12 +27,12 @@ import numpy as np
 from support.camera import CounterCamera, NumberSink, number_in
 from support.timing import machine
 
-from streamdepth.estimator import DepthEstimator
-from streamdepth.frame import DepthMap, DepthRange, PictureInfo, Result, Sense
-from streamdepth.look import Look, LookControl, View
+from streamdepth.core.frame import DepthMap, DepthRange, PictureInfo, Result, Sense
+from streamdepth.core.look import Look, LookControl, View
+from streamdepth.image.estimator import DepthEstimator
 from streamdepth.pipeline import Pipeline, RunStats
-from streamdepth.sinks.rtsp_server.sink import RtspServerSink
-from streamdepth.sources.live import LiveSource
+from streamdepth.sinks.rtsp.server import RtspServerSink
+from streamdepth.sources.live.source import LiveSource
 
 _VIEW = View.SIDE
 _WARM_UP_SECONDS = 2.0

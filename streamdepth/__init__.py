@@ -9,78 +9,78 @@ from streamdepth.version import __version__
 
 if TYPE_CHECKING:
     from streamdepth.colorize.palettes import palette
-    from streamdepth.errors import StopPipeline, StreamDepthError
-    from streamdepth.estimator import DepthEstimator, Estimate
-    from streamdepth.frame import DepthMap, DepthRange, Frame, PictureInfo, Result, Sense, StreamInfo
-    from streamdepth.look import Look, LookControl, Upsampling, View
+    from streamdepth.core.base_sink import BaseSink
+    from streamdepth.core.base_source import BaseSource
+    from streamdepth.core.contracts import Sink, Source
+    from streamdepth.core.errors import StopPipeline, StreamDepthError
+    from streamdepth.core.frame import DepthMap, DepthRange, Frame, PictureInfo, Result, Sense, StreamInfo
+    from streamdepth.core.look import Look, LookControl, Upsampling, View
+    from streamdepth.core.queues import Policy
+    from streamdepth.image.estimator import DepthEstimator, Estimate
     from streamdepth.models.spec import ModelSpec, Preprocessing
     from streamdepth.pipeline import Pipeline, RunStats, Snapshot, stream
-    from streamdepth.queues import Policy
-    from streamdepth.sinks.base import BaseSink
-    from streamdepth.sinks.depth import DepthFolderSink, DepthVideoSink
-    from streamdepth.sinks.depth_reader import DepthReader, read_depth
+    from streamdepth.sinks.depth.reader import DepthReader, read_depth
+    from streamdepth.sinks.depth.sink import DepthFolderSink, DepthVideoSink
     from streamdepth.sinks.images import ImagesSink
     from streamdepth.sinks.null import NullSink
-    from streamdepth.sinks.rtsp_publish import RtspPublishSink
-    from streamdepth.sinks.rtsp_server.sink import RtspServerSink
+    from streamdepth.sinks.rtsp.publish import RtspPublishSink
+    from streamdepth.sinks.rtsp.server import RtspServerSink
     from streamdepth.sinks.select import data_sink_for, sink_for
     from streamdepth.sinks.video import VideoSink
-    from streamdepth.sinks.window import WindowSink
-    from streamdepth.sources.base import BaseSource
+    from streamdepth.sinks.window.sink import WindowSink
     from streamdepth.sources.cameras import list_cameras
     from streamdepth.sources.file import FileSource
     from streamdepth.sources.images import ImagesSource
-    from streamdepth.sources.live import LiveSource
+    from streamdepth.sources.live.source import LiveSource
     from streamdepth.sources.pattern import PatternSource
     from streamdepth.sources.select import expand, source_for
     from streamdepth.sources.webcam import WebcamSource
-    from streamdepth.stages import Sink, Source
 
 _HOME = {
-    "BaseSink": "sinks.base",
-    "BaseSource": "sources.base",
-    "DepthEstimator": "estimator",
-    "DepthFolderSink": "sinks.depth",
-    "DepthMap": "frame",
-    "DepthRange": "frame",
-    "DepthReader": "sinks.depth_reader",
-    "DepthVideoSink": "sinks.depth",
-    "Estimate": "estimator",
+    "BaseSink": "core.base_sink",
+    "BaseSource": "core.base_source",
+    "DepthEstimator": "image.estimator",
+    "DepthFolderSink": "sinks.depth.sink",
+    "DepthMap": "core.frame",
+    "DepthRange": "core.frame",
+    "DepthReader": "sinks.depth.reader",
+    "DepthVideoSink": "sinks.depth.sink",
+    "Estimate": "image.estimator",
     "FileSource": "sources.file",
-    "Frame": "frame",
+    "Frame": "core.frame",
     "ImagesSink": "sinks.images",
     "ImagesSource": "sources.images",
-    "LiveSource": "sources.live",
-    "Look": "look",
-    "LookControl": "look",
+    "LiveSource": "sources.live.source",
+    "Look": "core.look",
+    "LookControl": "core.look",
     "ModelSpec": "models.spec",
     "NullSink": "sinks.null",
     "PatternSource": "sources.pattern",
-    "PictureInfo": "frame",
+    "PictureInfo": "core.frame",
     "Pipeline": "pipeline",
-    "Policy": "queues",
+    "Policy": "core.queues",
     "Preprocessing": "models.spec",
-    "Result": "frame",
-    "RtspPublishSink": "sinks.rtsp_publish",
-    "RtspServerSink": "sinks.rtsp_server.sink",
+    "Result": "core.frame",
+    "RtspPublishSink": "sinks.rtsp.publish",
+    "RtspServerSink": "sinks.rtsp.server",
     "RunStats": "pipeline",
-    "Sense": "frame",
-    "Sink": "stages",
+    "Sense": "core.frame",
+    "Sink": "core.contracts",
     "Snapshot": "pipeline",
-    "Source": "stages",
-    "StopPipeline": "errors",
-    "StreamDepthError": "errors",
-    "StreamInfo": "frame",
-    "Upsampling": "look",
+    "Source": "core.contracts",
+    "StopPipeline": "core.errors",
+    "StreamDepthError": "core.errors",
+    "StreamInfo": "core.frame",
+    "Upsampling": "core.look",
     "VideoSink": "sinks.video",
-    "View": "look",
+    "View": "core.look",
     "WebcamSource": "sources.webcam",
-    "WindowSink": "sinks.window",
+    "WindowSink": "sinks.window.sink",
     "data_sink_for": "sinks.select",
     "expand": "sources.select",
     "list_cameras": "sources.cameras",
     "palette": "colorize.palettes",
-    "read_depth": "sinks.depth_reader",
+    "read_depth": "sinks.depth.reader",
     "sink_for": "sinks.select",
     "source_for": "sources.select",
     "stream": "pipeline",

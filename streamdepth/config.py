@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from streamdepth.core.errors import UsageError
+from streamdepth.core.frame import Sense
+from streamdepth.core.look import Look, Upsampling, View, parse_alpha
+from streamdepth.core.queues import Policy
 from streamdepth.depth.range import RangeSpec
-from streamdepth.errors import UsageError
-from streamdepth.frame import Sense
-from streamdepth.hardware import HwAccel
-from streamdepth.look import Look, Upsampling, View, parse_alpha
-from streamdepth.queues import Policy
+from streamdepth.media.hwaccel import HwAccel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -169,7 +169,7 @@ class RunConfig(BaseModel):
     @field_validator("credentials", "token_file", "tls_ca")
     @classmethod
     def _there(cls, value: Path | str | None, info: ValidationInfo) -> Path | str | None:
-        from streamdepth.live_tls import NO_CHECK
+        from streamdepth.net.tls import NO_CHECK
 
         unchecked = info.field_name == "tls_ca" and value == NO_CHECK
         if value is not None and not unchecked and not Path(value).exists():

@@ -12,8 +12,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from streamdepth.errors import StreamDepthError
-from streamdepth.threads import cores
+from streamdepth.core.errors import StreamDepthError
+from streamdepth.core.threads import cores
 from streamdepth.version import __version__
 
 _PACKAGES = ("av", "numba", "numpy", "onnx", "opencv-python", "huggingface_hub", "scenedetect", "cmap", "pillow")
@@ -153,7 +153,7 @@ def _encoders() -> list[Finding]:
 
 
 def _hardware() -> list[Finding]:
-    from streamdepth.hardware import ENCODERS, KINDS, cannot_decode, cannot_encode
+    from streamdepth.media.hwaccel import ENCODERS, KINDS, cannot_decode, cannot_encode
 
     findings = []
     for kind in KINDS:
@@ -191,7 +191,7 @@ def _cache() -> Finding:
 
 
 def _model() -> Finding:
-    from streamdepth.estimator import DepthEstimator
+    from streamdepth.image.estimator import DepthEstimator
 
     try:
         with DepthEstimator() as estimator:

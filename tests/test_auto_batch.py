@@ -12,7 +12,7 @@ from streamdepth.inference.auto_batch import best_batch
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from streamdepth.estimator import DepthEstimator
+    from streamdepth.image.estimator import DepthEstimator
 
 
 class Timed:

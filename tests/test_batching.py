@@ -7,9 +7,9 @@ from fractions import Fraction
 
 import pytest
 
-from streamdepth.batching import Batcher, Inbox, company_ns
-from streamdepth.frame import Frame
-from streamdepth.queues import Aborted, Ended, Policy
+from streamdepth.core.frame import Frame
+from streamdepth.core.queues import Aborted, Ended, Policy
+from streamdepth.pipeline.batching import Batcher, Inbox, company_ns
 from tests.support.stages import TIME_BASE, flat_picture
 
 PICTURES = {32: flat_picture(0, 32), 64: flat_picture(0, 64)}

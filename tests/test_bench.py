@@ -10,7 +10,7 @@ import pytest
 from streamdepth.bench import BenchReport, ModelRun, StageCost, bench, compare, load_report
 from streamdepth.bench.measure import correlation, summary
 from streamdepth.bench.run import made_clip, recommend
-from streamdepth.errors import StreamDepthError, UsageError
+from streamdepth.core.errors import StreamDepthError, UsageError
 from tests.support.models import write_depth_model
 
 if TYPE_CHECKING:

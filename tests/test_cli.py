@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from streamdepth.frame import Frame
+    from streamdepth.core.frame import Frame
 
 PYTHON = [sys.executable, "-m", "streamdepth"]
 
@@ -64,7 +64,7 @@ class TestLists:
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr("streamdepth.inference.nvidia.gpu_name", lambda: "")
-        monkeypatch.setattr("streamdepth.hardware.cannot_encode", lambda _: "cannot be opened")
+        monkeypatch.setattr("streamdepth.media.hwaccel.cannot_encode", lambda _: "cannot be opened")
         assert main(["doctor"]) == 0
         rows = [line.split("\t")[:3] for line in capsys.readouterr().out.splitlines()]
         assert ["-", "GPU", "none with an NVIDIA driver"] in rows
@@ -84,7 +84,7 @@ class TestLists:
 
     def test_doctor_says_what_helps(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr("streamdepth.hardware.cannot_decode", lambda kind: f"no {kind}; plug one in")
+        monkeypatch.setattr("streamdepth.media.hwaccel.cannot_decode", lambda kind: f"no {kind}; plug one in")
         found = {finding.topic: finding for finding in doctor.examine()}
         assert (found["decoding on cuda"].found, found["decoding on cuda"].hint) == ("no cuda", "plug one in")
         assert found["decoding on cuda"].ok

@@ -13,10 +13,10 @@ from PIL import Image
 import streamdepth as sd
 from streamdepth.cli import main
 from streamdepth.colorize.colorizer import Colorizer
-from streamdepth.errors import SinkError
+from streamdepth.core.errors import SinkError
 from streamdepth.sinks.video import VideoSink
 from streamdepth.sources.file import FileSource
-from streamdepth.sources.live import LiveSource
+from streamdepth.sources.live.source import LiveSource
 from tests.support.cli import one_line
 from tests.support.media import read_pts, write_clip
 from tests.support.models import write_depth_model
@@ -130,8 +130,8 @@ class TestRun:
     def test_hardware_that_is_not_there_costs_a_note(
         self, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str
     ) -> None:
-        monkeypatch.setattr("streamdepth.hardware.cannot_decode", lambda kind: f"no {kind} to decode")
-        monkeypatch.setattr("streamdepth.hardware.cannot_encode", lambda name, *_: f"no {name}")
+        monkeypatch.setattr("streamdepth.media.hwaccel.cannot_decode", lambda kind: f"no {kind} to decode")
+        monkeypatch.setattr("streamdepth.media.hwaccel.cannot_encode", lambda name, *_: f"no {name}")
         out, stats = tmp_path / "out.mp4", tmp_path / "s.json"
         assert main(["run", str(clip), "-o", str(out), "--hwaccel", wanted, "--stats", str(stats)]) == 0
         assert read_pts(out) == read_pts(clip)
@@ -206,7 +206,7 @@ def test_latency_reaches_streams_in_and_out(given: list[str], low: bool, monkeyp
         asked["out"] = how["low_latency"], how["preset"]
         raise SinkError("far enough")
 
-    monkeypatch.setattr("streamdepth.sources.live.LiveSource", live)
-    monkeypatch.setattr("streamdepth.sinks.rtsp_publish.RtspPublishSink", publish)
+    monkeypatch.setattr("streamdepth.sources.live.source.LiveSource", live)
+    monkeypatch.setattr("streamdepth.sinks.rtsp.publish.RtspPublishSink", publish)
     assert main(["run", "rtsp://127.0.0.1:9/in", "-o", "rtsp://127.0.0.1:9/out", *given]) == 1
     assert asked == {"in": low, "out": (low, "ultrafast" if low else "veryfast")}

@@ -9,8 +9,8 @@ import pytest
 from streamdepth.colorize import bar
 from streamdepth.colorize.colorizer import Colorizer
 from streamdepth.colorize.palettes import palette
-from streamdepth.frame import DepthRange, Sense
-from streamdepth.look import Look, View
+from streamdepth.core.frame import DepthRange, Sense
+from streamdepth.core.look import Look, View
 from tests.support import color
 
 LOOK = Look(view=View.OVERLAY, alpha=(0.0, 0.0), bar=True, style="viridis")

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamdepth.colorize.palettes import palette
-from streamdepth.frame import DepthMap, DepthRange, Sense
-from streamdepth.look import Look, Upsampling, View
+from streamdepth.core.frame import DepthMap, DepthRange, Sense
+from streamdepth.core.look import Look, Upsampling, View
 from tests.support import color
 from tests.support.painted import flat, render, same
 

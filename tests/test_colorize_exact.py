@@ -12,12 +12,12 @@ from av.video.reformatter import Interpolation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamdepth.colorize.color_math import plane_values, to_signal
 from streamdepth.colorize.colorizer import Colorizer
-from streamdepth.colorize.formats import LAYOUTS
 from streamdepth.colorize.palettes import palette
-from streamdepth.frame import ColorTags, DepthRange, Sense
-from streamdepth.look import Look, View
+from streamdepth.core.frame import ColorTags, DepthRange, Sense
+from streamdepth.core.look import Look, View
+from streamdepth.media.color_math import plane_values, to_signal
+from streamdepth.media.pixel_formats import LAYOUTS
 from tests.support import color
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from streamdepth.colorize.palettes import (
     palette_names,
     parse_stops,
 )
-from streamdepth.errors import UsageError
+from streamdepth.core.errors import UsageError
 
 # SHA-256 (first 16 digits) of the 256 RGB entries that npm colormap 2.3.2 itself computes with nshades 256.
 NPM_256 = {

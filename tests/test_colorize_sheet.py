@@ -10,8 +10,8 @@ from PIL import Image
 
 from streamdepth.colorize.palettes import palette
 from streamdepth.colorize.sheet import preview, scene, write_preview
-from streamdepth.errors import SinkError, UsageError
-from streamdepth.frame import Sense
+from streamdepth.core.errors import SinkError, UsageError
+from streamdepth.core.frame import Sense
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,8 +16,8 @@ from numba.core.event import RecordingListener, install_listener
 import av, numpy as np
 from fractions import Fraction
 from streamdepth.colorize.colorizer import Colorizer
-from streamdepth.frame import DepthMap, DepthRange, Sense, StreamInfo
-from streamdepth.look import Look, View
+from streamdepth.core.frame import DepthMap, DepthRange, Sense, StreamInfo
+from streamdepth.core.look import Look, View
 import streamdepth
 listener = RecordingListener()
 with install_listener("numba:compile", listener):

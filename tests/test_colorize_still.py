@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from streamdepth.colorize.palettes import palette
 from streamdepth.colorize.still import paint, resize_bilinear, resize_to_uint16
-from streamdepth.errors import UsageError
-from streamdepth.frame import DepthMap, DepthRange, Sense
-from streamdepth.look import Look, Upsampling
+from streamdepth.core.errors import UsageError
+from streamdepth.core.frame import DepthMap, DepthRange, Sense
+from streamdepth.core.look import Look, Upsampling
 from tests.support import color
 
 INVERSE = Sense.RELATIVE_INVERSE

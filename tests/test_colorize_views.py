@@ -13,9 +13,9 @@ import pytest
 
 from streamdepth.colorize.colorizer import Colorizer
 from streamdepth.colorize.palettes import palette
-from streamdepth.errors import UsageError
-from streamdepth.frame import ColorTags, DepthRange, Sense
-from streamdepth.look import Look, Upsampling, View
+from streamdepth.core.errors import UsageError
+from streamdepth.core.frame import ColorTags, DepthRange, Sense
+from streamdepth.core.look import Look, Upsampling, View
 from tests.support import color
 from tests.support.painted import flat, render, same
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from streamdepth.cli.jobs import thread_plan
 from streamdepth.config import RunConfig, load_config, parse_seconds
-from streamdepth.errors import UsageError
-from streamdepth.look import Look, LookControl, Upsampling, View, parse_alpha
-from streamdepth.queues import Policy
-from streamdepth.threads import plan_threads
+from streamdepth.core.errors import UsageError
+from streamdepth.core.look import Look, LookControl, Upsampling, View, parse_alpha
+from streamdepth.core.queues import Policy
+from streamdepth.core.threads import plan_threads
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

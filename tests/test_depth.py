@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamdepth.core.errors import SinkError, UsageError
+from streamdepth.core.frame import DepthMap, DepthRange, Frame, Sense
+from streamdepth.core.queues import Aborted, Ended
 from streamdepth.depth.cuts import CutDetector
 from streamdepth.depth.range import EmaRange, FixedRange, FrameRange, RangeMode, RangeSpec, measure
 from streamdepth.depth.shots import ShotLedger, Stamp
-from streamdepth.errors import SinkError, UsageError
-from streamdepth.frame import DepthMap, DepthRange, Frame, Sense
-from streamdepth.queues import Aborted, Ended
 from tests.support.stages import shared
 
 if TYPE_CHECKING:

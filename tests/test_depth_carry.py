@@ -8,9 +8,9 @@ import av
 import numpy as np
 import pytest
 
-from streamdepth.depth.carry import DepthCarrier, KnownDepth
-from streamdepth.errors import DataFormatError
-from streamdepth.frame import DepthMap, Sense
+from streamdepth.core.errors import DataFormatError
+from streamdepth.core.frame import DepthMap, Sense
+from streamdepth.depth.propagation import DepthCarrier, KnownDepth
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from streamdepth.errors import InferenceError
+from streamdepth.core.errors import InferenceError
 from streamdepth.inference import assignment, nvidia, sessions
 from streamdepth.inference.buffers import BufferPool
 from streamdepth.inference.device import DeviceBinding, DeviceRing

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from streamdepth.errors import ProviderError
+from streamdepth.core.errors import ProviderError
 from streamdepth.inference import nvidia
 from streamdepth.inference.build_process import BuildProcess, BuildRequest, build_first, follow
 from streamdepth.inference.engine import Engine
-from streamdepth.inference.handover import Handover
-from streamdepth.inference.opener import Opener
+from streamdepth.inference.engine_factory import Opener
+from streamdepth.inference.engine_swap import Handover
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing
 from tests.support.building import FakeBuild, Said, two_models
@@ -180,7 +180,7 @@ def test_a_live_run_starts_on_cuda_where_there_is_none(
         made.ended.set()
         return made
 
-    monkeypatch.setattr("streamdepth.inference.opener.BuildProcess", build)
+    monkeypatch.setattr("streamdepth.inference.engine_factory.BuildProcess", build)
     runner = opener.live(2, exact=False)
     assert isinstance(runner, Handover)
     assert asked == ["cuda"]
@@ -197,7 +197,9 @@ def test_a_run_of_a_file_builds_what_is_missing(
 ) -> None:
     opener, asked, _ = opener_of(specs[0], monkeypatch, built=built)
     requests: list[BuildRequest] = []
-    monkeypatch.setattr("streamdepth.inference.opener.build_first", lambda request, *_: requests.append(request))
+    monkeypatch.setattr(
+        "streamdepth.inference.engine_factory.build_first", lambda request, *_: requests.append(request)
+    )
     opener.engine(1, exact=False).close()
     assert asked == ["tensorrt"]
     assert len(requests) == (not built)

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from streamdepth.errors import (
+from streamdepth.core.errors import (
     InferenceError,
     ModelError,
     ModelNotFoundError,
     UsageError,
 )
-from streamdepth.estimator import DepthEstimator, Estimate
-from streamdepth.frame import Frame, Sense
+from streamdepth.core.frame import Frame, Sense
+from streamdepth.image.estimator import DepthEstimator, Estimate
+from streamdepth.image.verify import verify
 from streamdepth.inference.pattern import pattern
 from streamdepth.inference.preprocess import picture_of
-from streamdepth.inference.verify import verify
 from tests.support.goldens import FOLDER, load
 from tests.support.models import write_depth_model
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from streamdepth.errors import DataFormatError, ModelError, SourceError, SourceNotFoundError, UsageError
-from streamdepth.estimator import DepthEstimator
+from streamdepth.core.errors import DataFormatError, ModelError, SourceError, SourceNotFoundError, UsageError
+from streamdepth.image.estimator import DepthEstimator
 from streamdepth.inference.pattern import pattern
 from tests.support.goldens import FOLDER
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from streamdepth.errors import DataFormatError, InferenceError, UsageError
-from streamdepth.estimator import DepthEstimator
+from streamdepth.core.errors import DataFormatError, InferenceError, UsageError
+from streamdepth.image.ahead import in_order
+from streamdepth.image.estimator import DepthEstimator
 from streamdepth.inference.pattern import pattern
-from streamdepth.stills.ahead import in_order
 from tests.support.goldens import FOLDER
 from tests.support.models import write_depth_model
 

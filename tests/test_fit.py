@@ -6,8 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from streamdepth.fit import Fitter
-from streamdepth.frame import ColorTags
+from streamdepth.core.frame import ColorTags
+from streamdepth.media.letterbox import Fitter
 
 BT709 = ColorTags(1, 1, 1, 1)
 

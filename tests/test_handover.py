@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pytest
 
-from streamdepth.errors import InferenceError, ProviderError
+from streamdepth.core.errors import InferenceError, ProviderError
 from streamdepth.inference.engine import Engine
-from streamdepth.inference.handover import Handover
+from streamdepth.inference.engine_swap import Handover
 from streamdepth.inference.preprocess import picture_of
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from streamdepth.estimator import DepthEstimator
+    from streamdepth.image.estimator import DepthEstimator
     from streamdepth.models.spec import ModelSpec
 
 

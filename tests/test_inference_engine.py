@@ -12,8 +12,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from streamdepth.errors import InferenceError, ModelError, ProviderError, UsageError
-from streamdepth.frame import Sense
+from streamdepth.core.errors import InferenceError, ModelError, ProviderError, UsageError
+from streamdepth.core.frame import Sense
 from streamdepth.inference import feeds, session_errors
 from streamdepth.inference.buffers import BufferPool
 from streamdepth.inference.engine import Engine

@@ -13,14 +13,14 @@ import av
 import numpy as np
 import pytest
 
-from streamdepth.errors import SourceError
+from streamdepth.core.errors import SourceError
 from tests.support.live import DEADLINE_SECONDS, Body, Quiet, assert_rising, encode_ts, http_server, live, serve_http
 from tests.support.tls import self_signed, server_context
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from streamdepth.frame import Frame
+    from streamdepth.core.frame import Frame
 
 
 def motion_jpeg() -> Body:

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamdepth.errors import UsageError
-from streamdepth.live_backoff import Backoff, connected_again
-from streamdepth.live_url import Credentials, find_credentials, parse_live_url
-from streamdepth.sources.live_gaps import FrameGaps, Withheld
-from streamdepth.sources.live_libav import libav_options, reason
-from streamdepth.sources.live_reader import Ended, Mailbox
-from streamdepth.sources.live_time import TIME_BASE, LivePace, LiveTimeline
+from streamdepth.core.errors import UsageError
+from streamdepth.net.backoff import Backoff, connected_again
+from streamdepth.net.url import Credentials, find_credentials, parse_live_url
+from streamdepth.sources.live.libav import libav_options, reason
+from streamdepth.sources.live.loss import FrameGaps, Withheld
+from streamdepth.sources.live.reader import Ended, Mailbox
+from streamdepth.sources.live.timestamps import TIME_BASE, LivePace, LiveTimeline
 
 if TYPE_CHECKING:
     from pathlib import Path

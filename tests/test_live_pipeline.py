@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from streamdepth.look import Look, LookControl
+from streamdepth.core.look import Look, LookControl
 from streamdepth.pipeline import Pipeline
-from streamdepth.sinks.rtsp_publish import RtspPublishSink
-from streamdepth.sinks.rtsp_server.sink import RtspServerSink
-from streamdepth.sources.live import LiveSource, LiveState
+from streamdepth.sinks.rtsp.publish import RtspPublishSink
+from streamdepth.sinks.rtsp.server import RtspServerSink
+from streamdepth.sources.live.source import LiveSource, LiveState
 from tests.support.rtsp import GstServer, wait_until, watch
 from tests.support.stages import fake_estimator
 

@@ -10,9 +10,9 @@ import av
 import numpy as np
 import pytest
 
-from streamdepth.errors import SourceError, UsageError
-from streamdepth.sources.live import LiveState
-from streamdepth.stages import Source
+from streamdepth.core.contracts import Source
+from streamdepth.core.errors import SourceError, UsageError
+from streamdepth.sources.live.source import LiveState
 from tests.support import silent_dns
 from tests.support.live import DEADLINE_SECONDS, Consumer, assert_rising, live
 from tests.support.rtsp import GstServer, listener, say_garbage, say_nothing, unanswered_port, wait_until
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from streamdepth.frame import Frame
+    from streamdepth.core.frame import Frame
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,14 @@ import av
 import pytest
 
 from streamdepth.cli import main
-from streamdepth.errors import SourceError, UsageError
-from streamdepth.live_tls import Trust, find_trust
-from streamdepth.look import Look, LookControl
-from streamdepth.sinks.rtsp_publish import RtspPublishSink
-from streamdepth.sinks.rtsp_server.sink import RtspServerSink
+from streamdepth.core.errors import SourceError, UsageError
+from streamdepth.core.look import Look, LookControl
+from streamdepth.net.tls import Trust, find_trust
+from streamdepth.sinks.rtsp.publish import RtspPublishSink
+from streamdepth.sinks.rtsp.server import RtspServerSink
 from streamdepth.sinks.video import VideoSink
 from streamdepth.sources.file import FileSource
-from streamdepth.sources.live import LiveSource
+from streamdepth.sources.live.source import LiveSource
 from streamdepth.sources.select import source_for
 from tests.support.live import Quiet, assert_rising, encode_ts, live, rtmp_server, serve_http
 from tests.support.media import write_clip

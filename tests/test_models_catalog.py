@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from streamdepth.errors import ModelError, ModelNotFoundError, UsageError
-from streamdepth.frame import Sense
+from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError
+from streamdepth.core.frame import Sense
 from streamdepth.models.catalog import list_models, pull, show_model
 from streamdepth.models.dtypes import SUFFIXES, auto_order, split_dtype
 from streamdepth.models.hub import HubAccess

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from streamdepth.errors import ModelError
+from streamdepth.core.errors import ModelError
 from streamdepth.models.graph import check_external, depth_output, image_input, other_inputs, read_graph
 from streamdepth.models.spec import TensorSpec
 from streamdepth.models.wire import slim_model

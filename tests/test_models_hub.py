@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from streamdepth.errors import ModelError, ModelNotFoundError, UsageError
-from streamdepth.frame import Sense
+from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError
+from streamdepth.core.frame import Sense
 from streamdepth.models.spec import Preprocessing
 from tests.support.hub import SUFFIX, FakeRepo
 from tests.support.hub_model import KEY, NAME, Setup, cached_files, files_of_all_dtypes, hub_with_model
@@ -228,7 +228,7 @@ def test_a_gated_repository(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_environment_in_a_process_of_its_own(setup: Setup, tmp_path: Path) -> None:
     code = (
         "import sys; from streamdepth.models.resolve import resolve\n"
-        "from streamdepth.errors import StreamDepthError\n"
+        "from streamdepth.core.errors import StreamDepthError\n"
         "try: spec = resolve(sys.argv[1], dtype='q8')\n"
         "except StreamDepthError as exc: sys.exit(f'{type(exc).__name__}: {exc}')\n"
         "print(spec.path, spec.notes)"
@@ -271,7 +271,7 @@ def test_the_environment_in_a_process_of_its_own(setup: Setup, tmp_path: Path) -
 
 
 def test_every_dtype_gives_the_same_depth(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    from streamdepth.estimator import DepthEstimator
+    from streamdepth.image.estimator import DepthEstimator
 
     monkeypatch.setenv("HF_ENDPOINT", setup.hub.endpoint)
     picture = np.random.default_rng(2).integers(0, 256, (60, 80, 3), np.uint8)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from streamdepth.errors import DeadlineError, ModelError, ModelNotFoundError, StreamDepthError, UsageError
+from streamdepth.core.errors import DeadlineError, ModelError, ModelNotFoundError, StreamDepthError, UsageError
 from streamdepth.models.hub import fetch, list_repository
 from tests.support.hub import FakeRepo, Fault
 from tests.support.hub_model import NAME, Setup, cached_files, files_of_all_dtypes, hub_with_model

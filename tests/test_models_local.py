@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamdepth.errors import ModelError, ModelNotFoundError, UsageError
-from streamdepth.frame import Sense
+from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError
+from streamdepth.core.frame import Sense
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import ModelSpec, Preprocessing
 from streamdepth.models.target import target_of

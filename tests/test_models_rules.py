@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from streamdepth.errors import ModelError, UsageError
+from streamdepth.core.errors import ModelError, UsageError
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Family, Preprocessing
 from tests.support.hub import DA_PREPROCESSOR

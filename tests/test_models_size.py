@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from streamdepth.errors import UsageError
+from streamdepth.core.errors import UsageError
 from streamdepth.models.size import Size, apply_size, fit_to_graph, parse_size
 from streamdepth.models.spec import Family, Preprocessing
 

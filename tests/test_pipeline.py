@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.depth.range import RangeSpec
-from streamdepth.errors import SourceError, UsageError
 from streamdepth.pipeline import Pipeline, stream
 from tests.support.stages import (
     FakeEngine,
@@ -204,7 +204,7 @@ class TestUse:
             Pipeline([ScriptedSource()], range="fixed:3,1")
 
     def test_default_ranges(self) -> None:
-        from streamdepth.look import Look
+        from streamdepth.core.look import Look
 
         def chosen(source: ScriptedSource, *sinks: RecordingSink) -> str:
             return str(Pipeline([source], fake_estimator(), sinks)._lanes[0].range_spec)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from streamdepth.errors import InferenceError, UsageError
+from streamdepth.core.errors import InferenceError, UsageError
 from streamdepth.pipeline import Pipeline, RunStats, stream
 from tests.support.stages import (
     FakeEngine,

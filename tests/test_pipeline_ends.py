@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from streamdepth.errors import DeadlineError, SourceError, StageError, StopPipeline
+from streamdepth.core.errors import DeadlineError, SourceError, StageError, StopPipeline
 from streamdepth.pipeline import Pipeline
-from streamdepth.pipeline.crew import Crew
+from streamdepth.pipeline.thread_group import Crew
 from tests.support.stages import (
     FakeEngine,
     RecordingSink,
@@ -22,7 +22,7 @@ from tests.support.stages import (
 )
 
 if TYPE_CHECKING:
-    from streamdepth.frame import Result
+    from streamdepth.core.frame import Result
 
 
 class TestErrors:

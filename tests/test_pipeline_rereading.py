@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from streamdepth.core.errors import SourceError
+from streamdepth.core.queues import Aborted
 from streamdepth.depth.shots import Stamp
-from streamdepth.errors import SourceError
 from streamdepth.pipeline import Pipeline
-from streamdepth.pipeline.rereading import Rereading
-from streamdepth.queues import Aborted
+from streamdepth.pipeline.second_pass import Rereading
 from streamdepth.sources.file import FileSource
 from tests.support.media import decode_rgb, draw_index, read_index, write_clip
 from tests.support.stages import RecordingSink, ScriptedSource, fake_estimator, flat_picture
@@ -23,7 +23,7 @@ from tests.support.stages import RecordingSink, ScriptedSource, fake_estimator, 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from streamdepth.frame import StreamInfo
+    from streamdepth.core.frame import StreamInfo
 
 _FRAME_BYTES = sum(plane.buffer_size for plane in flat_picture(0).planes)
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from streamdepth.errors import InferenceError, StreamDepthError
+from streamdepth.core.errors import InferenceError, StreamDepthError
+from streamdepth.core.queues import Aborted, BoundedQueue
+from streamdepth.core.threads import cores
 from streamdepth.inference.engine import Engine
 from streamdepth.models.resolve import resolve
 from streamdepth.pipeline import Pipeline
-from streamdepth.pipeline.turns import Turns
-from streamdepth.queues import Aborted, BoundedQueue
-from streamdepth.threads import cores
+from streamdepth.pipeline.reorder_buffer import Turns
 from tests.support.stages import FakeEngine, RecordingSink, ScriptedSource, fake_estimator
 
 if TYPE_CHECKING:

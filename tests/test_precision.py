@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from streamdepth.errors import InferenceError, ModelError, ModelNotFoundError, ProviderError
-from streamdepth.estimator import DepthEstimator
+from streamdepth.core.errors import InferenceError, ModelError, ModelNotFoundError, ProviderError
+from streamdepth.image.estimator import DepthEstimator
 from streamdepth.inference import agreement, half, nvidia, precision, providers, sessions
 from streamdepth.inference.sessions import open_session
 from streamdepth.models.resolve import resolve

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from streamdepth.frame import ColorTags
+from streamdepth.core.frame import ColorTags
 from streamdepth.inference.pattern import pattern
 from streamdepth.inference.plane_scaling import PlaneScaler
 from streamdepth.inference.preprocess import picture_of, to_rgb_array, value_table

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamdepth.errors import DataFormatError
-from streamdepth.frame import ColorTags, picture_from_array
+from streamdepth.core.errors import DataFormatError
+from streamdepth.core.frame import ColorTags, picture_from_array
 from streamdepth.inference import exact
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.geometry import plan

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from streamdepth.errors import ProviderError, UsageError
+from streamdepth.core.errors import ProviderError, UsageError
+from streamdepth.core.threads import ThreadPlan, cores, plan_threads
 from streamdepth.inference import agreement, assignment, openvino_runtime, plugins, providers, sessions
 from streamdepth.models.resolve import resolve
-from streamdepth.threads import ThreadPlan, cores, plan_threads
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pytest
 
-from streamdepth.errors import ProviderError, UsageError
+from streamdepth.core.errors import ProviderError, UsageError
 from streamdepth.inference import assignment, fused, nvidia, providers, session_options, sessions
 from streamdepth.inference.build import build
 from streamdepth.models.resolve import resolve
@@ -184,7 +184,7 @@ def test_a_graph_is_made_once_and_again_when_the_model_changes(spec: ModelSpec, 
 
 
 def test_models_that_cannot_take_bytes_say_why(spec: ModelSpec, tmp_path: Path) -> None:
-    from streamdepth.errors import ModelError
+    from streamdepth.core.errors import ModelError
 
     padded = dataclasses.replace(spec, preprocessing=dataclasses.replace(spec.preprocessing, do_pad=True))
     with pytest.raises(ModelError, match="pads after normalising"):
@@ -194,7 +194,7 @@ def test_models_that_cannot_take_bytes_say_why(spec: ModelSpec, tmp_path: Path) 
 
 
 def test_a_cache_that_cannot_be_written_says_so(spec: ModelSpec, tmp_path: Path) -> None:
-    from streamdepth.errors import ModelError
+    from streamdepth.core.errors import ModelError
 
     (tmp_path / "file").touch()
     with pytest.raises(ModelError, match="STREAMDEPTH_CACHE"):

@@ -9,15 +9,15 @@ import av
 import numpy as np
 import pytest
 
-from streamdepth import hardware
-from streamdepth.clock import SystemClock
-from streamdepth.errors import UsageError
-from streamdepth.frame import ColorTags, PictureInfo
-from streamdepth.hardware import HwAccel
+from streamdepth.core.clock import SystemClock
+from streamdepth.core.errors import UsageError
+from streamdepth.core.frame import ColorTags, PictureInfo
+from streamdepth.media import hwaccel
+from streamdepth.media.hwaccel import HwAccel
 from streamdepth.sinks.encoding import encoder_formats, encoding_for
 from streamdepth.sinks.video import VideoSink
 from streamdepth.sources.file import FileSource
-from streamdepth.sources.live_reader import LiveDecoding, LiveReader, Opened, Picture
+from streamdepth.sources.live.reader import LiveDecoding, LiveReader, Opened, Picture
 from tests.support.live import live
 from tests.support.rtsp import GstServer
 from tests.support.sinks import control, painted, run_sink, stream_info
@@ -52,16 +52,16 @@ def test_a_file_is_decoded_whatever_hardware_was_asked_for(clip: Path, wanted: H
     info = source.open()
     assert luma(source) == pytest.approx(levels, abs=1)
     source.close()
-    missing = wanted in (HwAccel.CUDA, HwAccel.VAAPI) and hardware.decoder(wanted).value is None
+    missing = wanted in (HwAccel.CUDA, HwAccel.VAAPI) and hwaccel.decoder(wanted).value is None
     assert ("decoding in software: " in info.note) == missing
 
 
 def test_the_second_pass_uses_the_same_hardware(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[HwAccel] = []
 
-    def none(wanted: HwAccel) -> hardware.Chosen:
+    def none(wanted: HwAccel) -> hwaccel.Chosen:
         asked.append(wanted)
-        return hardware.Chosen(None)
+        return hwaccel.Chosen(None)
 
     monkeypatch.setattr("streamdepth.sources.decoding.decoder", none)
     again = FileSource(clip, hwaccel="cuda").again()
@@ -72,14 +72,14 @@ def test_the_second_pass_uses_the_same_hardware(clip: Path, monkeypatch: pytest.
 
 
 def test_auto_falls_back_in_silence_and_a_name_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "cannot_decode", lambda kind: f"no {kind} here")
-    assert hardware.decoder(HwAccel.AUTO) == hardware.Chosen(None)
-    assert hardware.decoder(HwAccel.NONE) == hardware.Chosen(None)
-    assert hardware.decoder(HwAccel.CUDA) == hardware.Chosen(None, "decoding in software: no cuda here")
+    monkeypatch.setattr(hwaccel, "cannot_decode", lambda kind: f"no {kind} here")
+    assert hwaccel.decoder(HwAccel.AUTO) == hwaccel.Chosen(None)
+    assert hwaccel.decoder(HwAccel.NONE) == hwaccel.Chosen(None)
+    assert hwaccel.decoder(HwAccel.CUDA) == hwaccel.Chosen(None, "decoding in software: no cuda here")
 
 
 def test_a_camera_is_decoded_in_software_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "cannot_decode", lambda kind: f"no {kind} here")
+    monkeypatch.setattr(hwaccel, "cannot_decode", lambda kind: f"no {kind} here")
     with GstServer() as server:
         source = live(server.url("/cam"), hwaccel="cuda", threads=1, max_frames=2, timeout_seconds=5)
         assert source.open().note == "h264 160x96; decoding in software: no cuda here"
@@ -119,15 +119,15 @@ def standing_in(monkeypatch: pytest.MonkeyPatch, works: str) -> list[str]:
         tried.append(f"{name} {width_px}x{height_px}")
         return "" if name == works else f"no {name} here"
 
-    monkeypatch.setattr(hardware, "cannot_encode", cannot_encode)
+    monkeypatch.setattr(hwaccel, "cannot_encode", cannot_encode)
     return tried
 
 
 def test_the_hardwares_encoder_is_taken_where_it_opens(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = standing_in(monkeypatch, "h264_vaapi")
-    assert hardware.encoder(HwAccel.AUTO, "libx264", "yuv420p", 64, 48) == hardware.Chosen("h264_vaapi")
+    assert hwaccel.encoder(HwAccel.AUTO, "libx264", "yuv420p", 64, 48) == hwaccel.Chosen("h264_vaapi")
     assert tried == ["h264_nvenc 64x48", "h264_vaapi 64x48"]
-    assert hardware.encoder(HwAccel.NONE, "libx264", "yuv420p", 64, 48) == hardware.Chosen("libx264")
+    assert hwaccel.encoder(HwAccel.NONE, "libx264", "yuv420p", 64, 48) == hwaccel.Chosen("libx264")
 
 
 @pytest.mark.parametrize(
@@ -144,28 +144,28 @@ def test_what_hardware_cannot_take_is_encoded_in_software(
 ) -> None:
     standing_in(monkeypatch, "none of them")
     note = f"encoding in software: {why}"
-    assert hardware.encoder(HwAccel.CUDA, software, pix_fmt, 64, 48) == hardware.Chosen(software, note)
-    assert hardware.encoder(HwAccel.AUTO, software, pix_fmt, 64, 48) == hardware.Chosen(software)
+    assert hwaccel.encoder(HwAccel.CUDA, software, pix_fmt, 64, 48) == hwaccel.Chosen(software, note)
+    assert hwaccel.encoder(HwAccel.AUTO, software, pix_fmt, 64, 48) == hwaccel.Chosen(software)
 
 
 @pytest.mark.parametrize("wanted", [HwAccel.CUDA, HwAccel.VAAPI])
 def test_an_encoder_that_does_not_open_is_replaced_and_named(wanted: HwAccel) -> None:
-    chosen = hardware.encoder(wanted, "libx264", "yuv420p", 256, 256)
+    chosen = hwaccel.encoder(wanted, "libx264", "yuv420p", 256, 256)
     if chosen.value != "libx264":
         pytest.skip(f"{chosen.value} works here")
     assert chosen.note.startswith("encoding in software: ")
-    assert hardware.ENCODERS[wanted]["libx264"] in chosen.note
+    assert hwaccel.ENCODERS[wanted]["libx264"] in chosen.note
 
 
 def test_an_encoder_that_opens_is_recognised() -> None:
-    assert hardware.cannot_encode("libx264") == ""
-    assert "built without" in hardware.cannot_encode("h264_nonesuch")
-    assert "cannot be opened for 33x32" in hardware.cannot_encode("libx264", 33, 32)
+    assert hwaccel.cannot_encode("libx264") == ""
+    assert "built without" in hwaccel.cannot_encode("h264_nonesuch")
+    assert "cannot be opened for 33x32" in hwaccel.cannot_encode("libx264", 33, 32)
 
 
 def test_only_vaapi_has_its_pictures_brought_to_the_device() -> None:
-    assert hardware.upload_device("h264_nvenc") is None
-    assert hardware.upload_device("h264_vaapi") is not None
+    assert hwaccel.upload_device("h264_nvenc") is None
+    assert hwaccel.upload_device("h264_vaapi") is not None
 
 
 class Opening:
@@ -185,15 +185,15 @@ class Opening:
 def test_vaapi_is_tried_with_uploaded_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Opening()
     monkeypatch.setattr("av.CodecContext", fake)
-    assert hardware.cannot_encode("h264_vaapi") == ""
+    assert hwaccel.cannot_encode("h264_vaapi") == ""
     assert fake.given == [("h264_vaapi", True), ("nv12", True)]
-    assert hardware.cannot_encode("h264_nvenc") == ""
+    assert hwaccel.cannot_encode("h264_nvenc") == ""
     assert fake.given[2:] == [("h264_nvenc", False), ("yuv420p", True)]
 
 
 def test_a_device_that_opens_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "cannot_decode", lambda kind: "" if kind == "vaapi" else "no")
-    chosen = hardware.decoder(HwAccel.AUTO)
+    monkeypatch.setattr(hwaccel, "cannot_decode", lambda kind: "" if kind == "vaapi" else "no")
+    chosen = hwaccel.decoder(HwAccel.AUTO)
     assert (type(chosen.value).__name__, chosen.note) == ("HWAccel", "")
 
 
@@ -206,7 +206,7 @@ def written(path: Path, **options: Any) -> tuple[str, str]:
 
 
 def test_a_file_is_written_whatever_hardware_was_asked_for(tmp_path: Path) -> None:
-    if hardware.cannot_encode("h264_nvenc", 64, 48):
+    if hwaccel.cannot_encode("h264_nvenc", 64, 48):
         assert written(tmp_path / "auto.mp4", hwaccel="auto") == ("h264", "")
         codec, note = written(tmp_path / "cuda.mp4", hwaccel="cuda")
         assert (codec, note.startswith("encoding in software: ")) == ("h264", True)
@@ -215,7 +215,7 @@ def test_a_file_is_written_whatever_hardware_was_asked_for(tmp_path: Path) -> No
 
 def test_the_stand_in_writes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # mpeg4 plays the hardware: what is chosen is what is opened.
-    monkeypatch.setattr("streamdepth.sinks.video.encoder", lambda *_: hardware.Chosen("mpeg4"))
+    monkeypatch.setattr("streamdepth.sinks.video.encoder", lambda *_: hwaccel.Chosen("mpeg4"))
     assert written(tmp_path / "out.mp4", hwaccel="cuda") == ("mpeg4", "")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from streamdepth.errors import InferenceError, ModelError, ProviderError
+from streamdepth.core.errors import InferenceError, ModelError, ProviderError
 from streamdepth.inference import agreement, openvino_runtime, plugins, providers, sessions
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.pattern import pattern

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from streamdepth.queues import Aborted, BoundedQueue, Ended, Policy
+from streamdepth.core.queues import Aborted, BoundedQueue, Ended, Policy
 
 
 def test_items_come_out_in_order_then_it_ends() -> None:

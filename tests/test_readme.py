@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from streamdepth.estimator import DepthEstimator
+from streamdepth.image.estimator import DepthEstimator
 from streamdepth.serve.site import WebSite
 from tests.support.media import write_clip
 from tests.support.models import write_depth_model

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamdepth.errors import SinkError
-from streamdepth.frame import ColorTags
-from streamdepth.live_url import Credentials
-from streamdepth.sinks.rtsp_server.auth import Gatekeeper, answer_challenge, digest_response
-from streamdepth.sinks.rtsp_server.media import Encoder, sdp, sender_report, split_annex_b
-from streamdepth.sinks.rtsp_server.pace import Pace, output_rate
-from streamdepth.sinks.rtsp_server.protocol import (
+from streamdepth.core.errors import SinkError
+from streamdepth.core.frame import ColorTags
+from streamdepth.net.url import Credentials
+from streamdepth.sinks.rtsp.auth import Gatekeeper, answer_challenge, digest_response
+from streamdepth.sinks.rtsp.media import Encoder, sdp, sender_report, split_annex_b
+from streamdepth.sinks.rtsp.pace import Pace, output_rate
+from streamdepth.sinks.rtsp.protocol import (
     Interleaved,
     Message,
     MessageParser,

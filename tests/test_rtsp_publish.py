@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import av
 import pytest
 
-from streamdepth.errors import SinkError, UsageError
-from streamdepth.look import Look, LookControl
-from streamdepth.sinks.rtsp_publish import RtspPublishSink
-from streamdepth.stages import Sink
+from streamdepth.core.contracts import Sink
+from streamdepth.core.errors import SinkError, UsageError
+from streamdepth.core.look import Look, LookControl
+from streamdepth.sinks.rtsp.publish import RtspPublishSink
 from tests.support.rtsp import (
     Feeder,
     GstServer,

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from streamdepth.errors import SinkError, UsageError
-from streamdepth.stages import Sink
+from streamdepth.core.contracts import Sink
+from streamdepth.core.errors import SinkError, UsageError
 from tests.support.rtsp import (
     Feeder,
     RawClient,
@@ -32,7 +32,7 @@ from tests.support.rtsp_server import make_sink, serving, url_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from streamdepth.sinks.rtsp_server.sink import RtspServerSink
+    from streamdepth.sinks.rtsp.server import RtspServerSink
 
 
 @pytest.fixture(scope="module")

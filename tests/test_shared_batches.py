@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import av
 
-    from streamdepth.stages import Sink, Source
+    from streamdepth.core.contracts import Sink, Source
 
 
 def shade(base: int) -> Callable[[int], av.VideoFrame]:

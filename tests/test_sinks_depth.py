@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from streamdepth.colorize.resize import resize_bilinear
-from streamdepth.errors import DataFormatError, OutputExistsError, SinkError, SourceNotFoundError, UsageError
-from streamdepth.frame import DepthMap, Sense
-from streamdepth.sinks.coding import CODES, Coding, first_coding, span_of, wider
-from streamdepth.sinks.depth import DepthFolderSink, DepthVideoSink
-from streamdepth.sinks.depth_reader import read_depth
+from streamdepth.core.errors import DataFormatError, OutputExistsError, SinkError, SourceNotFoundError, UsageError
+from streamdepth.core.frame import DepthMap, Sense
+from streamdepth.sinks.depth.coding import CODES, Coding, first_coding, span_of, wider
+from streamdepth.sinks.depth.reader import read_depth
+from streamdepth.sinks.depth.sink import DepthFolderSink, DepthVideoSink
 from streamdepth.version import __version__
 from tests.support.sinks import FFPROBE, depth_map, paint, probe, result, run_sink, small_disk, stream_info
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from streamdepth.frame import Result
+    from streamdepth.core.frame import Result
 
 NTSC = Fraction(1, 30000)
 FAR = np.linspace(0.3, 60.0, 48 * 64, dtype=np.float32).reshape(48, 64)

@@ -9,24 +9,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from streamdepth.errors import OutputExistsError, SinkError, StopPipeline, UsageError
+from streamdepth.core.contracts import Sink
+from streamdepth.core.errors import OutputExistsError, SinkError, StopPipeline, UsageError
 from streamdepth.sinks.callback import CallbackSink
-from streamdepth.sinks.depth import DepthFolderSink, DepthVideoSink
-from streamdepth.sinks.depth_reader import read_depth
+from streamdepth.sinks.depth.reader import read_depth
+from streamdepth.sinks.depth.sink import DepthFolderSink, DepthVideoSink
 from streamdepth.sinks.images import ImagesSink
 from streamdepth.sinks.names import SOURCE_NAMES
 from streamdepth.sinks.null import NullSink
 from streamdepth.sinks.select import check_distinct, data_sink_for, sink_for
 from streamdepth.sinks.video import VideoSink
 from streamdepth.sinks.virtualcam import VirtualCameraSink
-from streamdepth.stages import Sink
 from tests.support.media import read_pts
 from tests.support.sinks import control, paint, painted, result, run_sink, small_disk, stream_info
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from streamdepth.frame import DepthMap, Frame
+    from streamdepth.core.frame import DepthMap, Frame
 
 INFO = stream_info()
 

@@ -12,8 +12,8 @@ import av
 import numpy as np
 import pytest
 
-from streamdepth.errors import UsageError
-from streamdepth.frame import ColorTags
+from streamdepth.core.errors import UsageError
+from streamdepth.core.frame import ColorTags
 from streamdepth.sinks.video import VideoSink
 from tests.support.media import audio_samples, decode_pictures, read_pts, stream_kinds, write_clip
 from tests.support.sinks import (

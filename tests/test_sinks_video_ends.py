@@ -15,8 +15,8 @@ import av
 import numpy as np
 import pytest
 
-from streamdepth.errors import OutputExistsError, SinkError, UsageError
-from streamdepth.frame import PictureInfo
+from streamdepth.core.errors import OutputExistsError, SinkError, UsageError
+from streamdepth.core.frame import PictureInfo
 from streamdepth.sinks.video import VideoSink
 from tests.support.live import Body, http_server
 from tests.support.media import read_pts, write_clip

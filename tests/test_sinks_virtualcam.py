@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from streamdepth.errors import MissingDependencyError, SinkError
-from streamdepth.frame import ColorTags
+from streamdepth.core.errors import MissingDependencyError, SinkError
+from streamdepth.core.frame import ColorTags
 from streamdepth.sinks.virtualcam import VirtualCameraSink
 from tests.support.sinks import control, paint, picture_info, result, run_sink, stream_info
 

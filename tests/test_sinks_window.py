@@ -11,13 +11,13 @@ import av
 import numpy as np
 import pytest
 
-from streamdepth.errors import DisplayError, StopPipeline, UsageError
-from streamdepth.frame import ColorTags
-from streamdepth.look import Look, LookControl, Upsampling, View
-from streamdepth.sinks.window import WindowSink, to_bgr
-from streamdepth.sinks.window_backend import Cv2Backend, check_display
-from streamdepth.sinks.window_keys import HELP, change_look
-from streamdepth.sinks.window_text import draw_lines
+from streamdepth.core.errors import DisplayError, StopPipeline, UsageError
+from streamdepth.core.frame import ColorTags
+from streamdepth.core.look import Look, LookControl, Upsampling, View
+from streamdepth.sinks.window.backend import Cv2Backend, check_display
+from streamdepth.sinks.window.keys import HELP, change_look
+from streamdepth.sinks.window.sink import WindowSink, to_bgr
+from streamdepth.sinks.window.text import draw_lines
 from tests.support.screen import FakeWindow, ManualClock
 from tests.support.sinks import control, paint, picture_info, result, stream_info
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from streamdepth.frame import Result
+    from streamdepth.core.frame import Result
 
 INFO = stream_info(width=320, height=180, pix_fmt="rgb24")
 

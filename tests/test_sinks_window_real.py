@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from streamdepth.errors import DisplayError
-from streamdepth.sinks.window_backend import Cv2Backend
+from streamdepth.core.errors import DisplayError
+from streamdepth.sinks.window.backend import Cv2Backend
 from tests.support.screen import close_window, screenshot, x_display, xdotool
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def display() -> Iterator[str]:
 
 _SHOW = """
 import sys
-from streamdepth.errors import StopPipeline
-from streamdepth.sinks.window import WindowSink
+from streamdepth.core.errors import StopPipeline
+from streamdepth.sinks.window.sink import WindowSink
 from tests.support.sinks import control, picture_info
 from tests.test_sinks_window import INFO, picture_at
 look = control()

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from streamdepth.errors import SourceError, SourceNotFoundError
+from streamdepth.core.errors import SourceError, SourceNotFoundError
 from streamdepth.sources.file import FileSource
 from tests.support.files import numbered_clip, read
 from tests.support.media import (

@@ -15,10 +15,10 @@ import av
 import numpy as np
 import pytest
 
-from streamdepth.errors import SourceError
-from streamdepth.frame import ColorTags
+from streamdepth.core.contracts import Source
+from streamdepth.core.errors import SourceError
+from streamdepth.core.frame import ColorTags
 from streamdepth.sources.file import FileSource
-from streamdepth.stages import Source
 from tests.support.files import numbered_clip, read
 from tests.support.media import (
     decode_rgb,

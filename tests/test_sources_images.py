@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from streamdepth.errors import SourceError, SourceNotFoundError, UsageError
-from streamdepth.frame import ColorTags
+from streamdepth.core.contracts import Source
+from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
+from streamdepth.core.frame import ColorTags
+from streamdepth.media.pillow import picture_from_pil, rgb_from_pil
 from streamdepth.sources.images import ImagesSource
 from streamdepth.sources.listing import natural_key
-from streamdepth.sources.picture import picture_from_pil, rgb_from_pil
-from streamdepth.stages import Source
 from tests.support.media import draw_marks
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from streamdepth.errors import SourceError, UsageError
-from streamdepth.frame import ColorTags
+from streamdepth.core.contracts import Source
+from streamdepth.core.errors import SourceError, UsageError
+from streamdepth.core.frame import ColorTags
 from streamdepth.sources.pattern import PatternSource, draw_counter, read_counter
 from streamdepth.sources.scene import Scene, fill_convex
-from streamdepth.stages import Source
 
 
 def test_default_is_a_short_finite_clip() -> None:

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from streamdepth.detached import Detached, InterruptedCall
-from streamdepth.errors import SourceError, SourceNotFoundError, UsageError
+from streamdepth.core.contracts import Source
+from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
+from streamdepth.net.abandonable import Detached, InterruptedCall
 from streamdepth.sources import cameras as camera_list
 from streamdepth.sources.cameras import Camera
 from streamdepth.sources.file import FileSource
 from streamdepth.sources.images import ImagesSource
 from streamdepth.sources.limit import LimitedSource
-from streamdepth.sources.live import LiveSource
+from streamdepth.sources.live.source import LiveSource
 from streamdepth.sources.pattern import PatternSource
 from streamdepth.sources.select import at_once, expand, source_for
 from streamdepth.sources.timeline import Timeline
 from streamdepth.sources.webcam import WebcamSource
-from streamdepth.stages import Source
 from tests.support.live import Quiet
 from tests.support.media import draw_index, draw_marks, read_index, write_clip
 

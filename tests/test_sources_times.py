@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from streamdepth.errors import SourceError, UsageError
+from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.sources.file import FileSource
 from tests.support.files import numbered_clip, read
 from tests.support.media import (

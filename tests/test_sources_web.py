@@ -18,7 +18,7 @@ import av
 import numpy as np
 import pytest
 
-from streamdepth.errors import SourceError
+from streamdepth.core.errors import SourceError
 from streamdepth.sources.file import FileSource
 from streamdepth.sources.select import source_for
 from tests.support import silent_dns

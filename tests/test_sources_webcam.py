@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from streamdepth.errors import SourceError, SourceNotFoundError, UsageError
+from streamdepth.core.contracts import Source
+from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
 from streamdepth.sources.cameras import Camera, CameraMode, find_camera, list_cameras
 from streamdepth.sources.webcam import WebcamSource
-from streamdepth.stages import Source
 
 if TYPE_CHECKING:
     from pathlib import Path

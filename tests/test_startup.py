@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from streamdepth.cli import collector, main
+from streamdepth.cli import garbage_collector, main
+from streamdepth.core.errors import MissingDependencyError
 from streamdepth.depth import cuts
-from streamdepth.errors import MissingDependencyError
-from streamdepth.estimator import DepthEstimator
-from streamdepth.inference import agreement, nvidia, openvino_runtime, plugins, providers, sessions, verdicts
+from streamdepth.image.estimator import DepthEstimator
+from streamdepth.inference import agreement, agreement_cache, nvidia, openvino_runtime, plugins, providers, sessions
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.geometry import plan
 from streamdepth.inference.pattern import HEIGHT_PX, WIDTH_PX, pattern
@@ -52,15 +52,15 @@ class TestCollector:
         monkeypatch.setattr(importlib.import_module("streamdepth.cli.main"), "_leave_stuck_threads", lambda _: None)
 
     def test_release_undoes_hold_and_leaves_what_is_there_out(self) -> None:
-        collector.hold()
+        garbage_collector.hold()
         assert not gc.isenabled()
-        collector.release()
+        garbage_collector.release()
         assert gc.isenabled()
         assert gc.get_freeze_count() > 1000
 
     def test_release_leaves_a_collector_alone_that_was_not_held(self) -> None:
         gc.unfreeze()
-        collector.release()
+        garbage_collector.release()
         assert gc.get_freeze_count() == 0
 
     @pytest.mark.usefixtures("own_process")
@@ -253,35 +253,35 @@ class TestVerdicts:
         self, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         provider = providers.provider_named("openvino")
-        first = verdicts.on_processor(spec, provider)
-        assert verdicts.on_processor(dataclasses.replace(spec), provider) == first
+        first = agreement_cache.on_processor(spec, provider)
+        assert agreement_cache.on_processor(dataclasses.replace(spec), provider) == first
         rules = dataclasses.replace(spec.preprocessing, do_normalize=not spec.preprocessing.do_normalize)
         others: tuple[dict[str, Any], ...] = (
             {"dtype": "q8"},
             {"preprocessing": rules},
             {"depth_output": dataclasses.replace(spec.depth_output, name="other")},
         )
-        keys = [verdicts.on_processor(dataclasses.replace(spec, **one), provider) for one in others] + [first]
+        keys = [agreement_cache.on_processor(dataclasses.replace(spec, **one), provider) for one in others] + [first]
         os.utime(spec.path, ns=(1, 1))
-        keys.append(verdicts.on_processor(spec, provider))
+        keys.append(agreement_cache.on_processor(spec, provider))
         with spec.path.open("ab") as file:
             file.write(b"x")
         os.utime(spec.path, ns=(1, 1))
-        keys.append(verdicts.on_processor(spec, provider))
+        keys.append(agreement_cache.on_processor(spec, provider))
         weights = tmp_path / "weights"
         weights.touch()
-        keys.append(verdicts.on_processor(dataclasses.replace(spec, external_data=(weights,)), provider))
+        keys.append(agreement_cache.on_processor(dataclasses.replace(spec, external_data=(weights,)), provider))
         for name, value in (
             ("onnxruntime.__version__", "9.9"),
             ("importlib.metadata.version", lambda _: "9.9"),
-            ("streamdepth.inference.verdicts.__version__", "9.9"),
+            ("streamdepth.inference.agreement_cache.__version__", "9.9"),
             ("llvmlite.binding.get_host_cpu_name", lambda: "another"),
         ):
             with monkeypatch.context() as other:
                 other.setattr(name, value)
-                keys.append(verdicts.on_processor(spec, provider))
+                keys.append(agreement_cache.on_processor(spec, provider))
         assert len(set(keys)) == len(keys) == 11
 
     def test_a_model_that_has_gone_is_for_the_session_to_tell(self, spec: ModelSpec) -> None:
         spec.path.unlink()
-        assert verdicts.on_processor(spec, providers.provider_named("openvino"))
+        assert agreement_cache.on_processor(spec, providers.provider_named("openvino"))

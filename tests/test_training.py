@@ -11,12 +11,12 @@ import pytest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-generate: Any = pytest.importorskip("training.generate")
-place: Any = pytest.importorskip("training.place")
-raycast: Any = pytest.importorskip("training.raycast")
-scene: Any = pytest.importorskip("training.scene")
-textures: Any = pytest.importorskip("training.textures")
-views: Any = pytest.importorskip("training.views")
+generate: Any = pytest.importorskip("streamdepth.models.builtin.training.generate")
+place: Any = pytest.importorskip("streamdepth.models.builtin.training.place")
+raycast: Any = pytest.importorskip("streamdepth.models.builtin.training.raycast")
+scene: Any = pytest.importorskip("streamdepth.models.builtin.training.scene")
+textures: Any = pytest.importorskip("streamdepth.models.builtin.training.textures")
+views: Any = pytest.importorskip("streamdepth.models.builtin.training.views")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from streamdepth.errors import UsageError
+from streamdepth.core.errors import UsageError
 from streamdepth.serve.options import TOKEN_VARIABLE, check_url, find_token
 from streamdepth.serve.site import WebSite
 from tests.support.web import TOKEN, Running, http, running

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from streamdepth.core.frame import Sense
+from streamdepth.core.look import Upsampling, View
 from streamdepth.depth.range import RangeMode
-from streamdepth.frame import Sense
-from streamdepth.look import Upsampling, View
 from streamdepth.serve.site import WebSite
 from streamdepth.sources.pattern import PatternSource
 from tests.support.models import write_depth_model
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from streamdepth.estimator import DepthEstimator
+    from streamdepth.image.estimator import DepthEstimator
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: chromium)")
 
@@ -37,7 +37,7 @@ WIDTH = f"(({ELEMENT} || {{}}).videoWidth || ({ELEMENT} || {{}}).naturalWidth)"
 
 @pytest.fixture(scope="module")
 def estimator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DepthEstimator]:
-    from streamdepth.estimator import DepthEstimator
+    from streamdepth.image.estimator import DepthEstimator
 
     model = write_depth_model(
         tmp_path_factory.mktemp("model") / "model.onnx", height=28, width=42, inverse=False, gain=0

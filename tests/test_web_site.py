@@ -17,14 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from streamdepth.clock import SystemClock
+from streamdepth.core.clock import SystemClock
+from streamdepth.core.errors import SinkError, UsageError
+from streamdepth.core.frame import DepthMap, DepthRange, Frame, Result, Sense
 from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch, measure, range_control
-from streamdepth.errors import SinkError, UsageError
-from streamdepth.frame import DepthMap, DepthRange, Frame, Result, Sense
 from streamdepth.serve.feed import LiveFeed, probe
 from streamdepth.serve.metrics import Exposition
+from streamdepth.serve.sink import WebSink
 from streamdepth.serve.site import WebSite
-from streamdepth.sinks.web import WebSink
 from tests.support.stages import ScriptedSource, flat_picture
 from tests.support.web import Running, eventually, http, read_parts, running
 
@@ -328,7 +328,7 @@ def test_one_site_shows_one_source(run: Running) -> None:
     sink = WebSink(site=run.site)
     stream = run.site.stream
     assert stream is not None
-    from streamdepth.frame import PictureInfo
+    from streamdepth.core.frame import PictureInfo
 
     with pytest.raises(SinkError, match="already"):
         sink.open(stream, PictureInfo(2, 2, "rgb24"))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from streamdepth.estimator import DepthEstimator
+from streamdepth.image.estimator import DepthEstimator
 from streamdepth.serve.options import WebSettings
 from streamdepth.serve.site import WebSite
 from tests.support.models import write_depth_model
@@ -198,9 +198,9 @@ def test_a_picture_too_large_for_json_still_gives_npy(site: WebSite) -> None:
 
 
 def test_values_that_are_not_finite_become_null() -> None:
-    from streamdepth.estimator import Estimate
-    from streamdepth.frame import Sense
-    from streamdepth.serve.stills import _node_json
+    from streamdepth.core.frame import Sense
+    from streamdepth.image.estimator import Estimate
+    from streamdepth.serve.images_api import _node_json
 
     data = np.arange(6, dtype=np.float32).reshape(2, 3)
     data[1] = (np.nan, np.inf, 0.1)

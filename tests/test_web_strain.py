@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from streamdepth.errors import SinkError, UsageError
+from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.serve.options import WebSettings
 from streamdepth.serve.server import LOGGER
 from streamdepth.serve.site import WebSite

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 
-from streamdepth.frame import ColorTags, Frame, PictureInfo, Result, StreamInfo
-from streamdepth.look import Look, LookControl, View
-from streamdepth.sinks.base import BaseSink
+from streamdepth.core.base_sink import BaseSink
+from streamdepth.core.frame import ColorTags, Frame, PictureInfo, Result, StreamInfo
+from streamdepth.core.look import Look, LookControl, View
 from streamdepth.sources.pattern import draw_counter, read_counter
 from streamdepth.sources.scene import Scene
 

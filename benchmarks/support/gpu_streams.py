@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 
 import av
 
-from streamdepth.errors import StreamDepthError
-from streamdepth.estimator import DepthEstimator
-from streamdepth.look import Look, View
+from streamdepth.core.errors import StreamDepthError
+from streamdepth.core.look import Look, View
+from streamdepth.core.threads import cores
+from streamdepth.image.estimator import DepthEstimator
 from streamdepth.pipeline import Pipeline, RunStats
 from streamdepth.sinks.select import sink_for
 from streamdepth.sources.select import source_for
-from streamdepth.threads import cores
 from support.budget import Budget, numbers
 
 if TYPE_CHECKING:
     import argparse
 
-    from streamdepth.stages import Source
+    from streamdepth.core.contracts import Source
 
 _SUSTAINED = 0.01
 _RATE = 30

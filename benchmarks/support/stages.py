@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamdepth.bench.measure import measure_stages, measure_whole, read_clip
-from streamdepth.look import Look, View
+from streamdepth.core.look import Look, View
+from streamdepth.core.threads import cores
 from streamdepth.sources.select import source_for
-from streamdepth.threads import cores
 
 if TYPE_CHECKING:
-    from streamdepth.estimator import DepthEstimator
+    from streamdepth.image.estimator import DepthEstimator
 
 _LOOK = Look(view=View.OVERLAY, alpha=(0.6, 0.6))
 _INEVITABLE = ("decode", "model", "encode")

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from streamdepth.bench.report import ModelRun, StageCost, WholeRun
-from streamdepth.errors import StreamDepthError
-from streamdepth.frame import DepthRange, Result
+from streamdepth.core.errors import StreamDepthError
+from streamdepth.core.frame import DepthRange, Result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from streamdepth.estimator import DepthEstimator
-    from streamdepth.frame import DepthMap, Frame, StreamInfo
+    from streamdepth.core.contracts import Source
+    from streamdepth.core.frame import DepthMap, Frame, StreamInfo
+    from streamdepth.core.look import Look
+    from streamdepth.image.estimator import DepthEstimator
     from streamdepth.inference.engine import Engine
-    from streamdepth.look import Look
-    from streamdepth.stages import Source
 
 _LEAST_RUNS, _MOST_RUNS = 3, 50
 
@@ -156,7 +156,7 @@ def measure_stages(
     a quarter less, and an encoder's threads work on while the next picture is being painted.
     """
     from streamdepth.colorize.colorizer import Colorizer
-    from streamdepth.look import LookControl
+    from streamdepth.core.look import LookControl
     from streamdepth.sinks.video import VideoSink
 
     frames = clip.frames
@@ -211,7 +211,7 @@ def measure_whole(
     stopwatch: Stopwatch = system_stopwatch,
 ) -> WholeRun:
     """Source to encoded file through a pipeline, and what the stages' own costs say of it."""
-    from streamdepth.look import LookControl
+    from streamdepth.core.look import LookControl
     from streamdepth.pipeline import Pipeline
     from streamdepth.sinks.video import VideoSink
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.errors import UsageError
+from streamdepth.core.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

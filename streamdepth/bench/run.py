@@ -21,8 +21,8 @@ from streamdepth.bench.measure import (
     system_stopwatch,
 )
 from streamdepth.bench.report import BenchReport, ModelRun, StageCost, WholeRun
-from streamdepth.errors import StreamDepthError, UsageError
-from streamdepth.threads import cores
+from streamdepth.core.errors import StreamDepthError, UsageError
+from streamdepth.core.threads import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamdepth.bench.measure import Clip
+    from streamdepth.core.contracts import Source
     from streamdepth.models.spec import ModelSpec
-    from streamdepth.stages import Source
 
 _TEST_SOURCE = "test:?size=1280x720&rate=30&frames={frames}"
 _SPARING = 4
@@ -202,7 +202,7 @@ def _settings(
     say: Callable[[str], None],
     stopwatch: Stopwatch,
 ) -> list[ModelRun]:
-    from streamdepth.estimator import DepthEstimator
+    from streamdepth.image.estimator import DepthEstimator
 
     found: list[ModelRun] = []
     try:
@@ -239,8 +239,8 @@ def _whole(
     source: str,
     stopwatch: Stopwatch,
 ) -> tuple[tuple[StageCost, ...], tuple[WholeRun, WholeRun], ModelSpec]:
-    from streamdepth.estimator import DepthEstimator
-    from streamdepth.look import Look, View
+    from streamdepth.core.look import Look, View
+    from streamdepth.image.estimator import DepthEstimator
 
     look = Look(alpha=(0.6, 0.6), view=View.OVERLAY)
     with DepthEstimator(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from streamdepth.cli import bench, build, checks, collector, models, run, serve, stills, styles
+from streamdepth.cli import bench, build, checks, garbage_collector, image, models, run, serve, styles
 from streamdepth.version import __version__
 
 app = typer.Typer(
@@ -35,11 +35,11 @@ def _common(
     ] = False,
 ) -> None:
     if context.invoked_subcommand != "run":  # which releases once all is open
-        collector.release()
+        garbage_collector.release()
 
 
 app.command("run")(run.run)
-app.command("image")(stills.image)
+app.command("image")(image.image)
 app.command("serve")(serve.serve)
 app.command("styles")(styles.styles)
 app.command("cameras")(checks.cameras)

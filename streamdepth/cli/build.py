@@ -26,8 +26,8 @@ def build(
 ) -> None:
     """Make ahead what the first run on a GPU would spend minutes on: TensorRT engines, graphs."""
     from streamdepth.cli.progress import bytes_bar, say
-    from streamdepth.clock import SystemClock
-    from streamdepth.estimator import DepthEstimator
+    from streamdepth.core.clock import SystemClock
+    from streamdepth.image.estimator import DepthEstimator
     from streamdepth.inference.build import build as make
     from streamdepth.inference.build_process import BuildRequest, build_first
 
@@ -45,7 +45,7 @@ def build(
 
 
 def _size(text: str) -> tuple[int, int]:
-    from streamdepth.errors import UsageError
+    from streamdepth.core.errors import UsageError
 
     found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
     if found is None:

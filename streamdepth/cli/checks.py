@@ -65,7 +65,7 @@ def verify(
     as_json: _AsJson = False,
 ) -> None:
     """Check a model: finite, not flat, and how far from a reference, e.g. q8 against fp32."""
-    from streamdepth.inference.verify import verify as compare
+    from streamdepth.image.verify import verify as compare
 
     report = compare(
         model,

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 from streamdepth.cli.options import style_value
 from streamdepth.cli.statistics import check_place
-from streamdepth.errors import UsageError
-from streamdepth.look import LookControl
-from streamdepth.queues import Policy
-from streamdepth.threads import cores, plan_threads
+from streamdepth.core.errors import UsageError
+from streamdepth.core.look import LookControl
+from streamdepth.core.queues import Policy
+from streamdepth.core.threads import cores, plan_threads
 
 if TYPE_CHECKING:
     from streamdepth.config import RunConfig
+    from streamdepth.core.contracts import Sink, Source
+    from streamdepth.core.threads import ThreadPlan
     from streamdepth.depth.range import RangeSwitch
-    from streamdepth.estimator import DepthEstimator
-    from streamdepth.stages import Sink, Source
-    from streamdepth.threads import ThreadPlan
+    from streamdepth.image.estimator import DepthEstimator
 
 _NAME = "{name}"
 
@@ -219,7 +219,7 @@ def make_sinks(
     ]
     for url in filter(serves_page, config.serve):
         from streamdepth.serve.options import WebSettings
-        from streamdepth.sinks.web import WebSink
+        from streamdepth.serve.sink import WebSink
 
         sinks.append(
             WebSink(
@@ -243,7 +243,7 @@ def make_sinks(
         for output in config.data
     ]
     if config.show:
-        from streamdepth.sinks.window import WindowSink
+        from streamdepth.sinks.window.sink import WindowSink
 
         title = f"streamdepth {source.id}" if several else "streamdepth"
         # Nobody waits for a film to play where it is being written as well.

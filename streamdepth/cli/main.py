@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import typer
 from typer.exceptions import TyperException
 
-from streamdepth.cli import collector
-from streamdepth.clock import SystemClock
-from streamdepth.errors import StreamDepthError
-from streamdepth.redact import one_line, redact
+from streamdepth.cli import garbage_collector
+from streamdepth.core.clock import SystemClock
+from streamdepth.core.errors import StreamDepthError
+from streamdepth.core.redact import one_line, redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,11 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is not None:
         with _signals_as_interrupts():
             return _invoke(list(arguments))
-    collector.hold()
+    garbage_collector.hold()
     with _signals_as_interrupts():
         code = _invoke(sys.argv[1:])
     _leave_stuck_threads(code)
-    collector.spare()
+    garbage_collector.spare()
     return code
 
 

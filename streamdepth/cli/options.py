@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamdepth.errors import UsageError
+from streamdepth.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from streamdepth.look import Style as StyleValue
+    from streamdepth.core.look import Style as StyleValue
 
 _STOPS_SUFFIXES = (".json", ".yaml", ".yml")
 _MODEL, _COLOR, _INPUT = "Model", "Depth and colour", "Input"

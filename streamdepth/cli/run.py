@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streamdepth.cli import options
-from streamdepth.redact import one_line
+from streamdepth.core.redact import one_line
 
 if TYPE_CHECKING:
     from streamdepth.cli.jobs import Job
     from streamdepth.config import RunConfig
-    from streamdepth.estimator import DepthEstimator
+    from streamdepth.image.estimator import DepthEstimator
     from streamdepth.pipeline import Pipeline, RunStats
 
 _OUT, _COLOR, _IN, _ENC = "Output", "Depth and colour", "Input", "Encoding"
@@ -194,12 +194,12 @@ def execute(config: RunConfig) -> None:
         SourceError: clips were passed over; names them.
         StreamDepthError: what would end every other clip too.
     """
-    from streamdepth.cli.collector import release
+    from streamdepth.cli.garbage_collector import release
     from streamdepth.cli.jobs import folder_notes, plan, range_switch
     from streamdepth.cli.progress import bytes_bar, frames_bar, say, wanted
     from streamdepth.cli.statistics import write
-    from streamdepth.errors import OutputExistsError, SourceError, StreamDepthError
-    from streamdepth.estimator import DepthEstimator
+    from streamdepth.core.errors import OutputExistsError, SourceError, StreamDepthError
+    from streamdepth.image.estimator import DepthEstimator
     from streamdepth.pipeline import Pipeline
 
     jobs = plan(config)
@@ -270,7 +270,7 @@ def execute(config: RunConfig) -> None:
 def _open_pages(pipeline: Pipeline, *, quiet: bool) -> None:
     """Let the pages show the run's books, and say where they are."""
     from streamdepth.cli.serve import tell_address
-    from streamdepth.sinks.web import WebSink
+    from streamdepth.serve.sink import WebSink
 
     for sink in pipeline.sinks:
         if isinstance(sink, WebSink):

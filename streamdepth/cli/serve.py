@@ -13,9 +13,9 @@ import typer
 from streamdepth.cli import options
 
 if TYPE_CHECKING:
-    from streamdepth.estimator import DepthEstimator
+    from streamdepth.core.contracts import Source
+    from streamdepth.image.estimator import DepthEstimator
     from streamdepth.serve.site import WebSite
-    from streamdepth.stages import Source
 
 _IN, _SERVER = "Input", "Server"
 
@@ -78,9 +78,9 @@ def serve(
     from streamdepth.cli.options import style_value
     from streamdepth.cli.progress import bytes_bar, say
     from streamdepth.config import load_config
+    from streamdepth.core.look import LookControl, View
     from streamdepth.depth.range import RangeSpec, RangeSwitch
-    from streamdepth.estimator import DepthEstimator
-    from streamdepth.look import LookControl, View
+    from streamdepth.image.estimator import DepthEstimator
     from streamdepth.serve.options import WebSettings
     from streamdepth.serve.site import WebSite
     from streamdepth.sources.select import source_for
@@ -154,9 +154,9 @@ def tell_address(site: WebSite, *, quiet: bool) -> None:
 
 def _show(source: Source, estimator: DepthEstimator, site: WebSite, *, color_threads: int, model_every: int) -> None:
     """Run a source until it is interrupted; one that ends and can be read again begins again."""
+    from streamdepth.core.queues import Policy
     from streamdepth.pipeline import Pipeline
-    from streamdepth.queues import Policy
-    from streamdepth.sinks.web import WebSink
+    from streamdepth.serve.sink import WebSink
 
     current: Source | None = source
     while current is not None:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamdepth.errors import OutputExistsError, SinkError, UsageError
+from streamdepth.core.errors import OutputExistsError, SinkError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

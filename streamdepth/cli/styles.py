@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from streamdepth.cli import options
-from streamdepth.errors import OutputExistsError, UsageError
+from streamdepth.core.errors import OutputExistsError, UsageError
 
 _SCENE, _FRAME = "test:?size=640x480", 45
 
@@ -34,7 +34,7 @@ def styles(
         raise OutputExistsError(f"{preview} is there already; --overwrite replaces it")
     from streamdepth.colorize.sheet import preview as paint
     from streamdepth.colorize.sheet import write_preview
-    from streamdepth.estimator import DepthEstimator
+    from streamdepth.image.estimator import DepthEstimator
     from streamdepth.sources.pattern import PatternSource
 
     scene = PatternSource.from_text(_SCENE)

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamdepth.colorize import kernels
-from streamdepth.colorize.color_math import plane_values, to_signal
 from streamdepth.colorize.palettes import palette
 from streamdepth.colorize.tables import blend_terms
-from streamdepth.frame import Sense
+from streamdepth.core.frame import Sense
+from streamdepth.media.color_math import plane_values, to_signal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from streamdepth.colorize.formats import PixelLayout
-    from streamdepth.frame import ColorTags, DepthRange
-    from streamdepth.look import Look
+    from streamdepth.core.frame import ColorTags, DepthRange
+    from streamdepth.core.look import Look
+    from streamdepth.media.pixel_formats import PixelLayout
 
 _PANEL_RGBA = (12, 12, 16, 176)
 _TEXT_RGBA = (255, 255, 255, 255)

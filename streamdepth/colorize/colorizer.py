@@ -10,21 +10,22 @@ from typing import TYPE_CHECKING, Any
 import av
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from streamdepth.colorize import bar, kernels, planes
-from streamdepth.colorize.color_math import resolve_tags
+from streamdepth.colorize import bar, kernels
 from streamdepth.colorize.field import NearnessField
-from streamdepth.colorize.formats import LAYOUTS, PixelLayout, coloured, working_format
 from streamdepth.colorize.palettes import palette, parse_stops
 from streamdepth.colorize.tables import BlendTables, PaintTables, Steps, blend_tables, paint_tables
-from streamdepth.errors import UsageError
-from streamdepth.frame import ColorTags, PictureInfo
-from streamdepth.look import View
+from streamdepth.core.errors import UsageError
+from streamdepth.core.frame import ColorTags, PictureInfo
+from streamdepth.core.look import View
+from streamdepth.media import planes
+from streamdepth.media.color_math import resolve_tags
+from streamdepth.media.pixel_formats import LAYOUTS, PixelLayout, coloured, working_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from streamdepth.frame import DepthMap, DepthRange, StreamInfo
-    from streamdepth.look import Look
+    from streamdepth.core.frame import DepthMap, DepthRange, StreamInfo
+    from streamdepth.core.look import Look
 
 _TRANSPARENT = LAYOUTS["rgba"]
 _SRGB = ColorTags(matrix=0, range=2, primaries=1, transfer=13)

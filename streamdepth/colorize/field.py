@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamdepth.colorize import nearness as kernels
-from streamdepth.look import Look, Upsampling
+from streamdepth.core.look import Look, Upsampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamdepth.colorize.guided import GuidedScratch
-    from streamdepth.frame import DepthMap, DepthRange
+    from streamdepth.core.frame import DepthMap, DepthRange
 
     Split = Callable[[Callable[[int, int, int], None], int], None]
     Guide = Callable[[NDArray[np.uint8]], None]

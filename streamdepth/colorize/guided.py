@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamdepth.colorize.compiled import kernel
 from streamdepth.colorize.nearness import INVALID
+from streamdepth.media.numba_kernel import kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamdepth.colorize.compiled import kernel, stage
 from streamdepth.colorize.tables import NEARNESS_ONE
+from streamdepth.media.numba_kernel import kernel, stage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

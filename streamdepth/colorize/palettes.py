@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamdepth.errors import UsageError
+from streamdepth.core.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from streamdepth.look import Stop, Style
+    from streamdepth.core.look import Stop, Style
 
 GRAYSCALE_NAMES = ("grayscale", "greyscale", "gray", "grey")
 """Near = white. Stills in one of these are one-channel pictures."""

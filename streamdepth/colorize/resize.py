@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamdepth.colorize.compiled import kernel
-from streamdepth.errors import UsageError
+from streamdepth.core.errors import UsageError
+from streamdepth.media.numba_kernel import kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,8 +9,8 @@ import numpy as np
 
 from streamdepth.colorize.palettes import palette, palette_names
 from streamdepth.colorize.still import paint
-from streamdepth.frame import DepthRange, Sense
-from streamdepth.look import Look
+from streamdepth.core.frame import DepthRange, Sense
+from streamdepth.core.look import Look
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,7 +89,7 @@ def write_preview(path: Path, sheet: NDArray[np.uint8]) -> None:
     """
     from PIL import Image
 
-    from streamdepth.errors import SinkError
+    from streamdepth.core.errors import SinkError
 
     try:
         Image.fromarray(sheet).save(path, format="PNG", optimize=True)

@@ -9,18 +9,18 @@ import numpy as np
 
 from streamdepth.colorize import bar, kernels
 from streamdepth.colorize.field import NearnessField
-from streamdepth.colorize.formats import LAYOUTS
 from streamdepth.colorize.palettes import is_grayscale
 from streamdepth.colorize.resize import resize_bilinear, resize_to_uint16
 from streamdepth.colorize.tables import Steps, paint_tables
-from streamdepth.frame import ColorTags, DepthMap, DepthRange, Sense
+from streamdepth.core.frame import ColorTags, DepthMap, DepthRange, Sense
+from streamdepth.media.pixel_formats import LAYOUTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from streamdepth.look import Look
+    from streamdepth.core.look import Look
 
 __all__ = ["paint", "resize_bilinear", "resize_to_uint16"]
 

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamdepth.colorize.color_math import plane_values, to_signal
 from streamdepth.colorize.palettes import palette
+from streamdepth.media.color_math import plane_values, to_signal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from streamdepth.colorize.formats import PixelLayout
-    from streamdepth.frame import ColorTags
-    from streamdepth.look import Look
+    from streamdepth.core.frame import ColorTags
+    from streamdepth.core.look import Look
+    from streamdepth.media.pixel_formats import PixelLayout
 
 UNITS_PER_ENTRY = 64
 NEARNESS_ONE = 255 * UNITS_PER_ENTRY

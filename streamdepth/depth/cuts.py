@@ -9,7 +9,7 @@ from functools import partial
 
 import av
 
-from streamdepth.errors import MissingDependencyError
+from streamdepth.core.errors import MissingDependencyError
 
 _LONGER_SIDE_PX = 128
 """PySceneDetect itself works on pictures scaled down to about 256 px; 128 finds the same cuts on its HSV means and

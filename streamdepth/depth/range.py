@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from streamdepth.errors import UsageError
-from streamdepth.frame import DepthRange
+from streamdepth.core.errors import UsageError
+from streamdepth.core.frame import DepthRange
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from streamdepth.frame import DepthMap
+    from streamdepth.core.frame import DepthMap
 
 PERCENTILES = (1.0, 99.0)
 """Ends of a span: robust against speckle, and against the sky of a model that puts it at infinity."""

@@ -15,16 +15,16 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
+from streamdepth.core.errors import SinkError
+from streamdepth.core.frame import DepthMap, DepthRange, Sense
+from streamdepth.core.queues import Aborted, Ended
 from streamdepth.depth.range import PERCENTILES
-from streamdepth.errors import SinkError
-from streamdepth.frame import DepthMap, DepthRange, Sense
-from streamdepth.queues import Aborted, Ended
 
 if TYPE_CHECKING:
     import av
 
+    from streamdepth.core.frame import Frame
     from streamdepth.depth.range import Measurement
-    from streamdepth.frame import Frame
 
 SPOOL_BYTES = 2 << 30
 KEPT_BYTES = 256 << 20

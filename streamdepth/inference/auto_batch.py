@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import av
 
-from streamdepth.clock import SystemClock
+from streamdepth.core.clock import SystemClock
 from streamdepth.inference.pattern import pattern
 
 if TYPE_CHECKING:
-    from streamdepth.clock import Clock
-    from streamdepth.estimator import DepthEstimator
+    from streamdepth.core.clock import Clock
+    from streamdepth.image.estimator import DepthEstimator
     from streamdepth.inference.engine import Engine
 
 CANDIDATES = (1, 2, 4, 8, 16, 32)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from streamdepth.clock import SystemClock
-from streamdepth.errors import UsageError
+from streamdepth.core.clock import SystemClock
+from streamdepth.core.errors import UsageError
 from streamdepth.inference import fused, nvidia, precision
 from streamdepth.inference.engine import Engine
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from streamdepth.clock import Clock
+    from streamdepth.core.clock import Clock
     from streamdepth.models.spec import ModelSpec
 
 BUILDABLE = ("tensorrt", "cuda")

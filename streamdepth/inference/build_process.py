@@ -12,13 +12,13 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from streamdepth.errors import ProviderError, StreamDepthError
+from streamdepth.core.errors import ProviderError, StreamDepthError
 from streamdepth.inference.pattern import HEIGHT_PX, WIDTH_PX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from streamdepth.clock import Clock
+    from streamdepth.core.clock import Clock
     from streamdepth.models.spec import ModelSpec
 
 _TICK_SECONDS = 0.1

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from streamdepth.errors import InferenceError, ModelError, UsageError
-from streamdepth.frame import DepthMap, Sense
-from streamdepth.inference import feeds, fused, postprocess, session_errors, startup
+from streamdepth.core.errors import InferenceError, ModelError, UsageError
+from streamdepth.core.frame import DepthMap, Sense
+from streamdepth.core.threads import cores, plan_threads
+from streamdepth.inference import feeds, fused, postprocess, sanity_check, session_errors
 from streamdepth.inference.buffers import BufferPool
 from streamdepth.inference.device import GRAPH_ID, NO_GRAPH, DeviceBinding, DeviceRing
 from streamdepth.inference.geometry import Geometry, fixed_sides, plan
@@ -23,7 +24,6 @@ from streamdepth.inference.providers import AUTO, ON_DEVICE, likely, runs_on_cor
 from streamdepth.inference.sessions import open_session
 from streamdepth.inference.slots import Buffers, Slot
 from streamdepth.models.spec import Family
-from streamdepth.threads import cores, plan_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -275,7 +275,7 @@ class Engine:
 
         slot = self.acquire(self.network_size(width_px, height_px))
         slot.write(0, picture_of(pattern(width_px, height_px)))
-        startup.judge(self.run(slot, 1)[0].values, self.spec, self.provider)
+        sanity_check.judge(self.run(slot, 1)[0].values, self.spec, self.provider)
 
     def interrupt(self) -> None:
         """End the run in progress and refuse all later ones. Thread-safe, idempotent."""

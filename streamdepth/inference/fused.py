@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamdepth.errors import ModelError
+from streamdepth.core.errors import ModelError
 from streamdepth.inference.graphs import graphs_folder, keep
 from streamdepth.inference.nvidia import model_digest
 from streamdepth.models.spec import Family, TensorSpec

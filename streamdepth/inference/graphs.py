@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from streamdepth.errors import ModelError
+from streamdepth.core.errors import ModelError
 from streamdepth.inference.nvidia import cache_root
 
 

@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from streamdepth.errors import ModelError
+from streamdepth.core.errors import ModelError
 from streamdepth.inference.graphs import graphs_folder, keep
 from streamdepth.inference.nvidia import model_digest
 from streamdepth.inference.session_errors import first_line

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from streamdepth.colorize.compiled import kernel
+from streamdepth.media.numba_kernel import kernel
 
 u8, i32, f32 = np.uint8, np.int32, np.float32
 

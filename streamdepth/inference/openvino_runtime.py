@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamdepth.errors import InferenceError
+from streamdepth.core.errors import InferenceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamdepth.colorize import planes
-from streamdepth.colorize.color_math import plane_values, resolve_tags
-from streamdepth.colorize.formats import LAYOUTS
-from streamdepth.frame import ColorTags
+from streamdepth.core.frame import ColorTags
 from streamdepth.inference import kernels
 from streamdepth.inference.resampling import RESAMPLES, Axis, axis
+from streamdepth.media import planes
+from streamdepth.media.color_math import plane_values, resolve_tags
+from streamdepth.media.pixel_formats import LAYOUTS
 
 if TYPE_CHECKING:
     import av
     from numpy.typing import NDArray
 
-    from streamdepth.colorize.formats import PixelLayout
+    from streamdepth.media.pixel_formats import PixelLayout
     from streamdepth.models.spec import Resample
 
 _UNSAID = (0, 2)

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.errors import ProviderError
+from streamdepth.core.errors import ProviderError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

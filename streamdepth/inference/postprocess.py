@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamdepth.errors import ModelError
+from streamdepth.core.errors import ModelError
 from streamdepth.models.spec import Family
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.errors import ModelError, ModelNotFoundError, StreamDepthError
-from streamdepth.inference import half, nvidia, verdicts
+from streamdepth.core.errors import ModelError, ModelNotFoundError, StreamDepthError
+from streamdepth.inference import agreement_cache, half, nvidia
 from streamdepth.inference.agreement import FAILS, disagreement
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ def verdict(spec: ModelSpec, provider: str, judge: Callable[[], str]) -> str:
     model = nvidia.model_digest((spec.path, *spec.external_data))
     versions = (str(ort.__version__), nvidia.tensorrt_version() if provider == "tensorrt" else "")
     key = json.dumps((model, provider, nvidia.gpu_name(), versions, spec.image_input.dtype))
-    wrong = verdicts.known(key)
+    wrong = agreement_cache.known(key)
     if wrong is None:
         wrong = judge()
-        verdicts.keep(key, wrong)
+        agreement_cache.keep(key, wrong)
     return wrong

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamdepth.errors import DataFormatError
+from streamdepth.core.errors import DataFormatError
 from streamdepth.inference import kernels
 from streamdepth.inference.plane_scaling import PlaneScaler
 from streamdepth.models.spec import Family
@@ -39,7 +39,7 @@ def to_rgb_array(picture: av.VideoFrame) -> NDArray[np.uint8]:
 
 def picture_of(rgb: NDArray[np.uint8]) -> av.VideoFrame:
     """A uint8 [H, W, 3] RGB array as a picture."""
-    from streamdepth.frame import picture_from_array
+    from streamdepth.core.frame import picture_from_array
 
     return picture_from_array(rgb, "hwc_rgb")
 

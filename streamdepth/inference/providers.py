@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.errors import ProviderError, UsageError
+from streamdepth.core.errors import ProviderError, UsageError
 from streamdepth.inference import (
     nvidia,
     openvino_runtime,

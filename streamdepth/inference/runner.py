@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from streamdepth.frame import DepthMap
+    from streamdepth.core.frame import DepthMap
     from streamdepth.inference.slots import Slot
     from streamdepth.models.spec import ModelSpec
 

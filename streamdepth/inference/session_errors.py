@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from streamdepth.errors import InferenceError, ModelError, ModelNotFoundError
+from streamdepth.core.errors import InferenceError, ModelError, ModelNotFoundError
 
 if TYPE_CHECKING:
     from streamdepth.models.spec import ModelSpec

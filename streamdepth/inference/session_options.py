@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from streamdepth.threads import cores, plan_threads
+from streamdepth.core.threads import cores, plan_threads
 
 
 def made(threads: int | None) -> Any:

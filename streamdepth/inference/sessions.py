@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.errors import ModelError, ProviderError, StreamDepthError
+from streamdepth.core.errors import ModelError, ProviderError, StreamDepthError
+from streamdepth.core.threads import cores, plan_threads
 from streamdepth.inference import (
+    agreement_cache,
     assignment,
     fused,
     nvidia,
@@ -20,10 +22,8 @@ from streamdepth.inference import (
     providers,
     session_errors,
     session_options,
-    verdicts,
 )
 from streamdepth.inference.providers import AUTO, PROVIDERS, Provider, provider_named
-from streamdepth.threads import cores, plan_threads
 
 if TYPE_CHECKING:
     from streamdepth.models.spec import ModelSpec
@@ -90,15 +90,15 @@ def _tried(spec: ModelSpec, provider: Provider, threads: int | None, batch: int,
     """
     if not provider.plugin:
         return _open(spec, provider, threads, batch, graph=graph)
-    key = verdicts.on_processor(spec, provider)
-    wrong = verdicts.known(key)
+    key = agreement_cache.on_processor(spec, provider)
+    wrong = agreement_cache.known(key)
     if not wrong:
         opened = _open(spec, provider, threads, batch, graph=graph)
         if wrong is None:
             from streamdepth.inference.agreement import disagreement
 
             wrong = disagreement(spec, opened.session, _open(spec, PROVIDERS[0], threads).session)
-            verdicts.keep(key, wrong)
+            agreement_cache.keep(key, wrong)
         if not wrong:
             return replace(opened, note="")
     raise ProviderError(f"provider {provider.name} {wrong}")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
-from streamdepth.errors import ModelError, ModelNotFoundError, UsageError
-from streamdepth.frame import Sense
+from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError
+from streamdepth.core.frame import Sense
 from streamdepth.models.dtypes import DEFAULT_DTYPE, in_order, split_dtype
 from streamdepth.models.hub import (
     HubAccess,

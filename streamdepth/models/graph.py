@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from streamdepth.errors import ModelError
+from streamdepth.core.errors import ModelError
 from streamdepth.models.spec import TensorSpec
 from streamdepth.models.wire import slim_model
 

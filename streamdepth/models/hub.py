@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from streamdepth.errors import ModelError, ModelNotFoundError, UsageError
+from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError
 from streamdepth.models.hub_errors import hub_error, is_unreachable
 
 if TYPE_CHECKING:

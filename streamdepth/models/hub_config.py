@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.errors import ModelError
-from streamdepth.frame import Sense
+from streamdepth.core.errors import ModelError
+from streamdepth.core.frame import Sense
 from streamdepth.models.spec import Family, Preprocessing, Resample
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from streamdepth.errors import DeadlineError, ModelError, ModelNotFoundError, StreamDepthError
+from streamdepth.core.errors import DeadlineError, ModelError, ModelNotFoundError, StreamDepthError
 
 _TOKEN_HINT = "set HF_TOKEN to a token that may read it"  # noqa: S105 - a sentence
 

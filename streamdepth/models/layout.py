@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from streamdepth.errors import ModelError, ModelNotFoundError, UsageError
+from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError
 from streamdepth.models.dtypes import AUTO, SUFFIXES, auto_order, in_order, split_dtype
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from streamdepth.errors import ModelError, ModelNotFoundError, UsageError
+from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError
 from streamdepth.models.dtypes import AUTO, split_dtype
 from streamdepth.models.graph import GraphInfo, check_external, read_graph
 from streamdepth.models.hub import (

@@ -12,8 +12,8 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.errors import ModelError, UsageError
-from streamdepth.frame import Sense
+from streamdepth.core.errors import ModelError, UsageError
+from streamdepth.core.frame import Sense
 from streamdepth.models.dtypes import DEFAULT_DTYPE
 from streamdepth.models.graph import depth_output, image_input, other_inputs
 from streamdepth.models.hub import HubAccess

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from streamdepth.errors import UsageError
+from streamdepth.core.errors import UsageError
 from streamdepth.models.spec import Family, Preprocessing
 
 if TYPE_CHECKING:

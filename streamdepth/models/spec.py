@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from streamdepth.frame import Sense
+    from streamdepth.core.frame import Sense
 
 
 class Family(StrEnum):

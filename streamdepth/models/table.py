@@ -12,7 +12,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.frame import Sense
+from streamdepth.core.frame import Sense
 from streamdepth.models.spec import Family, Preprocessing
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-from streamdepth.errors import ModelError, ModelNotFoundError, UsageError
+from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError
+from streamdepth.core.redact import redact
 from streamdepth.models.table import known_models
-from streamdepth.redact import redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,31 +6,31 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from streamdepth.clock import SystemClock
+from streamdepth.core.clock import SystemClock
+from streamdepth.core.contracts import Source
+from streamdepth.core.errors import UsageError
+from streamdepth.core.queues import Policy
 from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch
 from streamdepth.depth.shots import KEPT_BYTES
-from streamdepth.errors import UsageError
-from streamdepth.pipeline.books import UNACCOUNTED, audit, opening_notes, run_stats, snapshot
-from streamdepth.pipeline.carrying import check_every
-from streamdepth.pipeline.crew import Crew
 from streamdepth.pipeline.interrupts import held_back
-from streamdepth.pipeline.lane import Lane
-from streamdepth.pipeline.model_stage import ModelStage
-from streamdepth.pipeline.outlet import IDLE_SECONDS
+from streamdepth.pipeline.keyframes import check_every
+from streamdepth.pipeline.model_worker import ModelStage
+from streamdepth.pipeline.report import UNACCOUNTED, audit, opening_notes, run_stats, snapshot
+from streamdepth.pipeline.sink_worker import IDLE_SECONDS
+from streamdepth.pipeline.source_worker import Lane
 from streamdepth.pipeline.stats import RunStats, Snapshot
-from streamdepth.queues import Policy
-from streamdepth.stages import Source
+from streamdepth.pipeline.thread_group import Crew
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
-    from streamdepth.clock import Clock
-    from streamdepth.estimator import DepthEstimator
-    from streamdepth.frame import DepthMap, Frame
+    from streamdepth.core.clock import Clock
+    from streamdepth.core.contracts import Sink
+    from streamdepth.core.frame import DepthMap, Frame
+    from streamdepth.image.estimator import DepthEstimator
     from streamdepth.inference.runner import Runner
-    from streamdepth.pipeline.outlet import Outlet
-    from streamdepth.stages import Sink
+    from streamdepth.pipeline.sink_worker import Outlet
 
     FrameCallback = Callable[[Frame, DepthMap], None]
     SinkMaker = Callable[[Source], Sequence[Sink]]
@@ -42,7 +42,8 @@ class Pipeline:
     """Runs sources through a depth model into sinks.
 
     Args:
-        sources: what to read: :class:`~streamdepth.stages.Source` objects, or texts as the command line takes them.
+        sources: what to read: :class:`~streamdepth.core.contracts.Source` objects, or texts as the command line takes
+            them.
         estimator: the model; None takes the built-in one.
         sinks: what to write to; with several sources a function that makes the sinks of each.
         callback: called with every frame and its depth, in order per source; may raise ``StopPipeline``.
@@ -52,8 +53,8 @@ class Pipeline:
             while the run goes on.
         batch: frames per model run.
         model_every: run the model on every Nth frame, 1 to 16; depth of those between is carried along the motion of
-            the picture (:mod:`streamdepth.depth.carry`), from both sides under ``every``, from behind under ``latest``.
-            Under ``every`` about ``model_every * (3 * batch + 1)`` decoded frames then wait in memory.
+            the picture (:mod:`streamdepth.depth.propagation`), from both sides under ``every``, from behind under
+            ``latest``. Under ``every`` about ``model_every * (3 * batch + 1)`` decoded frames then wait in memory.
         color_threads: that share the rows of each picture.
         kept_bytes: memory for decoded pictures, so that ``shot`` reads fewer of them a second time.
         deadline_seconds: how long an end may take without any progress before what blocks it is named and left behind.
@@ -174,7 +175,7 @@ class Pipeline:
             for lane in self._lanes:
                 lane.load_ahead()
             if self._estimator is None:
-                from streamdepth.estimator import DepthEstimator
+                from streamdepth.image.estimator import DepthEstimator
 
                 self._estimator = DepthEstimator()
             # Two runs at once cost less than one over all cores, but each takes longer: only where nobody waits for it.

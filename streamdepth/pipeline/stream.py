@@ -5,16 +5,16 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from streamdepth.core.base_sink import BaseSink
+from streamdepth.core.queues import Aborted, BoundedQueue, Ended, Policy
 from streamdepth.pipeline.pipeline import Pipeline, made_source
-from streamdepth.queues import Aborted, BoundedQueue, Ended, Policy
-from streamdepth.sinks.base import BaseSink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from streamdepth.estimator import DepthEstimator
-    from streamdepth.frame import DepthMap, Frame, Result
-    from streamdepth.stages import Source
+    from streamdepth.core.contracts import Source
+    from streamdepth.core.frame import DepthMap, Frame, Result
+    from streamdepth.image.estimator import DepthEstimator
 
 _AHEAD = 2
 

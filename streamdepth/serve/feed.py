@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamdepth.frame import DepthMap, Sense
-from streamdepth.png import encode_png
+from streamdepth.core.frame import DepthMap, Sense
+from streamdepth.media.png import encode_png
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import av
 
-    from streamdepth.clock import Clock
-    from streamdepth.frame import DepthRange, Result
+    from streamdepth.core.clock import Clock
+    from streamdepth.core.frame import DepthRange, Result
 
 _LATENCIES = 2048
 _HELD = 4

@@ -11,14 +11,14 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.errors import SourceError, StreamDepthError
-from streamdepth.frame import PictureInfo
-from streamdepth.look import Look, LookControl
-from streamdepth.queues import Aborted, BoundedQueue, Ended
+from streamdepth.core.errors import SourceError, StreamDepthError
+from streamdepth.core.frame import PictureInfo
+from streamdepth.core.look import Look, LookControl
+from streamdepth.core.queues import Aborted, BoundedQueue, Ended
 
 if TYPE_CHECKING:
-    from streamdepth.clock import Clock
-    from streamdepth.estimator import DepthEstimator
+    from streamdepth.core.clock import Clock
+    from streamdepth.image.estimator import DepthEstimator
     from streamdepth.pipeline import Pipeline
     from streamdepth.serve.options import WebSettings
 

@@ -9,13 +9,13 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from streamdepth.look import View
+from streamdepth.core.look import View
 from streamdepth.serve.jobs import JobState
 from streamdepth.serve.looks import look_changes
 from streamdepth.serve.replies import ApiError
 
 if TYPE_CHECKING:
-    from streamdepth.look import Look, LookControl
+    from streamdepth.core.look import Look, LookControl
     from streamdepth.serve.jobs import Job, JobRunner
     from streamdepth.serve.options import WebSettings
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import WSMsgType, web
 
-from streamdepth.frame import Sense
-from streamdepth.serve.board import SAMPLE_SECONDS
+from streamdepth.core.frame import Sense
 from streamdepth.serve.feed import jpeg, npy, png, probe
 from streamdepth.serve.looks import LOOK_KEYS, look_changes, look_state, palettes_css
 from streamdepth.serve.metrics import CONTENT_TYPE, exposition
@@ -23,15 +22,16 @@ from streamdepth.serve.replies import ApiError, json_object
 from streamdepth.serve.rtc import Peers
 from streamdepth.serve.server import LOGGER
 from streamdepth.serve.site import changed_range
+from streamdepth.serve.stats_sampler import SAMPLE_SECONDS
 from streamdepth.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from streamdepth.serve.feed import Shown
+    from streamdepth.serve.images_api import StillsApi
     from streamdepth.serve.jobs import JobRunner
     from streamdepth.serve.site import WebSite
-    from streamdepth.serve.stills import StillsApi
 
 _BOUNDARY = "streamdepth-frame"
 _MESSAGE_BYTES = 4096

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.errors import UsageError
-from streamdepth.look import Look, Upsampling, View, parse_alpha
+from streamdepth.core.errors import UsageError
+from streamdepth.core.look import Look, Upsampling, View, parse_alpha
 from streamdepth.serve.replies import ApiError
 
 if TYPE_CHECKING:
-    from streamdepth.look import Style
+    from streamdepth.core.look import Style
 
 LOOK_KEYS = ("style", "alpha", "reverse", "view", "contours", "bar", "edges")
 

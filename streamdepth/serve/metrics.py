@@ -46,7 +46,7 @@ def exposition(
     """All there is to say.
 
     Args:
-        sample: the board's newest; see :class:`streamdepth.serve.board.Board`.
+        sample: the board's newest; see :class:`streamdepth.serve.stats_sampler.Board`.
         source: its redacted name, empty where none runs.
         status: of the source, where it reports one.
         stills: answers of ``/v1/depth`` by HTTP status.

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from streamdepth.errors import SinkError, UsageError
-from streamdepth.live_url import parse_live_url
+from streamdepth.core.errors import SinkError, UsageError
+from streamdepth.net.url import parse_live_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

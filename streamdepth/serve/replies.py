@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from streamdepth.errors import (
+from streamdepth.core.errors import (
     DataFormatError,
     MissingDependencyError,
     SourceError,
     StreamDepthError,
     UsageError,
 )
-from streamdepth.redact import one_line
+from streamdepth.core.redact import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

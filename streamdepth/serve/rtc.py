@@ -15,7 +15,7 @@ from streamdepth.serve.replies import ApiError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from streamdepth.clock import Clock
+    from streamdepth.core.clock import Clock
     from streamdepth.serve.feed import Shown
 
     NextShown = Callable[[int, float], Awaitable[Shown | None]]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from streamdepth.errors import DeadlineError, SinkError
-from streamdepth.redact import redact
+from streamdepth.core.errors import DeadlineError, SinkError
+from streamdepth.core.redact import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable

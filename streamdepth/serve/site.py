@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.clock import Clock, SystemClock
-from streamdepth.errors import MissingDependencyError, SinkError, UsageError
-from streamdepth.look import Look, LookControl, View
-from streamdepth.serve.board import Board, Reporting
+from streamdepth.core.clock import Clock, SystemClock
+from streamdepth.core.errors import MissingDependencyError, SinkError, UsageError
+from streamdepth.core.look import Look, LookControl, View
 from streamdepth.serve.feed import LiveFeed
 from streamdepth.serve.options import WebSettings, check_url, find_token, new_token, resolve
+from streamdepth.serve.stats_sampler import Board, Reporting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from streamdepth.colorize.colorizer import Colorizer
+    from streamdepth.core.contracts import Source
+    from streamdepth.core.frame import StreamInfo
     from streamdepth.depth.range import RangeSwitch
-    from streamdepth.estimator import DepthEstimator
-    from streamdepth.frame import StreamInfo
+    from streamdepth.image.estimator import DepthEstimator
     from streamdepth.serve.jobs import JobRunner
     from streamdepth.serve.options import Listen
     from streamdepth.serve.server import WebServer
-    from streamdepth.stages import Source
 
 
 class WebSite:
@@ -201,12 +201,12 @@ class WebSite:
         """On the server's thread, inside its loop."""
         from aiohttp import web
 
-        from streamdepth.serve.access import Gate, harden
+        from streamdepth.serve.auth import Gate, harden
+        from streamdepth.serve.images_api import StillsApi
         from streamdepth.serve.jobs_api import JobsApi
         from streamdepth.serve.live_api import LiveApi
         from streamdepth.serve.page import OPEN_PATHS, Page
         from streamdepth.serve.replies import errors_as_json
-        from streamdepth.serve.stills import StillsApi
 
         assert self._listen is not None  # noqa: S101 - set in start()
         gate = Gate(self._token, OPEN_PATHS | {"/healthz", "/login"})

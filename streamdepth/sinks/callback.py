@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from streamdepth.sinks.base import BaseSink
+from streamdepth.core.base_sink import BaseSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from streamdepth.frame import DepthMap, Frame, Result
+    from streamdepth.core.frame import DepthMap, Frame, Result
 
 
 class CallbackSink(BaseSink):

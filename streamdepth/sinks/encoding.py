@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from streamdepth.errors import UsageError
-from streamdepth.fit import divides, has_alpha
-from streamdepth.frame import ColorTags
-from streamdepth.sinks.hints import nearest
+from streamdepth.core.errors import UsageError
+from streamdepth.core.frame import ColorTags
+from streamdepth.core.hints import nearest
+from streamdepth.media.letterbox import divides, has_alpha
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from av.codec import Codec
 
-    from streamdepth.frame import PictureInfo
+    from streamdepth.core.frame import PictureInfo
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import io
 import tempfile
 from typing import TYPE_CHECKING
 
-from streamdepth.errors import OutputExistsError, SinkError, UsageError
+from streamdepth.core.errors import OutputExistsError, SinkError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path

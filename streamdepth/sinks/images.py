@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamdepth.errors import SinkError, UsageError
-from streamdepth.fit import has_alpha
-from streamdepth.png import encode_png
-from streamdepth.sinks.base import BaseSink
+from streamdepth.core.base_sink import BaseSink
+from streamdepth.core.errors import SinkError, UsageError
+from streamdepth.media.letterbox import has_alpha
+from streamdepth.media.png import encode_png
 from streamdepth.sinks.files import claim_folder, write_whole
 from streamdepth.sinks.names import SOURCE_NAMES, FrameNames
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import av
     from PIL.Image import Image
 
-    from streamdepth.frame import PictureInfo, Result, StreamInfo
-    from streamdepth.look import LookControl
+    from streamdepth.core.frame import PictureInfo, Result, StreamInfo
+    from streamdepth.core.look import LookControl
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _JPEG_LIMIT_PX = 65535

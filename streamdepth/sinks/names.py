@@ -8,15 +8,15 @@ from itertools import chain, count
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from streamdepth.errors import UsageError
+from streamdepth.core.errors import UsageError
+from streamdepth.core.hints import nearest
 from streamdepth.sinks.encoding import CONTAINERS
 from streamdepth.sinks.files import is_same_file
-from streamdepth.sinks.hints import nearest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from streamdepth.frame import Frame
+    from streamdepth.core.frame import Frame
 
 SOURCE_NAMES = "{picture}.png"
 """Pictures keep the names of those they are made of; frames of a video are numbered."""

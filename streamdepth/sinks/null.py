@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from streamdepth.sinks.base import BaseSink
+from streamdepth.core.base_sink import BaseSink
 
 if TYPE_CHECKING:
-    from streamdepth.frame import Result
-    from streamdepth.look import LookControl
+    from streamdepth.core.frame import Result
+    from streamdepth.core.look import LookControl
 
 
 class NullSink(BaseSink):

@@ -7,7 +7,7 @@ import io
 from fractions import Fraction
 from typing import TYPE_CHECKING, cast
 
-from streamdepth.detached import Detached, InterruptedCall
+from streamdepth.net.abandonable import Detached, InterruptedCall
 from streamdepth.sinks.subtitles import LineConverter, converts
 
 if TYPE_CHECKING:

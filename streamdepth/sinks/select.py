@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.errors import UsageError
-from streamdepth.hardware import HwAccel
-from streamdepth.look import Look, LookControl
-from streamdepth.redact import redact
+from streamdepth.core.errors import UsageError
+from streamdepth.core.hints import nearest
+from streamdepth.core.look import Look, LookControl
+from streamdepth.core.redact import redact
+from streamdepth.media.hwaccel import HwAccel
 from streamdepth.sinks.encoding import CONTAINERS
-from streamdepth.sinks.hints import nearest
 from streamdepth.sinks.names import SOURCE_NAMES, is_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from streamdepth.sinks.depth import Size
-    from streamdepth.stages import Sink
+    from streamdepth.core.contracts import Sink
+    from streamdepth.sinks.depth.sink import Size
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _ARRAYS = (".png", ".npy")
@@ -36,7 +36,7 @@ class StreamOptions:
         gop_seconds: between key frames: what a viewer who joins waits at most; None = the sink's own.
         credentials_file: first line ``USER:PASSWORD``, for the server that is published to or that serves.
         timeout_seconds, retries: of publishing; retries None = for ever.
-        tls_ca: whom publishing trusts behind ``rtsps``, see :func:`~streamdepth.live_tls.find_trust`.
+        tls_ca: whom publishing trusts behind ``rtsps``, see :func:`~streamdepth.net.tls.find_trust`.
         max_clients: of serving.
         low_latency: False = more work on each picture, and a second's buffer where there is a bit rate.
     """
@@ -141,10 +141,10 @@ def _rtsp(
     if stream.gop_seconds is not None:
         shared["gop_seconds"] = stream.gop_seconds
     if serve:
-        from streamdepth.sinks.rtsp_server.sink import RtspServerSink
+        from streamdepth.sinks.rtsp.server import RtspServerSink
 
         return RtspServerSink(url, max_clients=stream.max_clients, **shared)
-    from streamdepth.sinks.rtsp_publish import RtspPublishSink
+    from streamdepth.sinks.rtsp.publish import RtspPublishSink
 
     return RtspPublishSink(
         url, timeout_seconds=stream.timeout_seconds, retries=stream.retries, tls_ca=stream.tls_ca, **shared
@@ -168,7 +168,7 @@ def data_sink_for(
     Raises:
         UsageError: the name means nothing, with the nearest that does.
     """
-    from streamdepth.sinks.depth import DepthFolderSink, DepthVideoSink
+    from streamdepth.sinks.depth.sink import DepthFolderSink, DepthVideoSink
 
     scheme = _scheme(output)
     if scheme == "null":

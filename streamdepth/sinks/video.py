@@ -7,10 +7,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
-from streamdepth.errors import SinkError, UsageError
-from streamdepth.fit import Fitter, has_alpha
-from streamdepth.hardware import HwAccel, encoder, upload_device
-from streamdepth.sinks.base import BaseSink
+from streamdepth.core.base_sink import BaseSink
+from streamdepth.core.errors import SinkError, UsageError
+from streamdepth.media.hwaccel import HwAccel, encoder, upload_device
+from streamdepth.media.letterbox import Fitter, has_alpha
 from streamdepth.sinks.encoding import (
     Encoding,
     check_preset,
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.video.stream import VideoStream
 
-    from streamdepth.frame import PictureInfo, Result, StreamInfo
-    from streamdepth.look import LookControl
+    from streamdepth.core.frame import PictureInfo, Result, StreamInfo
+    from streamdepth.core.look import LookControl
 
 # The largest timescale FFmpeg's MP4 muxer accepts is a signed 32-bit integer.
 _MAX_TICKS = 2**31 - 1

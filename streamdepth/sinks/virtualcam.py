@@ -6,14 +6,14 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.errors import MissingDependencyError, SinkError, UsageError
-from streamdepth.fit import Fitter
-from streamdepth.sinks.base import BaseSink
+from streamdepth.core.base_sink import BaseSink
+from streamdepth.core.errors import MissingDependencyError, SinkError, UsageError
+from streamdepth.media.letterbox import Fitter
 from streamdepth.sinks.files import reason
 
 if TYPE_CHECKING:
-    from streamdepth.frame import PictureInfo, Result, StreamInfo
-    from streamdepth.look import LookControl
+    from streamdepth.core.frame import PictureInfo, Result, StreamInfo
+    from streamdepth.core.look import LookControl
 
 _DEFAULT_RATE = 30.0
 _TAGS_RGB = (0, 2, 2, 2)
@@ -58,7 +58,7 @@ class VirtualCameraSink(BaseSink):
             raise MissingDependencyError(
                 'a virtual camera needs pyvirtualcam; install it with: pip install "streamdepth[virtualcam]"'
             ) from exc
-        from streamdepth.frame import ColorTags
+        from streamdepth.core.frame import ColorTags
 
         try:
             self._camera = pyvirtualcam.Camera(

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
-from streamdepth.errors import SourceError, UsageError
-from streamdepth.hardware import HwAccel, decoder
-from streamdepth.live_tls import TlsError
-from streamdepth.live_url import LIVE_SCHEMES, parse_live_url
+from streamdepth.core.errors import SourceError, UsageError
+from streamdepth.media.hwaccel import HwAccel, decoder
+from streamdepth.media.orientation import Straightener
+from streamdepth.net.tls import TlsError
+from streamdepth.net.url import LIVE_SCHEMES, parse_live_url
 from streamdepth.sources.explain import explain_ffmpeg, explain_no_video
-from streamdepth.sources.orient import Straightener
 from streamdepth.sources.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-    from streamdepth.live_tls import Trust
+    from streamdepth.net.tls import Trust
 
 _MAX_ERRORS_BEFORE_FIRST_FRAME = 2000
 _MAX_DEMUX_ERRORS = 200

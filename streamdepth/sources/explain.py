@@ -9,8 +9,8 @@ import stat
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from streamdepth.errors import SourceError, SourceNotFoundError
-from streamdepth.redact import redact
+from streamdepth.core.errors import SourceError, SourceNotFoundError
+from streamdepth.core.redact import redact
 
 if TYPE_CHECKING:
     from pathlib import Path

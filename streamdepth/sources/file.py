@@ -10,14 +10,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamdepth.clock import Clock, SystemClock
-from streamdepth.detached import Detached, InterruptedCall
-from streamdepth.errors import SourceError, UsageError
-from streamdepth.frame import ColorTags, Frame, StreamInfo
-from streamdepth.hardware import HwAccel
-from streamdepth.live_tls import find_trust
-from streamdepth.redact import redact
-from streamdepth.sources.base import BaseSource
+from streamdepth.core.base_source import BaseSource
+from streamdepth.core.clock import Clock, SystemClock
+from streamdepth.core.errors import SourceError, UsageError
+from streamdepth.core.frame import ColorTags, Frame, StreamInfo
+from streamdepth.core.redact import redact
+from streamdepth.media.hwaccel import HwAccel
+from streamdepth.net.abandonable import Detached, InterruptedCall
+from streamdepth.net.tls import find_trust
 from streamdepth.sources.decoding import REPAIR_NOTES, Decoding, Medium
 from streamdepth.sources.explain import check_readable, explain_ffmpeg, shown
 
@@ -72,7 +72,7 @@ class FileSource(BaseSource):
         timeout_seconds: of one network operation (opening, the first frame included; one read). Local files have none.
         threads: decoder threads, 0 = FFmpeg chooses. Frame threading is on.
         hwaccel: ``auto | cuda | vaapi | none``: decode on hardware where there is some.
-        tls_ca: whom to trust behind ``https``, see :func:`~streamdepth.live_tls.find_trust`. Of HLS and DASH only the
+        tls_ca: whom to trust behind ``https``, see :func:`~streamdepth.net.tls.find_trust`. Of HLS and DASH only the
             playlist named is checked, and not what it names: FFmpeg does not hand the check on.
         source_id: name for people; None = the file's name.
 

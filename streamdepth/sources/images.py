@@ -9,13 +9,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamdepth.clock import Clock, SystemClock
-from streamdepth.errors import SourceError, UsageError
-from streamdepth.frame import ColorTags, Frame, StreamInfo
-from streamdepth.sources.base import BaseSource
+from streamdepth.core.base_source import BaseSource
+from streamdepth.core.clock import Clock, SystemClock
+from streamdepth.core.errors import SourceError, UsageError
+from streamdepth.core.frame import ColorTags, Frame, StreamInfo
+from streamdepth.media.pillow import picture_from_pil
 from streamdepth.sources.explain import check_readable, shown
 from streamdepth.sources.listing import pictures_at
-from streamdepth.sources.picture import picture_from_pil
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -6,14 +6,14 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from streamdepth.errors import SourceError, UsageError
+from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.sources.file import check_limits, seconds_fraction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from streamdepth.frame import Frame, StreamInfo
-    from streamdepth.stages import Source
+    from streamdepth.core.contracts import Source
+    from streamdepth.core.frame import Frame, StreamInfo
 
 
 class LimitedSource:

@@ -7,9 +7,9 @@ import os
 import re
 from pathlib import Path
 
-from streamdepth.errors import SourceError, SourceNotFoundError
+from streamdepth.core.errors import SourceError, SourceNotFoundError
+from streamdepth.media.pillow import PICTURE_SUFFIXES
 from streamdepth.sources.explain import nearest_name, shown
-from streamdepth.sources.picture import PICTURE_SUFFIXES
 
 
 def natural_key(path: str | os.PathLike[str]) -> tuple[tuple[int, int, str], ...]:

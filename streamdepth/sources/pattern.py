@@ -8,10 +8,10 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-from streamdepth.clock import Clock, SystemClock
-from streamdepth.errors import SourceError, UsageError
-from streamdepth.frame import ColorTags, Frame, StreamInfo
-from streamdepth.sources.base import BaseSource
+from streamdepth.core.base_source import BaseSource
+from streamdepth.core.clock import Clock, SystemClock
+from streamdepth.core.errors import SourceError, UsageError
+from streamdepth.core.frame import ColorTags, Frame, StreamInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,10 +11,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from streamdepth.errors import SourceNotFoundError, UsageError
-from streamdepth.hardware import HwAccel
-from streamdepth.live_url import LIVE_SCHEMES
-from streamdepth.redact import redact
+from streamdepth.core.errors import SourceNotFoundError, UsageError
+from streamdepth.core.redact import redact
+from streamdepth.media.hwaccel import HwAccel
+from streamdepth.net.url import LIVE_SCHEMES
 from streamdepth.sources.explain import nearest_name, shown
 from streamdepth.sources.file import FileSource, check_limits, is_url, seconds_fraction
 from streamdepth.sources.images import ImagesSource
@@ -25,8 +25,8 @@ from streamdepth.sources.pattern import PatternSource
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from streamdepth.clock import Clock
-    from streamdepth.stages import Source
+    from streamdepth.core.clock import Clock
+    from streamdepth.core.contracts import Source
 
 VIDEO_SUFFIXES = frozenset(
     f".{kind}"
@@ -79,8 +79,8 @@ def source_for(
         camera_size, camera_rate: what to ask a camera for.
         threads, hwaccel: of decoding, see :class:`~streamdepth.sources.file.FileSource`.
         clock: stamps frames.
-        live: keyword arguments of :class:`~streamdepth.sources.live.LiveSource`, used where the source is a network
-            stream; ``timeout_seconds`` and ``tls_ca`` also where it is a file on a server.
+        live: keyword arguments of :class:`~streamdepth.sources.live.source.LiveSource`, used where the source is a
+            network stream; ``timeout_seconds`` and ``tls_ca`` also where it is a file on a server.
     Raises:
         UsageError: text or limits that cannot mean anything, or several videos (see :func:`expand`).
         SourceNotFoundError: nothing there by that name, or an empty folder.
@@ -223,7 +223,7 @@ def _make(found: _Found, options: _Options, name: str | None) -> Source:
 
 
 def _live(url: str, options: _Options) -> Source:
-    from streamdepth.sources.live import LiveSource
+    from streamdepth.sources.live.source import LiveSource
 
     return LiveSource(
         url,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from streamdepth.errors import UsageError
+from streamdepth.core.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from streamdepth.core.contracts import Source
     from streamdepth.sources.file import FileSource
-    from streamdepth.stages import Source
 
 
 def choose_web(

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from streamdepth.clock import Clock, SystemClock
-from streamdepth.detached import Detached, InterruptedCall
-from streamdepth.errors import SourceError, SourceNotFoundError, UsageError
-from streamdepth.frame import ColorTags, Frame, StreamInfo, picture_from_array
-from streamdepth.sources.base import BaseSource
+from streamdepth.core.base_source import BaseSource
+from streamdepth.core.clock import Clock, SystemClock
+from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
+from streamdepth.core.frame import ColorTags, Frame, StreamInfo, picture_from_array
+from streamdepth.net.abandonable import Detached, InterruptedCall
 from streamdepth.sources.cameras import Camera, find_camera, list_cameras
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 
-from streamdepth.frame import ColorTags, DepthMap, DepthRange, Sense, StreamInfo
+from streamdepth.core.frame import ColorTags, DepthMap, DepthRange, Sense, StreamInfo
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,7 +10,7 @@ from tests.support.media import draw_index, write_clip
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from streamdepth.frame import Frame, StreamInfo
+    from streamdepth.core.frame import Frame, StreamInfo
 
 
 def read(path: Path | str, **options: object) -> tuple[StreamInfo, list[Frame], FileSource]:

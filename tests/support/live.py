@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 
-from streamdepth.sources.live import LiveSource
+from streamdepth.sources.live.source import LiveSource
 from tests.support.rtsp import end_process, need_ffmpeg, wait_until
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterator
 
-    from streamdepth.frame import Frame
+    from streamdepth.core.frame import Frame
 
 DEADLINE_SECONDS = 1.0
 

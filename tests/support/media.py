@@ -13,7 +13,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from streamdepth.frame import ColorTags
+from streamdepth.core.frame import ColorTags
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream

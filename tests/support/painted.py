@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamdepth.colorize.colorizer import Colorizer
-from streamdepth.frame import ColorTags, DepthMap, DepthRange, Sense
+from streamdepth.core.frame import ColorTags, DepthMap, DepthRange, Sense
 from tests.support import color
 
 if TYPE_CHECKING:
     import av
 
-    from streamdepth.look import Look
+    from streamdepth.core.look import Look
 
 
 def render(

@@ -20,12 +20,12 @@ import av
 import numpy as np
 import pytest
 
-from streamdepth.frame import DepthMap, DepthRange, Frame, PictureInfo, Result, Sense, StreamInfo
+from streamdepth.core.frame import DepthMap, DepthRange, Frame, PictureInfo, Result, Sense, StreamInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from streamdepth.stages import Sink
+    from streamdepth.core.contracts import Sink
 
 _SYSTEM_PYTHON = "/usr/bin/python3"
 _SCRIPT = Path(__file__).with_name("gst_rtsp.py")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from streamdepth.look import Look, LookControl
-from streamdepth.sinks.rtsp_server.sink import RtspServerSink
+from streamdepth.core.look import Look, LookControl
+from streamdepth.sinks.rtsp.server import RtspServerSink
 from tests.support.rtsp import picture_info, stream_info
 
 if TYPE_CHECKING:

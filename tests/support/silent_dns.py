@@ -26,9 +26,9 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from streamdepth.sinks.rtsp_publish import RtspPublishSink
+    from streamdepth.sinks.rtsp.publish import RtspPublishSink
     from streamdepth.sources.file import FileSource
-    from streamdepth.sources.live import LiveSource
+    from streamdepth.sources.live.source import LiveSource
 
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
@@ -76,7 +76,7 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def _refused(source: LiveSource | FileSource) -> str:
-    from streamdepth.errors import SourceError
+    from streamdepth.core.errors import SourceError
 
     try:
         source.open()
@@ -86,8 +86,8 @@ def _refused(source: LiveSource | FileSource) -> str:
 
 
 def _sink(timeout_seconds: float) -> RtspPublishSink:
-    from streamdepth.look import Look, LookControl
-    from streamdepth.sinks.rtsp_publish import RtspPublishSink
+    from streamdepth.core.look import Look, LookControl
+    from streamdepth.sinks.rtsp.publish import RtspPublishSink
     from tests.support.rtsp import picture_info, stream_info
 
     sink = RtspPublishSink(
@@ -98,7 +98,7 @@ def _sink(timeout_seconds: float) -> RtspPublishSink:
 
 
 def _web(url: str) -> dict[str, float]:
-    from streamdepth.errors import SourceError
+    from streamdepth.core.errors import SourceError
     from streamdepth.sources.file import FileSource
     from streamdepth.sources.select import source_for
     from tests.support.rtsp import wait_until
@@ -122,7 +122,7 @@ def _web(url: str) -> dict[str, float]:
 
 
 def main() -> None:
-    from streamdepth.sources.live import LiveSource
+    from streamdepth.sources.live.source import LiveSource
     from tests.support.rtsp import wait_until
 
     url = "rtsp://camera.example/x"

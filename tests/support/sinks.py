@@ -14,15 +14,15 @@ import av
 import numpy as np
 import pytest
 
-from streamdepth.frame import ColorTags, DepthMap, DepthRange, Frame, PictureInfo, Result, Sense, StreamInfo
-from streamdepth.look import Look, LookControl
+from streamdepth.core.frame import ColorTags, DepthMap, DepthRange, Frame, PictureInfo, Result, Sense, StreamInfo
+from streamdepth.core.look import Look, LookControl
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from streamdepth.stages import Sink
+    from streamdepth.core.contracts import Sink
 
 FFPROBE = shutil.which("ffprobe")
 

@@ -13,15 +13,15 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from streamdepth.clock import Clock, SystemClock
-from streamdepth.frame import DepthMap, Frame, PictureInfo, Result, Sense, StreamInfo
-from streamdepth.look import Look, LookControl
-from streamdepth.sinks.base import BaseSink
+from streamdepth.core.base_sink import BaseSink
+from streamdepth.core.clock import Clock, SystemClock
+from streamdepth.core.frame import DepthMap, Frame, PictureInfo, Result, Sense, StreamInfo
+from streamdepth.core.look import Look, LookControl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from streamdepth.estimator import DepthEstimator
+    from streamdepth.image.estimator import DepthEstimator
     from streamdepth.pipeline import RunStats
 
 TIME_BASE = Fraction(1, 25)

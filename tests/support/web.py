@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 
 from streamdepth.depth.range import RangeSwitch
 from streamdepth.pipeline import Pipeline
+from streamdepth.serve.sink import WebSink
 from streamdepth.serve.site import WebSite
-from streamdepth.sinks.web import WebSink
 from streamdepth.sources.pattern import PatternSource
 from tests.support.stages import fake_estimator
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-    from streamdepth.estimator import DepthEstimator
-    from streamdepth.stages import Source
+    from streamdepth.core.contracts import Source
+    from streamdepth.image.estimator import DepthEstimator
 
 TOKEN = "a-token-nobody-guesses"  # noqa: S105
 CHROMIUM = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)

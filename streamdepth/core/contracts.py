@@ -1,0 +1,136 @@
+"""The stage contract: what a source and a sink are to the pipeline.
+
+Who calls what. One :class:`~streamdepth.pipeline.Pipeline` owns all threads. It calls ``open`` of every stage on the
+caller's thread before any thread starts, then the working method on one thread only (``Source.frames`` on the source's
+capture thread; ``Sink.process`` on the sink's own thread, or on the caller's where ``on_caller_thread``), and
+``close`` once that thread has ended. ``interrupt`` may be called at any time from any thread, also twice, also before
+``open`` and after ``close``: a blocked call must then return or raise within one second.
+
+Who owns memory. A :class:`~streamdepth.core.frame.Frame`'s picture may share memory with the decoder and is
+read-only. A :class:`~streamdepth.core.frame.DepthMap` lives in a ring of buffers and returns to it when its last
+reference is gone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from streamdepth.core.frame import Frame, PictureInfo, Result, StreamInfo
+    from streamdepth.core.look import LookControl
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Gives frames. Constructing one touches nothing; ``open`` does the work and raises ``SourceError``.
+
+    Subclass :class:`streamdepth.core.base_source.BaseSource` to get sensible defaults for its properties.
+    """
+
+    @property
+    def id(self) -> str:
+        """Short redacted name for people, unique within a pipeline."""
+        ...
+
+    @property
+    def live(self) -> bool:
+        """Frames come whether or not anybody is ready: the default policy is then ``latest``."""
+        ...
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Frames the source itself left out so far, by cause (``"corrupt"``, ...); they count as captured."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for people about what was repaired, left out or lost so far."""
+        ...
+
+    def open(self) -> StreamInfo: ...
+
+    def frames(self) -> Iterator[Frame]:
+        """Frames until the end of the source, or until interrupted (then it simply ends)."""
+        ...
+
+    def again(self) -> Source | None:
+        """A fresh, unopened source that will give exactly the same frames, or None where that is impossible."""
+        ...
+
+    def interrupt(self) -> None: ...
+
+    def close(self) -> None:
+        """Idempotent."""
+        ...
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A source that can be read again from its middle on."""
+
+    def resume(self, pts: int) -> Source | None:
+        """As ``again``, but frames before ``pts`` are left out and indices count from there. None where only a reading
+        from the start gives the same frames."""
+        ...
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Takes results. Constructing one touches nothing; ``open`` does the work and raises ``SinkError``.
+
+    Subclass :class:`streamdepth.core.base_sink.BaseSink` to get sensible defaults for all but ``process``.
+    """
+
+    @property
+    def name(self) -> str:
+        """Short redacted name for people."""
+        ...
+
+    @property
+    def control(self) -> LookControl | None:
+        """The look this sink wants its pictures in; None where it takes depth only."""
+        ...
+
+    @property
+    def live(self) -> bool:
+        """True where an old picture is worthless: a full queue then drops its oldest instead of blocking."""
+        ...
+
+    @property
+    def lasting(self) -> bool:
+        """True where something stays when the run has ended: asked to stop, it then finishes what was taken."""
+        ...
+
+    @property
+    def on_caller_thread(self) -> bool:
+        """True where ``process`` must run on the thread that called ``Pipeline.run`` (windows)."""
+        ...
+
+    @property
+    def note(self) -> str:
+        """One line for people about what was left out, converted or lost; empty if nothing was."""
+        ...
+
+    def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:
+        """``picture`` describes the pictures to come; None where ``control`` is None."""
+        ...
+
+    def process(self, result: Result) -> None:
+        """Take one result. May raise ``StopPipeline`` to end the run normally."""
+        ...
+
+    def idle(self) -> None:
+        """Called about every 20 ms while no result waits, on the same thread as ``process``."""
+        ...
+
+    def flush(self) -> None:
+        """No more results will come: write what is held back."""
+        ...
+
+    def interrupt(self) -> None: ...
+
+    def close(self) -> None:
+        """Idempotent; leaves whatever was written readable, also after an error."""
+        ...

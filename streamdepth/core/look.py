@@ -1,0 +1,136 @@
+"""How depth is shown: a frozen value, and the one mutable holder that keys and page controls write to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from streamdepth.core.errors import UsageError
+
+_Kind = TypeVar("_Kind", bound=StrEnum)
+Stop = tuple[float, tuple[int, int, int] | tuple[int, int, int, int]]
+Style = str | tuple[Stop, ...]
+
+
+class View(StrEnum):
+    """What a picture shows."""
+
+    DEPTH = "depth"
+    OVERLAY = "overlay"
+    SIDE = "side"
+    """The frame left, its depth right."""
+    STACK = "stack"
+    """The frame on top, its depth below."""
+
+
+class Upsampling(StrEnum):
+    """How depth gets from the model's resolution to the frame's."""
+
+    BILINEAR = "bilinear"
+    GUIDED = "guided"
+    """Borders follow the frame's own edges."""
+
+
+_DEFAULT_ALPHA = {View.DEPTH: 1.0, View.OVERLAY: 0.6, View.SIDE: 1.0, View.STACK: 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Everything that decides how depth becomes colour.
+
+    Attributes:
+        style: palette name, or own stops as ``((position 0..1, (r, g, b[, a])), ...)``.
+        alpha: opacity at the nearest and at the farthest point, 0..1 each; None = the view's own (overlay 0.6, else 1).
+        reverse: far takes the palette's high end instead of near.
+        view: what the picture shows. Outside ``overlay`` depth fades to black with alpha, unless ``transparent``.
+        transparent: keep alpha as a channel instead of compositing (stills, containers that carry alpha).
+        upsampling: bilinear, or guided by the frame's edges.
+        contours: number of nearness levels outlined, 0 = none.
+        bar: paint a colour bar, with metres where the model has them.
+
+    Raises:
+        UsageError: a style, view, way of upsampling, alpha or number of contours that there is not.
+    """
+
+    style: Style = "inferno"
+    alpha: tuple[float, float] | None = None
+    reverse: bool = False
+    view: View = View.DEPTH
+    transparent: bool = False
+    upsampling: Upsampling = Upsampling.BILINEAR
+    contours: int = 0
+    bar: bool = False
+
+    def __post_init__(self) -> None:
+        from streamdepth.colorize.palettes import palette
+
+        palette(self.style)
+        object.__setattr__(self, "view", _member(View, "view", self.view))
+        object.__setattr__(self, "upsampling", _member(Upsampling, "upsampling", self.upsampling))
+        if self.alpha is not None and not _are_ends(self.alpha):
+            raise UsageError(f"alpha lies in 0..1, at the nearest and at the farthest point, not {self.alpha!r}")
+        if not 0 <= self.contours <= 64:
+            raise UsageError(f"contours is 0..64 levels, not {self.contours}")
+
+    @property
+    def alpha_ends(self) -> tuple[float, float]:
+        """Opacity at the nearest and the farthest point, the view's default filled in."""
+        default = _DEFAULT_ALPHA[self.view]
+        return (default, default) if self.alpha is None else self.alpha
+
+
+def _member(kind: type[_Kind], name: str, value: str) -> _Kind:
+    try:
+        return kind(value)
+    except ValueError:
+        raise UsageError(f"{name} is one of {', '.join(kind)}, not {value!r}") from None
+
+
+def _are_ends(alpha: Any) -> bool:
+    try:
+        near, far = alpha
+        return bool(0.0 <= near <= 1.0 and 0.0 <= far <= 1.0)
+    except (TypeError, ValueError):
+        return False
+
+
+def parse_alpha(value: float | str | Sequence[float] | None) -> tuple[float, float] | None:
+    """A number, a pair, or text ``"A"`` / ``"A,B"`` -> (nearest, farthest), each clamped to 0..1; None stays None.
+
+    Raises:
+        ValueError: not a number, not finite, or neither one nor two of them.
+    """
+    if value is None:
+        return None
+    parts: list[Any] = (
+        value.split(",") if isinstance(value, str) else (list(value) if isinstance(value, Sequence) else [value])
+    )
+    try:
+        numbers = [float(part) for part in parts]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) not in (1, 2) or any(number != number for number in numbers):
+        raise ValueError(f"alpha is a number or a pair NEAR,FAR in 0..1, not {value!r}")
+    near, far = numbers[0], numbers[-1]
+    return min(max(near, 0.0), 1.0), min(max(far, 0.0), 1.0)
+
+
+class LookControl:
+    """Holds the current :class:`Look` of one or more sinks. Thread-safe; readers never block writers for long."""
+
+    def __init__(self, look: Look) -> None:
+        self._lock = threading.Lock()
+        self._look = look
+
+    @property
+    def look(self) -> Look:
+        return self._look
+
+    def update(self, **changes: Any) -> Look:
+        """Replace fields of the look; raises ValueError and changes nothing where a value is not valid."""
+        with self._lock:
+            self._look = replace(self._look, **changes)
+            return self._look

@@ -1,0 +1,122 @@
+"""Prepared tensors: ``{data, type, dims}`` as transformers.js hands them over."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from streamdepth.core.errors import DataFormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from streamdepth.models.spec import ModelSpec
+
+_NAMES = "float32 float16 float64 uint8 int8 uint16 int16 uint32 int32 uint64 int64 bool"
+_TYPES = {name: np.dtype(name) for name in _NAMES.split()}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A network input somebody else prepared: goes in as it is."""
+
+    values: NDArray[Any]
+
+    @property
+    def name(self) -> str:
+        return f"the tensor {self.values.dtype} [{', '.join(map(str, self.values.shape))}]"
+
+
+def tensor_of(value: Mapping[Any, Any]) -> Tensor:
+    """Read ``{data, type, dims}``.
+
+    Args:
+        value: ``data`` is a flat or nested list of numbers, an ndarray or typed array, raw little-endian bytes, a
+            base64 string of such bytes, or the object JSON makes of a typed array (``{"0": 0.1, "1": ...}``). ``type``
+            is the element type (``float32`` if left out). ``dims`` or ``dim`` is the shape. Further keys, such as
+            transformers.js' ``size`` and ``location``, say nothing new and are not looked at.
+    Raises:
+        DataFormatError: a key is missing, the type unknown, or data and shape do not fit.
+    """
+    if "data" not in value or ("dims" not in value and "dim" not in value):
+        raise DataFormatError(
+            f"a tensor is a mapping with data, type and dims, not one with {', '.join(map(str, value)) or 'nothing'}"
+        )
+    dims = _dims(value.get("dims", value.get("dim")))
+    kind = value.get("type", "float32")
+    dtype = _TYPES.get(kind) if isinstance(kind, str) else None
+    if dtype is None:
+        raise DataFormatError(f"tensor type {kind!r} is unknown; known are {', '.join(_TYPES)}")
+    flat = _flat(value["data"], dtype)
+    if flat.size != math.prod(dims):
+        raise DataFormatError(
+            f"tensor data has {flat.size} values, dims {list(dims)} want {math.prod(dims)}; correct one of them"
+        )
+    return Tensor(flat.reshape(dims))
+
+
+def rows_of(tensor: Tensor, spec: ModelSpec) -> list[NDArray[Any]]:
+    """One [3, H, W] array for each picture in the tensor, checked against the model's input.
+
+    Raises:
+        DataFormatError: the model's input has another shape.
+    """
+    layout, values = spec.image_layout, tensor.values
+    inner = {"chw": 3, "hwc": 3, "nchw": 4}[layout]
+    if values.ndim == inner:
+        values = values[None]
+    # a plain NCHW tensor is what people have; a rank-5 network wants one view of each
+    if layout == "nchw" and values.ndim == 4 and values.shape[1] == 3:
+        values = values[:, None]
+    wanted = ["batch", "height", "width", "3"] if layout == "hwc" else ["batch", "3", "height", "width"]
+    if layout == "nchw":
+        wanted.insert(1, "1")
+    channels = -1 if layout == "hwc" else -3
+    fits = values.ndim == len(wanted) and values.shape[channels] == 3 and (layout != "nchw" or values.shape[1] == 1)
+    if not fits:
+        raise DataFormatError(f"{tensor.name} does not fit {spec.name}; its input is [{', '.join(wanted)}]")
+    if layout == "nchw":
+        values = values[:, 0]
+    return [row.transpose(2, 0, 1) if layout == "hwc" else row for row in values]
+
+
+def _dims(raw: Any) -> tuple[int, ...]:
+    try:
+        dims = tuple(raw)
+    except TypeError:
+        dims = ()
+    whole = all(isinstance(d, int | np.integer) and not isinstance(d, bool) and d > 0 for d in dims)
+    if not dims or not whole:
+        raise DataFormatError(f"tensor dims are a list of whole numbers above 0, not {raw!r}")
+    return tuple(int(d) for d in dims)
+
+
+def _flat(data: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    if isinstance(data, dict):
+        data = list(data.values())
+    if isinstance(data, str):
+        try:
+            data = base64.b64decode(data, validate=True)
+        except (binascii.Error, ValueError) as exc:
+            raise DataFormatError(f"tensor data is a string but not base64 ({exc}); give a list of numbers") from exc
+    if isinstance(data, bytes | bytearray):
+        if len(data) % dtype.itemsize:
+            raise DataFormatError(
+                f"tensor data has {len(data)} bytes, not a multiple of the {dtype.itemsize} of a {dtype}; "
+                "check its type"
+            )
+        return np.frombuffer(data, dtype=dtype.newbyteorder("<")).astype(dtype)
+    try:
+        array = np.asarray(data)
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"holds {array.dtype.name}")
+        return array.astype(dtype).reshape(-1)
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise DataFormatError(f"tensor data is not a list of numbers ({exc}); give {dtype} values") from exc

@@ -1,0 +1,1 @@
+"""Frames and images as memory: pixel formats, planes, colour conversion, orientation, codecs."""

@@ -1,0 +1,1 @@
+"""Network addresses, TLS, back-off, and calls that can be abandoned."""

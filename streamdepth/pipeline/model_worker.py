@@ -1,0 +1,106 @@
+"""What all sources of a run share: their frames to batches, batches through the model, depth back to each source."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from typing import TYPE_CHECKING
+
+from streamdepth.core.errors import InferenceError
+from streamdepth.core.queues import Aborted, BoundedQueue, Ended, Policy
+from streamdepth.pipeline.batching import Batcher, Inbox, company_ns
+from streamdepth.pipeline.reorder_buffer import Turns
+from streamdepth.pipeline.stats import Timer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from streamdepth.core.clock import Clock
+    from streamdepth.core.frame import DepthMap
+    from streamdepth.inference.runner import Runner
+    from streamdepth.inference.slots import Slot
+    from streamdepth.pipeline.batching import Arrival
+    from streamdepth.pipeline.source_worker import Lane
+
+_INBOX_FRAMES = 4
+_BATCHES_AHEAD = 2
+_HELD_BY_WORKER = 2
+"""Turns each worker may have: one it works on, one that waits for a slower neighbour's."""
+
+
+class ModelStage:
+    """``prepare`` is the loop of one thread, ``infer`` of as many as the engine has workers; the rest is for any.
+
+    Attributes:
+        inbox: where sources put their frames.
+        patient: True where nobody waits for a frame: no source drops any.
+        timers: by stage, of each frame.
+    """
+
+    def __init__(self, lanes: Sequence[Lane], *, batch: int, clock: Clock) -> None:
+        policies = [lane.policy for lane in lanes]
+        self.inbox = Inbox(policies, max(_INBOX_FRAMES, batch), latest_capacity=-(-batch // len(policies)))
+        self.patient = all(policy is Policy.EVERY for policy in policies)
+        self.timers = {"prepare": Timer(), "infer": Timer()}
+        self._lanes = lanes
+        self._batches: BoundedQueue[tuple[Slot, list[Arrival]]] = BoundedQueue(_BATCHES_AHEAD if self.patient else 1)
+        self._turns = Turns()
+        self._aborted = threading.Event()
+        self._clock = clock
+
+    def prepare(self, engine: Runner) -> None:
+        live = [lane for lane in self._lanes if lane.policy is Policy.LATEST]
+        wait_ns = company_ns(lane.info.rate for lane in live if lane.info is not None)
+        batcher = Batcher(self.inbox, engine.batch, engine.network_size, company_ns=wait_ns, clock=self._clock)
+        try:
+            while True:
+                if not self.patient:
+                    self._batches.wait_for_taker()  # until then a newer frame may come
+                size, arrivals = batcher.next()
+                started_ns = self._clock.monotonic_ns()
+                slot = engine.acquire(size)
+                for row, arrival in enumerate(arrivals):
+                    slot.write(row, arrival.frame.picture)
+                self.timers["prepare"].add((self._clock.monotonic_ns() - started_ns) // len(arrivals))
+                self._batches.put((slot, arrivals))
+        except Ended:
+            self._batches.end()
+
+    def infer(self, engine: Runner) -> None:
+        """Batches are run side by side and handed on in the order they came."""
+        turns = self._turns
+        while True:
+            turn, item = turns.take(self._batches.get)
+            if item is None:
+                break
+            slot, arrivals = item
+            started_ns = self._clock.monotonic_ns()
+            try:
+                depths = engine.run(slot, len(arrivals))
+            except InferenceError:
+                if self._aborted.is_set():  # the abort ended it, and is no error of its own
+                    raise Aborted from None
+                raise
+            self.timers["infer"].add((self._clock.monotonic_ns() - started_ns) // len(arrivals))
+            turns.hand_on(turn, partial(self._give, arrivals, depths), most_held=_HELD_BY_WORKER * engine.workers)
+            del item, slot, depths  # the ring lends a slot out again once nobody holds it
+        turns.finish(turn, self._end)
+
+    def _give(self, arrivals: list[Arrival], depths: list[DepthMap]) -> None:
+        for arrival, depth in zip(arrivals, depths, strict=True):
+            self._lanes[arrival.lane].depths.put((arrival.frame, depth))
+
+    def _end(self) -> None:
+        for lane in self._lanes:
+            lane.depths.end()
+
+    def queued(self) -> dict[str, int]:
+        """Frames and batches that wait, by queue."""
+        return {"inbox": len(self.inbox), "batches": len(self._batches)}
+
+    def abort(self) -> None:
+        """End every wait in here. A run in progress is the engine's to interrupt."""
+        self._aborted.set()
+        self.inbox.abort()
+        self._batches.abort()
+        self._turns.abort()

@@ -1,0 +1,96 @@
+"""One sink in a run: its queue, its books, its loop."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from streamdepth.core.errors import StopPipeline
+from streamdepth.core.queues import BoundedQueue, Ended, Policy
+from streamdepth.pipeline.stats import SinkStats, Timer
+
+if TYPE_CHECKING:
+    from streamdepth.core.clock import Clock
+    from streamdepth.core.contracts import Sink
+    from streamdepth.core.frame import Result
+
+_QUEUE_FRAMES = 4
+_LIVE_QUEUE_FRAMES = 1
+IDLE_SECONDS = 0.02
+
+
+class Outlet:
+    """Feeds one sink from a bounded queue. ``offer`` on the colour thread, ``pump`` on the sink's thread."""
+
+    def __init__(self, sink: Sink, clock: Clock, latency: Timer) -> None:
+        self.sink = sink
+        self.timer = Timer()
+        live = sink.live
+        self.queue: BoundedQueue[Result] = BoundedQueue(
+            _LIVE_QUEUE_FRAMES if live else _QUEUE_FRAMES, Policy.LATEST if live else Policy.EVERY
+        )
+        self._clock = clock
+        self._latency = latency
+        self._lock = threading.Lock()
+        self._offered = 0
+        self._written = 0
+        self._dropped: Counter[str] = Counter()
+        self._retired = False
+
+    def offer(self, result: Result) -> None:
+        replaced = None if self._retired else self.queue.put(result)
+        with self._lock:
+            self._offered += 1
+            self._dropped["policy"] += replaced is not None
+
+    def pump(self) -> bool:
+        """Give the sink its next result, or an idle moment; False once it has had them all and was flushed."""
+        try:
+            result = self.queue.get(IDLE_SECONDS)
+        except Ended:
+            self.sink.flush()
+            return False
+        try:
+            self._serve(result)
+        except StopPipeline:
+            # Nobody empties the queue from here on: an offer that waits for room must get it, and later ones not wait.
+            self._retired = True
+            self.queue.drain()
+            raise
+        return True
+
+    def _serve(self, result: Result | None) -> None:
+        if result is None:
+            self.sink.idle()
+            return
+        started_ns = self._clock.monotonic_ns()
+        self.sink.process(result)
+        ended_ns = self._clock.monotonic_ns()
+        self.timer.add(ended_ns - started_ns)
+        self._latency.add(ended_ns - result.frame.captured_ns)
+        with self._lock:
+            self._written += 1
+
+    def run(self) -> None:
+        """The loop of a sink with a thread of its own."""
+        try:
+            while self.pump():
+                pass
+        finally:
+            self.sink.close()
+
+    def settle(self, cause: str) -> SinkStats:
+        """Close the books after the run: what was offered and neither written nor replaced is lost to ``cause``.
+
+        Where the sink itself asked for the end, the cause is ``"closed"``.
+        """
+        with self._lock:
+            lost = self._offered - self._written - sum(self._dropped.values())
+            dropped = Counter(self._dropped)
+            dropped["closed" if self._retired else cause] += lost
+        return SinkStats(self.sink.name, self._written, {name: count for name, count in dropped.items() if count})
+
+    @property
+    def written(self) -> int:
+        return self._written

@@ -1,0 +1,119 @@
+"""The threads of one run: named, watched, and ended within a deadline. The first error wins."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+from streamdepth.core.errors import DeadlineError, StageError, StopPipeline, StreamDepthError
+from streamdepth.core.queues import Aborted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from streamdepth.core.clock import Clock
+
+
+T = TypeVar("T")
+
+
+class Crew:
+    """Runs stage loops on threads of its own.
+
+    A loop that raises ends the run: ``on_error`` is called once, on the failing thread, with the first error. A loop
+    that raises ``StopPipeline`` asks for a normal end through ``on_stop``. ``Aborted`` is how other loops then end.
+    """
+
+    def __init__(
+        self, *, on_error: Callable[[], None], on_stop: Callable[[], None], on_done: Callable[[], None]
+    ) -> None:
+        self._on_error = on_error
+        self._on_stop = on_stop
+        self._on_done = on_done
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._error: BaseException | None = None
+        self._running = 0
+
+    @property
+    def error(self) -> BaseException | None:
+        return self._error
+
+    @property
+    def done(self) -> bool:
+        """True once every loop has ended."""
+        return self._running == 0
+
+    def add(self, loop: Callable[[], None], *, stage: str, source: str = "") -> None:
+        """Prepare a thread named after its stage and source; ``start`` starts them all."""
+        name = f"streamdepth-{stage}" + (f"-{source}" if source else "")
+        # Daemons: a read that never returns must not keep the process alive after its deadline was reported.
+        self._threads.append(
+            threading.Thread(target=self._run, args=(loop, stage, source), name=name[:60], daemon=True)
+        )
+        self._running += 1
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def guard(self, work: Callable[[], T], stage: str, source: str) -> T | None:
+        """Do work under the crew's error rules, on whatever thread this is called on; None where it did not finish.
+
+        Ctrl-C passes through: only the caller's thread can receive it, and it knows what to do.
+        """
+        try:
+            return work()
+        except KeyboardInterrupt:
+            raise
+        except Aborted:
+            pass
+        except StopPipeline:
+            self._on_stop()
+        except BaseException as error:
+            self.fail(error, stage, source)
+        return None
+
+    def _run(self, loop: Callable[[], None], stage: str, source: str) -> None:
+        try:
+            self.guard(loop, stage, source)
+        finally:
+            with self._lock:
+                self._running -= 1
+            self._on_done()
+
+    def fail(self, error: BaseException, stage: str, source: str) -> None:
+        """Record an error if it is the first, naming where it came from, and end the run."""
+        named = _named(error, stage, source)
+        with self._lock:
+            first = self._error is None
+            if first:
+                self._error = named
+        if first:
+            self._on_error()
+
+    def join(self, deadline_seconds: float, clock: Clock) -> None:
+        """Wait for all threads. One that is still there after the deadline becomes the error, unless one is known."""
+        ends_ns = clock.monotonic_ns() + int(deadline_seconds * 1e9)
+        for thread in self._threads:
+            if thread.ident is None:
+                continue
+            thread.join(max(0.0, (ends_ns - clock.monotonic_ns()) / 1e9))
+        stuck = [thread.name.removeprefix("streamdepth-") for thread in self._threads if thread.is_alive()]
+        if stuck and self._error is None:
+            self._error = DeadlineError(
+                f"{', '.join(stuck)} did not end within {deadline_seconds:g} s; it was left behind and its output may "
+                "be incomplete"
+            )
+
+
+def _named(error: BaseException, stage: str, source: str) -> BaseException:
+    if isinstance(error, StreamDepthError):
+        error.stage = error.stage or stage
+        error.source = error.source or source
+        return error
+    if not isinstance(error, Exception):
+        return error
+    named = StageError(f"{type(error).__name__}: {error}", stage=stage, source=source)
+    named.__cause__ = error
+    return named

@@ -1,0 +1,1 @@
+"""Depth as data: writing and reading."""

@@ -1,0 +1,336 @@
+"""Reads what ``--data`` wrote: float32 depth back, with its own time stamps."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, overload
+
+import numpy as np
+
+from streamdepth.core.errors import DataFormatError, SourceNotFoundError
+from streamdepth.sinks.depth.records import INDEX_NAME, DepthMetadata, FrameRecord, unit_of
+from streamdepth.sinks.files import reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from av.container import InputContainer
+    from numpy.typing import NDArray
+
+    from streamdepth.core.frame import Sense
+    from streamdepth.sinks.depth.coding import Coding
+
+_NOT_DEPTH = "holds no depth written by streamdepth; --data OUT.mkv or --data FOLDER/ writes some"
+
+
+class DepthFrame(NamedTuple):
+    """One frame of depth.
+
+    Attributes:
+        pts: presentation time in ``time_base`` units.
+        time_base: seconds per pts unit.
+        values: float32 [H, W], NaN where there is none.
+        sense: what a value means; ``unit`` is ``"m"`` where that is metres, else empty.
+        carried: moved here from frames near by (``--model-every``), not given by the model for this one.
+    """
+
+    pts: int
+    time_base: Fraction
+    values: NDArray[np.float32]
+    sense: Sense
+    carried: bool = False
+
+    @property
+    def seconds(self) -> float:
+        return float(self.pts * self.time_base)
+
+    @property
+    def unit(self) -> str:
+        return unit_of(self.sense)
+
+
+class CodedFrame(NamedTuple):
+    """One frame as it is stored: uint16 [H, W], 0 = no depth, and what its codes mean."""
+
+    pts: int
+    codes: NDArray[np.uint16]
+    coding: Coding
+
+
+class _Store(Protocol):
+    metadata: DepthMetadata
+
+    def count(self) -> int: ...
+
+    def frames(self) -> Iterator[tuple[FrameRecord, NDArray[np.float32]]]: ...
+
+    def coded(self) -> Iterator[CodedFrame]: ...
+
+    def frame(self, index: int) -> tuple[FrameRecord, NDArray[np.float32]]: ...
+
+    def close(self) -> None: ...
+
+
+class DepthReader:
+    """Frames of a depth file or folder, by iteration (as often as wanted) and by number.
+
+    ``len`` and the first access by number of a video read through the file once without decoding it. Files of a run
+    that was cut off are read up to where they are whole. Not thread-safe; use it as a context manager or ``close`` it.
+
+    Attributes:
+        metadata: scale, offset, sense, model, version, size.
+    """
+
+    def __init__(self, store: _Store) -> None:
+        self._store = store
+        self.metadata = store.metadata
+
+    def __len__(self) -> int:
+        return self._store.count()
+
+    def __iter__(self) -> Iterator[DepthFrame]:
+        for pts, values in self._store.frames():
+            yield self._frame(pts, values)
+
+    def coded(self) -> Iterator[CodedFrame]:
+        """Frames as stored, without turning codes into depth.
+
+        Raises:
+            DataFormatError: an NPY folder holds no codes.
+        """
+        return self._store.coded()
+
+    @overload
+    def __getitem__(self, index: int) -> DepthFrame: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[DepthFrame]: ...
+
+    def __getitem__(self, index: int | slice) -> DepthFrame | list[DepthFrame]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = index + len(self) if index < 0 else index
+        if not 0 <= number < len(self):
+            raise IndexError(f"frame {index} of {len(self)}")
+        return self._frame(*self._store.frame(number))
+
+    def close(self) -> None:
+        self._store.close()
+
+    def _frame(self, record: FrameRecord, values: NDArray[np.float32]) -> DepthFrame:
+        return DepthFrame(record.pts, self.metadata.time_base, values, self.metadata.sense, record.carried)
+
+    def __enter__(self) -> DepthReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_depth(path: str | Path) -> DepthReader:
+    """Open depth data written by ``--data``, :class:`DepthVideoSink` or :class:`DepthFolderSink`.
+
+    Raises:
+        SourceNotFoundError: nothing is there.
+        DataFormatError: it is not depth data.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise SourceNotFoundError(f"{path} is not there; name a depth .mkv or a folder with {INDEX_NAME}")
+    if path.is_dir() or path.name == INDEX_NAME:
+        return DepthReader(_Folder(path if path.is_dir() else path.parent))
+    return DepthReader(_Video(path))
+
+
+class _Video:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._input = self._open()
+        try:
+            if not self._input.streams.video or self._input.streams.video[0].codec_context.pix_fmt != "gray16le":
+                raise DataFormatError(f"{path} {_NOT_DEPTH}")
+            self.metadata = DepthMetadata.from_tags(self._input.metadata)
+        except DataFormatError:
+            self.close()
+            raise
+        except (KeyError, ValueError) as exc:
+            self.close()
+            newer = f": {exc}" if isinstance(exc, ValueError) else ""
+            raise DataFormatError(f"{path} {_NOT_DEPTH}{newer}") from exc
+        self._table: list[tuple[int, FrameRecord]] | None = None
+
+    def close(self) -> None:
+        self._input.close()
+
+    def count(self) -> int:
+        return len(self._records())
+
+    def frames(self) -> Iterator[tuple[FrameRecord, NDArray[np.float32]]]:
+        for record, codes in self._stored():
+            yield record, record.coding.decode(codes)
+
+    def coded(self) -> Iterator[CodedFrame]:
+        for record, codes in self._stored():
+            yield CodedFrame(record.pts, codes, record.coding)
+
+    def _stored(self) -> Iterator[tuple[FrameRecord, NDArray[np.uint16]]]:
+        import av
+
+        with self._open() as source:
+            pictures: deque[tuple[int, NDArray[np.uint16]]] = deque()
+            records: deque[FrameRecord] = deque()
+            video = source.streams.video[0]
+            text = source.streams.subtitles[0] if source.streams.subtitles else None
+            coding = self.metadata.coding
+            try:
+                for packet in source.demux([video] if text is None else [video, text]):
+                    if packet.stream is text:
+                        if packet.size:
+                            records.append(FrameRecord.from_json(bytes(packet), coding))
+                            coding = records[-1].coding
+                    else:
+                        pictures.extend(_codes(packet))
+                    while pictures and (records or text is None):
+                        stamp, codes = pictures.popleft()
+                        record = records.popleft() if text is not None else self._stand_in(stamp)
+                        yield record, codes
+            except (av.FFmpegError, ValueError):
+                return  # the cut end of a run that did not finish
+
+    def frame(self, index: int) -> tuple[FrameRecord, NDArray[np.float32]]:
+        records = self._records()
+        stamp, record = records[index]
+        # Frames closer than a millisecond share a stamp: the first with it, then as many on.
+        onward = index - next(
+            number for number in range(index, -1, -1) if number == 0 or records[number - 1][0] != stamp
+        )
+        video = self._input.streams.video[0]
+        self._input.seek(stamp, stream=video)
+        for packet in self._input.demux(video):
+            for found, codes in _codes(packet):
+                if found == stamp:
+                    if onward == 0:
+                        return record, record.coding.decode(codes)
+                    onward -= 1
+        raise DataFormatError(f"{self._path}: frame {index} is damaged; iterate to read up to it")
+
+    def _records(self) -> list[tuple[int, FrameRecord]]:
+        if self._table is None:
+            self._table = self._scan()
+        return self._table
+
+    def _scan(self) -> list[tuple[int, FrameRecord]]:
+        import av
+
+        stamps: list[int] = []
+        records: list[FrameRecord] = []
+        coding = self.metadata.coding
+        with self._open() as source:
+            text = source.streams.subtitles[0] if source.streams.subtitles else None
+            video = source.streams.video[0]
+            try:
+                for packet in source.demux([video] if text is None else [video, text]):
+                    if not packet.size or packet.pts is None:
+                        continue
+                    if packet.stream is text:
+                        records.append(FrameRecord.from_json(bytes(packet), coding))
+                        coding = records[-1].coding
+                    else:
+                        stamps.append(packet.pts)
+                        if text is None:
+                            records.append(self._stand_in(packet.pts))
+            except (av.FFmpegError, ValueError):
+                pass  # the cut end of a run that did not finish
+        return list(zip(stamps, records, strict=False))
+
+    def _stand_in(self, stamp: int) -> FrameRecord:
+        """For a file whose records were stripped by another program: the container's own clock."""
+        seconds = Fraction(stamp, 1000) + self.metadata.origin_seconds
+        return FrameRecord(round(seconds / self.metadata.time_base), self.metadata.coding)
+
+    def _open(self) -> InputContainer:
+        import av
+
+        try:
+            return av.open(str(self._path))
+        except (av.FFmpegError, OSError) as exc:
+            raise DataFormatError(f"{self._path} {_NOT_DEPTH} ({reason(exc)})") from exc
+
+
+class _Folder:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            lines = (folder / INDEX_NAME).read_text(encoding="utf-8").splitlines()
+            head = json.loads(lines[0])
+            self.metadata = DepthMetadata.parse(head)
+            self._kind = head["kind"]
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as exc:
+            raise DataFormatError(f"{folder} {_NOT_DEPTH}") from exc
+        self._records: list[FrameRecord] = []
+        coding = self.metadata.coding
+        for line in lines[1:]:
+            try:
+                record = FrameRecord.from_json(line, coding)
+            except (ValueError, KeyError):
+                break  # the cut end of a run that did not finish
+            coding = record.coding
+            self._records.append(record)
+
+    def close(self) -> None:
+        pass
+
+    def count(self) -> int:
+        return len(self._records)
+
+    def frames(self) -> Iterator[tuple[FrameRecord, NDArray[np.float32]]]:
+        for index in range(len(self._records)):
+            yield self.frame(index)
+
+    def coded(self) -> Iterator[CodedFrame]:
+        for record in self._records:
+            yield CodedFrame(record.pts, self._read_codes(record), record.coding)
+
+    def frame(self, index: int) -> tuple[FrameRecord, NDArray[np.float32]]:
+        record = self._records[index]
+        if self._kind == "npy":
+            return record, self._read_values(record)
+        return record, record.coding.decode(self._read_codes(record))
+
+    def _read_values(self, record: FrameRecord) -> NDArray[np.float32]:
+        path = self._folder / Path(record.file).name
+        try:
+            values = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as exc:
+            raise DataFormatError(f"{path} cannot be read ({reason(exc)}); write the folder again") from exc
+        return np.asarray(values, np.float32)
+
+    def _read_codes(self, record: FrameRecord) -> NDArray[np.uint16]:
+        import cv2
+
+        path = self._folder / Path(record.file).name
+        if self._kind == "npy":
+            raise DataFormatError(f"{self._folder} holds depth as floats, which have no codes; iterate over it instead")
+        try:
+            codes = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        except (OSError, cv2.error) as exc:
+            raise DataFormatError(f"{path} cannot be read ({reason(exc)}); write the folder again") from exc
+        if codes is None or codes.dtype != np.uint16 or codes.ndim != 2:
+            raise DataFormatError(f"{path} is not a 16-bit gray PNG; write the folder again")
+        return cast("NDArray[np.uint16]", codes)
+
+
+def _codes(packet: object) -> list[tuple[int, NDArray[np.uint16]]]:
+    from av.packet import Packet
+
+    if not isinstance(packet, Packet):
+        return []
+    return [
+        (int(frame.pts or 0), np.asarray(frame.to_ndarray(format="gray16le"), np.uint16)) for frame in packet.decode()
+    ]

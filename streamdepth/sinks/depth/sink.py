@@ -1,0 +1,357 @@
+"""Depth as data: 16-bit codes in a lossless video, or one file a frame."""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from streamdepth.core.base_sink import BaseSink
+from streamdepth.core.errors import SinkError, UsageError
+from streamdepth.sinks.depth.coding import Coding, first_coding, span_of, wider
+from streamdepth.sinks.depth.records import INDEX_NAME, DepthMetadata, FrameRecord
+from streamdepth.sinks.encoding import CONTAINERS, container_options
+from streamdepth.sinks.files import claim_file, claim_folder, reason, write_failed, write_whole
+from streamdepth.sinks.muxed import MuxedFile
+from streamdepth.sinks.names import SOURCE_NAMES, FrameNames
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from av.stream import Stream
+    from av.video.stream import VideoStream
+    from numpy.typing import NDArray
+
+    from streamdepth.core.frame import DepthMap, PictureInfo, Result, Sense, StreamInfo
+
+Size = Literal["source", "model"]
+_MILLISECONDS = 1000
+
+
+class _DepthSink(BaseSink):
+    """What every depth output shares: its size, its coding, its description."""
+
+    def __init__(self, path: Path, *, overwrite: bool, size: Size, model: str, model_revision: str) -> None:
+        super().__init__(str(path))
+        if size not in ("source", "model"):
+            raise UsageError(f"the size of depth data is 'source' or 'model', not {size!r}")
+        self._path = path
+        self._overwrite = overwrite
+        self._size: Size = size
+        self._model, self._model_revision = model, model_revision
+        self._info: StreamInfo | None = None
+        self._coding: Coding | None = None
+        self._seen: tuple[float, float] | None = None
+        self._recoded = self._resized = 0
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """``recoded``: frames from which on another scale was needed; ``resized``: frames of another size."""
+        counts = {"recoded": self._recoded, "resized": self._resized}
+        return MappingProxyType({cause: count for cause, count in counts.items() if count})
+
+    def _size_px(self, result: Result) -> tuple[int, int]:
+        if self._size == "model":
+            return result.depth.width_px, result.depth.height_px
+        return result.frame.width_px, result.frame.height_px
+
+    def _metadata(self, sense: Sense, coding: Coding, size_px: tuple[int, int]) -> DepthMetadata:
+        info = self._info
+        if info is None:
+            raise SinkError(f"{self.name}: not open")
+        return DepthMetadata(
+            sense=sense,
+            scale=coding.scale,
+            offset=coding.offset,
+            width_px=size_px[0],
+            height_px=size_px[1],
+            time_base=info.time_base,
+            origin_seconds=info.origin_seconds,
+            model=self._model,
+            model_revision=self._model_revision,
+            source=info.source_id,
+        )
+
+    def _encode(self, depth: DepthMap, size_px: tuple[int, int], box_px: tuple[int, int]) -> NDArray[np.uint16]:
+        """Codes [H, W] of ``box_px``, the depth at ``size_px`` in its middle; moves to a wider coding if need be."""
+        from streamdepth.colorize.resize import resize_to_uint16
+
+        values = known_values(depth)
+        span = span_of(values)
+        if span is not None:
+            seen = self._seen or span
+            self._seen = min(seen[0], span[0]), max(seen[1], span[1])
+        if self._coding is None:
+            self._coding = first_coding(depth.sense, span)
+        elif self._seen is not None and not self._coding.fits(*self._seen):
+            self._coding = wider(self._coding, depth.sense, self._seen)
+            self._recoded += 1
+        width, height = size_px
+        codes = np.empty((height, width), np.uint16)
+        resize_to_uint16(values, width, height, self._coding.scale, self._coding.offset, codes)
+        return boxed(codes, box_px, np.uint16(0))
+
+    def _fit(self, size_px: tuple[int, int], box_px: tuple[int, int]) -> tuple[int, int]:
+        if size_px == box_px:
+            return box_px
+        self._resized += 1
+        ratio = min(Fraction(box_px[0], size_px[0]), Fraction(box_px[1], size_px[1]))
+        return max(1, round(size_px[0] * ratio)), max(1, round(size_px[1] * ratio))
+
+
+class DepthVideoSink(_DepthSink):
+    """Depth as FFV1 ``gray16le`` in Matroska: lossless, seekable, and readable by anything with FFmpeg.
+
+    ``value = offset + scale * code``, code 0 = no depth; scale, offset, sense, model and version are tags of the file.
+    Metric models use millimetres. For relative ones the first picture decides, with room to both sides. A later frame
+    that does not fit is never clipped: the coding changes from that frame on (counted as ``recoded``). A second track
+    holds each frame's own pts to the tick (Matroska's clock counts milliseconds) and such changes, as JSON text.
+    :func:`streamdepth.read_depth` reads all of it.
+
+    The file plays at any moment while it is being written. Not before the first frame is an old file replaced.
+
+    Args:
+        path: file to write, ``.mkv``.
+        overwrite: replace a file that is there.
+        size: ``"source"`` = the pictures' size (of the first one; others are fitted inside), ``"model"`` = the model's.
+        model, model_revision: recorded in the file.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        size: Size = "source",
+        model: str = "",
+        model_revision: str = "",
+    ) -> None:
+        super().__init__(Path(path), overwrite=overwrite, size=size, model=model, model_revision=model_revision)
+        if self._path.suffix.lower() != ".mkv":
+            raise UsageError(f"{self._path}: depth video is Matroska; name it .mkv, or name a folder/ for pictures")
+        self._created = self._closed = self._flushed = False
+        self._muxed: MuxedFile | None = None
+        self._video: VideoStream | None = None
+        self._records: Stream | None = None
+        self._written: Coding | None = None
+        self._box = (0, 0)
+        self._frames = 0
+
+    def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:  # noqa: ARG002 - takes no pictures
+        """
+        Raises:
+            UsageError: the output is the input.
+            OutputExistsError: it is there and may not be overwritten.
+            SinkError: it cannot be written.
+        """
+        self._created = claim_file(self._path, overwrite=self._overwrite, media_path=stream.media_path)
+        self._info = stream
+
+    def process(self, result: Result) -> None:
+        import av
+
+        info = self._info
+        if info is None:
+            raise SinkError(f"{self.name}: not open")
+        size = self._size_px(result)
+        self._box = self._box if self._frames else size
+        codes = self._encode(result.depth, self._fit(size, self._box), self._box)
+        if self._coding is None:
+            return
+        if self._muxed is None:
+            self._begin(info, result.depth.sense, self._coding)
+        if self._muxed is None or self._video is None or self._records is None:
+            raise SinkError(f"{self.name}: closed")
+        seconds = result.frame.pts * result.frame.time_base - info.origin_seconds
+        stamp = int(seconds * _MILLISECONDS + Fraction(1, 2))
+        pts = int(result.frame.pts * result.frame.time_base / info.time_base)
+        # The record first: a file cut off anywhere then never holds a frame without the meaning of its codes.
+        described = FrameRecord(pts, self._coding, carried=result.depth.carried)
+        record = av.Packet(described.to_json(self._written))
+        record.stream, record.time_base = self._records, Fraction(1, _MILLISECONDS)
+        record.pts = record.dts = stamp
+        record.duration = 1
+        self._muxed.mux(record)
+        self._written = self._coding
+        picture = av.VideoFrame.from_ndarray(codes, format="gray16le")
+        picture.pts, picture.time_base = stamp, Fraction(1, _MILLISECONDS)
+        self._muxed.mux(self._video.encode(picture))
+        self._frames += 1
+
+    def flush(self) -> None:
+        if self._flushed or self._muxed is None or self._video is None or self._muxed.broken:
+            return
+        self._flushed = True
+        self._muxed.mux(self._video.encode(None))
+
+    def close(self) -> None:
+        """
+        Raises:
+            SinkError: the end of the file could not be written; what came before stays readable.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.flush()
+        finally:
+            muxed, self._muxed = self._muxed, None
+            if muxed is not None:
+                muxed.close(empty=not self._frames)
+            elif self._created:
+                self._path.unlink(missing_ok=True)
+
+    def _begin(self, info: StreamInfo, sense: Sense, coding: Coding) -> None:
+        import av
+
+        options = container_options(CONTAINERS[".mkv"], _MILLISECONDS)
+        self._muxed = muxed = MuxedFile(self._path, "matroska", options, created=self._created)
+        output = muxed.container
+        output.metadata.update(self._metadata(sense, coding, self._box).tags())
+        video = output.add_stream("ffv1", rate=info.rate or Fraction(25))
+        video.width, video.height, video.pix_fmt = *self._box, "gray16le"
+        context = video.codec_context
+        if info.rate is None:
+            context.framerate = Fraction(0)
+        context.time_base = video.time_base = Fraction(1, _MILLISECONDS)
+        context.sample_aspect_ratio = info.sample_aspect_ratio if self._size == "source" else Fraction(1)
+        context.color_range = 2
+        # Checksums in every slice find damage, four slices decode in parallel, and g=1 makes every frame seekable.
+        context.options = {"level": "3", "slices": "4", "slicecrc": "1", "g": "1"}
+        try:
+            context.open()
+        except (av.FFmpegError, ValueError) as exc:
+            size = f"{self._box[0]}x{self._box[1]}"
+            raise SinkError(f"{self.name}: FFV1 refuses {size} ({reason(exc)}); use --data FOLDER/ instead") from exc
+        records = output.add_mux_stream("subrip")
+        records.time_base = Fraction(1, _MILLISECONDS)
+        records.metadata["title"] = "frame records (JSON)"
+        records.metadata["language"] = "zxx"  # ISO 639-2: no linguistic content
+        self._video, self._records = video, records
+
+
+class DepthFolderSink(_DepthSink):
+    """Depth as one file a frame, described line by line in ``depth.jsonl`` as they are completed.
+
+    PNG: 16-bit gray, the same codes as :class:`DepthVideoSink`. NPY: float32 [H, W] with NaN where there is no depth,
+    nothing rounded. Every frame has its own size. A file is complete or not there, so a run that is cut off leaves a
+    readable folder.
+
+    Args:
+        folder: created where missing; must be empty without ``overwrite``.
+        pattern: file names, see :class:`~streamdepth.sinks.names.FrameNames`; the suffix .png or .npy chooses the
+            format.
+        overwrite, size, model, model_revision: as for :class:`DepthVideoSink`.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        pattern: str = SOURCE_NAMES,
+        overwrite: bool = False,
+        size: Size = "source",
+        model: str = "",
+        model_revision: str = "",
+    ) -> None:
+        super().__init__(Path(folder), overwrite=overwrite, size=size, model=model, model_revision=model_revision)
+        self._names = FrameNames(self._path, pattern, suffixes=(".png", ".npy"))
+        self._as_floats = self._names.suffix == ".npy"
+        self._index: io.BufferedWriter | None = None
+        self._written: Coding | None = None
+
+    def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:  # noqa: ARG002 - takes no pictures
+        """
+        Raises:
+            OutputExistsError: the folder holds something and may not be overwritten.
+            SinkError: it cannot be written.
+        """
+        claim_folder(self._path, overwrite=self._overwrite)
+        self._info = stream
+
+    def process(self, result: Result) -> None:
+        size = self._size_px(result)
+        if self._as_floats:
+            self._coding = Coding(1.0)
+            content: bytes | memoryview = _npy(resized(known_values(result.depth), size))
+        else:
+            content = _png(self._encode(result.depth, size, size))
+        if self._coding is None or self._info is None:
+            raise SinkError(f"{self.name}: not open")
+        if self._index is None:
+            self._index = self._begin(self._metadata(result.depth.sense, self._coding, size))
+        path = self._names(result.frame)
+        write_whole(path, content)
+        pts = int(result.frame.pts * result.frame.time_base / self._info.time_base)
+        self._append(FrameRecord(pts, self._coding, path.name, result.depth.carried).to_json(self._written))
+        self._written = self._coding
+
+    def close(self) -> None:
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+
+    def _begin(self, metadata: DepthMetadata) -> io.BufferedWriter:
+        import json
+
+        try:
+            self._index = (self._path / INDEX_NAME).open("wb")
+        except OSError as exc:
+            raise write_failed(self._path / INDEX_NAME, exc) from exc
+        fields = metadata.fields() | {"kind": "npy" if self._as_floats else "png"}
+        self._append(json.dumps({name: text for name, text in fields.items() if text}).encode())
+        return self._index
+
+    def _append(self, line: bytes) -> None:
+        if self._index is None:
+            raise SinkError(f"{self.name}: closed")
+        try:
+            self._index.write(line + b"\n")
+            self._index.flush()
+        except OSError as exc:
+            raise write_failed(self._path / INDEX_NAME, exc) from exc
+
+
+def known_values(depth: DepthMap) -> NDArray[np.float32]:
+    """The values with NaN wherever the model gives no depth; the map's own memory where there is nothing to hide."""
+    if depth.valid is None or depth.valid.all():
+        return depth.values
+    return np.where(depth.valid, depth.values, np.float32(np.nan))
+
+
+def resized(values: NDArray[np.float32], size_px: tuple[int, int]) -> NDArray[np.float32]:
+    """Bilinear, as the pictures show it; no depth where the nearest value is none."""
+    from streamdepth.colorize.resize import resize_bilinear
+
+    return resize_bilinear(values, *size_px)
+
+
+def boxed(codes: NDArray[np.uint16], box_px: tuple[int, int], border: np.uint16) -> NDArray[np.uint16]:
+    """[h, w] in the middle of a [H, W] of ``border``."""
+    width, height = box_px
+    if codes.shape == (height, width):
+        return codes
+    box = np.full((height, width), border, np.uint16)
+    top, left = (height - codes.shape[0]) // 2, (width - codes.shape[1]) // 2
+    box[top : top + codes.shape[0], left : left + codes.shape[1]] = codes
+    return box
+
+
+def _png(codes: NDArray[np.uint16]) -> bytes:
+    import cv2
+
+    # Level 1: a third of the time of the default for files a tenth larger (smooth 16-bit depth).
+    done, content = cv2.imencode(".png", codes, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        raise SinkError(f"OpenCV cannot write a {codes.shape[1]}x{codes.shape[0]} PNG; use .npy instead")
+    return bytes(content.data)
+
+
+def _npy(values: NDArray[np.float32]) -> memoryview:
+    content = io.BytesIO()
+    np.save(content, values, allow_pickle=False)
+    return content.getbuffer()

@@ -1,0 +1,1 @@
+"""Depth as RTSP streams: a server, and publishing to one."""

@@ -1,0 +1,119 @@
+"""A steady stream of pictures from an unsteady one."""
+
+from __future__ import annotations
+
+import threading
+from fractions import Fraction
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import av
+
+    from streamdepth.core.clock import Clock
+    from streamdepth.core.frame import StreamInfo
+
+_DEFAULT_RATE = Fraction(25)
+_FASTEST_DEFAULT = Fraction(30)
+_PATIENCE = Fraction(3, 2)
+_EARLY = Fraction(9, 10)
+_NS = 1_000_000_000
+
+
+class Due(NamedTuple):
+    """A picture to send now; ``fresh`` where it was not sent before."""
+
+    picture: av.VideoFrame
+    now_ns: int
+    fresh: bool
+
+
+class Pace:
+    """Holds the newest picture; gives it out when it is new, or again when ``1.5 / rate`` passed without a new one.
+
+    So a picture goes out as soon as it comes, gaps are filled at the output rate, and faster input is thinned to
+    about that rate (at least ``0.9 / rate`` apart: room for jitter). ``take`` from one thread, the rest from any.
+    """
+
+    def __init__(self, rate: Fraction, clock: Clock) -> None:
+        self._clock = clock
+        self._repeat_ns = round(_NS / rate * _PATIENCE)
+        self._shortest_ns = round(_NS / rate * _EARLY)
+        self._step_ns = round(_NS / rate)
+        self._changed = threading.Condition()
+        self._newest: av.VideoFrame | None = None
+        self._fresh = False
+        self._closed = False
+        self._due_ns = 0
+        self._given_ns: int | None = None
+        self.superseded = 0
+        self.repeated = 0
+
+    def submit(self, picture: av.VideoFrame) -> None:
+        """Never blocks; a picture that nobody took yet is superseded and counted."""
+        with self._changed:
+            if self._fresh:
+                self.superseded += 1
+            self._newest, self._fresh = picture, True
+            self._changed.notify_all()
+
+    def replace(self, picture: av.VideoFrame) -> None:
+        """Change what is repeated, without counting: nobody waits for it."""
+        with self._changed:
+            self._newest = picture
+
+    def hurry(self) -> None:
+        """Repeat now: somebody new is looking."""
+        with self._changed:
+            self._due_ns = 0
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def wait_drained(self, timeout_seconds: float) -> bool:
+        """Wait until nothing new waits; False where that did not happen in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._closed or not self._fresh, timeout_seconds)
+
+    def take(self, timeout_seconds: float) -> Due | None:
+        """The picture to send now; None after the timeout and once closed."""
+        with self._changed:
+            give_up_ns = self._clock.monotonic_ns() + round(timeout_seconds * _NS)
+            while not self._closed:
+                now_ns = self._clock.monotonic_ns()
+                wait_ns = self._wait_ns(now_ns)
+                if self._newest is not None and wait_ns <= 0:
+                    return self._give(self._newest, now_ns)
+                if now_ns >= give_up_ns:
+                    return None
+                self._changed.wait(max(min(wait_ns, give_up_ns - now_ns), 1_000_000) / _NS)
+            return None
+
+    def _wait_ns(self, now_ns: int) -> int:
+        if self._newest is None:
+            return _NS
+        if self._given_ns is None:
+            return 0
+        return (self._given_ns + self._shortest_ns if self._fresh else self._due_ns) - now_ns
+
+    def _give(self, picture: av.VideoFrame, now_ns: int) -> Due:
+        fresh = self._fresh
+        if fresh:
+            self._due_ns = now_ns + self._repeat_ns
+        else:
+            self.repeated += 1
+            # On the grid, so that late wake-ups do not add up; never more than one step behind.
+            self._due_ns = max(self._due_ns + self._step_ns, now_ns + self._shortest_ns)
+        self._fresh = False
+        self._given_ns = now_ns
+        self._changed.notify_all()
+        return Due(picture, now_ns, fresh)
+
+
+def output_rate(wanted: Fraction | float | None, stream: StreamInfo) -> Fraction:
+    """The rate to send at: the wanted one, else the source's up to 30, else 25 pictures a second."""
+    if wanted is not None:
+        return Fraction(wanted).limit_denominator(1001)
+    return min(stream.rate or _DEFAULT_RATE, _FASTEST_DEFAULT)

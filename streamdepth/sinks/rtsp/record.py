@@ -1,0 +1,319 @@
+"""A client that publishes to an RTSP server (RFC 2326 ANNOUNCE, RECORD) over TCP.
+
+libav's own publisher cannot be given a deadline: a stopped server held its ``mux`` for over 20 s, and at low bit rates
+the kernel's buffers hide the stop for longer still. This one asks the server for a sign of life every second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+import threading
+from typing import TYPE_CHECKING
+
+from streamdepth.net.tls import TLS_SCHEMES, tls_error
+from streamdepth.net.url import PASSWORD_VARIABLE, USER_VARIABLE
+from streamdepth.sinks.rtsp.auth import answer_challenge
+from streamdepth.sinks.rtsp.protocol import (
+    Interleaved,
+    Message,
+    MessageParser,
+    ProtocolError,
+    format_interleaved,
+    format_request,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from streamdepth.core.clock import Clock
+    from streamdepth.net.tls import Trust
+    from streamdepth.net.url import Credentials, LiveUrl
+
+CONTROL = "streamid=0"
+_AGENT = "streamdepth"
+_SLICE_SECONDS = 0.05
+_SEND_BUFFER_BYTES = 256 * 1024
+_RECEIVE_BYTES = 65_536
+
+
+class PublishError(Exception):
+    """Why a server cannot be published to, or no more; text for people, without credentials."""
+
+
+class RecordClient:
+    """One connection to a server. ``interrupt`` from any thread, the rest from one.
+
+    Args:
+        trust: whom to, behind ``rtsps``.
+        timeout_seconds: for connecting, for each answer, for the server's sign of life, and for a send to move on.
+    """
+
+    def __init__(
+        self, url: LiveUrl, credentials: Credentials | None, trust: Trust, *, timeout_seconds: float, clock: Clock
+    ) -> None:
+        self._url = url
+        self._location = url.location
+        self._credentials = credentials
+        self._trust = trust
+        self._timeout_seconds = timeout_seconds
+        self._clock = clock
+        self._stop = threading.Event()
+        self._socket: socket.socket | None = None
+        self._parser = MessageParser()
+        self._inbox: list[Message] = []
+        self._cseq = 0
+        self._session = ""
+        self._challenges: tuple[str, ...] = ()
+        self._channels = (0, 1)
+        self._asked_ns: int | None = None
+        self._asked_cseq = 0
+        self._next_ask_ns = 0
+        self._answers = 0
+
+    def connect(self, sdp: str) -> None:
+        """Connect and get the server's consent to send.
+
+        Raises:
+            PublishError: it is not there, does not answer, or refuses.
+        """
+        self._connect_socket()
+        self._request("OPTIONS", self._location)
+        self._request("ANNOUNCE", self._location, {"Content-Type": "application/sdp"}, sdp.encode())
+        target = f"{self._location.rstrip('/')}/{CONTROL}"
+        reply = self._request("SETUP", target, {"Transport": "RTP/AVP/TCP;unicast;interleaved=0-1;mode=record"})
+        self._session = reply.headers.get("session", "").partition(";")[0].strip()
+        transport = reply.headers.get("transport", "")
+        for part in transport.split(";"):
+            name, _, value = part.strip().partition("=")
+            low, _, high = value.partition("-")
+            if name == "interleaved" and low.isdigit() and int(low) < 255:
+                self._channels = (int(low), int(high) if high.isdigit() and int(high) < 256 else int(low) + 1)
+        self._request("RECORD", self._location, {"Range": "npt=0.000-"})
+        # The first question goes out at once, so that a server which answers in mid-stream is known as one early.
+        self._next_ask_ns = self._clock.monotonic_ns()
+
+    def send(self, packets: tuple[bytes, ...], report: bytes | None = None) -> None:
+        """Send one picture's packets; blocks for at most ``timeout_seconds``.
+
+        Raises:
+            PublishError: the connection broke or the server stands still.
+        """
+        data = b"".join(format_interleaved(self._channels[0], packet) for packet in packets)
+        if report is not None:
+            data += format_interleaved(self._channels[1], report)
+        self._write(data)
+        self.attend()
+
+    def attend(self) -> None:
+        """Read what the server says and see that it lives; call at least a few times a second.
+
+        Raises:
+            PublishError: as for ``send``.
+        """
+        self._read(0.0)
+        for message in self._inbox:
+            if message.is_response and message.headers.get("cseq") == str(self._asked_cseq):
+                self._asked_ns = None
+                self._answers += 1
+            elif message.is_response and message.status in (401, 454):
+                raise PublishError(f"the server ended the session ({message.status})")
+            elif not message.is_response and message.method == "TEARDOWN":
+                raise PublishError("the server ended the session")
+        self._inbox.clear()
+        now_ns = self._clock.monotonic_ns()
+        if self._asked_ns is not None:
+            # Some servers answer nothing while they record: only one that did answer is held to it.
+            if self._answers and now_ns - self._asked_ns > self._timeout_seconds * 1e9:
+                raise PublishError(f"the server stands still, no answer in {self._timeout_seconds:g} s")
+        elif now_ns >= self._next_ask_ns:
+            self._ask(now_ns)
+
+    def interrupt(self) -> None:
+        """Make every call return or raise soon."""
+        self._stop.set()
+        sock = self._socket
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                # Not SSLSocket's own, which takes the encryption away under the thread that uses it.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    def close(self, *, politely: bool) -> None:
+        """Idempotent. ``politely``: tell the server; never waits for its answer."""
+        sock, self._socket = self._socket, None
+        if sock is None:
+            return
+        if politely and not self._stop.is_set():
+            with contextlib.suppress(OSError, ProtocolError):
+                sock.settimeout(_SLICE_SECONDS)
+                sock.sendall(self._format("TEARDOWN", self._location, {}, b""))
+        with contextlib.suppress(OSError):
+            sock.close()
+
+    def _ask(self, now_ns: int) -> None:
+        self._asked_ns = now_ns
+        self._next_ask_ns = now_ns + round(max(min(1.0, self._timeout_seconds / 3), 0.05) * 1e9)
+        self._write(self._format("OPTIONS", self._location, {}, b""))
+        self._asked_cseq = self._cseq
+
+    def _deadline_ns(self) -> int:
+        return self._clock.monotonic_ns() + round(self._timeout_seconds * 1e9)
+
+    def _left_seconds(self, deadline_ns: int) -> float:
+        return (deadline_ns - self._clock.monotonic_ns()) / 1e9
+
+    def _connect_socket(self) -> None:
+        deadline_ns = self._deadline_ns()
+        problem = "no address found"
+        for family, kind, protocol, _, address in self._resolve(deadline_ns):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                self._connect_one(sock, address, deadline_ns)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+                sock.settimeout(max(self._left_seconds(deadline_ns), _SLICE_SECONDS))
+                self._socket = sock if self._url.scheme not in TLS_SCHEMES else self._wrap(sock)
+                if isinstance(self._socket, ssl.SSLSocket) and not self._stop.is_set():
+                    # Only now that ``interrupt`` can find it: a silent server holds this to the deadline.
+                    self._socket.do_handshake()
+            except OSError as exc:
+                self.close(politely=False)
+                sock.close()
+                if isinstance(exc, ssl.SSLError):
+                    trouble = tls_error(exc)
+                    raise PublishError(f"{trouble}; {trouble.way_out}") from None
+                problem = _plain(exc)
+                continue
+            except PublishError:
+                sock.close()
+                raise
+            return
+        raise PublishError(problem)
+
+    def _wrap(self, sock: socket.socket) -> ssl.SSLSocket:
+        return self._trust.context().wrap_socket(sock, server_hostname=self._url.host, do_handshake_on_connect=False)
+
+    def _resolve(self, deadline_ns: int) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        # Name servers that do not answer hold getaddrinfo for many seconds and cannot be interrupted.
+        found: list[tuple[int, int, int, str, tuple[str, int]]] = []
+        problem: list[str] = []
+
+        def look_up() -> None:
+            try:
+                found.extend(
+                    socket.getaddrinfo(self._url.host, self._url.port, type=socket.SOCK_STREAM)  # type: ignore[arg-type]
+                )
+            except (OSError, UnicodeError) as exc:
+                problem.append(_plain(exc))
+
+        worker = threading.Thread(target=look_up, name="rtsp-publish look-up", daemon=True)
+        worker.start()
+        while worker.is_alive() and self._left_seconds(deadline_ns) > 0 and not self._stop.is_set():
+            worker.join(_SLICE_SECONDS)
+        if problem:
+            raise PublishError(f"{self._url.host}: {problem[0]}")
+        if not found:
+            raise PublishError(f"{self._url.host}: no address found in {self._timeout_seconds:g} s")
+        return list(found)
+
+    def _connect_one(self, sock: socket.socket, address: tuple[str, int], deadline_ns: int) -> None:
+        sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            sock.connect(address)
+        while not self._stop.is_set():
+            left_seconds = self._left_seconds(deadline_ns)
+            if left_seconds <= 0:
+                raise TimeoutError
+            # Windows tells of a refused connection by the third set.
+            if any(select.select([], [sock], [sock], min(left_seconds, _SLICE_SECONDS))):
+                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if code:
+                    raise OSError(code, _error_text(code))
+                return
+        raise PublishError("interrupted")
+
+    def _request(self, method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Message:
+        for attempt in range(2):
+            self._write(self._format(method, url, headers or {}, body))
+            reply = self._await_reply(method)
+            if reply.status != 401 or attempt or self._credentials is None:
+                break
+            self._challenges = reply.challenges
+        if 200 <= reply.status < 300:
+            return reply
+        if reply.status in (401, 403):
+            way = f"put user:password@ into the address or set {USER_VARIABLE} and {PASSWORD_VARIABLE}"
+            raise PublishError(f"the server refuses access ({reply.status}); {way}")
+        if reply.status == 404:
+            raise PublishError("the server takes nothing at this path (404); check the path")
+        raise PublishError(f"the server answered {reply.status} to {method}")
+
+    def _await_reply(self, method: str) -> Message:
+        deadline_ns = self._deadline_ns()
+        while not self._stop.is_set():
+            while self._inbox:
+                message = self._inbox.pop(0)
+                if message.is_response and message.headers.get("cseq", str(self._cseq)) == str(self._cseq):
+                    return message
+            left_seconds = self._left_seconds(deadline_ns)
+            if left_seconds <= 0:
+                raise PublishError(f"no answer to {method} in {self._timeout_seconds:g} s")
+            self._read(min(left_seconds, _SLICE_SECONDS))
+        raise PublishError("interrupted")
+
+    def _format(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> bytes:
+        self._cseq += 1
+        all_headers = {"CSeq": str(self._cseq), "User-Agent": _AGENT, **headers}
+        if self._session:
+            all_headers["Session"] = self._session
+        if self._challenges and self._credentials is not None:
+            proof = answer_challenge(self._challenges, self._credentials, method, url)
+            if proof is not None:
+                all_headers["Authorization"] = proof
+        return format_request(method, url, all_headers, body)
+
+    def _write(self, data: bytes) -> None:
+        if self._socket is None or self._stop.is_set():
+            raise PublishError("interrupted")
+        try:
+            self._socket.settimeout(self._timeout_seconds)
+            self._socket.sendall(data)
+        except TimeoutError:
+            raise PublishError(f"the server stands still, it took nothing for {self._timeout_seconds:g} s") from None
+        except OSError as exc:
+            raise PublishError(_plain(exc)) from None
+
+    def _read(self, timeout_seconds: float) -> None:
+        sock = self._socket
+        if sock is None:
+            raise PublishError("interrupted")
+        try:
+            decrypted = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+            if not decrypted and not select.select([sock], [], [], timeout_seconds)[0]:
+                return
+            data = sock.recv(_RECEIVE_BYTES)
+            if not data:
+                raise PublishError("the server closed the connection")
+            self._inbox += [item for item in self._parser.feed(data) if not isinstance(item, Interleaved)]
+        except TimeoutError:
+            return
+        except (OSError, ValueError) as exc:
+            if isinstance(exc, ProtocolError):
+                raise PublishError("what answers there is no RTSP server") from None
+            raise PublishError("interrupted" if self._stop.is_set() else _plain(exc)) from None
+
+
+def _plain(exc: Exception) -> str:
+    if isinstance(exc, TimeoutError):
+        return "nobody answered in time"
+    if isinstance(exc, ConnectionRefusedError):
+        return "nothing listens there (connection refused)"
+    return str(getattr(exc, "strerror", None) or exc).lower()
+
+
+def _error_text(code: int) -> str:
+    import os
+
+    return os.strerror(code)

@@ -1,1 +1,0 @@
-"""An RTSP server as a sink, and the RTSP parts publishing shares with it."""

@@ -1,0 +1,1 @@
+"""Live sources on the network: RTSP, RTMP, HTTP, UDP and TCP."""

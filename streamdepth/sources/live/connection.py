@@ -1,0 +1,155 @@
+"""The connection a live source has, one at a time, and those it has given up."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from streamdepth.net.tls import TLS_SCHEMES
+from streamdepth.sources.live.libav import libav_options
+from streamdepth.sources.live.reader import Ended, LiveReader, Opened
+
+if TYPE_CHECKING:
+    from streamdepth.core.clock import Clock
+    from streamdepth.net.tls import Trust
+    from streamdepth.net.url import Credentials, LiveUrl
+    from streamdepth.sources.live.reader import Item, LiveDecoding
+
+_WORST_ABANDONED = 3
+_HLS_SILENCE_SECONDS = 20.0
+_CLOSE_SECONDS = 0.5
+
+
+class LiveLink:
+    """Connects, and hands out what comes, each within a deadline.
+
+    A call of libav's that hangs, in a name server's silence for example, is left to its thread: the link goes on
+    without it, and has at most 3 such threads at a time.
+
+    Args:
+        timeout_seconds: how long connecting, and silence, may last. HLS may be silent for 20 s at least.
+
+    Thread-safety: ``interrupt`` from any thread; the rest from one at a time.
+    """
+
+    def __init__(
+        self,
+        url: LiveUrl,
+        credentials: Credentials | None,
+        trust: Trust,
+        *,
+        transport: str,
+        decoding: LiveDecoding,
+        timeout_seconds: float,
+        clock: Clock,
+    ) -> None:
+        self._url = url
+        self._address = url.with_credentials(credentials)
+        self._trust = trust
+        self._options = libav_options(url.scheme, transport, decoding.low_latency, timeout_seconds)
+        # http may redirect to https.
+        if url.scheme in TLS_SCHEMES | {"http"}:
+            self._options |= trust.libav_options()
+        self._decoding = decoding
+        self._timeout_seconds = timeout_seconds
+        # HLS comes a segment at a time, 6 s each where its authors follow RFC 8216.
+        hls = urlsplit(url.location).path.lower().endswith(".m3u8")
+        self._silence_seconds = max(timeout_seconds, _HLS_SILENCE_SECONDS) if hls else timeout_seconds
+        self._clock = clock
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._reader: LiveReader | None = None
+        self._abandoned: list[LiveReader] = []
+        self._opened = False
+
+    def interrupted(self) -> bool:
+        return self._stop.is_set()
+
+    @property
+    def patience_seconds(self) -> float:
+        """The deadline that holds now: for connecting, or for silence."""
+        return self._silence_seconds if self._opened else self._timeout_seconds
+
+    def wait(self, seconds: float) -> None:
+        """Do nothing for a while, or until ``interrupt``."""
+        self._stop.wait(seconds)
+
+    def connect(self) -> Opened | Ended:
+        """Returns within ``timeout_seconds``, at once after ``interrupt``."""
+        self._opened = False
+        if not self._make_room():
+            return Ended(RuntimeError("earlier connections have not ended yet"))
+        reader = LiveReader(
+            self._address,
+            self._options,
+            open_timeout_seconds=self._timeout_seconds,
+            # The first expiry of a read only makes libav hand out the frame it holds back; the second is the error.
+            read_timeout_seconds=self._silence_seconds / 2,
+            decoding=self._decoding,
+            clock=self._clock,
+            label=self._url.label,
+            explain=lambda error: self._trust.explain(self._url, error, self._timeout_seconds / 2),
+        )
+        with self._lock:
+            if self._stop.is_set():
+                return Ended(None)
+            self._reader = reader
+            reader.start()
+        started_ns = self._clock.monotonic_ns()
+        while True:
+            left = self._timeout_seconds - (self._clock.monotonic_ns() - started_ns) / 1e9
+            item = reader.mailbox.take(max(left, 0.0))
+            if isinstance(item, (Opened, Ended)):
+                self._opened = isinstance(item, Opened)
+                return item
+            if self._stop.is_set():
+                return Ended(None)
+            if item is None and left <= 0:
+                return Ended(TimeoutError())
+
+    def next_item(self) -> Item | None:
+        """What came next; ``Ended`` after too long a silence, None after ``interrupt`` or for want of news."""
+        with self._lock:
+            reader = self._reader
+        if reader is None:
+            return Ended(None)
+        item = reader.mailbox.take(max(self._silence_seconds - self._silent_seconds(reader), 0.01))
+        if item is not None or self._stop.is_set():
+            return item
+        return Ended(TimeoutError()) if self._silent_seconds(reader) >= self._silence_seconds else None
+
+    def abandon(self) -> None:
+        """Give the connection up, at once; its thread ends by libav's own deadline."""
+        with self._lock:
+            reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.abandon()
+            self._abandoned.append(reader)
+
+    def interrupt(self) -> None:
+        """End every call, now and later."""
+        self._stop.set()
+        with self._lock:
+            if self._reader is not None:
+                self._reader.abandon()
+
+    def close(self) -> None:
+        """Returns within a second; idempotent."""
+        self.interrupt()
+        self.abandon()
+        if self._abandoned:
+            self._abandoned[-1].join(_CLOSE_SECONDS)
+
+    def _silent_seconds(self, reader: LiveReader) -> float:
+        return (self._clock.monotonic_ns() - reader.active_ns) / 1e9
+
+    def _make_room(self) -> bool:
+        """Readers whose call has not come back yet are few: more than 3 would be a leak, so wait for one to end."""
+        for _ in range(40):
+            self._abandoned = [reader for reader in self._abandoned if reader.alive]
+            if len(self._abandoned) < _WORST_ABANDONED:
+                return True
+            if self._stop.wait(self._timeout_seconds / 40):
+                return True
+        return False

@@ -1,0 +1,352 @@
+"""Cameras and streams on the network: RTSP, RTMP, and live streams over HTTP, UDP and TCP."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from fractions import Fraction
+from random import Random
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+from streamdepth.core.clock import Clock, SystemClock
+from streamdepth.core.errors import SourceError, UsageError
+from streamdepth.core.frame import Frame, StreamInfo
+from streamdepth.core.redact import redact
+from streamdepth.media.hwaccel import HwAccel
+from streamdepth.media.letterbox import Fitter
+from streamdepth.net.backoff import Backoff, connected_again
+from streamdepth.net.tls import find_trust
+from streamdepth.net.url import LIVE_SCHEMES, find_credentials, parse_live_url
+from streamdepth.sources.live.connection import LiveLink
+from streamdepth.sources.live.libav import is_busy, reason, way_out
+from streamdepth.sources.live.reader import Ended, LiveDecoding, Missing, Opened, Picture, Skipped, Undecodable
+from streamdepth.sources.live.timestamps import TIME_BASE, LiveTimeline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    import av
+
+    from streamdepth.core.contracts import Source
+    from streamdepth.net.url import LiveUrl
+
+TRANSPORTS = ("tcp", "udp", "auto")
+_HEAL_SECONDS = 10.0
+_BUSY_SECONDS = 0.2
+
+
+class LiveState(StrEnum):
+    """What a live source is doing."""
+
+    IDLE = "idle"
+    CONNECTING = "connecting"
+    LIVE = "live"
+    WAITING = "waiting"
+    """For the next attempt."""
+    CLOSED = "closed"
+
+
+class LiveSource:
+    """A network camera as a :class:`~streamdepth.core.contracts.Source` that survives its camera.
+
+    The end of the stream, an error and silence for ``timeout_seconds`` all mean: connect again, after a wait that
+    grows with every failure and carries jitter. Indices go on, and pts rise by the time that passed. A stream that
+    comes back with another size or pixel format is fitted into the first one's, its shape kept, on black. Frames the
+    decoder marks damaged are dropped and counted (``dropped["corrupt"]``), with all that follow up to the next key
+    frame, for at most 10 s (streams that refresh in stripes have none). Which codecs tell of a picture lost on the way:
+    see :mod:`streamdepth.sources.live.loss`.
+
+    A recording of known length behind ``http`` simply ends. Frames of a live playlist (HLS), which come a segment at a
+    time, are handed out at the pace of their pts.
+
+    Args:
+        url: ``rtsp(s)://``, ``rtmp(s)://``, ``http(s)://`` (Motion JPEG, HLS, MPEG-TS), ``udp://``, ``tcp://``, or
+            ``rtp://`` and ``srt://`` where FFmpeg can; may hold ``user:password@``, percent-encoded or not.
+        timeout_seconds: how long an attempt to open, or silence, may last; > 0. HLS (``.m3u8``) may be silent for 20 s
+            at least, as it comes in segments.
+        retries: attempts after a failure in a row, None = for ever. Without it a failing ``open`` is an error at once
+            (nobody waits for a typing mistake); with it ``open`` tries as often, authentication and missing paths
+            included.
+        transport: how RTSP carries media; ``auto`` prefers TCP and takes UDP from servers that do not offer it.
+        low_latency: no buffering and slice threads; False allows 0.5 s of reordering and frame threads.
+        threads: decoder threads, 0 = FFmpeg chooses.
+        hwaccel: ``auto | cuda | vaapi | none``: decode on hardware where there is some.
+        username, password, credentials_file: see :func:`~streamdepth.net.url.find_credentials`.
+        tls_ca: whom to trust behind ``rtsps``, ``rtmps`` and ``https``, see :func:`~streamdepth.net.tls.find_trust`.
+            FFmpeg hands the check on to redirections, but not to what a playlist (HLS, DASH) names.
+        max_frames, duration_seconds: end after that many frames, or that much media time.
+    Raises:
+        UsageError: an argument that cannot mean anything.
+
+    Thread-safety: ``interrupt``, ``close`` and all properties from any thread; ``open`` and ``frames`` one at a time.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Clock | None = None,
+        timeout_seconds: float = 3.0,
+        retries: int | None = None,
+        transport: Literal["tcp", "udp", "auto"] = "tcp",
+        low_latency: bool = True,
+        threads: int = 0,
+        hwaccel: HwAccel | str = HwAccel.NONE,
+        username: str | None = None,
+        password: str | None = None,
+        credentials_file: str | Path | None = None,
+        tls_ca: str | Path | None = None,
+        environ: Mapping[str, str] | None = None,
+        max_frames: int | None = None,
+        duration_seconds: float | None = None,
+        random: Random | None = None,
+    ) -> None:
+        self._url: LiveUrl = parse_live_url(url, LIVE_SCHEMES)
+        if not 0 < timeout_seconds <= 3600:
+            raise UsageError(f"timeout is more than 0 and at most 3600 seconds, not {timeout_seconds}")
+        if retries is not None and retries < 0:
+            raise UsageError(f"retries is 0 or more, not {retries}; leave it out to retry for ever")
+        if transport not in TRANSPORTS:
+            raise UsageError(f"transport is one of {', '.join(TRANSPORTS)}, not {transport!r}")
+        if max_frames is not None and max_frames < 1:
+            raise UsageError(f"max_frames is 1 or more, not {max_frames}")
+        if duration_seconds is not None and not duration_seconds > 0:
+            raise UsageError(f"duration is more than 0 seconds, not {duration_seconds}")
+        if threads < 0:
+            raise UsageError(f"decoder threads are 0 (automatic) or more, not {threads}")
+        credentials = find_credentials(
+            self._url, username=username, password=password, credentials_file=credentials_file, environ=environ
+        )
+        self._clock: Clock = clock or SystemClock()
+        self._link = LiveLink(
+            self._url,
+            credentials,
+            find_trust(tls_ca),
+            transport=transport,
+            decoding=LiveDecoding(low_latency, threads, HwAccel.parse(hwaccel)),
+            timeout_seconds=timeout_seconds,
+            clock=self._clock,
+        )
+        self._timeout_seconds = timeout_seconds
+        self._retries = retries
+        self._max_frames = max_frames
+        self._duration_seconds = duration_seconds
+        self._backoff = Backoff(random or Random())
+        self._state = LiveState.IDLE
+        self._reconnects = 0
+        self._rescaled = 0
+        self._corrupt = 0
+        self._failures = 0
+        self._last_error = ""
+        self._index = 0
+        self._given = 0
+        self._info: StreamInfo | None = None
+        self._pixel_aspect = Fraction(1)
+        self._fitter: Fitter | None = None
+        self._timeline = LiveTimeline()
+        self._damaged_since_ns: int | None = None
+
+    @property
+    def id(self) -> str:
+        return self._url.label
+
+    @property
+    def live(self) -> bool:
+        return True
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        return {"corrupt": self._corrupt} if self._corrupt else {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (connected_again(self._reconnects),) if self._reconnects else ()
+
+    @property
+    def state(self) -> LiveState:
+        return self._state
+
+    @property
+    def reconnects(self) -> int:
+        """Connection attempts after the first picture of the source."""
+        return self._reconnects
+
+    @property
+    def last_error(self) -> str:
+        """Why the last connection ended, redacted; empty while all is well."""
+        return self._last_error
+
+    @property
+    def status(self) -> Mapping[str, str | int]:
+        """State and counters in one read-only mapping, for statistics and pages."""
+        return MappingProxyType(
+            {
+                "state": str(self._state),
+                "reconnects": self._reconnects,
+                "rescaled": self._rescaled,
+                "corrupt": self._corrupt,
+                "last_error": self._last_error,
+            }
+        )
+
+    def open(self) -> StreamInfo:
+        """Connect; returns within ``timeout_seconds`` an attempt.
+
+        A server that says it is busy (5xx: some do for a moment after a viewer left) is asked again within that time.
+
+        Raises:
+            SourceError: it cannot be reached, refuses, carries no video, or ``interrupt`` was called.
+        """
+        give_up_ns = self._clock.monotonic_ns() + round(self._timeout_seconds * 1e9)
+        while True:
+            item = self._connect()
+            if isinstance(item, Opened):
+                self._info = StreamInfo(
+                    source_id=self.id,
+                    width_px=item.width_px,
+                    height_px=item.height_px,
+                    pix_fmt=item.pix_fmt,
+                    time_base=TIME_BASE,
+                    rate=item.rate,
+                    live=True,
+                    color=item.color,
+                    sample_aspect_ratio=item.sample_aspect_ratio,
+                    note=f"{item.codec} {item.width_px}x{item.height_px}" + (item.note and f"; {item.note}"),
+                )
+                return self._info
+            self._fail(item)
+            if self._retries is None:
+                if is_busy(item.error) and self._clock.monotonic_ns() < give_up_ns:
+                    self._link.wait(_BUSY_SECONDS)
+                    continue
+                error = self._error(item)
+                self.interrupt()
+                self._state = LiveState.CLOSED
+                raise error from None
+            self._wait_or_raise(item)
+            if self._link.interrupted():
+                raise SourceError(f"{self.id}: interrupted while connecting")
+
+    def frames(self) -> Iterator[Frame]:
+        if self._info is None:
+            raise SourceError(f"{self.id}: not open; call open() first")
+        try:
+            while not self._link.interrupted():
+                item = self._link.next_item()
+                if isinstance(item, Picture):
+                    frame = self._frame(item, self._info)
+                    if frame is None:
+                        continue
+                    if self._duration_seconds is not None and frame.seconds >= self._duration_seconds:
+                        return
+                    self._given += 1
+                    yield frame
+                    if self._max_frames is not None and self._given >= self._max_frames:
+                        return
+                elif isinstance(item, Undecodable):
+                    self._count_damage()
+                elif isinstance(item, Skipped):
+                    self._corrupt += item.count
+                    self._index += item.count
+                elif isinstance(item, Missing):
+                    self._damaged_since_ns = self._clock.monotonic_ns()
+                elif isinstance(item, Ended):
+                    if item.finite and item.error is None:
+                        return
+                    self._fail(item)
+                    self._reconnect(item)
+        finally:
+            self.close()
+
+    def again(self) -> Source | None:
+        return None
+
+    def interrupt(self) -> None:
+        self._link.interrupt()
+
+    def close(self) -> None:
+        """Returns within a second; a reader stuck in a network call ends by its own deadline."""
+        self._link.close()
+        self._state = LiveState.CLOSED
+
+    def _connect(self) -> Opened | Ended:
+        self._state = LiveState.CONNECTING
+        item = self._link.connect()
+        if isinstance(item, Opened):
+            self._state = LiveState.LIVE
+            self._timeline.restart()
+            self._damaged_since_ns = None
+            self._pixel_aspect = item.sample_aspect_ratio
+            self._fitter = None
+        return item
+
+    def _reconnect(self, cause: Ended) -> None:
+        item: Opened | Ended = cause
+        while not self._link.interrupted() and isinstance(item, Ended):
+            self._wait_or_raise(item)
+            if self._link.interrupted():
+                return
+            self._reconnects += 1
+            item = self._connect()
+            if isinstance(item, Ended) and not self._link.interrupted():
+                self._fail(item)
+
+    def _fail(self, item: Ended) -> None:
+        self._failures += 1
+        self._last_error = redact(reason(item.error, self._link.patience_seconds))
+        self._link.abandon()
+
+    def _wait_or_raise(self, item: Ended) -> None:
+        if self._retries is not None and self._failures > self._retries:
+            error = self._error(item, tried=self._failures)
+            self.close()
+            raise error from None
+        self._state = LiveState.WAITING
+        self._link.wait(self._backoff.next_seconds())
+
+    def _error(self, item: Ended, tried: int = 0) -> SourceError:
+        # No cause is chained: libav's own exceptions carry the URL with its password.
+        if self._link.interrupted():
+            return SourceError(f"{self.id}: interrupted while connecting")
+        times = f" ({tried} times in a row)" if tried > 1 else ""
+        return SourceError(f"{self.id}: {self._last_error}{times}; {way_out(item.error)}")
+
+    def _frame(self, item: Picture, info: StreamInfo) -> Frame | None:
+        if item.corrupt or (self._damaged_since_ns is not None and not self._healed(item)):
+            self._count_damage()
+            return None
+        self._damaged_since_ns = None
+        self._failures = 0
+        self._last_error = ""
+        self._backoff.reset()
+        index, self._index = self._index, self._index + 1
+        return Frame(
+            source_id=self.id,
+            index=index,
+            pts=self._timeline.next_pts(item.pts, item.time_base, item.arrived_ns),
+            time_base=TIME_BASE,
+            captured_ns=item.arrived_ns,
+            picture=self._fit(item.picture, info),
+            key=item.key,
+        )
+
+    def _healed(self, item: Picture) -> bool:
+        since_ns = self._damaged_since_ns or 0
+        return item.key or item.arrived_ns - since_ns > _HEAL_SECONDS * 1e9
+
+    def _count_damage(self) -> None:
+        if self._damaged_since_ns is None:
+            self._damaged_since_ns = self._clock.monotonic_ns()
+        self._corrupt += 1
+        self._index += 1
+
+    def _fit(self, picture: av.VideoFrame, info: StreamInfo) -> av.VideoFrame:
+        same_size = (picture.width, picture.height) == (info.width_px, info.height_px)
+        if same_size and picture.format.name == info.pix_fmt:
+            return picture
+        if self._fitter is None:
+            shape = self._pixel_aspect / info.sample_aspect_ratio
+            self._fitter = Fitter(info.width_px, info.height_px, info.pix_fmt, info.color, shape)
+        self._rescaled += 1
+        return self._fitter(picture)

@@ -1,1 +1,0 @@
-"""Still pictures in and out, in every form people have them."""
