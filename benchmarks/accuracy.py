@@ -5,9 +5,9 @@
 FOLDER holds sets: `SET/rgb/NNNN.jpg`, `SET/depth/NNNN.png` (16 bit, value / scale = metres, 0 = invalid) and
 `SET/meta.json` with `scale`. --stereo adds the one photograph with measured depth that a package ships: scikit-image's
 motorcycle, of the Middlebury 2014 stereo benchmark, which no model here was trained on (`pip install scikit-image`).
-Protocol: for each picture, scale and shift between predicted inverse depth and 1 / depth by least squares; then, on
+Protocol: for each image, scale and shift between predicted inverse depth and 1 / depth by least squares; then, on
 depth up to the cap (10 m for sets named indoor*, 80 m for others), AbsRel = mean |d - g| / g and delta1 = share with
-max(d / g, g / d) < 1.25; means over the pictures of a set.
+max(d / g, g / d) < 1.25; means over the images of a set.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def score(inverse: np.ndarray, depth_m: np.ndarray, cap_m: float) -> tuple[float
     return float((np.abs(d - g) / g).mean()), float((np.maximum(d / g, g / d) < 1.25).mean())
 
 
-def pictures(folder: Path, every: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def images(folder: Path, every: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(RGB uint8 [H, W, 3], depth float32 [H, W] in metres) of a set, each N-th."""
     scale = float(json.loads((folder / "meta.json").read_text())["scale"])
     for path in sorted((folder / "rgb").iterdir())[::every]:
@@ -50,7 +50,7 @@ def pictures(folder: Path, every: int) -> Iterator[tuple[np.ndarray, np.ndarray]
 
 
 def stereo() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The left picture of scikit-image's stereo pair, and its depth from the disparity: z = f b / (d + doffs)."""
+    """The left image of scikit-image's stereo pair, and its depth from the disparity: z = f b / (d + doffs)."""
     from skimage.data import stereo_motorcycle  # its documentation has the three figures
 
     rgb, _, disparity_px = stereo_motorcycle()
@@ -70,7 +70,7 @@ def photographs(folder: Path | None, every: int, with_stereo: bool) -> dict[str,
     """(RGB, depth in metres) of each set by its name."""
     sets = {}
     for path in sorted(p for p in folder.iterdir() if (p / "meta.json").is_file()) if folder else []:
-        sets[path.name] = list(pictures(path, every if len(list((path / "rgb").iterdir())) > 50 else 1))
+        sets[path.name] = list(images(path, every if len(list((path / "rgb").iterdir())) > 50 else 1))
     if with_stereo:
         sets["indoor_motorcycle"] = list(stereo())
     return sets
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--model", action="append", default=None, help="name or file, repeatable; the built-in if none")
     parser.add_argument("--size", help="network size for --model")
     parser.add_argument("--fastdepth", type=Path)
-    parser.add_argument("--every", type=int, default=1, help="take each N-th picture of sets with more than 50")
+    parser.add_argument("--every", type=int, default=1, help="take each N-th image of sets with more than 50")
     args = parser.parse_args()
     if args.folder is None and not args.stereo:
         parser.error("give a folder of sets, --stereo, or both")

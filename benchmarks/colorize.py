@@ -7,7 +7,7 @@ the decoder's yuv420p planes and depth at 252x252, and (but for those marked) en
     ours        Colorizer.render: a new frame with depth blended over it
     kernel      the same without the frame around it, on one thread: written to planes that are already there
     opencv      cvtColor, resize, applyColorMap, addWeighted (ramp: blendLinear with per-pixel weights), cvtColor
-    numpy       normalise, table lookup, blend on an RGB frame and a depth picture given to it ready-made: no resize
+    numpy       normalise, table lookup, blend on an RGB frame and a depth image given to it ready-made: no resize
                 and no colour conversion is counted
     cmap        the cmap package's lookup alone, or matplotlib's with --matplotlib
     copy        a copy of the frame's planes

@@ -1,8 +1,8 @@
-"""Photographs, and under each what models see in it, as one picture to look at.
+"""Photographs, and under each what models see in it, as one image to look at.
 
     python benchmarks/contact_sheet.py PHOTO ... --out sheet.jpg [--model NAME ...] [--fastdepth FILE]
 
-Depth is painted from its 1st (far, dark) to its 99th percentile (near, bright), each picture on its own.
+Depth is painted from its 1st (far, dark) to its 99th percentile (near, bright), each image on its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CELL_PX = (240, 180)
 
 
 def middle(rgb: np.ndarray) -> np.ndarray:
-    """The middle of a picture at the cell's size and aspect."""
+    """The middle of an image at the cell's size and aspect."""
     height, width = rgb.shape[:2]
     scale = max(CELL_PX[0] / width, CELL_PX[1] / height)
     fitted = cv2.resize(rgb, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
@@ -46,7 +46,7 @@ def main() -> None:
     for path in args.photo:
         rgb = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if rgb is None:
-            parser.error(f"{path} is no picture that OpenCV reads")
+            parser.error(f"{path} is no image that OpenCV reads")
         rgb = rgb[:, :, ::-1].copy()
         size = (rgb.shape[1], rgb.shape[0])
         depths = [cv2.resize(predict(rgb).astype(np.float32), size) for predict in models]

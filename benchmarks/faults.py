@@ -3,7 +3,7 @@
     python benchmarks/faults.py [--only WORD] [--json FILE]
 
 Each row is a run of its own, at the defaults (3 s without news are a fault). "Noticed" counts from the fault,
-"recovered" from the moment the other side works again to the next picture. The books of every run must balance:
+"recovered" from the moment the other side works again to the next image. The books of every run must balance:
 captured = processed + dropped. Needs GStreamer's RTSP server for Debian's Python, as the tests do; takes 2 minutes.
 """
 
@@ -22,7 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from support.peers import Player, RtspServer, listener, pictures, say_garbage, say_nothing
+from support.peers import Player, RtspServer, images, listener, say_garbage, say_nothing
 from support.timing import machine
 
 from streamdepth.core.base_sink import BaseSink
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from streamdepth.core.contracts import Sink
     from streamdepth.core.frame import Result
 
-_WARM_PICTURES = 25
+_WARM_IMAGES = 25
 _DOWN_SECONDS = 2.0
 _PATIENCE_SECONDS = 60.0
 
@@ -81,14 +81,14 @@ class Run:
 
     def __enter__(self) -> Run:
         self._thread.start()
-        self.pictures(_WARM_PICTURES)
+        self.images(_WARM_IMAGES)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._pipeline.stop()
         self._thread.join(_PATIENCE_SECONDS)
 
-    def pictures(self, count: int) -> float:
+    def images(self, count: int) -> float:
         """Seconds until so many more came out."""
         wanted = self._ticker.count + count
         return seconds_until(lambda: self._ticker.count >= wanted)
@@ -157,8 +157,8 @@ def _restarted(estimator: DepthEstimator, **after: str) -> dict[str, Any]:
         seen = run.source.last_error
         stay_down()
         camera.start(**after)
-        recovered = run.pictures(1)
-        run.pictures(_WARM_PICTURES)
+        recovered = run.images(1)
+        run.images(_WARM_IMAGES)
     return _told(seen, noticed, recovered, run)
 
 
@@ -169,8 +169,8 @@ def camera_stopped(estimator: DepthEstimator) -> dict[str, Any]:
         seen = run.source.last_error
         stay_down()
         camera.signal(signal.SIGCONT)
-        recovered = run.pictures(1)
-        run.pictures(_WARM_PICTURES)
+        recovered = run.images(1)
+        run.images(_WARM_IMAGES)
     return _told(seen, noticed, recovered, run)
 
 
@@ -224,15 +224,15 @@ def _published(
         sink = RtspPublishSink(relay.url("/in"), control=LookControl(Look()))
         with Run(estimator, camera.url("/cam"), sink) as run:
             seconds_until(lambda: sink.state == "live")
-            run.pictures(_WARM_PICTURES)
+            run.images(_WARM_IMAGES)
             fault(relay)
             noticed = seconds_until(lambda: sink.last_error != "")
             seen = sink.last_error
             stay_down()
             mend(relay)
             recovered = seconds_until(lambda: sink.state == "live")
-            slowest = run.pictures(_WARM_PICTURES)
-            seen = f"{seen}; the model went on at {_WARM_PICTURES / slowest:.0f} fps"
+            slowest = run.images(_WARM_IMAGES)
+            seen = f"{seen}; the model went on at {_WARM_IMAGES / slowest:.0f} fps"
     return _told(seen, noticed, recovered, run)
 
 
@@ -245,7 +245,7 @@ def viewer_killed(estimator: DepthEstimator) -> dict[str, Any]:
 
 
 def viewer_frozen(estimator: DepthEstimator) -> dict[str, Any]:
-    # Noise, input and all: a quiet picture would fit into the system's buffers for minutes.
+    # Noise, input and all: a quiet image would fit into the system's buffers for minutes.
     noise = {"pattern": "snow", "size": "640x360"}
     with (
         _serving(estimator, View.SIDE, **noise) as (run, sink, url),
@@ -271,9 +271,9 @@ def viewer_late(estimator: DepthEstimator) -> dict[str, Any]:
         waits = []
         for _attempt in range(5):
             started = time.monotonic()
-            next(pictures(url))
+            next(images(url))
             waits.append(time.monotonic() - started)
-    return _told(f"first picture after {min(waits):.2f} to {max(waits):.2f} s, of 5", None, sorted(waits)[2], run)
+    return _told(f"first image after {min(waits):.2f} to {max(waits):.2f} s, of 5", None, sorted(waits)[2], run)
 
 
 def fifty_viewers(estimator: DepthEstimator) -> dict[str, Any]:
@@ -281,8 +281,8 @@ def fifty_viewers(estimator: DepthEstimator) -> dict[str, Any]:
 
     def watch(url: str) -> None:
         count = 0
-        for count, _ in enumerate(pictures(url), 1):
-            if count == _WARM_PICTURES:
+        for count, _ in enumerate(images(url), 1):
+            if count == _WARM_IMAGES:
                 break
         seen.append(count)
 
@@ -294,9 +294,9 @@ def fifty_viewers(estimator: DepthEstimator) -> dict[str, Any]:
         while any(thread.is_alive() for thread in threads):
             most = max(most, sink.viewers)
             threads[0].join(0.01)
-    if sorted(seen) != [_WARM_PICTURES] * 50:
+    if sorted(seen) != [_WARM_IMAGES] * 50:
         raise SystemExit(f"of 50 viewers, some saw too little: {sorted(seen)}")
-    return _told(f"all 50 got {_WARM_PICTURES} pictures, {most} at once", None, None, run)
+    return _told(f"all 50 got {_WARM_IMAGES} images, {most} at once", None, None, run)
 
 
 def page_closed(estimator: DepthEstimator) -> dict[str, Any]:
@@ -314,7 +314,7 @@ def page_closed(estimator: DepthEstimator) -> dict[str, Any]:
                 answer.read(20_000)
                 seconds_until(lambda: viewers() == 1)
             noticed = seconds_until(lambda: viewers() == 0)
-            run.pictures(_WARM_PICTURES)
+            run.images(_WARM_IMAGES)
     return _told("the viewer is forgotten, the run goes on", noticed, None, run)
 
 

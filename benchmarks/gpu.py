@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py [--model M] [--size WxH] [--provider P]... [--batches 1,2,...] [--minutes 10] [--json F]
 
-model: one setting a row. Ours takes pictures from host memory and brings depth back, as a run does. Two peers, on the
+model: one setting a row. Ours takes images from host memory and brings depth back, as a run does. Two peers, on the
 same graph, options and GPU, timed in turn with ours: the bare session (``session.run`` with float32 arrays, what
 everybody writes; the aim is a ratio of at least 0.95) and the bound, the same session on arrays that are on the device
 already, without any copy. The error is the mean distance from float32 on the CPU, as a share of the range.
@@ -34,7 +34,7 @@ from streamdepth.core.errors import StreamDepthError, UsageError
 from streamdepth.inference import agreement, half, nvidia
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.pattern import pattern
-from streamdepth.inference.preprocess import picture_of
+from streamdepth.inference.preprocess import image_of
 from streamdepth.inference.providers import ON_DEVICE, provider_named, why_not
 from streamdepth.inference.sessions import open_session
 from streamdepth.models.resolve import resolve
@@ -75,7 +75,7 @@ class ModelRow:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="built-in")
-    parser.add_argument("--size", help="network size; a CUDA graph needs one, default: what 16:9 pictures get")
+    parser.add_argument("--size", help="network size; a CUDA graph needs one, default: what 16:9 images get")
     parser.add_argument("--sense", help="of a model that does not say")
     parser.add_argument("--provider", action="append", help="cuda, tensorrt, cpu; repeatable; default: cuda, tensorrt")
     parser.add_argument("--batches", default="1,2,4,8,16,32")
@@ -177,12 +177,12 @@ def measure(setting: Setting, options: argparse.Namespace) -> ModelRow:
     try:
         engine.check(1920, 1080)
         start_seconds = time.monotonic() - started
-        picture = picture_of(pattern(1920, 1080))
+        image = image_of(pattern(1920, 1080))
         slot = engine.acquire(engine.network_size(1920, 1080))
         for row in range(engine.batch):
-            slot.write(row, picture)
+            slot.write(row, image)
         if engine.batch != setting.batch:
-            raise UsageError(f"its graph takes {engine.batch} pictures at once")
+            raise UsageError(f"its graph takes {engine.batch} images at once")
         # a graph of batch 1 runs them in turn, and so do its peers
         turns = setting.batch // engine.rows_per_run
         fed = agreement.inputs(spec)
@@ -218,7 +218,7 @@ def measure(setting: Setting, options: argparse.Namespace) -> ModelRow:
 
 
 def batch_of(fed: dict[str, Any], batch: int) -> dict[str, Any]:
-    """A built-in picture's inputs, ``batch`` times."""
+    """A built-in image's inputs, ``batch`` times."""
     return {name: np.repeat(value, batch, axis=0) for name, value in fed.items()}
 
 

@@ -1,11 +1,11 @@
-"""How old a picture is when it is seen, measured through pixels: a number drawn into the source, read at the sink.
+"""How old an image is when it is seen, measured through pixels: a number drawn into the source, read at the sink.
 
     python benchmarks/latency.py [--rate FPS] [--seconds S] [--size WxH] [--model M] [--overload-seconds S] [--json F]
 
-camera -> sink: in one process, from the moment a frame is taken to the moment a sink holds its coloured picture.
+camera -> sink: in one process, from the moment a frame is taken to the moment a sink holds its coloured image.
 RTSP -> RTSP: three processes. A camera serves H.264 over RTSP; streamdepth reads it, infers, colours and serves RTSP;
 a viewer plays that and reads the number. Two encoders, two decoders and two network hops are in it. Once with a camera
-as they are sold, once with one that announces each next picture as streamdepth's own server does.
+as they are sold, once with one that announces each next image as streamdepth's own server does.
 overload: a camera at twice the rate the model can do. Age must not grow: its first and last quarter are compared.
 
 Aim: p95 within the model's time plus two frame intervals (camera -> sink).
@@ -27,7 +27,7 @@ import numpy as np
 from support.camera import CounterCamera, NumberSink, number_in
 from support.timing import machine
 
-from streamdepth.core.frame import DepthMap, DepthRange, PictureInfo, Result, Sense
+from streamdepth.core.frame import DepthMap, DepthRange, ImageInfo, Result, Sense
 from streamdepth.core.look import Look, LookControl, View
 from streamdepth.image.estimator import DepthEstimator
 from streamdepth.pipeline import Pipeline, RunStats
@@ -116,7 +116,7 @@ def _to_sink(
     with Pipeline([camera], estimator, [sink]) as pipeline:
         stats = pipeline.run()
     if sink.unread:
-        raise SystemExit(f"{sink.unread} pictures whose number cannot be read")
+        raise SystemExit(f"{sink.unread} images whose number cannot be read")
     warm = int(_WARM_UP_SECONDS * rate) if seconds > 2 * _WARM_UP_SECONDS else 0
     ms = np.array([(at - camera.due_ns(number)) / 1e6 for number, at in sink.arrivals if number >= warm])
     return Ages(
@@ -153,7 +153,7 @@ def _over_rtsp(options: argparse.Namespace, model_ms: float, *, announce: bool =
     seen: dict[int, int] = {}
     for line in out.splitlines():
         number, at = map(int, line.split())
-        seen.setdefault(number, at)  # the server repeats a picture where none is new
+        seen.setdefault(number, at)  # the server repeats an image where none is new
     first = min(seen) + int(_WARM_UP_SECONDS * options.rate)
     chosen = {number: at for number, at in seen.items() if number >= first}
     ms = np.array([(at - started - number * 1e9 / options.rate) / 1e6 for number, at in chosen.items()], np.float64)
@@ -182,12 +182,12 @@ def _camera(options: argparse.Namespace) -> None:
     control = LookControl(Look())
     sink = RtspServerSink("rtsp://127.0.0.1:0/camera", control=control, rate=options.rate, announce=options.announce)
     stream = camera.open()
-    sink.open(stream, PictureInfo(stream.width_px, stream.height_px, stream.pix_fmt, stream.color))
+    sink.open(stream, ImageInfo(stream.width_px, stream.height_px, stream.pix_fmt, stream.color))
     nothing = DepthMap(np.zeros((1, 1), np.float32), Sense.RELATIVE_DEPTH), DepthRange(0, 0)
     for frame in camera.frames():
         if frame.index == 0:
             print(f"rtsp://127.0.0.1:{sink.port}/camera {camera.started_ns}", flush=True)
-        sink.process(Result(frame, *nothing, frame.picture))
+        sink.process(Result(frame, *nothing, frame.image))
     sink.close()
 
 
@@ -211,9 +211,9 @@ def _viewer(options: argparse.Namespace) -> None:
     for frame in source.frames():
         now_ns = time.monotonic_ns()
         try:
-            lines.append(f"{number_in(frame.picture, _VIEW)} {now_ns}")
+            lines.append(f"{number_in(frame.image, _VIEW)} {now_ns}")
         except ValueError:
-            continue  # black, before the first picture
+            continue  # black, before the first image
         if time.monotonic() > ends:
             break
     source.close()

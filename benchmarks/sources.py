@@ -90,7 +90,7 @@ def _clip(path: Path, rate: int, frames: int) -> Path:
         stream = container.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "20"})
         stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
         for frame in source.frames():
-            container.mux(stream.encode(frame.picture.reformat(format="yuv420p")))
+            container.mux(stream.encode(frame.image.reformat(format="yuv420p")))
         container.mux(stream.encode(None))
     source.close()
     return path

@@ -1,11 +1,11 @@
-"""One picture at a time against ``transformers`` (Python) and ``@huggingface/transformers`` (Node.js), same weights.
+"""One image at a time against ``transformers`` (Python) and ``@huggingface/transformers`` (Node.js), same weights.
 
     python benchmarks/export_depth_anything.py FOLDER
     python benchmarks/stills.py FOLDER [--size 252x252] [--python PYTHON_WITH_TRANSFORMERS] [--node FOLDER_WITH_PACKAGE]
 
 Each contestant is a process of its own that loads the model once; rounds go round. A peer that is not installed is
-skipped and named. The pictures are made up, 1280x720. The peers go from a picture in memory to depth of its size and a
-grey picture in memory; streamdepth to depth alone, to depth and an encoded PNG, and to both for all pictures at once.
+skipped and named. The images are made up, 1280x720. The peers go from an image in memory to depth of its size and a
+grey image in memory; streamdepth to depth alone, to depth and an encoded PNG, and to both for all images at once.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def main() -> None:
     parser.add_argument("--size", default="252x252")
     parser.add_argument("--python", default=sys.executable, help="a Python that has transformers and torch")
     parser.add_argument("--node", type=Path, help="a folder whose node_modules holds @huggingface/transformers")
-    parser.add_argument("--runs", type=int, default=5, help="of each picture, a round")
+    parser.add_argument("--runs", type=int, default=5, help="of each image, a round")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        pictures = _pictures(Path(folder))
-        given = [str(options.folder), str(options.runs), options.size, *pictures]
+        images = _images(Path(folder))
+        given = [str(options.folder), str(options.runs), options.size, *images]
         ours = [sys.executable, str(_PEERS / "streamdepth_stills.py"), *given]
         commands = {f"streamdepth, {way}": ours for way in _WAYS}
         if subprocess.run([options.python, "-c", "import transformers, torch"], capture_output=True).returncode == 0:
@@ -57,7 +57,7 @@ def main() -> None:
                 times[name] += _run(command, _WAYS.get(name.removeprefix("streamdepth, "), ""))
     print(f"{machine()}; {options.size}; `{' '.join(['python', *sys.argv])}`\n")
     heads = [f"{way} is faster by" for way in _WAYS]
-    print(f"| on the same weights, one picture | median ms | best ms | {' | '.join(heads)} |")
+    print(f"| on the same weights, one image | median ms | best ms | {' | '.join(heads)} |")
     print(f"|---|---|---|{'---|' * len(_WAYS)}")
     medians = {name: statistics.median(found) for name, found in times.items()}
     for name, found in times.items():
@@ -73,7 +73,7 @@ def _run(command: list[str], way: str) -> list[float]:
     return times
 
 
-def _pictures(folder: Path) -> list[str]:
+def _images(folder: Path) -> list[str]:
     from PIL import Image
 
     from streamdepth.inference.pattern import pattern

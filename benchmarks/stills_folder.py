@@ -1,4 +1,4 @@
-"""A folder of pictures: ``DepthEstimator.each``, which reads and paints beside the model, against one call a picture.
+"""A folder of images: ``DepthEstimator.each``, which reads and paints beside the model, against one call an image.
 
     python benchmarks/stills_folder.py [--size 1280x720] [--count 12] [--model built-in]
 
@@ -35,7 +35,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         sd.DepthEstimator(options.model, provider="cpu") as estimator,
     ):
-        paths = _pictures(Path(folder), width, height, options.count)
+        paths = _images(Path(folder), width, height, options.count)
         ways: dict[str, Callable[[], object]] = {
             "a call each": lambda: [estimator(path, style="inferno") for path in paths],
             "each()": lambda: list(estimator.each(paths, style="inferno")),
@@ -48,7 +48,7 @@ def main() -> None:
                 work()
                 times[name].append((time.perf_counter() - started) * 1e3 / options.count)
     print(f"{machine()}; {options.model}, {options.size}; `{' '.join(['python', *sys.argv])}`\n")
-    print("| JPEG to depth as PNG, a picture | median ms | best ms | faster by (median, best) |")
+    print("| JPEG to depth as PNG, an image | median ms | best ms | faster by (median, best) |")
     print("|---|---|---|---|")
     first = times["a call each"]
     for name, found in times.items():
@@ -58,7 +58,7 @@ def main() -> None:
         )
 
 
-def _pictures(folder: Path, width: int, height: int, count: int) -> list[Path]:
+def _images(folder: Path, width: int, height: int, count: int) -> list[Path]:
     from PIL import Image
 
     from streamdepth.inference.pattern import pattern

@@ -5,8 +5,8 @@
 Each run is a process of its own, start-up included; every round runs all of them once. The table gives the fastest and
 the median run, the least CPU time, and the median of the rounds' own ratios. Two peers: the loop as written everywhere
 (mp4v, which is MPEG-4 part 2), and the same loop with our encoder and its settings.
-One of ours uses the loop's encoder; two run the model on some of the frames only (benchmarks/carried.py has what that
-does to depth).
+One of ours uses the loop's encoder; two run the model on some of the frames only (benchmarks/propagation.py has what
+that does to depth).
 
 Then the steady state: CPU time of each stage alone beside that of the whole run, how near the run comes to what
 decoding, model and encoding allow, and what share of the cores it had, others had, or nobody.
@@ -139,7 +139,7 @@ def make_clip(path: Path, frames: int = 300) -> Path:
         stream = container.add_stream("libx264", rate=30, options={"preset": "veryfast", "crf": "20"})
         stream.width, stream.height, stream.pix_fmt = 1280, 720, "yuv420p"
         for frame in source.frames():
-            container.mux(stream.encode(frame.picture.reformat(format="yuv420p")))
+            container.mux(stream.encode(frame.image.reformat(format="yuv420p")))
         container.mux(stream.encode(None))
     source.close()
     return path

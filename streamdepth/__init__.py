@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from streamdepth.core.base_source import BaseSource
     from streamdepth.core.contracts import Sink, Source
     from streamdepth.core.errors import StopPipeline, StreamDepthError
-    from streamdepth.core.frame import DepthMap, DepthRange, Frame, PictureInfo, Result, Sense, StreamInfo
+    from streamdepth.core.frame import DepthMap, DepthRange, Frame, ImageInfo, Result, Sense, StreamInfo
     from streamdepth.core.look import Look, LookControl, Upsampling, View
     from streamdepth.core.queues import Policy
     from streamdepth.image.estimator import DepthEstimator, Estimate
@@ -56,7 +56,7 @@ _HOME = {
     "ModelSpec": "models.spec",
     "NullSink": "sinks.null",
     "PatternSource": "sources.pattern",
-    "PictureInfo": "core.frame",
+    "ImageInfo": "core.frame",
     "Pipeline": "pipeline",
     "Policy": "core.queues",
     "Preprocessing": "models.spec",
@@ -106,7 +106,7 @@ __all__ = [  # noqa: RUF022 - the keys of _HOME, spelled out for type checkers
     "ModelSpec",
     "NullSink",
     "PatternSource",
-    "PictureInfo",
+    "ImageInfo",
     "Pipeline",
     "Policy",
     "Preprocessing",

@@ -132,7 +132,7 @@ class RunConfig(BaseModel):
     tls_ca: str | None = None
     latency: Literal["low", "normal"] = "low"
     camera_mode: str | None = None
-    picture_rate: float = Field(default=25.0, gt=0, le=1000)
+    image_rate: float = Field(default=25.0, gt=0, le=1000)
 
     codec: str | None = None
     crf: float | None = Field(default=None, ge=0, le=63)

@@ -48,7 +48,7 @@ class Timed:
 
 
 def gpu(batch: int) -> float:
-    """A millisecond to start, a quarter for each picture."""
+    """A millisecond to start, a quarter for each image."""
     return 1e-3 + 0.25e-3 * batch
 
 

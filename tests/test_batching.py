@@ -1,4 +1,4 @@
-"""Inbox and batcher: fairness, policies, batches."""
+"""MultiSourceQueue and batcher: fairness, policies, batches."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 
 from streamdepth.core.frame import Frame
 from streamdepth.core.queues import Aborted, Ended, Policy
-from streamdepth.pipeline.batching import Batcher, Inbox, company_ns
-from tests.support.stages import TIME_BASE, flat_picture
+from streamdepth.pipeline.batching import Batcher, MultiSourceQueue, max_batch_wait_ns
+from tests.support.stages import TIME_BASE, flat_image
 
-PICTURES = {32: flat_picture(0, 32), 64: flat_picture(0, 64)}
+IMAGES = {32: flat_image(0, 32), 64: flat_image(0, 64)}
 
 
 def frame(index: int, width: int = 32) -> Frame:
-    return Frame("s", index, index, TIME_BASE, 0, PICTURES[width])
+    return Frame("s", index, index, TIME_BASE, 0, IMAGES[width])
 
 
 def same_size(width_px: int, height_px: int) -> tuple[int, int]:
@@ -24,62 +24,62 @@ def same_size(width_px: int, height_px: int) -> tuple[int, int]:
 
 
 def test_lanes_take_turns_by_arrival() -> None:
-    inbox = Inbox([Policy.EVERY, Policy.EVERY], 4)
-    for lane, index in [(0, 0), (1, 0), (1, 1), (0, 1)]:
-        inbox.put(lane, frame(index))
-    arrivals = [inbox.take(), inbox.take(), inbox.take(), inbox.take()]
-    assert [(a.lane, a.frame.index) for a in arrivals if a] == [(0, 0), (1, 0), (1, 1), (0, 1)]
-    assert inbox.take(0) is None
+    frame_queue = MultiSourceQueue([Policy.EVERY, Policy.EVERY], 4)
+    for source, index in [(0, 0), (1, 0), (1, 1), (0, 1)]:
+        frame_queue.put(source, frame(index))
+    arrivals = [frame_queue.take(), frame_queue.take(), frame_queue.take(), frame_queue.take()]
+    assert [(a.source, a.frame.index) for a in arrivals if a] == [(0, 0), (1, 0), (1, 1), (0, 1)]
+    assert frame_queue.take(0) is None
 
 
 def test_a_full_latest_lane_gives_up_its_oldest_and_leaves_others_alone() -> None:
-    inbox = Inbox([Policy.LATEST, Policy.EVERY], 2)
-    inbox.put(1, frame(100))
-    replaced = [inbox.put(0, frame(index)) for index in range(4)]
+    frame_queue = MultiSourceQueue([Policy.LATEST, Policy.EVERY], 2)
+    frame_queue.put(1, frame(100))
+    replaced = [frame_queue.put(0, frame(index)) for index in range(4)]
     assert [f.index if f else None for f in replaced] == [None, None, 0, 1]
-    assert len(inbox) == 3
+    assert len(frame_queue) == 3
 
 
 def test_a_latest_lane_can_be_kept_shorter_than_the_others() -> None:
-    inbox = Inbox([Policy.LATEST, Policy.EVERY], 3, latest_capacity=1)
-    replaced = [inbox.put(0, frame(index)) for index in range(3)]
+    frame_queue = MultiSourceQueue([Policy.LATEST, Policy.EVERY], 3, latest_capacity=1)
+    replaced = [frame_queue.put(0, frame(index)) for index in range(3)]
     assert [f.index if f else None for f in replaced] == [None, 0, 1]
     for index in range(3):
-        assert inbox.put(1, frame(index)) is None
-    assert len(inbox) == 4
+        assert frame_queue.put(1, frame(index)) is None
+    assert len(frame_queue) == 4
     with pytest.raises(ValueError, match="at least 1"):
-        Inbox([Policy.LATEST], 3, latest_capacity=0)
+        MultiSourceQueue([Policy.LATEST], 3, latest_capacity=0)
 
 
 def test_it_ends_when_all_lanes_have() -> None:
-    inbox = Inbox([Policy.EVERY, Policy.EVERY], 2)
-    inbox.put(0, frame(0))
-    inbox.end(0)
-    inbox.end(1)
-    assert inbox.take() is not None
+    frame_queue = MultiSourceQueue([Policy.EVERY, Policy.EVERY], 2)
+    frame_queue.put(0, frame(0))
+    frame_queue.end(0)
+    frame_queue.end(1)
+    assert frame_queue.take() is not None
     with pytest.raises(Ended):
-        inbox.take()
+        frame_queue.take()
 
 
 def test_a_full_lane_waits_until_aborted() -> None:
-    inbox = Inbox([Policy.EVERY], 1)
-    inbox.put(0, frame(0))
+    frame_queue = MultiSourceQueue([Policy.EVERY], 1)
+    frame_queue.put(0, frame(0))
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(inbox.put, 0, frame(1))
-        inbox.abort()
+        waiting = pool.submit(frame_queue.put, 0, frame(1))
+        frame_queue.abort()
         with pytest.raises(Aborted):
             waiting.result(5)
     with pytest.raises(Aborted):
-        inbox.take()
+        frame_queue.take()
 
 
 def test_batches_hold_one_size_and_lose_nothing() -> None:
-    inbox = Inbox([Policy.EVERY], 16)
+    frame_queue = MultiSourceQueue([Policy.EVERY], 16)
     widths = [32, 32, 32, 64, 32, 64, 64, 64, 64, 64]
     for index, width in enumerate(widths):
-        inbox.put(0, frame(index, width))
-    inbox.end(0)
-    batcher = Batcher(inbox, 4, same_size)
+        frame_queue.put(0, frame(index, width))
+    frame_queue.end(0)
+    batcher = Batcher(frame_queue, 4, same_size)
     batches = []
     while True:
         try:
@@ -92,9 +92,9 @@ def test_batches_hold_one_size_and_lose_nothing() -> None:
 
 
 def test_a_live_lane_never_waits_for_a_full_batch() -> None:
-    inbox = Inbox([Policy.LATEST, Policy.EVERY], 4)
-    inbox.put(0, frame(0))
-    assert [len(Batcher(inbox, 8, same_size).next()[1])] == [1]
+    frame_queue = MultiSourceQueue([Policy.LATEST, Policy.EVERY], 4)
+    frame_queue.put(0, frame(0))
+    assert [len(Batcher(frame_queue, 8, same_size).next()[1])] == [1]
 
 
 class HandClock:
@@ -107,64 +107,64 @@ class HandClock:
         return self.now_ns
 
 
-COMPANY_NS = company_ns([Fraction(10), Fraction(25), None])
+COMPANY_NS = max_batch_wait_ns([Fraction(10), Fraction(25), None])
 
 
 def taken(index: int, at_ns: int) -> Frame:
-    return Frame("s", index, index, TIME_BASE, at_ns, PICTURES[32])
+    return Frame("s", index, index, TIME_BASE, at_ns, IMAGES[32])
 
 
-def seen_before(inbox: Inbox, batcher: Batcher, lanes: int) -> None:
-    """One batch with a frame of every lane, so that the batcher knows them all."""
-    for lane in range(lanes):
-        inbox.put(lane, taken(0, 0))
-    assert len(batcher.next()[1]) == lanes
+def seen_before(frame_queue: MultiSourceQueue, batcher: Batcher, sources: int) -> None:
+    """One batch with a frame of every source, so that the batcher knows them all."""
+    for source in range(sources):
+        frame_queue.put(source, taken(0, 0))
+    assert len(batcher.next()[1]) == sources
 
 
 def test_live_lanes_wait_for_each_other_up_to_one_interval_of_the_fastest() -> None:
     assert COMPANY_NS == 40_000_000
-    assert company_ns([None, None]) == company_ns([]) == 0
-    inbox, clock = Inbox([Policy.LATEST, Policy.LATEST], 4), HandClock()
-    batcher = Batcher(inbox, 8, same_size, company_ns=10**10, clock=clock)
-    seen_before(inbox, batcher, 2)
-    inbox.put(0, taken(1, 0))
+    assert max_batch_wait_ns([None, None]) == max_batch_wait_ns([]) == 0
+    frame_queue, clock = MultiSourceQueue([Policy.LATEST, Policy.LATEST], 4), HandClock()
+    batcher = Batcher(frame_queue, 8, same_size, max_batch_wait_ns=10**10, clock=clock)
+    seen_before(frame_queue, batcher, 2)
+    frame_queue.put(0, taken(1, 0))
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(batcher.next)
-        inbox.put(1, taken(1, 0))
+        frame_queue.put(1, taken(1, 0))
         # ten seconds of patience, and it is over as soon as both are there
-        assert [arrival.lane for arrival in waiting.result(5)[1]] == [0, 1]
+        assert [arrival.source for arrival in waiting.result(5)[1]] == [0, 1]
 
 
 def test_a_frame_past_its_deadline_goes_alone() -> None:
-    inbox, clock = Inbox([Policy.LATEST, Policy.LATEST], 4), HandClock()
-    batcher = Batcher(inbox, 8, same_size, company_ns=COMPANY_NS, clock=clock)
-    seen_before(inbox, batcher, 2)
-    inbox.put(0, taken(1, 0))
+    frame_queue, clock = MultiSourceQueue([Policy.LATEST, Policy.LATEST], 4), HandClock()
+    batcher = Batcher(frame_queue, 8, same_size, max_batch_wait_ns=COMPANY_NS, clock=clock)
+    seen_before(frame_queue, batcher, 2)
+    frame_queue.put(0, taken(1, 0))
     clock.now_ns = COMPANY_NS
     assert len(batcher.next()[1]) == 1
 
 
 def test_the_deadline_is_of_the_oldest_frame_and_ends_the_wait() -> None:
-    inbox, clock = Inbox([Policy.LATEST, Policy.LATEST], 4), HandClock()
-    batcher = Batcher(inbox, 8, same_size, company_ns=COMPANY_NS, clock=clock)
-    seen_before(inbox, batcher, 2)
+    frame_queue, clock = MultiSourceQueue([Policy.LATEST, Policy.LATEST], 4), HandClock()
+    batcher = Batcher(frame_queue, 8, same_size, max_batch_wait_ns=COMPANY_NS, clock=clock)
+    seen_before(frame_queue, batcher, 2)
     clock.now_ns = COMPANY_NS - 1000
-    inbox.put(0, taken(1, 0))
+    frame_queue.put(0, taken(1, 0))
     assert len(batcher.next()[1]) == 1  # a microsecond of patience was left
 
 
 def test_nobody_waits_for_a_second_frame_of_the_same_camera_nor_for_a_dead_one() -> None:
-    inbox, clock = Inbox([Policy.LATEST, Policy.LATEST], 4), HandClock()
-    alone = Batcher(inbox, 8, same_size, company_ns=10**12, clock=clock)
-    inbox.put(0, taken(0, 0))
+    frame_queue, clock = MultiSourceQueue([Policy.LATEST, Policy.LATEST], 4), HandClock()
+    alone = Batcher(frame_queue, 8, same_size, max_batch_wait_ns=10**12, clock=clock)
+    frame_queue.put(0, taken(0, 0))
     assert len(alone.next()[1]) == 1  # the other has never been seen
-    batcher = Batcher(inbox, 8, same_size, company_ns=10**12, clock=clock)
-    seen_before(inbox, batcher, 2)
+    batcher = Batcher(frame_queue, 8, same_size, max_batch_wait_ns=10**12, clock=clock)
+    seen_before(frame_queue, batcher, 2)
     clock.now_ns = 3 * 10**12
-    inbox.put(0, taken(1, clock.now_ns))
+    frame_queue.put(0, taken(1, clock.now_ns))
     assert len(batcher.next()[1]) == 1  # the other was last seen three intervals ago
 
 
 def test_an_inbox_needs_room() -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        Inbox([Policy.EVERY], 0)
+        MultiSourceQueue([Policy.EVERY], 0)

@@ -26,9 +26,9 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for number in range(8):
-            picture = np.full((48, 64, 3), 20 * number, np.uint8)
-            picture[:, : 8 * number] = 255
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            image = np.full((48, 64, 3), 20 * number, np.uint8)
+            image[:, : 8 * number] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
     return path
 
@@ -68,7 +68,7 @@ def test_a_run_with_carried_depth_is_measured_too(report: BenchReport) -> None:
 def test_a_setting_that_does_not_run_says_why(report: BenchReport) -> None:
     fixed, coreml = report.runs[1], report.runs[2]
     assert fixed.frame_ms is None
-    assert "1 pictures at once" in fixed.note
+    assert "1 images at once" in fixed.note
     assert coreml.frame_ms is None
     assert "use --provider cpu" in coreml.note
 

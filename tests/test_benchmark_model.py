@@ -41,7 +41,7 @@ def test_only_depth_up_to_the_cap_counts(program: Any) -> None:
 
 
 def pan(path: Path) -> None:
-    """Six frames of a camera that moves over a large picture, six pixels a frame."""
+    """Six frames of a camera that moves over a large image, six pixels a frame."""
     rng = np.random.default_rng(4)
     large = cv2.resize(rng.integers(0, 256, (30, 60, 3), np.uint8), (600, 300), interpolation=cv2.INTER_CUBIC)
     with av.open(str(path), "w") as container:

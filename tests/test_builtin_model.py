@@ -1,4 +1,4 @@
-"""The model in the package: its file, what it says of itself, and what it makes of pictures."""
+"""The model in the package: its file, what it says of itself, and what it makes of images."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def estimator() -> sd.DepthEstimator:
     return sd.DepthEstimator(provider="cpu")
 
 
-def run(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """RGB [N, H, W, 3] at the network's size -> [N, H/2, W/2]."""
-    x = np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)).astype(np.float32) / 255
+    x = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) / 255
     (depth,) = session().run(None, {"pixel_values": x})
     return np.asarray(depth)
 
@@ -105,52 +105,52 @@ def test_the_spec_keeps_the_aspect_and_takes_any_size() -> None:
 @pytest.mark.parametrize("size", [(352, 192), (192, 352), (256, 192), (640, 192), (32, 32), (512, 384)])
 def test_any_size_gives_half_of_it(size: tuple[int, int]) -> None:
     width, height = size
-    picture = np.random.default_rng(1).integers(0, 256, (1, height, width, 3), np.uint8)
-    depth = run(picture)
+    image = np.random.default_rng(1).integers(0, 256, (1, height, width, 3), np.uint8)
+    depth = run(image)
     assert depth.shape == (1, height // 2, width // 2)
     assert np.isfinite(depth).all()
 
 
-def test_a_batch_is_its_pictures_one_by_one() -> None:
-    pictures = np.random.default_rng(2).integers(0, 256, (3, 192, 256, 3), np.uint8)
-    together = run(pictures)
-    alone = np.concatenate([run(p[None]) for p in pictures])
+def test_a_batch_is_its_images_one_by_one() -> None:
+    images = np.random.default_rng(2).integers(0, 256, (3, 192, 256, 3), np.uint8)
+    together = run(images)
+    alone = np.concatenate([run(p[None]) for p in images])
     np.testing.assert_allclose(together, alone, atol=1e-3 * np.ptp(alone))
 
 
 @pytest.mark.parametrize(("width", "height"), [(352, 192), (256, 192), (192, 352)])
 def test_ground_recedes_and_sky_is_far(width: int, height: int) -> None:
-    picture, truth = floor_and_sky(width, height)
-    depth = run(picture[None])[0]
+    image, truth = floor_and_sky(width, height)
+    depth = run(image[None])[0]
     small = cv2.resize(truth, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
     assert np.corrcoef(depth.ravel(), small.ravel())[0, 1] > 0.85
     assert depth[-8:].mean() - depth[:8].mean() > 2 * depth.std()
 
 
 def test_something_standing_on_the_floor_is_nearer_than_what_is_behind_it() -> None:
-    picture, _ = floor_and_sky(352, 192)
-    picture[60:170, 150:200] = [150, 60, 50]
-    picture[60:170, 200:215] = [90, 35, 30]
-    depth = run(picture[None])[0]
+    image, _ = floor_and_sky(352, 192)
+    image[60:170, 150:200] = [150, 60, 50]
+    image[60:170, 200:215] = [90, 35, 30]
+    depth = run(image[None])[0]
     thing, beside = depth[35:45, 80:98].mean(), np.concatenate([depth[35:45, 40:60], depth[35:45, 125:145]], 1).mean()
     assert thing - beside > 0.25 * np.ptp(depth)
 
 
 def test_the_sky_behind_a_mast_is_far_down_to_the_lower_edge() -> None:
     rows = np.linspace(0, 1, 192)[:, None, None]
-    picture = np.repeat(np.clip((60 + 110 * rows) * [0.5, 0.9, 1.4], 0, 255), 352, 1).astype(np.uint8)
+    image = np.repeat(np.clip((60 + 110 * rows) * [0.5, 0.9, 1.4], 0, 255), 352, 1).astype(np.uint8)
     for k in range(6):
         for left, right in ((130, 210), (210, 130)):
-            cv2.line(picture, (left, 20 + 30 * k), (right, 50 + 30 * k), (60, 40, 90), 6)
+            cv2.line(image, (left, 20 + 30 * k), (right, 50 + 30 * k), (60, 40, 90), 6)
     for x in (130, 210):
-        cv2.line(picture, (x, 10), (x, 191), (70, 50, 100), 11)
-    depth = run(picture[None])[0]
+        cv2.line(image, (x, 10), (x, 191), (70, 50, 100), 11)
+    depth = run(image[None])[0]
     mast = np.median(np.concatenate([depth[30:90, 64:67], depth[30:90, 104:107]], 1))
     sky = np.concatenate([depth[60:, 8:50], depth[60:, 120:168]], 1)
     assert mast - np.percentile(sky, 90) > 0.4 * np.ptp(depth)
 
 
-def bad_pictures() -> dict[str, NDArray[np.uint8]]:
+def bad_images() -> dict[str, NDArray[np.uint8]]:
     rng = np.random.default_rng(3)
     return {
         "black": np.zeros((120, 160, 3), np.uint8),
@@ -163,35 +163,35 @@ def bad_pictures() -> dict[str, NDArray[np.uint8]]:
     }
 
 
-@pytest.mark.parametrize("name", sorted(bad_pictures()))
-def test_pictures_of_nothing_give_finite_depth_of_their_size(name: str) -> None:
-    picture = bad_pictures()[name]
-    result = estimator()(picture)
-    assert result.data.shape == picture.shape[:2]
+@pytest.mark.parametrize("name", sorted(bad_images()))
+def test_images_of_nothing_give_finite_depth_of_their_size(name: str) -> None:
+    image = bad_images()[name]
+    result = estimator()(image)
+    assert result.data.shape == image.shape[:2]
     assert np.isfinite(result.data).all()
 
 
 @pytest.mark.parametrize("name", ["black", "white", "one colour"])
-def test_flat_pictures_give_smooth_depth(name: str) -> None:
-    flat = np.asarray(cv2.resize(bad_pictures()[name], (256, 192)), np.uint8)
+def test_flat_images_give_smooth_depth(name: str) -> None:
+    flat = np.asarray(cv2.resize(bad_images()[name], (256, 192)), np.uint8)
     depth = run(flat[None])[0][8:-8, 8:-8]
-    picture, _ = floor_and_sky(256, 192)
-    span = np.ptp(run(picture[None]))
+    image, _ = floor_and_sky(256, 192)
+    span = np.ptp(run(image[None]))
     assert np.abs(depth - cv2.blur(depth, (3, 3))).max() < 0.05 * span
 
 
 def test_no_checkerboard() -> None:
-    picture, _ = floor_and_sky(352, 192)
-    depth = run(picture[None])[0].astype(np.float64)
+    image, _ = floor_and_sky(352, 192)
+    depth = run(image[None])[0].astype(np.float64)
     alternating = np.abs(depth[:-1, :-1] - depth[1:, :-1] - depth[:-1, 1:] + depth[1:, 1:]).mean()
     assert alternating < 0.01 * np.ptp(depth)
 
 
 def test_neighbouring_frames_give_nearly_the_same_depth() -> None:
-    picture, _ = floor_and_sky(360, 192)
-    picture[60:170, 150:200] = [150, 60, 50]
+    image, _ = floor_and_sky(360, 192)
+    image[60:170, 150:200] = [150, 60, 50]
     rng = np.random.default_rng(4)
-    frames = [picture[:, k : k + 352] for k in (0, 1, 2)]
+    frames = [image[:, k : k + 352] for k in (0, 1, 2)]
     frames = [np.clip(f + rng.normal(0, 2, f.shape), 0, 255).astype(np.uint8) for f in frames]
     depth = run(np.stack(frames))
     change = np.abs(np.diff(depth, axis=0)).mean()
@@ -203,7 +203,7 @@ def test_accuracy_on_photographs_is_what_the_card_says(monkeypatch: pytest.Monke
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
     accuracy = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "accuracy.py"))
     for name, every, cap in (("indoor_kitchen", 50, "INDOOR_CAP_M"), ("street_kitti", 1, "OUTDOOR_CAP_M")):
-        photographs = accuracy["pictures"](EVAL / name, every)
+        photographs = accuracy["images"](EVAL / name, every)
         scores = [accuracy["score"](estimator()(rgb).data, depth, accuracy[cap]) for rgb, depth in photographs]
         absrel, delta1 = np.mean(scores, 0)
         said = record()["accuracy"][name]

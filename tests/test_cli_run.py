@@ -59,16 +59,16 @@ class TestRun:
         assert main(["run", str(clip), *arguments]) == 0
         assert read_pts(out) == read_pts(clip)
         content = json.loads(stats.read_text())
-        assert (content["written"], content["carried"]) == (12, 9)
-        assert len(content["stages_ms"]["carry"]) == 2
+        assert (content["written"], content["propagated"]) == (12, 9)
+        assert len(content["stages_ms"]["propagate"]) == 2
         with sd.read_depth(tmp_path / data.partition("/")[0]) as reader:
-            assert [frame.carried for frame in reader] == [index % 5 != 0 for index in range(12)]
-            assert (reader[5].carried, reader[11].carried) == (False, True)
+            assert [frame.propagated for frame in reader] == [index % 5 != 0 for index in range(12)]
+            assert (reader[5].propagated, reader[11].propagated) == (False, True)
         assert capsys.readouterr().err == ""
 
     @pytest.mark.parametrize("extra", [[], ["--range", "ema"], ["--model-every", "2"]])
-    def test_pictures_of_different_shapes_are_shots_of_their_own(self, tmp_path: Path, extra: list[str]) -> None:
-        folder = tmp_path / "pictures"
+    def test_images_of_different_shapes_are_shots_of_their_own(self, tmp_path: Path, extra: list[str]) -> None:
+        folder = tmp_path / "images"
         folder.mkdir()
         for name, shape in (("a", (40, 64, 3)), ("b", (64, 40, 3)), ("c", (48, 48, 3))):
             ramp = np.tile(np.arange(shape[1], dtype=np.uint8)[:, None] * 3, (shape[0], 1, 3))
@@ -76,8 +76,8 @@ class TestRun:
         assert main(["run", str(folder), "-o", f"{tmp_path}/out/", *extra]) == 0
         sizes = []
         for name in "abc":
-            with Image.open(tmp_path / "out" / f"{name}.png") as picture:
-                sizes.append(picture.size)
+            with Image.open(tmp_path / "out" / f"{name}.png") as image:
+                sizes.append(image.size)
         assert sizes == [(64, 40), (40, 64), (48, 48)]
 
     def test_several_outputs_at_once(self, clip: Path, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ class TestRun:
     ) -> None:
         arguments = ["run", "test:?size=64x48", "--max-frames", "1", "--range", "ema", "--overwrite", "-o"]
         assert main([*arguments, f"{tmp_path}/out"]) == 0
-        assert f"{tmp_path}/out has no suffix: its pictures go into a folder" in one_line(capsys)
+        assert f"{tmp_path}/out has no suffix: its images go into a folder" in one_line(capsys)
         assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".png"]
         assert main([*arguments, "null:"]) == 0
         assert capsys.readouterr().err == ""

@@ -51,9 +51,9 @@ def test_every_layout_shows_the_same_bar(pix_fmt: str) -> None:
     flat = av.VideoFrame.from_ndarray(np.full((240, 320, 3), 120, np.uint8), format="rgb24")
     depth, span = color.smooth_depth(9, 7, sense=Sense.METRIC_M), DepthRange(0.4, 7.2)
 
-    def shown(picture: av.VideoFrame) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-        colorizer = Colorizer(color.stream_info(320, 240, picture.format.name))
-        out = colorizer.render(picture, depth, span, LOOK)
+    def shown(image: av.VideoFrame) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+        colorizer = Colorizer(color.stream_info(320, 240, image.format.name))
+        out = colorizer.render(image, depth, span, LOOK)
         return np.asarray(out.reformat(format="rgb24").to_ndarray(), dtype=np.int64)
 
     want, got = shown(flat), shown(flat.reformat(format=pix_fmt))

@@ -26,50 +26,50 @@ OVERLAY = Look(view=View.OVERLAY)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("upsampling", list(Upsampling))
 def test_depth_without_a_value_is_not_painted(bad: float, upsampling: Upsampling) -> None:
-    picture = color.random_picture(80, 60, "yuv420p")
+    image = color.random_image(80, 60, "yuv420p")
     depth = color.smooth_depth(20, 15)
     depth.values[:, :10] = bad
-    out = render(picture, depth, Look(view=View.OVERLAY, upsampling=upsampling, alpha=(1.0, 1.0)), DepthRange(-2, 2))
-    for index, (new, old) in enumerate(zip(color.channels(out), color.channels(picture), strict=True)):
+    out = render(image, depth, Look(view=View.OVERLAY, upsampling=upsampling, alpha=(1.0, 1.0)), DepthRange(-2, 2))
+    for index, (new, old) in enumerate(zip(color.channels(out), color.channels(image), strict=True)):
         middle = 40 if index == 0 else 20
         np.testing.assert_array_equal(new[:, :middle], old[:, :middle])
         assert (new[:, middle:] != old[:, middle:]).mean() > 0.5
-    alone = color.channels(render(picture, depth, Look(upsampling=upsampling), DepthRange(-2, 2)))
+    alone = color.channels(render(image, depth, Look(upsampling=upsampling), DepthRange(-2, 2)))
     assert (alone[0][:, :40] == 16).all()
-    clear = color.channels(render(picture, depth, Look(upsampling=upsampling, transparent=True), DepthRange(-2, 2)))
+    clear = color.channels(render(image, depth, Look(upsampling=upsampling, transparent=True), DepthRange(-2, 2)))
     assert (clear[3][:, :40] == 0).all()
     assert (clear[3][:, 40:] == 255).all()
 
 
 def test_a_mask_counts_as_no_value() -> None:
-    picture, depth = color.random_picture(80, 60, "nv12"), color.smooth_depth(20, 15)
+    image, depth = color.random_image(80, 60, "nv12"), color.smooth_depth(20, 15)
     valid = np.ones((15, 20), np.bool_)
     valid[4:9, 3:12] = False
     holes = depth.values.copy()
     holes[~valid] = np.nan
     span = DepthRange(-2, 2)
-    masked = render(picture, DepthMap(depth.values, depth.sense, valid), OVERLAY, span)
-    assert same(masked, render(picture, DepthMap(holes, depth.sense), OVERLAY, span))
+    masked = render(image, DepthMap(depth.values, depth.sense, valid), OVERLAY, span)
+    assert same(masked, render(image, DepthMap(holes, depth.sense), OVERLAY, span))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1)])
 def test_depth_of_one_pixel_or_line(size: tuple[int, int]) -> None:
-    picture = color.random_picture(33, 21, "yuv420p")
+    image = color.random_image(33, 21, "yuv420p")
     for look in (OVERLAY, replace(OVERLAY, upsampling=Upsampling.GUIDED, contours=3)):
-        render(picture, flat(0.5, size=size), look, DepthRange(0, 1))
-        render(picture, flat(float("nan"), size=size), look, DepthRange(0, 1))
+        render(image, flat(0.5, size=size), look, DepthRange(0, 1))
+        render(image, flat(float("nan"), size=size), look, DepthRange(0, 1))
 
 
 def test_flat_range_is_farthest_everywhere() -> None:
-    picture = color.random_picture(33, 21, "rgb24")
-    out = render(picture, color.smooth_depth(9, 7), Look(), DepthRange(2.0, 2.0))
+    image = color.random_image(33, 21, "rgb24")
+    out = render(image, color.smooth_depth(9, 7), Look(), DepthRange(2.0, 2.0))
     assert all((c == palette("inferno")[0][i]).all() for i, c in enumerate(color.channels(out)))
 
 
 def test_extreme_numbers_stay_in_range() -> None:
-    picture = color.random_picture(33, 21, "rgb24")
+    image = color.random_image(33, 21, "rgb24")
     values = np.array([[-3e38, 3e38], [0.0, 1e-38]], np.float32)
-    out = render(picture, DepthMap(values, Sense.RELATIVE_INVERSE), Look(style="grey"), DepthRange(-1e-3, 1e-3))
+    out = render(image, DepthMap(values, Sense.RELATIVE_INVERSE), Look(style="grey"), DepthRange(-1e-3, 1e-3))
     first = color.channels(out)[0]
     assert first[0, 0] == 0
     assert first[0, -1] == 255
@@ -79,22 +79,20 @@ def steps(width: int, height: int) -> tuple[av.VideoFrame, DepthMap, NDArray[np.
     """A bright disc before a dark ground, and its depth at an eighth of the size, as soft as a model gives it."""
     y, x = np.mgrid[0:height, 0:width]
     disc = (x - width * 0.47) ** 2 + (y - height * 0.53) ** 2 < (height * 0.3) ** 2
-    picture = av.VideoFrame(width, height, "gray")
-    view = np.frombuffer(memoryview(picture.planes[0]), np.uint8).reshape(height, -1)
+    image = av.VideoFrame(width, height, "gray")
+    view = np.frombuffer(memoryview(image.planes[0]), np.uint8).reshape(height, -1)
     view[:, :width] = np.where(disc, 190, 60)
     small = disc.reshape(height // 8, 8, width // 8, 8).mean(axis=(1, 3)).astype(np.float32)
-    return picture, DepthMap(small, Sense.RELATIVE_INVERSE), disc
+    return image, DepthMap(small, Sense.RELATIVE_INVERSE), disc
 
 
 def test_guided_borders_follow_the_frame_without_halos() -> None:
-    picture, depth, disc = steps(320, 240)
+    image, depth, disc = steps(320, 240)
     span = DepthRange(0.0, 1.0)
     want = np.where(disc, 255.0, 0.0)
 
     def far_off(upsampling: Upsampling) -> tuple[float, NDArray[np.float64]]:
-        red = color.channels(render(picture, depth, Look(style="grey", upsampling=upsampling, transparent=True), span))[
-            0
-        ]
+        red = color.channels(render(image, depth, Look(style="grey", upsampling=upsampling, transparent=True), span))[0]
         return float((np.abs(red - want) > 64).mean()), red
 
     soft, _ = far_off(Upsampling.BILINEAR)
@@ -112,9 +110,9 @@ def test_guided_borders_follow_the_frame_without_halos() -> None:
 def test_guided_never_leaves_the_span_of_its_neighbours(seed: int, size: tuple[int, int]) -> None:
     depth = color.smooth_depth(7, 5, seed)
     span = color.span(depth)
-    picture = color.random_picture(*size, "gray", seed)
+    image = color.random_image(*size, "gray", seed)
     look = Look(style="grey", upsampling=Upsampling.GUIDED, transparent=True)
-    red = color.channels(render(picture, depth, look, span))[0]
+    red = color.channels(render(image, depth, look, span))[0]
     lowest = (depth.values.min() - span.lo) / (span.hi - span.lo) * 255
     highest = (depth.values.max() - span.lo) / (span.hi - span.lo) * 255
     assert red.min() >= lowest - 1
@@ -123,36 +121,36 @@ def test_guided_never_leaves_the_span_of_its_neighbours(seed: int, size: tuple[i
 
 def test_contours_lie_where_levels_are_crossed() -> None:
     ramp = np.tile(np.linspace(0, 1, 96, dtype=np.float32), (4, 1))
-    picture = color.random_picture(96, 48, "rgb24")
+    image = color.random_image(96, 48, "rgb24")
     depth = DepthMap(ramp, Sense.RELATIVE_INVERSE)
     span = DepthRange(0.0, 1.0)
-    plain = color.channels(render(picture, depth, Look(style="grey"), span))[0]
-    lined = color.channels(render(picture, depth, Look(style="grey", contours=3), span))[0]
+    plain = color.channels(render(image, depth, Look(style="grey"), span))[0]
+    lined = color.channels(render(image, depth, Look(style="grey", contours=3), span))[0]
     changed = np.flatnonzero((plain != lined).any(axis=0))
     assert len(changed) == 3
     np.testing.assert_allclose(changed, [23.5, 47.5, 71.5], atol=1)
 
 
 def test_contours_stay_out_of_holes_and_flat_ground() -> None:
-    picture = color.random_picture(64, 48, "yuv420p")
+    image = color.random_image(64, 48, "yuv420p")
     assert same(
-        render(picture, flat(0.4), replace(OVERLAY, contours=9), DepthRange(0, 1)),
-        render(picture, flat(0.4), OVERLAY, DepthRange(0, 1)),
+        render(image, flat(0.4), replace(OVERLAY, contours=9), DepthRange(0, 1)),
+        render(image, flat(0.4), OVERLAY, DepthRange(0, 1)),
     )
     holes = flat(0.4)
     holes.values[2:4] = np.nan
     assert same(
-        render(picture, holes, replace(OVERLAY, contours=9), DepthRange(0, 1)),
-        render(picture, holes, OVERLAY, DepthRange(0, 1)),
+        render(image, holes, replace(OVERLAY, contours=9), DepthRange(0, 1)),
+        render(image, holes, OVERLAY, DepthRange(0, 1)),
     )
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "nv12", "yuv422p10le", "p010le", "rgb24", "rgba", "gray"])
 @pytest.mark.parametrize("view", list(View))
 def test_bar_changes_its_corner_only(pix_fmt: str, view: View) -> None:
-    picture, depth = color.random_picture(320, 240, pix_fmt), color.smooth_depth(33, 21, sense=Sense.METRIC_M)
-    plain = color.channels(render(picture, depth, Look(view=view)))
-    barred = color.channels(render(picture, depth, Look(view=view, bar=True)))
+    image, depth = color.random_image(320, 240, pix_fmt), color.smooth_depth(33, 21, sense=Sense.METRIC_M)
+    plain = color.channels(render(image, depth, Look(view=view)))
+    barred = color.channels(render(image, depth, Look(view=view, bar=True)))
     for before, after in zip(plain[:3], barred[:3], strict=True):
         changed = before != after
         assert changed.mean() > 0.01
@@ -163,5 +161,5 @@ def test_bar_changes_its_corner_only(pix_fmt: str, view: View) -> None:
 
 
 def test_bar_is_left_out_where_it_cannot_be_read() -> None:
-    picture, depth = color.random_picture(32, 20, "yuv420p"), color.smooth_depth(9, 7)
-    assert same(render(picture, depth, Look(bar=True)), render(picture, depth, Look()))
+    image, depth = color.random_image(32, 20, "yuv420p"), color.smooth_depth(9, 7)
+    assert same(render(image, depth, Look(bar=True)), render(image, depth, Look()))

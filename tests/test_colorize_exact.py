@@ -30,8 +30,8 @@ EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL
 WIDTH, HEIGHT = 93, 58
 
 
-def worst(picture: av.VideoFrame, want: list[NDArray[np.float64]]) -> float:
-    got = color.channels(picture)[: len(want)]
+def worst(image: av.VideoFrame, want: list[NDArray[np.float64]]) -> float:
+    got = color.channels(image)[: len(want)]
     assert [plane.shape for plane in got] == [plane.shape for plane in want]
     return max(float(np.abs(a - b).max()) for a, b in zip(got, want, strict=True))
 
@@ -42,31 +42,31 @@ def worst(picture: av.VideoFrame, want: list[NDArray[np.float64]]) -> float:
 def test_overlay_is_within_one_level(pix_fmt: str, matrix: int, full: bool) -> None:
     full = full or pix_fmt.startswith("yuvj")
     tags = ColorTags(matrix=matrix, range=2 if full else 1)
-    picture = color.random_picture(WIDTH, HEIGHT, pix_fmt, seed=matrix)
-    tags.apply(picture)
+    image = color.random_image(WIDTH, HEIGHT, pix_fmt, seed=matrix)
+    tags.apply(image)
     depth = color.smooth_depth(31, 19, seed=matrix)
     span = color.span(depth, 0.03)
     near = color.nearness(depth, span, WIDTH, HEIGHT)
     with Colorizer(color.stream_info(WIDTH, HEIGHT, pix_fmt, tags)) as colorizer:
         for style in ("inferno", "hsv", "earth"):
             look = Look(style=style, alpha=(0.95, 0.15), view=View.OVERLAY)
-            out = colorizer.render(picture, depth, span, look)
+            out = colorizer.render(image, depth, span, look)
             assert out.format.name == pix_fmt
             assert (int(out.colorspace), int(out.color_range)) == (matrix, 2 if full else 1)
-            want = color.overlay(picture, near, palette(style), (0.95, 0.15), matrix, full)
+            want = color.overlay(image, near, palette(style), (0.95, 0.15), matrix, full)
             assert worst(out, want) <= 1.0
 
 
 @pytest.mark.parametrize("pix_fmt", ["gray", "gray10le", *color.PACKED])
 def test_overlay_of_gray_and_rgb_is_within_one_level(pix_fmt: str) -> None:
-    picture = color.random_picture(WIDTH, HEIGHT, pix_fmt)
+    image = color.random_image(WIDTH, HEIGHT, pix_fmt)
     depth = color.smooth_depth(31, 19)
     span = color.span(depth)
     near = color.nearness(depth, span, WIDTH, HEIGHT)
     with Colorizer(color.stream_info(WIDTH, HEIGHT, pix_fmt)) as colorizer:
         for style in ("viridis", "hsv", "rainbow-soft"):
-            out = colorizer.render(picture, depth, span, Look(style=style, alpha=(0.1, 0.9), view=View.OVERLAY))
-            want = color.overlay(picture, near, palette(style), (0.1, 0.9), 6, True)
+            out = colorizer.render(image, depth, span, Look(style=style, alpha=(0.1, 0.9), view=View.OVERLAY))
+            want = color.overlay(image, near, palette(style), (0.1, 0.9), 6, True)
             assert worst(out, want) <= 1.0
 
 
@@ -76,9 +76,9 @@ def test_depth_view_is_within_one_level(pix_fmt: str, name: str) -> None:
     depth = color.smooth_depth(40, 30, sense=Sense.METRIC_M)
     span = color.span(depth, 0.01)
     near = color.nearness(depth, span, 120, 90)
-    picture = color.random_picture(120, 90, pix_fmt)
+    image = color.random_image(120, 90, pix_fmt)
     with Colorizer(color.stream_info(120, 90, pix_fmt, ColorTags(matrix=1))) as colorizer:
-        out = colorizer.render(picture, depth, span, Look(style=name, alpha=(1.0, 0.25), reverse=True))
+        out = colorizer.render(image, depth, span, Look(style=name, alpha=(1.0, 0.25), reverse=True))
         rgb, opacity = color.colour(near, palette(name)[::-1], (1.0, 0.25))
         over_black = rgb * opacity[..., None]
         if pix_fmt == "rgb24":
@@ -112,15 +112,15 @@ def test_any_size_is_within_one_level(
     sense: Sense,
     seed: int,
 ) -> None:
-    picture = color.random_picture(width, height, pix_fmt, seed)
+    image = color.random_image(width, height, pix_fmt, seed)
     depth = color.smooth_depth(depth_width, depth_height, seed, sense)
     span = color.span(depth, cut)
     if span.flat:
         span = DepthRange(span.lo - 1, span.hi + 1)
     near = color.nearness(depth, span, width, height)
     with Colorizer(color.stream_info(width, height, pix_fmt)) as colorizer:
-        out = colorizer.render(picture, depth, span, Look(style="plasma", alpha=alpha, view=View.OVERLAY))
-    want = color.overlay(picture, near, palette("plasma"), alpha, 6, pix_fmt == "gray")
+        out = colorizer.render(image, depth, span, Look(style="plasma", alpha=alpha, view=View.OVERLAY))
+    want = color.overlay(image, near, palette("plasma"), alpha, 6, pix_fmt == "gray")
     assert worst(out, want) <= 1.0
 
 
@@ -129,8 +129,8 @@ def test_any_size_is_within_one_level(
 def test_reference_conversion_agrees_with_swscale(matrix: int, full: bool) -> None:
     rng = np.random.default_rng(matrix)
     blocks = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8).repeat(8, axis=0).repeat(8, axis=1)
-    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(blocks), format="rgb24")
-    yuv = picture.reformat(
+    image = av.VideoFrame.from_ndarray(np.ascontiguousarray(blocks), format="rgb24")
+    yuv = image.reformat(
         format="yuv444p",
         dst_colorspace=SWSCALE[matrix],
         dst_color_range=2 if full else 1,
@@ -153,8 +153,8 @@ def test_reference_conversion_agrees_with_opencv() -> None:
     assert np.abs(chroma[1] - want[::2, ::2, 2]).max() <= 1.0
 
 
-def in_rgb(picture: av.VideoFrame, matrix: int) -> NDArray[np.uint8]:
-    converted = picture.reformat(format="rgb24", src_colorspace=SWSCALE[matrix], interpolation=EXACT)
+def in_rgb(image: av.VideoFrame, matrix: int) -> NDArray[np.uint8]:
+    converted = image.reformat(format="rgb24", src_colorspace=SWSCALE[matrix], interpolation=EXACT)
     return np.asarray(converted.to_ndarray(), dtype=np.uint8)
 
 
@@ -162,7 +162,7 @@ def in_rgb(picture: av.VideoFrame, matrix: int) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("matrix", [1, 6, 9])
 @pytest.mark.parametrize("pix_fmt", ["yuv444p", "yuv420p", "nv12", "yuv444p10le"])
 def test_overlay_in_rgb_is_within_two_levels(pix_fmt: str, matrix: int, full: bool) -> None:
-    """A flat picture under flat depth, so that chroma subsampling plays no part."""
+    """A flat image under flat depth, so that chroma subsampling plays no part."""
     tags = ColorTags(matrix=matrix, range=2 if full else 1)
     rng = np.random.default_rng(matrix)
     entries = palette("inferno")
@@ -170,16 +170,16 @@ def test_overlay_in_rgb_is_within_two_levels(pix_fmt: str, matrix: int, full: bo
         for _ in range(12):
             rgb = rng.integers(0, 256, 3).astype(np.uint8)
             flat = np.ascontiguousarray(np.broadcast_to(rgb, (16, 32, 3)))
-            picture = av.VideoFrame.from_ndarray(flat, format="rgb24").reformat(
+            image = av.VideoFrame.from_ndarray(flat, format="rgb24").reformat(
                 format=pix_fmt, dst_colorspace=SWSCALE[matrix], dst_color_range=tags.range, src_color_range=2
             )
-            tags.apply(picture)
+            tags.apply(image)
             depth = color.smooth_depth(8, 4)
             level = float(rng.uniform(0, 1))
             depth.values[:] = level
-            out = colorizer.render(picture, depth, DepthRange(0, 1), Look(alpha=(0.7, 0.3), view=View.OVERLAY))
+            out = colorizer.render(image, depth, DepthRange(0, 1), Look(alpha=(0.7, 0.3), view=View.OVERLAY))
             back = in_rgb(out, matrix)
-            before = in_rgb(picture, matrix)[0, 0]
+            before = in_rgb(image, matrix)[0, 0]
             colour, opacity = color.colour(np.array(level), entries, (0.7, 0.3))
             want = np.rint(before * (1 - opacity) + 255 * colour * opacity)
             assert np.abs(back[4:-4, 4:-4] - want).max() <= 2.0
@@ -187,19 +187,19 @@ def test_overlay_in_rgb_is_within_two_levels(pix_fmt: str, matrix: int, full: bo
 
 def test_unsaid_matrix_is_taken_as_players_take_it() -> None:
     for (width, height), matrix in {(640, 360): 6, (720, 576): 6, (1280, 720): 1, (704, 608): 1}.items():
-        info = Colorizer(color.stream_info(width, height, "yuv420p")).picture_info(Look(view=View.SIDE))
+        info = Colorizer(color.stream_info(width, height, "yuv420p")).image_info(Look(view=View.SIDE))
         assert (info.color.matrix, info.color.range) == (matrix, 1)
 
 
 def test_tags_travel_and_a_frames_own_win() -> None:
     stream = color.stream_info(32, 32, "yuv420p", ColorTags(matrix=1, range=1, primaries=1, transfer=1))
     colorizer = Colorizer(stream)
-    picture = color.random_picture(32, 32, "yuv420p")
+    image = color.random_image(32, 32, "yuv420p")
     depth = color.smooth_depth(4, 4)
-    out = colorizer.render(picture, depth, color.span(depth), Look())
-    assert ColorTags.of(out) == stream.color == colorizer.picture_info(Look()).color
-    ColorTags(matrix=9, range=2, primaries=9, transfer=14).apply(picture)
-    out = colorizer.render(picture, depth, color.span(depth), Look())
+    out = colorizer.render(image, depth, color.span(depth), Look())
+    assert ColorTags.of(out) == stream.color == colorizer.image_info(Look()).color
+    ColorTags(matrix=9, range=2, primaries=9, transfer=14).apply(image)
+    out = colorizer.render(image, depth, color.span(depth), Look())
     assert ColorTags.of(out) == ColorTags(matrix=9, range=2, primaries=9, transfer=14)
 
 

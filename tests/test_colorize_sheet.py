@@ -41,8 +41,8 @@ def test_every_palette_gets_a_cell_of_its_colours(tmp_path: Path) -> None:
 def test_all_palettes_by_default_and_the_input_first() -> None:
     depth = scene(60, 40)
     plain = preview(depth=depth, cell_width_px=60, columns=9)
-    picture = np.full((40, 60, 3), (10, 200, 30), np.uint8)
-    with_input = preview(depth=depth, picture=picture, sense=Sense.METRIC_M, cell_width_px=60, columns=9)
+    image = np.full((40, 60, 3), (10, 200, 30), np.uint8)
+    with_input = preview(depth=depth, image=image, sense=Sense.METRIC_M, cell_width_px=60, columns=9)
     assert plain.shape[1] == with_input.shape[1]
     assert (with_input[20, 20] == (10, 200, 30)).all()
 

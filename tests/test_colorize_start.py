@@ -21,10 +21,10 @@ from streamdepth.core.look import Look, View
 import streamdepth
 listener = RecordingListener()
 with install_listener("numba:compile", listener):
-    picture = av.VideoFrame(64, 48, "yuv420p")
+    image = av.VideoFrame(64, 48, "yuv420p")
     colorizer = Colorizer(StreamInfo("x", 64, 48, "yuv420p", Fraction(1, 25)))
     depth = DepthMap(np.ones((4, 4), np.float32), Sense.METRIC_M)
-    colorizer.render(picture, depth, DepthRange(0, 2), Look(view=View.OVERLAY))
+    colorizer.render(image, depth, DepthRange(0, 2), Look(view=View.OVERLAY))
 print(streamdepth.__file__, len(listener.buffer))
 """
 

@@ -21,7 +21,7 @@ INVERSE = Sense.RELATIVE_INVERSE
 
 
 def test_a_grey_levels_worth_of_nearness_gives_the_palettes_entry() -> None:
-    """What an 8-bit depth picture looked up in 256 shades gives, for every palette entry and exactly."""
+    """What an 8-bit depth image looked up in 256 shades gives, for every palette entry and exactly."""
     values = np.linspace(0, 255, 256, dtype=np.float32).reshape(16, 16)
     for style in ("viridis", "hsv", "alpha", "cubehelix"):
         out = paint(values, INVERSE, DepthRange(0, 255), Look(style=style))

@@ -1,4 +1,4 @@
-"""Views, sizes, alpha, options and bad input of the colour stage, on pictures of every layout."""
+"""Views, sizes, alpha, options and bad input of the colour stage, on images of every layout."""
 
 from __future__ import annotations
 
@@ -29,63 +29,63 @@ OVERLAY = Look(view=View.OVERLAY)
 @pytest.mark.parametrize("pix_fmt", color.ALL_FORMATS)
 @pytest.mark.parametrize("size", [(64, 48), (63, 47), (1, 1), (2, 3)])
 def test_alpha_zero_returns_the_frame_bit_for_bit(pix_fmt: str, size: tuple[int, int]) -> None:
-    picture = color.random_picture(*size, pix_fmt)
-    before = [bytes(plane) for plane in picture.planes]
-    out = render(picture, color.smooth_depth(9, 7), replace(OVERLAY, alpha=(0.0, 0.0)))
-    got, want = color.channels(out), color.channels(picture)
+    image = color.random_image(*size, pix_fmt)
+    before = [bytes(plane) for plane in image.planes]
+    out = render(image, color.smooth_depth(9, 7), replace(OVERLAY, alpha=(0.0, 0.0)))
+    got, want = color.channels(out), color.channels(image)
     assert all(np.array_equal(a, b) for a, b in zip(got, want, strict=False))
-    assert [bytes(plane) for plane in picture.planes] == before
+    assert [bytes(plane) for plane in image.planes] == before
     assert (out.pts, out.time_base) == (7, Fraction(1, 25))
 
 
 @pytest.mark.parametrize("pix_fmt", color.ALL_FORMATS)
 def test_the_frame_is_never_written_to(pix_fmt: str) -> None:
-    picture = color.random_picture(33, 21, pix_fmt)
-    before = [bytes(plane) for plane in picture.planes]
+    image = color.random_image(33, 21, pix_fmt)
+    before = [bytes(plane) for plane in image.planes]
     for view in View:
-        render(picture, color.smooth_depth(9, 7), Look(view=view, bar=True, contours=3, upsampling=Upsampling.GUIDED))
-    assert [bytes(plane) for plane in picture.planes] == before
+        render(image, color.smooth_depth(9, 7), Look(view=view, bar=True, contours=3, upsampling=Upsampling.GUIDED))
+    assert [bytes(plane) for plane in image.planes] == before
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "nv12", "yuv420p10le", "rgb24"])
 def test_alpha_is_exact_at_both_ends_and_linear_between(pix_fmt: str) -> None:
-    picture = color.random_picture(40, 20, pix_fmt)
+    image = color.random_image(40, 20, pix_fmt)
     tags = ColorTags(matrix=6, range=1)
-    tags.apply(picture)
+    tags.apply(image)
     span = DepthRange(0.0, 1.0)
     white = ((0.0, (255, 255, 255)), (1.0, (255, 255, 255)))
     for near in (0.0, 0.25, 0.5, 1.0):
-        out = render(picture, flat(near), Look(style=white, alpha=(1.0, 0.2), view=View.OVERLAY), span)
+        out = render(image, flat(near), Look(style=white, alpha=(1.0, 0.2), view=View.OVERLAY), span)
         alpha = 0.2 + 0.8 * near
         top = 2.0 ** color.BITS.get(pix_fmt, 8) - 1
         paper = top if pix_fmt == "rgb24" else 235 * (top + 1) / 256
-        old, new = color.channels(picture)[0], color.channels(out)[0]
+        old, new = color.channels(image)[0], color.channels(out)[0]
         assert np.abs(new - (old * (1 - alpha) + paper * alpha)).max() <= 0.51 + (near == 0.25) * 0.1
 
 
 def test_alpha_follows_distance_not_colour() -> None:
-    picture = color.random_picture(32, 32, "yuv420p")
+    image = color.random_image(32, 32, "yuv420p")
     span = DepthRange(0.0, 1.0)
     for reverse in (False, True):
         look = Look(style="viridis", alpha=(0.0, 1.0), reverse=reverse, view=View.OVERLAY)
-        assert same(render(picture, flat(1.0), look, span), picture)
-        assert not same(render(picture, flat(0.0), look, span), picture)
+        assert same(render(image, flat(1.0), look, span), image)
+        assert not same(render(image, flat(0.0), look, span), image)
 
 
 def test_near_takes_the_high_end_whatever_the_sense() -> None:
-    picture = color.random_picture(16, 16, "rgb24")
+    image = color.random_image(16, 16, "rgb24")
     high, low = palette("inferno")[-1][:3], palette("inferno")[0][:3]
     span = DepthRange(1.0, 5.0)
     for sense, near in ((Sense.RELATIVE_INVERSE, 5.0), (Sense.RELATIVE_DEPTH, 1.0), (Sense.METRIC_M, 1.0)):
-        out = render(picture, flat(near, sense), Look(), span)
+        out = render(image, flat(near, sense), Look(), span)
         assert [channel[3, 3] for channel in color.channels(out)] == list(high)
-        out = render(picture, flat(near, sense), Look(reverse=True), span)
+        out = render(image, flat(near, sense), Look(reverse=True), span)
         assert [channel[3, 3] for channel in color.channels(out)] == list(low)
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "nv12", "yuv444p", "yuv420p10le", "gray"])
 def test_greyscale_is_neutral(pix_fmt: str) -> None:
-    out = render(color.random_picture(31, 17, pix_fmt), color.smooth_depth(9, 7), Look(style="grey"))
+    out = render(color.random_image(31, 17, pix_fmt), color.smooth_depth(9, 7), Look(style="grey"))
     _, u, v = color.channels(out)
     middle = 2.0 ** (color.BITS.get(pix_fmt, 8) - 1)
     assert (u == middle).all()
@@ -95,11 +95,11 @@ def test_greyscale_is_neutral(pix_fmt: str) -> None:
 @pytest.mark.parametrize("pix_fmt", color.ALL_FORMATS)
 @pytest.mark.parametrize("size", [(24, 18), (25, 17)])
 @pytest.mark.parametrize("view", [View.SIDE, View.STACK])
-def test_two_pictures_in_one(pix_fmt: str, size: tuple[int, int], view: View) -> None:
-    picture, depth = color.random_picture(*size, pix_fmt), color.smooth_depth(9, 7)
-    both = color.channels(render(picture, depth, Look(view=view)))
-    alone = color.channels(render(picture, depth, Look()))
-    before = color.channels(picture)
+def test_two_images_in_one(pix_fmt: str, size: tuple[int, int], view: View) -> None:
+    image, depth = color.random_image(*size, pix_fmt), color.smooth_depth(9, 7)
+    both = color.channels(render(image, depth, Look(view=view)))
+    alone = color.channels(render(image, depth, Look()))
+    before = color.channels(image)
     for index, (pair, single) in enumerate(zip(both, alone, strict=True)):
         height, width = single.shape
         frame_cell = pair[:height, :width]
@@ -115,12 +115,12 @@ def test_two_pictures_in_one(pix_fmt: str, size: tuple[int, int], view: View) ->
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le", "rgb24", "gray"])
 def test_transparent_keeps_alpha_as_a_channel(pix_fmt: str) -> None:
-    picture = color.random_picture(24, 18, pix_fmt)
+    image = color.random_image(24, 18, pix_fmt)
     depth = color.smooth_depth(9, 7)
     near = color.nearness(depth, color.span(depth), 24, 18)
     rgb, opacity = color.colour(near, palette("plasma"), (1.0, 0.25))
     for view in (View.DEPTH, View.OVERLAY):
-        out = render(picture, depth, Look(style="plasma", alpha=(1.0, 0.25), transparent=True, view=view))
+        out = render(image, depth, Look(style="plasma", alpha=(1.0, 0.25), transparent=True, view=view))
         assert out.format.name == "rgba"
         *colours, alpha = color.channels(out)
         assert np.abs(alpha - 255 * opacity).max() <= 1
@@ -128,23 +128,23 @@ def test_transparent_keeps_alpha_as_a_channel(pix_fmt: str) -> None:
 
 
 def test_transparent_side_by_side_keeps_the_frame_opaque() -> None:
-    picture = color.random_picture(24, 18, "yuv444p")
-    ColorTags(matrix=1, range=1).apply(picture)
+    image = color.random_image(24, 18, "yuv444p")
+    ColorTags(matrix=1, range=1).apply(image)
     *_, alpha = color.channels(
-        render(picture, color.smooth_depth(9, 7), Look(view=View.SIDE, transparent=True, alpha=(0.0, 0.0)))
+        render(image, color.smooth_depth(9, 7), Look(view=View.SIDE, transparent=True, alpha=(0.0, 0.0)))
     )
     assert (alpha[:, :24] == 255).all()
     assert (alpha[:, 24:] == 0).all()
 
 
-def test_over_a_picture_that_has_alpha_itself() -> None:
-    picture = color.random_picture(24, 18, "rgba")
-    words = np.frombuffer(memoryview(picture.planes[0]), np.uint8)
+def test_over_a_image_that_has_alpha_itself() -> None:
+    image = color.random_image(24, 18, "rgba")
+    words = np.frombuffer(memoryview(image.planes[0]), np.uint8)
     rng = np.random.default_rng(5)
     words[3::4] = rng.integers(0, 256, words[3::4].size)
     depth = color.smooth_depth(9, 7)
-    out = color.channels(render(picture, depth, Look(view=View.OVERLAY, alpha=(0.8, 0.1))))
-    under = [channel / 255 for channel in color.channels(picture)]
+    out = color.channels(render(image, depth, Look(view=View.OVERLAY, alpha=(0.8, 0.1))))
+    under = [channel / 255 for channel in color.channels(image)]
     near = color.nearness(depth, color.span(depth), 24, 18)
     rgb, opacity = color.colour(near, palette("inferno"), (0.8, 0.1))
     cover = opacity + under[3] * (1 - opacity)
@@ -154,20 +154,20 @@ def test_over_a_picture_that_has_alpha_itself() -> None:
         assert np.abs(out[index] - 255 * want).max() <= 1
 
 
-def test_pictures_stored_bottom_up() -> None:
+def test_images_stored_bottom_up() -> None:
     graph = av.filter.Graph()
     source = graph.add_buffer(width=40, height=22, format=av.VideoFormat("yuv420p"), time_base=Fraction(1, 25))
     flip, sink = graph.add("vflip"), graph.add("buffersink")
     source.link_to(flip)
     flip.link_to(sink)
     graph.configure()
-    picture = color.random_picture(40, 22, "yuv420p")
-    graph.push(picture)
+    image = color.random_image(40, 22, "yuv420p")
+    graph.push(image)
     flipped = graph.pull()
     assert isinstance(flipped, av.VideoFrame)
     assert flipped.planes[0].line_size < 0
     out = render(flipped, color.smooth_depth(9, 7), replace(OVERLAY, alpha=(0.0, 0.0)))
-    for new, old in zip(color.channels(out), color.channels(picture), strict=True):
+    for new, old in zip(color.channels(out), color.channels(image), strict=True):
         np.testing.assert_array_equal(new, old[::-1])
 
 
@@ -189,43 +189,41 @@ def test_pictures_stored_bottom_up() -> None:
     ],
 )
 def test_other_formats_are_converted_once_and_said_so(pix_fmt: str, working: str) -> None:
-    picture = av.VideoFrame(32, 24, pix_fmt)
-    for plane in picture.planes:
+    image = av.VideoFrame(32, 24, pix_fmt)
+    for plane in image.planes:
         np.frombuffer(memoryview(plane), np.uint8)[:] = 100
     colorizer = Colorizer(color.stream_info(32, 24, pix_fmt))
     assert colorizer.note == f"{pix_fmt} frames are coloured as {working}"
     depth = color.smooth_depth(9, 7)
-    out = colorizer.render(picture, depth, color.span(depth), OVERLAY)
-    info = colorizer.picture_info(OVERLAY)
+    out = colorizer.render(image, depth, color.span(depth), OVERLAY)
+    info = colorizer.image_info(OVERLAY)
     assert (out.format.name, out.width, out.height) == (info.pix_fmt, 32, 24)
     assert Colorizer(color.stream_info(32, 24, "yuv420p")).note == ""
 
 
 def test_conversion_keeps_the_range() -> None:
-    picture = av.VideoFrame(32, 24, "yuv440p")
-    for plane in picture.planes:
+    image = av.VideoFrame(32, 24, "yuv440p")
+    for plane in image.planes:
         np.frombuffer(memoryview(plane), np.uint8)[:] = 3
-    ColorTags(matrix=1, range=2).apply(picture)
-    out = render(picture, color.smooth_depth(3, 3), replace(OVERLAY, alpha=(0.0, 0.0)))
+    ColorTags(matrix=1, range=2).apply(image)
+    out = render(image, color.smooth_depth(3, 3), replace(OVERLAY, alpha=(0.0, 0.0)))
     assert all((channel == 3).all() for channel in color.channels(out))
 
 
 @pytest.mark.parametrize("layout", ["yuv420p", "yuvj420p", "rgb24", "gray"])
 @pytest.mark.parametrize("pix_fmt", ["rgb24", "yuv444p", "yuvj420p", "gray", "rgba"])
-def test_pictures_of_other_formats_than_the_first(layout: str, pix_fmt: str) -> None:
-    """A folder of pictures: all come out in the first one's format, in their own colours."""
+def test_images_of_other_formats_than_the_first(layout: str, pix_fmt: str) -> None:
+    """A folder of images: all come out in the first one's format, in their own colours."""
     grey = pix_fmt == "gray" or layout == "gray"
     rgb = np.full((24, 32, 3), (90, 90, 90) if grey else (200, 40, 90), np.uint8)
-    picture = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+    image = av.VideoFrame.from_ndarray(rgb, format="rgb24")
     if pix_fmt != "rgb24":
         full = pix_fmt in ("yuvj420p", "gray", "rgba")
-        picture = picture.reformat(
-            format=pix_fmt, dst_colorspace=5, src_color_range=2, dst_color_range=2 if full else 1
-        )
-        ColorTags(matrix=0 if pix_fmt == "rgba" else 5, range=2 if full else 1).apply(picture)
+        image = image.reformat(format=pix_fmt, dst_colorspace=5, src_color_range=2, dst_color_range=2 if full else 1)
+        ColorTags(matrix=0 if pix_fmt == "rgba" else 5, range=2 if full else 1).apply(image)
     colorizer = Colorizer(color.stream_info(32, 24, layout))
     depth = color.smooth_depth(5, 5)
-    out = colorizer.render(picture, depth, color.span(depth), replace(OVERLAY, alpha=(0.0, 0.0)))
+    out = colorizer.render(image, depth, color.span(depth), replace(OVERLAY, alpha=(0.0, 0.0)))
     assert out.format.name == ("yuv420p" if layout == "gray" else layout)
     got = np.array([channel[4:-4, 4:-4].mean() for channel in color.channels(out)][:3])
     colour = rgb[0, 0] / 255
@@ -247,45 +245,45 @@ def test_impossible_thread_count(threads: int) -> None:
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "nv12", "yuv444p10le", "rgb24"])
 @pytest.mark.parametrize("view", list(View))
 def test_threads_change_nothing(pix_fmt: str, view: View) -> None:
-    picture, depth = color.random_picture(130, 201, pix_fmt), color.smooth_depth(33, 21)
+    image, depth = color.random_image(130, 201, pix_fmt), color.smooth_depth(33, 21)
     for look in (
         Look(view=view),
         Look(view=view, upsampling=Upsampling.GUIDED),
         Look(view=view, contours=5, bar=True),
     ):
-        alone = render(picture, depth, look)
-        assert same(alone, render(picture, depth, look, threads=2))
-        assert same(alone, render(picture, depth, look, threads=5))
+        alone = render(image, depth, look)
+        assert same(alone, render(image, depth, look, threads=2))
+        assert same(alone, render(image, depth, look, threads=5))
 
 
 def test_a_shared_executor_is_used_and_left_running() -> None:
-    picture, depth = color.random_picture(64, 200, "yuv420p"), color.smooth_depth(9, 7)
+    image, depth = color.random_image(64, 200, "yuv420p"), color.smooth_depth(9, 7)
     with ThreadPoolExecutor(1) as executor:
         with Colorizer(color.stream_info(64, 200, "yuv420p"), threads=2, executor=executor) as colorizer:
-            out = colorizer.render(picture, depth, color.span(depth), OVERLAY)
+            out = colorizer.render(image, depth, color.span(depth), OVERLAY)
         assert executor.submit(int, "3").result(5) == 3
-    assert same(out, render(picture, depth, OVERLAY))
+    assert same(out, render(image, depth, OVERLAY))
 
 
-def test_pictures_already_given_are_not_written_to_again() -> None:
+def test_images_already_given_are_not_written_to_again() -> None:
     depth = color.smooth_depth(9, 7)
     colorizer = Colorizer(color.stream_info(64, 48, "yuv420p"))
     held = [
-        colorizer.render(color.random_picture(64, 48, "yuv420p", seed), depth, color.span(depth), OVERLAY)
+        colorizer.render(color.random_image(64, 48, "yuv420p", seed), depth, color.span(depth), OVERLAY)
         for seed in range(6)
     ]
     for seed, out in enumerate(held):
-        assert same(out, render(color.random_picture(64, 48, "yuv420p", seed), depth, OVERLAY))
+        assert same(out, render(color.random_image(64, 48, "yuv420p", seed), depth, OVERLAY))
 
 
 def test_frames_of_another_size_than_the_streams() -> None:
     colorizer = Colorizer(color.stream_info(64, 48, "rgb24"))
     depth = color.smooth_depth(9, 7)
     for size in ((64, 48), (31, 77), (64, 48)):
-        picture = color.random_picture(*size, "rgb24")
-        out = colorizer.render(picture, depth, color.span(depth), OVERLAY)
+        image = color.random_image(*size, "rgb24")
+        out = colorizer.render(image, depth, color.span(depth), OVERLAY)
         assert (out.width, out.height) == size
-        assert same(out, render(picture, depth, OVERLAY))
+        assert same(out, render(image, depth, OVERLAY))
 
 
 @pytest.mark.parametrize("alpha", [(-0.1, 1.0), (0.0, 1.1), (float("nan"), 1.0)])
@@ -295,7 +293,7 @@ def test_alpha_outside_its_range(alpha: tuple[float, float]) -> None:
 
 
 def test_a_look_may_change_from_frame_to_frame() -> None:
-    picture, depth = color.random_picture(64, 48, "yuv420p"), color.smooth_depth(9, 7)
+    image, depth = color.random_image(64, 48, "yuv420p"), color.smooth_depth(9, 7)
     colorizer = Colorizer(color.stream_info(64, 48, "yuv420p"))
     looks: list[Any] = [Look(), OVERLAY, Look(style="viridis"), Look(view=View.SIDE), Look(transparent=True), OVERLAY]
     for look in [
@@ -303,32 +301,32 @@ def test_a_look_may_change_from_frame_to_frame() -> None:
         *(Look(style=style) for style in ("hot", "cool", "jet", "hsv", "bone", "earth", "par")),
         Look(),
     ]:
-        out = colorizer.render(picture, depth, color.span(depth), look)
-        assert same(out, render(picture, depth, look))
+        out = colorizer.render(image, depth, color.span(depth), look)
+        assert same(out, render(image, depth, look))
 
 
 def test_an_unknown_style_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="inferno"):
-        render(color.random_picture(16, 16, "rgb24"), color.smooth_depth(3, 3), Look(style="infernno"))
+        render(color.random_image(16, 16, "rgb24"), color.smooth_depth(3, 3), Look(style="infernno"))
     with pytest.raises(UsageError, match="inferno"):
-        Colorizer(color.stream_info(16, 16, "rgb24")).picture_info(Look(style="infernno"))
+        Colorizer(color.stream_info(16, 16, "rgb24")).image_info(Look(style="infernno"))
 
 
 def test_own_stops_as_a_style() -> None:
     stops: Any = [[0, [255, 0, 0]], [1, [0, 0, 255, 128]]]
-    picture = color.random_picture(16, 16, "rgb24")
-    near = color.channels(render(picture, flat(1.0), Look(style=stops), DepthRange(0, 1)))
+    image = color.random_image(16, 16, "rgb24")
+    near = color.channels(render(image, flat(1.0), Look(style=stops), DepthRange(0, 1)))
     assert [channel[0, 0] for channel in near] == [0, 0, 128]
-    far = color.channels(render(picture, flat(0.0), Look(style=stops), DepthRange(0, 1)))
+    far = color.channels(render(image, flat(0.0), Look(style=stops), DepthRange(0, 1)))
     assert [channel[0, 0] for channel in far] == [255, 0, 0]
 
 
-def test_memory_of_pictures_comes_back_only_when_nobody_holds_it() -> None:
-    picture, depth = color.random_picture(64, 48, "yuv420p"), color.smooth_depth(9, 7)
+def test_memory_of_images_comes_back_only_when_nobody_holds_it() -> None:
+    image, depth = color.random_image(64, 48, "yuv420p"), color.smooth_depth(9, 7)
     colorizer = Colorizer(color.stream_info(64, 48, "yuv420p"))
 
     def address() -> tuple[int, av.VideoFrame]:
-        out = colorizer.render(picture, depth, color.span(depth), OVERLAY)
+        out = colorizer.render(image, depth, color.span(depth), OVERLAY)
         return out.planes[0].buffer_ptr, out
 
     first, held = address()
@@ -337,7 +335,7 @@ def test_memory_of_pictures_comes_back_only_when_nobody_holds_it() -> None:
     plane = out.planes[0]
     del out
     third, out = address()
-    assert third not in (first, second), "a plane keeps its picture"
+    assert third not in (first, second), "a plane keeps its image"
     del plane, out
     assert address()[0] in (second, third)
     many = [address() for _ in range(40)]
@@ -346,16 +344,16 @@ def test_memory_of_pictures_comes_back_only_when_nobody_holds_it() -> None:
 
 
 def test_two_looks_in_turn_keep_their_memory() -> None:
-    picture, depth = color.random_picture(64, 48, "yuv420p"), color.smooth_depth(9, 7)
+    image, depth = color.random_image(64, 48, "yuv420p"), color.smooth_depth(9, 7)
     colorizer = Colorizer(color.stream_info(64, 48, "yuv420p"))
     places = [
-        colorizer.render(picture, depth, color.span(depth), look).planes[0].buffer_ptr
+        colorizer.render(image, depth, color.span(depth), look).planes[0].buffer_ptr
         for look in (OVERLAY, Look(view=View.SIDE), Look(transparent=True)) * 5
     ]
     assert len(set(places)) == 3
 
 
-def test_pictures_of_the_pool_can_be_encoded(tmp_path: Path) -> None:
+def test_images_of_the_pool_can_be_encoded(tmp_path: Path) -> None:
     """An encoder with look-ahead holds many at once; what it writes must be what was rendered."""
     depth, span = color.smooth_depth(9, 7), DepthRange(0.0, 1.0)
     colorizer = Colorizer(color.stream_info(64, 48, "yuv420p"))
@@ -364,7 +362,7 @@ def test_pictures_of_the_pool_can_be_encoded(tmp_path: Path) -> None:
         stream = container.add_stream("libx264", rate=25, options={"qp": "0", "bf": "3", "threads": "2"})
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for index in range(60):
-            out = colorizer.render(color.random_picture(64, 48, "yuv420p", index), depth, span, OVERLAY)
+            out = colorizer.render(color.random_image(64, 48, "yuv420p", index), depth, span, OVERLAY)
             out.pts = index
             container.mux(stream.encode(out))
         container.mux(stream.encode(None))
@@ -372,4 +370,4 @@ def test_pictures_of_the_pool_can_be_encoded(tmp_path: Path) -> None:
         decoded = list(container.decode(video=0))
     assert len(decoded) == 60
     for index, got in enumerate(decoded):
-        assert same(got, render(color.random_picture(64, 48, "yuv420p", index), depth, OVERLAY, span))
+        assert same(got, render(color.random_image(64, 48, "yuv420p", index), depth, OVERLAY, span))

@@ -21,7 +21,7 @@ from streamdepth.core.frame import DepthMap, DepthRange, Frame, Sense
 from streamdepth.core.queues import Aborted, Ended
 from streamdepth.depth.cuts import CutDetector
 from streamdepth.depth.range import EmaRange, FixedRange, FrameRange, RangeMode, RangeSpec, measure
-from streamdepth.depth.shots import ShotLedger, Stamp
+from streamdepth.depth.shots import ShotSpool, Stamp
 from tests.support.stages import shared
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ def ramp(lo: float, hi: float, shape: tuple[int, int] = (12, 16)) -> DepthMap:
 
 def at(pts: int) -> Frame:
     """A frame of 16 x 16 gray pixels."""
-    picture = av.VideoFrame.from_ndarray(np.zeros((16, 16), np.uint8), format="gray")
-    return Frame("clip", pts, pts, Fraction(1, 25), 1000 + pts, picture)
+    image = av.VideoFrame.from_ndarray(np.zeros((16, 16), np.uint8), format="gray")
+    return Frame("clip", pts, pts, Fraction(1, 25), 1000 + pts, image)
 
 
 class TestNearness:
@@ -128,151 +128,151 @@ class TestRanges:
 
 class TestShots:
     def test_each_shot_has_one_range_and_depth_comes_back_bit_for_bit(self) -> None:
-        ledger = ShotLedger()
+        shot_spool = ShotSpool()
         depths = [ramp(index, index + 10) for index in range(6)] + [ramp(100, 200), ramp(100, 300)]
         for pts, depth in enumerate(depths):
-            ledger.append(at(pts), depth, measure(depth), cut=pts == 6)
-        ledger.end()
-        taken = [ledger.take() for _ in depths]
+            shot_spool.append(at(pts), depth, measure(depth), cut=pts == 6)
+        shot_spool.end()
+        taken = [shot_spool.take() for _ in depths]
         with pytest.raises(Ended):
-            ledger.take()
-        ledger.close()
+            shot_spool.take()
+        shot_spool.close()
         assert [one.stamp for one in taken] == [Stamp(pts, pts, 1000 + pts) for pts in range(8)]
         assert all((got.depth.values == depth.values).all() for got, depth in zip(taken, depths, strict=True))
         assert len({one.range for one in taken[:6]}) == len({one.range for one in taken[6:]}) == 1
         pooled = np.concatenate([depth.values.ravel() for depth in depths[:6]])
         assert (taken[0].range.lo, taken[0].range.hi) == pytest.approx(np.percentile(pooled, (1, 99)), rel=1e-4)
-        assert ledger.shots == 2
+        assert shot_spool.shots == 2
 
     def test_memory_does_not_follow_the_length_of_a_shot(self) -> None:
-        ledger = ShotLedger()
+        shot_spool = ShotSpool()
         count = 9000
         for pts in range(count):
             depth = ramp(pts, pts + 1, (2, 2))
-            ledger.append(at(pts), depth, measure(depth), cut=False)
-        assert ledger._open is not None
-        assert len(ledger._open.samples) < 2048
-        ledger.end()
-        depth_range = ledger.take().range
-        ledger.close()
+            shot_spool.append(at(pts), depth, measure(depth), cut=False)
+        assert shot_spool._open is not None
+        assert len(shot_spool._open.samples) < 2048
+        shot_spool.end()
+        depth_range = shot_spool.take().range
+        shot_spool.close()
         assert (depth_range.lo, depth_range.hi) == pytest.approx((0.01 * count, 0.99 * count), rel=0.02)
 
     def test_an_endless_shot_is_divided_and_glides(self) -> None:
         """A budget of 8 frames: stretches of 4, and the colour pass must keep up for the depth pass to go on."""
         frame_bytes = ramp(0, 1).values.nbytes
-        ledger = ShotLedger(budget_bytes=8 * frame_bytes)
+        shot_spool = ShotSpool(budget_bytes=8 * frame_bytes)
         most = 0
 
         def depth_pass() -> None:
             nonlocal most
             for pts in range(200):
                 depth = ramp(pts, pts + 1)
-                ledger.append(at(pts), depth, measure(depth), cut=False)
-                most = max(most, len(ledger))
-            ledger.end()
+                shot_spool.append(at(pts), depth, measure(depth), cut=False)
+                most = max(most, len(shot_spool))
+            shot_spool.end()
 
         taken = []
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(depth_pass)
             while True:
                 try:
-                    taken.append(ledger.take())
+                    taken.append(shot_spool.take())
                 except Ended:
                     break
             running.result(10)
-        ledger.close()
+        shot_spool.close()
         assert [one.stamp.pts for one in taken] == list(range(200))
         assert most <= 10
         lows = [one.range.lo for one in taken]
         assert lows == sorted(lows)
         assert max(np.diff(lows)) < 4
 
-    def test_pictures_are_kept_within_their_budget(self) -> None:
+    def test_images_are_kept_within_their_budget(self) -> None:
         """Room for four: a shot keeps its last ones, as far as the shots before it have left room."""
-        frame_bytes = sum(plane.buffer_size for plane in at(0).picture.planes)
-        ledger = ShotLedger(kept_bytes=4 * frame_bytes)
+        frame_bytes = sum(plane.buffer_size for plane in at(0).image.planes)
+        shot_spool = ShotSpool(kept_bytes=4 * frame_bytes)
         depth = ramp(0, 1)
         frames = [at(pts) for pts in range(16)]
 
         def append(first: int, last: int, cut_at: int) -> None:
             for frame in frames[first:last]:
-                ledger.append(frame, depth, measure(depth), cut=frame.index == cut_at)
+                shot_spool.append(frame, depth, measure(depth), cut=frame.index == cut_at)
 
         append(0, 6, -1)
         append(6, 9, 6)  # no room at all
-        first = [ledger.take() for _ in range(6)]
+        first = [shot_spool.take() for _ in range(6)]
         append(9, 11, -1)
         append(11, 16, 11)
-        ledger.end()
-        rest = [ledger.take() for _ in range(10)]
-        ledger.close()
+        shot_spool.end()
+        rest = [shot_spool.take() for _ in range(10)]
+        shot_spool.close()
         kept = [one.frame for one in first + rest]
         assert [frame.index for frame in kept if frame is not None] == [2, 3, 4, 5, 9, 10, 14, 15]
         assert all(frame is None or frame is frames[index] for index, frame in enumerate(kept))
 
-    def test_pictures_nobody_will_take_are_given_up(self) -> None:
-        ledger = ShotLedger()
+    def test_images_nobody_will_take_are_given_up(self) -> None:
+        shot_spool = ShotSpool()
         depth, frame = ramp(0, 1), at(0)
         held = sys.getrefcount(frame)
-        ledger.append(frame, depth, measure(depth), cut=False)
+        shot_spool.append(frame, depth, measure(depth), cut=False)
         assert sys.getrefcount(frame) == held + 1
-        ledger.abort()
-        ledger.close()
+        shot_spool.abort()
+        shot_spool.close()
         assert sys.getrefcount(frame) == held
 
     def test_invalid_pixels_come_back_as_nan(self) -> None:
         depth = ramp(0, 1)
         valid = np.ones(depth.values.shape, np.bool_)
         valid[0, 0] = False
-        ledger = ShotLedger()
-        ledger.append(at(0), DepthMap(depth.values, depth.sense, valid), measure(depth), cut=False)
-        ledger.end()
-        got = ledger.take().depth
+        shot_spool = ShotSpool()
+        shot_spool.append(at(0), DepthMap(depth.values, depth.sense, valid), measure(depth), cut=False)
+        shot_spool.end()
+        got = shot_spool.take().depth
         assert np.isnan(got.values[0, 0])
         assert np.isfinite(got.values.ravel()[1:]).all()
-        ledger.close()
+        shot_spool.close()
 
     @pytest.mark.parametrize("side", ["take", "append"])
     def test_abort_ends_a_wait(self, side: str) -> None:
-        ledger = ShotLedger(budget_bytes=1)
+        shot_spool = ShotSpool(budget_bytes=1)
         depth = ramp(0, 1)
         if side == "append":
-            ledger.append(at(0), depth, measure(depth), cut=False)
+            shot_spool.append(at(0), depth, measure(depth), cut=False)
 
         def wait() -> None:
             if side == "take":
-                ledger.take()
+                shot_spool.take()
             else:
-                ledger.append(at(1), depth, measure(depth), cut=True)
+                shot_spool.append(at(1), depth, measure(depth), cut=True)
 
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(wait)
-            ledger.abort()
+            shot_spool.abort()
             with pytest.raises(Aborted):
                 waiting.result(5)
-        ledger.close()
+        shot_spool.close()
 
     def test_a_folder_that_cannot_be_written_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
         depth = ramp(0, 1)
         with pytest.raises(SinkError, match="TMPDIR"):
-            ShotLedger().append(at(0), depth, measure(depth), cut=False)
+            ShotSpool().append(at(0), depth, measure(depth), cut=False)
 
     @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
     def test_a_full_disk_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "r+b", buffering=0))  # noqa: SIM115, PTH123
         depth = ramp(0, 1)
-        ledger = ShotLedger()
+        shot_spool = ShotSpool()
         with pytest.raises(SinkError, match="No space left"):
-            ledger.append(at(0), depth, measure(depth), cut=False)
-        ledger.close()
+            shot_spool.append(at(0), depth, measure(depth), cut=False)
+        shot_spool.close()
 
 
 def noise(seed: int, shift: int = 0, size: tuple[int, int] = (90, 160)) -> av.VideoFrame:
     """A coarse coloured pattern, the same for a seed, moved sideways by ``shift`` pixels."""
     blocks = np.random.default_rng(seed).integers(0, 256, (size[0] // 15 + 1, size[1] // 15 + 1, 3), np.uint8)
-    picture = np.kron(blocks, np.ones((15, 15, 1), np.uint8))[: size[0], : size[1]]
-    return av.VideoFrame.from_ndarray(np.ascontiguousarray(np.roll(picture, shift, 1)), format="rgb24")
+    image = np.kron(blocks, np.ones((15, 15, 1), np.uint8))[: size[0], : size[1]]
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(np.roll(image, shift, 1)), format="rgb24")
 
 
 class TestCuts:
@@ -281,12 +281,12 @@ class TestCuts:
         found = [index for index in range(90) if detector.is_cut(noise(index // 30, index % 30))]
         assert found == [30, 60]
 
-    def test_one_pixel_pictures(self) -> None:
+    def test_one_pixel_images(self) -> None:
         detector = CutDetector(None)
         pixel = av.VideoFrame.from_ndarray(np.zeros((1, 1, 3), np.uint8), format="rgb24")
         assert [detector.is_cut(pixel) for _ in range(3)] == [False] * 3
 
-    def test_a_picture_of_another_shape_starts_a_shot(self) -> None:
+    def test_a_image_of_another_shape_starts_a_shot(self) -> None:
         detector = CutDetector(Fraction(25))
         sizes = [(90, 160)] * 3 + [(160, 90)] * 20 + [(90, 90)]
         assert [index for index, size in enumerate(sizes) if detector.is_cut(noise(3, size=size))] == [3, 23]

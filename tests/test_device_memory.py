@@ -19,7 +19,7 @@ from streamdepth.inference.device import DeviceBinding, DeviceRing
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.pattern import pattern
 from streamdepth.inference.pinned import PAGE_BYTES, PageLock
-from streamdepth.inference.preprocess import picture_of
+from streamdepth.inference.preprocess import image_of
 from streamdepth.inference.sessions import open_session
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Family, Preprocessing
@@ -68,10 +68,10 @@ def graph_of(options: Any) -> str | None:
 
 
 def depths(engine: Engine, variants: list[int]) -> list[Any]:
-    """Depth of built-in pictures, one batch."""
+    """Depth of built-in images, one batch."""
     slot = engine.acquire(engine.network_size(256, 192))
     for row, variant in enumerate(variants):
-        slot.write(row, picture_of(pattern(256, 192, variant)))
+        slot.write(row, image_of(pattern(256, 192, variant)))
     return [depth.values.copy() for depth in engine.run(slot, len(variants))]
 
 
@@ -217,7 +217,7 @@ def test_a_second_output_comes_down_too(tmp_path: Path, on_device: FakeDriver) -
     engine = Engine(pro, provider="cuda", batch=2, bytes_in=False)
     slot = engine.acquire(engine.network_size(64, 48))
     for row in range(2):
-        slot.write(row, picture_of(pattern(64, 48, row)))
+        slot.write(row, image_of(pattern(64, 48, row)))
     raw = engine.run_raw(slot, 2)
     assert [one.field_of_view_degrees for one in raw] == [1.0, 1.0]
     on_host = Engine(pro, provider="cpu", batch=2)
@@ -231,11 +231,11 @@ def test_a_second_output_comes_down_too(tmp_path: Path, on_device: FakeDriver) -
 def depths_of(engine: Engine) -> list[Any]:
     slot = engine.acquire(engine.network_size(64, 48))
     for row in range(2):
-        slot.write(row, picture_of(pattern(64, 48, row)))
+        slot.write(row, image_of(pattern(64, 48, row)))
     return [depth.values for depth in engine.run(slot, 2)]
 
 
-def test_a_provider_that_copies_inputs_when_they_are_bound_sees_every_picture(
+def test_a_provider_that_copies_inputs_when_they_are_bound_sees_every_image(
     spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DirectML and GPU plugins: bound in host memory, copied by ONNX Runtime once for each time they are bound."""

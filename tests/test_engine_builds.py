@@ -14,8 +14,8 @@ from streamdepth.core.errors import ProviderError
 from streamdepth.inference import nvidia
 from streamdepth.inference.build_process import BuildProcess, BuildRequest, build_first, follow
 from streamdepth.inference.engine import Engine
-from streamdepth.inference.engine_factory import Opener
-from streamdepth.inference.engine_swap import Handover
+from streamdepth.inference.engine_factory import EngineFactory
+from streamdepth.inference.engine_swap import EngineSwap
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing
 from tests.support.building import FakeBuild, Said, two_models
@@ -34,7 +34,7 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelSpec, ModelSpe
 
 
 def request_of(spec: ModelSpec, **changes: Any) -> BuildRequest:
-    return BuildRequest(spec, pictures=((48, 32),), **changes)
+    return BuildRequest(spec, images=((48, 32),), **changes)
 
 
 def wait(build: BuildProcess) -> str:
@@ -71,7 +71,7 @@ def test_a_real_build_ends_well_where_it_can(specs: tuple[ModelSpec, ModelSpec],
     )
     build = BuildProcess(request_of(specs[0], batch=3, exact=True), command=[sys.executable, "-c", program])
     assert wait(build) == ""
-    assert kept.read_text() == f"{specs[0].name} {{'pictures': ((48, 32),), 'batch': 3, 'exact': True}}"
+    assert kept.read_text() == f"{specs[0].name} {{'images': ((48, 32),), 'batch': 3, 'exact': True}}"
 
 
 def test_closing_kills_a_build(specs: tuple[ModelSpec, ModelSpec]) -> None:
@@ -140,22 +140,24 @@ def test_a_run_of_a_file_builds_first_or_says_why_not(
 # Which of the two ---------------------------------------------------------------------------------------------------
 
 
-def opener_of(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch, *, built: bool) -> tuple[Opener, list[str], Said]:
+def opener_of(
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch, *, built: bool
+) -> tuple[EngineFactory, list[str], Said]:
     asked: list[str] = []
 
-    def opened(_: Opener, provider: str, batch: int, **__: Any) -> Engine:
+    def opened(_: EngineFactory, provider: str, batch: int, **__: Any) -> Engine:
         asked.append(provider)
         return Engine(spec, provider="cpu", batch=batch)
 
     said = Said()
-    monkeypatch.setattr(Opener, "_opened", opened)
+    monkeypatch.setattr(EngineFactory, "_opened", opened)
     monkeypatch.setattr("streamdepth.inference.build.is_built", lambda *_, **__: built)
     monkeypatch.setattr("streamdepth.inference.providers.why_not", lambda _: "")
 
     def never() -> ModelSpec:
         raise AssertionError
 
-    return Opener(spec, "tensorrt", threads=None, fp32=never, tell=said), asked, said
+    return EngineFactory(spec, "tensorrt", threads=None, fp32=never, tell=said), asked, said
 
 
 def test_a_live_run_goes_straight_to_an_engine_that_is_there(
@@ -182,12 +184,12 @@ def test_a_live_run_starts_on_cuda_where_there_is_none(
 
     monkeypatch.setattr("streamdepth.inference.engine_factory.BuildProcess", build)
     runner = opener.live(2, exact=False)
-    assert isinstance(runner, Handover)
+    assert isinstance(runner, EngineSwap)
     assert asked == ["cuda"]
     runner.acquire(runner.network_size(640, 480))
     said.wait_for("from then on")
     assert asked == ["cuda", "tensorrt"]
-    assert (requests[0].pictures, requests[0].batch) == (((640, 480),), 2)
+    assert (requests[0].images, requests[0].batch) == (((640, 480),), 2)
     runner.close()
 
 
@@ -205,7 +207,7 @@ def test_a_run_of_a_file_builds_what_is_missing(
     assert len(requests) == (not built)
 
 
-def test_a_model_whose_size_follows_the_picture_says_what_to_expect(
+def test_a_model_whose_size_follows_the_image_says_what_to_expect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     follows = resolve(write_depth_model(tmp_path / "m.onnx"), preprocessing=Preprocessing(multiple_of=1))
@@ -218,7 +220,7 @@ def test_tensorrt_that_cannot_run_is_an_error_at_once(specs: tuple[ModelSpec, Mo
     if nvidia.gpu_name():
         pytest.skip("there is a GPU")
     said = Said()
-    opener = Opener(specs[0], "tensorrt", threads=None, fp32=lambda: specs[0], tell=said)
+    opener = EngineFactory(specs[0], "tensorrt", threads=None, fp32=lambda: specs[0], tell=said)
     request = request_of(specs[0])
     for use in (
         lambda: opener.live(1, exact=False),

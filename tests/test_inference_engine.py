@@ -17,7 +17,7 @@ from streamdepth.core.frame import Sense
 from streamdepth.inference import feeds, session_errors
 from streamdepth.inference.buffers import BufferPool
 from streamdepth.inference.engine import Engine
-from streamdepth.inference.preprocess import picture_of
+from streamdepth.inference.preprocess import image_of
 from streamdepth.inference.providers import PROVIDERS, likely, provider_names, why_not
 from streamdepth.inference.sessions import open_session
 from streamdepth.models.resolve import resolve
@@ -41,7 +41,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
 
 
 def grey(value: int, width: int = 48, height: int = 32) -> av.VideoFrame:
-    return picture_of(np.full((height, width, 3), value, np.uint8))
+    return image_of(np.full((height, width, 3), value, np.uint8))
 
 
 def wanted(value: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
@@ -65,7 +65,7 @@ def test_batches_of_fixed_graphs(tmp_path: Path, fixed: int | None, asked: int, 
     path = write_depth_model(tmp_path / "m.onnx", batch=fixed, height=32, width=48)
     engine = Engine(resolve(path, preprocessing=RAW), batch=asked)
     assert (engine.batch, engine.rows_per_run) == (batch, per_run)
-    assert ("4 pictures at once, not 2" in engine.note) is (fixed == 4)
+    assert ("4 images at once, not 2" in engine.note) is (fixed == 4)
     slot = engine.acquire((48, 32))
     for row in range(2):
         slot.write(row, grey(50 + row))

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 def motion_jpeg() -> Body:
-    picture = av.VideoFrame(64, 48, "yuvj420p")
+    image = av.VideoFrame(64, 48, "yuvj420p")
     codec = av.CodecContext.create("mjpeg", "w")
     assert isinstance(codec, av.VideoCodecContext)
     codec.width, codec.height, codec.pix_fmt, codec.time_base = 64, 48, "yuvj420p", Fraction(1, 25)
-    jpeg = bytes(codec.encode(picture)[0])
+    jpeg = bytes(codec.encode(image)[0])
     part = b"--x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg) + jpeg + b"\r\n"
     return Body("multipart/x-mixed-replace;boundary=x", [part], seconds=0.1, repeat=True)
 
@@ -83,7 +83,7 @@ def given_and_dropped(chunks: list[bytes]) -> tuple[list[Frame], int]:
 
 
 def test_frames_that_an_hevc_decoder_keeps_are_counted() -> None:
-    """After a lost picture it hands out nothing until a key frame, without an error."""
+    """After a lost image it hands out nothing until a key frame, without an error."""
     frames, dropped = given_and_dropped(encode_ts(60, codec="libx265", lost=23))
     assert dropped == 6
     assert [frame.index for frame in frames] == [*range(23), *range(29, 59)]
@@ -95,13 +95,13 @@ def test_hole_in_a_transport_stream(codec: str, lost: int) -> None:
     """Packets lost on the way, whatever the codec: nothing painted over the hole gets through."""
     chunks = encode_ts(60, codec=codec)
     with av.open(io.BytesIO(b"".join(chunks)), "r") as whole:
-        pictures = [picture.to_ndarray() for picture in whole.decode(video=0)]
+        images = [image.to_ndarray() for image in whole.decode(video=0)]
     chunks[lost] = b""
     frames, dropped = given_and_dropped(chunks)
     assert 0 < dropped < 12
     assert len(frames) > 45
     for frame in frames:
-        assert np.array_equal(frame.picture.to_ndarray(), pictures[frame.pts // 3600])
+        assert np.array_equal(frame.image.to_ndarray(), images[frame.pts // 3600])
 
 
 def test_stream_that_breaks_off_is_opened_again() -> None:

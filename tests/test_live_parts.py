@@ -18,7 +18,7 @@ from streamdepth.core.errors import UsageError
 from streamdepth.net.backoff import Backoff, connected_again
 from streamdepth.net.url import Credentials, find_credentials, parse_live_url
 from streamdepth.sources.live.libav import libav_options, reason
-from streamdepth.sources.live.loss import FrameGaps, Withheld
+from streamdepth.sources.live.loss import FrameGaps, SkippedFrames
 from streamdepth.sources.live.reader import Ended, Mailbox
 from streamdepth.sources.live.timestamps import TIME_BASE, LivePace, LiveTimeline
 
@@ -178,7 +178,7 @@ def test_what_has_no_time_is_due_at_once() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(-(10**9), 10**9), st.integers(0, 10**10)), min_size=1))
-def test_no_picture_is_held_long(steps: list[tuple[int, int]]) -> None:
+def test_no_image_is_held_long(steps: list[tuple[int, int]]) -> None:
     pace, now_ns = LivePace(), 0
     for pts, elapsed_ns in steps:
         now_ns += elapsed_ns
@@ -235,9 +235,9 @@ def encoded(x264: str, count: int = 80) -> list[bytes]:
     packets: list[bytes] = []
     for index in range(count):
         planes = rng.integers(0, 256, (72, 64), dtype=np.uint8)
-        picture = av.VideoFrame.from_ndarray(planes, format="yuv420p")
-        picture.pts = index
-        packets += [bytes(packet) for packet in codec.encode(picture)]
+        image = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+        image.pts = index
+        packets += [bytes(packet) for packet in codec.encode(image)]
     return packets + [bytes(packet) for packet in codec.encode(None)]
 
 
@@ -268,13 +268,13 @@ def test_gap_where_a_reference_is_missing() -> None:
             assert found == [lost + 1]
 
 
-def test_pictures_a_decoder_keeps_are_counted_when_time_has_passed_them() -> None:
-    kept = Withheld()
+def test_images_a_decoder_keeps_are_counted_when_time_has_passed_them() -> None:
+    kept = SkippedFrames()
     kept.took(0)
     kept.took(None)
     for pts in (40, 160, 80, 120, 200, 240):
         kept.took(pts)
-    # Pictures before the first that comes out belong to nobody; reordered ones come in the order of their times.
+    # Images before the first that comes out belong to nobody; reordered ones come in the order of their times.
     assert [kept.gave(pts) for pts in (40, 80, 160, None, 240)] == [0, 0, 1, 0, 1]
 
 

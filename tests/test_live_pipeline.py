@@ -48,8 +48,8 @@ def test_camera_to_viewers(fault: Callable[[GstServer, LiveSource], None]) -> No
             assert len(watch(f"rtsp://127.0.0.1:{served.port}/depth", 5)) == 5
             fault(camera, source)
             assert wait_until(lambda: source.state is LiveState.LIVE and source.last_error == "", 20)
-            pictures = watch(f"rtsp://127.0.0.1:{served.port}/depth", 5)
-            assert {(picture.width, picture.height) for picture in pictures} == {(160, 96)}
+            images = watch(f"rtsp://127.0.0.1:{served.port}/depth", 5)
+            assert {(image.width, image.height) for image in images} == {(160, 96)}
             assert len(watch(relay.url("/relay"), 5)) == 5
             pipeline.stop()
             run.join(10)

@@ -93,7 +93,7 @@ def test_server_killed_and_restarted_with_another_size_and_codec() -> None:
         server.start(codec="jpeg", size="320x240")
         assert consumer.wait_for(5)
         assert_rising(consumer.frames)
-        assert {(f.width_px, f.height_px, f.picture.format.name) for f in consumer.frames} == {(160, 96, "yuv420p")}
+        assert {(f.width_px, f.height_px, f.image.format.name) for f in consumer.frames} == {(160, 96, "yuv420p")}
         last, first = consumer.frames[before - 1], consumer.frames[before]
         clock_seconds = (first.captured_ns - last.captured_ns) / 1e9
         assert first.seconds - last.seconds == pytest.approx(clock_seconds, abs=0.01)
@@ -102,7 +102,7 @@ def test_server_killed_and_restarted_with_another_size_and_codec() -> None:
 
 
 def luma_of(frame: Frame) -> NDArray[np.uint8]:
-    return np.asarray(frame.picture.to_ndarray()[: frame.height_px], np.uint8)
+    return np.asarray(frame.image.to_ndarray()[: frame.height_px], np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def luma_of(frame: Frame) -> NDArray[np.uint8]:
     ids=["wider", "narrower"],
 )
 def test_camera_that_comes_back_with_another_shape_keeps_it(size: str, rows: slice, columns: slice) -> None:
-    """160x96 at first. White everywhere, so that what is not picture shows."""
+    """160x96 at first. White everywhere, so that what is not image shows."""
     with GstServer(pattern="white") as server, Consumer(live(server.url("/cam"), timeout_seconds=3)) as consumer:
         assert consumer.wait_for(2)
         assert luma_of(consumer.frames[0]).min() > 225

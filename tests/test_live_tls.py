@@ -17,7 +17,7 @@ import pytest
 from streamdepth.cli import main
 from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.core.look import Look, LookControl
-from streamdepth.net.tls import Trust, find_trust
+from streamdepth.net.tls import TlsConfig, find_tls_config
 from streamdepth.sinks.rtsp.publish import RtspPublishSink
 from streamdepth.sinks.rtsp.server import RtspServerSink
 from streamdepth.sinks.video import VideoSink
@@ -29,8 +29,8 @@ from tests.support.media import write_clip
 from tests.support.rtsp import (
     Feeder,
     GstServer,
+    image_info,
     listener,
-    picture_info,
     say_garbage,
     say_nothing,
     stream_info,
@@ -106,7 +106,7 @@ def test_publish(server: tuple[str, GstServer], folder: Path) -> None:
 def _publish(relay: GstServer, tls_ca: Path | str | None, refused: str) -> None:
     url = relay.url("/in").replace("rtsp:", "rtsps:")
     sink = RtspPublishSink(url, control=LookControl(Look()), tls_ca=tls_ca, retries=0, environ={})
-    sink.open(stream_info(), picture_info())
+    sink.open(stream_info(), image_info())
     with Feeder(sink):
         assert wait_until(lambda: sink.state == ("failed" if refused else "live"))
         if refused:
@@ -121,7 +121,7 @@ def test_server_without_tls() -> None:
         with pytest.raises(SourceError, match="does not speak TLS; leave the s"):
             live(f"rtsps://127.0.0.1:{port}/x").open()
         sink = RtspPublishSink(f"rtsps://127.0.0.1:{port}/x", control=LookControl(Look()), environ={})
-        sink.open(stream_info(), picture_info())
+        sink.open(stream_info(), image_info())
         assert wait_until(lambda: "does not speak TLS" in sink.last_error)
         sink.close()
 
@@ -132,7 +132,7 @@ def test_handshake_without_an_answer_is_interrupted() -> None:
         sink = RtspPublishSink(
             f"rtsps://127.0.0.1:{port}/x", control=LookControl(Look()), timeout_seconds=30, environ={}
         )
-        sink.open(stream_info(), picture_info())
+        sink.open(stream_info(), image_info())
         assert wait_until(lambda: sink.state == "connecting")
         started = time.monotonic()
         sink.close()
@@ -165,7 +165,7 @@ def test_our_server_behind_a_tls_proxy(folder: Path) -> None:
     """As README says: the server minds neither scheme nor port of a URL."""
     pem = folder / "good.pem"
     sink = RtspServerSink("rtsp://127.0.0.1:0/depth", control=LookControl(Look()), environ={})
-    sink.open(stream_info(), picture_info())
+    sink.open(stream_info(), image_info())
     with Feeder(sink), proxy(pem, sink.port) as port:
         source = live(f"rtsps://127.0.0.1:{port}/depth", tls_ca=pem, timeout_seconds=5, max_frames=5)
         source.open()
@@ -189,10 +189,10 @@ def test_rtmp_with_and_without_tls(folder: Path) -> None:
 
 
 def test_what_is_trusted(tmp_path: Path) -> None:
-    assert find_trust(None) == Trust()
-    assert find_trust("none") == Trust(check=False)
-    assert Trust(check=False).libav_options() == {"tls_verify": "0"}
-    assert Trust().libav_options()["tls_verify"] == "1"
+    assert find_tls_config(None) == TlsConfig()
+    assert find_tls_config("none") == TlsConfig(check=False)
+    assert TlsConfig(check=False).libav_options() == {"tls_verify": "0"}
+    assert TlsConfig().libav_options()["tls_verify"] == "1"
     empty = tmp_path / "empty.pem"
     empty.write_text("")
     for path, text in ((empty, "holds no certificate"), (tmp_path / "absent.pem", "cannot be read, No such file")):
@@ -304,10 +304,10 @@ def test_sound_is_copied_over_a_checked_connection_too(
         source = source_for(f"{base}/in.mkv", tls_ca=folder / "good.pem")
         info = source.open()
         source.close()
-        assert info.media_options == find_trust(folder / "good.pem").libav_options()
+        assert info.media_options == find_tls_config(folder / "good.pem").libav_options()
         handler.asked.clear()
         sink = VideoSink(tmp_path / "none.mkv", control=LookControl(Look()))
-        sink.open(dataclasses.replace(info, media_options=Trust().libav_options()), picture_info())
+        sink.open(dataclasses.replace(info, media_options=TlsConfig().libav_options()), image_info())
         assert "sound not copied" in str(sink.note)
         assert not handler.asked
         sink.close()

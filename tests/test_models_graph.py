@@ -78,11 +78,11 @@ def test_the_image_is_found_among_further_inputs(tmp_path: Path) -> None:
     assert [t.name for t in other_inputs(path, graph, image.name)] == ["ids", "intrinsics", "focal"]
 
 
-def test_two_pictures_need_a_name(tmp_path: Path) -> None:
-    picture = [1, 3, 8, 8]
-    path = write_graph(tmp_path / "m.onnx", [("left", F32, picture), ("right", F32, picture)], DEPTH)
+def test_two_images_need_a_name(tmp_path: Path) -> None:
+    image = [1, 3, 8, 8]
+    path = write_graph(tmp_path / "m.onnx", [("left", F32, image), ("right", F32, image)], DEPTH)
     graph = read_graph(path)
-    with pytest.raises(ModelError, match=r"2 inputs that could take pictures \(left, right\); name one"):
+    with pytest.raises(ModelError, match=r"2 inputs that could take images \(left, right\); name one"):
         image_input(path, graph)
     assert image_input(path, graph, "right")[0].name == "right"
     with pytest.raises(ModelError, match="no input 'centre'; its inputs are left, right"):
@@ -92,19 +92,19 @@ def test_two_pictures_need_a_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "elem", "reason"),
     [
-        ([1, 1, 8, 8], F32, "1 channels, pictures have 3"),
+        ([1, 1, 8, 8], F32, "1 channels, images have 3"),
         ([1, 6, 8, 8], F32, "6 channels"),
         (["n", "h", "w", 4], F32, "4 channels"),
-        ([1, 3, 8, 8], I64, "pictures are float32, float16, uint8"),
+        ([1, 3, 8, 8], I64, "images are float32, float16, uint8"),
         ([1, 512], F32, "rank 2"),
-        ([1, 32, 3, 8, 8], F32, "clips of 32 pictures"),
+        ([1, 32, 3, 8, 8], F32, "clips of 32 images"),
     ],
 )
 def test_no_image_input_says_why(tmp_path: Path, shape: list[Any], elem: int, reason: str) -> None:
     path = write_graph(tmp_path / "m.onnx", [("x", elem, shape)], DEPTH)
     with pytest.raises(ModelError, match=f"has no image input .*{reason}"):
         image_input(path, read_graph(path))
-    with pytest.raises(ModelError, match=f"takes no pictures: .*{reason}"):
+    with pytest.raises(ModelError, match=f"takes no images: .*{reason}"):
         image_input(path, read_graph(path), "x")
 
 
@@ -223,7 +223,7 @@ def test_external_data_outside_the_folder_is_refused(tmp_path: Path, location: s
             if entry.key == "location":
                 entry.value = location
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(ModelError, match="outside its own folder; do not trust this file"):
+    with pytest.raises(ModelError, match="outside its own folder; do not tls this file"):
         read_graph(path)
 
 

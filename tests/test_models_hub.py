@@ -274,12 +274,12 @@ def test_every_dtype_gives_the_same_depth(setup: Setup, monkeypatch: pytest.Monk
     from streamdepth.image.estimator import DepthEstimator
 
     monkeypatch.setenv("HF_ENDPOINT", setup.hub.endpoint)
-    picture = np.random.default_rng(2).integers(0, 256, (60, 80, 3), np.uint8)
+    image = np.random.default_rng(2).integers(0, 256, (60, 80, 3), np.uint8)
     depth = {}
     for dtype in SUFFIX:
         estimator = DepthEstimator(NAME, dtype=dtype, provider="cpu", size=56, cache_dir=setup.access.cache)
         try:
-            depth[dtype] = estimator(picture).data
+            depth[dtype] = estimator(image).data
         finally:
             estimator.close()
     span = float(np.ptp(depth["fp32"]))

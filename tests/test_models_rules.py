@@ -1,4 +1,4 @@
-"""How pictures become a model's input: what its own files, its graph and the user say."""
+"""How images become a model's input: what its own files, its graph and the user say."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_preprocessing_of_the_user_is_checked(tmp_path: Path, values: Any, said:
 
 def test_a_change_of_what_is_known_is_told(tmp_path: Path) -> None:
     changed = resolve("built-in", preprocessing={"do_normalize": True, "mean": [0.5] * 3})
-    assert changed.notes == ("built-in: how pictures become input is known, and changed by you: do_normalize, mean",)
+    assert changed.notes == ("built-in: how images become input is known, and changed by you: do_normalize, mean",)
     assert resolve("built-in", preprocessing={"do_normalize": False}).notes == ()
     bare = resolve(write_depth_model(tmp_path / "m.onnx"), preprocessing={"do_normalize": False})
     assert not any("changed by you" in note for note in bare.notes)

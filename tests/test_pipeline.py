@@ -18,7 +18,7 @@ from tests.support.stages import (
     assert_true,
     balanced,
     fake_estimator,
-    flat_picture,
+    flat_image,
     no_threads_left,
 )
 
@@ -63,10 +63,10 @@ def test_batches_are_filled_and_the_last_is_short() -> None:
     assert engine.batches == [4, 4, 2]
 
 
-def test_pictures_of_other_sizes_start_a_batch_of_their_own() -> None:
+def test_images_of_other_sizes_start_a_batch_of_their_own() -> None:
     engine = FakeEngine(4, fixed_size=False)
     sink = RecordingSink()
-    source = ScriptedSource(6, picture=lambda index: flat_picture(index, 32 if index < 3 else 64))
+    source = ScriptedSource(6, image=lambda index: flat_image(index, 32 if index < 3 else 64))
     Pipeline([source], fake_estimator(engine), [sink], range="frame", batch=4).run()
     assert engine.batches == [3, 3]
     assert sink.indices == list(range(6))
@@ -137,7 +137,7 @@ def test_several_sources_share_the_model_and_keep_their_own_sinks() -> None:
 
 def test_a_shot_keeps_one_range_and_the_next_has_its_own() -> None:
     """40 dark frames, then 40 bright ones: a cut that PySceneDetect finds."""
-    source = ScriptedSource(80, picture=lambda index: flat_picture(20 if index < 40 else 200, 64, 48))
+    source = ScriptedSource(80, image=lambda index: flat_image(20 if index < 40 else 200, 64, 48))
     sink = RecordingSink()
     Pipeline([source], fake_estimator(), [sink], range="shot").run()
     ranges = [(result.range.lo, result.range.hi) for result in sink.results]
@@ -207,13 +207,13 @@ class TestUse:
         from streamdepth.core.look import Look
 
         def chosen(source: ScriptedSource, *sinks: RecordingSink) -> str:
-            return str(Pipeline([source], fake_estimator(), sinks)._lanes[0].range_spec)
+            return str(Pipeline([source], fake_estimator(), sinks)._source_workers[0].range_spec)
 
         look = Look()
         assert chosen(ScriptedSource(), RecordingSink(look=look)) == "shot"
         assert chosen(ScriptedSource(), RecordingSink(look=look, live=True)) == "ema"
         assert chosen(ScriptedSource(live=True), RecordingSink(look=look)) == "ema"
-        assert chosen(ScriptedSource(rereadable=False), RecordingSink(look=look)) == "ema"
+        assert chosen(ScriptedSource(repeatable=False), RecordingSink(look=look)) == "ema"
         assert chosen(ScriptedSource()) == "frame"
         assert RangeSpec.parse("fixed:1,2.5").fixed is not None
 
@@ -237,4 +237,4 @@ class TestUse:
         assert snapshots[0].expected == 5
         assert not snapshots[0].stopping
         assert [s.written for s in snapshots] == [0, 1, 2, 3, 4]
-        assert {"inbox", "batches", "depths", "carry", "spool", "sinks"} == snapshots[0].queues.keys()
+        assert {"frame_queue", "batches", "depths", "propagate", "spool", "sinks"} == snapshots[0].queues.keys()

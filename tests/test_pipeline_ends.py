@@ -10,7 +10,7 @@ import pytest
 
 from streamdepth.core.errors import DeadlineError, SourceError, StageError, StopPipeline
 from streamdepth.pipeline import Pipeline
-from streamdepth.pipeline.thread_group import Crew
+from streamdepth.pipeline.thread_group import ThreadGroup
 from tests.support.stages import (
     FakeEngine,
     RecordingSink,
@@ -129,7 +129,7 @@ class TestEnds:
         assert file.indices == list(range(stats.captured))
         assert {sink.name: list(sink.dropped) for sink in stats.sinks}["window"][-1:] == ["closed"]
 
-    def test_a_window_closed_between_pictures_ends_the_run(self) -> None:
+    def test_a_window_closed_between_images_ends_the_run(self) -> None:
         """The model has not given anything yet when the window is closed."""
         closed = threading.Event()
 
@@ -254,7 +254,7 @@ class TestEnds:
 
         source, sink = ScriptedSource(100_000, before=press_later), RecordingSink()
         pipeline = Pipeline([source], fake_estimator(), [sink], range="frame")
-        kind, name = (Crew, "start") if moment == "starting" else (Pipeline, "_progress")
+        kind, name = (ThreadGroup, "start") if moment == "starting" else (Pipeline, "_progress")
         original = getattr(kind, name)
 
         def interrupted(one: Any) -> Any:

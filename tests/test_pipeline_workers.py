@@ -13,7 +13,7 @@ from streamdepth.core.threads import cores
 from streamdepth.inference.engine import Engine
 from streamdepth.models.resolve import resolve
 from streamdepth.pipeline import Pipeline
-from streamdepth.pipeline.reorder_buffer import Turns
+from streamdepth.pipeline.reorder_buffer import ReorderBuffer
 from tests.support.stages import FakeEngine, RecordingSink, ScriptedSource, fake_estimator
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def test_an_error_of_one_worker_ends_the_others() -> None:
 
 
 def test_a_turn_that_never_comes_can_be_aborted() -> None:
-    turns = Turns()
+    turns = ReorderBuffer()
     queue: BoundedQueue[int] = BoundedQueue(4)
     queue.put(7)
     queue.end()
@@ -135,23 +135,23 @@ def test_two_runs_at_once_give_what_one_after_the_other_gives() -> None:
     import numpy as np
 
     from streamdepth.inference.pattern import pattern
-    from streamdepth.inference.preprocess import picture_of
+    from streamdepth.inference.preprocess import image_of
 
     engine = Engine(resolve("built-in"), provider="cpu", workers=2)
-    pictures = [picture_of(pattern(256, 192, variant)) for variant in range(8)]
+    images = [image_of(pattern(256, 192, variant)) for variant in range(8)]
     size = engine.network_size(256, 192)
 
-    def depth(picture: object) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    def depth(image: object) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
         slot = engine.acquire(size)
-        slot.write(0, picture)  # type: ignore[arg-type]
+        slot.write(0, image)  # type: ignore[arg-type]
         return engine.run(slot, 1)[0].values
 
-    wanted = [depth(picture) for picture in pictures]
+    wanted = [depth(image) for image in images]
     got: dict[int, np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = {}
 
     def some(numbers: range) -> None:
         for number in numbers:
-            got[number] = depth(pictures[number])
+            got[number] = depth(images[number])
 
     threads = [threading.Thread(target=some, args=(range(start, 8, 2),)) for start in (0, 1)]
     for thread in threads:

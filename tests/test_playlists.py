@@ -24,7 +24,7 @@ _SEGMENTS, _PER_SEGMENT = 5, 10
 
 
 def write_hls(folder: Path, kind: str = "mpegts") -> Path:
-    """Five segments of ten pictures with rising brightness, 0.4 s each."""
+    """Five segments of ten images with rising brightness, 0.4 s each."""
     playlist = folder / "x.m3u8"
     options = {"hls_time": "0.4", "hls_list_size": "0", "hls_segment_type": kind}
     with av.open(str(playlist), "w", format="hls", options=options) as container:
@@ -83,7 +83,7 @@ def test_a_live_playlist_that_ends_is_over_and_nothing_comes_twice(tmp_path: Pat
         source = live(f"{base}/x.m3u8", retries=0)
         source.open()
         frames = list(source.frames())
-    levels = [int(frame.picture.to_ndarray()[0, 0]) for frame in frames]
+    levels = [int(frame.image.to_ndarray()[0, 0]) for frame in frames]
     assert len(set(levels)) == len(levels)
     assert levels[-1] == pytest.approx(16 + 245 * 219 / 255, abs=4)
     assert len(frames) % _PER_SEGMENT == 0
@@ -94,8 +94,8 @@ def test_a_live_playlist_that_ends_is_over_and_nothing_comes_twice(tmp_path: Pat
     assert all((frame.captured_ns - frames[0].captured_ns) / 1e9 >= frame.seconds - 1e-4 for frame in frames)
 
 
-def test_a_picture_that_waits_for_its_time_is_let_go(tmp_path: Path) -> None:
-    """On a clock that stands still the second picture is never due."""
+def test_a_image_that_waits_for_its_time_is_let_go(tmp_path: Path) -> None:
+    """On a clock that stands still the second image is never due."""
     with serve_http(growing(tmp_path)) as base, Consumer(live(f"{base}/x.m3u8", clock=ManualClock())) as consumer:
         assert consumer.wait_for(1)
         consumer.source.interrupt()

@@ -28,6 +28,6 @@ def test_rows_may_lie_apart() -> None:
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_png(grey)))), grey)
 
 
-def test_a_smooth_picture_is_small() -> None:
+def test_a_smooth_image_is_small() -> None:
     ramp = np.tile(np.arange(640, dtype=np.uint8) // 3, (360, 1))
     assert len(encode_png(np.dstack([ramp] * 4))) < 640 * 360 * 4 / 50

@@ -1,4 +1,4 @@
-"""Pictures in YUV planes on their way into a network: the filter, the colours, and where chroma lies."""
+"""Images in YUV planes on their way into a network: the filter, the colours, and where chroma lies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from streamdepth.core.frame import ColorTags
 from streamdepth.inference.pattern import pattern
 from streamdepth.inference.plane_scaling import PlaneScaler
-from streamdepth.inference.preprocess import picture_of, to_rgb_array, value_table
+from streamdepth.inference.preprocess import image_of, to_rgb_array, value_table
 from streamdepth.inference.resampling import axis
 from streamdepth.models.spec import Preprocessing
 
@@ -39,31 +39,31 @@ PILLOW = {
 
 
 def scene(pix_fmt: str, width: int, height: int) -> av.VideoFrame:
-    picture = picture_of(pattern(width, height)).reformat(format=pix_fmt, dst_colorspace=1, interpolation="BICUBIC")
-    ColorTags(matrix=1, range=2 if pix_fmt.startswith("yuvj") else 1).apply(picture)
-    return picture
+    frame_image = image_of(pattern(width, height)).reformat(format=pix_fmt, dst_colorspace=1, interpolation="BICUBIC")
+    ColorTags(matrix=1, range=2 if pix_fmt.startswith("yuvj") else 1).apply(frame_image)
+    return frame_image
 
 
 def flat(pix_fmt: str, words: tuple[int, int, int], tags: ColorTags, side: int = 64) -> av.VideoFrame:
-    picture = av.VideoFrame(side, side, pix_fmt)
-    for plane, value in zip(picture.planes, words, strict=True):
+    frame_image = av.VideoFrame(side, side, pix_fmt)
+    for plane, value in zip(frame_image.planes, words, strict=True):
         plane.update(bytes([value]) * plane.buffer_size)
-    tags.apply(picture)
-    return picture
+    tags.apply(frame_image)
+    return frame_image
 
 
-def scaled(picture: av.VideoFrame, width: int, height: int, resample: Resample = "bicubic") -> NDArray[np.int64]:
+def scaled(frame_image: av.VideoFrame, width: int, height: int, resample: Resample = "bicubic") -> NDArray[np.int64]:
     """[height, width, 3] as numbers that can be subtracted."""
     out = np.zeros((3, height, width), np.uint8)
     scaler = PlaneScaler(resample, NUMBERS)
-    assert scaler.takes(picture)
-    scaler.write(picture, out)
+    assert scaler.takes(frame_image)
+    scaler.write(frame_image, out)
     return out.transpose(1, 2, 0).astype(np.int64)
 
 
-def by_pillow(picture: av.VideoFrame, width: int, height: int, resample: Resample = "bicubic") -> NDArray[np.int64]:
-    """The exact path's way: all of the picture to RGB, then Pillow."""
-    image = Image.fromarray(to_rgb_array(picture)).resize((width, height), PILLOW[resample])
+def by_pillow(frame_image: av.VideoFrame, width: int, height: int, resample: Resample = "bicubic") -> NDArray[np.int64]:
+    """The exact path's way: all of the frame_image to RGB, then Pillow."""
+    image = Image.fromarray(to_rgb_array(frame_image)).resize((width, height), PILLOW[resample])
     return np.asarray(image).astype(np.int64)
 
 
@@ -86,19 +86,19 @@ def test_weights_are_those_of_pillow(resample: Resample, length: int, count: int
 )
 def test_every_form_is_scaled_as_pillow_does(pix_fmt: str, size: tuple[int, int], network: tuple[int, int]) -> None:
     """Odd sizes, smaller and larger networks. What differs is chroma: upsampled and downsampled there, once here."""
-    picture = scene(pix_fmt, *size)
-    off = np.abs(scaled(picture, *network) - by_pillow(picture, *network))
+    frame_image = scene(pix_fmt, *size)
+    off = np.abs(scaled(frame_image, *network) - by_pillow(frame_image, *network))
     assert off.mean() <= 0.7
     assert np.quantile(off, 0.999) <= 8
 
 
 @pytest.mark.parametrize("resample", PILLOW)
 def test_filters_of_models_are_kept(resample: Resample) -> None:
-    picture = scene("yuv444p", 320, 180)
-    assert np.abs(scaled(picture, 84, 56, resample) - by_pillow(picture, 84, 56, resample)).mean() <= 0.5
-    others = [by_pillow(picture, 84, 56, other) for other in PILLOW if other != resample]  # type: ignore[arg-type]
-    own = np.abs(scaled(picture, 84, 56, resample) - by_pillow(picture, 84, 56, resample)).mean()
-    assert all(np.abs(scaled(picture, 84, 56, resample) - other).mean() > own for other in others)
+    frame_image = scene("yuv444p", 320, 180)
+    assert np.abs(scaled(frame_image, 84, 56, resample) - by_pillow(frame_image, 84, 56, resample)).mean() <= 0.5
+    others = [by_pillow(frame_image, 84, 56, other) for other in PILLOW if other != resample]  # type: ignore[arg-type]
+    own = np.abs(scaled(frame_image, 84, 56, resample) - by_pillow(frame_image, 84, 56, resample)).mean()
+    assert all(np.abs(scaled(frame_image, 84, 56, resample) - other).mean() > own for other in others)
 
 
 @pytest.mark.parametrize("is_full", [False, True])
@@ -106,29 +106,29 @@ def test_filters_of_models_are_kept(resample: Resample) -> None:
     ("matrix", "kr", "kb"),
     [(1, 0.2126, 0.0722), (5, 0.299, 0.114), (6, 0.299, 0.114), (7, 0.212, 0.087), (9, 0.2627, 0.0593)],
 )
-def test_matrix_and_range_are_the_pictures_own(matrix: int, kr: float, kb: float, is_full: bool) -> None:
+def test_matrix_and_range_are_the_images_own(matrix: int, kr: float, kb: float, is_full: bool) -> None:
     """Some colours by each matrix's own formula (ITU-R BT.601, BT.709, BT.2020, SMPTE 240M)."""
     for rgb in np.array([[1, 0, 0], [0, 1, 0], [0.2, 0.3, 0.9], [1, 1, 1], [0, 0, 0]]):
         luma = kr * rgb[0] + (1 - kr - kb) * rgb[1] + kb * rgb[2]
         cb, cr = (rgb[2] - luma) / (2 * (1 - kb)), (rgb[0] - luma) / (2 * (1 - kr))
         y, c = (255 * luma, 255) if is_full else (16 + 219 * luma, 224)
         words = round(y), min(255, round(128 + c * cb)), min(255, round(128 + c * cr))
-        picture = flat("yuv444p", words, ColorTags(matrix=matrix, range=1 + is_full))
-        assert np.abs(scaled(picture, 32, 32)[16, 16] - rgb * 255).max() <= 2
+        frame_image = flat("yuv444p", words, ColorTags(matrix=matrix, range=1 + is_full))
+        assert np.abs(scaled(frame_image, 32, 32)[16, 16] - rgb * 255).max() <= 2
 
 
 @pytest.mark.parametrize("matrix", [0, 2])
 def test_an_unsaid_matrix_is_taken_as_the_exact_path_takes_it(matrix: int) -> None:
-    picture = flat("yuv444p", (100, 90, 200), ColorTags(matrix=matrix), side=1280)
-    assert np.abs(scaled(picture, 32, 32)[16, 16] - to_rgb_array(picture)[16, 16]).max() <= 1
+    frame_image = flat("yuv444p", (100, 90, 200), ColorTags(matrix=matrix), side=1280)
+    assert np.abs(scaled(frame_image, 32, 32)[16, 16] - to_rgb_array(frame_image)[16, 16]).max() <= 1
 
 
 def test_chroma_is_read_where_the_stream_says_it_lies() -> None:
     """H.264's lies left of the middle, JPEG's in it; PyAV tells neither. Columns in colour, eight times as large."""
     for codec, container in (("libx264", "mp4"), ("mjpeg", "avi")):
-        picture = _coded(codec, container)
-        off = np.abs(scaled(picture, 512, 64) - by_pillow(picture, 512, 64))[:, 16:-16]
-        moved = np.abs(np.roll(scaled(picture, 512, 64), 2, axis=1) - by_pillow(picture, 512, 64))[:, 16:-16]
+        frame_image = _coded(codec, container)
+        off = np.abs(scaled(frame_image, 512, 64) - by_pillow(frame_image, 512, 64))[:, 16:-16]
+        moved = np.abs(np.roll(scaled(frame_image, 512, 64), 2, axis=1) - by_pillow(frame_image, 512, 64))[:, 16:-16]
         assert off.mean() < 0.5 * moved.mean()
         assert off.mean() <= 2.5
 
@@ -144,8 +144,8 @@ def _coded(codec: str, container: str) -> av.VideoFrame:
         stream.width = stream.height = 64
         stream.pix_fmt = "yuvj420p"
         stream.codec_context.color_range = 2
-        picture = picture_of(columns).reformat(format="yuvj420p", dst_color_range=2)
-        output.mux([*stream.encode(picture), *stream.encode(None)])
+        frame_image = image_of(columns).reformat(format="yuvj420p", dst_color_range=2)
+        output.mux([*stream.encode(frame_image), *stream.encode(None)])
     file.seek(0)
     with av.open(file, "r") as coded:
         return next(coded.decode(video=0))
@@ -153,8 +153,8 @@ def _coded(codec: str, container: str) -> av.VideoFrame:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (3, 1), (2, 4000), (16000, 2), (4096, 2160)])
 def test_extreme_sizes(size: tuple[int, int]) -> None:
-    picture = picture_of(np.full((size[1], size[0], 3), 90, np.uint8)).reformat(format="yuv420p")
-    got = scaled(picture, 56, 42)
+    frame_image = image_of(np.full((size[1], size[0], 3), 90, np.uint8)).reformat(format="yuv420p")
+    got = scaled(frame_image, 56, 42)
     assert np.abs(got - 90).max() <= 2  # of which the way to YUV takes one or two
 
 
@@ -174,22 +174,22 @@ def test_lines_that_are_stored_bottom_up_are_turned() -> None:
     np.testing.assert_array_equal(scaled(turned, 48, 32), scaled(upright, 48, 32)[::-1])
 
 
-def test_the_picture_is_only_read_and_others_do_not_disturb_it() -> None:
+def test_the_image_is_only_read_and_others_do_not_disturb_it() -> None:
     """One scaler, forms in turn: each as by a scaler of its own."""
     scaler = PlaneScaler("bicubic", NUMBERS)
-    pictures = [scene(pix_fmt, *size) for pix_fmt in ("yuv420p", "nv12") for size in ((16, 16), (300, 200))]
-    before = [[bytes(plane) for plane in picture.planes] for picture in pictures]
-    for picture in pictures * 2:
+    images = [scene(pix_fmt, *size) for pix_fmt in ("yuv420p", "nv12") for size in ((16, 16), (300, 200))]
+    before = [[bytes(plane) for plane in frame_image.planes] for frame_image in images]
+    for frame_image in images * 2:
         out = np.zeros((3, 32, 48), np.uint8)
-        scaler.write(picture, out)
-        np.testing.assert_array_equal(out.transpose(1, 2, 0), scaled(picture, 48, 32))
-    assert [[bytes(plane) for plane in picture.planes] for picture in pictures] == before
+        scaler.write(frame_image, out)
+        np.testing.assert_array_equal(out.transpose(1, 2, 0), scaled(frame_image, 48, 32))
+    assert [[bytes(plane) for plane in frame_image.planes] for frame_image in images] == before
 
 
-def test_all_other_pictures_are_left_to_the_scaler() -> None:
+def test_all_other_images_are_left_to_the_scaler() -> None:
     for pix_fmt in ("rgb24", "gray", "rgba", "gbrp", "yuva420p", "yuv410p"):
         assert not PlaneScaler("bicubic", NUMBERS).takes(av.VideoFrame(64, 64, pix_fmt)), pix_fmt
-    picture = av.VideoFrame(64, 64, "yuv420p")
-    assert not PlaneScaler("nearest", NUMBERS).takes(picture)
-    ColorTags(matrix=8).apply(picture)
-    assert not PlaneScaler("bicubic", NUMBERS).takes(picture)
+    frame_image = av.VideoFrame(64, 64, "yuv420p")
+    assert not PlaneScaler("nearest", NUMBERS).takes(frame_image)
+    ColorTags(matrix=8).apply(frame_image)
+    assert not PlaneScaler("bicubic", NUMBERS).takes(frame_image)

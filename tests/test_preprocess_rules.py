@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamdepth.core.errors import DataFormatError
-from streamdepth.core.frame import ColorTags, picture_from_array
+from streamdepth.core.frame import ColorTags, image_from_array
 from streamdepth.inference import exact
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.geometry import plan
-from streamdepth.inference.preprocess import Scaler, picture_of, value_table
+from streamdepth.inference.preprocess import Scaler, image_of, value_table
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Family, Preprocessing
 from tests.support.models import InputLayout, expected_depth, write_depth_model
@@ -36,12 +36,12 @@ def dynamic(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
 
 
 @pytest.mark.parametrize(
-    ("picture", "network"),
+    ("image", "network"),
     [((640, 480), (686, 518)), ((640, 360), (518, 294)), ((64, 32), (518, 252)), ((1, 1), (518, 518))],
 )
-def test_depth_anything_rule(dynamic: ModelSpec, picture: tuple[int, int], network: tuple[int, int]) -> None:
+def test_depth_anything_rule(dynamic: ModelSpec, image: tuple[int, int], network: tuple[int, int]) -> None:
     # the first three as transformers 5.23 gives them; its own rule fails on the last only for sides that round to 0
-    assert plan(dynamic, *picture).net_size == network
+    assert plan(dynamic, *image).net_size == network
 
 
 def test_glpn_floors_and_never_reaches_zero(dynamic: ModelSpec) -> None:
@@ -79,14 +79,14 @@ LAYOUTS: tuple[InputLayout, ...] = ("nchw", "nhwc", "chw", "hwc", "rank5")
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
 @pytest.mark.parametrize("is_exact", [False, True])
 def test_layouts_and_dtypes(tmp_path: Path, layout: InputLayout, dtype: Any, is_exact: bool) -> None:
-    """A picture of the network's own size arrives untouched in every layout and dtype."""
+    """An image of the network's own size arrives untouched in every layout and dtype."""
     gain = 1 / 255 if dtype == "uint8" else 1.0
     path = write_depth_model(tmp_path / "m.onnx", layout=layout, input_dtype=dtype, gain=gain, height=32, width=48)
     spec = resolve(path, preprocessing=RAW)
     rgb = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
     engine = Engine(spec, exact=is_exact)
     slot = engine.acquire((48, 32))
-    slot.write(0, picture_of(rgb))
+    slot.write(0, image_of(rgb))
     got = engine.run(slot, 1)[0].values
     source = np.asarray(rgb if dtype == "uint8" else rgb / 255, dtype=np.float32)
     tolerance = 2e-3 if dtype == "float16" else 1e-5
@@ -108,7 +108,7 @@ def test_output_ranks_and_dtypes(tmp_path: Path, rank: int, dtype: Any, channel_
     engine = Engine(resolve(path, preprocessing=RAW))
     rgb = np.full((32, 48, 3), 128, np.uint8)
     slot = engine.acquire((48, 32))
-    slot.write(0, picture_of(rgb))
+    slot.write(0, image_of(rgb))
     got = engine.run(slot, 1)[0].values
     assert got.dtype == np.float32
     assert got.flags.c_contiguous
@@ -120,22 +120,22 @@ def test_output_ranks_and_dtypes(tmp_path: Path, rank: int, dtype: Any, channel_
 )
 def test_pixel_formats_keep_their_grey(pix_fmt: str) -> None:
     grey = np.full((64, 96, 3), 96, np.uint8)
-    picture = picture_from_array(grey, "hwc_rgb").reformat(format=pix_fmt)
-    got = Scaler("bicubic").scale(picture, 48, 32)
+    image = image_from_array(grey, "hwc_rgb").reformat(format=pix_fmt)
+    got = Scaler("bicubic").scale(image, 48, 32)
     assert got.shape == (32, 48, 3)
     assert np.abs(got.astype(int) - 96).max() <= 2
 
 
 @pytest.mark.parametrize(("matrix", "wanted"), [(1, "bt709"), (5, "bt601"), (9, "bt2020")])
-def test_matrix_of_the_picture_is_honoured(matrix: int, wanted: str) -> None:
+def test_matrix_of_the_image_is_honoured(matrix: int, wanted: str) -> None:
     """Y'CbCr of pure red by each matrix's own formula (ITU-R BT.601/709/2020), limited range, comes back red."""
     kr, kb = {"bt709": (0.2126, 0.0722), "bt601": (0.299, 0.114), "bt2020": (0.2627, 0.0593)}[wanted]
     luma, cb, cr = kr, -kr / (2 * (1 - kb)), 0.5
-    picture = av.VideoFrame(64, 64, "yuv444p")
-    for plane, value in zip(picture.planes, (16 + 219 * luma, 128 + 224 * cb, 128 + 224 * cr), strict=True):
+    image = av.VideoFrame(64, 64, "yuv444p")
+    for plane, value in zip(image.planes, (16 + 219 * luma, 128 + 224 * cb, 128 + 224 * cr), strict=True):
         plane.update(bytes([round(value)]) * (plane.line_size * plane.height))
-    ColorTags(matrix=matrix, range=1).apply(picture)
-    got = Scaler("bicubic").scale(picture, 32, 32)[16, 16].astype(int)
+    ColorTags(matrix=matrix, range=1).apply(image)
+    got = Scaler("bicubic").scale(image, 32, 32)[16, 16].astype(int)
     assert np.abs(got - [255, 0, 0]).max() <= 4
 
 
@@ -155,12 +155,12 @@ def _identity(width: int, height: int) -> Any:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (3, 1), (16000, 2), (2, 16000), (7680, 4320)])
 def test_extreme_sizes(size: tuple[int, int]) -> None:
-    picture = picture_of(np.full((size[1], size[0], 3), 90, np.uint8))
-    got = Scaler("bicubic").scale(picture, 56, 42)
+    image = image_of(np.full((size[1], size[0], 3), 90, np.uint8))
+    got = Scaler("bicubic").scale(image, 56, 42)
     assert got.shape == (42, 56, 3)
     assert np.abs(got.astype(int) - 90).max() <= 1
 
 
 def test_a_format_the_scaler_does_not_know_is_one_clear_line() -> None:
-    with pytest.raises(DataFormatError, match=r"8x8 gray32be picture cannot be converted .*; convert it to"):
+    with pytest.raises(DataFormatError, match=r"8x8 gray32be image cannot be converted .*; convert it to"):
         Scaler("bicubic").scale(av.VideoFrame(8, 8, "gray32be"), 4, 4)

@@ -57,7 +57,7 @@ def test_a_size_of_the_users_own_has_an_engine_of_its_own(dynamic: ModelSpec) ->
     assert key(other) != key(dynamic)
 
 
-def test_sizes_that_follow_the_picture_are_not_promised_to_tensorrt(dynamic: ModelSpec, tmp_path: Path) -> None:
+def test_sizes_that_follow_the_image_are_not_promised_to_tensorrt(dynamic: ModelSpec, tmp_path: Path) -> None:
     follows = dataclasses.replace(dynamic, preprocessing=Preprocessing())
     assert key(follows).shapes == ()
     assert not any("profile" in name for name in nvidia.tensorrt_options(key(follows), tmp_path))
@@ -122,18 +122,18 @@ def test_without_nvidias_packages_nothing_is_preloaded(capsys: Any) -> None:
 # Preprocessing in the graph -----------------------------------------------------------------------------------------
 
 
-def picture(width: int = 90, height: int = 70) -> Any:
+def image(width: int = 90, height: int = 70) -> Any:
     from streamdepth.inference.pattern import pattern
-    from streamdepth.inference.preprocess import picture_of
+    from streamdepth.inference.preprocess import image_of
 
-    return picture_of(pattern(width, height))
+    return image_of(pattern(width, height))
 
 
 def depth_of(spec: ModelSpec, batch: int = 1) -> Any:
     from streamdepth.inference.engine import Engine
 
     engine = Engine(spec, provider="cpu", batch=batch)
-    shown = picture()
+    shown = image()
     slot = engine.acquire(engine.network_size(shown.width, shown.height))
     for row in range(engine.batch):
         slot.write(row, shown)
@@ -142,7 +142,7 @@ def depth_of(spec: ModelSpec, batch: int = 1) -> Any:
     return maps
 
 
-def test_pictures_as_bytes_give_the_depth_of_the_fast_path(spec: ModelSpec, tmp_path: Path) -> None:
+def test_images_as_bytes_give_the_depth_of_the_fast_path(spec: ModelSpec, tmp_path: Path) -> None:
     bytes_in = fused.fused(spec, tmp_path)
     assert bytes_in.image_input.dtype == "uint8"
     wanted = depth_of(spec)[0]
@@ -152,7 +152,7 @@ def test_pictures_as_bytes_give_the_depth_of_the_fast_path(spec: ModelSpec, tmp_
 @pytest.mark.parametrize("rank", [3, 4, 5])
 @pytest.mark.parametrize("opset", [11, 17])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_every_shape_of_input_takes_pictures_as_bytes(rank: int, opset: int, dtype: str, tmp_path: Path) -> None:
+def test_every_shape_of_input_takes_images_as_bytes(rank: int, opset: int, dtype: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     small_model(path, rank, opset, dtype)
     plain = resolve(path, preprocessing=NORMALISED)
@@ -290,7 +290,7 @@ def test_a_build_runs_every_size_and_says_where_the_engine_is(
     monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path))
     monkeypatch.setattr("streamdepth.inference.build.Engine", _Engine)
     said: list[str] = []
-    made = build(spec, pictures=((640, 480), (480, 640)), batch=4, progress=said.append)
+    made = build(spec, images=((640, 480), (480, 640)), batch=4, progress=said.append)
     assert _Engine.sizes == [(640, 480), (480, 640), (0, 0)]
     assert [one.name for one in made] == ["graph", "engine"]
     assert made[0].path.is_file()
@@ -305,14 +305,14 @@ def test_a_build_for_what_needs_none_or_cannot_run_here_is_refused(
     with pytest.raises(UsageError, match="build is for tensorrt, cuda"):
         build(spec, "cpu")
     with pytest.raises(UsageError, match="1x1 pixels"):
-        build(spec, pictures=((0, 4),))
+        build(spec, images=((0, 4),))
     if nvidia.gpu_name():
         pytest.skip("there is a GPU")
     with pytest.raises(ProviderError, match="provider tensorrt: "):
         build(spec)
 
 
-def test_the_build_command_reads_picture_sizes() -> None:
+def test_the_build_command_reads_image_sizes() -> None:
     import typer
     from typer.testing import CliRunner
 
@@ -321,7 +321,7 @@ def test_the_build_command_reads_picture_sizes() -> None:
     app = typer.Typer()
     app.command()(command)
     for size in ("big", "0x5"):
-        failed = CliRunner().invoke(app, ["built-in", "--picture", size])
+        failed = CliRunner().invoke(app, ["built-in", "--image", size])
         assert isinstance(failed.exception, UsageError)
         assert "no WxH" in str(failed.exception)
 
@@ -339,9 +339,9 @@ def test_the_build_command_builds_in_a_process_and_says_where(tmp_path: Path, mo
     monkeypatch.setattr("streamdepth.inference.build.build", lambda *_, **__: made)
     app = typer.Typer()
     app.command()(command)
-    done = CliRunner().invoke(app, ["built-in", "--picture", "640x480", "--picture", "320x240", "--batch", "4"])
+    done = CliRunner().invoke(app, ["built-in", "--image", "640x480", "--image", "320x240", "--batch", "4"])
     assert done.exit_code == 0, done.output
     assert "engine" in done.output
-    assert [(one.pictures, one.batch, one.spec.name) for one in requests] == [(((640, 480), (320, 240)), 4, "built-in")]
+    assert [(one.images, one.batch, one.spec.name) for one in requests] == [(((640, 480), (320, 240)), 4, "built-in")]
     CliRunner().invoke(app, ["built-in", "--provider", "cuda"])
     assert len(requests) == 1

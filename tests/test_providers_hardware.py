@@ -11,13 +11,13 @@ import pytest
 
 from streamdepth.core.clock import SystemClock
 from streamdepth.core.errors import UsageError
-from streamdepth.core.frame import ColorTags, PictureInfo
+from streamdepth.core.frame import ColorTags, ImageInfo
 from streamdepth.media import hwaccel
 from streamdepth.media.hwaccel import HwAccel
 from streamdepth.sinks.encoding import encoder_formats, encoding_for
 from streamdepth.sinks.video import VideoSink
 from streamdepth.sources.file import FileSource
-from streamdepth.sources.live.reader import LiveDecoding, LiveReader, Opened, Picture
+from streamdepth.sources.live.reader import Image, LiveDecoding, LiveReader, Opened
 from tests.support.live import live
 from tests.support.rtsp import GstServer
 from tests.support.sinks import control, painted, run_sink, stream_info
@@ -39,7 +39,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def luma(source: FileSource) -> list[float]:
-    return [float(frame.picture.to_ndarray(format="gray").mean()) for frame in source.frames()]
+    return [float(frame.image.to_ndarray(format="gray").mean()) for frame in source.frames()]
 
 
 @pytest.mark.parametrize("wanted", list(HwAccel))
@@ -90,7 +90,7 @@ def test_a_camera_is_decoded_in_software_with_a_note(monkeypatch: pytest.MonkeyP
         live("rtsp://127.0.0.1/x", threads=-1)
 
 
-def test_a_live_decoder_on_hardware_is_announced_with_its_first_picture() -> None:
+def test_a_live_decoder_on_hardware_is_announced_with_its_first_image() -> None:
     """Before it, the decoder only knows the device's format, which no sink can take."""
     context = SimpleNamespace(
         is_hwaccel=True, name="vp9", width=64, height=48, pix_fmt="cuda", extradata=None,
@@ -108,7 +108,7 @@ def test_a_live_decoder_on_hardware_is_announced_with_its_first_picture() -> Non
     opened = reader.mailbox.take(1)
     assert isinstance(opened, Opened)
     assert (opened.pix_fmt, opened.width_px) == ("nv12", 64)
-    assert isinstance(reader.mailbox.take(1), Picture)
+    assert isinstance(reader.mailbox.take(1), Image)
 
 
 def standing_in(monkeypatch: pytest.MonkeyPatch, works: str) -> list[str]:
@@ -163,7 +163,7 @@ def test_an_encoder_that_opens_is_recognised() -> None:
     assert "cannot be opened for 33x32" in hwaccel.cannot_encode("libx264", 33, 32)
 
 
-def test_only_vaapi_has_its_pictures_brought_to_the_device() -> None:
+def test_only_vaapi_has_its_images_brought_to_the_device() -> None:
     assert hwaccel.upload_device("h264_nvenc") is None
     assert hwaccel.upload_device("h264_vaapi") is not None
 
@@ -182,7 +182,7 @@ class Opening:
         self.given.append((str(vars(self)["pix_fmt"]), True))
 
 
-def test_vaapi_is_tried_with_uploaded_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vaapi_is_tried_with_uploaded_images(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Opening()
     monkeypatch.setattr("av.CodecContext", fake)
     assert hwaccel.cannot_encode("h264_vaapi") == ""
@@ -198,7 +198,7 @@ def test_a_device_that_opens_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def written(path: Path, **options: Any) -> tuple[str, str]:
-    """Codec of a file written from 64x48 pictures, and what the sink says."""
+    """Codec of a file written from 64x48 images, and what the sink says."""
     sink = VideoSink(path, control=control(), **options)
     run_sink(sink, stream_info(), painted(range(3)))
     with av.open(str(path)) as container:
@@ -235,7 +235,7 @@ def test_quality_and_speed_are_said_in_the_hardwares_terms(
     monkeypatch: pytest.MonkeyPatch, codec: str, options: dict[str, str], wanted: dict[str, str | None]
 ) -> None:
     monkeypatch.setattr("streamdepth.sinks.encoding.encoder_formats", lambda _: ["yuv420p"])
-    chosen = encoding_for(PictureInfo(64, 48, "yuv420p", ColorTags()), codec=codec, transparent=False, options=options)
+    chosen = encoding_for(ImageInfo(64, 48, "yuv420p", ColorTags()), codec=codec, transparent=False, options=options)
     assert {name: chosen.options.get(name) for name in wanted} == wanted
 
 
@@ -244,12 +244,12 @@ def test_the_encoders_know_what_they_are_told(codec: str) -> None:
     if codec not in av.codecs_available:
         pytest.skip(f"this PyAV was built without {codec}")
     known = av.CodecContext.create(codec, "w").supported_options
-    picture = PictureInfo(64, 48, "yuv420p", ColorTags())
-    options = encoding_for(picture, codec=codec, transparent=False, options={"crf": "20", "preset": "slow"}).options
+    image = ImageInfo(64, 48, "yuv420p", ColorTags())
+    options = encoding_for(image, codec=codec, transparent=False, options={"crf": "20", "preset": "slow"}).options
     assert options.keys() <= {option.name for option in (*known.generic, *known.private)}
 
 
-def test_pictures_in_device_memory_are_uploaded_from_nv12(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_in_device_memory_are_uploaded_from_nv12(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = SimpleNamespace(type="video", video_formats=[SimpleNamespace(name="vaapi")])
     monkeypatch.setattr("av.Codec", lambda *_: fake)
     assert encoder_formats("h264_vaapi") == ["nv12"]

@@ -17,7 +17,7 @@ from streamdepth.core.errors import InferenceError, ModelError, ProviderError
 from streamdepth.inference import agreement, openvino_runtime, plugins, providers, sessions
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.pattern import pattern
-from streamdepth.inference.preprocess import picture_of
+from streamdepth.inference.preprocess import image_of
 from streamdepth.models.resolve import resolve
 from tests.support.models import write_depth_model
 
@@ -141,7 +141,7 @@ def test_it_agrees_with_the_cpu_at_every_size(spec: ModelSpec, tmp_path: Path) -
         depths = []
         for engine in engines:
             slot = engine.acquire(engine.network_size(width, height))
-            slot.write(0, picture_of(pattern(width, height)))
+            slot.write(0, image_of(pattern(width, height)))
             depths.append(engine.run(slot, 1)[0].values)
         assert not agreement.compare(*depths)
     assert engines[0].provider == "openvino"
@@ -155,7 +155,7 @@ def test_runs_side_by_side_give_what_they_give_alone(spec: ModelSpec) -> None:
     slots = []
     for variant in range(4):
         slot = engine.acquire(engine.network_size(320, 240))
-        slot.write(0, picture_of(pattern(320, 240, variant)))
+        slot.write(0, image_of(pattern(320, 240, variant)))
         slots.append(slot)
     alone = [engine.run(slot, 1)[0].values.copy() for slot in slots]
     together = threading.Barrier(2)

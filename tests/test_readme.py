@@ -100,7 +100,7 @@ def test_the_readme_starts_with_two_commands() -> None:
     assert os.access(ROOT / TEST, os.X_OK)
 
 
-def test_every_picture_is_there() -> None:
+def test_every_image_is_there() -> None:
     for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
         assert (ROOT / name).is_file(), name
 
@@ -137,7 +137,7 @@ def _stills_server() -> Iterator[str]:
 
 
 def _check_answer(path: Path) -> None:
-    """The 80x60 picture's depth, in the form its name says."""
+    """The 80x60 image's depth, in the form its name says."""
     if path.suffix == ".json":
         node = json.loads(path.read_bytes())
         assert (node["width"], node["height"], len(node["data"])) == (80, 60, 80 * 60)

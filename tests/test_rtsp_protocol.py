@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from streamdepth.core.errors import SinkError
 from streamdepth.core.frame import ColorTags
 from streamdepth.net.url import Credentials
-from streamdepth.sinks.rtsp.auth import Gatekeeper, answer_challenge, digest_response
+from streamdepth.sinks.rtsp.auth import Authenticator, answer_challenge, digest_response
 from streamdepth.sinks.rtsp.media import Encoder, sdp, sender_report, split_annex_b
 from streamdepth.sinks.rtsp.pace import Pace, output_rate
 from streamdepth.sinks.rtsp.protocol import (
@@ -160,7 +160,7 @@ def test_digest_of_the_standard() -> None:
 
 def test_gatekeeper_admits_its_own_challenge_and_no_old_one() -> None:
     clock, right = FakeClock(), Credentials('us"er'.replace('"', ""), "p:w")
-    gate = Gatekeeper(right, clock)
+    gate = Authenticator(right, clock)
     for challenges in (gate.challenges(), gate.challenges()[1:]):
         proof = answer_challenge(challenges, right, "PLAY", "rtsp://h/x")
         assert gate.admits(proof, "PLAY")
@@ -178,13 +178,13 @@ def test_gatekeeper_admits_its_own_challenge_and_no_old_one() -> None:
 
 @given(st.text(max_size=200))
 def test_gatekeeper_survives_anything(header: str) -> None:
-    gate = Gatekeeper(Credentials("u", "p"), FakeClock())
+    gate = Authenticator(Credentials("u", "p"), FakeClock())
     for text in (header, f"Basic {header}", f'Digest nonce="{header}", response="x"', f"Digest {header}"):
         assert not gate.admits(text, "PLAY")
         assert not gate.is_stale(text)
 
 
-def plain_picture(width_px: int = 64, height_px: int = 48, value: int = 100) -> av.VideoFrame:
+def plain_image(width_px: int = 64, height_px: int = 48, value: int = 100) -> av.VideoFrame:
     planes = np.full((height_px * 3 // 2, width_px), 128, np.uint8)
     planes[:height_px] = value
     return av.VideoFrame.from_ndarray(planes, format="yuv420p")
@@ -194,13 +194,13 @@ def test_pace_gives_the_newest_and_repeats_on_time() -> None:
     clock = FakeClock()
     pace = Pace(Fraction(10), clock)
     assert pace.take(0) is None
-    first, second = plain_picture(), plain_picture()
+    first, second = plain_image(), plain_image()
     pace.submit(first)
     pace.submit(second)
     assert pace.superseded == 1
     due = pace.take(0)
     assert due is not None
-    assert (due.picture is second, due.fresh) == (True, True)
+    assert (due.image is second, due.fresh) == (True, True)
     assert pace.wait_drained(0)
     times = []
     for _ in range(100):
@@ -215,9 +215,9 @@ def test_pace_gives_the_newest_and_repeats_on_time() -> None:
 def test_pace_keeps_a_distance_and_can_be_hurried() -> None:
     clock = FakeClock()
     pace = Pace(Fraction(10), clock)
-    pace.submit(plain_picture())
+    pace.submit(plain_image())
     assert pace.take(0)
-    pace.submit(plain_picture())
+    pace.submit(plain_image())
     clock.advance(0.05)
     assert pace.take(0) is None
     clock.advance(0.05)
@@ -268,10 +268,10 @@ def decode(packets: list[tuple[bytes, ...]]) -> list[av.VideoFrame]:
     codec = av.CodecContext.create("h264", "r")
     assert isinstance(codec, av.VideoCodecContext)
     codec.thread_type = "SLICE"
-    pictures: list[av.VideoFrame] = []
+    images: list[av.VideoFrame] = []
     for unit in packets:
-        pictures += codec.decode(av.Packet(byte_stream(unit)))
-    return pictures + codec.decode(None)
+        images += codec.decode(av.Packet(byte_stream(unit)))
+    return images + codec.decode(None)
 
 
 def rtp_time(packet: bytes) -> int:
@@ -279,9 +279,9 @@ def rtp_time(packet: bytes) -> int:
 
 
 @pytest.mark.parametrize("announce", [True, False])
-def test_encoder_packets_decode_to_the_pictures(announce: bool) -> None:
+def test_encoder_packets_decode_to_the_images(announce: bool) -> None:
     encoder = make_encoder(announce=announce)
-    units = [encoder.encode(plain_picture(value=60 + 10 * n), n * 3600, key=n == 3) for n in range(6)]
+    units = [encoder.encode(plain_image(value=60 + 10 * n), n * 3600, key=n == 3) for n in range(6)]
     encoder.close()
     assert [unit.key for unit in units] == [True, False, False, True, False, False]
     assert {(later.rtp_time - earlier.rtp_time) % 2**32 for earlier, later in itertools.pairwise(units)} == {3600}
@@ -290,16 +290,16 @@ def test_encoder_packets_decode_to_the_pictures(announce: bool) -> None:
         assert len(unit.packets) == len(own) + announce
         assert [packet[1] >> 7 for packet in own] == [0] * (len(own) - 1) + [1]
         assert all(len(packet) <= 1400 for packet in unit.packets)
-    pictures = decode([unit.packets for unit in units])
-    means = [picture.to_ndarray(format="yuv420p")[:48].mean() for picture in pictures]
+    images = decode([unit.packets for unit in units])
+    means = [image.to_ndarray(format="yuv420p")[:48].mean() for image in images]
     assert means == pytest.approx([60 + 10 * n for n in range(6)], abs=2)
 
 
-def test_a_parser_gives_a_picture_out_before_the_next_one_is_made() -> None:
-    """What FFmpeg's RTSP reader does: it knows a picture's end only by what starts the next."""
+def test_a_parser_gives_a_image_out_before_the_next_one_is_made() -> None:
+    """What FFmpeg's RTSP reader does: it knows an image's end only by what starts the next."""
     for announce in (True, False):
         encoder, parser = make_encoder(announce=announce), av.CodecContext.create("h264", "r")
-        units = [encoder.encode(plain_picture(), n * 3600, key=False) for n in range(4)]
+        units = [encoder.encode(plain_image(), n * 3600, key=False) for n in range(4)]
         found = [len(parser.parse(byte_stream(unit.packets))) for unit in units]
         assert found == ([1, 1, 1, 1] if announce else [0, 1, 1, 1])
 
@@ -307,7 +307,7 @@ def test_a_parser_gives_a_picture_out_before_the_next_one_is_made() -> None:
 def test_announced_times_are_kept_and_do_not_drift() -> None:
     encoder = make_encoder()
     pts = [0, 3300, 7500, 10_800, 14_000, 18_100, 100_000, 103_600]
-    units = [encoder.encode(plain_picture(), one, key=False) for one in pts]
+    units = [encoder.encode(plain_image(), one, key=False) for one in pts]
     stamps = [(unit.rtp_time - units[0].rtp_time) % 2**32 for unit in units]
     announced = [(rtp_time(unit.packets[-1]) - units[0].rtp_time) % 2**32 for unit in units]
     assert announced == [one + 3600 for one in pts]
@@ -321,20 +321,20 @@ def test_announced_times_are_kept_and_do_not_drift() -> None:
 def test_encoder_takes_other_sizes_formats_and_times() -> None:
     encoder = make_encoder(announce=False)
     odd = av.VideoFrame.from_ndarray(np.full((51, 71, 3), (200, 40, 40), np.uint8), format="rgb24")
-    units = [encoder.encode(plain_picture(), 0, key=False), encoder.encode(odd, 0, key=False)]
+    units = [encoder.encode(plain_image(), 0, key=False), encoder.encode(odd, 0, key=False)]
     assert units[1].key
     assert units[1].rtp_time == (units[0].rtp_time + 1) % 2**32
-    pictures = decode([unit.packets for unit in units])
-    assert [(picture.width, picture.height) for picture in pictures] == [(64, 48), (70, 50)]
-    assert ColorTags.of(pictures[1]).matrix == 6
-    assert pictures[1].to_ndarray(format="rgb24").mean(axis=(0, 1)) == pytest.approx((200, 40, 40), abs=6)
+    images = decode([unit.packets for unit in units])
+    assert [(image.width, image.height) for image in images] == [(64, 48), (70, 50)]
+    assert ColorTags.of(images[1]).matrix == 6
+    assert images[1].to_ndarray(format="rgb24").mean(axis=(0, 1)) == pytest.approx((200, 40, 40), abs=6)
 
 
-def test_encoder_does_not_touch_the_picture() -> None:
-    picture = plain_picture()
-    picture.pts = 7
-    make_encoder().encode(picture, 900, key=True)
-    assert (picture.pts, int(picture.pict_type)) == (7, 0)
+def test_encoder_does_not_touch_the_image() -> None:
+    image = plain_image()
+    image.pts = 7
+    make_encoder().encode(image, 900, key=True)
+    assert (image.pts, int(image.pict_type)) == (7, 0)
 
 
 def test_bitrate_is_kept() -> None:
@@ -348,8 +348,8 @@ def test_bitrate_is_kept() -> None:
     assert sum(sizes[25:]) * 8 / 2 < 1.5 * 400_000
 
 
-def test_low_latency_bounds_how_long_a_picture_takes_to_send() -> None:
-    """The largest picture is what a viewer behind a link of that rate waits longest for."""
+def test_low_latency_bounds_how_long_a_image_takes_to_send() -> None:
+    """The largest image is what a viewer behind a link of that rate waits longest for."""
     rng = np.random.default_rng(2)
     noise = [rng.integers(0, 256, (360, 320), dtype=np.uint8) for _ in range(4)]
     largest = {}
@@ -359,8 +359,8 @@ def test_low_latency_bounds_how_long_a_picture_takes_to_send() -> None:
         )
         sizes = []
         for index in range(100):
-            picture = av.VideoFrame.from_ndarray(noise[index % 4 if index % 25 == 0 else 0], format="yuv420p")
-            sizes.append(sum(map(len, encoder.encode(picture, index * 3600, key=False).packets)))
+            image = av.VideoFrame.from_ndarray(noise[index % 4 if index % 25 == 0 else 0], format="yuv420p")
+            sizes.append(sum(map(len, encoder.encode(image, index * 3600, key=False).packets)))
         largest[low_latency] = max(sizes[25:])
     assert largest[True] * 8 < 0.3 * 1_000_000
     assert largest[False] > 1.2 * largest[True]
@@ -374,7 +374,7 @@ def test_sizes_at_the_ends() -> None:
 
 def test_sdp_is_read_by_libav() -> None:
     encoder = make_encoder()
-    encoder.encode(plain_picture(), 0, key=True)
+    encoder.encode(plain_image(), 0, key=True)
     text = sdp(address="::1", sps=encoder.sps, pps=encoder.pps, rate=Fraction(25), control="trackID=0")
     assert "c=IN IP6 ::" in text
     assert "a=rtpmap:96 H264/90000" in text

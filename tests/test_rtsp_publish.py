@@ -21,10 +21,10 @@ from tests.support.rtsp import (
     Feeder,
     GstServer,
     end_process,
+    image_info,
     listener,
     make_result,
     need_ffmpeg,
-    picture_info,
     say_garbage,
     say_nothing,
     stream_info,
@@ -44,7 +44,7 @@ _DEADLINE_SECONDS = 1.0
 def publishing(url: str, **options: object) -> Iterator[RtspPublishSink]:
     defaults: dict[str, object] = {"timeout_seconds": _DEADLINE_SECONDS, "environ": {}, "random": Random(1)}
     sink = RtspPublishSink(url, control=LookControl(Look()), **(defaults | options))  # type: ignore[arg-type]
-    sink.open(stream_info(), picture_info())
+    sink.open(stream_info(), image_info())
     try:
         yield sink
     finally:
@@ -58,9 +58,9 @@ def test_server_takes_and_plays_it() -> None:
     with GstServer() as server, publishing(server.url("/in")) as sink, Feeder(sink) as feeder:
         assert isinstance(sink, Sink)
         assert wait_until(lambda: sink.state == "live")
-        pictures = watch(server.url("/relay"), 20)
-        assert len(pictures) == 20
-        assert (pictures[0].width, pictures[0].height) == (160, 90)
+        images = watch(server.url("/relay"), 20)
+        assert len(images) == 20
+        assert (images[0].width, images[0].height) == (160, 90)
         assert wait_until(lambda: sink.status["sent"] != 0)
         assert feeder.error is None
 
@@ -224,7 +224,7 @@ def test_arguments_that_mean_nothing(url: str, options: dict[str, object], text:
         RtspPublishSink(url, control=LookControl(Look()), environ={}, **options)  # type: ignore[arg-type]
 
 
-def test_needs_pictures() -> None:
+def test_needs_images() -> None:
     sink = RtspPublishSink("rtsp://h/x", control=LookControl(Look()), environ={})
     with pytest.raises(SinkError, match="look"):
         sink.open(stream_info(), None)

@@ -20,9 +20,9 @@ from streamdepth.core.errors import SinkError, UsageError
 from tests.support.rtsp import (
     Feeder,
     RawClient,
+    image_info,
     make_result,
     need_ffmpeg,
-    picture_info,
     stream_info,
     wait_until,
     watch,
@@ -45,9 +45,9 @@ def server() -> Iterator[RtspServerSink]:
 def test_libav_plays(server: RtspServerSink, transport: str) -> None:
     assert isinstance(server, Sink)
     assert server.name == url_of(server)
-    pictures = watch(url_of(server), 15, transport=transport)
-    assert len(pictures) == 15
-    luma = pictures[-1].to_ndarray(format="yuv420p")[:90].astype(int)
+    images = watch(url_of(server), 15, transport=transport)
+    assert len(images) == 15
+    luma = images[-1].to_ndarray(format="yuv420p")[:90].astype(int)
     # A ramp that rises by 1 a column, wherever it stands, with a wrap at 200.
     steps = np.diff(luma, axis=1)
     assert np.median(steps) == 1
@@ -81,7 +81,7 @@ def test_gstreamer_plays(server: RtspServerSink, transport: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_late_viewer_sees_a_picture_soon(server: RtspServerSink) -> None:
+def test_late_viewer_sees_a_image_soon(server: RtspServerSink) -> None:
     """Key frames come every 2 s by themselves; one has to be made for who joins in between."""
     watch(url_of(server), 3)
     waits = []
@@ -94,14 +94,14 @@ def test_late_viewer_sees_a_picture_soon(server: RtspServerSink) -> None:
 
 
 def test_steady_pace_without_input() -> None:
-    """One picture and then nothing: it is repeated at the output rate, its time stamps in step with the clock."""
+    """One image and then nothing: it is repeated at the output rate, its time stamps in step with the clock."""
     with serving(rate=20) as sink:
         sink.process(make_result(3))
         started = time.monotonic()
-        pictures = watch(url_of(sink), 30)
+        images = watch(url_of(sink), 30)
         assert time.monotonic() - started > 1.0
         assert sink.status["repeated"]
-    stamps = [picture.time for picture in pictures if picture.pts is not None]
+    stamps = [image.time for image in images if image.pts is not None]
     assert np.median(np.diff(stamps)) == pytest.approx(0.05, abs=0.02)
 
 
@@ -216,12 +216,12 @@ def test_digest_and_basic() -> None:
         assert "unauthorized" in str(sink.status["events"])
 
 
-def test_picture_changes_size_in_mid_stream() -> None:
+def test_image_changes_size_in_mid_stream() -> None:
     with serving() as sink:
         sizes: set[tuple[int, int]] = set()
 
         def look() -> None:
-            sizes.update((picture.width, picture.height) for picture in watch(url_of(sink), 40))
+            sizes.update((image.width, image.height) for image in watch(url_of(sink), 40))
 
         viewer = threading.Thread(target=look)
         with Feeder(sink):
@@ -234,7 +234,7 @@ def test_picture_changes_size_in_mid_stream() -> None:
 
 def test_port_in_use(server: RtspServerSink) -> None:
     with pytest.raises(SinkError, match=r"cannot listen there \(address already in use\); choose another port"):
-        make_sink(f"rtsp://127.0.0.1:{server.port}/x").open(stream_info(), picture_info())
+        make_sink(f"rtsp://127.0.0.1:{server.port}/x").open(stream_info(), image_info())
 
 
 def test_closed_server_says_goodbye_and_leaves_no_thread() -> None:
@@ -260,7 +260,7 @@ def test_closed_server_says_goodbye_and_leaves_no_thread() -> None:
     assert not set(threading.enumerate()) - before
 
 
-def test_unwatched_pictures_are_counted_and_not_encoded() -> None:
+def test_unwatched_images_are_counted_and_not_encoded() -> None:
     with serving() as sink:
         for index in range(5):
             sink.process(make_result(index))
@@ -287,9 +287,9 @@ def test_arguments_that_mean_nothing(url: str, options: dict[str, object], text:
 
 def test_beyond_loopback_only_with_a_password() -> None:
     with pytest.raises(UsageError, match="without a password"):
-        make_sink("rtsp://0.0.0.0:0/depth").open(stream_info(), picture_info())
+        make_sink("rtsp://0.0.0.0:0/depth").open(stream_info(), image_info())
 
 
-def test_needs_pictures() -> None:
+def test_needs_images() -> None:
     with pytest.raises(SinkError, match="look"):
         make_sink().open(stream_info(), None)

@@ -114,7 +114,7 @@ def test_silent_udp_viewer_is_forgotten() -> None:
 
 
 def test_fifty_viewers() -> None:
-    """Eight whole players and 42 that only take packets, at once; each must get pictures."""
+    """Eight whole players and 42 that only take packets, at once; each must get images."""
     with serving() as sink, Feeder(sink) as feeder:
         url = url_of(sink)
         full: list[int] = []
@@ -144,7 +144,7 @@ def test_fifty_viewers() -> None:
             for client in clients:
                 client.play()
             assert sink.viewers >= 42
-            assert all(count >= 5 for count in count_pictures(clients, 5))
+            assert all(count >= 5 for count in count_images(clients, 5))
             for thread in threads:
                 thread.join(30)
             assert full == [20] * 6
@@ -158,7 +158,7 @@ def test_fifty_viewers() -> None:
         assert feeder.error is None
 
 
-def count_pictures(clients: list[RawClient], wanted: int) -> list[int]:
+def count_images(clients: list[RawClient], wanted: int) -> list[int]:
     """Read all clients until each has seen ``wanted`` marker bits or 20 s passed."""
     counts = [0] * len(clients)
     deadline = time.monotonic() + 20

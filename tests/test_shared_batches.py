@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from streamdepth.pipeline import Pipeline
-from tests.support.stages import FakeEngine, RecordingSink, ScriptedSource, fake_estimator, flat_picture
+from tests.support.stages import FakeEngine, RecordingSink, ScriptedSource, fake_estimator, flat_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def shade(base: int) -> Callable[[int], av.VideoFrame]:
-    return lambda index: flat_picture(base + index)
+    return lambda index: flat_image(base + index)
 
 
 @pytest.mark.parametrize("policy", ["every", "latest"])
@@ -31,7 +31,7 @@ def test_sources_share_one_engine_and_its_batches(policy: str) -> None:
         start.wait(5)
 
     sources = [
-        ScriptedSource(12, name=f"camera {n}", live=policy == "latest", picture=shade(60 * n), before=together)
+        ScriptedSource(12, name=f"camera {n}", live=policy == "latest", image=shade(60 * n), before=together)
         for n in range(3)
     ]
     sinks: dict[str, RecordingSink] = {}

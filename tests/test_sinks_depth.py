@@ -46,11 +46,11 @@ def depths(
     time_base: Fraction = NTSC,
     size: tuple[int, int] = (64, 48),
 ) -> Iterator[Result]:
-    picture = paint(*size, 0)
+    image = paint(*size, 0)
     for index, values in enumerate(maps):
         pts = index * 1001 if stamps is None else stamps[index]
         depth = depth_map(values, sense=sense)
-        yield result(picture, pts, index=index, time_base=time_base, depth=depth)
+        yield result(image, pts, index=index, time_base=time_base, depth=depth)
 
 
 def sink_at(path: Path, **more: Any) -> DepthVideoSink | DepthFolderSink:
@@ -106,8 +106,8 @@ def test_codes_are_bit_exact_for_other_programs(tmp_path: Path) -> None:
         frame = next(container.decode(video=0))
     assert frame.format.name == "gray16le"
     assert np.array_equal(frame.to_ndarray(), codes)
-    with Image.open(tmp_path / "out" / "000000.png") as picture:
-        assert np.array_equal(np.asarray(picture), codes)
+    with Image.open(tmp_path / "out" / "000000.png") as image:
+        assert np.array_equal(np.asarray(image), codes)
     for path in (tmp_path / "out.mkv", tmp_path / "out"):
         with read_depth(path) as reader:
             stored = list(reader.coded())
@@ -176,7 +176,7 @@ def test_any_values_fit_their_coding(sense: Sense, values: list[float]) -> None:
         assert abs(coding.offset + coding.scale * code - value) <= coding.scale / 2 + rounding
 
 
-def test_flat_and_empty_pictures_have_a_coding() -> None:
+def test_flat_and_empty_images_have_a_coding() -> None:
     for sense in Sense:
         for span in ((0.0, 0.0), (3.0, 3.0), (-2.0, -2.0), None):
             coding = first_coding(sense, span)
@@ -190,9 +190,9 @@ def test_masked_and_infinite_values_are_no_depth(tmp_path: Path) -> None:
     values[0, 0], values[0, 1] = np.inf, -np.inf
     valid = np.ones(values.shape, np.bool_)
     valid[40:, :] = False
-    picture = paint(64, 48, 0)
+    image = paint(64, 48, 0)
     depth = DepthMap(values, Sense.METRIC_M, valid)
-    run_sink(DepthVideoSink(tmp_path / "out.mkv"), INFO, [result(picture, 0, time_base=NTSC, depth=depth)])
+    run_sink(DepthVideoSink(tmp_path / "out.mkv"), INFO, [result(image, 0, time_base=NTSC, depth=depth)])
     with read_depth(tmp_path / "out.mkv") as reader:
         back = reader[0].values
     assert np.isnan(back[40:]).all()
@@ -343,8 +343,8 @@ def test_outputs_are_refused_clearly(tmp_path: Path) -> None:
     for pattern, message in (
         ("depth.png", "would have the same name"),
         ("{index}.jpg", "end in .png or .npy"),
-        ("{frame}.png", "there is no {frame}; pictures take {picture}, {index}, {pts} and %06d"),
-        ("{}.mp4", "there is no {}; pictures"),
+        ("{frame}.png", "there is no {frame}; images take {image}, {index}, {pts} and %06d"),
+        ("{}.mp4", "there is no {}; images"),
         ("{index.png", "cannot be filled in"),
         ("{index:z}.png", "cannot be filled in"),
         ("out%06d.mp4", "a video is one file; leave the number out, or end in .png or .npy"),

@@ -1,4 +1,4 @@
-"""Pictures in folders, and which sink an output's name means."""
+"""Images in folders, and which sink an output's name means."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ def files(folder: Path) -> list[str]:
         ("at-{pts}.webp", ["at-40.webp", "at-55.webp"]),
     ],
 )
-def test_pictures_are_named_after_their_frames(tmp_path: Path, pattern: str, names: list[str]) -> None:
+def test_images_are_named_after_their_frames(tmp_path: Path, pattern: str, names: list[str]) -> None:
     folder = tmp_path / "deep" / "out"
     run_sink(ImagesSink(folder, control=control(), pattern=pattern), INFO, painted([40, 55], pix_fmt="rgb24"))
     assert files(folder) == names
     expected = paint(64, 48, 1, "rgb24").to_ndarray()
-    with Image.open(folder / names[1]) as picture:
-        assert picture.size == (64, 48)
-        error = np.abs(np.asarray(picture.convert("RGB")).astype(int) - expected)
+    with Image.open(folder / names[1]) as image:
+        assert image.size == (64, 48)
+        error = np.abs(np.asarray(image.convert("RGB")).astype(int) - expected)
     assert error.max() == 0 if pattern.endswith("png") else error.mean() < 6
 
 
-def test_pictures_keep_the_names_of_those_they_are_made_of(tmp_path: Path) -> None:
+def test_images_keep_the_names_of_those_they_are_made_of(tmp_path: Path) -> None:
     sources = [tmp_path / name for name in ("a/x.jpg", "b/x.jpg", "b/X.png", "b/x-2.png", "b/y.z.tif")]
     results = [result(paint(8, 8, 0, "rgb24"), n, index=n, path=path) for n, path in enumerate(sources)]
     run_sink(ImagesSink(tmp_path / "out", control=control()), INFO, [*results, result(paint(8, 8, 0), 9, index=9)])
     assert files(tmp_path / "out") == sorted(["x.png", "x-2.png", "X-3.png", "x-2-2.png", "y.z.png", "000009.png"])
-    run_sink(ImagesSink(tmp_path / "own", control=control(), pattern="of-{picture}.webp"), INFO, results[-1:])
+    run_sink(ImagesSink(tmp_path / "own", control=control(), pattern="of-{image}.webp"), INFO, results[-1:])
     assert files(tmp_path / "own") == ["of-y.z.webp"]
     run_sink(DepthFolderSink(tmp_path / "depth"), INFO, results[:2])
     assert files(tmp_path / "depth") == ["depth.jsonl", "x-2.png", "x.png"]
@@ -71,7 +71,7 @@ def test_the_folder_that_is_read_is_never_written_to(tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
     photo.write_bytes(b"precious")
     for sink in (ImagesSink(tmp_path, control=control(), overwrite=True), DepthFolderSink(tmp_path, overwrite=True)):
-        with pytest.raises(UsageError, match="holds the pictures that are read"):
+        with pytest.raises(UsageError, match="holds the images that are read"):
             run_sink(sink, INFO, [result(paint(8, 8, 0, "rgb24"), 0, path=photo)])
     assert photo.read_bytes() == b"precious"
 
@@ -79,27 +79,27 @@ def test_the_folder_that_is_read_is_never_written_to(tmp_path: Path) -> None:
 def test_png_keeps_alpha_and_gray(tmp_path: Path) -> None:
     rgba = np.random.default_rng(2).integers(0, 255, (48, 64, 4), np.uint8)
     gray = rgba[..., 0].copy()
-    pictures = [av.VideoFrame.from_ndarray(rgba, format="rgba"), av.VideoFrame.from_ndarray(gray, format="gray")]
-    results = [result(picture, index, index=index) for index, picture in enumerate(pictures)]
+    images = [av.VideoFrame.from_ndarray(rgba, format="rgba"), av.VideoFrame.from_ndarray(gray, format="gray")]
+    results = [result(image, index, index=index) for index, image in enumerate(images)]
     run_sink(ImagesSink(tmp_path / "out", control=control(transparent=True)), stream_info(pix_fmt="rgba"), results)
-    with Image.open(tmp_path / "out" / "000000.png") as picture:
-        assert np.array_equal(np.asarray(picture), rgba)
-    with Image.open(tmp_path / "out" / "000001.png") as picture:
-        assert picture.mode == "L"
-        assert np.array_equal(np.asarray(picture), gray)
+    with Image.open(tmp_path / "out" / "000000.png") as image:
+        assert np.array_equal(np.asarray(image), rgba)
+    with Image.open(tmp_path / "out" / "000001.png") as image:
+        assert image.mode == "L"
+        assert np.array_equal(np.asarray(image), gray)
 
 
-def test_pictures_of_many_sizes_keep_them(tmp_path: Path) -> None:
+def test_images_of_many_sizes_keep_them(tmp_path: Path) -> None:
     results = [result(paint(64, 48, 0), 0), result(paint(33, 21, 1, "rgb24"), 1, index=1)]
     run_sink(ImagesSink(tmp_path, control=control()), INFO, results)
-    with Image.open(tmp_path / "000001.png") as picture:
-        assert picture.size == (33, 21)
+    with Image.open(tmp_path / "000001.png") as image:
+        assert image.size == (33, 21)
 
 
-def test_picture_folders_are_refused_clearly(tmp_path: Path) -> None:
+def test_image_folders_are_refused_clearly(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.jpg cannot carry transparency; use \.png or \.webp"):
         ImagesSink(tmp_path, control=control(transparent=True), pattern="%d.jpg")
-    with pytest.raises(UsageError, match=r"picture quality is 1\.\.100, not 0"):
+    with pytest.raises(UsageError, match=r"image quality is 1\.\.100, not 0"):
         ImagesSink(tmp_path, control=control(), quality=0)
     with pytest.raises(UsageError, match=r"did you mean '\.png'"):
         ImagesSink(tmp_path, control=control(), pattern="%d.pgn")
@@ -116,7 +116,7 @@ def test_picture_folders_are_refused_clearly(tmp_path: Path) -> None:
     assert (tmp_path / "000000.png").read_bytes() != b"precious"
 
 
-def test_a_full_disk_leaves_whole_pictures_only(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_whole_images_only(tmp_path: Path) -> None:
     noise = np.random.default_rng(3).integers(0, 255, (96, 128, 3), np.uint8)
     results = [
         result(av.VideoFrame.from_ndarray(np.roll(noise, index), format="rgb24"), index, index=index)
@@ -128,8 +128,8 @@ def test_a_full_disk_leaves_whole_pictures_only(tmp_path: Path) -> None:
         names = files(disk / "out")
         assert len(names) >= 3
         for name in names:
-            with Image.open(disk / "out" / name) as picture:
-                picture.load()
+            with Image.open(disk / "out" / name) as image:
+                image.load()
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_data_as_arrays_of_ones_own_names(tmp_path: Path) -> None:
     [
         ("out.mkb", r"ends in '.mkb', did you mean '.mkv'\?; use .mkv, .mp4"),
         ("out.gif", r"ends in '.gif'"),
-        ("out.png", r"one picture cannot hold a video; use out-%06d\.png or a video file"),
+        ("out.png", r"one image cannot hold a video; use out-%06d\.png or a video file"),
         ("http://host/x", r"nothing can be written to http:"),
         ("rtps://user:hunter2@host/x", r"rtps:, did you mean 'rtsps?'\?"),
         ("", "an output needs a name"),

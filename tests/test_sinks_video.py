@@ -15,15 +15,15 @@ import pytest
 from streamdepth.core.errors import UsageError
 from streamdepth.core.frame import ColorTags
 from streamdepth.sinks.video import VideoSink
-from tests.support.media import audio_samples, decode_pictures, read_pts, stream_kinds, write_clip
+from tests.support.media import audio_samples, decode_images, read_pts, stream_kinds, write_clip
 from tests.support.sinks import (
     FFPROBE,
     control,
+    image_info,
     info_of,
     packets,
     paint,
     painted,
-    picture_info,
     probe,
     result,
     results_of,
@@ -237,14 +237,14 @@ def test_pixel_formats_and_their_colours(tmp_path: Path, pix_fmt: str, written: 
     full = pix_fmt.startswith(("yuvj", "gray", "rgb", "bgr"))
     is_rgb = pix_fmt.startswith(("rgb", "bgr"))
     tags = ColorTags(matrix=2 if is_rgb else 6, range=2 if full else 1)
-    picture = source.reformat(
+    image = source.reformat(
         format=pix_fmt, dst_colorspace=None if is_rgb else 5, dst_color_range=2 if full else 1, src_color_range=2
     )
-    tags.apply(picture)
+    tags.apply(image)
     info = stream_info(pix_fmt=pix_fmt, color=tags)
-    results = [result(picture, index, index=index) for index in range(3)]
+    results = [result(image, index, index=index) for index in range(3)]
     run_sink(VideoSink(path, control=control(), crf=4, options=FAST), info, results)
-    found = decode_pictures(path)[1]
+    found = decode_images(path)[1]
     assert found.format.name == written
     matrix = 1 if is_rgb else 5
     back = found.to_ndarray(format="rgb24", src_colorspace=matrix).astype(int)
@@ -259,8 +259,8 @@ def test_odd_sizes_keep_every_pixel(tmp_path: Path, size: tuple[int, int], suffi
     path = tmp_path / f"out{suffix}"
     info = stream_info(width=width, height=height)
     run_sink(VideoSink(path, control=control()), info, painted(range(4), width=width, height=height))
-    pictures = decode_pictures(path)
-    assert [(picture.width, picture.height) for picture in pictures] == [size] * 4
+    images = decode_images(path)
+    assert [(image.width, image.height) for image in images] == [size] * 4
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_odd_sizes_that_few_players_take_are_said(
     width, height = size
     sink = VideoSink(tmp_path / name, control=control())
     run_sink(sink, stream_info(width=width, height=height), painted(range(2), width=width, height=height))
-    assert decode_pictures(tmp_path / name)[0].format.name == written
+    assert decode_images(tmp_path / name)[0].format.name == written
     assert sink.note.startswith(said)
     assert (".webm" in sink.note) == bool(said)
 
@@ -319,19 +319,17 @@ def test_containers_and_codecs_without_alpha_refuse_a_transparent_look(tmp_path:
     info = stream_info(pix_fmt="rgba")
     for codec in ("libx264", "libx265"):
         with pytest.raises(UsageError, match=f"{codec} cannot carry transparency"):
-            VideoSink(tmp_path / "out.mov", control=control(transparent=True), codec=codec).open(
-                info, picture_info(info)
-            )
+            VideoSink(tmp_path / "out.mov", control=control(transparent=True), codec=codec).open(info, image_info(info))
 
 
-def test_pictures_of_other_sizes_are_letterboxed_and_counted(tmp_path: Path) -> None:
+def test_images_of_other_sizes_are_letterboxed_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "out.mkv"
     white = av.VideoFrame.from_ndarray(np.full((100, 50, 3), 255, np.uint8), format="rgb24")
     results = [result(paint(64, 48, 0, "rgb24"), 0), result(white, 1, index=1), result(paint(64, 48, 2), 2, index=2)]
     sink = VideoSink(path, control=control(), crf=4, options=FAST)
     run_sink(sink, stream_info(pix_fmt="rgb24"), results)
     assert dict(sink.counts) == {"resized": 1}
-    boxed = decode_pictures(path)[1].to_ndarray(format="rgb24")
+    boxed = decode_images(path)[1].to_ndarray(format="rgb24")
     assert boxed.shape == (48, 64, 3)
     assert boxed[24, 32].min() > 240
     assert boxed[24, 5].max() < 16
@@ -342,17 +340,17 @@ def test_what_an_encoder_cannot_keep_is_said(tmp_path: Path) -> None:
     deep = VideoSink(tmp_path / "deep.mkv", control=control(), codec="mpeg4")
     info = stream_info(pix_fmt="yuv422p10le")
     run_sink(deep, info, painted(range(2), pix_fmt="yuv422p10le"))
-    assert "10-bit pictures written with 8 bits: mpeg4 has no more" in deep.note
+    assert "10-bit images written with 8 bits: mpeg4 has no more" in deep.note
     see_through = VideoSink(tmp_path / "alpha.mkv", control=control(), options=FAST)
     run_sink(see_through, stream_info(pix_fmt="rgba"), painted(range(2), pix_fmt="rgba"))
     assert "transparency of the input left out" in see_through.note
 
 
-def test_the_callers_picture_is_not_written_to(tmp_path: Path) -> None:
-    picture = paint(64, 48, 1)
-    picture.pts, picture.time_base = 77, Fraction(1, 7)
-    run_sink(VideoSink(tmp_path / "out.mkv", control=control(), options=FAST), stream_info(), [result(picture, 3)])
-    assert (picture.pts, picture.time_base) == (77, Fraction(1, 7))
+def test_the_callers_image_is_not_written_to(tmp_path: Path) -> None:
+    image = paint(64, 48, 1)
+    image.pts, image.time_base = 77, Fraction(1, 7)
+    run_sink(VideoSink(tmp_path / "out.mkv", control=control(), options=FAST), stream_info(), [result(image, 3)])
+    assert (image.pts, image.time_base) == (77, Fraction(1, 7))
 
 
 @needs_ffprobe

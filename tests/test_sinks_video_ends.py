@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 
 from streamdepth.core.errors import OutputExistsError, SinkError, UsageError
-from streamdepth.core.frame import PictureInfo
+from streamdepth.core.frame import ImageInfo
 from streamdepth.sinks.video import VideoSink
 from tests.support.live import Body, http_server
 from tests.support.media import read_pts, write_clip
 from tests.support.rtsp import listener, say_nothing
 from tests.support.sinks import (
     control,
+    image_info,
     info_of,
     painted,
-    picture_info,
     result,
     results_of,
     run_sink,
@@ -49,11 +49,11 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 _KILLED = """
 import os, sys
-from tests.support.sinks import control, painted, picture_info, stream_info
+from tests.support.sinks import control, painted, image_info, stream_info
 from streamdepth.sinks.video import VideoSink
 info = stream_info(width=160, height=96)
 sink = VideoSink(sys.argv[1], control=control(), options={"preset": "ultrafast"} if "webm" not in sys.argv[1] else {})
-sink.open(info, picture_info(info))
+sink.open(info, image_info(info))
 for item in painted(range(150), width=160, height=96):
     sink.process(item)
 print("ready", flush=True)
@@ -90,7 +90,7 @@ def test_closing_without_flush_keeps_every_frame_and_closing_twice_is_harmless(t
     path = tmp_path / "out.mp4"
     info = stream_info()
     sink = VideoSink(path, control=control())
-    sink.open(info, picture_info(info))
+    sink.open(info, image_info(info))
     for item in painted(range(30)):
         sink.process(item)
     sink.close()
@@ -110,11 +110,11 @@ def test_an_existing_file_is_kept_unless_overwritten(tmp_path: Path) -> None:
     path.write_bytes(b"precious")
     info = stream_info()
     with pytest.raises(OutputExistsError, match="is already there; --overwrite replaces it"):
-        VideoSink(path, control=control()).open(info, picture_info(info))
+        VideoSink(path, control=control()).open(info, image_info(info))
     # A run that fails before its first frame, or an encoder that refuses, costs nothing.
     run_sink(VideoSink(path, control=control(), overwrite=True), info, [])
     with pytest.raises(SinkError):
-        VideoSink(path, control=control(), overwrite=True, crf=-700).open(info, picture_info(info))
+        VideoSink(path, control=control(), overwrite=True, crf=-700).open(info, image_info(info))
     assert path.read_bytes() == b"precious"
     run_sink(VideoSink(path, control=control(), overwrite=True, options=FAST), info, painted(range(3)))
     assert len(read_pts(path)) == 3
@@ -128,7 +128,7 @@ def test_the_output_cannot_be_the_input(tmp_path: Path) -> None:
     info = info_of(clip)
     for path in (clip, link):
         with pytest.raises(UsageError, match="is the input"):
-            VideoSink(path, control=control(), overwrite=True).open(info, picture_info(info))
+            VideoSink(path, control=control(), overwrite=True).open(info, image_info(info))
     assert clip.read_bytes() == before
 
 
@@ -150,7 +150,7 @@ def test_bad_options_are_one_clear_line(
 ) -> None:
     info = stream_info()
     with pytest.raises(error, match=message) as caught:
-        VideoSink(tmp_path / name, control=control(), **arguments).open(info, picture_info(info))
+        VideoSink(tmp_path / name, control=control(), **arguments).open(info, image_info(info))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / name).exists()
 
@@ -167,13 +167,13 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
         (tmp_path / "file" / "out.mkv", "cannot be created"),
     ):
         with pytest.raises(SinkError, match=message):
-            VideoSink(path, control=control(), overwrite=True).open(info, picture_info(info))
+            VideoSink(path, control=control(), overwrite=True).open(info, image_info(info))
 
 
 def test_an_encoder_that_refuses_the_size_says_so(tmp_path: Path) -> None:
     info = stream_info(width=1, height=1)
     with pytest.raises(SinkError, match="libx265 refuses 1x1 yuv444p"):
-        VideoSink(tmp_path / "out.mkv", control=control(), codec="libx265").open(info, PictureInfo(1, 1, "yuv444p"))
+        VideoSink(tmp_path / "out.mkv", control=control(), codec="libx265").open(info, ImageInfo(1, 1, "yuv444p"))
     assert not (tmp_path / "out.mkv").exists()
 
 
@@ -190,10 +190,10 @@ def test_a_full_disk_keeps_what_was_written(disk: Path, suffix: str) -> None:
             yield result(av.VideoFrame.from_ndarray(rgb, format="rgb24"), index, index=index)
 
     with pytest.raises(SinkError, match="no space left to write; what was written is kept"):
-        run_sink(sink, info, results(), PictureInfo(320, 180, "rgb24"))
+        run_sink(sink, info, results(), ImageInfo(320, 180, "rgb24"))
     shown = 0
     with av.open(str(path)) as container, contextlib.suppress(av.InvalidDataError):
-        for _ in container.decode(container.streams.video[0]):  # the very last picture may be cut in two
+        for _ in container.decode(container.streams.video[0]):  # the very last image may be cut in two
             shown += 1
     assert shown >= 5
 
@@ -213,7 +213,7 @@ def test_opening_a_sound_input_that_says_nothing_is_interruptible(tmp_path: Path
         opened = threading.Event()
 
         def open_sink() -> None:
-            sink.open(info, picture_info(info))
+            sink.open(info, image_info(info))
             opened.set()
 
         threading.Thread(target=open_sink, daemon=True).start()
@@ -240,7 +240,7 @@ def test_interrupt_lets_the_video_go_on_without_a_stalled_input(tmp_path: Path, 
         sink = VideoSink(path, control=control(), options=FAST)
         if before_open:
             sink.interrupt()
-        sink.open(info, picture_info(info))
+        sink.open(info, image_info(info))
         done = threading.Event()
 
         def write() -> None:

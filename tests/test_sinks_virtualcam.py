@@ -12,13 +12,13 @@ import pytest
 from streamdepth.core.errors import MissingDependencyError, SinkError
 from streamdepth.core.frame import ColorTags
 from streamdepth.sinks.virtualcam import VirtualCameraSink
-from tests.support.sinks import control, paint, picture_info, result, run_sink, stream_info
+from tests.support.sinks import control, image_info, paint, result, run_sink, stream_info
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 INFO = stream_info()
-_WAY_OUT = "sudo modprobe v4l2loopback" if sys.platform == "linux" else "virtual camera of OBS"
+_HINT = "sudo modprobe v4l2loopback" if sys.platform == "linux" else "virtual camera of OBS"
 
 
 class FakeCamera:
@@ -37,10 +37,10 @@ class FakeCamera:
         self.closed = 0
         FakeCamera.made.append(self)
 
-    def send(self, picture: Any) -> None:
+    def send(self, image: Any) -> None:
         if len(self.sent) == 2:
             raise RuntimeError("device removed")
-        self.sent.append(picture)
+        self.sent.append(image)
 
     def close(self) -> None:
         self.closed += 1
@@ -60,14 +60,14 @@ def camera(monkeypatch: pytest.MonkeyPatch) -> type[FakeCamera]:
 def test_a_virtual_camera_gets_rgb_of_one_size(camera: type[FakeCamera]) -> None:
     sink = VirtualCameraSink(control=control(), device="/dev/video9")
     assert sink.live
-    picture = paint(64, 48, 1, "rgb24")
+    image = paint(64, 48, 1, "rgb24")
     info = stream_info(pix_fmt="rgb24", color=ColorTags(range=2))
-    results = [result(picture, 0), result(paint(20, 48, 2), 1, index=1), result(picture, 2, index=2)]
+    results = [result(image, 0), result(paint(20, 48, 2), 1, index=1), result(image, 2, index=2)]
     with pytest.raises(SinkError, match=r"the camera is gone \(device removed\)"):
         run_sink(sink, info, results)
     (made,) = camera.made
     assert (made.size, made.fps, made.fmt, made.device, made.closed) == ((64, 48), 25.0, "rgb", "/dev/video9", 1)
-    assert np.array_equal(made.sent[0], picture.to_ndarray())
+    assert np.array_equal(made.sent[0], image.to_ndarray())
     assert made.sent[1].shape == (48, 64, 3)
     sink.close()
     assert made.closed == 1
@@ -75,13 +75,13 @@ def test_a_virtual_camera_gets_rgb_of_one_size(camera: type[FakeCamera]) -> None
 
 def test_no_virtual_camera_is_one_clear_line(camera: type[FakeCamera], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(camera, "missing", True)
-    with pytest.raises(SinkError, match=_WAY_OUT) as caught:
-        VirtualCameraSink(control=control()).open(INFO, picture_info(INFO))
+    with pytest.raises(SinkError, match=_HINT) as caught:
+        VirtualCameraSink(control=control()).open(INFO, image_info(INFO))
     assert "\n" not in str(caught.value)
     assert "Did you run" not in str(caught.value)
     monkeypatch.setitem(sys.modules, "pyvirtualcam", None)
     with pytest.raises(MissingDependencyError, match=r'pip install "streamdepth\[virtualcam\]"'):
-        VirtualCameraSink(control=control()).open(INFO, picture_info(INFO))
+        VirtualCameraSink(control=control()).open(INFO, image_info(INFO))
 
 
 class Device:
@@ -121,24 +121,24 @@ def package(monkeypatch: pytest.MonkeyPatch) -> Any:
     return found
 
 
-def test_pyvirtualcam_takes_the_pictures(package: Any) -> None:
+def test_pyvirtualcam_takes_the_images(package: Any) -> None:
     info = stream_info(pix_fmt="rgb24", color=ColorTags(range=2))
-    picture = paint(64, 48, 1, "rgb24")
-    results = [result(picture, 0), result(paint(20, 48, 2), 1, index=1), result(picture, 2, index=2)]
+    image = paint(64, 48, 1, "rgb24")
+    results = [result(image, 0), result(paint(20, 48, 2), 1, index=1), result(image, 2, index=2)]
     with pytest.raises(SinkError, match=r"the camera is gone \(device removed\)"):
         run_sink(VirtualCameraSink(control=control(), device="/dev/video9"), info, results)
     (made,) = Device.made
     assert (made.size, made.fps, made.name, made.closed) == ((64, 48), 25.0, "/dev/video9", 1)
     assert made.fourcc.to_bytes(4, "little") == package.PixelFormat.RGB.value.encode()
-    assert np.array_equal(made.sent[0].reshape(48, 64, 3), picture.to_ndarray())
+    assert np.array_equal(made.sent[0].reshape(48, 64, 3), image.to_ndarray())
     assert made.sent[1].size == 48 * 64 * 3
 
 
 @pytest.mark.usefixtures("package")
 def test_pyvirtualcam_finds_no_such_device() -> None:
     sink = VirtualCameraSink(control=control(), device="/dev/video99")
-    with pytest.raises(SinkError, match=f"Device /dev/video99 does not exist.*{_WAY_OUT}") as caught:
-        sink.open(INFO, picture_info(INFO))
+    with pytest.raises(SinkError, match=f"Device /dev/video99 does not exist.*{_HINT}") as caught:
+        sink.open(INFO, image_info(INFO))
     assert "\n" not in str(caught.value)
 
 
@@ -150,6 +150,6 @@ def test_pyvirtualcam_without_a_loopback_device() -> None:
         pass
     else:
         pytest.skip("there is a virtual camera here")
-    with pytest.raises(SinkError, match=_WAY_OUT) as caught:
-        VirtualCameraSink(control=control()).open(INFO, picture_info(INFO))
+    with pytest.raises(SinkError, match=_HINT) as caught:
+        VirtualCameraSink(control=control()).open(INFO, image_info(INFO))
     assert "Did you run" not in str(caught.value)

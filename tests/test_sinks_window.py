@@ -19,7 +19,7 @@ from streamdepth.sinks.window.keys import HELP, change_look
 from streamdepth.sinks.window.sink import WindowSink, to_bgr
 from streamdepth.sinks.window.text import draw_lines
 from tests.support.screen import FakeWindow, ManualClock
-from tests.support.sinks import control, paint, picture_info, result, stream_info
+from tests.support.sinks import control, image_info, paint, result, stream_info
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,11 +35,11 @@ def fake(**more: Any) -> tuple[WindowSink, FakeWindow, ManualClock]:
     clock = ManualClock()
     window = FakeWindow(clock)
     sink = WindowSink(control=more.pop("control", control()), clock=clock, backend=window, **more)
-    sink.open(INFO, picture_info(INFO))
+    sink.open(INFO, image_info(INFO))
     return sink, window, clock
 
 
-def picture_at(index: int, *, rate: int = 25) -> Result:
+def image_at(index: int, *, rate: int = 25) -> Result:
     return result(paint(320, 180, index, "rgb24"), index, index=index, time_base=Fraction(1, rate))
 
 
@@ -77,7 +77,7 @@ def test_every_key_of_the_help_does_something(tmp_path: Path) -> None:
         for key in (" ",) if keys == "space" else keys.split():
             look = control()
             sink, window, _ = fake(control=look, snapshot_folder=tmp_path)
-            sink.process(picture_at(0))
+            sink.process(image_at(0))
             before = (look.look, len(window.shown), window.fullscreen)
             window.keys = [key]
             if key == "q":
@@ -91,36 +91,36 @@ def test_every_key_of_the_help_does_something(tmp_path: Path) -> None:
 
 def test_escape_and_closing_end_the_run() -> None:
     sink, window, _ = fake()
-    sink.process(picture_at(0))
+    sink.process(image_at(0))
     window.keys = ["\x1b"]
     with pytest.raises(StopPipeline):
         sink.idle()
     window.visible = False
     with pytest.raises(StopPipeline):
-        sink.process(picture_at(1))
+        sink.process(image_at(1))
     sink.close()
     sink.close()
     sink.idle()
     assert window.destroyed == 1
 
 
-def test_a_live_window_shows_at_once_and_pause_holds_the_picture() -> None:
+def test_a_live_window_shows_at_once_and_pause_holds_the_image() -> None:
     sink, window, _ = fake()
     assert sink.live
     assert sink.on_caller_thread
     assert window.size == (480, 270)
     for index in range(3):
-        sink.process(picture_at(index))
+        sink.process(image_at(index))
     window.keys = [" "]
     sink.idle()
     count = len(window.shown)
     for index in range(3, 6):
-        sink.process(picture_at(index))
+        sink.process(image_at(index))
     assert sink.counts == {"paused": 3}
     assert len(window.shown) == count
     window.keys = [" "]
     sink.idle()
-    sink.process(picture_at(6))
+    sink.process(image_at(6))
     expected = paint(320, 180, 6, "rgb24").to_ndarray()[:60, ..., ::-1]
     assert np.array_equal(window.shown[-1][1][:60], expected)
 
@@ -131,20 +131,20 @@ def test_a_paced_window_keeps_the_films_time() -> None:
     started = clock.now_ns
     stamps = [0, 1, 2, 5, 6]
     for index in stamps:
-        sink.process(picture_at(index))
+        sink.process(image_at(index))
     at = [round((now - started) / 1e6) for now, _ in window.shown]
     assert at[: len(stamps)] == pytest.approx([40 * stamp for stamp in stamps], abs=3)
     assert sink.counts == {}
 
 
-def test_late_pictures_are_left_out_here_and_counted() -> None:
+def test_late_images_are_left_out_here_and_counted() -> None:
     sink, window, clock = fake(paced=True)
     for index in range(3):
-        sink.process(picture_at(index))
+        sink.process(image_at(index))
     clock.advance(0.3)  # a hiccup
     shown = len(window.shown)
     for index in range(3, 20):
-        sink.process(picture_at(index))
+        sink.process(image_at(index))
     assert 1 <= sink.counts["late"] <= 10
     assert len(window.shown) - shown == 17 - sink.counts["late"]
 
@@ -152,15 +152,15 @@ def test_late_pictures_are_left_out_here_and_counted() -> None:
 def test_a_run_that_cannot_keep_up_shows_all_it_has() -> None:
     sink, window, clock = fake(paced=True)
     for index in range(20):
-        clock.advance(0.25)  # the model's time, at 25 pictures a second of film
-        sink.process(picture_at(index))
+        clock.advance(0.25)  # the model's time, at 25 images a second of film
+        sink.process(image_at(index))
     assert sink.counts == {}
     assert len(window.shown) >= 20
 
 
 def test_pause_holds_up_a_paced_run_and_its_clock() -> None:
     sink, window, clock = fake(paced=True)
-    sink.process(picture_at(0))
+    sink.process(image_at(0))
     window.keys = [" "]
     sink.idle()
     polls = 0
@@ -173,25 +173,25 @@ def test_pause_holds_up_a_paced_run_and_its_clock() -> None:
 
     window.on_poll = unpause
     before = clock.now_ns
-    sink.process(picture_at(1))
+    sink.process(image_at(1))
     assert polls >= 50
     resumed = clock.now_ns
     assert resumed - before > 400_000_000
-    sink.process(picture_at(2))
+    sink.process(image_at(2))
     assert clock.now_ns - resumed == pytest.approx(40_000_000, abs=4_000_000)
     assert sink.counts == {}
 
 
 def test_interrupt_ends_a_pause_and_a_wait() -> None:
     sink, window, _ = fake(paced=True)
-    sink.process(picture_at(0))
+    sink.process(image_at(0))
     window.keys = [" "]
     sink.idle()
     entered, left = threading.Event(), threading.Event()
     window.on_poll = entered.set
 
     def show() -> None:
-        sink.process(picture_at(10**6))
+        sink.process(image_at(10**6))
         left.set()
 
     threading.Thread(target=show, daemon=True).start()
@@ -200,10 +200,10 @@ def test_interrupt_ends_a_pause_and_a_wait() -> None:
     assert left.wait(1)
 
 
-def test_a_look_acts_at_once_on_a_paused_picture() -> None:
+def test_a_look_acts_at_once_on_a_paused_image() -> None:
     for paced in (False, True):
         sink, window, _ = fake(paced=paced)
-        sink.process(picture_at(0))
+        sink.process(image_at(0))
         window.keys = [" "]
         sink.idle()
         shapes = []
@@ -222,13 +222,13 @@ def test_a_look_acts_at_once_on_a_paused_picture() -> None:
         ]
 
 
-def test_pictures_coloured_before_a_look_changed_are_shown_in_the_new_one() -> None:
+def test_images_coloured_before_a_look_changed_are_shown_in_the_new_one() -> None:
     look = control()
     sink, window, clock = fake(control=look)
 
     def first_rows(index: int, captured_ns: int) -> NDArray[np.uint8]:
-        picture = paint(320, 180, index, "rgb24")
-        sink.process(result(picture, index, index=index, time_base=Fraction(1, 25), captured_ns=captured_ns))
+        image = paint(320, 180, index, "rgb24")
+        sink.process(result(image, index, index=index, time_base=Fraction(1, 25), captured_ns=captured_ns))
         return window.shown[-1][1][:60]
 
     def as_painted(index: int) -> NDArray[np.uint8]:
@@ -243,9 +243,9 @@ def test_pictures_coloured_before_a_look_changed_are_shown_in_the_new_one() -> N
     assert np.array_equal(first_rows(2, clock.now_ns), as_painted(2))
 
 
-def test_an_interrupt_closes_the_window_and_the_next_picture_ends_the_run() -> None:
+def test_an_interrupt_closes_the_window_and_the_next_image_ends_the_run() -> None:
     sink, window, _ = fake(paced=True)
-    sink.process(picture_at(0))
+    sink.process(image_at(0))
     window.keys = [" "]
     sink.idle()
 
@@ -254,9 +254,9 @@ def test_an_interrupt_closes_the_window_and_the_next_picture_ends_the_run() -> N
 
     window.on_poll = press_ctrl_c
     with pytest.raises(KeyboardInterrupt):
-        sink.process(picture_at(1))
+        sink.process(image_at(1))
     with pytest.raises(StopPipeline):
-        sink.process(picture_at(2))
+        sink.process(image_at(2))
     with pytest.raises(StopPipeline):
         sink.idle()
     assert window.destroyed >= 1
@@ -265,7 +265,7 @@ def test_an_interrupt_closes_the_window_and_the_next_picture_ends_the_run() -> N
 def test_figures_help_and_messages_come_and_go() -> None:
     sink, window, clock = fake(figures=False)
     clock.advance(10)
-    sink.process(picture_at(0))
+    sink.process(image_at(0))
     plain = window.shown[-1][1]
     for keys in ("i", "h"):
         window.keys = [keys]
@@ -284,21 +284,21 @@ def test_figures_help_and_messages_come_and_go() -> None:
 
 def test_a_snapshot_that_cannot_be_saved_does_not_end_the_run(tmp_path: Path) -> None:
     sink, window, _ = fake(snapshot_folder=tmp_path / "missing")
-    sink.process(picture_at(0))
+    sink.process(image_at(0))
     window.keys = ["p"]
     sink.idle()
     assert len(window.shown) == 2
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 400), (400, 3), (64, 48)])
-def test_text_fits_any_picture(size: tuple[int, int]) -> None:
-    picture = np.full((size[1], size[0], 3), 200, np.uint8)
-    draw_lines(picture, HELP)
-    draw_lines(picture, [("a message longer than the picture is wide",)], bottom=True)
-    assert picture.shape == (size[1], size[0], 3)
+def test_text_fits_any_image(size: tuple[int, int]) -> None:
+    image = np.full((size[1], size[0], 3), 200, np.uint8)
+    draw_lines(image, HELP)
+    draw_lines(image, [("a message longer than the image is wide",)], bottom=True)
+    assert image.shape == (size[1], size[0], 3)
 
 
-def test_pictures_of_every_kind_can_be_shown() -> None:
+def test_images_of_every_kind_can_be_shown() -> None:
     rgba = np.zeros((32, 32, 4), np.uint8)
     rgba[:, 16:] = (250, 0, 0, 255)
     shown = to_bgr(av.VideoFrame.from_ndarray(rgba, format="rgba"))
@@ -307,9 +307,9 @@ def test_pictures_of_every_kind_can_be_shown() -> None:
     red = av.VideoFrame.from_ndarray(np.full((32, 32, 3), (200, 30, 30), np.uint8), format="rgb24")
     for pix_fmt, full in (("yuv420p", False), ("yuv420p", True), ("yuv444p10le", False), ("gray", True)):
         tags = ColorTags(matrix=1, range=2 if full else 1)
-        picture = red.reformat(format=pix_fmt, dst_colorspace=1, src_color_range=2, dst_color_range=2 if full else 1)
-        tags.apply(picture)
-        pixel = to_bgr(picture)[16, 16].astype(int)
+        image = red.reformat(format=pix_fmt, dst_colorspace=1, src_color_range=2, dst_color_range=2 if full else 1)
+        tags.apply(image)
+        pixel = to_bgr(image)[16, 16].astype(int)
         expected = [81, 81, 81] if pix_fmt == "gray" else [30, 30, 200]
         assert np.abs(pixel - expected).max() <= 3, (pix_fmt, full, pixel)
 

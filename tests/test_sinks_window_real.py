@@ -35,11 +35,11 @@ _SHOW = """
 import sys
 from streamdepth.core.errors import StopPipeline
 from streamdepth.sinks.window.sink import WindowSink
-from tests.support.sinks import control, picture_info
-from tests.test_sinks_window import INFO, picture_at
+from tests.support.sinks import control, image_info
+from tests.test_sinks_window import INFO, image_at
 look = control()
 sink = WindowSink("depth window", control=look)
-sink.open(INFO, picture_info(INFO))
+sink.open(INFO, image_info(INFO))
 print("child", sink._backend._child.pid, flush=True)
 index = 0
 said = look.look
@@ -54,7 +54,7 @@ def tell():
 
 try:
     while True:
-        sink.process(picture_at(index % 8))
+        sink.process(image_at(index % 8))
         tell()
         for _ in range(5):
             sink.idle()
@@ -154,7 +154,7 @@ def gone(process: int) -> bool:
 
 def test_a_real_window_paints_takes_keys_and_ends_the_run(shown: Shown, tmp_path: Path) -> None:
     def painted(screen: NDArray[np.uint8]) -> bool:
-        # Red rises to the right and green downwards in every picture of the test's.
+        # Red rises to the right and green downwards in every image of the test's.
         part = screen[:270, :480].astype(int)
         return bool(part[60, 100:230, 0].std() > 20 and part[60:180, 300, 1].std() > 20)
 

@@ -69,10 +69,10 @@ def cover_only(path: Path) -> None:
         ("empty.mp4", Path.touch, "is empty \\(0 bytes\\); record or download it again"),
         ("cut.mp4", cut_off, "its index \\(moov\\) is missing"),
         ("noise.mkv", noise, "is not a video FFmpeg can read"),
-        ("undecodable.mkv", undecodable, "none of its pictures can be decoded|is not a video"),
+        ("undecodable.mkv", undecodable, "none of its images can be decoded|is not a video"),
         ("prose.txt", prose, "is not a video"),
         ("tone.m4a", write_audio, "has no video, only 1 audio"),
-        ("cover.mp4", cover_only, "only a cover picture"),
+        ("cover.mp4", cover_only, "only a cover image"),
         ("folder.mp4", Path.mkdir, "is a folder, not a file"),
     ],
 )

@@ -88,7 +88,7 @@ def test_containers_codecs_and_pixel_formats(tmp_path: Path, name: str, codec: s
     path = write_clip(tmp_path / name, frames=7, codec=codec, pix_fmt=pix_fmt, draw=draw_index)
     info, frames, _ = read(path)
     assert info.pix_fmt == pix_fmt
-    assert {frame.picture.format.name for frame in frames} == {pix_fmt}
+    assert {frame.image.format.name for frame in frames} == {pix_fmt}
     assert [read_index(frame.to_rgb()) for frame in frames] == list(range(7))
 
 
@@ -118,7 +118,7 @@ def test_color_tags_are_kept(tmp_path: Path, tags: ColorTags) -> None:
     path = write_clip(tmp_path / "a.mp4", frames=2, color=tags)
     info, frames, _ = read(path)
     assert info.color == tags
-    assert ColorTags.of(frames[-1].picture) == tags
+    assert ColorTags.of(frames[-1].image) == tags
 
 
 def shown_as(rgb: NDArray[np.uint8], rotation: int, mirror: bool) -> NDArray[np.uint8]:
@@ -141,7 +141,7 @@ def test_all_eight_orientations(tmp_path: Path, rotation: int, mirror: bool) -> 
     for frame, coded in zip(frames, decode_rgb(path), strict=True):
         expected = shown_as(coded, rotation, mirror).astype(np.int16)
         assert np.abs(frame.to_rgb().astype(np.int16) - expected).mean() < 2
-        assert "DISPLAYMATRIX" not in {side.type.name for side in frame.picture.side_data} or not (rotation or mirror)  # type: ignore[attr-defined]
+        assert "DISPLAYMATRIX" not in {side.type.name for side in frame.image.side_data} or not (rotation or mirror)  # type: ignore[attr-defined]
 
 
 def test_turning_422_keeps_its_colour_resolution(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_interlaced_is_accepted(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mkv", frames=5, options={"x264-params": "tff=1"})
     _, frames, _ = read(path)
     assert len(frames) == 5
-    assert frames[0].picture.interlaced_frame
+    assert frames[0].image.interlaced_frame
 
 
 def test_best_of_several_streams(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_interrupt_before_open_gives_no_frames(clip: Path) -> None:
     source.close()
 
 
-def test_pictures_live_on_after_close(clip: Path) -> None:
+def test_images_live_on_after_close(clip: Path) -> None:
     _, frames, source = read(clip)
     source.close()
     assert read_index(frames[7].to_rgb()) == 7
@@ -288,7 +288,7 @@ def test_real_clips_against_ffprobe(name: str) -> None:
 
 
 @pytest.mark.parametrize("rotation", [0, 90])
-def test_pictures_are_freed_without_the_cycle_collector(tmp_path: Path, rotation: int) -> None:
+def test_images_are_freed_without_the_cycle_collector(tmp_path: Path, rotation: int) -> None:
     path = write_clip(tmp_path / "a.mp4", frames=40, rotation=rotation)
     gc.collect()
     before = sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects())

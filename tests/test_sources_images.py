@@ -1,4 +1,4 @@
-"""Pictures as frames, and every kind of picture as RGB."""
+"""Images as frames, and every kind of decoded as RGB."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from streamdepth.core.contracts import Source
 from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
 from streamdepth.core.frame import ColorTags
-from streamdepth.media.pillow import picture_from_pil, rgb_from_pil
+from streamdepth.media.pillow import image_from_pil, rgb_from_pil
 from streamdepth.sources.images import ImagesSource
 from streamdepth.sources.listing import natural_key
 from tests.support.media import draw_marks
@@ -33,7 +33,7 @@ def test_folder_in_natural_order_with_sizes_of_their_own(tmp_path: Path) -> None
     sizes = {"img1.png": (40, 30), "img2.PNG": (64, 16), "img10.bmp": (1, 1), ".hidden.png": (8, 8)}
     for index, (name, size) in enumerate(sizes.items()):
         save(tmp_path / name, index, size)
-    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "notes.txt").write_text("not a decoded")
     (tmp_path / "img3.png").mkdir()
     source = ImagesSource(tmp_path, rate=Fraction(30000, 1001))
     assert isinstance(source, Source)
@@ -57,7 +57,7 @@ def test_list_keeps_its_order_and_glob_sorts(tmp_path: Path) -> None:
             np.testing.assert_array_equal(frame.to_rgb(), draw_marks(index, 40, 30))
 
 
-def test_bad_pictures_among_good_ones_are_counted(tmp_path: Path) -> None:
+def test_bad_images_among_good_ones_are_counted(tmp_path: Path) -> None:
     (tmp_path / "0.png").write_bytes(b"")
     save(tmp_path / "1.png")
     (tmp_path / "2.png").write_bytes(save(tmp_path / "x.png", size=(300, 300)).read_bytes()[:400])
@@ -73,16 +73,16 @@ def test_bad_pictures_among_good_ones_are_counted(tmp_path: Path) -> None:
     assert source.notes[0].endswith("0.png: is empty (0 bytes)")
 
 
-def test_no_good_picture_is_an_error(tmp_path: Path) -> None:
+def test_no_good_image_is_an_error(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
-        (tmp_path / name).write_bytes(b"no picture")
-    with pytest.raises(SourceError, match=r"a.png: is not a picture .*\(nor any of 1 more\); give a picture"):
+        (tmp_path / name).write_bytes(b"no decoded")
+    with pytest.raises(SourceError, match=r"a.png: is not a decoded .*\(nor any of 1 more\); give a decoded"):
         ImagesSource(tmp_path).open()
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [("none", r"no such file"), ("*.jpg", r"matches no file"), ("folder", r"holds no pictures; give a folder")],
+    [("none", r"no such file"), ("*.jpg", r"matches no file"), ("folder", r"holds no images; give a folder")],
 )
 def test_nothing_there(tmp_path: Path, given: str, message: str) -> None:
     (tmp_path / "folder").mkdir()
@@ -167,7 +167,7 @@ def test_every_mode_becomes_rgb(image: Image.Image, expected: NDArray[np.uint8],
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
-    # TIFF 6.0: which side of the shown picture row 0 and column 0 are.
+    # TIFF 6.0: which side of the shown decoded row 0 and column 0 are.
     undo = {
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
@@ -184,5 +184,5 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     exif[0x0112] = orientation
     Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
     with Image.open(tmp_path / "a.png") as image:
-        picture = picture_from_pil(image)
-    np.testing.assert_array_equal(picture.to_ndarray(format="rgb24"), undo[orientation](RGB))
+        decoded = image_from_pil(image)
+    np.testing.assert_array_equal(decoded.to_ndarray(format="rgb24"), undo[orientation](RGB))

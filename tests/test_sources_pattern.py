@@ -32,7 +32,7 @@ def test_default_is_a_short_finite_clip() -> None:
     )
     frames = list(source.frames())
     assert [(frame.index, frame.pts) for frame in frames] == [(n, n) for n in range(90)]
-    assert ColorTags.of(frames[0].picture) == info.color
+    assert ColorTags.of(frames[0].image) == info.color
     source.close()
 
 

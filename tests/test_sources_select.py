@@ -15,7 +15,7 @@ from PIL import Image
 
 from streamdepth.core.contracts import Source
 from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
-from streamdepth.net.abandonable import Detached, InterruptedCall
+from streamdepth.net.abandonable import AbandonableCalls, InterruptedCall
 from streamdepth.sources import cameras as camera_list
 from streamdepth.sources.cameras import Camera
 from streamdepth.sources.file import FileSource
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with clips and pictures in it, on a machine with one camera."""
+    """The current folder, with clips and images in it, on a machine with one camera."""
     (tmp_path / "videos").mkdir()
     (tmp_path / "other").mkdir()
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     (tmp_path / "empty").mkdir()
     clip = write_clip(tmp_path / "clip.mp4", frames=3)
     for name in ("videos/b10.mkv", "videos/b9.mp4", "other/clip.mp4", "0", "--help", "clip"):
         shutil.copy(clip, tmp_path / name)
-    for name in ("pictures/1.png", "photo.JPG"):
+    for name in ("images/1.png", "photo.JPG"):
         Image.fromarray(draw_marks(0, 16, 8)).save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(camera_list, "list_cameras", lambda: (Camera(3, "Front Camera"),))
@@ -68,8 +68,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("clip", FileSource),
         ("cli?.mp4", FileSource),
         ("photo.JPG", ImagesSource),
-        ("pictures", ImagesSource),
-        ("pictures/*.png", ImagesSource),
+        ("images", ImagesSource),
+        ("images/*.png", ImagesSource),
     ],
 )
 @pytest.mark.usefixtures("place")
@@ -98,10 +98,10 @@ def test_file_url(place: Path) -> None:
         ("clip.mp3", SourceNotFoundError, "did you mean '.*clip.mp4'"),
         ("nowhere/clip.mp4", SourceNotFoundError, "there is no folder nowhere"),
         ("Rear Camera", SourceNotFoundError, r"no such file or camera; cameras here: 3 \(Front Camera\)"),
-        ("empty", SourceNotFoundError, "empty is empty; name a folder with videos or pictures"),
+        ("empty", SourceNotFoundError, "empty is empty; name a folder with videos or images"),
         ("*.avi", SourceNotFoundError, r"\*.avi matches no file"),
         ("none/*.avi", SourceNotFoundError, "there is no folder none"),
-        ("*", UsageError, "holds 1 pictures and .* videos; say which"),
+        ("*", UsageError, "holds 1 images and .* videos; say which"),
         ("videos", UsageError, "stands for 2 videos; give them one by one"),
         ("test:?x=1", UsageError, "has no option 'x'"),
     ],
@@ -115,11 +115,11 @@ def test_what_stands_for_nothing(text: str, kind: type[Exception], message: str)
 
 @pytest.mark.usefixtures("place")
 def test_expand_gives_one_source_a_video_and_names_of_their_own() -> None:
-    sources = expand(["videos", "clip.mp4", "other/*.mp4", "pictures", "test:", "test:", "0"])
+    sources = expand(["videos", "clip.mp4", "other/*.mp4", "images", "test:", "test:", "0"])
     assert [source.id for source in sources[:2]] == ["b9.mp4", "b10.mkv"]
     assert sources[2].id.endswith("/clip.mp4")
     assert sources[3].id == "other/clip.mp4"
-    assert [source.id for source in sources[4:]] == ["pictures", "test:", "test:#2", "camera 0"]
+    assert [source.id for source in sources[4:]] == ["images", "test:", "test:#2", "camera 0"]
     assert len({source.id for source in sources}) == 8
     info = sources[3].open()
     assert info.source_id == "other/clip.mp4"
@@ -171,7 +171,7 @@ def test_timeline() -> None:
 
 
 def test_detached_calls() -> None:
-    detached = Detached("test")
+    detached = AbandonableCalls("test")
     assert detached.call(lambda: 5, dispose=print) == 5
     with pytest.raises(ZeroDivisionError):
         detached.call(lambda: 1 // 0, dispose=print)

@@ -130,7 +130,7 @@ def test_other_size_and_format_in_mid_stream(tmp_path: Path) -> None:
     two = write_clip(tmp_path / "2.ts", frames=10, width=320, height=240, pix_fmt="yuv444p", draw=draw_index)
     info, frames, source = read(join(tmp_path / "both.ts", one, two))
     assert (info.width_px, info.height_px, info.pix_fmt) == (160, 120, "yuv420p")
-    assert {(frame.width_px, frame.height_px, frame.picture.format.name) for frame in frames} == {(160, 120, "yuv420p")}
+    assert {(frame.width_px, frame.height_px, frame.image.format.name) for frame in frames} == {(160, 120, "yuv420p")}
     assert [read_index(frame.to_rgb()) for frame in frames] == [*range(10), *range(10)]
     assert source.repaired["size"] == source.repaired["pix_fmt"] == 10
     assert any("another size" in note for note in source.notes)

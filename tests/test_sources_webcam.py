@@ -25,7 +25,7 @@ WIDTH, HEIGHT, FPS, FOURCC, BUFFERSIZE = 3, 4, 5, 6, 38
 
 
 class FakeCapture:
-    """A camera of 64x48 that gives ``good`` pictures, waiting for ``permit`` before each but the first."""
+    """A camera of 64x48 that gives ``good`` images, waiting for ``permit`` before each but the first."""
 
     def __init__(self, good: int = 1000, *, opened: bool = True, gray: bool = False, stepped: bool = False) -> None:
         self.good, self.opened, self.gray = good, opened, gray
@@ -110,7 +110,7 @@ def test_what_nobody_takes_is_overtaken_and_counted() -> None:
     frames = source.frames()
     given = [next(frames)]
     assert capture.released.wait(5)
-    with pytest.raises(SourceError, match="stopped giving pictures after 50; is it still plugged in"):  # noqa: PT012
+    with pytest.raises(SourceError, match="stopped giving images after 50; is it still plugged in"):  # noqa: PT012
         for frame in frames:
             given.append(frame)  # noqa: PERF402 - the error must not take the frames along
     assert given[-1].index == 49
@@ -121,7 +121,7 @@ def test_what_nobody_takes_is_overtaken_and_counted() -> None:
 def test_gray_camera() -> None:
     source = WebcamSource(0, open_capture=lambda _: FakeCapture(gray=True))
     assert source.open().pix_fmt == "gray"
-    assert next(source.frames()).picture.format.name == "gray"
+    assert next(source.frames()).image.format.name == "gray"
     source.close()
 
 
@@ -132,9 +132,9 @@ def test_no_such_camera() -> None:
     assert capture.released.is_set()
 
 
-def test_camera_without_pictures() -> None:
+def test_camera_without_images() -> None:
     capture = FakeCapture(good=0)
-    with pytest.raises(SourceError, match="opens but gives no picture"):
+    with pytest.raises(SourceError, match="opens but gives no image"):
         WebcamSource(0, open_capture=lambda _: capture).open()
     assert capture.released.is_set()
 
@@ -148,7 +148,7 @@ def test_hanging_open_ends_by_itself_and_by_interrupt() -> None:
         late.append(FakeCapture())
         return late[-1]
 
-    with pytest.raises(SourceError, match=r"no picture within 0.05 s"):
+    with pytest.raises(SourceError, match=r"no image within 0.05 s"):
         WebcamSource(0, open_capture=slow, timeout_seconds=0.05).open()
     source = WebcamSource(0, open_capture=slow)
     errors: list[BaseException] = []
@@ -174,7 +174,7 @@ def test_hanging_read_ends_by_interrupt_and_by_itself() -> None:
     source.open()
     frames = source.frames()
     next(frames)
-    with pytest.raises(SourceError, match=r"gave no picture for 0.2 s; is it still plugged in"):
+    with pytest.raises(SourceError, match=r"gave no image for 0.2 s; is it still plugged in"):
         next(frames)
     capture = FakeCapture(stepped=True)
     source = WebcamSource(0, open_capture=lambda _: capture)

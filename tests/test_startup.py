@@ -1,4 +1,4 @@
-"""What a start does without: collections of garbage, sessions and pictures that are known not to matter."""
+"""What a start does without: collections of garbage, sessions and images that are known not to matter."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from streamdepth.inference import agreement, agreement_cache, nvidia, openvino_r
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.geometry import plan
 from streamdepth.inference.pattern import HEIGHT_PX, WIDTH_PX, pattern
-from streamdepth.inference.preprocess import picture_of
+from streamdepth.inference.preprocess import image_of
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing
 from streamdepth.pipeline import Pipeline
@@ -123,7 +123,7 @@ class TestCheck:
         engine.session = counted = _Counted(engine.session)
         slot = engine.acquire(engine.network_size(320, 240))
         for row in range(batch):
-            slot.write(row, picture_of(pattern(320, 240, row)))
+            slot.write(row, image_of(pattern(320, 240, row)))
         first = [depth.values.copy() for depth in engine.run(slot, batch)]
         assert counted.runs == 1
         second = [depth.values for depth in engine.run(slot, batch)]

@@ -53,24 +53,24 @@ def test_a_rod_stands_where_its_ends_are_and_as_deep(bank: Any) -> None:
         assert abs(y * z - middle[1]) < 0.15
 
 
-def test_pictures_from_below_are_mostly_sky_and_a_seed_repeats_them(bank: Any) -> None:
+def test_images_from_below_are_mostly_sky_and_a_seed_repeats_them(bank: Any) -> None:
     shares = []
     for seed in range(12):
-        picture, inv = generate.picture(np.random.default_rng(seed), bank, place.ALOFT, 96, 64)
-        assert picture.shape == (64, 96, 3)
-        assert picture.dtype == np.uint8
+        image, inv = generate.image(np.random.default_rng(seed), bank, place.ALOFT, 96, 64)
+        assert image.shape == (64, 96, 3)
+        assert image.dtype == np.uint8
         assert np.isfinite(inv).all()
         assert inv.min() >= 0
         shares.append((inv == 0).mean())
-    again, _ = generate.picture(np.random.default_rng(11), bank, place.ALOFT, 96, 64)
-    np.testing.assert_array_equal(picture, again)
+    again, _ = generate.image(np.random.default_rng(11), bank, place.ALOFT, 96, 64)
+    np.testing.assert_array_equal(image, again)
     assert np.median(shares) > 0.5
     assert min(shares) < 0.95
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_the_way_between_two_views_leads_to_the_same_things(mirrored: bool) -> None:
-    """A picture of its own coordinates says where each view looks."""
+    """An image of its own coordinates says where each view looks."""
     rng = np.random.default_rng(5)
     width, height, size = 200, 160, (64, 48)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32) + 0.5
@@ -100,7 +100,7 @@ def test_the_way_between_two_views_leads_to_the_same_things(mirrored: bool) -> N
         assert np.abs(moved - b)[inside].max() < 1.5
 
 
-def test_worn_pictures_keep_their_size_and_still_show_the_same() -> None:
+def test_worn_images_keep_their_size_and_still_show_the_same() -> None:
     rng = np.random.default_rng(3)
     ramp = np.repeat(np.repeat(np.linspace(0, 1, 64, dtype=np.float32)[None, :, None], 48, 0), 3, 2)
     alike = []

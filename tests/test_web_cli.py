@@ -42,7 +42,7 @@ def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Po
 def test_a_clip_is_shown_over_and_over_until_interrupted(tmp_path: Path) -> None:
     clip(tmp_path, 8)
     with serving(str(tmp_path / "clip.mp4"), "--style", "viridis", "--view", "overlay") as (process, url):
-        eventually(lambda: http(f"{url}/v1/live.jpg").status == 200, "a picture", 60)
+        eventually(lambda: http(f"{url}/v1/live.jpg").status == 200, "an image", 60)
         first = int(http(f"{url}/v1/live.jpg").headers["x-frame"])
         assert http(f"{url}/v1/state").json["look"]["style"] == "viridis"
 

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not instal
 SHOWN = "!document.getElementById('transport').hidden"
 ELEMENT = "document.querySelector('#stage > video:not([hidden]), #stage > img:not([hidden])')"
 WIDTH = f"(({ELEMENT} || {{}}).videoWidth || ({ELEMENT} || {{}}).naturalWidth)"
-"""Of the picture, whichever way it comes: on a starved machine WebRTC may have given way."""
+"""Of the image, whichever way it comes: on a starved machine WebRTC may have given way."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(run: Running, browser: Browser) -> Iterator[Browser]:
-    """The page with a live picture on it; nothing may complain in its console."""
+    """The page with a live image on it; nothing may complain in its console."""
     browser.messages.clear()
     if browser.run("location.href") != f"{run.url}/":
         browser.open(run.url)
@@ -86,7 +86,7 @@ def bright(browser: Browser, element: str) -> list[float]:
     return found
 
 
-def test_webrtc_shows_the_picture_and_its_depth(page: Browser, run: Running) -> None:
+def test_webrtc_shows_the_image_and_its_depth(page: Browser, run: Running) -> None:
     assert page.text("#transport") == "WebRTC"
     assert page.text("#source-text") == "test: · 320\u00d7180"
     page.wait("document.getElementById('video').videoWidth === 640")
@@ -212,7 +212,7 @@ def test_numbers_and_graphs_live(page: Browser) -> None:
     page.wait("parseFloat(document.getElementById('fps').textContent) > 5")
     page.wait("document.getElementById('latency').textContent.endsWith(' ms')")
     assert page.run("[...document.querySelectorAll('.queue')].map((row) => row.firstChild.textContent)") == [
-        "inbox",
+        "frame_queue",
         "batches",
         "depths",
         "sinks",
@@ -225,17 +225,17 @@ def test_numbers_and_graphs_live(page: Browser) -> None:
         assert painted, name
 
 
-def test_snapshot_saves_picture_and_depth(page: Browser) -> None:
+def test_snapshot_saves_image_and_depth(page: Browser) -> None:
     page.click("#snapshot")
     eventually(
         lambda: len(list(page.downloads.glob("*.np[gy]")) + list(page.downloads.glob("*.png"))) >= 2, "two files"
     )
     (depth_file,) = page.downloads.glob("*.npy")
-    (picture_file,) = page.downloads.glob("*.png")
-    assert depth_file.stem.removeprefix("streamdepth-depth") == picture_file.stem.removeprefix("streamdepth-picture")
+    (image_file,) = page.downloads.glob("*.png")
+    assert depth_file.stem.removeprefix("streamdepth-depth") == image_file.stem.removeprefix("streamdepth-image")
     assert np.load(depth_file).dtype == np.float32
-    with Image.open(picture_file) as picture:
-        assert picture.size == (640, 180)
+    with Image.open(image_file) as image:
+        assert image.size == (640, 180)
 
 
 def saved(page: Browser, kind: str) -> Path | None:
@@ -266,7 +266,7 @@ def test_a_dropped_video_of_an_odd_size_plays(page: Browser, tmp_path: Path) -> 
     page.wait("!document.querySelector('.job')")
 
 
-def test_a_dropped_picture_comes_back_at_once(page: Browser, tmp_path: Path) -> None:
+def test_a_dropped_image_comes_back_at_once(page: Browser, tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     out = io.BytesIO()
     Image.fromarray(np.random.default_rng(1).integers(0, 255, (40, 60, 3), np.uint8)).save(out, "PNG")
@@ -315,7 +315,7 @@ def test_a_closed_page_harms_nobody(run: Running) -> None:
     # The first page may still be open; the second's connection does not linger until ICE gives up.
     eventually(lambda: max(run.site.board.history[-1]["viewers"].values()) <= 1, "the socket and its peer are gone")
     count = run.site.feed.count
-    eventually(lambda: run.site.feed.count > count + 3, "pictures go on")
+    eventually(lambda: run.site.feed.count > count + 3, "images go on")
 
 
 def test_the_token_is_asked_for_once_and_hidden(browser: Browser) -> None:

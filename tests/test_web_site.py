@@ -1,4 +1,4 @@
-"""The site as programs see it: live pictures, controls, numbers."""
+"""The site as programs see it: live images, controls, numbers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from streamdepth.serve.feed import LiveFeed, probe
 from streamdepth.serve.metrics import Exposition
 from streamdepth.serve.sink import WebSink
 from streamdepth.serve.site import WebSite
-from tests.support.stages import ScriptedSource, flat_picture
+from tests.support.stages import ScriptedSource, flat_image
 from tests.support.web import Running, eventually, http, read_parts, running
 
 if TYPE_CHECKING:
@@ -38,19 +38,19 @@ def run() -> Iterator[Running]:
         yield started
 
 
-# Live pictures ------------------------------------------------------------------------------------------------------
+# Live images ------------------------------------------------------------------------------------------------------
 
 
-def test_motion_jpeg_shows_new_pictures(run: Running) -> None:
+def test_motion_jpeg_shows_new_images(run: Running) -> None:
     with urllib.request.urlopen(f"{run.url}/v1/live.mjpg", timeout=10) as answer:
         assert answer.headers.get_content_type() == "multipart/x-mixed-replace"
-        pictures = read_parts(answer, 3)
-    assert len(set(pictures)) == 3
-    assert {Image.open(io.BytesIO(one)).size for one in pictures} == {(640, 180)}  # side by side
+        images = read_parts(answer, 3)
+    assert len(set(images)) == 3
+    assert {Image.open(io.BytesIO(one)).size for one in images} == {(640, 180)}  # side by side
     eventually(lambda: http(f"{run.url}/v1/state").json["stats"]["viewers"]["mjpeg"] == 0, "the viewer is let go")
 
 
-def test_one_picture(run: Running) -> None:
+def test_one_image(run: Running) -> None:
     answer = http(f"{run.url}/v1/live.jpg")
     assert answer.headers["content-type"] == "image/jpeg"
     assert answer.headers["cache-control"] == "no-store"
@@ -59,29 +59,29 @@ def test_one_picture(run: Running) -> None:
 
 def test_snapshot_holds_one_moment(run: Running) -> None:
     held = http(f"{run.url}/v1/live/snapshot", method="POST").json
-    shown = run.site.feed.held(int(re.findall(r"\d+", held["picture"])[-1]))
+    shown = run.site.feed.held(int(re.findall(r"\d+", held["image"])[-1]))
     assert shown is not None
     assert shown.index == held["frame"]
-    picture = Image.open(io.BytesIO(http(run.url + held["picture"]).body))
-    assert np.array_equal(np.asarray(picture), shown.picture.to_ndarray(format="rgb24"))
+    image = Image.open(io.BytesIO(http(run.url + held["image"]).body))
+    assert np.array_equal(np.asarray(image), shown.image.to_ndarray(format="rgb24"))
     depth = np.load(io.BytesIO(http(run.url + held["depth"]).body))
     assert depth.dtype == np.float32
     assert np.array_equal(depth, shown.depth.values)
     for _ in range(4):
-        next_picture(run)
+        next_image(run)
         http(f"{run.url}/v1/live/snapshot", method="POST")
     assert http(run.url + held["depth"]).status == 404
 
 
-def next_picture(run: Running) -> None:
+def next_image(run: Running) -> None:
     count = run.site.feed.count
-    eventually(lambda: run.site.feed.count > count, "another picture")
+    eventually(lambda: run.site.feed.count > count, "another image")
 
 
 def test_depth_at_a_point(run: Running) -> None:
     control(run, range="frame")
-    next_picture(run)
-    next_picture(run)
+    next_image(run)
+    next_image(run)
     found = http(f"{run.url}/v1/live/probe?x=0.99&y=0.99").json
     control(run, range="ema")
     assert found["sense"] == "relative_inverse"
@@ -95,8 +95,8 @@ def test_depth_at_a_point(run: Running) -> None:
 def test_a_point_reads_the_pixel_it_is_in(x: float, y: float) -> None:
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
     feed = LiveFeed(SystemClock())
-    frame = Frame("s", 0, 0, Fraction(1, 25), 0, flat_picture(0))
-    feed.put(Result(frame, DepthMap(values, Sense.METRIC_M), DepthRange(0, 11), flat_picture(0)))
+    frame = Frame("s", 0, 0, Fraction(1, 25), 0, flat_image(0))
+    feed.put(Result(frame, DepthMap(values, Sense.METRIC_M), DepthRange(0, 11), flat_image(0)))
     shown = feed.latest
     assert shown is not None
     column, row = min(int(np.floor(x * 4)), 3), min(int(np.floor(y * 3)), 2)
@@ -108,9 +108,9 @@ def test_a_point_reads_the_pixel_it_is_in(x: float, y: float) -> None:
 
 def test_where_the_model_has_no_depth_there_is_none() -> None:
     feed = LiveFeed(SystemClock())
-    frame = Frame("s", 0, 0, Fraction(1, 25), 0, flat_picture(0))
+    frame = Frame("s", 0, 0, Fraction(1, 25), 0, flat_image(0))
     values = np.array([[np.nan, 2.0]], np.float32)
-    feed.put(Result(frame, DepthMap(values, Sense.METRIC_M), DepthRange(0, 2), flat_picture(0)))
+    feed.put(Result(frame, DepthMap(values, Sense.METRIC_M), DepthRange(0, 2), flat_image(0)))
     assert feed.latest is not None
     assert probe(feed.latest, 0.2, 0.5).value is None
     assert probe(feed.latest, 0.8, 0.5).value == 2.0
@@ -123,17 +123,17 @@ def control(run: Running, **content: Any) -> Any:
     return http(f"{run.url}/v1/control", body=content)
 
 
-def picture_size(run: Running) -> tuple[int, int]:
+def image_size(run: Running) -> tuple[int, int]:
     return Image.open(io.BytesIO(http(f"{run.url}/v1/live.jpg").body)).size
 
 
-def test_controls_act_on_the_next_picture(run: Running) -> None:
+def test_controls_act_on_the_next_image(run: Running) -> None:
     try:
         for view, size in (("stack", (320, 360)), ("overlay", (320, 180)), ("depth", (320, 180)), ("side", (640, 180))):
             answer = control(run, view=view)
             assert answer.json["look"]["view"] == view
-            while picture_size(run) != size:
-                next_picture(run)
+            while image_size(run) != size:
+                next_image(run)
         state = control(run, style="turbo", alpha=[0.2, 0.9], reverse=True, contours=5, bar=True, edges="guided").json
         assert state["look"] == {
             "style": "turbo",
@@ -146,7 +146,7 @@ def test_controls_act_on_the_next_picture(run: Running) -> None:
             "edges": "guided",
         }
         count = run.site.feed.count
-        eventually(lambda: run.site.feed.count > count + 1, "pictures in that look")
+        eventually(lambda: run.site.feed.count > count + 1, "images in that look")
     finally:
         control(run, style="inferno", alpha=None, reverse=False, contours=0, bar=False, edges="bilinear")
 
@@ -165,22 +165,22 @@ def test_range_changes_while_it_runs(run: Running) -> None:
     control(run, range="ema")
 
 
-def test_pause_holds_the_picture_and_counts_what_it_hides(run: Running) -> None:
+def test_pause_holds_the_image_and_counts_what_it_hides(run: Running) -> None:
     before = run.site.feed.dropped.get("paused", 0)
     control(run, paused=True)
     held = run.site.feed.count
-    eventually(lambda: run.site.feed.dropped.get("paused", 0) > before + 3, "pictures go by unseen")
+    eventually(lambda: run.site.feed.dropped.get("paused", 0) > before + 3, "images go by unseen")
     assert run.site.feed.count - held <= 1
     shown = run.site.feed.latest
     assert shown is not None
-    control(run, view="depth", range="fixed:-5,5")  # the picture that stands takes the new look
-    assert picture_size(run) == (320, 180)
+    control(run, view="depth", range="fixed:-5,5")  # the image that stands takes the new look
+    assert image_size(run) == (320, 180)
     assert shown_range(run) == DepthRange(-5, 5)
     assert run.site.feed.latest is not None
     assert run.site.feed.latest.index == shown.index
     held = run.site.feed.count
     control(run, paused=False, view="side", range="ema")
-    eventually(lambda: run.site.feed.count > held + 1, "pictures again")
+    eventually(lambda: run.site.feed.count > held + 1, "images again")
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_the_socket_pushes_state_and_numbers_and_answers_points(run: Running) ->
     assert found["depth"]["value"] is not None
     stats = found["stats"]
     assert stats["captured"] >= stats["processed"] > 0
-    assert stats["queues"].keys() >= {"inbox", "batches", "depths", "sinks"}
+    assert stats["queues"].keys() >= {"frame_queue", "batches", "depths", "sinks"}
     eventually(lambda: run.site.board.history[-1]["fps"] > 5, "frames a second")
 
 
@@ -317,7 +317,7 @@ def test_a_sink_of_its_own_opens_and_closes_its_site() -> None:
     (books,) = stats.sinks
     assert books.written + sum(books.dropped.values()) == stats.processed == 8
     with pytest.raises(SinkError, match="not open"):
-        sink.process(Result(Frame("s", 0, 0, Fraction(1), 0, flat_picture(0)), *_depth(), flat_picture(0)))
+        sink.process(Result(Frame("s", 0, 0, Fraction(1), 0, flat_image(0)), *_depth(), flat_image(0)))
 
 
 def _depth() -> tuple[DepthMap, DepthRange]:
@@ -328,10 +328,10 @@ def test_one_site_shows_one_source(run: Running) -> None:
     sink = WebSink(site=run.site)
     stream = run.site.stream
     assert stream is not None
-    from streamdepth.core.frame import PictureInfo
+    from streamdepth.core.frame import ImageInfo
 
     with pytest.raises(SinkError, match="already"):
-        sink.open(stream, PictureInfo(2, 2, "rgb24"))
+        sink.open(stream, ImageInfo(2, 2, "rgb24"))
     with pytest.raises(SinkError, match="look"):
         sink.open(stream, None)
 

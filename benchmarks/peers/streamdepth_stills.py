@@ -1,4 +1,4 @@
-"""Depth of pictures with streamdepth: FOLDER RUNS WIDTHxHEIGHT PICTURE...; one JSON line.
+"""Depth of sources with streamdepth: FOLDER RUNS WIDTHxHEIGHT IMAGE...; one JSON line.
 
 STREAMDEPTH_STILLS says how: ``png`` (a call each, depth and a PNG of it), ``depth`` (a call each, depth alone) or
 ``each`` (all of them in one go, depth and PNG).
@@ -18,10 +18,10 @@ import streamdepth as sd
 
 
 def main() -> None:
-    folder, runs, size, *pictures = sys.argv[1:]
+    folder, runs, size, *sources = sys.argv[1:]
     way = os.environ["STREAMDEPTH_STILLS"]
     style = None if way == "depth" else "grayscale"
-    images = [Image.open(name).convert("RGB") for name in pictures] * int(runs)
+    images = [Image.open(name).convert("RGB") for name in sources] * int(runs)
     with sd.DepthEstimator(Path(folder) / "onnx" / "model.onnx", size=size) as estimator:
         estimator(images[0], style=style)
         times = []

@@ -1,4 +1,4 @@
-"""Depth of pictures with the ``transformers`` pipeline: FOLDER RUNS WIDTHxHEIGHT PICTURE...; prints one JSON line."""
+"""Depth of sources with the ``transformers`` pipeline: FOLDER RUNS WIDTHxHEIGHT IMAGE...; prints one JSON line."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from transformers import AutoImageProcessor, DepthAnythingForDepthEstimation, pi
 
 
 def main() -> None:
-    folder, runs, size, *pictures = sys.argv[1:]
+    folder, runs, size, *sources = sys.argv[1:]
     width, height = (int(side) for side in size.split("x"))
     processor = AutoImageProcessor.from_pretrained(folder, use_fast=False)
     processor.size = {"height": height, "width": width}
     model = DepthAnythingForDepthEstimation.from_pretrained(folder)
     depth = pipeline("depth-estimation", model=model, image_processor=processor, device="cpu")
-    images = [Image.open(name).convert("RGB") for name in pictures]
+    images = [Image.open(name).convert("RGB") for name in sources]
     depth(images[0])
     times = []
     for _ in range(int(runs)):

@@ -1,4 +1,4 @@
-"""A camera whose frames carry their number as pixels, and sinks that read it back."""
+"""A camera whose frames propagate their number as pixels, and sinks that read it back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import av
 import numpy as np
 
 from streamdepth.core.base_sink import BaseSink
-from streamdepth.core.frame import ColorTags, Frame, PictureInfo, Result, StreamInfo
+from streamdepth.core.frame import ColorTags, Frame, ImageInfo, Result, StreamInfo
 from streamdepth.core.look import Look, LookControl, View
 from streamdepth.sources.pattern import draw_counter, read_counter
 from streamdepth.sources.scene import Scene
@@ -68,20 +68,20 @@ class CounterCamera:
         self.started_ns = time.monotonic_ns() + 50_000_000
         number = 0
         while number < self.count:
-            picture = self.picture(number)
+            image = self.image(number)
             if self._stop.wait(max(0.0, (self.due_ns(number) - time.monotonic_ns()) / 1e9)):
                 return
             self.taken += 1
-            yield Frame(self.id, number, number, 1 / self.rate, self.due_ns(number), picture)
+            yield Frame(self.id, number, number, 1 / self.rate, self.due_ns(number), image)
             late_ns = time.monotonic_ns() - self.due_ns(number + 1)
             number += 1 + max(0, int(late_ns * self.rate) // 1_000_000_000)
 
-    def picture(self, number: int) -> av.VideoFrame:
+    def image(self, number: int) -> av.VideoFrame:
         planes = self._scenes[number % _SCENES].copy()
         draw_counter(planes, number)
-        picture = av.VideoFrame.from_ndarray(planes, format="yuv420p")
-        _COLOR.apply(picture)
-        return picture
+        image = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+        _COLOR.apply(image)
+        return image
 
     def again(self) -> None:
         return None
@@ -95,15 +95,15 @@ class CounterCamera:
 
 def _planes(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """YUV 4:2:0 as [H * 3 / 2, W]; the number goes over its luma."""
-    picture = av.VideoFrame.from_ndarray(rgb, format="rgb24")
-    found = picture.reformat(format="yuv420p", src_color_range=2, dst_colorspace=1, dst_color_range=1)
+    image = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+    found = image.reformat(format="yuv420p", src_color_range=2, dst_colorspace=1, dst_color_range=1)
     return np.asarray(found.to_ndarray(), np.uint8)
 
 
-def number_in(picture: av.VideoFrame, view: View) -> int:
+def number_in(image: av.VideoFrame, view: View) -> int:
     """The number in the frame a view shows; the frame is the left half of a side view."""
-    luma = np.frombuffer(picture.planes[0], np.uint8).reshape(picture.height, picture.planes[0].line_size)
-    width = picture.width // 2 if view is View.SIDE else picture.width
+    luma = np.frombuffer(image.planes[0], np.uint8).reshape(image.height, image.planes[0].line_size)
+    width = image.width // 2 if view is View.SIDE else image.width
     return read_counter(luma[:, :width])
 
 
@@ -120,13 +120,13 @@ class NumberSink(BaseSink):
     def live(self) -> bool:
         return True
 
-    def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:
+    def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:
         pass
 
     def process(self, result: Result) -> None:
         now_ns = time.monotonic_ns()
-        assert result.picture is not None
+        assert result.image is not None
         try:
-            self.arrivals.append((number_in(result.picture, self._view), now_ns))
+            self.arrivals.append((number_in(result.image, self._view), now_ns))
         except ValueError:
             self.unread += 1

@@ -73,16 +73,16 @@ def make_clip(path: Path, width: int, height: int, frames: int) -> Path:
     """The built-in scene in H.264, as cameras send it: a key frame a second, no B-frames."""
     source = source_for(f"test:?size={width}x{height}&rate={_RATE}&frames={min(frames, 2 * _RATE)}")
     source.open()
-    pictures = [frame.picture.reformat(format="yuv420p") for frame in source.frames()]
+    images = [frame.image.reformat(format="yuv420p") for frame in source.frames()]
     source.close()
     with av.open(str(path), "w") as container:
         encoding = {"preset": "veryfast", "crf": "23", "tune": "zerolatency", "g": str(_RATE)}
         video = container.add_stream("libx264", rate=_RATE, options=encoding)
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         for number in range(frames):
-            picture = pictures[number % len(pictures)]
-            picture.pts, picture.time_base = number, Fraction(1, _RATE)
-            container.mux(video.encode(picture))
+            image = images[number % len(images)]
+            image.pts, image.time_base = number, Fraction(1, _RATE)
+            container.mux(video.encode(image))
         container.mux(video.encode(None))
     return path
 

@@ -1,4 +1,4 @@
-"""Depth models as functions of a picture: RGB uint8 [H, W, 3] -> float [h, w], near = large."""
+"""Depth models as functions of an image: RGB uint8 [H, W, 3] -> float [h, w], near = large."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class RtspServer:
 
 
 class Player:
-    """libav in a process of its own, which can be killed and frozen; ``seen_at`` holds when it decoded pictures."""
+    """libav in a process of its own, which can be killed and frozen; ``seen_at`` holds when it decoded images."""
 
     def __init__(self, url: str) -> None:
         self._process = subprocess.Popen(
@@ -93,7 +93,7 @@ def _end(process: subprocess.Popen[str]) -> None:
         process.stdout.close()
 
 
-def pictures(url: str) -> Iterator[av.VideoFrame]:
+def images(url: str) -> Iterator[av.VideoFrame]:
     """What a player shows, decoded by libav over TCP."""
     options = {"rtsp_transport": "tcp", "analyzeduration": "200000", "fpsprobesize": "0"}
     with av.open(url, options=options, timeout=(8.0, 8.0)) as container:
@@ -128,5 +128,5 @@ def say_garbage(client: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    for _picture in pictures(sys.argv[1]):
+    for _image in images(sys.argv[1]):
         print(time.monotonic(), flush=True)

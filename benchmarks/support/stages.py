@@ -21,10 +21,10 @@ _INEVITABLE = ("decode", "model", "encode")
 
 def print_stages(clip: Path, estimator: DepthEstimator, most_frames: int) -> None:
     """Milliseconds of CPU a frame, in the steady state: start-up is not in them."""
-    pictures = read_clip(source_for(str(clip)), most_frames)
+    images = read_clip(source_for(str(clip)), most_frames)
     engine = estimator.engine(workers=2)  # as a run of a file has it
     try:
-        stages = measure_stages(pictures, engine, _LOOK)
+        stages = measure_stages(images, engine, _LOOK)
     finally:
         engine.close()
     source = source_for(str(clip), max_frames=most_frames)

@@ -92,9 +92,9 @@ class timed:  # noqa: N801 - a context manager
 
 
 def measure_model(
-    estimator: DepthEstimator, batch: int, picture: Frame, seconds: float, stopwatch: Stopwatch = system_stopwatch
+    estimator: DepthEstimator, batch: int, image: Frame, seconds: float, stopwatch: Stopwatch = system_stopwatch
 ) -> tuple[ModelRun, NDArray[np.float32] | None]:
-    """Run the model for about ``seconds`` in batches of ``batch``; the times, and depth of ``picture`` to compare.
+    """Run the model for about ``seconds`` in batches of ``batch``; the times, and depth of ``image`` to compare.
 
     A setting that does not run gives a run whose note says why.
     """
@@ -104,14 +104,14 @@ def measure_model(
     except StreamDepthError as error:
         return ModelRun(estimator.provider, spec.dtype, "-", batch, note=str(error)), None
     try:
-        size = engine.network_size(picture.width_px, picture.height_px)
+        size = engine.network_size(image.width_px, image.height_px)
         name = f"{size[0]}x{size[1]}"
         if engine.batch != batch or (engine.rows_per_run == 1 and batch > 1):
-            note = f"its graph takes {engine.rows_per_run} pictures at once"
+            note = f"its graph takes {engine.rows_per_run} images at once"
             return ModelRun(engine.provider, spec.dtype, name, batch, note=note), None
         slot = engine.acquire(size)
         for row in range(batch):
-            slot.write(row, picture.picture)
+            slot.write(row, image.image)
         depth = engine.run(slot, batch)[0].values.copy()
         walls: list[float] = []
         cpus: list[float] = []
@@ -152,8 +152,8 @@ def measure_stages(
 ) -> tuple[StageCost, ...]:
     """Each stage over the whole clip with nothing beside it, so that none waits for another.
 
-    Every picture is encoded with its own depth, and all are painted before the first is encoded: a still overlay costs
-    a quarter less, and an encoder's threads work on while the next picture is being painted.
+    Every image is encoded with its own depth, and all are painted before the first is encoded: a still overlay costs
+    a quarter less, and an encoder's threads work on while the next image is being painted.
     """
     from streamdepth.colorize.colorizer import Colorizer
     from streamdepth.core.look import LookControl
@@ -162,24 +162,24 @@ def measure_stages(
     frames = clip.frames
     prepare, model, colorize, encode = (timed(name, stopwatch) for name in ("prepare", "model", "colorize", "encode"))
     slot = engine.acquire(engine.network_size(clip.info.width_px, clip.info.height_px))
-    slot.write(0, frames[0].picture)
+    slot.write(0, frames[0].image)
     engine.run(slot, 1)
     depths: list[DepthMap] = []
     for frame in frames:
         with prepare:
-            slot.write(0, frame.picture)
+            slot.write(0, frame.image)
         with model:
             depths += engine.run(slot, 1)
     span = _span(depths)
     with Colorizer(clip.info) as colorizer, tempfile.TemporaryDirectory(prefix="streamdepth-bench-") as folder:
-        colorizer.render(frames[0].picture, depths[0], span, look)
+        colorizer.render(frames[0].image, depths[0], span, look)
         with colorize:
-            pictures = [
-                colorizer.render(frame.picture, depth, span, look) for frame, depth in zip(frames, depths, strict=True)
+            images = [
+                colorizer.render(frame.image, depth, span, look) for frame, depth in zip(frames, depths, strict=True)
             ]
         sink = VideoSink(Path(folder) / "stages.mkv", control=LookControl(look), copy_sound=False)
-        sink.open(clip.info, colorizer.picture_info(look))
-        results = [Result(*parts) for parts in zip(frames, depths, repeat(span), pictures, strict=False)]
+        sink.open(clip.info, colorizer.image_info(look))
+        results = [Result(*parts) for parts in zip(frames, depths, repeat(span), images, strict=False)]
         try:
             with encode:
                 for result in results:

@@ -26,7 +26,7 @@ class ModelRun:
         frame_ms: median milliseconds a frame. None where the setting does not run, which ``note`` explains.
         cpu_ms: CPU milliseconds a frame, all threads.
         batch_ms: how long a frame waits for its batch.
-        correlation: with the same picture on the CPU provider in the same dtype; None where nothing was compared.
+        correlation: with the same image on the CPU provider in the same dtype; None where nothing was compared.
     """
 
     provider: str
@@ -67,7 +67,7 @@ class WholeRun:
         efficiency: ``fps / bound_fps``.
         idle: share of the cores' time this process did not use, for want of work or because others had it.
         elsewhere_cpu_ms: CPU milliseconds a frame beyond the stages' sum.
-        model_every: frames for one run of the model; depth of the others was carried.
+        model_every: frames for one run of the model; depth of the others was propagated.
     """
 
     frames: int

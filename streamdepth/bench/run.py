@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _TEST_SOURCE = "test:?size=1280x720&rate=30&frames={frames}"
 _SPARING = 4
 """The ``--model-every`` that is measured beside every frame: depth then misses the model's by 1 to 3 % of the range
-(benchmarks/carried.py)."""
+(benchmarks/propagation.py)."""
 _WORTH = 1.05
 """A larger batch must be so much faster a frame: it costs memory and latency."""
 _MOST_LATENCY_MS = 1000.0
@@ -165,7 +165,7 @@ def made_clip(path: Path, frames: int) -> Path:
             stream = container.add_stream("libx264", rate=30, options={"preset": "veryfast", "crf": "20"})
             stream.width, stream.height, stream.pix_fmt = 1280, 720, "yuv420p"
             for frame in source.frames():
-                container.mux(stream.encode(frame.picture.reformat(format="yuv420p")))
+                container.mux(stream.encode(frame.image.reformat(format="yuv420p")))
             container.mux(stream.encode(None))
     finally:
         source.close()

@@ -107,7 +107,7 @@ def _print(report: BenchReport) -> None:
     if report.sparing is not None:
         every = report.sparing.model_every
         typer.echo(
-            f"{report.sparing.fps:.1f} fps with --model-every {every}, depth of the frames between carried along"
+            f"{report.sparing.fps:.1f} fps with --model-every {every}, depth of the frames between propagated along"
         )
     if report.recommended is not None:
         typer.echo(f"recommended: {report.recommended.options}")

@@ -14,11 +14,11 @@ from streamdepth.cli import options, tables
 def build(
     model: Annotated[str, typer.Argument(metavar="[MODEL]", help="built-in, a path, or a Hub name.")] = "built-in",
     provider: Annotated[str, typer.Option("--provider", help="tensorrt or cuda.")] = "tensorrt",
-    picture: Annotated[
+    image: Annotated[
         list[str] | None,
-        typer.Option("--picture", help="WxH of pictures to come, repeatable; default: 1920x1080."),
+        typer.Option("--image-size", help="WxH of images to come, repeatable; default: 1920x1080."),
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", help="The most pictures a run will take.")] = 1,
+    batch: Annotated[int, typer.Option("--batch", help="The most images a run will take.")] = 1,
     dtype: options.Dtype = None,
     revision: options.Revision = None,
     size: options.Size = None,
@@ -31,7 +31,7 @@ def build(
     from streamdepth.inference.build import build as make
     from streamdepth.inference.build_process import BuildRequest, build_first
 
-    pictures = tuple(_size(text) for text in picture or ["1920x1080"])
+    images = tuple(_size(text) for text in image or ["1920x1080"])
     tell = partial(say, quiet=bool(quiet))
     with bytes_bar(quiet=bool(quiet)) as downloading:
         estimator = DepthEstimator(
@@ -39,8 +39,8 @@ def build(
         )
     with estimator:
         if provider == "tensorrt":
-            build_first(BuildRequest(estimator.spec, pictures=pictures, batch=batch), SystemClock(), tell)
-        made = make(estimator.spec, provider, pictures=pictures, batch=batch, progress=tell)
+            build_first(BuildRequest(estimator.spec, images=images, batch=batch), SystemClock(), tell)
+        made = make(estimator.spec, provider, images=images, batch=batch, progress=tell)
     tables.show(("", "where"), [(one.name, str(one.path)) for one in made])
 
 
@@ -49,5 +49,5 @@ def _size(text: str) -> tuple[int, int]:
 
     found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
     if found is None:
-        raise UsageError(f"picture {text!r} is no WxH, e.g. 1920x1080")
+        raise UsageError(f"image {text!r} is no WxH, e.g. 1920x1080")
     return int(found[1]), int(found[2])

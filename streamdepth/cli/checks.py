@@ -50,8 +50,8 @@ def doctor(as_json: _AsJson = False) -> None:
 
 def verify(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="built-in, a path, or a Hub name.")],
-    pictures: Annotated[
-        list[Path] | None, typer.Argument(metavar="PICTURE...", help="Pictures to compare on; default: built-in ones.")
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="IMAGE...", help="Images to compare on; default: built-in ones.")
     ] = None,
     reference: Annotated[
         str | None, typer.Option("--reference", help="Compare with this model instead of with the exact path.")
@@ -70,7 +70,7 @@ def verify(
     report = compare(
         model,
         reference=reference,
-        pictures=pictures or None,
+        images=images or None,
         dtype=dtype or "auto",
         reference_dtype=reference_dtype,
         revision=revision,

@@ -17,8 +17,8 @@ from streamdepth.core.redact import one_line
 if TYPE_CHECKING:
     from streamdepth.image.estimator import Estimate
 
-_PICTURES = (".png", ".webp", ".jpg")
-_SUFFIXES = (*_PICTURES, ".npy", ".json")
+_IMAGES = (".png", ".webp", ".jpg")
+_SUFFIXES = (*_IMAGES, ".npy", ".json")
 _NAME = "{name}"
 
 
@@ -26,7 +26,7 @@ def image(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT...", help="Pictures, folders of them, globs, or - for one picture on standard input."
+            metavar="INPUT...", help="Images, folders of them, globs, or - for one image on standard input."
         ),
     ],
     output: Annotated[
@@ -34,7 +34,7 @@ def image(
         typer.Option(
             "--output",
             "-o",
-            help="By suffix: .png, .webp or .jpg picture, .npy float32 depth, .json the node's form; folder/ for "
+            help="By suffix: .png, .webp or .jpg image, .npy float32 depth, .json the node's form; folder/ for "
             "several. Repeatable; {name} stands for the input's name.",
         ),
     ] = None,
@@ -58,7 +58,7 @@ def image(
     overwrite: options.Overwrite = None,
     quiet: options.Quiet = None,
 ) -> None:
-    """Depth of single pictures: the exact path, as a picture with alpha, as float32, or in the node's form."""
+    """Depth of single images: the exact path, as an image with alpha, as float32, or in the node's form."""
     if not output and not as_json:
         raise UsageError("nothing to do with the depth; add -o OUT.png, -o OUT.npy, -o FOLDER/ or --json")
     found = _inputs(inputs)
@@ -80,9 +80,9 @@ def image(
             exact=not fast,
             progress=downloading,
         )
-    picture_wanted = as_json or any(path.suffix in _PICTURES for paths in targets for path in paths)
+    image_wanted = as_json or any(path.suffix in _IMAGES for paths in targets for path in paths)
     look: dict[str, Any] = {
-        "style": options.style_value(style or "inferno") if picture_wanted else None,
+        "style": options.style_value(style or "inferno") if image_wanted else None,
         "alpha": 1.0 if alpha is None else alpha,
         "reverse": bool(reverse),
     }
@@ -108,23 +108,23 @@ def image(
                     failed.append(found[position][0])
                     position += 1
     if failed:
-        raise SourceError(f"{len(failed)} of {len(found)} pictures failed: {', '.join(failed)}")
+        raise SourceError(f"{len(failed)} of {len(found)} images failed: {', '.join(failed)}")
 
 
 def _inputs(texts: list[str]) -> list[tuple[str, Any]]:
-    """A name of its own and the value of each picture."""
+    """A name of its own and the value of each image."""
     from streamdepth.image.inputs import refuse_url
-    from streamdepth.sinks.names import Apart
-    from streamdepth.sources.listing import pictures_at
+    from streamdepth.sinks.names import UniqueNames
+    from streamdepth.sources.listing import images_at
 
-    apart = Apart()
+    unique = UniqueNames()
     found: list[tuple[str, Any]] = []
     for text in texts:
         if text == "-":
-            found.append((apart("stdin"), sys.stdin.buffer.read()))
+            found.append((unique("stdin"), sys.stdin.buffer.read()))
         else:
             refuse_url(text)
-            found += [(apart(path.stem), path) for path in pictures_at(text)]
+            found += [(unique(path.stem), path) for path in images_at(text)]
     return found
 
 
@@ -132,7 +132,7 @@ def _target(output: str, name: str, several: bool) -> str:
     if output.endswith("/") or Path(output).is_dir():
         return str(Path(output) / f"{name}.png")
     if several and _NAME not in output:
-        raise UsageError(f"{output}: several pictures need an output each; give a folder/ or write {_NAME} in it")
+        raise UsageError(f"{output}: several images need an output each; give a folder/ or write {_NAME} in it")
     return output.replace(_NAME, name)
 
 
@@ -169,8 +169,8 @@ def _write(path: Path, result: Estimate) -> None:
 
     if path.suffix == ".png":
         content = result.image or b""
-    elif path.suffix in _PICTURES:
-        content = _as_picture(result.image or b"", path.suffix)
+    elif path.suffix in _IMAGES:
+        content = _as_image(result.image or b"", path.suffix)
     elif path.suffix == ".npy":
         buffer = io.BytesIO()
         np.save(buffer, result.data)
@@ -181,15 +181,15 @@ def _write(path: Path, result: Estimate) -> None:
     write_whole(path, content)
 
 
-def _as_picture(png: bytes, suffix: str) -> bytes:
+def _as_image(png: bytes, suffix: str) -> bytes:
     import io
 
     from PIL import Image
 
     out = io.BytesIO()
-    with Image.open(io.BytesIO(png)) as picture:
+    with Image.open(io.BytesIO(png)) as source:
         if suffix == ".jpg":
-            picture.convert("RGB").save(out, "JPEG", quality=95)
+            source.convert("RGB").save(out, "JPEG", quality=95)
         else:
-            picture.save(out, "WEBP", lossless=True)
+            source.save(out, "WEBP", lossless=True)
     return out.getvalue()

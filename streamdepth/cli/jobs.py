@@ -70,7 +70,7 @@ def plan(config: RunConfig) -> list[Job]:
         start_seconds=config.start,
         duration_seconds=config.duration,
         max_frames=config.max_frames,
-        picture_rate=Fraction(config.picture_rate).limit_denominator(1001),
+        image_rate=Fraction(config.image_rate).limit_denominator(1001),
         camera_size=size,
         camera_rate=rate,
         threads=threads.decoder,
@@ -101,7 +101,7 @@ def folder_notes(config: RunConfig) -> list[str]:
     """A line for each output that will be a new folder though nothing in its name says so."""
     names = [output for output in (*config.output, *config.data) if ":" not in output and not output.endswith("/")]
     return [
-        f"{name} has no suffix: its pictures go into a folder of this name"
+        f"{name} has no suffix: its images go into a folder of this name"
         for name in names
         if not Path(name).suffix and not Path(name).exists()
     ]
@@ -166,7 +166,7 @@ def range_switch(config: RunConfig) -> RangeSwitch | None:
     """What a served page changes the range with; None where none is served.
 
     Raises:
-        UsageError: a page beside ``--range shot``, which is fixed before the first picture.
+        UsageError: a page beside ``--range shot``, which is fixed before the first image.
     """
     if not any(serves_page(url) for url in config.serve):
         return None

@@ -71,7 +71,7 @@ ModelEvery = Annotated[
     typer.Option(
         "--model-every",
         metavar="N",
-        help="Run the model on every Nth frame; depth of the others is carried along their motion. \\[1]",
+        help="Run the model on every Nth frame; depth of the others is propagated along their motion. \\[1]",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -123,7 +123,7 @@ Latency = Annotated[
     str | None,
     typer.Option(
         "--latency",
-        help="Of streams in and out: low; normal: up to half a second more, and better pictures. \\[low]",
+        help="Of streams in and out: low; normal: up to half a second more, and better images. \\[low]",
         rich_help_panel=_INPUT,
     ),
 ]

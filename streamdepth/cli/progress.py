@@ -52,7 +52,7 @@ def frames_bar(title: str, snapshot: Callable[[], Snapshot], *, quiet: bool) -> 
 
         def refresh() -> None:
             now = snapshot()
-            # Depth is what takes the time. A shot's pictures follow it once the shot has ended, which may be never.
+            # Depth is what takes the time. A shot's images follow it once the shot has ended, which may be never.
             done = now.estimated
             progress.update(
                 task,

@@ -34,7 +34,7 @@ def run(
         typer.Option(
             "--output",
             "-o",
-            help="Video file, folder/ of pictures, rtsp://... to publish to, or null:; repeatable. "
+            help="Video file, folder/ of images, rtsp://... to publish to, or null:; repeatable. "
             "Several sources: {name} stands for each one's name.",
             rich_help_panel=_OUT,
         ),
@@ -63,7 +63,7 @@ def run(
     sense: options.Sense = None,
     normalize: options.Normalize = None,
     input_name: Annotated[
-        str | None, typer.Option("--input-name", help="The graph's picture input.", rich_help_panel="Model")
+        str | None, typer.Option("--input-name", help="The graph's image input.", rich_help_panel="Model")
     ] = None,
     output_name: Annotated[
         str | None, typer.Option("--output-name", help="The graph's depth output.", rich_help_panel="Model")
@@ -125,11 +125,9 @@ def run(
         ),
     ] = None,
     camera_mode: options.CameraMode = None,
-    picture_rate: Annotated[
+    image_rate: Annotated[
         float | None,
-        typer.Option(
-            "--picture-rate", help="Frames per second a folder of pictures stands for. [25]", rich_help_panel=_IN
-        ),
+        typer.Option("--image-rate", help="Frames per second a folder of images stands for. [25]", rich_help_panel=_IN),
     ] = None,
     timeout: options.Timeout = None,
     retries: options.Retries = None,
@@ -171,7 +169,7 @@ def run(
     stats: Annotated[Path | None, typer.Option("--stats", help="Write what happened as JSON.")] = None,
     quiet: options.Quiet = None,
 ) -> None:
-    """Turn sources into depth: video files, pictures, a window, a stream, or depth as data.
+    """Turn sources into depth: video files, images, a window, a stream, or depth as data.
 
     Try it with nothing at hand: [bold]streamdepth run test: -o depth.mp4[/bold]
     """
@@ -291,6 +289,6 @@ def _summary(stats: RunStats, title: str, outputs: list[str]) -> str:
     lost = sum(stats.dropped.values())
     dropped = f", {lost} dropped ({', '.join(f'{n} {c}' for c, n in stats.dropped.items())})" if lost else ""
     model = f"{stats.model} {stats.dtype} on {stats.provider}"
-    if stats.carried:
-        model += f" for {stats.processed - stats.carried} of them"
+    if stats.propagated:
+        model += f" for {stats.processed - stats.propagated} of them"
     return f"{title} to {', '.join(outputs)}: {stats.processed} frames, {stats.fps:.1f} fps, {model}{dropped}"

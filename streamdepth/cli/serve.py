@@ -69,7 +69,7 @@ def serve(
     hwaccel: options.HwAccel = None,
     quiet: options.Quiet = None,
 ) -> None:
-    """Show depth on a page for the browser, and answer pictures over HTTP at /v1/depth.
+    """Show depth on a page for the browser, and answer images over HTTP at /v1/depth.
 
     Try it with nothing at hand: [bold]streamdepth serve test:[/bold]
     """

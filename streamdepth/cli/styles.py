@@ -21,7 +21,7 @@ def styles(
     ] = None,
     overwrite: options.Overwrite = None,
 ) -> None:
-    """List the palettes, or paint them on a real depth picture."""
+    """List the palettes, or paint them on a real depth image."""
     from streamdepth.colorize.palettes import catalogue_names, palette_names
 
     if preview is None:
@@ -44,4 +44,4 @@ def styles(
         (depth,) = estimator([frame])
     scene.close()
     names = catalogue_names() if everything else None
-    write_preview(preview, paint(names, depth=depth.data, sense=depth.sense, picture=frame.to_rgb()))
+    write_preview(preview, paint(names, depth=depth.data, sense=depth.sense, image=frame.to_rgb()))

@@ -36,10 +36,10 @@ def labels(depth_range: DepthRange, sense: Sense) -> list[str]:
 
 
 def draw(look: Look, texts: list[str], width_px: int, height_px: int) -> NDArray[np.uint8]:
-    """The panel for a picture (or cell) of that size.
+    """The panel for an image (or cell) of that size.
 
     Returns:
-        uint8 [h, w, 4], straight alpha; at most the picture's size, both sides even; [0, 0, 4] where the picture is
+        uint8 [h, w, 4], straight alpha; at most the image's size, both sides even; [0, 0, 4] where the image is
         too small to read it.
     """
     from PIL import Image, ImageDraw, ImageFont
@@ -120,7 +120,7 @@ class BarPatch:
 
 
 def place(width_px: int, height_px: int, panel: NDArray[np.uint8]) -> tuple[int, int]:
-    """Where the panel goes in a picture: lower right corner, a margin off, at even coordinates."""
+    """Where the panel goes in an image: lower right corner, a margin off, at even coordinates."""
     margin = max(2, height_px // 40)
     x = max(width_px - panel.shape[1] - margin, 0)
     y = max(height_px - panel.shape[0] - margin, 0)

@@ -1,4 +1,4 @@
-"""Frame + depth + look -> the picture a sink shows."""
+"""Frame + depth + look -> the image a sink shows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streamdepth.colorize.field import NearnessField
 from streamdepth.colorize.palettes import palette, parse_stops
 from streamdepth.colorize.tables import BlendTables, PaintTables, Steps, blend_tables, paint_tables
 from streamdepth.core.errors import UsageError
-from streamdepth.core.frame import ColorTags, PictureInfo
+from streamdepth.core.frame import ColorTags, ImageInfo
 from streamdepth.core.look import View
 from streamdepth.media import planes
 from streamdepth.media.color_math import resolve_tags
@@ -36,7 +36,7 @@ _ACCURATE = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """How frames of one size and colour become pictures in one look."""
+    """How frames of one size and colour become images in one look."""
 
     key: tuple[Look, ColorTags, int, int]
     target: PixelLayout
@@ -72,8 +72,8 @@ class Colorizer:
         self._blend_tables = lru_cache(maxsize=8)(blend_tables)
         self._paint_tables = lru_cache(maxsize=8)(paint_tables)
         self._bar_patch = lru_cache(maxsize=4)(_bar_patch)
-        # One for each form of picture: two sinks in different looks take turns.
-        self._pools = lru_cache(maxsize=4)(lambda *_form: planes.PicturePool())
+        # One for each form of image: two sinks in different looks take turns.
+        self._pools = lru_cache(maxsize=4)(lambda *_form: planes.ImagePool())
         self._planned: _Plan | None = None
         working = self._working_name(stream.pix_fmt)
         self._layout = LAYOUTS[working]
@@ -90,7 +90,7 @@ class Colorizer:
         if self._owned is not None:
             self._owned.shutdown()
 
-    def picture_info(self, look: Look) -> PictureInfo:
+    def image_info(self, look: Look) -> ImageInfo:
         """What ``render`` gives for frames as the stream announced them.
 
         Raises:
@@ -98,29 +98,29 @@ class Colorizer:
         """
         palette(look.style, 2)
         width, height = _view_size(look.view, self._stream.width_px, self._stream.height_px, self._target(look))
-        return PictureInfo(width, height, self._target(look).name, self._target_tags(look, self._stream.color))
+        return ImageInfo(width, height, self._target(look).name, self._target_tags(look, self._stream.color))
 
     def render(self, frame: av.VideoFrame, depth: DepthMap, depth_range: DepthRange, look: Look) -> av.VideoFrame:
-        """A new picture; the frame is only read.
+        """A new image; the frame is only read.
 
-        The picture has the frame's pts and time base, and the format ``picture_info`` says. A frame of another size
-        than the stream's gives a picture of its own size.
+        The image has the frame's pts and time base, and the format ``image_info`` says. A frame of another size
+        than the stream's gives an image of its own size.
         """
-        picture = self._in_layout(frame)
-        width, height = picture.width, picture.height
+        image = self._in_layout(frame)
+        width, height = image.width, image.height
         if (self._field.width_px, self._field.height_px) != (width, height):
             self._field = NearnessField(width, height, self._threads)
-        source = planes.read(picture, self._layout)
+        source = planes.read(image, self._layout)
         nearness = self._field.prepare(
             depth, depth_range, look, self._split, lambda out: planes.luma(source, self._layout, out)
         )
-        plan = self._plan(picture, look, width, height)
+        plan = self._plan(image, look, width, height)
         out, written = self._pools(plan.out_size, plan.target.name).new(*plan.out_size, plan.target)
         if plan.blend is not None:
             self._blend(source, written, plan.target, nearness, plan.blend)
         if plan.paint is not None:
             if plan.origin != (0, 0):
-                self._copy(picture, source, written, plan.target)
+                self._copy(image, source, written, plan.target)
             self._paint(written, plan.target, plan.origin, nearness, plan.paint)
             if plan.origin != (0, 0):
                 planes.extend_edges(written, plan.target, (width, height), (0, 0), plan.origin, plan.out_size)
@@ -132,10 +132,10 @@ class Colorizer:
         plan.tags.apply(out)
         return out
 
-    def _plan(self, picture: av.VideoFrame, look: Look, width: int, height: int) -> _Plan:
+    def _plan(self, image: av.VideoFrame, look: Look, width: int, height: int) -> _Plan:
         """What does not change while look, size and colour tags stay. Kept from frame to frame: after a model has run,
         this much Python finds its caches cold and takes 0.2 ms."""
-        own = ColorTags.of(picture)
+        own = ColorTags.of(image)
         if self._planned is not None and self._planned.key == (look, own, width, height):
             return self._planned
         target = self._target(look)
@@ -168,7 +168,7 @@ class Colorizer:
         full = layout.full_range or not layout.chroma or (source.range == 2 and not frame.format.is_rgb)
         wanted = replace(source, range=2 if full else 1)
         matrix = _swscale_matrix(wanted.matrix)
-        picture = self._to_working.reformat(
+        image = self._to_working.reformat(
             frame,
             format=layout.name,
             interpolation=_ACCURATE,
@@ -177,8 +177,8 @@ class Colorizer:
             src_color_range=2 if frame.format.is_rgb else source.range,
             dst_color_range=wanted.range,
         )
-        wanted.apply(picture)
-        return picture
+        wanted.apply(image)
+        return image
 
     def _to_rgb(self, reformatter: VideoReformatter, frame: av.VideoFrame, name: str) -> av.VideoFrame:
         if frame.format.is_rgb:
@@ -283,10 +283,10 @@ class Colorizer:
 
         self._split(work_yuv, target.chroma_height_px(size[1]))
 
-    def _copy(self, picture: av.VideoFrame, source: Any, written: Any, target: PixelLayout) -> None:
+    def _copy(self, image: av.VideoFrame, source: Any, written: Any, target: PixelLayout) -> None:
         if target.name != coloured(self._layout).name:
-            source = planes.read(self._to_rgb(self._to_transparent, picture, target.name), target)
-        planes.copy(source, written, target, (picture.width, picture.height))
+            source = planes.read(self._to_rgb(self._to_transparent, image, target.name), target)
+        planes.copy(source, written, target, (image.width, image.height))
 
     def _draw_bar(self, written: Any, plan: _Plan, depth: DepthMap, depth_range: DepthRange, look: Look) -> None:
         texts = tuple(bar.labels(depth_range, depth.sense))

@@ -1,4 +1,4 @@
-"""Depth of one picture made ready for the kernels: nearness, and the geometry between the two resolutions."""
+"""Depth of one image made ready for the kernels: nearness, and the geometry between the two resolutions."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     Split = Callable[[Callable[[int, int, int], None], int], None]
     Guide = Callable[[NDArray[np.uint8]], None]
 
-_NO_PICTURE = np.zeros((1, 1), np.uint16)
+_NO_IMAGE = np.zeros((1, 1), np.uint16)
 _NO_MASK = np.zeros((1, 1), np.bool_)
 
 
 class NearnessField:
-    """Buffers and geometry for one picture size; made anew only where a size changes. Not thread-safe.
+    """Buffers and geometry for one image size; made anew only where a size changes. Not thread-safe.
 
     Attributes:
         marked: after ``prepare``: nearness may hold INVALID or LINE.
@@ -51,7 +51,7 @@ class NearnessField:
         self.pairs = np.zeros((threads, width), np.uint32)
         self._small = np.zeros((0, 0), np.uint16)
         self._axes: tuple[Any, ...] = ()
-        self._picture = _NO_PICTURE
+        self._image = _NO_IMAGE
         self._guide = np.zeros((1, 1), np.uint8)
         self._guided: GuidedScratch | None = None
 
@@ -86,9 +86,9 @@ class NearnessField:
         self.marked = bool(self.invalid or look.contours)
         guided = look.upsampling is Upsampling.GUIDED and guide is not None
         if not (self.marked or guided):
-            return (self._small, *self._axes, _NO_PICTURE, False)
-        if self._picture.shape != (self.height_px, self.width_px):
-            self._picture = np.empty((self.height_px, self.width_px), np.uint16)
+            return (self._small, *self._axes, _NO_IMAGE, False)
+        if self._image.shape != (self.height_px, self.width_px):
+            self._image = np.empty((self.height_px, self.width_px), np.uint16)
         self._fill_bilinear(split)
         if guided and guide is not None:
             self._refine(guide, split)
@@ -96,10 +96,10 @@ class NearnessField:
             thickness = max(1, round(self.height_px / 360))
 
             def draw(band: int, start: int, stop: int) -> None:
-                kernels.draw_contours(self._picture, look.contours, thickness, self._rows[band], start, stop)
+                kernels.draw_contours(self._image, look.contours, thickness, self._rows[band], start, stop)
 
             split(draw, self.height_px)
-        return (self._small, *self._axes, self._picture, True)
+        return (self._small, *self._axes, self._image, True)
 
     def _fit(self, width_px: int, height_px: int) -> None:
         if self._small.shape != (height_px, width_px + 1):
@@ -109,9 +109,9 @@ class NearnessField:
     def _fill_bilinear(self, split: Split) -> None:
         def fill(band: int, start: int, stop: int) -> None:
             x_first, x_part, y_first, y_part = self._axes
-            kernels.bilinear_picture(
+            kernels.bilinear_image(
                 self._small, x_first, x_part, y_first, y_part, self.invalid > 0, self._terms[band],
-                self._stretched[band], self._held[band], self._picture, start, stop,
+                self._stretched[band], self._held[band], self._image, start, stop,
             )  # fmt: skip
 
         split(fill, self.height_px)
@@ -119,9 +119,9 @@ class NearnessField:
     def _refine(self, guide: Guide, split: Split) -> None:
         from streamdepth.colorize import guided
 
-        if self._guide.shape != self._picture.shape:
-            self._guide = np.empty(self._picture.shape, np.uint8)
+        if self._guide.shape != self._image.shape:
+            self._guide = np.empty(self._image.shape, np.uint8)
         guide(self._guide)
         if self._guided is None:
             self._guided = guided.GuidedScratch(self.width_px, self.bands)
-        guided.upsample(self._guide, self._small, self._axes, self._picture, split, self._guided)
+        guided.upsample(self._guide, self._small, self._axes, self._image, split, self._guided)

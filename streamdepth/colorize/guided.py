@@ -37,7 +37,7 @@ _UNLIKE = 4096.0
 
 
 class GuidedScratch:
-    """Buffers for one picture width and number of bands; what depends on depth's size is made when that changes."""
+    """Buffers for one image width and number of bands; what depends on depth's size is made when that changes."""
 
     def __init__(self, width_px: int, bands: int) -> None:
         self.spread = np.empty((bands, 4, 2, 4, width_px), np.float32)
@@ -57,17 +57,17 @@ def upsample(
     guide: NDArray[np.uint8],
     small: NDArray[np.uint16],
     axes: tuple[Any, ...],
-    picture: NDArray[np.uint16],
+    image: NDArray[np.uint16],
     split: Callable[[Callable[[int, int, int], None], int], None],
     scratch: GuidedScratch,
 ) -> None:
-    """Refine a bilinear nearness picture in place.
+    """Refine a bilinear nearness image in place.
 
     Args:
         guide: uint8 [H, W].
         small: uint16 [h, w + 1], nearness at depth's resolution.
         axes: (x_first, x_part, y_first, y_part) of ``nearness.axis``.
-        picture: uint16 [H, W], bilinear; INVALID stays.
+        image: uint16 [H, W], bilinear; INVALID stays.
     """
     scratch.fit((small.shape[0], small.shape[1] - 1), axes)
     low, x_first, y_first = scratch.low, axes[0], axes[2]
@@ -78,11 +78,11 @@ def upsample(
     def refine(band: int, start: int, stop: int) -> None:
         _refine(
             guide, low, small, x_first, y_first, scratch.across, scratch.down, scratch.spread[band],
-            scratch.sums[band], picture, start, stop,
+            scratch.sums[band], image, start, stop,
         )  # fmt: skip
 
     split(shrink, low.shape[0])
-    split(refine, picture.shape[0])
+    split(refine, image.shape[0])
 
 
 def _spatial(part: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -117,16 +117,16 @@ def _mean_guide(guide, small, line, low, start, stop):  # type: ignore[no-untype
 
 
 @partial(kernel, fastmath=True)
-def _refine(guide, low, small, x_first, y_first, across, down, spread, sums, picture, start, stop):  # type: ignore[no-untyped-def]
+def _refine(guide, low, small, x_first, y_first, across, down, spread, sums, image, start, stop):  # type: ignore[no-untyped-def]
     rows, columns = low.shape
-    width = picture.shape[1]
+    width = image.shape[1]
     held = np.full(4, -1, np.int64)
     per_reach = f32(1.0 / (_REACH * _REACH))
     one = f32(1)
     zero = f32(0)
     total, weights = sums[0], sums[1]
     for y in range(start, stop):
-        out = picture[y]
+        out = image[y]
         line = guide[y]
         for x in range(width):
             total[x] = f32(out[x]) * f32(_FALLBACK)

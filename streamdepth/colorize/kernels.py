@@ -14,7 +14,7 @@ A blend is ``(v << s) - high16((v << s) * a) + k``, rounded, with ``s = 16 - bit
 ``v`` bit for bit, and it never leaves 16 bits.
 
 Compiled with numba, ``nogil``, cached on disk. Pure functions: all buffers are passed in. Planes are C-contiguous
-[rows, words of a line], wider than the picture where lines are padded.
+[rows, words of a line], wider than the image where lines are padded.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ def _chroma_nearness(rows, upper, lower, chroma_width, marked, chroma):  # type:
 
 @stage
 def _nearness_row(nearness, y, width, terms, stretched, held, rows, place):  # type: ignore[no-untyped-def]
-    small, x_first, x_part, y_first, y_part, picture, use_picture = nearness
-    if use_picture:
+    small, x_first, x_part, y_first, y_part, image, use_image = nearness
+    if use_image:
         for x in range(width):
-            rows[place, x] = picture[y, x]
+            rows[place, x] = image[y, x]
     else:
         bilinear_row(small, x_first, x_part, y_first, y_part, y, width, terms, stretched, held, rows, place)
     rows[place, width] = rows[place, width - 1]
@@ -126,19 +126,19 @@ def blend_yuv(  # type: ignore[no-untyped-def]
     source, target, interleaved, size, log2_w, log2_h, nearness, tables, fixed, marked,
     scratch, words, start, stop,
 ):  # fmt: skip
-    """Blend rows ``start`` to ``stop`` (in chroma rows) of a planar or semi-planar picture over itself.
+    """Blend rows ``start`` to ``stop`` (in chroma rows) of a planar or semi-planar image over itself.
 
     Args:
         source, target: three planes each, Y, U, V; with ``interleaved`` V is ignored and U holds UV pairs.
-        size: (width, height) of the picture.
-        nearness: (small, x_first, x_part, y_first, y_part, picture, use_picture), as ``_nearness_row`` takes them.
+        size: (width, height) of the image.
+        nearness: (small, x_first, x_part, y_first, y_part, image, use_image), as ``_nearness_row`` takes them.
         tables: (luma uint32, chroma uint64) as ``tables.BlendTables``.
         fixed: (pre, shift, post, entry shift, entry count): a word is shifted up by ``pre`` to 16 bits, the result
             down by ``shift`` and up again by ``post``.
         marked: nearness may hold INVALID and LINE.
         scratch: as ``field.NearnessField.scratch`` gives it. Buffers a stage reads and writes are different arrays:
             between rows of one array the compiler cannot rule out overlap and gives up vector lanes.
-        words: scratch of the picture's type [4, >= chroma width].
+        words: scratch of the image's type [4, >= chroma width].
     """
     source_y, source_u, source_v = source
     target_y, target_u, target_v = target
@@ -228,7 +228,7 @@ def paint_yuv(  # type: ignore[no-untyped-def]
 def blend_packed(  # type: ignore[no-untyped-def]
     source, target, channels, size, nearness, table, fixed, marked, scratch, start, stop
 ):
-    """Blend rows ``start`` to ``stop`` of a packed RGB picture over itself.
+    """Blend rows ``start`` to ``stop`` of a packed RGB image over itself.
 
     A fourth channel is the source's straight alpha; the colour then goes over it by Porter and Duff's *over*.
     """
@@ -276,7 +276,7 @@ def blend_packed(  # type: ignore[no-untyped-def]
 def paint_packed(  # type: ignore[no-untyped-def]
     target, channels, origin, size, nearness, table, fixed, marked, scratch, start, stop
 ):
-    """Paint depth alone into a packed picture at ``origin``; ``table`` holds a pixel's bytes in an uint32."""
+    """Paint depth alone into a packed image at ``origin``; ``table`` holds a pixel's bytes in an uint32."""
     origin_x, origin_y = origin
     width, _ = size
     _, _, _, entry_shift, count = fixed
@@ -307,7 +307,7 @@ def paint_packed(  # type: ignore[no-untyped-def]
 
 @kernel
 def blend_patch(target, alpha, premultiplied, channel, step, origin, pre, shift, post):  # type: ignore[no-untyped-def]
-    """Blend a small picture (the colour bar) into one plane, in place.
+    """Blend a small image (the colour bar) into one plane, in place.
 
     ``alpha`` uint16 [h, w] in 1/65536 and ``premultiplied`` uint16 [h, w] as in a blend entry; sample x of the patch
     lies at word ``(origin x + x) * step + channel`` of a line.

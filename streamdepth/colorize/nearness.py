@@ -1,9 +1,9 @@
 """Nearness of every pixel: normalise depth at its own resolution, then bring it to the frame's.
 
-Units: ``NEARNESS_ONE`` is nearness 1 (see ``tables``). A *nearness picture* is uint16 [H, W] in these units, with
+Units: ``NEARNESS_ONE`` is nearness 1 (see ``tables``). A *nearness image* is uint16 [H, W] in these units, with
 ``INVALID`` where there is no depth and ``LINE`` or-ed in where a contour runs.
 
-The bilinear path needs no picture: a depth row is stretched to the frame's width once and kept (two rows at a time),
+The bilinear path needs no image: a depth row is stretched to the frame's width once and kept (two rows at a time),
 so a frame's row costs one vertical interpolation in int32 lanes.
 
 Compiled with numba, ``nogil``, cached on disk. Pure functions: all buffers are passed in.
@@ -95,8 +95,8 @@ def bilinear_row(small, x_first, x_part, y_first, y_part, y, width, terms, stret
 
 
 @kernel
-def bilinear_picture(small, x_first, x_part, y_first, y_part, masked, terms, stretched, held, out, start, stop):  # type: ignore[no-untyped-def]
-    """Rows ``start`` to ``stop`` of a nearness picture. Where depth is not valid (``masked``) the nearest depth pixel
+def bilinear_image(small, x_first, x_part, y_first, y_part, masked, terms, stretched, held, out, start, stop):  # type: ignore[no-untyped-def]
+    """Rows ``start`` to ``stop`` of a nearness image. Where depth is not valid (``masked``) the nearest depth pixel
     decides whether there is a value, and the valid ones among the four neighbours share the weight."""
     width = out.shape[1]
     held[0] = -1
@@ -126,34 +126,34 @@ def bilinear_picture(small, x_first, x_part, y_first, y_part, masked, terms, str
 
 
 @stage
-def _levels_row(picture, y, bands, width, out, place):  # type: ignore[no-untyped-def]
+def _levels_row(image, y, bands, width, out, place):  # type: ignore[no-untyped-def]
     """Which of ``bands`` equal parts of nearness each pixel is in; 255 where there is none."""
     for x in range(width):
-        value = u32(picture[y, x]) & u32(INVALID)
+        value = u32(image[y, x]) & u32(INVALID)
         # 257 / 2**22 is 1 / NEARNESS_ONE, a little less, so nearness 1 is still in the last part.
         part = (value * bands * u32(257)) >> u32(22)
         out[place, x] = u32(255) if value == u32(INVALID) else part
 
 
 @kernel
-def draw_contours(picture, levels, thickness, scratch, start, stop):  # type: ignore[no-untyped-def]
+def draw_contours(image, levels, thickness, scratch, start, stop):  # type: ignore[no-untyped-def]
     """Mark where nearness crosses one of ``levels`` evenly spaced values between a pixel and those ``thickness`` to
     the right and below. In place; rows of another band may already be marked, which does not change their nearness.
 
     ``scratch``: uint16 [>= 2, >= width].
     """
-    height, width = picture.shape
+    height, width = image.shape
     bands = u32(levels + 1)
     inner = max(width - thickness, 0)
     for y in range(start, stop):
-        _levels_row(picture, y, bands, width, scratch, 0)
-        _levels_row(picture, min(y + thickness, height - 1), bands, width, scratch, 1)
+        _levels_row(image, y, bands, width, scratch, 0)
+        _levels_row(image, min(y + thickness, height - 1), bands, width, scratch, 1)
         for x in range(inner):
             here, right, below = scratch[0, x], scratch[0, x + thickness], scratch[1, x]
             crossed = (here != right) | (here != below)
             known = (here != 255) & (right != 255) & (below != 255)
-            picture[y, x] = picture[y, x] | (u16(LINE) if crossed & known else u16(0))
+            image[y, x] = image[y, x] | (u16(LINE) if crossed & known else u16(0))
         for x in range(inner, width):
             here, below = scratch[0, x], scratch[1, x]
             if here != below and here != 255 and below != 255:
-                picture[y, x] = picture[y, x] | u16(LINE)
+                image[y, x] = image[y, x] | u16(LINE)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from streamdepth.core.look import Stop, Style
 
 GRAYSCALE_NAMES = ("grayscale", "greyscale", "gray", "grey")
-"""Near = white. Stills in one of these are one-channel pictures."""
+"""Near = white. Stills in one of these are one-channel images."""
 
 _STOP_FILE_SUFFIXES = (".json", ".yaml", ".yml")
 _GRAYSCALE_STOPS = ((0.0, (0, 0, 0)), (1.0, (255, 255, 255)))
@@ -66,7 +66,7 @@ def catalogue_names() -> list[str]:
 
 
 def is_grayscale(style: Style) -> bool:
-    """Whether stills in this style are one-channel pictures."""
+    """Whether stills in this style are one-channel images."""
     return isinstance(style, str) and _plain(style) in GRAYSCALE_NAMES
 
 

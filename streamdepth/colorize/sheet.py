@@ -1,4 +1,4 @@
-"""A picture of all palettes: each painted on the same depth, with its name."""
+"""An image of all palettes: each painted on the same depth, with its name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def preview(
     *,
     depth: NDArray[np.float32] | None = None,
     sense: Sense = Sense.RELATIVE_INVERSE,
-    picture: NDArray[np.uint8] | None = None,
+    image: NDArray[np.uint8] | None = None,
     columns: int = 6,
     cell_width_px: int = 300,
 ) -> NDArray[np.uint8]:
@@ -38,9 +38,9 @@ def preview(
         names: palettes to show; None = the 44 of npm ``colormap`` and ``grayscale``.
         depth: float32 [h, w] to paint; None = a scene of our own.
         sense: what ``depth`` means.
-        picture: uint8 [h, w, 3] RGB the depth belongs to: shown first, if given.
+        image: uint8 [h, w, 3] RGB the depth belongs to: shown first, if given.
         columns: cells in a row.
-        cell_width_px: width of one cell's picture.
+        cell_width_px: width of one cell's image.
 
     Returns:
         uint8 [H, W, 3] RGB.
@@ -59,7 +59,7 @@ def preview(
     text_px = max(round(cell_width_px / 17), 9)
     strip, gap = max(text_px // 2, 4), max(round(cell_width_px / 22), 6)
     step_x, step_y = cell_width_px + gap, cell_height + strip + 2 + round(text_px * 1.6) + gap
-    cells = [*([None] if picture is not None else []), *names]
+    cells = [*([None] if image is not None else []), *names]
     rows = math.ceil(len(cells) / columns)
     sheet = Image.new("RGB", (columns * step_x + gap, rows * step_y + gap), _BACKGROUND)
     pen = ImageDraw.Draw(sheet)
@@ -67,8 +67,8 @@ def preview(
     for index, name in enumerate(cells):
         x, y = gap + index % columns * step_x, gap + index // columns * step_y
         size = (cell_width_px, cell_height)
-        if name is None and picture is not None:
-            sheet.paste(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS), (x, y))
+        if name is None and image is not None:
+            sheet.paste(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS), (x, y))
         if name is not None:
             double = (2 * size[0], 2 * size[1])
             colours = paint(depth, sense, DepthRange(low, high), Look(style=name), size_px=double)

@@ -1,4 +1,4 @@
-"""Colour for still pictures: depth already at the picture's size becomes pixels with an alpha channel."""
+"""Colour for still images: depth already at the image's size becomes pixels with an alpha channel."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def paint(
     guide: NDArray[np.uint8] | None = None,
     size_px: tuple[int, int] | None = None,
 ) -> NDArray[np.uint8]:
-    """Depth as a picture of its own: colours with the look's opacity as alpha, never composited.
+    """Depth as an image of its own: colours with the look's opacity as alpha, never composited.
 
     A pixel without a value is transparent. ``view`` and ``transparent`` of the look play no part but for the view's
     default opacity.
 
     Args:
-        values: float32 [h, w], C-contiguous, at the picture's size (or at the model's, with ``size_px``).
+        values: float32 [h, w], C-contiguous, at the image's size (or at the model's, with ``size_px``).
         valid: bool [h, w], False where there is no value; NaN and infinity never are one.
-        guide: uint8 [H, W] brightness of the picture, which guided upsampling follows.
+        guide: uint8 [H, W] brightness of the image, which guided upsampling follows.
         size_px: (width, height) of the result; None = the values' own.
 
     Returns:

@@ -2,7 +2,7 @@
 
 A table has one entry for each step of nearness. Its finest step is 1/64 of a palette entry (``UNITS_PER_ENTRY``), so
 that 255 * 64 = 16320 is nearness 1: entry 64 k is palette entry k exactly, and a difference of two nearness values,
-doubled, still fits int16. 8-bit pictures use every fourth step (4081 entries, 16 KiB for luma: it stays in the L1
+doubled, still fits int16. 8-bit images use every fourth step (4081 entries, 16 KiB for luma: it stays in the L1
 cache); 10-bit ones all of them.
 
 A blend entry is ``(a, k)``: a plane's new value is ``v * (1 - a) + k`` with ``k = a * colour``, alpha included,
@@ -87,7 +87,7 @@ def blend_terms(
 
 @dataclass(frozen=True, slots=True)
 class BlendTables:
-    """For compositing over a picture.
+    """For compositing over an image.
 
     Attributes:
         luma: uint32 [n], ``a << 16 | k`` of the Y plane.
@@ -101,7 +101,7 @@ class BlendTables:
 
 @dataclass(frozen=True, slots=True)
 class PaintTables:
-    """For pictures of depth alone: the planes' values.
+    """For images of depth alone: the planes' values.
 
     Attributes:
         luma: uint8 or uint16 [n], the Y plane's words.

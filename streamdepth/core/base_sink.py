@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from streamdepth.core.frame import PictureInfo, Result, StreamInfo
+    from streamdepth.core.frame import ImageInfo, Result, StreamInfo
     from streamdepth.core.look import LookControl
 
 
@@ -50,10 +50,10 @@ class BaseSink(ABC):
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """What happened to pictures on the way out besides being written, by cause (``"resized"``, ``"late"``, ...)."""
+        """What happened to images on the way out besides being written, by cause (``"resized"``, ``"late"``, ...)."""
         return MappingProxyType({})
 
-    def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:  # noqa: B027 - a default, not abstract
+    def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:  # noqa: B027 - a default, not abstract
         pass
 
     @abstractmethod

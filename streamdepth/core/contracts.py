@@ -6,7 +6,7 @@ capture thread; ``Sink.process`` on the sink's own thread, or on the caller's wh
 ``close`` once that thread has ended. ``interrupt`` may be called at any time from any thread, also twice, also before
 ``open`` and after ``close``: a blocked call must then return or raise within one second.
 
-Who owns memory. A :class:`~streamdepth.core.frame.Frame`'s picture may share memory with the decoder and is
+Who owns memory. A :class:`~streamdepth.core.frame.Frame`'s image may share memory with the decoder and is
 read-only. A :class:`~streamdepth.core.frame.DepthMap` lives in a ring of buffers and returns to it when its last
 reference is gone.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from streamdepth.core.frame import Frame, PictureInfo, Result, StreamInfo
+    from streamdepth.core.frame import Frame, ImageInfo, Result, StreamInfo
     from streamdepth.core.look import LookControl
 
 
@@ -90,12 +90,12 @@ class Sink(Protocol):
 
     @property
     def control(self) -> LookControl | None:
-        """The look this sink wants its pictures in; None where it takes depth only."""
+        """The look this sink wants its images in; None where it takes depth only."""
         ...
 
     @property
     def live(self) -> bool:
-        """True where an old picture is worthless: a full queue then drops its oldest instead of blocking."""
+        """True where an old image is worthless: a full queue then drops its oldest instead of blocking."""
         ...
 
     @property
@@ -113,8 +113,8 @@ class Sink(Protocol):
         """One line for people about what was left out, converted or lost; empty if nothing was."""
         ...
 
-    def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:
-        """``picture`` describes the pictures to come; None where ``control`` is None."""
+    def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:
+        """``image`` describes the images to come; None where ``control`` is None."""
         ...
 
     def process(self, result: Result) -> None:

@@ -78,7 +78,7 @@ class DisplayError(SinkError):
 
 
 class DataFormatError(StreamDepthError, ValueError):
-    """A picture, tensor or depth file whose content does not fit its description."""
+    """An image, tensor or depth file whose content does not fit its description."""
 
 
 class MissingDependencyError(StreamDepthError, ImportError):

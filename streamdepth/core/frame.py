@@ -46,7 +46,7 @@ class Sense(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ColorTags:
-    """How a picture's numbers map to colour, as FFmpeg's ``AVCOL_*`` integers (ITU-T H.273); 2 = unspecified.
+    """How an image's numbers map to colour, as FFmpeg's ``AVCOL_*`` integers (ITU-T H.273); 2 = unspecified.
 
     ``range``: 0 unspecified, 1 limited ("tv"), 2 full ("pc").
     """
@@ -57,25 +57,25 @@ class ColorTags:
     transfer: int = 2
 
     @classmethod
-    def of(cls, picture: av.VideoFrame) -> ColorTags:
+    def of(cls, image: av.VideoFrame) -> ColorTags:
         return cls(
-            matrix=int(picture.colorspace),
-            range=int(picture.color_range),
-            primaries=int(picture.color_primaries),
-            transfer=int(picture.color_trc),
+            matrix=int(image.colorspace),
+            range=int(image.color_range),
+            primaries=int(image.color_primaries),
+            transfer=int(image.color_trc),
         )
 
-    def apply(self, picture: av.VideoFrame) -> None:
-        """Tag a picture of our own making."""
-        picture.colorspace = self.matrix
-        picture.color_range = self.range
-        picture.color_primaries = self.primaries
-        picture.color_trc = self.transfer
+    def apply(self, image: av.VideoFrame) -> None:
+        """Tag an image of our own making."""
+        image.colorspace = self.matrix
+        image.color_range = self.range
+        image.color_primaries = self.primaries
+        image.color_trc = self.transfer
 
 
 @dataclass(frozen=True, slots=True)
-class PictureInfo:
-    """Size, pixel format and colour of pictures that go to a sink."""
+class ImageInfo:
+    """Size, pixel format and colour of images that go to a sink."""
 
     width_px: int
     height_px: int
@@ -84,7 +84,7 @@ class PictureInfo:
 
     def __post_init__(self) -> None:
         if self.width_px < 1 or self.height_px < 1:
-            raise ValueError(f"a picture needs at least 1x1 pixels, not {self.width_px}x{self.height_px}")
+            raise ValueError(f"an image needs at least 1x1 pixels, not {self.width_px}x{self.height_px}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +93,14 @@ class StreamInfo:
 
     Attributes:
         source_id: short name of the source for people, credentials redacted.
-        width_px, height_px: size of every frame (sources with pictures of many sizes: of the first).
+        width_px, height_px: size of every frame (sources with images of many sizes: of the first).
         pix_fmt: FFmpeg name of the decoder's pixel format.
         time_base: unit of every frame's pts, in seconds.
         rate: rational frames per second; None if unknown or meaningless.
         frame_count: frames to expect, None if unknown; may be an estimate, never trust it for anything but progress.
         duration_seconds: None if unknown.
         live: frames come whether we are ready or not.
-        color: colour tags of the decoded pictures.
+        color: colour tags of the decoded images.
         sample_aspect_ratio: width : height of one pixel, 1 if unknown.
         origin_seconds: media time that becomes 0 in an output; 0 unless the source was trimmed with a start.
         end_seconds: media time the source was trimmed to, None if not.
@@ -137,7 +137,7 @@ class StreamInfo:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One picture of a source. Never re-stamped and never written to on its way.
+    """One image of a source. Never re-stamped and never written to on its way.
 
     Attributes:
         source_id: same as the stream's.
@@ -145,10 +145,10 @@ class Frame:
         pts: presentation time in ``time_base`` units; strictly rising within a source.
         time_base: seconds per pts unit.
         captured_ns: monotonic clock when the source handed the frame over.
-        picture: decoded picture in the decoder's pixel format, rotation applied. Its planes may be shared with the
+        image: decoded image in the decoder's pixel format, rotation applied. Its planes may be shared with the
             decoder: read only.
         key: True where the decoder says a key frame starts.
-        path: file that holds this picture alone, None where there is none.
+        path: file that holds this image alone, None where there is none.
     """
 
     source_id: str
@@ -156,17 +156,17 @@ class Frame:
     pts: int
     time_base: Fraction
     captured_ns: int
-    picture: av.VideoFrame
+    image: av.VideoFrame
     key: bool = False
     path: Path | None = None
 
     @property
     def width_px(self) -> int:
-        return self.picture.width
+        return self.image.width
 
     @property
     def height_px(self) -> int:
-        return self.picture.height
+        return self.image.height
 
     @property
     def seconds(self) -> float:
@@ -174,16 +174,16 @@ class Frame:
         return float(self.pts * self.time_base)
 
     def to_rgb(self) -> NDArray[np.uint8]:
-        """The picture as a new uint8 [H, W, 3] array, RGB, full range."""
+        """The image as a new uint8 [H, W, 3] array, RGB, full range."""
         from av.video.reformatter import VideoReformatter
 
-        # A picture's own converter stays with it as long as it lives, with two threads; whole shots of them are kept.
-        converted = VideoReformatter().reformat(self.picture, format="rgb24")
+        # An image's own converter stays with it as long as it lives, with two threads; whole shots of them are kept.
+        converted = VideoReformatter().reformat(self.image, format="rgb24")
         return np.asarray(converted.to_ndarray(), dtype=np.uint8)
 
 
-def picture_from_array(array: NDArray[np.uint8], layout: Layout) -> av.VideoFrame:
-    """Wrap a uint8 array as a picture, without a copy where the array is C-contiguous.
+def image_from_array(array: NDArray[np.uint8], layout: Layout) -> av.VideoFrame:
+    """Wrap a uint8 array as an image, without a copy where the array is C-contiguous.
 
     Args:
         array: [H, W, 3], [H, W, 4] or [H, W], as ``layout`` says.
@@ -195,27 +195,27 @@ def picture_from_array(array: NDArray[np.uint8], layout: Layout) -> av.VideoFram
     channels = {"hwc_rgb": 3, "hwc_bgr": 3, "hwc_rgba": 4, "hw_gray": None}[layout]
     expected = array.ndim == 2 if channels is None else array.ndim == 3 and array.shape[2] == channels
     if not expected or array.dtype != np.uint8 or 0 in array.shape:
-        raise ValueError(f"a {layout} picture is uint8 with at least one pixel, not {array.dtype} {list(array.shape)}")
-    picture = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(array), format=_AV_FORMAT[layout])
-    picture.color_range = 2
-    return picture
+        raise ValueError(f"a {layout} image is uint8 with at least one pixel, not {array.dtype} {list(array.shape)}")
+    image = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(array), format=_AV_FORMAT[layout])
+    image.color_range = 2
+    return image
 
 
 @dataclass(frozen=True, slots=True)
 class DepthMap:
-    """Depth of one picture, at the model's resolution.
+    """Depth of one image, at the model's resolution.
 
     Attributes:
-        values: float32 [h, w], C-contiguous; covers the whole picture edge to edge (pixel centres at half integers).
+        values: float32 [h, w], C-contiguous; covers the whole image edge to edge (pixel centres at half integers).
         sense: what the values mean.
         valid: bool [h, w], False where the model gives no depth; None = valid wherever the value is finite.
-        carried: moved here from pictures near by (``model_every``), not given by the model for this one.
+        propagated: moved here from images near by (``model_every``), not given by the model for this one.
     """
 
     values: NDArray[np.float32]
     sense: Sense
     valid: NDArray[np.bool_] | None = None
-    carried: bool = False
+    propagated: bool = False
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or self.values.dtype != np.float32 or 0 in self.values.shape:
@@ -264,10 +264,10 @@ class Result:
         frame: the input, untouched.
         depth: its depth at model resolution. Memory belongs to a ring: copy it to keep it beyond ``process``.
         range: the range its colours use.
-        picture: the coloured view in the sink's look, or None where the sink wants none. Not written to afterwards.
+        image: the coloured view in the sink's look, or None where the sink wants none. Not written to afterwards.
     """
 
     frame: Frame
     depth: DepthMap
     range: DepthRange
-    picture: av.VideoFrame | None = None
+    image: av.VideoFrame | None = None

@@ -16,7 +16,7 @@ Style = str | tuple[Stop, ...]
 
 
 class View(StrEnum):
-    """What a picture shows."""
+    """What an image shows."""
 
     DEPTH = "depth"
     OVERLAY = "overlay"
@@ -45,8 +45,8 @@ class Look:
         style: palette name, or own stops as ``((position 0..1, (r, g, b[, a])), ...)``.
         alpha: opacity at the nearest and at the farthest point, 0..1 each; None = the view's own (overlay 0.6, else 1).
         reverse: far takes the palette's high end instead of near.
-        view: what the picture shows. Outside ``overlay`` depth fades to black with alpha, unless ``transparent``.
-        transparent: keep alpha as a channel instead of compositing (stills, containers that carry alpha).
+        view: what the image shows. Outside ``overlay`` depth fades to black with alpha, unless ``transparent``.
+        transparent: keep alpha as a channel instead of compositing (stills, containers that propagate alpha).
         upsampling: bilinear, or guided by the frame's edges.
         contours: number of nearness levels outlined, 0 = none.
         bar: paint a colour bar, with metres where the model has them.

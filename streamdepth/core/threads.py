@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from streamdepth.core.errors import UsageError
 
 _MOST_DECODING = 4
-"""H.264 at 1080p decodes at 200 to 400 frames a second on one core; more threads only hold more pictures back."""
+"""H.264 at 1080p decodes at 200 to 400 frames a second on one core; more threads only hold more images back."""
 _MOST_ENCODING = 12
-"""x264's own default is 1.5 a core; beyond a dozen its rows run out at 1080p and each thread still costs a picture."""
+"""x264's own default is 1.5 a core; beyond a dozen its rows run out at 1080p and each thread still costs an image."""
 _MOST_SESSION = 16
 _LEAST_SHARE = 3
 """What FFmpeg and x264 take by themselves on two cores. Sharing two cores out to the last thread won nothing: two
@@ -26,7 +26,7 @@ class ThreadPlan:
         session: of one operator of the model.
         decoder: of each decoder.
         encoder: of each encoder.
-        kernels: that share the rows of one picture when it is coloured.
+        kernels: that share the rows of one image when it is coloured.
     """
 
     session: int

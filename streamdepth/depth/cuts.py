@@ -1,4 +1,4 @@
-"""Where one shot ends and the next begins, found by PySceneDetect's content detector on small pictures."""
+"""Where one shot ends and the next begins, found by PySceneDetect's content detector on small images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import av
 from streamdepth.core.errors import MissingDependencyError
 
 _LONGER_SIDE_PX = 128
-"""PySceneDetect itself works on pictures scaled down to about 256 px; 128 finds the same cuts on its HSV means and
+"""PySceneDetect itself works on images scaled down to about 256 px; 128 finds the same cuts on its HSV means and
 costs 0.17 ms a frame, scaling included, at 960x540."""
 
 _MIN_SHOT_FRAMES = 15
@@ -69,20 +69,20 @@ class CutDetector:
         self._count = 0
         self._scaler = av.video.reformatter.VideoReformatter()
 
-    def is_cut(self, picture: av.VideoFrame) -> bool:
-        """True where ``picture`` starts a new shot, as one of another shape does; never for the first."""
-        scale = min(1.0, _LONGER_SIDE_PX / max(picture.width, picture.height))
+    def is_cut(self, image: av.VideoFrame) -> bool:
+        """True where ``image`` starts a new shot, as one of another shape does; never for the first."""
+        scale = min(1.0, _LONGER_SIDE_PX / max(image.width, image.height))
         small = self._scaler.reformat(
-            picture,
+            image,
             format="bgr24",
-            width=max(1, round(picture.width * scale)),
-            height=max(1, round(picture.height * scale)),
+            width=max(1, round(image.width * scale)),
+            height=max(1, round(image.height * scale)),
             interpolation="FAST_BILINEAR",
-            threads=1,  # a picture's own scaler is made, with a thread for each core, for every picture anew
+            threads=1,  # an image's own scaler is made, with a thread for each core, for every image anew
         ).to_ndarray()
         reshaped = self._shape not in (None, small.shape)
         self._shape = small.shape
-        if reshaped:  # PySceneDetect compares pictures of one size
+        if reshaped:  # PySceneDetect compares images of one size
             self._detector = self._fresh()
         cuts = self._detector.process_frame(self._timecode(self._count, self._rate), small)
         self._count += 1

@@ -1,9 +1,9 @@
-"""Depth of a picture from the depth of pictures near it, carried along the motion between them.
+"""Depth of an image from the depth of images near it, propagated along the motion between them.
 
-A network of tens of milliseconds need not see every picture of a film: most of the next one is the last one, moved.
+A network of tens of milliseconds need not see every image of a film: most of the next one is the last one, moved.
 Dense inverse search (Kroeger, Timofte, Dai and Van Gool, "Fast Optical Flow using Dense Inverse Search", ECCV 2016;
-OpenCV's) finds the motion from a picture to each of its neighbours with known depth, which is then fetched from there.
-Where two neighbours know, the nearer in time counts more, and the one whose picture fits better: what one of them hides
+OpenCV's) finds the motion from an image to each of its neighbours with known depth, which is then fetched from there.
+Where two neighbours know, the nearer in time counts more, and the one whose image fits better: what one of them hides
 the other mostly shows. Both flows, both fetches and the blend cost about 1.5 ms of one core at 352x192.
 """
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from streamdepth.core.frame import Sense
 
 _LONGER_SIDE_PX = 256
-"""Of the pictures that motion is looked for in. On a roller coaster, every 4th picture computed, depth then misses
+"""Of the images that motion is looked for in. On a roller coaster, every 4th image computed, depth then misses
 that of the model by 3.3 % of the range; 352 px take twice the time and change nothing, 192 px give 3.4 %."""
 _SHORTEST_SIDE_PX = 32
-"""Of the same: four patches of 8. In OpenCV 5.0 pictures 256 wide and 16 high end in a crash."""
+"""Of the same: four patches of 8. In OpenCV 5.0 images 256 wide and 16 high end in a crash."""
 _MISFIT_LEVELS = 8.0
 """Grey levels of difference to the moved neighbour that make it count e times less."""
 _MISFIT_WINDOW_PX = 5
@@ -40,10 +40,10 @@ _SURE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class KnownDepth:
-    """A picture whose depth the model gave.
+    """An image whose depth the model gave.
 
     Attributes:
-        small: uint8 [h, w], the picture as motion is looked for in it.
+        small: uint8 [h, w], the image as motion is looked for in it.
         values: float32 [H, W], its depth, 0 where there is none.
         known: float32 [H, W], 1 where there is depth, else 0; None = everywhere.
         sense: what the values mean.
@@ -72,8 +72,8 @@ class KnownDepth:
         return self.small.shape == other.small.shape and self.values.shape == other.values.shape
 
 
-class DepthCarrier:
-    """Carries depth from picture to picture. Owned by one thread."""
+class DepthPropagator:
+    """Carries depth from image to image. Owned by one thread."""
 
     def __init__(self) -> None:
         import av.video.reformatter
@@ -83,23 +83,23 @@ class DepthCarrier:
         self._searched: tuple[int, ...] = ()
         self._last: _Pursuit | None = None
 
-    def small(self, picture: av.VideoFrame) -> NDArray[np.uint8]:
-        """A picture as motion is looked for in it: uint8 [h, w], its luma, the longer side 256 px.
+    def small(self, image: av.VideoFrame) -> NDArray[np.uint8]:
+        """An image as motion is looked for in it: uint8 [h, w], its luma, the longer side 256 px.
 
         Raises:
             DataFormatError: the scaler cannot convert it.
         """
         import av
 
-        scale = _LONGER_SIDE_PX / max(picture.width, picture.height)
-        width, height = (max(_SHORTEST_SIDE_PX, round(side * scale)) for side in (picture.width, picture.height))
+        scale = _LONGER_SIDE_PX / max(image.width, image.height)
+        width, height = (max(_SHORTEST_SIDE_PX, round(side * scale)) for side in (image.width, image.height))
         try:
             gray = self._scaler.reformat(
-                picture, format="gray", width=width, height=height, interpolation="AREA", threads=1
+                image, format="gray", width=width, height=height, interpolation="AREA", threads=1
             )
         except (av.FFmpegError, ValueError) as error:
             raise DataFormatError(
-                f"motion cannot be followed in a {picture.width}x{picture.height} {picture.format.name} picture "
+                f"motion cannot be followed in a {image.width}x{image.height} {image.format.name} image "
                 f"({error}); leave --model-every out"
             ) from error
         return np.asarray(gray.to_ndarray(), dtype=np.uint8)
@@ -107,15 +107,15 @@ class DepthCarrier:
     def between(
         self, smalls: Sequence[NDArray[np.uint8]], before: KnownDepth, after: KnownDepth | None
     ) -> Iterator[DepthMap]:
-        """Depth of the pictures between two.
+        """Depth of the images between two.
 
         Args:
             smalls: as ``small`` gives them, evenly spaced in time from ``before`` to ``after``.
-            before: a picture of the same shot.
+            before: an image of the same shot.
             after: another one; None where there is none, as at the end of a shot.
 
         Yields:
-            New arrays, marked as carried; where neither picture has depth there is none: not valid if the model gives
+            New arrays, marked as propagated; where neither image has depth there is none: not valid if the model gives
             masks, else NaN.
         """
         if after is None or not before.fits(after):
@@ -130,7 +130,7 @@ class DepthCarrier:
             yield _blended(near, far, before, share=number / (len(smalls) + 1))
 
     def onward(self, small: NDArray[np.uint8], before: KnownDepth) -> DepthMap:
-        """Depth of a picture from an earlier one alone; motion is looked for near where the last call found it.
+        """Depth of an image from an earlier one alone; motion is looked for near where the last call found it.
 
         Raises:
             ValueError: their sizes differ.
@@ -139,7 +139,7 @@ class DepthCarrier:
             self._last = self._pursuit(before)
         fetched = _fetched(small, before, self._last.flow(small))
         if fetched.known is None:
-            return DepthMap(fetched.values, before.sense, None, carried=True)
+            return DepthMap(fetched.values, before.sense, None, propagated=True)
         return _with_holes(fetched.values, fetched.known > 0, before)
 
     def _pursuit(self, at: KnownDepth) -> _Pursuit:
@@ -154,7 +154,7 @@ class DepthCarrier:
 
 
 class _Pursuit:
-    """The motion to one picture from others, each further from it than the last, whose motion is where search begins.
+    """The motion to one image from others, each further from it than the last, whose motion is where search begins.
 
     At every 16th frame of the roller coaster depth from behind misses the model's by 6.1 % of the range instead of 9.0.
     """
@@ -165,21 +165,21 @@ class _Pursuit:
         self._found: NDArray[np.float32] | None = None
 
     def flow(self, small: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """float32 [h, w, 2]: how far right and down of each pixel the picture ``at`` shows the same."""
+        """float32 [h, w, 2]: how far right and down of each pixel the image ``at`` shows the same."""
         if small.shape != self.at.small.shape:
-            raise ValueError(f"pictures of {list(small.shape)} and {list(self.at.small.shape)} cannot be compared")
+            raise ValueError(f"images of {list(small.shape)} and {list(self.at.small.shape)} cannot be compared")
         begin = None if self._found is None else self._found.copy()  # OpenCV writes the answer over it
         self._found = np.asarray(self._search.calc(small, self.at.small, begin), np.float32)
         return self._found
 
 
 class _Fetched(NamedTuple):
-    """What a neighbour says of a picture.
+    """What a neighbour says of an image.
 
     Attributes:
         values: float32 [H, W], its depth, moved.
         known: float32 [H, W], 0 where there is none; None = everywhere.
-        misfit: float32 [h, w], grey levels between its picture, moved, and the picture.
+        misfit: float32 [h, w], grey levels between its image, moved, and the image.
     """
 
     values: NDArray[np.float32]
@@ -213,7 +213,7 @@ def _blended(near: _Fetched, far: _Fetched, before: KnownDepth, *, share: float)
     trust = _resized(_trust(near.misfit, far.misfit, share), before.values.shape)
     if near.known is None and far.known is None:
         values = far.values + trust * (near.values - far.values)
-        return DepthMap(values, before.sense, None, carried=True)
+        return DepthMap(values, before.sense, None, propagated=True)
     weights = (
         (trust if near.known is None else trust * near.known),
         ((1 - trust) if far.known is None else (1 - trust) * far.known),
@@ -226,13 +226,13 @@ def _blended(near: _Fetched, far: _Fetched, before: KnownDepth, *, share: float)
 def _with_holes(values: NDArray[np.float32], known: NDArray[np.bool_], like: KnownDepth) -> DepthMap:
     """Depth that is not everywhere, said in the way in which the model says it."""
     if like.masked:
-        return DepthMap(values, like.sense, known, carried=True)
-    return DepthMap(np.where(known, values, np.float32("nan")), like.sense, None, carried=True)
+        return DepthMap(values, like.sense, known, propagated=True)
+    return DepthMap(np.where(known, values, np.float32("nan")), like.sense, None, propagated=True)
 
 
 def _trust(misfit: NDArray[np.float32], later_misfit: NDArray[np.float32], share: float) -> NDArray[np.float32]:
     """How much the earlier of two neighbours counts, 0..1: the logistic function of time and fit."""
-    # the whole picture's misfit beside the pixel's own: at a cut a wrong neighbour fits by chance here and there
+    # the whole image's misfit beside the pixel's own: at a cut a wrong neighbour fits by chance here and there
     balance = (later_misfit - misfit) + (float(later_misfit.mean()) - float(misfit.mean()))
     odds = np.exp(np.clip(balance / _MISFIT_LEVELS, -30, 30)) * ((1 - share) / share)
     return np.asarray(odds / (1 + odds), dtype=np.float32)

@@ -2,7 +2,7 @@
 
 The depth pass appends, the colour pass takes, one shot behind. Depth waits on disk, a file a shot, so that memory stays
 flat; a shot longer than half the spool's budget is closed early and the next stretch of it glides to its own range.
-Decoded pictures wait in memory as far as a fixed budget goes: the colour pass reads the source again for the rest only.
+Decoded images wait in memory as far as a fixed budget goes: the colour pass reads the source again for the rest only.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 SPOOL_BYTES = 2 << 30
 KEPT_BYTES = 256 << 20
-"""Decoded pictures kept: 185 frames of 4:2:0 at 1280x720, 82 at 1920x1080, about a shot of a film. Keeping a
-720p picture instead of decoding it again saves 2 of 36 ms of CPU that a frame takes with the built-in model."""
-_GLIDE_FRAMES = 48
+"""Decoded images kept: 185 frames of 4:2:0 at 1280x720, 82 at 1920x1080, about a shot of a film. Keeping a
+720p image instead of decoding it again saves 2 of 36 ms of CPU that a frame takes with the built-in model."""
+_CROSSFADE_FRAMES = 48
 _SAMPLES_PER_FRAME = 512
 _FRAMES_SAMPLED = 2048
 """Frames of a shot whose values are kept for its percentiles (4 MB): a longer shot is looked at every 2nd, 4th, ...
@@ -51,7 +51,7 @@ class Spooled:
     """One frame as the colour pass gets it.
 
     Attributes:
-        frame: None where its picture was not kept and has to be read again.
+        frame: None where its image was not kept and has to be read again.
         depth: a new array.
         range: of its whole shot.
     """
@@ -67,13 +67,13 @@ class _Record:
     stamp: Stamp
     sense: Sense
     shape: tuple[int, int]
-    carried: bool
+    propagated: bool
 
 
 @dataclass(slots=True)
 class _Shot:
     spool: IO[bytes]
-    glide_from: DepthRange | None
+    crossfade_from: DepthRange | None
     records: deque[_Record] = field(default_factory=deque)
     samples: list[np.ndarray[tuple[int], np.dtype[np.float32]]] = field(default_factory=list)
     range: DepthRange | None = None
@@ -95,11 +95,11 @@ class _Shot:
         self.frames += 1
 
 
-class ShotLedger:
+class ShotSpool:
     """Hands depth from the depth pass to the colour pass, each frame with the range of its whole shot.
 
     One thread appends, one takes. Waits end by ``abort``. The disk used never passes ``budget_bytes`` by more than one
-    frame: ``append`` then waits for the colour pass. Pictures kept never pass ``kept_bytes``: a shot gives up its first
+    frame: ``append`` then waits for the colour pass. Images kept never pass ``kept_bytes``: a shot gives up its first
     ones, so that what has to be read again is one stretch that begins with the shot, where encoders put key frames.
     """
 
@@ -132,12 +132,12 @@ class ShotLedger:
 
         Raises:
             SinkError: the spool cannot be written (a full disk).
-            Aborted: the ledger was aborted while waiting for room.
+            Aborted: the shot_spool was aborted while waiting for room.
         """
         values = depth.values if depth.valid is None else np.where(depth.valid, depth.values, np.float32("nan"))
         with self._changed:
             if self._open is not None and (cut or self._open.size_bytes + values.nbytes > self._budget_bytes // 2):
-                self._close_shot(glide=not cut)
+                self._close_shot(crossfade=not cut)
             self._changed.wait_for(
                 lambda: (
                     self._aborted
@@ -160,7 +160,7 @@ class ShotLedger:
             ) from error
         with self._changed:
             stamp = Stamp(frame.index, frame.pts, frame.captured_ns)
-            shot.records.append(_Record(stamp, depth.sense, values.shape, depth.carried))
+            shot.records.append(_Record(stamp, depth.sense, values.shape, depth.propagated))
             self._keep(shot, frame)
             shot.sample(measurement)
             shot.size_bytes += values.nbytes
@@ -170,7 +170,7 @@ class ShotLedger:
         """No more frames: the last shot is complete."""
         with self._changed:
             if self._open is not None:
-                self._close_shot(glide=False)
+                self._close_shot(crossfade=False)
             self._ended = True
             self._changed.notify_all()
 
@@ -178,7 +178,7 @@ class ShotLedger:
         """The next frame, as soon as its shot is complete.
 
         Raises:
-            Ended: all were taken. Aborted: the ledger was aborted.
+            Ended: all were taken. Aborted: the shot_spool was aborted.
         """
         with self._changed:
             if self._reading is not None and not self._reading.records:
@@ -202,8 +202,8 @@ class ShotLedger:
         values = np.empty((height, width), np.float32)
         shot.spool.readinto(values.data)  # type: ignore[attr-defined]  # a BufferedRandom, which IO[bytes] hides
         assert shot.range is not None  # noqa: S101 - set when the shot was closed
-        depth = DepthMap(values, record.sense, carried=record.carried)
-        return Spooled(record.stamp, frame, depth, _glide(shot, shot.range))
+        depth = DepthMap(values, record.sense, propagated=record.propagated)
+        return Spooled(record.stamp, frame, depth, _crossfade(shot, shot.range))
 
     def abort(self) -> None:
         with self._changed:
@@ -211,7 +211,7 @@ class ShotLedger:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Free disk and pictures. Idempotent; after both passes have ended."""
+        """Free disk and images. Idempotent; after both passes have ended."""
         with self._changed:
             for shot in (*self._closed, self._reading, self._open):
                 if shot is not None:
@@ -221,16 +221,16 @@ class ShotLedger:
 
     def _keep(self, shot: _Shot, frame: Frame) -> None:
         shot.kept.append(frame)
-        self._room_bytes -= _size_bytes(frame.picture)
+        self._room_bytes -= _size_bytes(frame.image)
         while self._room_bytes < 0 and shot.kept:
             self._let_go(shot)
 
     def _let_go(self, shot: _Shot) -> Frame:
         frame = shot.kept.popleft()
-        self._room_bytes += _size_bytes(frame.picture)
+        self._room_bytes += _size_bytes(frame.image)
         return frame
 
-    def _close_shot(self, *, glide: bool) -> None:
+    def _close_shot(self, *, crossfade: bool) -> None:
         shot, self._open = self._open, None
         assert shot is not None  # noqa: S101 - the callers have looked
         if shot.samples:
@@ -239,7 +239,7 @@ class ShotLedger:
         else:
             shot.range = DepthRange(0.0, 0.0)
         shot.samples.clear()
-        self._last_range = shot.range if glide else None
+        self._last_range = shot.range if crossfade else None
         self._closed.append(shot)
         self._changed.notify_all()
 
@@ -251,17 +251,17 @@ class ShotLedger:
         self._changed.notify_all()
 
 
-def _glide(shot: _Shot, own: DepthRange) -> DepthRange:
+def _crossfade(shot: _Shot, own: DepthRange) -> DepthRange:
     """The range of the frame just taken: its shot's, approached from the stretch before where the shot was divided."""
-    if shot.glide_from is None or shot.taken >= _GLIDE_FRAMES:
+    if shot.crossfade_from is None or shot.taken >= _CROSSFADE_FRAMES:
         return own
-    share = shot.taken / _GLIDE_FRAMES
-    before = shot.glide_from
+    share = shot.taken / _CROSSFADE_FRAMES
+    before = shot.crossfade_from
     return DepthRange(before.lo + share * (own.lo - before.lo), before.hi + share * (own.hi - before.hi))
 
 
-def _size_bytes(picture: av.VideoFrame) -> int:
-    return sum(plane.buffer_size for plane in picture.planes)
+def _size_bytes(image: av.VideoFrame) -> int:
+    return sum(plane.buffer_size for plane in image.planes)
 
 
 def _spool_file() -> IO[bytes]:

@@ -1,4 +1,4 @@
-"""The still-picture API: one call in, one result out, on the same parts as the pipeline."""
+"""The still-image API: one call in, one result out, on the same parts as the pipeline."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from streamdepth.core.threads import cores
 from streamdepth.image.ahead import in_order
 from streamdepth.image.inputs import MAX_PIXELS, Still, read
 from streamdepth.image.tensors import rows_of
-from streamdepth.inference.engine_factory import Opener
+from streamdepth.inference.engine_factory import EngineFactory
 from streamdepth.inference.providers import AUTO, likely
 
 if TYPE_CHECKING:
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
 
     from streamdepth.core.frame import Sense
     from streamdepth.core.look import Style
-    from streamdepth.image.inputs import Picture
+    from streamdepth.image.inputs import ImageLike
     from streamdepth.inference.engine import Engine, RawDepth
     from streamdepth.inference.runner import Runner
     from streamdepth.models.hub import Progress
     from streamdepth.models.spec import ModelSpec, Preprocessing
 
-_PICTURES_AT_ONCE = 4
-"""Threads that read and paint beside the model. Each may hold 0.2 GB where pictures have 12 megapixels."""
+_IMAGES_AT_ONCE = 4
+"""Threads that read and paint beside the model. Each may hold 0.2 GB where images have 12 megapixels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Estimate:
-    """Depth of one picture.
+    """Depth of one image.
 
     Attributes:
-        data: float32 [H, W] at the picture's size, in the model's own sense.
+        data: float32 [H, W] at the image's size, in the model's own sense.
         image: PNG of it, None where no style was asked for.
-        width, height: of the picture, in pixels.
+        width, height: of the image, in pixels.
         sense: what ``data`` means.
         notes: one line each about what was left out, converted or assumed.
     """
@@ -74,7 +74,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """One picture, or one row of a prepared tensor, on its way through."""
+    """One image, or one row of a prepared tensor, on its way through."""
 
     still: Still | None
     row: NDArray[Any] | None
@@ -86,7 +86,7 @@ class DepthEstimator:
     """A model ready to be used, on stills by calling it, on video through :meth:`engine`.
 
     Making one finds the model, downloads it if need be, and reads its graph; the first use loads it and checks it on a
-    built-in picture. Thread-safe: the model runs for one call after the other.
+    built-in image. Thread-safe: the model runs for one call after the other.
 
     Args:
         model: ``"built-in"``, a path, or a Hub name.
@@ -96,7 +96,7 @@ class DepthEstimator:
         size: network size, ``N`` or ``"WxH"``; None = the model's own.
         sense: what the output means, if the model does not say it; metres of a model known to give none are refused.
         preprocessing: whole rules, or a mapping of its fields to change (``{"do_normalize": False}``).
-        input_name, output_name: of the picture and the depth, where the graph has several.
+        input_name, output_name: of the image and the depth, where the graph has several.
         metres_per_unit: what to multiply a metric output by.
         exact: preprocess exactly as ``transformers`` does. None = for stills yes, for video the fast way.
         threads: threads of one operator on the CPU, None = from the cores.
@@ -151,7 +151,7 @@ class DepthEstimator:
             progress=progress,
         )
         self._spec = found(dtype=dtype)
-        self._opener = Opener(
+        self._engine_factory = EngineFactory(
             self._spec,
             provider,
             threads=threads,
@@ -160,7 +160,7 @@ class DepthEstimator:
         )
         self._exact = exact
         self._max_pixels = max_pixels
-        self._pictures_at_once = min(_PICTURES_AT_ONCE, threads or cores())
+        self._images_at_once = min(_IMAGES_AT_ONCE, threads or cores())
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._closed = False
@@ -168,7 +168,7 @@ class DepthEstimator:
     @property
     def spec(self) -> ModelSpec:
         """What is known of the model; on CUDA, from the first use on, of the dtype that passed there."""
-        return self._opener.spec
+        return self._engine_factory.spec
 
     @property
     def provider(self) -> str:
@@ -181,26 +181,28 @@ class DepthEstimator:
         return self._exact is not False
 
     def engine(self, batch: int = 1, *, exact: bool | None = None, workers: int = 1) -> Engine:
-        """A new engine of one's own, checked on a built-in picture. The caller closes it.
+        """A new engine of one's own, checked on a built-in image. The caller closes it.
 
         Args:
             workers: threads that would call ``run`` at the same time; the engine says how many may.
         Raises:
             ProviderError, ModelError, InferenceError: see :class:`streamdepth.inference.engine.Engine`.
         """
-        return self._opener.engine(batch, exact=exact if exact is not None else bool(self._exact), workers=workers)
+        return self._engine_factory.engine(
+            batch, exact=exact if exact is not None else bool(self._exact), workers=workers
+        )
 
     def live_engine(self, batch: int = 1) -> Runner:
-        """As ``engine``, for whoever waits for the first picture.
+        """As ``engine``, for whoever waits for the first image.
 
         Where TensorRT's engine is not there yet, the model runs on CUDA while it is built, and ``tell`` hears when it
         takes over.
         """
-        return self._opener.live(batch, exact=bool(self._exact))
+        return self._engine_factory.live(batch, exact=bool(self._exact))
 
     def trial_engine(self, batch: int = 1) -> Engine:
         """As ``engine``, to measure a batch with: on CUDA where TensorRT would build an engine for each."""
-        return self._opener.trial(batch)
+        return self._engine_factory.trial(batch)
 
     @overload
     def __call__(
@@ -225,7 +227,7 @@ class DepthEstimator:
     @overload
     def __call__(
         self,
-        inputs: Picture,
+        inputs: ImageLike,
         *,
         style: Style | None = None,
         alpha: float | str | Sequence[float] | None = 1.0,
@@ -240,7 +242,7 @@ class DepthEstimator:
         alpha: float | str | Sequence[float] | None = 1.0,
         reverse: bool = False,
     ) -> Estimate | list[Estimate]:
-        """Depth of one picture or of a list of them.
+        """Depth of one image or of a list of them.
 
         Args:
             inputs: see :func:`streamdepth.image.inputs.read`; a list or tuple of such, of any sizes, is worked on as
@@ -249,7 +251,7 @@ class DepthEstimator:
             alpha: opacity of ``image``, one number or (nearest, farthest), 0..1.
             reverse: far takes the high end instead.
         Returns:
-            An Estimate; for a list, a list in its order. A tensor of several pictures counts as that many.
+            An Estimate; for a list, a list in its order. A tensor of several images counts as that many.
         Raises:
             UsageError, DataFormatError, SourceError: an input that cannot be used; nothing is returned then.
             ModelError, ProviderError, InferenceError: the model cannot run.
@@ -270,19 +272,19 @@ class DepthEstimator:
         alpha: float | str | Sequence[float] | None = 1.0,
         reverse: bool = False,
     ) -> Generator[Estimate]:
-        """Depth of pictures, one after the other in their order, with a few of them in memory at a time.
+        """Depth of images, one after the other in their order, with a few of them in memory at a time.
 
-        While the model runs, the next pictures are read and the last ones painted on threads of their own. With the
-        built-in model on two idle cores, 1280x720 JPEG to PNG takes 39 ms a picture, and 72 ms with a call each; to
+        While the model runs, the next images are read and the last ones painted on threads of their own. With the
+        built-in model on two idle cores, 1280x720 JPEG to PNG takes 39 ms an image, and 72 ms with a call each; to
         depth alone 13 and 18 ms. The model's 7 ms are the smaller part, so that batches of it would gain little.
 
         Args:
-            inputs: see :func:`streamdepth.image.inputs.read`; taken as results are. A tensor of several pictures
+            inputs: see :func:`streamdepth.image.inputs.read`; taken as results are. A tensor of several images
                 counts as that many.
             style, alpha, reverse: as for a call.
         Raises:
             UsageError: at once, a look that cannot be.
-            StreamDepthError: as for a call, in place of the picture that cannot be used and after those before it.
+            StreamDepthError: as for a call, in place of the image that cannot be used and after those before it.
         """
         return self._each(inputs, self._look(style, alpha, reverse))
 
@@ -318,7 +320,7 @@ class DepthEstimator:
             return self._engine
 
     def _each(self, inputs: Iterable[Any], look: Look | None) -> Generator[Estimate]:
-        engine, ahead = self._stills_engine(), self._pictures_at_once
+        engine, ahead = self._stills_engine(), self._images_at_once
         pool = ThreadPoolExecutor(ahead, thread_name_prefix="streamdepth-stills")
         try:
             read = in_order(pool, lambda value: self._items(value, engine), inputs, ahead=ahead)
@@ -362,9 +364,9 @@ class DepthEstimator:
         if slot.exact:
             slot.write_rgb(row, still.rgb)
             return
-        from streamdepth.inference.preprocess import picture_of
+        from streamdepth.inference.preprocess import image_of
 
-        slot.write(row, picture_of(still.rgb))
+        slot.write(row, image_of(still.rgb))
 
     def _estimate(self, item: _Item, raw: RawDepth, engine: Engine, look: Look | None) -> Estimate:
         from streamdepth.inference import postprocess
@@ -376,7 +378,7 @@ class DepthEstimator:
             data = postprocess.resize(values, width, height)
         else:
             width, height = raw.geometry.width_px, raw.geometry.height_px
-            data = postprocess.to_picture(
+            data = postprocess.to_image(
                 raw.values, family, raw.geometry, exact=engine.exact, field_of_view_degrees=view
             )
         image = None

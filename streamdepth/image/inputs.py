@@ -1,4 +1,4 @@
-"""Whatever holds one picture -> uint8 RGB, or a tensor that is to be used as it is."""
+"""Whatever holds one image -> uint8 RGB, or a tensor that is to be used as it is."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    Picture = str | Path | bytes | bytearray | memoryview | NDArray[Any] | Image.Image | av.VideoFrame | Frame
+    ImageLike = str | Path | bytes | bytearray | memoryview | NDArray[Any] | Image.Image | av.VideoFrame | Frame
 
 MAX_PIXELS = 178_956_970
-"""Pictures above this are refused: Pillow's own limit for what it calls a decompression bomb."""
+"""Images above this are refused: Pillow's own limit for what it calls a decompression bomb."""
 
 # What warnings are shown is the process's: two threads that both change and restore it would leave it changed.
 _OPENING = threading.Lock()
@@ -37,7 +37,7 @@ _SHOWN = 60
 _DATA_URL = re.compile(r"data:[^,]{0,200},", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-# A base64 string of 24 characters holds 18 bytes; no picture file is that short.
+# A base64 string of 24 characters holds 18 bytes; no image file is that short.
 _SHORTEST_BASE64 = 24
 _LONGEST_PATH = 4096
 _FORMS = "a path, encoded bytes, a base64 string, a PIL image, an array, a video frame, or a tensor {data, type, dims}"
@@ -45,7 +45,7 @@ _FORMS = "a path, encoded bytes, a base64 string, a PIL image, an array, a video
 
 @dataclass(frozen=True, slots=True)
 class Still:
-    """One picture ready for preprocessing.
+    """One image ready for preprocessing.
 
     Attributes:
         rgb: uint8 [H, W, 3], upright.
@@ -66,7 +66,7 @@ def read(value: Any, *, max_pixels: int = MAX_PIXELS) -> Still | Tensor:
 
             - ``Path`` or text naming a file, or a base64 string with or without a ``data:`` prefix (a file of that
               name comes first);
-            - encoded picture as bytes, bytearray or memoryview;
+            - encoded image as bytes, bytearray or memoryview;
             - PIL image;
             - ndarray [H, W] or [H, W, 1] grey, [H, W, 2] grey and alpha, [H, W, 3] RGB or [H, W, 4] RGBA, as uint8,
               uint16 (0..65535), bool, or floating in 0..1;
@@ -74,11 +74,11 @@ def read(value: Any, *, max_pixels: int = MAX_PIXELS) -> Still | Tensor:
             - mapping ``{data, type, dims}`` (``dim`` too): see :func:`streamdepth.image.tensors.tensor_of`.
 
             EXIF orientation is applied. Palettes and grey become RGB, 16 bits become 8, alpha is dropped, all as
-            ``transformers`` does (but 16 bits, which it clips). Of an animation the first picture counts, with a note.
-        max_pixels: larger pictures are refused before they are decoded.
+            ``transformers`` does (but 16 bits, which it clips). Of an animation the first image counts, with a note.
+        max_pixels: larger images are refused before they are decoded.
     Raises:
         SourceNotFoundError, SourceError: no such file, or it cannot be read.
-        DataFormatError: what is there is no picture, has no pixels, or too many.
+        DataFormatError: what is there is no image, has no pixels, or too many.
         UsageError: a value of no such form.
     """
     if isinstance(value, Mapping):
@@ -92,13 +92,13 @@ def read(value: Any, *, max_pixels: int = MAX_PIXELS) -> Still | Tensor:
     if isinstance(value, np.ndarray):
         return _from_array(value, max_pixels)
     if isinstance(value, Frame):
-        return _from_picture(value.picture, max_pixels, upright=True)
+        return _from_image(value.image, max_pixels, upright=True)
     kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(value).__mro__}
     if "PIL.Image.Image" in kinds:
         return _from_pil(value, "the PIL image", max_pixels)
     if "av.video.frame.VideoFrame" in kinds:
-        return _from_picture(value, max_pixels, upright=False)
-    raise UsageError(f"a {type(value).__name__} holds no picture; give {_FORMS}")
+        return _from_image(value, max_pixels, upright=False)
+    raise UsageError(f"a {type(value).__name__} holds no image; give {_FORMS}")
 
 
 def refuse_url(text: str) -> None:
@@ -107,7 +107,7 @@ def refuse_url(text: str) -> None:
         UsageError: text is a URL, which would have to be fetched.
     """
     if _URL.match(text):
-        raise UsageError(f"{redact(_shortened(text))}: stills are not fetched from URLs; download the picture first")
+        raise UsageError(f"{redact(_shortened(text))}: stills are not fetched from URLs; download the image first")
 
 
 def _shortened(text: str) -> str:
@@ -116,12 +116,12 @@ def _shortened(text: str) -> str:
 
 def _from_text(text: str, max_pixels: int) -> Still:
     if not text.strip():
-        raise UsageError(f"an empty string names no picture; give {_FORMS}")
+        raise UsageError(f"an empty string names no image; give {_FORMS}")
     prefix = _DATA_URL.match(text)
     shown = _shortened(text)
     if prefix:
         if not prefix[0].lower().rstrip(",").endswith(";base64"):
-            raise DataFormatError(f"{shown!r}: only base64 data: URLs hold pictures; encode it with ;base64")
+            raise DataFormatError(f"{shown!r}: only base64 data: URLs hold images; encode it with ;base64")
         return _from_base64(text[prefix.end() :], shown, max_pixels)
     refuse_url(text)
     if len(text) < _LONGEST_PATH and "\0" not in text:
@@ -137,7 +137,7 @@ def _from_text(text: str, max_pixels: int) -> Still:
         except DataFormatError as exc:
             if len(text) >= _LONGEST_PATH:
                 raise
-            raise SourceNotFoundError(f"{shown!r}: no such file, nor a picture in base64; check the path") from exc
+            raise SourceNotFoundError(f"{shown!r}: no such file, nor an image in base64; check the path") from exc
     if len(text) >= _LONGEST_PATH:
         raise DataFormatError(f"{shown!r}: neither a path nor base64; give {_FORMS}")
     raise SourceNotFoundError(f"{shown}: no such file; check the path")
@@ -148,7 +148,7 @@ def _from_base64(text: str, shown: str, max_pixels: int) -> Still:
     try:
         data = base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
     except (binascii.Error, ValueError) as exc:
-        raise DataFormatError(f"{shown!r}: not base64 ({exc}); encode the picture's bytes again") from exc
+        raise DataFormatError(f"{shown!r}: not base64 ({exc}); encode the image's bytes again") from exc
     return _from_bytes(data, "the base64 string", max_pixels)
 
 
@@ -158,7 +158,7 @@ def _from_path(path: Path, max_pixels: int) -> Still:
     except FileNotFoundError as exc:
         raise SourceNotFoundError(f"{path}: no such file; check the path") from exc
     except OSError as exc:
-        raise SourceError(f"{path}: cannot be read ({exc.strerror}); give a picture file") from exc
+        raise SourceError(f"{path}: cannot be read ({exc.strerror}); give an image file") from exc
     return _from_bytes(data, str(path), max_pixels)
 
 
@@ -166,14 +166,14 @@ def _from_bytes(data: bytes, name: str, max_pixels: int) -> Still:
     from PIL import Image, UnidentifiedImageError
 
     if not data:
-        raise DataFormatError(f"{name}: empty; give an encoded picture")
+        raise DataFormatError(f"{name}: empty; give an encoded image")
     try:
         with _OPENING, warnings.catch_warnings():
             # Pillow warns from half its limit on; ours is checked before anything is decoded
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError as exc:
-        raise DataFormatError(f"{name}: not a picture in a format Pillow reads; give PNG, JPEG, WebP or TIFF") from exc
+        raise DataFormatError(f"{name}: not an image in a format Pillow reads; give PNG, JPEG, WebP or TIFF") from exc
     except Image.DecompressionBombError as exc:
         raise DataFormatError(
             f"{name}: too many pixels to be decoded safely ({exc}); scale it down, or raise "
@@ -188,16 +188,16 @@ def _from_pil(image: Image.Image, name: str, max_pixels: int) -> Still:
     _check_size(name, width, height, max_pixels)
     notes: list[str] = []
     frames = int(getattr(image, "n_frames", 1))
-    # an MPO's further pictures are previews or the other eye of the same photograph
+    # an MPO's further images are previews or the other eye of the same photograph
     if frames > 1 and image.format != "MPO":
-        notes.append(f"{name}: the first of {frames} pictures")
+        notes.append(f"{name}: the first of {frames} images")
     try:
         if frames > 1:
             image.seek(0)
         image.load()
         rgb = rgb_from_pil(image)
     except (OSError, SyntaxError, ValueError, EOFError) as exc:
-        raise DataFormatError(f"{name}: damaged picture ({exc}); save or download it again") from exc
+        raise DataFormatError(f"{name}: damaged image ({exc}); save or download it again") from exc
     return Still(rgb, name, tuple(notes))
 
 
@@ -206,7 +206,7 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> Still:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 2, 3, 4)):
         hint = "; move its channels last" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ""
         raise DataFormatError(
-            f"{name} is no picture{hint or '; give [H, W], [H, W, 3] or [H, W, 4]'} (prepared network inputs go in as "
+            f"{name} is no image{hint or '; give [H, W], [H, W, 3] or [H, W, 4]'} (prepared network inputs go in as "
             "{data, type, dims})"
         )
     _check_size(name, array.shape[1], array.shape[0], max_pixels)
@@ -220,7 +220,7 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> Still:
         low, high = float(array.min()), float(array.max())
         if not (low >= -1e-6 and high <= 1 + 1e-6):
             raise DataFormatError(
-                f"{name} holds values from {low:.4g} to {high:.4g}; floating pictures lie in 0..1, scale it or convert "
+                f"{name} holds values from {low:.4g} to {high:.4g}; floating images lie in 0..1, scale it or convert "
                 "it to uint8"
             )
         values = np.clip(np.floor(array.astype(np.float64) * 255 + 0.5), 0, 255).astype(np.uint8)
@@ -233,13 +233,13 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> Still:
     return Still(np.ascontiguousarray(values[:, :, :3]), name)
 
 
-def _from_picture(picture: av.VideoFrame, max_pixels: int, *, upright: bool) -> Still:
+def _from_image(image: av.VideoFrame, max_pixels: int, *, upright: bool) -> Still:
     from streamdepth.inference.preprocess import to_rgb_array
 
-    name = f"the {picture.width}x{picture.height} {picture.format.name} frame"
-    _check_size(name, picture.width, picture.height, max_pixels)
-    rgb = to_rgb_array(picture)
-    turns = 0 if upright else round(picture.rotation / 90) % 4
+    name = f"the {image.width}x{image.height} {image.format.name} frame"
+    _check_size(name, image.width, image.height, max_pixels)
+    rgb = to_rgb_array(image)
+    turns = 0 if upright else round(image.rotation / 90) % 4
     return Still(np.ascontiguousarray(np.rot90(rgb, turns)), name)
 
 
@@ -249,7 +249,7 @@ def _grey(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _check_size(name: str, width: int, height: int, max_pixels: int) -> None:
     if width < 1 or height < 1:
-        raise DataFormatError(f"{name}: {width}x{height}, no pixels; give a picture of at least 1x1")
+        raise DataFormatError(f"{name}: {width}x{height}, no pixels; give an image of at least 1x1")
     if width * height > max_pixels:
         raise DataFormatError(
             f"{name}: {width}x{height} is {width * height:,} pixels, the limit is {max_pixels:,}; scale it down, or "

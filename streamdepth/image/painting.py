@@ -1,4 +1,4 @@
-"""A still picture of depth: PNG bytes with alpha."""
+"""A still image of depth: PNG bytes with alpha."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def tensor_of(value: Mapping[Any, Any]) -> Tensor:
 
 
 def rows_of(tensor: Tensor, spec: ModelSpec) -> list[NDArray[Any]]:
-    """One [3, H, W] array for each picture in the tensor, checked against the model's input.
+    """One [3, H, W] array for each image in the tensor, checked against the model's input.
 
     Raises:
         DataFormatError: the model's input has another shape.

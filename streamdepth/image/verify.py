@@ -23,15 +23,15 @@ _FLAT = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class PictureReport:
-    """What a model gave for one picture.
+class ImageReport:
+    """What a model gave for one image.
 
     Attributes:
-        name: file or built-in picture.
+        name: file or built-in image.
         finite: share of pixels with a finite value, 0..1.
         flat: no contrast among the finite ones.
         lo, hi: smallest and largest finite value; 0, 0 where there is none.
-        max_error, mean_error: distance from the reference as a share of the reference's range on this picture; None
+        max_error, mean_error: distance from the reference as a share of the reference's range on this image; None
             where the reference is flat.
         correlation: Pearson's, with the reference; None as above or where the model is flat.
     """
@@ -56,7 +56,7 @@ class VerifyReport:
     """
 
     COLUMNS: ClassVar[tuple[str, ...]] = (
-        "picture",
+        "image",
         "finite",
         "flat",
         "range",
@@ -68,7 +68,7 @@ class VerifyReport:
     model: str
     reference: str
     aligned: bool
-    pictures: tuple[PictureReport, ...]
+    images: tuple[ImageReport, ...]
 
     @property
     def title(self) -> str:
@@ -77,29 +77,29 @@ class VerifyReport:
         return f"{self.model} against {self.reference}, errors as a share of the range{how}"
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Text under ``COLUMNS``: one row a picture, and one for all."""
+        """Text under ``COLUMNS``: one row an image, and one for all."""
         rows = [
             (
-                picture.name,
-                f"{picture.finite:.2%}",
-                "FLAT" if picture.flat else "no",
-                f"{picture.lo:.4g}..{picture.hi:.4g}",
-                *_figures(picture.max_error, picture.mean_error, picture.correlation),
+                image.name,
+                f"{image.finite:.2%}",
+                "FLAT" if image.flat else "no",
+                f"{image.lo:.4g}..{image.hi:.4g}",
+                *_figures(image.max_error, image.mean_error, image.correlation),
             )
-            for picture in self.pictures
+            for image in self.images
         ]
-        finite = min(picture.finite for picture in self.pictures)
+        finite = min(image.finite for image in self.images)
         figures = _figures(self.max_error, self.mean_error, self.correlation)
         return [*rows, ("all", f"{finite:.2%}", "FLAT" if self.flat else "no", "", *figures)]
 
     @property
     def finite(self) -> bool:
-        return all(picture.finite == 1.0 for picture in self.pictures)
+        return all(image.finite == 1.0 for image in self.images)
 
     @property
     def flat(self) -> bool:
-        """True where the model showed no contrast on any picture."""
-        return all(picture.flat for picture in self.pictures)
+        """True where the model showed no contrast on any image."""
+        return all(image.flat for image in self.images)
 
     @property
     def ok(self) -> bool:
@@ -108,19 +108,19 @@ class VerifyReport:
 
     @property
     def max_error(self) -> float | None:
-        """Largest error on any picture, as a share of the range."""
-        return max((p.max_error for p in self.pictures if p.max_error is not None), default=None)
+        """Largest error on any image, as a share of the range."""
+        return max((p.max_error for p in self.images if p.max_error is not None), default=None)
 
     @property
     def mean_error(self) -> float | None:
-        """Mean of the pictures' mean errors, as a share of the range."""
-        known = [p.mean_error for p in self.pictures if p.mean_error is not None]
+        """Mean of the images' mean errors, as a share of the range."""
+        known = [p.mean_error for p in self.images if p.mean_error is not None]
         return float(np.mean(known)) if known else None
 
     @property
     def correlation(self) -> float | None:
-        """Smallest correlation on any picture."""
-        return min((p.correlation for p in self.pictures if p.correlation is not None), default=None)
+        """Smallest correlation on any image."""
+        return min((p.correlation for p in self.images if p.correlation is not None), default=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as values that JSON can hold."""
@@ -133,7 +133,7 @@ class VerifyReport:
 def verify(
     model: str | Path | DepthEstimator,
     reference: str | Path | DepthEstimator | None = None,
-    pictures: Iterable[Any] | None = None,
+    images: Iterable[Any] | None = None,
     *,
     dtype: str = "auto",
     reference_dtype: str | None = None,
@@ -143,7 +143,7 @@ def verify(
     provider: str = "auto",
     progress: Callable[[str], None] | None = None,
 ) -> VerifyReport:
-    """Run a model and a reference on pictures and compare.
+    """Run a model and a reference on images and compare.
 
     Without ``reference`` and ``reference_dtype`` the model's fast path is held against its own exact one; with
     either, both take the exact path. Values are compared as they are where both mean metres or are files of the same
@@ -153,18 +153,18 @@ def verify(
     Args:
         model, reference: a name or path, or an estimator, which stays open and whose own options count; such a model
             needs such a reference.
-        pictures: anything a :class:`DepthEstimator` takes; None = four built-in ones.
+        images: anything a :class:`DepthEstimator` takes; None = four built-in ones.
         dtype, revision, size, sense, provider: of the model, see :class:`DepthEstimator`. A reference of the same
             name shares revision, size and sense; any shares the provider.
         reference_dtype: of the reference; None = ``auto``.
-        progress: told the name of each picture before it is run.
+        progress: told the name of each image before it is run.
     Raises:
-        UsageError: no pictures, a tensor of several, or an estimator without a reference.
+        UsageError: no images, a tensor of several, or an estimator without a reference.
         StreamDepthError: as :class:`DepthEstimator`; a model that fails its start-up check raises ModelError here.
     """
-    named = list(_named(pictures))
+    named = list(_named(images))
     if not named:
-        raise UsageError("verify needs at least one picture; leave pictures out for the built-in ones")
+        raise UsageError("verify needs at least one image; leave images out for the built-in ones")
     from streamdepth.image.estimator import DepthEstimator
 
     if isinstance(model, DepthEstimator) and reference is None:
@@ -193,11 +193,11 @@ def verify(
         kind = reference_dtype or (dtype if paths else "auto")
         truth = opened(model if reference is None else reference, kind, own=twin, exact=True)
         aligned = not _same_unit(one, truth)
-        reports: list[PictureReport] = []
-        for name, picture in named:
+        reports: list[ImageReport] = []
+        for name, image in named:
             if progress is not None:
                 progress(name)
-            reports.append(_compare(name, _one(one(picture)), _one(truth(picture)), aligned=aligned))
+            reports.append(_compare(name, _one(one(image)), _one(truth(image)), aligned=aligned))
         return VerifyReport(_label(one, paths=paths), _label(truth, paths=paths), aligned, tuple(reports))
 
 
@@ -213,21 +213,21 @@ def _figures(max_error: float | None, mean_error: float | None, correlation: flo
     return text(max_error, 3), text(mean_error, 3), text(correlation, 6)
 
 
-def _named(pictures: Iterable[Any] | None) -> Iterable[tuple[str, Any]]:
-    if pictures is None:
+def _named(images: Iterable[Any] | None) -> Iterable[tuple[str, Any]]:
+    if images is None:
         from streamdepth.inference.pattern import pattern
 
         for width, height, variant in _BUILT_IN:
             yield f"built-in {variant + 1}", pattern(width, height, variant)
         return
-    for number, picture in enumerate(pictures):
-        short = isinstance(picture, str) and len(picture) < 200
-        yield (str(picture) if short or hasattr(picture, "__fspath__") else f"picture {number + 1}"), picture
+    for number, image in enumerate(images):
+        short = isinstance(image, str) and len(image) < 200
+        yield (str(image) if short or hasattr(image, "__fspath__") else f"image {number + 1}"), image
 
 
 def _one(result: Estimate | list[Estimate]) -> Estimate:
     if isinstance(result, list):
-        raise UsageError("verify compares picture by picture; give tensors with a batch of 1")
+        raise UsageError("verify compares image by image; give tensors with a batch of 1")
     return result
 
 
@@ -240,12 +240,12 @@ def _same_unit(model: DepthEstimator, reference: DepthEstimator) -> bool:
     return one.path.parent == other.path.parent
 
 
-def _compare(name: str, got: Estimate, wanted: Estimate, *, aligned: bool) -> PictureReport:
+def _compare(name: str, got: Estimate, wanted: Estimate, *, aligned: bool) -> ImageReport:
     good = np.isfinite(got.data)
     values = got.data[good]
     lo, hi = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     flat = hi - lo <= _FLAT * max(abs(lo), abs(hi), 1e-20)
-    report = PictureReport(name, float(good.mean()), flat, lo, hi)
+    report = ImageReport(name, float(good.mean()), flat, lo, hi)
     both = good & np.isfinite(wanted.data)
     truth = wanted.data[both].astype(np.float64)
     mine = got.data[both].astype(np.float64)
@@ -258,7 +258,7 @@ def _compare(name: str, got: Estimate, wanted: Estimate, *, aligned: bool) -> Pi
         mine = _fitted(mine, truth)
     error = np.abs(mine - truth) / span
     correlation = None if flat else float(np.corrcoef(mine, truth)[0, 1])
-    return PictureReport(name, report.finite, flat, lo, hi, float(error.max()), float(error.mean()), correlation)
+    return ImageReport(name, report.finite, flat, lo, hi, float(error.max()), float(error.mean()), correlation)
 
 
 def _fitted(values: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 LEAST_CORRELATION = 0.999
 MOST_ERROR = 0.02
-"""Mean error, as a share of the reference's range: two grey levels of a hundred are seen where pictures flicker."""
+"""Mean error, as a share of the reference's range: two grey levels of a hundred are seen where images flicker."""
 FAILS = "fails where the CPU does not"
 """How the answer begins where a session does not run at all."""
 
 
 def disagreement(spec: ModelSpec, session: Any, reference: Any) -> str:
-    """What is wrong with ``session``'s depth of a built-in picture, compared with ``reference``'s; empty if nothing.
+    """What is wrong with ``session``'s depth of a built-in image, compared with ``reference``'s; empty if nothing.
 
     A session that fails to run is wrong, too; an error of the reference is raised.
     """
@@ -57,16 +57,16 @@ def compare(got: NDArray[Any], wanted: NDArray[Any]) -> str:
 
 
 def inputs(spec: ModelSpec) -> dict[str, NDArray[Any]]:
-    """The built-in picture as the graph takes it, and its further inputs."""
-    from streamdepth.inference.preprocess import FastWriter, picture_of
+    """The built-in image as the graph takes it, and its further inputs."""
+    from streamdepth.inference.preprocess import FastWriter, image_of
 
     geometry = plan(spec, WIDTH_PX, HEIGHT_PX)
     width, height = geometry.net_size
     chw = np.zeros((3, height, width), np.dtype(spec.image_input.dtype))
-    FastWriter(spec).write(chw, picture_of(pattern(WIDTH_PX, HEIGHT_PX)), geometry)
-    picture = np.ascontiguousarray(chw.transpose(1, 2, 0)) if spec.image_layout == "hwc" else chw
+    FastWriter(spec).write(chw, image_of(pattern(WIDTH_PX, HEIGHT_PX)), geometry)
+    image = np.ascontiguousarray(chw.transpose(1, 2, 0)) if spec.image_layout == "hwc" else chw
     rows = spec.fixed_batch or 1
-    shape = (1,) * (len(spec.image_input.shape) - picture.ndim) + picture.shape
-    batch = np.repeat(picture.reshape(shape), rows, axis=0) if len(shape) > picture.ndim else picture
+    shape = (1,) * (len(spec.image_input.shape) - image.ndim) + image.shape
+    batch = np.repeat(image.reshape(shape), rows, axis=0) if len(shape) > image.ndim else image
     fed: dict[str, NDArray[Any]] = {spec.image_input.name: batch}
     return fed | {other.name: feeds.feed(other, spec, rows, geometry.net_size) for other in spec.other_inputs}

@@ -21,7 +21,7 @@ _WORTH = 1.05
 """A larger batch must be at least this much faster a frame: it costs memory and latency."""
 _PATIENT_SECONDS = 1.0
 _LIVE_SECONDS = 0.1
-"""A batch that takes longer is felt when something moves before the camera; one picture may still take as it must."""
+"""A batch that takes longer is felt when something moves before the camera; one image may still take as it must."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ def best_batch(
     most_seconds: float | None = None,
     clock: Clock | None = None,
 ) -> BatchChoice:
-    """Run the model on a built-in picture with growing batches until a larger one no longer pays.
+    """Run the model on a built-in image with growing batches until a larger one no longer pays.
 
     Args:
-        width_px, height_px: size of the pictures to come, where the network's size follows theirs.
+        width_px, height_px: size of the images to come, where the network's size follows theirs.
         live_sources: how many sources run with policy ``latest``; 0 = none, and throughput is all that counts. A
             larger batch than there are live sources would wait for a second frame of one of them.
         most_seconds: a batch above 1 that takes longer is refused: its frames would wait too long. None = 1 s, and
@@ -59,7 +59,7 @@ def best_batch(
     if most_seconds is None:
         most_seconds = _LIVE_SECONDS if live_sources else _PATIENT_SECONDS
     most = live_sources or CANDIDATES[-1]
-    picture = av.VideoFrame.from_ndarray(pattern(width_px, height_px), format="rgb24")
+    image = av.VideoFrame.from_ndarray(pattern(width_px, height_px), format="rgb24")
     measured: dict[int, float] = {}
     best = 0
     # three cameras are best served by three at once
@@ -68,7 +68,7 @@ def best_batch(
         try:
             if engine.batch != batch or (engine.rows_per_run == 1 and batch > 1):
                 return BatchChoice(best or engine.batch, measured)
-            seconds = _seconds_a_batch(engine, picture, clock)
+            seconds = _seconds_a_batch(engine, image, clock)
         finally:
             engine.close()
         measured[batch] = round(seconds / batch * 1e3, 4)
@@ -80,10 +80,10 @@ def best_batch(
     return BatchChoice(best, measured)
 
 
-def _seconds_a_batch(engine: Engine, picture: av.VideoFrame, clock: Clock) -> float:
-    slot = engine.acquire(engine.network_size(picture.width, picture.height))
+def _seconds_a_batch(engine: Engine, image: av.VideoFrame, clock: Clock) -> float:
+    slot = engine.acquire(engine.network_size(image.width, image.height))
     for row in range(engine.batch):
-        slot.write(row, picture)
+        slot.write(row, image)
     engine.run(slot, engine.batch)  # the first run sizes the session's memory
     times: list[int] = []
     for _ in range(_RUNS):

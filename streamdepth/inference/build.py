@@ -39,7 +39,7 @@ def build(
     spec: ModelSpec,
     provider: str = "tensorrt",
     *,
-    pictures: Sequence[tuple[int, int]] = ((1920, 1080),),
+    images: Sequence[tuple[int, int]] = ((1920, 1080),),
     batch: int = 1,
     exact: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -49,9 +49,9 @@ def build(
 
     Args:
         provider: one of ``BUILDABLE``.
-        pictures: (width, height) of the pictures to come: a network's size may follow theirs.
-        batch: the most pictures a run will take.
-        exact: for pictures that are preprocessed as ``transformers`` does, and not in the graph.
+        images: (width, height) of the images to come: a network's size may follow theirs.
+        batch: the most images a run will take.
+        exact: for images that are preprocessed as ``transformers`` does, and not in the graph.
         progress: told what is made next.
     Raises:
         UsageError: the provider makes nothing ahead, or a size or batch is below 1.
@@ -60,11 +60,11 @@ def build(
     clock, say = clock or SystemClock(), progress or (lambda _: None)
     if provider not in BUILDABLE:
         raise UsageError(f"provider {provider} makes nothing ahead; build is for {', '.join(BUILDABLE)}")
-    if not pictures or any(width < 1 or height < 1 for width, height in pictures):
-        raise UsageError(f"pictures have 1x1 pixels or more, not {list(pictures)}")
+    if not images or any(width < 1 or height < 1 for width, height in images):
+        raise UsageError(f"images have 1x1 pixels or more, not {list(images)}")
     made: list[Built] = []
     if not (exact or fused.obstacle(spec)):
-        say(f"graph of {spec.name} that takes pictures as bytes")
+        say(f"graph of {spec.name} that takes images as bytes")
         started_ns = clock.monotonic_ns()
         spec = fused.fused(spec)
         made.append(Built("graph", spec.path, (clock.monotonic_ns() - started_ns) / 1e9))
@@ -72,7 +72,7 @@ def build(
     started_ns = clock.monotonic_ns()
     engine = Engine(spec, provider=provider, batch=batch, exact=exact)
     try:
-        for width, height in pictures:
+        for width, height in images:
             engine.check(width, height)
     finally:
         engine.close()
@@ -83,8 +83,8 @@ def build(
 
 
 def is_built(spec: ModelSpec, batch: int, *, exact: bool = False) -> bool:
-    """Whether a session of TensorRT's starts in seconds, with whatever pictures: an engine is there, for one size."""
-    if nvidia.follows_picture(spec) or precision.tensorrt_halves(_as_run(spec, exact=exact)) is None:
+    """Whether a session of TensorRT's starts in seconds, with whatever images: an engine is there, for one size."""
+    if nvidia.follows_image(spec) or precision.tensorrt_halves(_as_run(spec, exact=exact)) is None:
         return False
     return nvidia.is_built(engine_folder(_as_run(spec, exact=exact), batch))
 

@@ -32,7 +32,7 @@ class BuildRequest:
 
     spec: ModelSpec
     provider: str = "tensorrt"
-    pictures: tuple[tuple[int, int], ...] = ((WIDTH_PX, HEIGHT_PX),)
+    images: tuple[tuple[int, int], ...] = ((WIDTH_PX, HEIGHT_PX),)
     batch: int = 1
     exact: bool = False
 
@@ -148,7 +148,7 @@ def main() -> int:
 
     try:
         build(
-            request.spec, request.provider, pictures=request.pictures, batch=request.batch, exact=request.exact
+            request.spec, request.provider, images=request.images, batch=request.batch, exact=request.exact
         )  # fmt: skip
     except StreamDepthError as error:
         sys.stderr.write(f"{error.message}\n")

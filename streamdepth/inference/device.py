@@ -28,7 +28,7 @@ class DeviceBinding:
 
     Args:
         session: an ONNX Runtime session on the device.
-        name, like: the picture input and a host array of its shape and dtype.
+        name, like: the image input and a host array of its shape and dtype.
         fed: further inputs, uploaded once.
         outputs: name -> shape and dtype.
         device: ONNX Runtime's name of it, ``cuda``.
@@ -79,9 +79,9 @@ class DeviceBinding:
             return False
         return True
 
-    def upload(self, pictures: NDArray[Any]) -> None:
+    def upload(self, images: NDArray[Any]) -> None:
         """Bring a host array of the input's shape to the device."""
-        self._input.update_inplace(pictures)
+        self._input.update_inplace(images)
 
     def run(self) -> None:
         """Compute on the device what was uploaded."""

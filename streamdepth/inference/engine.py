@@ -37,11 +37,11 @@ __all__ = ["Engine", "RawDepth", "Slot"]
 T = TypeVar("T")
 
 _FOV_OUTPUT = "field_of_view"
-# A folder of pictures of many shapes must not keep the buffers of each shape.
+# A folder of images of many shapes must not keep the buffers of each shape.
 _SIZES_KEPT = 8
 _GEOMETRIES_KEPT = 256
 _RUNS_ON_DEVICE = 2
-"""One computes while the other's pictures go up and its depth comes down."""
+"""One computes while the other's images go up and its depth comes down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class RawDepth:
 
     Attributes:
         values: float32 [h, w], covering the whole network input. Memory of the ring, as in a DepthMap.
-        geometry: how the picture lies in it; None for a prepared tensor.
+        geometry: how the image lies in it; None for a prepared tensor.
         field_of_view_degrees: DepthPro's second output, None where the graph has none.
     """
 
@@ -72,14 +72,14 @@ class _Ring:
 
 
 class Engine:
-    """Runs one model on pictures.
+    """Runs one model on images.
 
     ``acquire`` and writing slots may happen on one thread while ``run`` works on another; ``run`` itself may be called
     by ``workers`` threads at once. ``interrupt`` and ``close`` may be called from any.
 
     Args:
         provider: a name of :func:`streamdepth.inference.providers.provider_names`.
-        batch: pictures a run takes; a graph of fixed batch above 1 dictates it, one of batch 1 runs them in turn.
+        batch: images a run takes; a graph of fixed batch above 1 dictates it, one of batch 1 runs them in turn.
         exact: preprocess as ``transformers`` does instead of the fast way.
         threads: cores the model may use, None = planned from all there are.
         workers: threads that would like to call ``run`` at once. On the CPU they share the cores out: two runs of one
@@ -87,7 +87,7 @@ class Engine:
             none waits for another within an operator. On a GPU the runs come one after the other, but copies of one
             overlap the work of another. Elsewhere, and where an output has to be converted on the CPU, there is one.
             See the property of this name for what it became.
-        bytes_in: take pictures as bytes and preprocess in the graph (see :mod:`streamdepth.inference.fused`), which
+        bytes_in: take images as bytes and preprocess in the graph (see :mod:`streamdepth.inference.fused`), which
             excludes ``exact``; None = where the model runs on an NVIDIA GPU and its graph allows it.
         cuda_graph: record the model's run as a CUDA graph and replay it, where it can be.
     Raises:
@@ -133,7 +133,7 @@ class Engine:
         self.provider = opened.provider
         notes = [opened.note, feeds.focal_note(spec)]
         if self.batch != batch:
-            notes.append(f"{spec.name}: its graph takes {self.batch} pictures at once, not {batch}")
+            notes.append(f"{spec.name}: its graph takes {self.batch} images at once, not {batch}")
         self.note = "; ".join(note for note in notes if note)
         outputs = {output.name: output for output in self.session.get_outputs()}
         self._output = spec.depth_output.name
@@ -174,7 +174,7 @@ class Engine:
             return self._inputs_made + outputs
 
     def geometry(self, width_px: int, height_px: int) -> Geometry:
-        """How a picture of this size goes through the network. Thread-safe."""
+        """How an image of this size goes through the network. Thread-safe."""
         known = self._geometries.get((width_px, height_px))
         if known is None:
             known = plan(self.spec, width_px, height_px)
@@ -184,7 +184,7 @@ class Engine:
         return known
 
     def network_size(self, width_px: int, height_px: int) -> tuple[int, int]:
-        """(width, height) of the network's input for a picture. Thread-safe."""
+        """(width, height) of the network's input for an image. Thread-safe."""
         return self.geometry(width_px, height_px).net_size
 
     def acquire(self, size: tuple[int, int]) -> Slot:
@@ -212,13 +212,13 @@ class Engine:
     def run(self, slot: Slot, count: int) -> list[DepthMap]:
         """Depth of the first ``count`` rows of a slot, in the model's sense; metric output in metres.
 
-        Each map covers its whole picture edge to edge. It is never overwritten as long as anybody refers to its
+        Each map covers its whole image edge to edge. It is never overwritten as long as anybody refers to its
         values, and costs no allocation where nobody does for long (ZoeDepth, DepthPro and zero-padded models excepted:
         theirs are converted into new arrays).
 
         Raises:
             InferenceError: the run failed or was interrupted.
-            ModelError: the output is not one depth map a picture.
+            ModelError: the output is not one depth map an image.
         """
         return [DepthMap(self._finish(raw), self.spec.sense) for raw in self.run_raw(slot, count)]
 
@@ -265,16 +265,16 @@ class Engine:
         return [RawDepth(maps[row], slot.geometries[row], views[row] if views else None) for row in range(count)]
 
     def check(self, width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX) -> None:
-        """Run a built-in picture of the given size, which also warms everything up for that size.
+        """Run a built-in image of the given size, which also warms everything up for that size.
 
         Raises:
             ModelError: depth is not finite or has no contrast; says what to try.
             InferenceError: the run failed.
         """
-        from streamdepth.inference.preprocess import picture_of
+        from streamdepth.inference.preprocess import image_of
 
         slot = self.acquire(self.network_size(width_px, height_px))
-        slot.write(0, picture_of(pattern(width_px, height_px)))
+        slot.write(0, image_of(pattern(width_px, height_px)))
         sanity_check.judge(self.run(slot, 1)[0].values, self.spec, self.provider)
 
     def interrupt(self) -> None:
@@ -316,7 +316,7 @@ class Engine:
         found = postprocess.map_shape(shape, self.rows_per_run)
         if found is None:
             raise ModelError(
-                f"{self.spec.name}: output {self._output} has shape {list(shape)} for {self.rows_per_run} pictures of "
+                f"{self.spec.name}: output {self._output} has shape {list(shape)} for {self.rows_per_run} images of "
                 f"{slot.size[0]}x{slot.size[1]}; a depth model gives [batch, height, width], or try --batch 1"
             )
         ring.run_shape, ring.map_shape = shape, found

@@ -10,7 +10,7 @@ from streamdepth.core.clock import SystemClock
 from streamdepth.core.errors import InferenceError
 from streamdepth.inference import providers, sessions
 from streamdepth.inference.build_process import BuildProcess, BuildRequest, build_first
-from streamdepth.inference.nvidia import follows_picture
+from streamdepth.inference.nvidia import follows_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _CUDA, _TENSORRT = "cuda", "tensorrt"
 
 
-class Opener:
+class EngineFactory:
     """Opens engines of one model. Thread-safe.
 
     Args:
@@ -61,10 +61,10 @@ class Opener:
         if self._provider == _TENSORRT:
             providers.check_runs(providers.provider_named(_TENSORRT))
             missing = self._missing(batch, exact=exact)
-            if missing is not None and follows_picture(self._spec):
+            if missing is not None and follows_image(self._spec):
                 self._tell(
-                    f"{self._spec.name}: its network size follows the picture's, and TensorRT takes minutes for the "
-                    "first picture of each; give --size WxH to have it built once"
+                    f"{self._spec.name}: its network size follows the image's, and TensorRT takes minutes for the "
+                    "first image of each; give --size WxH to have it built once"
                 )
             elif missing is not None:
                 build_first(missing, SystemClock(), self._tell)
@@ -82,11 +82,11 @@ class Opener:
             missing = self._missing(batch, exact=exact)
         if missing is None:
             return self.engine(batch, exact=exact)
-        from streamdepth.inference.engine_swap import Handover
+        from streamdepth.inference.engine_swap import EngineSwap
 
-        return Handover(
+        return EngineSwap(
             self._opened(_CUDA, batch, exact=exact),
-            build=lambda picture: BuildProcess(replace(missing, pictures=(picture,))),
+            build=lambda image: BuildProcess(replace(missing, images=(image,))),
             second=lambda: self._opened(_TENSORRT, batch, exact=exact),
             tell=self._tell,
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from streamdepth.core.clock import SystemClock
 from streamdepth.core.errors import StreamDepthError
 from streamdepth.inference.build_process import follow
-from streamdepth.inference.nvidia import follows_picture
+from streamdepth.inference.nvidia import follows_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ _JOIN_SECONDS = 5.0
 _RETIRE_SECONDS = 0.05
 
 
-class Handover:
+class EngineSwap:
     """Runs on ``first`` until a second engine is ready, then on that. A :class:`~streamdepth.inference.runner.Runner`.
 
     A slot runs on the engine it was acquired from, so that batches on their way when the second one is ready still
@@ -33,12 +33,12 @@ class Handover:
     in a thread without Python's lock. The first engine is closed once its last slot is gone. Where the second cannot
     be had, the first goes on, and the note says why.
 
-    Building begins with the first slot: only then is the size of the pictures known. A model whose network size
-    follows the picture's keeps the first engine for all other sizes.
+    Building begins with the first slot: only then is the size of the images known. A model whose network size
+    follows the image's keeps the first engine for all other sizes.
 
     Args:
         first: closed with this.
-        build: starts building for pictures of (width, height).
+        build: starts building for images of (width, height).
         second: opens what was built, checked.
         tell: told when building begins, goes on, and what came of it; on a thread of this object's.
     """
@@ -61,7 +61,7 @@ class Handover:
         self._thread: threading.Thread | None = None
         self._second: Engine | None = None
         self._size: tuple[int, int] | None = None
-        self._pictures: dict[tuple[int, int], tuple[int, int]] = {}
+        self._images: dict[tuple[int, int], tuple[int, int]] = {}
         self._out: weakref.WeakSet[Slot] = weakref.WeakSet()
         self._outcome = ""
 
@@ -92,7 +92,7 @@ class Handover:
 
     def network_size(self, width_px: int, height_px: int) -> tuple[int, int]:
         size = self._first.network_size(width_px, height_px)
-        self._pictures.setdefault(size, (width_px, height_px))
+        self._images.setdefault(size, (width_px, height_px))
         return size
 
     def acquire(self, size: tuple[int, int]) -> Slot:
@@ -134,12 +134,12 @@ class Handover:
     def _make_second(self, size: tuple[int, int]) -> None:
         name, first = self._first.spec.name, self._first.provider
         what = f"{name}: TensorRT's engine"
-        picture = self._pictures.get(size, size)
+        image = self._images.get(size, size)
         self._tell(f"{what} is being built, which may take minutes; running on {first} meanwhile")
         try:
-            reason = follow(self._build(picture), self._ending, self._clock, self._tell, what)
+            reason = follow(self._build(image), self._ending, self._clock, self._tell, what)
             if not (reason or self._ending.is_set()):
-                reason = self._switch(self._open(), size, picture)
+                reason = self._switch(self._open(), size, image)
         except (StreamDepthError, OSError) as error:
             reason = str(error)
         if self._second is not None:
@@ -154,9 +154,9 @@ class Handover:
         if self._second is not None:
             self._retire()
 
-    def _switch(self, engine: Engine, size: tuple[int, int], picture: tuple[int, int]) -> str:
+    def _switch(self, engine: Engine, size: tuple[int, int], image: tuple[int, int]) -> str:
         """Go on with ``engine`` from the next batch; where that cannot be, close it and say why (not if all ends)."""
-        reason = self._warmed(engine, size, picture)
+        reason = self._warmed(engine, size, image)
         with self._lock:
             if not (reason or self._ending.is_set()):
                 self._second, self._size = engine, size
@@ -164,21 +164,21 @@ class Handover:
         engine.close()
         return reason
 
-    def _warmed(self, engine: Engine, size: tuple[int, int], picture: tuple[int, int]) -> str:
+    def _warmed(self, engine: Engine, size: tuple[int, int], image: tuple[int, int]) -> str:
         """Why the second engine cannot take over, empty where it can; its first run at this size is over then."""
         if engine.batch != self._first.batch:
-            return f"it takes {engine.batch} pictures at once, not {self._first.batch}"
-        if engine.network_size(*picture) != size:
-            return f"its network size is {engine.network_size(*picture)}, not {size}"
+            return f"it takes {engine.batch} images at once, not {self._first.batch}"
+        if engine.network_size(*image) != size:
+            return f"its network size is {engine.network_size(*image)}, not {size}"
         try:
-            engine.check(*picture)
+            engine.check(*image)
         except StreamDepthError as error:
             return error.message
         return ""
 
     def _retire(self) -> None:
         """Close the first engine once nothing of its is on its way, unless other sizes may come."""
-        if follows_picture(self._first.spec):
+        if follows_image(self._first.spec):
             return
         while len(self._out):
             if self._ending.wait(_RETIRE_SECONDS):

@@ -31,7 +31,7 @@ def rules(spec: ModelSpec) -> Preprocessing:
 
 
 def prepare(rgb: NDArray[np.uint8], pre: Preprocessing, geometry: Geometry) -> NDArray[np.float32]:
-    """Network input of one picture.
+    """Network input of one image.
 
     Args:
         rgb: uint8 [H, W, 3], of the size ``geometry`` was planned for.
@@ -61,7 +61,7 @@ def prepare(rgb: NDArray[np.uint8], pre: Preprocessing, geometry: Geometry) -> N
 def _rescale(image: NDArray[np.uint8], pre: Preprocessing) -> NDArray[np.float32]:
     if not pre.do_rescale:
         return image.astype(np.float32)
-    # 256 possible values: the same float64 product as on the whole picture
+    # 256 possible values: the same float64 product as on the whole image
     table = (np.arange(256, dtype=np.float64) * pre.rescale_factor).astype(np.float32)
     return np.asarray(table[image])
 

@@ -1,4 +1,4 @@
-"""Values for inputs besides the picture, for the few whose meaning is known."""
+"""Values for inputs besides the image, for the few whose meaning is known."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def focal_note(spec: ModelSpec) -> str:
 
 
 def feed(tensor: TensorSpec, spec: ModelSpec, rows: int, size: tuple[int, int]) -> NDArray[Any]:
-    """The value of one further input, for ``rows`` pictures at network size (width, height).
+    """The value of one further input, for ``rows`` images at network size (width, height).
 
     ``pixel_mask`` is all ones; focal length and intrinsics (pixels of the network's input) are those of a camera that
     sees 60 degrees across.
@@ -53,7 +53,7 @@ def feed(tensor: TensorSpec, spec: ModelSpec, rows: int, size: tuple[int, int]) 
     shape_text = "[" + ", ".join(str(d) or "?" for d in tensor.shape) + "]"
     raise ModelError(
         f"{spec.name}: wants a further input {tensor.name} ({tensor.dtype} {shape_text}) that cannot be fed from a "
-        "picture; export the model with that input as a constant"
+        "image; export the model with that input as a constant"
     )
 
 

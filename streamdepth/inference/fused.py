@@ -1,7 +1,7 @@
-"""A model with its preprocessing in the graph: 8-bit pictures in, so that a quarter of the bytes go to the device.
+"""A model with its preprocessing in the graph: 8-bit images in, so that a quarter of the bytes go to the device.
 
-The decoder's scaler still brings pictures to the network's size: what is uploaded is then smallest (190 kB at 252x252,
-6.2 MB for a 1080p picture). Conversion, normalisation and layout are nodes in front of the model's own. Graphs are
+The decoder's scaler still brings images to the network's size: what is uploaded is then smallest (190 kB at 252x252,
+6.2 MB for a 1080p image). Conversion, normalisation and layout are nodes in front of the model's own. Graphs are
 kept in the cache, by the content of the model they were made of.
 """
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 _VERSION = 1
 """Raised when the nodes in front change."""
-_INPUT = "streamdepth_pictures"
+_INPUT = "streamdepth_images"
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 """Session configuration entry that says where the weights beside the original model are."""
 
 
 def obstacle(spec: ModelSpec) -> str:
-    """Why this model cannot take 8-bit pictures, empty where it can."""
+    """Why this model cannot take 8-bit images, empty where it can."""
     pre = spec.preprocessing
     if spec.image_input.dtype not in ("float32", "float16"):
         return f"{spec.name} takes {spec.image_input.dtype} already"
@@ -43,7 +43,7 @@ def obstacle(spec: ModelSpec) -> str:
 
 
 def fused(spec: ModelSpec, folder: Path | None = None) -> ModelSpec:
-    """The same model for uint8 [batch, height, width, 3] RGB pictures of the network's size.
+    """The same model for uint8 [batch, height, width, 3] RGB images of the network's size.
 
     Args:
         folder: where such graphs are kept; None = the user's cache.
@@ -96,7 +96,7 @@ def _prepend(model: Any, spec: ModelSpec) -> None:
     shape = spec.image_input.shape
     rows = 1 if len(shape) == 3 else shape[0]
     # ONNX before IR version 4 lists weights among the inputs; those stay as they are
-    pictures = helper.make_tensor_value_info(
+    images = helper.make_tensor_value_info(
         _INPUT, TensorProto.UINT8, [rows or "batch", shape[-2] or "height", shape[-1] or "width", 3]
     )
     graph.initializer.extend(
@@ -125,7 +125,7 @@ def _prepend(model: Any, spec: ModelSpec) -> None:
             nodes.append(helper.make_node(operator, [planar], [last], axes=[axis]))
     position = list(graph.input).index(old)
     del graph.input[position]
-    graph.input.insert(position, pictures)
+    graph.input.insert(position, images)
     own = list(graph.node)
     del graph.node[:]
     graph.node.extend([*nodes, *own])

@@ -59,7 +59,7 @@ def _to_rgb(lines, matrix, rgb):  # type: ignore[no-untyped-def]
 
 @kernel
 def planes_to_chw(planes, widths, down, across, matrix, table, scratch, out_chw):  # type: ignore[no-untyped-def]
-    """Planes of a YUV picture, each scaled to the size of ``out_chw``, to RGB and through the table.
+    """Planes of a YUV image, each scaled to the size of ``out_chw``, to RGB and through the table.
 
     Down comes first: it works whole lines in vector lanes, and leaves a quarter of the sums across at 720p to 192 rows.
 

@@ -67,8 +67,8 @@ def graph_obstacle(spec: ModelSpec, assignment: Assignment | None) -> str:
     Args:
         assignment: None where it is not known.
     """
-    if follows_picture(spec):
-        return f"the network size of {spec.name} follows the picture's, and a recorded run has one; give --size WxH"
+    if follows_image(spec):
+        return f"the network size of {spec.name} follows the image's, and a recorded run has one; give --size WxH"
     if assignment is None:
         return "this onnxruntime does not say which nodes run on the GPU"
     left = sum(assignment.left.values())
@@ -77,8 +77,8 @@ def graph_obstacle(spec: ModelSpec, assignment: Assignment | None) -> str:
     return ""
 
 
-def follows_picture(spec: ModelSpec) -> bool:
-    """Whether the network's size depends on the picture's."""
+def follows_image(spec: ModelSpec) -> bool:
+    """Whether the network's size depends on the image's."""
     return plan(spec, WIDTH_PX, HEIGHT_PX).net_size != plan(spec, 360, 640).net_size
 
 
@@ -88,9 +88,9 @@ class EngineKey:
 
     Attributes:
         model: SHA-256 of the model file and of its external data, hexadecimal.
-        shapes: input name -> smallest and largest shape, where the network's size does not depend on the picture;
+        shapes: input name -> smallest and largest shape, where the network's size does not depend on the image;
             empty where it does, and TensorRT then widens the engine's range as sizes come.
-        batch: most pictures a run.
+        batch: most images a run.
         dtype: ``fp32`` or ``fp16``, what TensorRT may compute in.
         gpu: name and compute capability.
         onnxruntime, tensorrt: versions.
@@ -128,15 +128,15 @@ def engine_key(spec: ModelSpec, *, batch: int, fp16: bool, gpu: str, tensorrt: s
 
 
 def _shapes(spec: ModelSpec, batch: int) -> tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]:
-    if follows_picture(spec) or spec.other_inputs:
+    if follows_image(spec) or spec.other_inputs:
         return ()  # further inputs have shapes of their own
     width, height = plan(spec, WIDTH_PX, HEIGHT_PX).net_size
-    picture = (height, width, 3) if spec.image_layout == "hwc" else (3, height, width)
+    image = (height, width, 3) if spec.image_layout == "hwc" else (3, height, width)
     middle = (1,) if spec.image_layout == "nchw" else ()
-    if len(spec.image_input.shape) == len(picture):
-        return ((spec.image_input.name, picture, picture),)
+    if len(spec.image_input.shape) == len(image):
+        return ((spec.image_input.name, image, image),)
     least, most = (1, batch) if spec.fixed_batch is None else (spec.fixed_batch, spec.fixed_batch)
-    return ((spec.image_input.name, (least, *middle, *picture), (most, *middle, *picture)),)
+    return ((spec.image_input.name, (least, *middle, *image), (most, *middle, *image)),)
 
 
 def model_digest(paths: Sequence[Path]) -> str:

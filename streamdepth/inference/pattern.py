@@ -1,4 +1,4 @@
-"""The built-in picture of start-up checks and verification: no file, same on every machine."""
+"""The built-in image of start-up checks and verification: no file, same on every machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WIDTH_PX, HEIGHT_PX = 854, 480
-"""Of the start-up check: the shape of most video, so that a model whose size follows the picture's is compiled once."""
+"""Of the start-up check: the shape of most video, so that a model whose size follows the image's is compiled once."""
 
 
 def pattern(width_px: int, height_px: int, variant: int = 0) -> NDArray[np.uint8]:

@@ -1,6 +1,6 @@
-"""YUV pictures scaled plane by plane and converted at the network's size, in one pass over the picture.
+"""YUV images scaled plane by plane and converted at the network's size, in one pass over the image.
 
-The decoder's scaler has no vector code for scaling to RGB; for a 1280x720 picture of 4:2:0 and a network of 352x192
+The decoder's scaler has no vector code for scaling to RGB; for a 1280x720 image of 4:2:0 and a network of 352x192
 this takes 0.6 ms where that took 1.5 (one Zen 5 core). It is also nearer to the exact path, whose filter it has.
 """
 
@@ -34,7 +34,7 @@ _PROBE_STEP = 16
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What does not change while pictures have one form."""
+    """What does not change while images have one form."""
 
     key: tuple[Any, ...]
     layout: PixelLayout
@@ -46,7 +46,7 @@ class _Plan:
 
 
 class PlaneScaler:
-    """Writes pictures into a network's input. One thread at a time; keeps its weights from picture to picture.
+    """Writes images into a network's input. One thread at a time; keeps its weights from image to image.
 
     Args:
         table: as ``preprocess.value_table`` gives it.
@@ -57,38 +57,38 @@ class PlaneScaler:
         self._table = table
         self._plan: _Plan | None = None
 
-    def takes(self, picture: av.VideoFrame) -> bool:
+    def takes(self, image: av.VideoFrame) -> bool:
         """YUV in planes that the colour stage works on as well, of a matrix the decoder's scaler knows."""
-        layout = LAYOUTS.get(picture.format.name)
+        layout = LAYOUTS.get(image.format.name)
         return (
             layout is not None
             and layout.family != "packed"
             and layout.chroma
-            and int(picture.colorspace) in _MATRICES
+            and int(image.colorspace) in _MATRICES
             and self._resample in RESAMPLES
         )
 
-    def write(self, picture: av.VideoFrame, out_chw: NDArray[Any]) -> None:
-        """Fill ``out_chw`` [3, H, W] with the whole picture, antialiased; the picture is one it ``takes``."""
+    def write(self, image: av.VideoFrame, out_chw: NDArray[Any]) -> None:
+        """Fill ``out_chw`` [3, H, W] with the whole image, antialiased; the image is one it ``takes``."""
         size = (out_chw.shape[2], out_chw.shape[1])
-        key = (picture.format.name, picture.width, picture.height, size, ColorTags.of(picture))
+        key = (image.format.name, image.width, image.height, size, ColorTags.of(image))
         if self._plan is None or self._plan.key != key:
-            self._plan = _plan(key, picture, size, self._resample)
+            self._plan = _plan(key, image, size, self._resample)
         plan = self._plan
-        source = planes.triple(planes.read(picture, plan.layout))
+        source = planes.triple(planes.read(image, plan.layout))
         kernels.planes_to_chw(
             source, plan.widths, plan.down, plan.across, plan.matrix, self._table, plan.scratch, out_chw
         )
 
 
-def _plan(key: tuple[Any, ...], picture: av.VideoFrame, size: tuple[int, int], resample: Resample) -> _Plan:
-    layout = LAYOUTS[picture.format.name]
-    width, height = picture.width, picture.height
-    shift_x, shift_y = _chroma_shift(picture, layout)
+def _plan(key: tuple[Any, ...], image: av.VideoFrame, size: tuple[int, int], resample: Resample) -> _Plan:
+    layout = LAYOUTS[image.format.name]
+    width, height = image.width, image.height
+    shift_x, shift_y = _chroma_shift(image, layout)
     chroma_width, chroma_height = layout.chroma_width_px(width), layout.chroma_height_px(height)
     luma_across = axis(width, size[0], resample, multiple=_TAPS_ACROSS)
     luma_down = axis(height, size[1], resample, multiple=_TAPS_DOWN)
-    # Of an odd size the decoder's scaler, and with it the exact path, stretches chroma over the whole picture, too.
+    # Of an odd size the decoder's scaler, and with it the exact path, stretches chroma over the whole image, too.
     across = axis(chroma_width, size[0], resample, shift=shift_x, multiple=_TAPS_ACROSS)
     down = axis(chroma_height, size[1], resample, shift=shift_y, multiple=_TAPS_DOWN)
     of_u, of_v = across, across
@@ -103,7 +103,7 @@ def _plan(key: tuple[Any, ...], picture: av.VideoFrame, size: tuple[int, int], r
         (width, chroma_width, chroma_width),
         tuple(_pair(one) for one in (luma_down, down, down)),
         tuple(_pair(one) for one in (luma_across, of_u, of_v)),
-        _to_rgb(ColorTags.of(picture), layout, width, height),
+        _to_rgb(ColorTags.of(image), layout, width, height),
         scratch,
     )
 
@@ -128,20 +128,20 @@ def _to_rgb(tags: ColorTags, layout: PixelLayout, width_px: int, height_px: int)
     return np.ascontiguousarray(np.column_stack([back / (1 << layout.shift), offset]), dtype=np.float32)
 
 
-def _chroma_shift(picture: av.VideoFrame, layout: PixelLayout) -> tuple[float, float]:
+def _chroma_shift(image: av.VideoFrame, layout: PixelLayout) -> tuple[float, float]:
     """How far chroma lies before the middle of the pixels it belongs to, (across, down), in chroma samples.
 
     H.264 and H.265 say so, and the decoder's scaler minds it, but PyAV has no name for it. So the scaler is asked: a
-    scaled picture inherits the place, and ramps written into its chroma show, at a pixel in the middle, what is there.
+    scaled image inherits the place, and ramps written into its chroma show, at a pixel in the middle, what is there.
     """
     from av.video.reformatter import Interpolation, VideoReformatter
 
     if not layout.log2_chroma_w:
         return 0.0, 0.0
     name = "yuv420p" if layout.log2_chroma_h else "yuv422p"
-    # never the picture's own size: the scaler would give the picture itself
-    side = 32 if picture.width == 16 else 16
-    ramps = VideoReformatter().reformat(picture, width=side, height=side, format=name, interpolation="POINT", threads=1)
+    # never the image's own size: the scaler would give the image itself
+    side = 32 if image.width == 16 else 16
+    ramps = VideoReformatter().reformat(image, width=side, height=side, format=name, interpolation="POINT", threads=1)
     for plane, along in zip(ramps.planes, (None, 1, 0), strict=True):
         words = np.zeros((plane.height, plane.line_size), np.uint8)
         if along is not None:

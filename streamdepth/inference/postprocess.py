@@ -1,4 +1,4 @@
-"""From a network's output back to the picture: crop, units, and the resize of ``transformers``' pipeline."""
+"""From a network's output back to the image: crop, units, and the resize of ``transformers``' pipeline."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def map_shape(shape: tuple[int, ...], rows: int) -> tuple[int, int] | None:
 
 
 def crop_rect(geometry: Geometry, shape: tuple[int, int]) -> tuple[int, int, int, int]:
-    """(left, top, width, height) of the picture in a map of ``shape`` (h, w) covering the whole network input."""
+    """(left, top, width, height) of the image in a map of ``shape`` (h, w) covering the whole network input."""
     height, width = shape
     scale_x, scale_y = width / geometry.net_width_px, height / geometry.net_height_px
     left, top = round(geometry.left_px * scale_x), round(geometry.top_px * scale_y)
@@ -68,7 +68,7 @@ def crop_rect(geometry: Geometry, shape: tuple[int, int]) -> tuple[int, int, int
 
 
 def cropped(values: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
-    """The part of ``values`` [h, w] that is the picture; a copy where something is cut off."""
+    """The part of ``values`` [h, w] that is the image; a copy where something is cut off."""
     if not geometry.padded:
         return values
     left, top, width, height = crop_rect(geometry, (values.shape[0], values.shape[1]))
@@ -78,7 +78,7 @@ def cropped(values: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float
 def zoe_at_model_size(values: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
     """Cut ZoeDepth's reflected border off at sub-pixel positions, staying near the model's resolution.
 
-    ``transformers`` resizes to the padded picture's size first and then crops whole picture pixels; this samples the
+    ``transformers`` resizes to the padded image's size first and then crops whole image pixels; this samples the
     same surface once, bicubically, at the model's own density.
     """
     import cv2
@@ -119,7 +119,7 @@ def resize(
     return np.asarray(cv2.resize(values, (width_px, height_px), interpolation=method), dtype=np.float32)
 
 
-def to_picture(
+def to_image(
     values: NDArray[np.float32],
     family: Family,
     geometry: Geometry,
@@ -127,7 +127,7 @@ def to_picture(
     exact: bool,
     field_of_view_degrees: float | None = None,
 ) -> NDArray[np.float32]:
-    """A raw map of the whole network input -> float32 [picture height, picture width].
+    """A raw map of the whole network input -> float32 [image height, image width].
 
     With ``exact`` this is what ``transformers``' depth-estimation pipeline gives; for zero-padded DPT models that
     includes its habit of leaving the padding in. Without, padding is always cut off.

@@ -1,7 +1,7 @@
-"""Half precision on GPUs: taken by ``--dtype auto`` where one picture's depth says the same as in float32.
+"""Half precision on GPUs: taken by ``--dtype auto`` where one image's depth says the same as in float32.
 
 The bound is that of :mod:`streamdepth.inference.agreement`: finite, not flat, correlation of 0.999 and a mean error of
-2 % of the range, on a built-in picture, against the CPU. A verdict is remembered in the cache for the model, GPU and
+2 % of the range, on a built-in image, against the CPU. A verdict is remembered in the cache for the model, GPU and
 versions it was found with, since asking costs two sessions.
 """
 

@@ -1,11 +1,11 @@
-"""The fast way from a decoded picture into a network's input buffer.
+"""The fast way from a decoded image into a network's input buffer.
 
-Pictures in YUV planes are scaled plane by plane (see :mod:`streamdepth.inference.plane_scaling`). All others take one
-pass of the decoder's scaler to the network's size in RGB (which honours the picture's own matrix and range), then one
+Images in YUV planes are scaled plane by plane (see :mod:`streamdepth.inference.plane_scaling`). All others take one
+pass of the decoder's scaler to the network's size in RGB (which honours the image's own matrix and range), then one
 compiled pass that normalises and rearranges. Rescale, mean and std are folded into a table of the 256 values a channel
 can have, so that both round as the exact path does; all of the difference comes from the scaling. Tests state it.
 
-ZoeDepth and DepthPro were made for aliased bilinear input, which the scaler cannot give when it shrinks: their pictures
+ZoeDepth and DepthPro were made for aliased bilinear input, which the scaler cannot give when it shrinks: their images
 are converted at their own size and sampled by OpenCV, ZoeDepth's reflected border included.
 """
 
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
     from streamdepth.models.spec import ModelSpec, Preprocessing, Resample
 
 
-def to_rgb_array(picture: av.VideoFrame) -> NDArray[np.uint8]:
-    """A picture as a new uint8 [H, W, 3] array, RGB, full range.
+def to_rgb_array(image: av.VideoFrame) -> NDArray[np.uint8]:
+    """An image as a new uint8 [H, W, 3] array, RGB, full range.
 
     Raises:
         DataFormatError: the scaler cannot convert this pixel format.
     """
-    return Scaler("bicubic").scale(picture, picture.width, picture.height).copy()
+    return Scaler("bicubic").scale(image, image.width, image.height).copy()
 
 
-def picture_of(rgb: NDArray[np.uint8]) -> av.VideoFrame:
-    """A uint8 [H, W, 3] RGB array as a picture."""
-    from streamdepth.core.frame import picture_from_array
+def image_of(rgb: NDArray[np.uint8]) -> av.VideoFrame:
+    """A uint8 [H, W, 3] RGB array as an image."""
+    from streamdepth.core.frame import image_from_array
 
-    return picture_from_array(rgb, "hwc_rgb")
+    return image_from_array(rgb, "hwc_rgb")
 
 
 def value_table(pre: Preprocessing, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -62,7 +62,7 @@ def value_table(pre: Preprocessing, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 class Scaler:
-    """Scales and converts pictures to RGB. One thread at a time; keeps the scaler's tables between pictures."""
+    """Scales and converts images to RGB. One thread at a time; keeps the scaler's tables between images."""
 
     def __init__(self, resample: Resample) -> None:
         from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
@@ -78,7 +78,7 @@ class Scaler:
         # without the flags, chroma of 4:2:0 is repeated instead of interpolated and rounding drifts by a level
         self._method = method | Interpolation.FULL_CHR_H_INP | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 
-    def scale(self, picture: av.VideoFrame, width_px: int, height_px: int) -> NDArray[np.uint8]:
+    def scale(self, image: av.VideoFrame, width_px: int, height_px: int) -> NDArray[np.uint8]:
         """uint8 [height, width, 3] RGB, full range; rows may be padded. Valid as long as it is referred to.
 
         Raises:
@@ -88,7 +88,7 @@ class Scaler:
 
         try:
             scaled = self._reformatter.reformat(
-                picture,
+                image,
                 width=width_px,
                 height=height_px,
                 format="rgb24",
@@ -97,11 +97,11 @@ class Scaler:
                 threads=1,  # frames overlap already; slices would take cores from the network
             )
         except (av.FFmpegError, ValueError) as exc:
-            if (picture.width, picture.height) != (width_px, height_px):
+            if (image.width, image.height) != (width_px, height_px):
                 # shrinking about 60 times or more needs longer filters than libswscale has
-                return self._scale_far(picture, width_px, height_px)
+                return self._scale_far(image, width_px, height_px)
             raise DataFormatError(
-                f"a {picture.width}x{picture.height} {picture.format.name} picture cannot be converted to RGB "
+                f"a {image.width}x{image.height} {image.format.name} image cannot be converted to RGB "
                 f"({exc}); convert it to yuv420p or rgb24 first"
             ) from exc
         plane = scaled.planes[0]
@@ -109,16 +109,16 @@ class Scaler:
         rgb: NDArray[np.uint8] = rows[:, : 3 * width_px].reshape(height_px, width_px, 3)
         return rgb
 
-    def _scale_far(self, picture: av.VideoFrame, width_px: int, height_px: int) -> NDArray[np.uint8]:
+    def _scale_far(self, image: av.VideoFrame, width_px: int, height_px: int) -> NDArray[np.uint8]:
         import cv2
 
-        full = self.scale(picture, picture.width, picture.height)
+        full = self.scale(image, image.width, image.height)
         scaled = cv2.resize(full, (width_px, height_px), interpolation=cv2.INTER_AREA)
         return np.asarray(scaled, dtype=np.uint8)
 
 
 class FastWriter:
-    """Writes pictures into rows of an input buffer. One thread at a time."""
+    """Writes images into rows of an input buffer. One thread at a time."""
 
     def __init__(self, spec: ModelSpec) -> None:
         pre = spec.preprocessing
@@ -127,7 +127,7 @@ class FastWriter:
         self._planes = PlaneScaler(pre.resample, self._table)
         self._family = pre.family
 
-    def write(self, row_chw: NDArray[Any], picture: av.VideoFrame, geometry: Geometry) -> None:
+    def write(self, row_chw: NDArray[Any], image: av.VideoFrame, geometry: Geometry) -> None:
         """Fill one row.
 
         Args:
@@ -135,17 +135,17 @@ class FastWriter:
         """
         row = row_chw.view(np.uint16) if row_chw.dtype == np.float16 else row_chw
         if self._family in (Family.ZOEDEPTH, Family.DEPTH_PRO):
-            full = self._scaler.scale(picture, picture.width, picture.height)
+            full = self._scaler.scale(image, image.width, image.height)
             kernels.table_to_chw(_sampled(full, geometry, self._family), self._table, row)
             return
         width, height = geometry.inner_width_px, geometry.inner_height_px
         if geometry.padded:
             row[...] = 0
             row = row[:, geometry.top_px : geometry.top_px + height, geometry.left_px : geometry.left_px + width]
-        if self._planes.takes(picture):
-            self._planes.write(picture, row)
+        if self._planes.takes(image):
+            self._planes.write(image, row)
         else:
-            kernels.table_to_chw(self._scaler.scale(picture, width, height), self._table, row)
+            kernels.table_to_chw(self._scaler.scale(image, width, height), self._table, row)
 
 
 def _sampled(rgb: NDArray[np.uint8], geometry: Geometry, family: Family) -> NDArray[np.uint8]:
@@ -156,7 +156,7 @@ def _sampled(rgb: NDArray[np.uint8], geometry: Geometry, family: Family) -> NDAr
     if family is Family.DEPTH_PRO:
         return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
     pad_x, pad_y = geometry.pad_x_px, geometry.pad_y_px
-    # corners of the padded picture onto corners of the network's input; beyond the picture OpenCV reflects it
+    # corners of the padded image onto corners of the network's input; beyond the image OpenCV reflects it
     step_x = (geometry.width_px + 2 * pad_x - 1) / max(size[0] - 1, 1)
     step_y = (geometry.height_px + 2 * pad_y - 1) / max(size[1] - 1, 1)
     matrix = np.array([[step_x, 0, -pad_x], [0, step_y, -pad_y]], dtype=np.float64)

@@ -37,7 +37,7 @@ class Runner(Protocol):
         ...
 
     def network_size(self, width_px: int, height_px: int) -> tuple[int, int]:
-        """(width, height) of the network's input for a picture. Thread-safe."""
+        """(width, height) of the network's input for an image. Thread-safe."""
         ...
 
     def acquire(self, size: tuple[int, int]) -> Slot:

@@ -1,4 +1,4 @@
-"""Whether depth of the built-in picture is depth at all."""
+"""Whether depth of the built-in image is depth at all."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def judge(values: NDArray[np.float32], spec: ModelSpec, provider: str) -> None:
     if not finite.all():
         share = 100 * (1 - float(finite.mean()))
         raise ModelError(
-            f"{spec.name}: {share:.3g} % of its depth is not finite on the built-in picture (dtype {spec.dtype}, "
+            f"{spec.name}: {share:.3g} % of its depth is not finite on the built-in image (dtype {spec.dtype}, "
             f"{provider}); {_other_dtype(spec)}"
         )
     spread = float(values.max()) - float(values.min())
     if spread <= 1e-6 * max(abs(float(values.max())), abs(float(values.min())), 1e-20):
         raise ModelError(
-            f"{spec.name}: its depth of the built-in picture is flat, {float(values.flat[0]):.6g} everywhere (dtype "
+            f"{spec.name}: its depth of the built-in image is flat, {float(values.flat[0]):.6g} everywhere (dtype "
             f"{spec.dtype}, {provider}); {_other_dtype(spec)}, and check that it is a depth model"
         )
 

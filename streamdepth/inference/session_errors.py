@@ -56,7 +56,7 @@ def load_error(exc: BaseException, spec: ModelSpec) -> ModelError | None:
 
 
 def run_error(exc: BaseException, spec: ModelSpec, size: tuple[int, int], rows: int) -> InferenceError:
-    """A failed run at (width, height) ``size`` with ``rows`` pictures at once."""
+    """A failed run at (width, height) ``size`` with ``rows`` images at once."""
     text = str(exc)
     if "Failed to allocate" in text or "bad_alloc" in text or "out of memory" in text.lower():
         hint = "use a smaller --size or --batch, or a smaller dtype"

@@ -54,7 +54,7 @@ def open_session(
 
     Args:
         threads: threads of one operator on the CPU; None = one for each core this process may use.
-        batch: the most pictures a run will take; TensorRT builds its engine for it.
+        batch: the most images a run will take; TensorRT builds its engine for it.
         graph: record runs as CUDA graphs where that is possible; where it is not, the note says why.
     Raises:
         ProviderError: no such provider, or it cannot run here; says why and what would help.

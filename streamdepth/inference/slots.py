@@ -58,7 +58,7 @@ class Buffers:
         return binding
 
     def host_input(self, run: int) -> NDArray[Any]:
-        """The pictures of one run, as the graph takes them."""
+        """The images of one run, as the graph takes them."""
         first = run * self._per_run
         return self.input[first : first + self._per_run].reshape(self._run_shape)
 
@@ -101,7 +101,7 @@ class Slot:
         return self._engine.exact
 
     def host_input(self, run: int) -> NDArray[Any]:
-        """The pictures of one run, as the graph takes them: memory of the slot."""
+        """The images of one run, as the graph takes them: memory of the slot."""
         return self._buffers.host_input(run)
 
     @property
@@ -109,31 +109,31 @@ class Slot:
         """The graph's further inputs."""
         return self._buffers.fed
 
-    def write(self, row: int, picture: av.VideoFrame) -> None:
-        """Preprocess a picture into row ``row``.
+    def write(self, row: int, image: av.VideoFrame) -> None:
+        """Preprocess an image into row ``row``.
 
         Args:
-            picture: any pixel format the scaler takes; its matrix and range are honoured. Only read.
+            image: any pixel format the scaler takes; its matrix and range are honoured. Only read.
         Raises:
             ValueError: its network size is not the slot's.
             DataFormatError: it cannot be converted.
         """
-        geometry = self._engine.geometry(picture.width, picture.height)
+        geometry = self._engine.geometry(image.width, image.height)
         self._check(geometry.net_size)
         if self._engine.exact:
             from streamdepth.inference.preprocess import to_rgb_array
 
-            self.write_rgb(row, to_rgb_array(picture))
+            self.write_rgb(row, to_rgb_array(image))
             return
         if self._buffers.writer is None:
             from streamdepth.inference.preprocess import FastWriter
 
             self._buffers.writer = FastWriter(self._engine.spec)
-        self._buffers.writer.write(self._buffers.rows_chw[row], picture, geometry)
+        self._buffers.writer.write(self._buffers.rows_chw[row], image, geometry)
         self.geometries[row] = geometry
 
     def write_rgb(self, row: int, rgb: NDArray[np.uint8]) -> None:
-        """Preprocess a uint8 [H, W, 3] RGB picture into row ``row`` the exact way."""
+        """Preprocess a uint8 [H, W, 3] RGB image into row ``row`` the exact way."""
         from streamdepth.inference import exact
 
         spec = self._engine.spec

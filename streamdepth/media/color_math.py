@@ -30,7 +30,7 @@ _TO_BT2020 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.01
 
 
 def resolve_tags(tags: ColorTags, layout: PixelLayout, width_px: int, height_px: int) -> ColorTags:
-    """Fill in what a stream leaves unsaid, so that the coloured picture looks the same wherever it is shown.
+    """Fill in what a stream leaves unsaid, so that the coloured image looks the same wherever it is shown.
 
     An unspecified matrix is what players take it for: BT.709 from 1280 wide or above 576 lines, else BT.601
     (mpv's rule). It is decided from the source's size and then written into the output's tags, because the output may

@@ -65,7 +65,7 @@ class Chosen:
 
 
 def decoder(wanted: HwAccel) -> Chosen:
-    """What ``av.open(hwaccel=)`` takes. Decoded pictures are brought back to memory; a codec or profile that the
+    """What ``av.open(hwaccel=)`` takes. Decoded images are brought back to memory; a codec or profile that the
     hardware does not decode is decoded in software by FFmpeg itself."""
     from av.codec.hwaccel import HWAccel
 
@@ -100,7 +100,7 @@ def encoder(wanted: HwAccel, software: str, pix_fmt: str, width_px: int, height_
 
 
 def upload_device(encoder: str) -> HWAccel | None:
-    """What an encoder's ``hwaccel=`` has to be: VAAPI's take pictures in device memory only, where PyAV then brings
+    """What an encoder's ``hwaccel=`` has to be: VAAPI's take images in device memory only, where PyAV then brings
     them; NVENC takes them as they are."""
     if not encoder.endswith("_vaapi"):
         return None
@@ -124,7 +124,7 @@ def cannot_decode(kind: str) -> str:
 
 
 def cannot_encode(name: str, width_px: int = 256, height_px: int = 256) -> str:
-    """Why an encoder does not take 4:2:0 pictures of this size, empty where it does. Opens it for a moment."""
+    """Why an encoder does not take 4:2:0 images of this size, empty where it does. Opens it for a moment."""
     import av
 
     try:

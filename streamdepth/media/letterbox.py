@@ -1,4 +1,4 @@
-"""Pictures of any size and format into the one a stream has, without touching the original."""
+"""Images of any size and format into the one a stream has, without touching the original."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Kind:
 
 
 class Fitter:
-    """Gives pictures of ``pix_fmt`` and exactly ``width_px`` x ``height_px``.
+    """Gives images of ``pix_fmt`` and exactly ``width_px`` x ``height_px``.
 
     Where nothing is to be done the result shares its planes with the input (measured: 9 us at 1080p), so it can be
     stamped while the input stays as it was. Another size is scaled to fit inside, keeping its shape, on black
@@ -46,16 +46,14 @@ class Fitter:
         self._graph: Graph | None = None
         self.resized = 0
 
-    def __call__(self, picture: av.VideoFrame) -> av.VideoFrame:
-        kind = _Kind(
-            picture.width, picture.height, picture.format.name, int(picture.colorspace), int(picture.color_range)
-        )
+    def __call__(self, image: av.VideoFrame) -> av.VideoFrame:
+        kind = _Kind(image.width, image.height, image.format.name, int(image.colorspace), int(image.color_range))
         if kind != self._kind or self._graph is None:
             self._graph = self._build(kind)
             self._kind = kind
         if (kind.width_px, kind.height_px) != (self._width, self._height):
             self.resized += 1
-        self._graph.push(picture)
+        self._graph.push(image)
         fitted: av.VideoFrame = self._graph.pull()  # type: ignore[assignment]
         self._color.apply(fitted)
         return fitted
@@ -117,7 +115,7 @@ def _whole_chroma(pix_fmt: str, width_px: int, height_px: int) -> str:
 
 
 def divides(pix_fmt: str, width_px: int, height_px: int) -> bool:
-    """True where pictures of this FFmpeg pixel format and size have whole chroma samples."""
+    """True where images of this FFmpeg pixel format and size have whole chroma samples."""
     from av.video.format import VideoFormat
 
     pixel = VideoFormat(pix_fmt)
@@ -126,7 +124,7 @@ def divides(pix_fmt: str, width_px: int, height_px: int) -> bool:
 
 
 def has_alpha(pix_fmt: str) -> bool:
-    """True where pictures of this FFmpeg pixel format carry an alpha channel."""
+    """True where images of this FFmpeg pixel format carry an alpha channel."""
     from av.video.format import VideoFormat
 
     return any(component.is_alpha for component in VideoFormat(pix_fmt).components)

@@ -1,4 +1,4 @@
-"""Pictures the right way up, and all of one size: what a decoder gives, made what the stream promised."""
+"""Images the right way up, and all of one size: what a decoder gives, made what the stream promised."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """One of the eight ways a picture can lie: first transposed or not, then mirrored in either axis.
+    """One of the eight ways an image can lie: first transposed or not, then mirrored in either axis.
 
     Attributes:
         transposed: rows become columns (x and y change places).
@@ -51,13 +51,13 @@ class Orientation:
 UPRIGHT = Orientation()
 
 
-def orientation_of(picture: av.VideoFrame) -> Orientation:
-    """How the display matrix of a decoded picture wants it shown.
+def orientation_of(image: av.VideoFrame) -> Orientation:
+    """How the display matrix of a decoded image wants it shown.
 
     The matrix is nine int32 of ISO/IEC 14496-12 (16.16 fixed point, the last column 2.30); a point (x, y), y down, is
     shown at (a x + c y, b x + d y).
     """
-    sides: Any = picture.side_data
+    sides: Any = image.side_data
     for side in sides:
         if side.type.name == "DISPLAYMATRIX":
             matrix = np.frombuffer(bytes(side), np.int32)
@@ -79,14 +79,14 @@ def orientation_from(a: int, b: int, c: int, d: int) -> Orientation:
     return Orientation(flip_x=a < 0, flip_y=d < 0, exact=exact)
 
 
-class Straightener:
-    """Applies the display matrix once, and brings pictures that differ from the first to its size and format.
+class FrameNormalizer:
+    """Applies the display matrix once, and brings images that differ from the first to its size and format.
 
-    Pictures that need nothing are passed on as they are, without a copy. Not thread-safe.
+    Images that need nothing are passed on as they are, without a copy. Not thread-safe.
 
     Attributes:
-        converted: pictures brought to the first one's shape, by what differed (``size``, ``pix_fmt``, ``color``).
-        orientation: of the first picture.
+        converted: images brought to the first one's shape, by what differed (``size``, ``pix_fmt``, ``color``).
+        orientation: of the first image.
     """
 
     def __init__(self) -> None:
@@ -99,60 +99,60 @@ class Straightener:
         self._graph_key: tuple[int, int, str, Orientation] | None = None
         self._graph: Graph | None = None
 
-    def straighten(self, picture: av.VideoFrame) -> av.VideoFrame:
-        # Looking at side_data ties a picture into a reference cycle, so that it waits for the cycle collector: 200 MB
+    def normalize(self, image: av.VideoFrame) -> av.VideoFrame:
+        # Looking at side_data ties an image into a reference cycle, so that it waits for the cycle collector: 200 MB
         # after ten clips of 480x270. The matrix is the stream's, so it is looked at only where something else about the
-        # picture has changed.
-        look = (picture.width, picture.height, picture.format.name, picture.rotation)
+        # image has changed.
+        look = (image.width, image.height, image.format.name, image.rotation)
         if look != self._last_look:
             self._last_look = look
-            self._orientation = orientation_of(picture)
+            self._orientation = orientation_of(image)
         orientation = self._orientation
         if not orientation.upright:
-            picture = self._turn(picture, orientation)
+            image = self._turn(image, orientation)
         if self._shape is None:
             self.orientation = orientation
-            self._shape = (picture.width, picture.height, picture.format.name)
-            self._color = ColorTags.of(picture)
-            return picture
-        return self._fit(picture)
+            self._shape = (image.width, image.height, image.format.name)
+            self._color = ColorTags.of(image)
+            return image
+        return self._fit(image)
 
-    def _turn(self, picture: av.VideoFrame, orientation: Orientation) -> av.VideoFrame:
-        key = (picture.width, picture.height, picture.format.name, orientation)
+    def _turn(self, image: av.VideoFrame, orientation: Orientation) -> av.VideoFrame:
+        key = (image.width, image.height, image.format.name, orientation)
         if self._graph is None or key != self._graph_key:
-            self._graph = _build_graph(picture, orientation)
+            self._graph = _build_graph(image, orientation)
             self._graph_key = key
-        pts, time_base = picture.pts, picture.time_base
+        pts, time_base = image.pts, image.time_base
         # libavfilter refuses frames without a time base of its graph; times are put back untouched afterwards.
-        self._graph.vpush(picture)
+        self._graph.vpush(image)
         turned = self._graph.vpull()
         turned.pts, turned.time_base = pts, time_base
         return turned
 
-    def _fit(self, picture: av.VideoFrame) -> av.VideoFrame:
+    def _fit(self, image: av.VideoFrame) -> av.VideoFrame:
         if self._shape is None:
-            return picture
+            return image
         width, height, pix_fmt = self._shape
-        color = ColorTags.of(picture)
-        other_size = (picture.width, picture.height) != (width, height)
-        other_format = picture.format.name != pix_fmt
+        color = ColorTags.of(image)
+        other_size = (image.width, image.height) != (width, height)
+        other_format = image.format.name != pix_fmt
         other_color = _differ(color.matrix, self._color.matrix, 2) or _differ(color.range, self._color.range, 0)
         if not (other_size or other_format or other_color):
-            return picture
+            return image
         for differs, cause in ((other_size, "size"), (other_format, "pix_fmt"), (other_color, "color")):
             self.converted[cause] += differs
-        fitted = self._convert(picture, color if other_color else None)
-        fitted.pts, fitted.time_base = picture.pts, picture.time_base
+        fitted = self._convert(image, color if other_color else None)
+        fitted.pts, fitted.time_base = image.pts, image.time_base
         self._color.apply(fitted)
         return fitted
 
-    def _convert(self, picture: av.VideoFrame, color: ColorTags | None) -> av.VideoFrame:
+    def _convert(self, image: av.VideoFrame, color: ColorTags | None) -> av.VideoFrame:
         import av.error
 
-        width, height, pix_fmt = self._shape or (picture.width, picture.height, picture.format.name)
+        width, height, pix_fmt = self._shape or (image.width, image.height, image.format.name)
         if color is not None:
             try:
-                return picture.reformat(
+                return image.reformat(
                     width=width,
                     height=height,
                     format=pix_fmt,
@@ -164,42 +164,40 @@ class Straightener:
             except (av.error.FFmpegError, ValueError):
                 # libswscale knows few matrices; tags it does not know are as likely damage as meant.
                 pass
-        return picture.reformat(width=width, height=height, format=pix_fmt)
+        return image.reformat(width=width, height=height, format=pix_fmt)
 
 
 def _differ(one: int, other: int, unspecified: int) -> bool:
     return one != other and unspecified not in (one, other)
 
 
-def _even_subsampling(picture: av.VideoFrame) -> str | None:
-    """The 4:4:4 format a picture must take before x and y change places, None where its own will do.
+def _even_subsampling(image: av.VideoFrame) -> str | None:
+    """The 4:4:4 format an image must take before x and y change places, None where its own will do.
 
     4:2:2 turned is 4:4:0, which few encoders take; left to itself libavfilter picks packed formats no other part knows.
     """
-    name = picture.format.name
-    chroma = next((part for part in picture.format.components if part.is_chroma), None)
+    name = image.format.name
+    chroma = next((part for part in image.format.components if part.is_chroma), None)
     if chroma is None:
         return None
-    wide, high = picture.format.chroma_width(64), picture.format.chroma_height(64)
+    wide, high = image.format.chroma_width(64), image.format.chroma_height(64)
     if wide == high:
         return None
-    bits = picture.format.components[0].bits
+    bits = image.format.components[0].bits
     alpha = "a" if name.startswith("yuva") else ""
     family = "yuvj" if name.startswith("yuvj") else f"yuv{alpha}"
     return f"{family}444p" + (f"{bits}le" if bits > 8 else "")
 
 
-def _build_graph(picture: av.VideoFrame, orientation: Orientation) -> Graph:
+def _build_graph(image: av.VideoFrame, orientation: Orientation) -> Graph:
     from av.filter import Graph
 
     graph = Graph()
-    nodes = [
-        graph.add_buffer(width=picture.width, height=picture.height, format=picture.format, time_base=picture.time_base)
-    ]
-    if orientation.transposed and (even := _even_subsampling(picture)) is not None:
+    nodes = [graph.add_buffer(width=image.width, height=image.height, format=image.format, time_base=image.time_base)]
+    if orientation.transposed and (even := _even_subsampling(image)) is not None:
         nodes.append(graph.add("format", f"pix_fmts={even}"))
     nodes += [graph.add(name, args or None) for name, args in orientation.filters]
-    # An encoder that is handed the turned picture must not find the order to turn it again.
+    # An encoder that is handed the turned image must not find the order to turn it again.
     nodes.append(graph.add("sidedata", "mode=delete:type=DISPLAYMATRIX"))
     nodes.append(graph.add("buffersink"))
     graph.link_nodes(*nodes).configure()

@@ -1,4 +1,4 @@
-"""Any picture Pillow can open, as the one pixel format the rest of the pipeline expects of stills: RGB, 8 bit."""
+"""Any image Pillow can open, as the one pixel format the rest of the pipeline expects of stills: RGB, 8 bit."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamdepth.core.frame import picture_from_array
+from streamdepth.core.frame import image_from_array
 
 if TYPE_CHECKING:
     import av
     from numpy.typing import NDArray
     from PIL import Image
 
-PICTURE_SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     f".{kind}"
     for kind in (
         *("avif", "bmp", "dib", "j2k", "jfif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pcx", "pgm", "png", "pnm", "ppm"),
         *("qoi", "sgi", "tga", "tif", "tiff", "webp"),
     )
 )
-"""What counts as a picture in a folder. Animated formats (.gif, .apng) are videos."""
+"""What counts as an image in a folder. Animated formats (.gif, .apng) are videos."""
 
 
-def picture_from_pil(image: Image.Image) -> av.VideoFrame:
-    """A decoded picture as an rgb24 ``av.VideoFrame``, full range, the right way up.
+def image_from_pil(image: Image.Image) -> av.VideoFrame:
+    """A decoded image as an rgb24 ``av.VideoFrame``, full range, the right way up.
 
     The EXIF orientation is applied. Palettes are looked up, CMYK, YCbCr, LAB and HSV are converted. Alpha is left out
     and the colour under it kept, as ``transformers`` does. Grey of more than 8 bits, which Pillow itself would clip to
@@ -34,11 +34,11 @@ def picture_from_pil(image: Image.Image) -> av.VideoFrame:
     Raises:
         OSError: the file is damaged (Pillow decodes lazily).
     """
-    return picture_from_array(rgb_from_pil(image), "hwc_rgb")
+    return image_from_array(rgb_from_pil(image), "hwc_rgb")
 
 
 def rgb_from_pil(image: Image.Image) -> NDArray[np.uint8]:
-    """As :func:`picture_from_pil`, as a uint8 [H, W, 3] array."""
+    """As :func:`image_from_pil`, as a uint8 [H, W, 3] array."""
     from PIL import ImageOps
 
     image = ImageOps.exif_transpose(image)

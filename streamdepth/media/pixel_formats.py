@@ -24,7 +24,7 @@ class PixelLayout:
         channels: samples a pixel of a packed format, 0 otherwise.
         red, blue: index of these channels in a packed format.
         full_range: the name itself says full range (``yuvj...``), or the format is RGB.
-        chroma: has U and V planes; without them the picture is gray.
+        chroma: has U and V planes; without them the image is gray.
     """
 
     name: str
@@ -83,12 +83,12 @@ _COLOURED = {"gray": "yuv420p", "gray10le": "yuv420p10le"}
 
 
 def coloured(layout: PixelLayout) -> PixelLayout:
-    """The layout of the coloured picture: the source's own, gray with chroma planes added."""
+    """The layout of the coloured image: the source's own, gray with chroma planes added."""
     return LAYOUTS[_COLOURED.get(layout.name, layout.name)]
 
 
 def working_format(format_: VideoFormat) -> str:
-    """The format a picture is worked in: its own where supported, else the nearest that loses least.
+    """The format an image is worked in: its own where supported, else the nearest that loses least.
 
     Alpha goes to rgba, RGB to rgb24, deep gray to gray10le, YUV to the form with its subsampling (odd ones up to
     4:4:4) in 8 or, where it has more, 10 bits.

@@ -1,4 +1,4 @@
-"""Pictures as arrays: one [rows, words of a line] view for each plane, line padding included."""
+"""Images as arrays: one [rows, words of a line] view for each plane, line padding included."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     Planes = list[NDArray[Any]]
 
 
-def read(picture: av.VideoFrame, layout: PixelLayout) -> Planes:
+def read(image: av.VideoFrame, layout: PixelLayout) -> Planes:
     """Read-only views, top row first. A gray layout gets neutral chroma planes of 4:2:0 as well.
 
-    A picture stored bottom up (negative line size, as a vertical flip filter gives) is copied.
+    An image stored bottom up (negative line size, as a vertical flip filter gives) is copied.
     """
-    arrays = [_view(plane, layout) for plane in picture.planes]
+    arrays = [_view(plane, layout) for plane in image.planes]
     if not layout.chroma:
-        neutral = np.full((-(-picture.height // 2), -(-picture.width // 2)), 128 << (layout.bits - 8), arrays[0].dtype)
+        neutral = np.full((-(-image.height // 2), -(-image.width // 2)), 128 << (layout.bits - 8), arrays[0].dtype)
         arrays += [neutral, neutral]
     for array in arrays:
         array.flags.writeable = False
@@ -33,16 +33,16 @@ def read(picture: av.VideoFrame, layout: PixelLayout) -> Planes:
 
 
 def triple(planes: Planes) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Y, U, V; for a semi-planar picture the last is the UV plane again, unused."""
+    """Y, U, V; for a semi-planar image the last is the UV plane again, unused."""
     return planes[0], planes[1], planes[-1]
 
 
-class PicturePool:
-    """Makes the pictures that leave the colour stage, in memory that comes back when nobody holds them any more.
+class ImagePool:
+    """Makes the images that leave the colour stage, in memory that comes back when nobody holds them any more.
 
-    Fresh memory costs a page fault every 4 KiB: 0.4 ms for a 1080p picture where several are held at once, a fifth of
-    the whole stage. So a picture wraps an array of a small set, which is free again once the picture, and with it
-    whatever an encoder still holds, has let go of it. Not thread-safe; pictures may be released on any thread.
+    Fresh memory costs a page fault every 4 KiB: 0.4 ms for a 1080p image where several are held at once, a fifth of
+    the whole stage. So an image wraps an array of a small set, which is free again once the image, and with it
+    whatever an encoder still holds, has let go of it. Not thread-safe; images may be released on any thread.
     """
 
     _KEPT = 12
@@ -55,7 +55,7 @@ class PicturePool:
         self._idle: list[int] = []
 
     def new(self, width_px: int, height_px: int, layout: PixelLayout) -> tuple[av.VideoFrame, Planes]:
-        """A picture with undefined content, and its planes to write to. Where PyAV cannot wrap an array of that form,
+        """An image with undefined content, and its planes to write to. Where PyAV cannot wrap an array of that form,
         or all are in use, it has memory of its own."""
         shape = _wrapped_shape(width_px, height_px, layout, self._ALIGNMENT)
         if shape is None:
@@ -80,17 +80,17 @@ class PicturePool:
 
     def _wrap(self, index: int) -> tuple[av.VideoFrame, Planes]:
         width, _, name = self._key
-        picture = av.VideoFrame.from_numpy_buffer(self._arrays[index], format=name, width=width)
-        return picture, self._planes[index]
+        image = av.VideoFrame.from_numpy_buffer(self._arrays[index], format=name, width=width)
+        return image, self._planes[index]
 
 
 def _own(width_px: int, height_px: int, layout: PixelLayout) -> tuple[av.VideoFrame, Planes]:
-    picture = av.VideoFrame(width_px, height_px, layout.name)
-    return picture, [_view(plane, layout) for plane in picture.planes]
+    image = av.VideoFrame(width_px, height_px, layout.name)
+    return image, [_view(plane, layout) for plane in image.planes]
 
 
 def _split_planes(array: NDArray[np.uint8], height_px: int, layout: PixelLayout) -> Planes:
-    """The planes of a picture that wraps ``array``, laid out as FFmpeg fills it: each after the other."""
+    """The planes of an image that wraps ``array``, laid out as FFmpeg fills it: each after the other."""
     if layout.family == "packed":
         return [array.reshape(height_px, -1)]
     if layout.family == "semiplanar":
@@ -117,7 +117,7 @@ def _aligned(shape: tuple[int, ...], alignment: int) -> NDArray[np.uint8]:
 
 
 def luma(planes: Planes, layout: PixelLayout, out: NDArray[np.uint8]) -> None:
-    """8-bit brightness of a picture into ``out`` [H, W], to guide upsampling."""
+    """8-bit brightness of an image into ``out`` [H, W], to guide upsampling."""
     height, width = out.shape
     if layout.family == "packed":
         _packed_luma(planes[0], layout.channels, layout.red, layout.blue, out)
@@ -128,7 +128,7 @@ def luma(planes: Planes, layout: PixelLayout, out: NDArray[np.uint8]) -> None:
 
 
 def copy(source: Planes, target: Planes, layout: PixelLayout, size: tuple[int, int]) -> None:
-    """Copy a picture to the target's top left corner."""
+    """Copy an image to the target's top left corner."""
     for words, rows, _, from_, to in _cells(source, target, layout, size):
         to[:rows, :words] = from_[:rows, :words]
 

@@ -44,7 +44,7 @@ class ModelEntry:
         sense: what its numbers mean, None if unknown before the graph is read.
         licence: SPDX id or name, empty if unknown.
         sizes_mb: dtype -> megabytes to download (in the package: on disk).
-        speed_ms: ``"dtype WxH"`` -> milliseconds a picture where measured (two x86-64 cores, ONNX Runtime's CPU).
+        speed_ms: ``"dtype WxH"`` -> milliseconds an image where measured (two x86-64 cores, ONNX Runtime's CPU).
         cached: dtypes that are in the cache.
         cached_bytes: what the cache holds of it altogether.
         notes: lines for people.

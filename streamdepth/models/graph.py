@@ -200,13 +200,13 @@ def check_external(path: Path, graph: GraphInfo) -> tuple[Path, ...]:
 
 
 def image_input(model: str | Path, graph: GraphInfo, name: str | None = None) -> tuple[TensorSpec, ImageLayout]:
-    """The input that takes pictures, and its layout without the batch axis.
+    """The input that takes images, and its layout without the batch axis.
 
     Args:
         model: what messages call it.
         name: the one the user wants; None = found by shape, then by name.
     Raises:
-        ModelError: there is none, there are several with nothing to tell them apart, or its shape is not a picture's.
+        ModelError: there is none, there are several with nothing to tell them apart, or its shape is not an image's.
     """
     if name is not None:
         chosen = next((t for t in graph.inputs if t.name == name), None)
@@ -215,20 +215,20 @@ def image_input(model: str | Path, graph: GraphInfo, name: str | None = None) ->
         layout = _image_layout(chosen)
         if isinstance(layout, str):
             return _spec(chosen), layout
-        raise ModelError(f"{model}: input {chosen.describe()} takes no pictures: {layout.reason}")
+        raise ModelError(f"{model}: input {chosen.describe()} takes no images: {layout.reason}")
     layouts = [(t, _image_layout(t)) for t in graph.inputs]
     fits = [(t, found) for t, found in layouts if isinstance(found, str)]
     if not fits:
         reasons = "; ".join(f"{t.describe()}: {found.reason}" for t, found in layouts if not isinstance(found, str))
         raise ModelError(
-            f"{model}: has no image input ({reasons or 'no inputs at all'}); a depth model takes RGB pictures,"
+            f"{model}: has no image input ({reasons or 'no inputs at all'}); a depth model takes RGB images,"
             " [batch, 3, height, width] or [batch, height, width, 3]"
         )
     if len(fits) > 1:
         known = [n for n in _IMAGE_NAMES if n in {t.name for t, _ in fits}]
         if not known:
             raise ModelError(
-                f"{model}: has {len(fits)} inputs that could take pictures ({_names(t for t, _ in fits)});"
+                f"{model}: has {len(fits)} inputs that could take images ({_names(t for t, _ in fits)});"
                 " name one as the image input"
             )
         fits = [fit for fit in fits if fit[0].name == known[0]]
@@ -243,15 +243,15 @@ class _NoImage:
 
 def _image_layout(tensor: RawTensor) -> ImageLayout | _NoImage:
     if tensor.dtype not in _IMAGE_DTYPES:
-        return _NoImage(f"pictures are {', '.join(_IMAGE_DTYPES)}")
+        return _NoImage(f"images are {', '.join(_IMAGE_DTYPES)}")
     shape = tensor.shape
     if shape is None:
         return _NoImage("its shape is not declared")
     if len(shape) not in (3, 4, 5):
-        return _NoImage(f"rank {len(shape)}, pictures have rank 3 to 5")
+        return _NoImage(f"rank {len(shape)}, images have rank 3 to 5")
     if len(shape) == 5:
         if isinstance(shape[1], int) and shape[1] != 1:
-            return _NoImage(f"takes clips of {shape[1]} pictures at once, streamdepth gives single pictures")
+            return _NoImage(f"takes clips of {shape[1]} images at once, streamdepth gives single images")
         return "nchw" if _may_be(shape[2], 3) else _NoImage(_channels(shape[2]))
     first, last = shape[-3], shape[-1]
     if first == 3:
@@ -271,7 +271,7 @@ def _may_be(dimension: int | str, value: int) -> bool:
 
 
 def _channels(dimension: int | str) -> str:
-    return f"{dimension} channels, pictures have 3 (RGB)"
+    return f"{dimension} channels, images have 3 (RGB)"
 
 
 def depth_output(model: str | Path, graph: GraphInfo, name: str | None = None) -> TensorSpec:

@@ -132,7 +132,7 @@ def build_spec(
 
     rules, origins["preprocessing"] = _preprocessing(found, preprocessing, notes)
     if image.dtype == "uint8":
-        # such a graph normalises by itself: its input has no room for anything but the picture's own bytes
+        # such a graph normalises by itself: its input has no room for anything but the image's own bytes
         rules = replace(rules, do_rescale=False, do_normalize=False)
     fixed = _fixed_size(image, layout)
     fitted = fit_to_graph(rules, fixed)
@@ -147,8 +147,8 @@ def build_spec(
     if unit is None:
         unit = float(found.builtin.get("metres_per_unit", 1.0))
     elif meaning is not Sense.METRIC_M:
-        way_out = "choose a metric model" if _is_settled(found) else f"say sense {Sense.METRIC_M} too"
-        raise UsageError(f"metres_per_unit: {found.name} gives {meaning}, not metres; {way_out}")
+        hint = "choose a metric model" if _is_settled(found) else f"say sense {Sense.METRIC_M} too"
+        raise UsageError(f"metres_per_unit: {found.name} gives {meaning}, not metres; {hint}")
     origins["metres_per_unit"] = "user" if metres_per_unit is not None else "default"
     if found.known is not None:
         notes += found.known.notes
@@ -205,11 +205,11 @@ def _preprocessing(
         except ValueError as exc:
             raise UsageError(f"preprocessing: {exc}") from exc
         if origin != "default" and changed != rules:
-            notes.append(f"{found.name}: how pictures become input is known, and changed by you: {', '.join(wanted)}")
+            notes.append(f"{found.name}: how images become input is known, and changed by you: {', '.join(wanted)}")
         return changed, "user"
     if origin == "default":
         notes.append(
-            f"{found.name}: nothing says how pictures become input; Depth Anything's rules are assumed"
+            f"{found.name}: nothing says how images become input; Depth Anything's rules are assumed"
             " (RGB, 1/255, ImageNet mean and standard deviation)"
         )
     return rules, origin

@@ -61,7 +61,7 @@ def fit_to_graph(pre: Preprocessing, fixed: tuple[int | None, int | None]) -> Pr
     if pre.family is Family.GLPN:
         # flooring to a multiple cannot reach a given size; the same filter and scaling under the sized rule can
         pre = replace(pre, family=Family.DPT)
-    # A picture of any shape has to become exactly this, so that neither aspect nor rounding may have a say.
+    # An image of any shape has to become exactly this, so that neither aspect nor rounding may have a say.
     return replace(
         pre,
         width_px=target[0],
@@ -119,5 +119,5 @@ def apply_size(pre: Preprocessing, size: Size, fixed: tuple[int | None, int | No
 
 
 def _pads_first(pre: Preprocessing) -> bool:
-    """ZoeDepth pads the picture before its resize, so that its network gets the size asked for all the same."""
+    """ZoeDepth pads the image before its resize, so that its network gets the size asked for all the same."""
     return pre.do_pad and pre.family is Family.ZOEDEPTH

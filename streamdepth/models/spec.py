@@ -36,7 +36,7 @@ Origin = Literal["graph", "config", "table", "user", "default"]
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How a picture becomes the network's input. Defaults are Depth Anything's.
+    """How an image becomes the network's input. Defaults are Depth Anything's.
 
     Attributes:
         family: whose order of operations applies.
@@ -102,8 +102,8 @@ class ModelSpec:
         revision: commit or version, empty if unknown.
         dtype: dtype of the file chosen (``"fp32"``, ``"q8"``, ...).
         sense: what the output means.
-        preprocessing: how pictures become input.
-        image_input: the input that takes pictures, rank 3 to 5.
+        preprocessing: how images become input.
+        image_input: the input that takes images, rank 3 to 5.
         image_layout: layout of that input, without its batch axis: ``"chw"``, ``"hwc"`` or ``"nchw"`` (rank 5).
         depth_output: the output that holds depth.
         other_inputs: further inputs the graph wants, with how they are fed known to the engine.

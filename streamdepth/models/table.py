@@ -1,6 +1,6 @@
 """Models people pick, and what their graphs cannot say: sense, preprocessing, licence, sizes, measured speed.
 
-Data in ``known_models.json``. Sizes are megabytes of each dtype's file; speeds are milliseconds a picture on two x86-64
+Data in ``known_models.json``. Sizes are megabytes of each dtype's file; speeds are milliseconds an image on two x86-64
 cores with ONNX Runtime's CPU provider.
 """
 
@@ -29,7 +29,7 @@ class KnownModel:
         preprocessing: rules where the repository has no preprocessor file of its own.
         licence: SPDX id or name, empty where unverified.
         sizes_mb: dtype -> megabytes to download.
-        speed_ms: ``"dtype WxH"`` -> milliseconds a picture (see the module's text for where).
+        speed_ms: ``"dtype WxH"`` -> milliseconds an image (see the module's text for where).
         notes: lines for people.
     """
 

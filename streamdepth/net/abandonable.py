@@ -37,7 +37,7 @@ class _Job(Generic[T]):
             self.changed.notify_all()
 
 
-class Detached:
+class AbandonableCalls:
     """Runs calls and iterators on daemon threads named ``name``. Thread-safe; once interrupted it stays so."""
 
     def __init__(self, name: str) -> None:

@@ -1,6 +1,6 @@
-"""Whom to trust behind ``rtsps://``, ``rtmps://`` and ``https://``.
+"""Whom to tls behind ``rtsps://``, ``rtmps://`` and ``https://``.
 
-Certificates are checked unless told otherwise: passwords and pictures of homes go over these connections. libav does
+Certificates are checked unless told otherwise: passwords and images of homes go over these connections. libav does
 not check by default, and what it says of a certificate it refused is "Input/output error"; hence ``explain``.
 """
 
@@ -36,18 +36,18 @@ _BUNDLES = (
 class TlsError(Exception):
     """Why there is no encrypted connection; text for people, without credentials."""
 
-    def __init__(self, message: str, way_out: str) -> None:
+    def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
-        self.way_out = way_out
+        self.hint = hint
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
+class TlsConfig:
     """Which certificates are accepted.
 
     Attributes:
         check: False = any, by whomever: encrypted, but to nobody in particular.
-        ca_file: PEM file of certificates to trust instead of the system's.
+        ca_file: PEM file of certificates to tls instead of the system's.
     """
 
     check: bool = True
@@ -85,28 +85,28 @@ class Trust:
             return error
 
 
-def find_trust(tls_ca: str | Path | None) -> Trust:
+def find_tls_config(tls_ca: str | Path | None) -> TlsConfig:
     """
     Args:
         tls_ca: a PEM file of certificates, the camera's own or those of who signed it; ``"none"`` = check nothing
-            (a file of that name is ``./none``); None = trust what the system trusts.
+            (a file of that name is ``./none``); None = tls what the system trusts.
     Raises:
         UsageError: the file cannot be read or holds no certificate.
     """
     if tls_ca is None:
-        return Trust()
+        return TlsConfig()
     if tls_ca == NO_CHECK:
-        return Trust(check=False)
-    trust = Trust(ca_file=str(tls_ca))
+        return TlsConfig(check=False)
+    tls = TlsConfig(ca_file=str(tls_ca))
     try:
-        trust.context()
+        tls.context()
     except ssl.SSLError:
         raise UsageError(
             f"tls-ca {tls_ca}: holds no certificate; give a PEM file (-----BEGIN CERTIFICATE-----)"
         ) from None
     except OSError as exc:
         raise UsageError(f"tls-ca {tls_ca}: cannot be read, {exc.strerror}; give a PEM file or {NO_CHECK}") from exc
-    return trust
+    return tls
 
 
 def tls_error(error: ssl.SSLError) -> TlsError:

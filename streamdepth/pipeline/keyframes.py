@@ -1,4 +1,4 @@
-"""Every Nth frame of a source through the model, and depth for those between them, carried along their motion."""
+"""Every Nth frame of a source through the model, and depth for those between them, propagated along their motion."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from streamdepth.core.clock import Clock
     from streamdepth.core.frame import DepthMap, Frame
     from streamdepth.depth.cuts import CutDetector
-    from streamdepth.depth.propagation import DepthCarrier, KnownDepth
+    from streamdepth.depth.propagation import DepthPropagator, KnownDepth
 
 MOST = 16
-"""Of a source at 30 fps the model then sees two frames a second: beyond, there is little left of a picture to carry."""
+"""At 30 fps the model then sees two frames a second; beyond, little of an image is left to propagate."""
 _LIVE_FRAMES = 1
 
 
@@ -71,12 +71,12 @@ def check_every(every: int) -> int:
     return every
 
 
-class Carrying:
+class KeyframePropagation:
     """What goes past the model. ``admit`` on the capture thread, ``run`` on one of its own.
 
     Under ``every`` a frame waits for the key frames before and after it, and gets depth of both. Under ``latest`` a
     frame waits for nothing: its depth comes from the newest key frame that the model has answered for, its own
-    included. A new shot begins with a key frame, and nothing is carried across its beginning.
+    included. A new shot begins with a key frame, and nothing is propagated across its beginning.
 
     Args:
         every: so many frames from one key frame to the next, 2 or more.
@@ -86,7 +86,7 @@ class Carrying:
 
     Attributes:
         ready: every frame with its depth, in order.
-        carried: frames whose depth was carried so far.
+        propagated: frames whose depth was propagated so far.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Carrying:
     ) -> None:
         self.timer = Timer()
         self.ready: BoundedQueue[Estimated] = BoundedQueue(known.capacity)
-        self.carried = 0
+        self.propagated = 0
         self._every = every
         self._patient = policy is Policy.EVERY
         # two batches of key frames at work, one that waits, and the frames up to the next one
@@ -111,7 +111,7 @@ class Carrying:
         self._dropped = dropped
         self._clock = clock
         self._cuts: CutDetector | None = None
-        self._carrier: DepthCarrier | None = None
+        self._carrier: DepthPropagator | None = None
         self._since_key = every
         self._shot = 0
         self._shots: dict[int, int] = {}  # of the key frames at the model
@@ -123,9 +123,9 @@ class Carrying:
         Args:
             cuts: belongs to the capture thread from here on; None where shots cannot be told apart.
         """
-        from streamdepth.depth.propagation import DepthCarrier
+        from streamdepth.depth.propagation import DepthPropagator
 
-        self._carrier = DepthCarrier()
+        self._carrier = DepthPropagator()
         self._cuts = cuts
 
     def admit(self, frame: Frame, to_model: Callable[[Frame], Frame | None]) -> None:
@@ -137,7 +137,7 @@ class Carrying:
             Aborted: the pipeline stops at once.
         """
         size_px = (frame.width_px, frame.height_px)
-        cut = self._cuts is not None and self._cuts.is_cut(frame.picture)
+        cut = self._cuts is not None and self._cuts.is_cut(frame.image)
         if cut or size_px != self._size_px:
             self._shot, self._size_px, self._since_key = frame.index, size_px, self._every
         key = self._since_key >= self._every
@@ -200,10 +200,10 @@ class Carrying:
         """The frames between two key frames; without the second one, those after the first."""
         if before is None:
             return  # the first frame is a key frame: nothing is held yet
-        carrier = self._carries
-        depths = carrier.between([carrier.small(waiting.frame.picture) for waiting in held], before, after)
+        carrier = self._propagator
+        depths = carrier.between([carrier.small(waiting.frame.image) for waiting in held], before, after)
         for waiting in held:
-            self.ready.put(Estimated(waiting.frame, self._carried(lambda: next(depths)), cut=False))
+            self.ready.put(Estimated(waiting.frame, self._propagated(lambda: next(depths)), cut=False))
 
     # Policy latest ------------------------------------------------------------------------------------------------
 
@@ -218,7 +218,7 @@ class Carrying:
                 self._dropped("stopped" if newest is None or newest.shot < waiting.shot else "policy")
                 continue
             own = newest.index == waiting.frame.index
-            depth = newest.depth if own else self._carried(partial(self._onward, waiting.frame, newest.known))
+            depth = newest.depth if own else self._propagated(partial(self._onward, waiting.frame, newest.known))
             self.ready.put(Estimated(waiting.frame, depth, cut=shot not in (None, waiting.shot)))
             shot = waiting.shot
 
@@ -238,21 +238,21 @@ class Carrying:
     # Both ---------------------------------------------------------------------------------------------------------
 
     @property
-    def _carries(self) -> DepthCarrier:
+    def _propagator(self) -> DepthPropagator:
         assert self._carrier is not None  # noqa: S101 - made in open()
         return self._carrier
 
     def _known_depth(self, frame: Frame, depth: DepthMap) -> KnownDepth:
         from streamdepth.depth.propagation import KnownDepth
 
-        return KnownDepth.of(self._carries.small(frame.picture), depth)
+        return KnownDepth.of(self._propagator.small(frame.image), depth)
 
     def _onward(self, frame: Frame, before: KnownDepth) -> DepthMap:
-        return self._carries.onward(self._carries.small(frame.picture), before)
+        return self._propagator.onward(self._propagator.small(frame.image), before)
 
-    def _carried(self, carry: Callable[[], DepthMap]) -> DepthMap:
+    def _propagated(self, propagate: Callable[[], DepthMap]) -> DepthMap:
         started_ns = self._clock.monotonic_ns()
-        depth = carry()
+        depth = propagate()
         self.timer.add(self._clock.monotonic_ns() - started_ns)
-        self.carried += 1
+        self.propagated += 1
         return depth

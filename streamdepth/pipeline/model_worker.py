@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from streamdepth.core.errors import InferenceError
 from streamdepth.core.queues import Aborted, BoundedQueue, Ended, Policy
-from streamdepth.pipeline.batching import Batcher, Inbox, company_ns
-from streamdepth.pipeline.reorder_buffer import Turns
+from streamdepth.pipeline.batching import Batcher, MultiSourceQueue, max_batch_wait_ns
+from streamdepth.pipeline.reorder_buffer import ReorderBuffer
 from streamdepth.pipeline.stats import Timer
 
 if TYPE_CHECKING:
@@ -20,38 +20,42 @@ if TYPE_CHECKING:
     from streamdepth.inference.runner import Runner
     from streamdepth.inference.slots import Slot
     from streamdepth.pipeline.batching import Arrival
-    from streamdepth.pipeline.source_worker import Lane
+    from streamdepth.pipeline.source_worker import SourceWorker
 
-_INBOX_FRAMES = 4
+_QUEUE_FRAMES = 4
 _BATCHES_AHEAD = 2
 _HELD_BY_WORKER = 2
-"""Turns each worker may have: one it works on, one that waits for a slower neighbour's."""
+"""ReorderBuffer each worker may have: one it works on, one that waits for a slower neighbour's."""
 
 
-class ModelStage:
+class ModelWorker:
     """``prepare`` is the loop of one thread, ``infer`` of as many as the engine has workers; the rest is for any.
 
     Attributes:
-        inbox: where sources put their frames.
+        frame_queue: where sources put their frames.
         patient: True where nobody waits for a frame: no source drops any.
         timers: by stage, of each frame.
     """
 
-    def __init__(self, lanes: Sequence[Lane], *, batch: int, clock: Clock) -> None:
-        policies = [lane.policy for lane in lanes]
-        self.inbox = Inbox(policies, max(_INBOX_FRAMES, batch), latest_capacity=-(-batch // len(policies)))
+    def __init__(self, source_workers: Sequence[SourceWorker], *, batch: int, clock: Clock) -> None:
+        policies = [source_worker.policy for source_worker in source_workers]
+        self.frame_queue = MultiSourceQueue(
+            policies, max(_QUEUE_FRAMES, batch), latest_capacity=-(-batch // len(policies))
+        )
         self.patient = all(policy is Policy.EVERY for policy in policies)
         self.timers = {"prepare": Timer(), "infer": Timer()}
-        self._lanes = lanes
+        self._source_workers = source_workers
         self._batches: BoundedQueue[tuple[Slot, list[Arrival]]] = BoundedQueue(_BATCHES_AHEAD if self.patient else 1)
-        self._turns = Turns()
+        self._reorder_buffer = ReorderBuffer()
         self._aborted = threading.Event()
         self._clock = clock
 
     def prepare(self, engine: Runner) -> None:
-        live = [lane for lane in self._lanes if lane.policy is Policy.LATEST]
-        wait_ns = company_ns(lane.info.rate for lane in live if lane.info is not None)
-        batcher = Batcher(self.inbox, engine.batch, engine.network_size, company_ns=wait_ns, clock=self._clock)
+        live = [source_worker for source_worker in self._source_workers if source_worker.policy is Policy.LATEST]
+        wait_ns = max_batch_wait_ns(source_worker.info.rate for source_worker in live if source_worker.info is not None)
+        batcher = Batcher(
+            self.frame_queue, engine.batch, engine.network_size, max_batch_wait_ns=wait_ns, clock=self._clock
+        )
         try:
             while True:
                 if not self.patient:
@@ -60,7 +64,7 @@ class ModelStage:
                 started_ns = self._clock.monotonic_ns()
                 slot = engine.acquire(size)
                 for row, arrival in enumerate(arrivals):
-                    slot.write(row, arrival.frame.picture)
+                    slot.write(row, arrival.frame.image)
                 self.timers["prepare"].add((self._clock.monotonic_ns() - started_ns) // len(arrivals))
                 self._batches.put((slot, arrivals))
         except Ended:
@@ -68,7 +72,7 @@ class ModelStage:
 
     def infer(self, engine: Runner) -> None:
         """Batches are run side by side and handed on in the order they came."""
-        turns = self._turns
+        turns = self._reorder_buffer
         while True:
             turn, item = turns.take(self._batches.get)
             if item is None:
@@ -88,19 +92,19 @@ class ModelStage:
 
     def _give(self, arrivals: list[Arrival], depths: list[DepthMap]) -> None:
         for arrival, depth in zip(arrivals, depths, strict=True):
-            self._lanes[arrival.lane].depths.put((arrival.frame, depth))
+            self._source_workers[arrival.source].depths.put((arrival.frame, depth))
 
     def _end(self) -> None:
-        for lane in self._lanes:
-            lane.depths.end()
+        for source_worker in self._source_workers:
+            source_worker.depths.end()
 
     def queued(self) -> dict[str, int]:
         """Frames and batches that wait, by queue."""
-        return {"inbox": len(self.inbox), "batches": len(self._batches)}
+        return {"frame_queue": len(self.frame_queue), "batches": len(self._batches)}
 
     def abort(self) -> None:
         """End every wait in here. A run in progress is the engine's to interrupt."""
         self._aborted.set()
-        self.inbox.abort()
+        self.frame_queue.abort()
         self._batches.abort()
-        self._turns.abort()
+        self._reorder_buffer.abort()

@@ -14,12 +14,12 @@ from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch
 from streamdepth.depth.shots import KEPT_BYTES
 from streamdepth.pipeline.interrupts import held_back
 from streamdepth.pipeline.keyframes import check_every
-from streamdepth.pipeline.model_worker import ModelStage
+from streamdepth.pipeline.model_worker import ModelWorker
 from streamdepth.pipeline.report import UNACCOUNTED, audit, opening_notes, run_stats, snapshot
 from streamdepth.pipeline.sink_worker import IDLE_SECONDS
-from streamdepth.pipeline.source_worker import Lane
+from streamdepth.pipeline.source_worker import SourceWorker
 from streamdepth.pipeline.stats import RunStats, Snapshot
-from streamdepth.pipeline.thread_group import Crew
+from streamdepth.pipeline.thread_group import ThreadGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from streamdepth.core.frame import DepthMap, Frame
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.inference.runner import Runner
-    from streamdepth.pipeline.sink_worker import Outlet
+    from streamdepth.pipeline.sink_worker import SinkWorker
 
     FrameCallback = Callable[[Frame, DepthMap], None]
     SinkMaker = Callable[[Source], Sequence[Sink]]
@@ -49,14 +49,14 @@ class Pipeline:
         callback: called with every frame and its depth, in order per source; may raise ``StopPipeline``.
         policy: ``every`` or ``latest``; None = each source's own default (files ``every``, live ``latest``).
         range: ``shot | ema | frame | fixed:LO,HI``; None = ``shot`` where the source can be read twice and something
-            lasting is written, else ``ema``, which shows its first picture at once. A :class:`RangeSwitch` may change
+            lasting is written, else ``ema``, which shows its first image at once. A :class:`RangeSwitch` may change
             while the run goes on.
         batch: frames per model run.
-        model_every: run the model on every Nth frame, 1 to 16; depth of those between is carried along the motion of
-            the picture (:mod:`streamdepth.depth.propagation`), from both sides under ``every``, from behind under
+        model_every: run the model on every Nth frame, 1 to 16; depth of those between is propagated along the motion of
+            the image (:mod:`streamdepth.depth.propagation`), from both sides under ``every``, from behind under
             ``latest``. Under ``every`` about ``model_every * (3 * batch + 1)`` decoded frames then wait in memory.
-        color_threads: that share the rows of each picture.
-        kept_bytes: memory for decoded pictures, so that ``shot`` reads fewer of them a second time.
+        color_threads: that share the rows of each image.
+        kept_bytes: memory for decoded images, so that ``shot`` reads fewer of them a second time.
         deadline_seconds: how long an end may take without any progress before what blocks it is named and left behind.
         clock: monotonic time.
 
@@ -100,30 +100,30 @@ class Pipeline:
             self._policy = None if policy is None else Policy(policy)
         except ValueError:
             raise UsageError(f"policy {policy!r} is neither every nor latest") from None
-        self._lanes = [
-            self._lane(number, made_source(source), sinks, callback) for number, source in enumerate(sources)
+        self._source_workers = [
+            self._source_worker(number, made_source(source), sinks, callback) for number, source in enumerate(sources)
         ]
-        self._model = ModelStage(self._lanes, batch=batch, clock=self._clock)
+        self._model = ModelWorker(self._source_workers, batch=batch, clock=self._clock)
         self._woken = threading.Event()
         self._aborted = threading.Event()
         self._stopped = threading.Event()
-        self._crew = Crew(on_error=self.abort, on_stop=self._on_stop, on_done=self._woken.set)
+        self._thread_group = ThreadGroup(on_error=self.abort, on_stop=self._on_stop, on_done=self._woken.set)
         self._engine: Runner | None = None
         self._opened = False
         self._closed = False
         self._started_ns = 0
         self._stats = RunStats()
 
-    def _lane(
+    def _source_worker(
         self, number: int, source: Source, sinks: Sequence[Sink] | SinkMaker, callback: FrameCallback | None
-    ) -> Lane:
+    ) -> SourceWorker:
         mine = list(sinks(source) if callable(sinks) else sinks)
         if callback is not None:
             from streamdepth.sinks.callback import CallbackSink
 
             mine.append(CallbackSink(callback))
         policy = self._policy or (Policy.LATEST if source.live else Policy.EVERY)
-        return Lane(
+        return SourceWorker(
             number,
             source,
             mine,
@@ -172,8 +172,8 @@ class Pipeline:
             return
         self._opened = True
         try:
-            for lane in self._lanes:
-                lane.load_ahead()
+            for source_worker in self._source_workers:
+                source_worker.load_ahead()
             if self._estimator is None:
                 from streamdepth.image.estimator import DepthEstimator
 
@@ -183,8 +183,8 @@ class Pipeline:
                 self._engine = self._estimator.engine(self._batch, workers=_WORKERS)
             else:
                 self._engine = self._estimator.live_engine(self._batch)
-            for lane in self._lanes:
-                lane.open()
+            for source_worker in self._source_workers:
+                source_worker.open()
         except BaseException:
             self.close()
             raise
@@ -204,47 +204,54 @@ class Pipeline:
         self.open()
         self._staff()
         self._started_ns = self._clock.monotonic_ns()
-        serving = [outlet for lane in self._lanes for outlet in lane.outlets if outlet.sink.on_caller_thread]
+        serving = [
+            sink_worker
+            for source_worker in self._source_workers
+            for sink_worker in source_worker.sink_workers
+            if sink_worker.sink.on_caller_thread
+        ]
         interrupt: KeyboardInterrupt | None = None
         try:
             with held_back():  # interrupted while it starts, a thread may be there or not
-                self._crew.start()
+                self._thread_group.start()
             self._watch(serving)
         except KeyboardInterrupt as pressed:
             interrupt = pressed
             self._finish(serving)
         finally:
-            if not self._crew.done:
+            if not self._thread_group.done:
                 self.abort()
-            self._crew.join(self._deadline_seconds, self._clock)
+            self._thread_group.join(self._deadline_seconds, self._clock)
             self._settle()
             self.close()
-        if self._crew.error is not None:
-            raise self._crew.error
+        if self._thread_group.error is not None:
+            raise self._thread_group.error
         if interrupt is not None:
             raise interrupt
         audit(self._stats)
         return self._stats
 
     def _staff(self) -> None:
-        crew = self._crew
-        for lane in self._lanes:
-            name = lane.source.id if len(self._lanes) > 1 else ""
-            crew.add(partial(lane.capture, self._model.inbox), stage="capture", source=name)
-            if lane.carrying is not None:
-                crew.add(lane.carrying.run, stage="carry", source=name)
-            if lane.range_spec.mode is RangeMode.SHOT:
-                crew.add(lane.spool, stage="range", source=name)
-                crew.add(lane.color_shots, stage="colorize", source=name)
+        thread_group = self._thread_group
+        for source_worker in self._source_workers:
+            name = source_worker.source.id if len(self._source_workers) > 1 else ""
+            thread_group.add(partial(source_worker.capture, self._model.frame_queue), stage="capture", source=name)
+            if source_worker.propagation is not None:
+                thread_group.add(source_worker.propagation.run, stage="propagate", source=name)
+            if source_worker.range_spec.mode is RangeMode.SHOT:
+                thread_group.add(source_worker.spool, stage="range", source=name)
+                thread_group.add(source_worker.color_shots, stage="colorize", source=name)
             else:
-                crew.add(lane.color, stage="colorize", source=name)
-            for outlet in lane.outlets:
-                if not outlet.sink.on_caller_thread:
-                    crew.add(outlet.run, stage="sink", source=outlet.sink.name)
+                thread_group.add(source_worker.color, stage="colorize", source=name)
+            for sink_worker in source_worker.sink_workers:
+                if not sink_worker.sink.on_caller_thread:
+                    thread_group.add(sink_worker.run, stage="sink", source=sink_worker.sink.name)
         engine = self._running_engine
-        crew.add(partial(self._model.prepare, engine), stage="prepare")
+        thread_group.add(partial(self._model.prepare, engine), stage="prepare")
         for number in range(engine.workers):
-            crew.add(partial(self._model.infer, engine), stage="infer", source=str(number + 1) if number else "")
+            thread_group.add(
+                partial(self._model.infer, engine), stage="infer", source=str(number + 1) if number else ""
+            )
 
     @property
     def _running_engine(self) -> Runner:
@@ -253,17 +260,17 @@ class Pipeline:
 
     # The caller's thread ------------------------------------------------------------------------------------------
 
-    def _watch(self, serving: list[Outlet]) -> None:
+    def _watch(self, serving: list[SinkWorker]) -> None:
         """Serve the sinks that need the caller's thread and wait for the others; watch over an end without progress.
 
         A sink that has ended is taken out of ``serving``.
         """
         progress, since_ns = self._progress(), self._clock.monotonic_ns()
-        while not self._crew.done or (serving and not self._aborted.is_set()):
-            for outlet in tuple(serving):
-                if not self._crew.guard(outlet.pump, "sink", outlet.sink.name):
-                    serving.remove(outlet)
-            if not serving and not self._crew.done:
+        while not self._thread_group.done or (serving and not self._aborted.is_set()):
+            for sink_worker in tuple(serving):
+                if not self._thread_group.guard(sink_worker.pump, "sink", sink_worker.sink.name):
+                    serving.remove(sink_worker)
+            if not serving and not self._thread_group.done:
                 self._woken.wait(IDLE_SECONDS if self._stopped.is_set() else 0.5)
                 self._woken.clear()
             now_ns, done = self._clock.monotonic_ns(), self._progress()
@@ -275,7 +282,7 @@ class Pipeline:
             if self._aborted.is_set():
                 break
 
-    def _finish(self, serving: list[Outlet]) -> None:
+    def _finish(self, serving: list[SinkWorker]) -> None:
         """Bring what was taken to its end after a first Ctrl-C; a second one aborts."""
         try:
             self._on_stop()
@@ -284,18 +291,26 @@ class Pipeline:
             self.abort()
 
     def _progress(self) -> tuple[int, ...]:
-        """Counts of which one changes while anything moves: in ``shot`` long before a picture is written."""
+        """Counts of which one changes while anything moves: in ``shot`` long before an image is written."""
         now = self.snapshot()
-        written = sum(outlet.written for lane in self._lanes for outlet in lane.outlets)
-        return now.captured, now.processed, written, sum(lane.reread for lane in self._lanes), *now.queues.values()
+        written = sum(
+            sink_worker.written for source_worker in self._source_workers for sink_worker in source_worker.sink_workers
+        )
+        return (
+            now.captured,
+            now.processed,
+            written,
+            sum(source_worker.reread for source_worker in self._source_workers),
+            *now.queues.values(),
+        )
 
     # Ending -------------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """Take no more frames; what was taken is finished and written. Any thread, any time."""
         self._stopped.set()
-        for lane in self._lanes:
-            lane.stop()
+        for source_worker in self._source_workers:
+            source_worker.stop()
         self._woken.set()
 
     def abort(self) -> None:
@@ -303,15 +318,15 @@ class Pipeline:
         self._stopped.set()
         self._aborted.set()
         self._model.abort()
-        for lane in self._lanes:
-            lane.abort()
+        for source_worker in self._source_workers:
+            source_worker.abort()
         if self._engine is not None:
             self._engine.interrupt()
         self._woken.set()
 
     def _on_stop(self) -> None:
         # A closed window leaves nothing to finish; a file beside it wants all that was read.
-        if any(lane.lasting for lane in self._lanes):
+        if any(source_worker.lasting for source_worker in self._source_workers):
             self.stop()
         else:
             self.abort()
@@ -322,7 +337,7 @@ class Pipeline:
             return
         self._closed = True
         first: Exception | None = None
-        closers: list[Callable[[], None]] = [lane.close for lane in self._lanes]
+        closers: list[Callable[[], None]] = [source_worker.close for source_worker in self._source_workers]
         if self._engine is not None:
             closers.append(self._engine.close)
         for close in closers:
@@ -330,7 +345,7 @@ class Pipeline:
                 close()
             except Exception as error:  # the rest must be closed too
                 first = first or error
-        if first is not None and self._crew.error is None:
+        if first is not None and self._thread_group.error is None:
             raise first
 
     # Books --------------------------------------------------------------------------------------------------------
@@ -343,22 +358,28 @@ class Pipeline:
     @property
     def notes(self) -> tuple[str, ...]:
         """Lines for people, known once it is open: what was assumed, converted or fallen back to."""
-        return opening_notes(self._lanes, self._engine) if self._engine is not None else ()
+        return opening_notes(self._source_workers, self._engine) if self._engine is not None else ()
 
     @property
     def sinks(self) -> tuple[Sink, ...]:
         """All sinks of all sources."""
-        return tuple(outlet.sink for lane in self._lanes for outlet in lane.outlets)
+        return tuple(
+            sink_worker.sink for source_worker in self._source_workers for sink_worker in source_worker.sink_workers
+        )
 
     def snapshot(self) -> Snapshot:
         """Where the run stands. Any thread."""
         seconds = (self._clock.monotonic_ns() - self._started_ns) / 1e9 if self._started_ns else 0.0
-        return snapshot(self._lanes, self._model.queued(), seconds=seconds, stopping=self._stopped.is_set())
+        return snapshot(self._source_workers, self._model.queued(), seconds=seconds, stopping=self._stopped.is_set())
 
     def _settle(self) -> None:
         seconds = (self._clock.monotonic_ns() - self._started_ns) / 1e9
-        lost_to = "error" if self._crew.error is not None else "stopped" if self._aborted.is_set() else UNACCOUNTED
-        self._stats = run_stats(self._lanes, self._model.timers, self._running_engine, seconds=seconds, lost_to=lost_to)
+        lost_to = (
+            "error" if self._thread_group.error is not None else "stopped" if self._aborted.is_set() else UNACCOUNTED
+        )
+        self._stats = run_stats(
+            self._source_workers, self._model.timers, self._running_engine, seconds=seconds, lost_to=lost_to
+        )
 
 
 def made_source(source: Source | str) -> Source:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Turns:
+class ReorderBuffer:
     """Numbers what workers take and lets them hand on in that order. Thread-safe."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Reading the books of a run: all lanes' counters and timers as one value."""
+"""Reading the books of a run: all source_workers' counters and timers as one value."""
 
 from __future__ import annotations
 
@@ -12,60 +12,64 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from streamdepth.inference.runner import Runner
-    from streamdepth.pipeline.source_worker import Lane
+    from streamdepth.pipeline.source_worker import SourceWorker
 
 UNACCOUNTED = "unaccounted"
 """Cause of what an orderly run lost without saying so: there must be none."""
 
 
 def run_stats(
-    lanes: Sequence[Lane], shared: Mapping[str, Timer], engine: Runner, *, seconds: float, lost_to: str
+    source_workers: Sequence[SourceWorker], shared: Mapping[str, Timer], engine: Runner, *, seconds: float, lost_to: str
 ) -> RunStats:
     """Close the books. Frames still on their way are dropped with cause ``lost_to``."""
-    sinks = tuple(stats for lane in lanes for stats in lane.settle(lost_to))
-    captured, processed, dropped = _totals(lanes)
+    sinks = tuple(stats for source_worker in source_workers for stats in source_worker.settle(lost_to))
+    captured, processed, dropped = _totals(source_workers)
     timers = dict(shared)
     for name in ("capture", "range", "colorize"):
-        timers[name] = Timer.merged(lane.timers[name] for lane in lanes)
-    carryings = [lane.carrying for lane in lanes if lane.carrying is not None]
-    timers["carry"] = Timer.merged(carrying.timer for carrying in carryings)
-    for lane in lanes:
-        for outlet in lane.outlets:
-            timers[f"sink {outlet.sink.name}"] = outlet.timer
-    odd = [lane.tally.read()[3:] for lane in lanes]
+        timers[name] = Timer.merged(source_worker.timers[name] for source_worker in source_workers)
+    propagations = [
+        source_worker.propagation for source_worker in source_workers if source_worker.propagation is not None
+    ]
+    timers["propagate"] = Timer.merged(propagation.timer for propagation in propagations)
+    for source_worker in source_workers:
+        for sink_worker in source_worker.sink_workers:
+            timers[f"sink {sink_worker.sink.name}"] = sink_worker.timer
+    odd = [source_worker.tally.read()[3:] for source_worker in source_workers]
     return RunStats(
         captured=captured,
         processed=processed,
-        written=_written(lanes),
-        carried=sum(carrying.carried for carrying in carryings),
+        written=_written(source_workers),
+        propagated=sum(propagation.propagated for propagation in propagations),
         dropped=dropped,
         depth_flat=sum(flat for flat, _ in odd),
         depth_non_finite=sum(non_finite for _, non_finite in odd),
         seconds=seconds,
         fps=processed / seconds if seconds > 0 else 0.0,
         stages_ms={name: summary for name, timer in timers.items() if (summary := timer.summary_ms())},
-        latency_ms=Timer.merged(lane.latency for lane in lanes).summary_ms((50, 95, 99)),
+        latency_ms=Timer.merged(source_worker.latency for source_worker in source_workers).summary_ms((50, 95, 99)),
         sinks=sinks,
         model=engine.spec.name,
         dtype=engine.spec.dtype,
         provider=engine.provider,
         batch=engine.batch,
-        range=", ".join(dict.fromkeys(str(lane.range_spec) for lane in lanes)),
-        notes=(*opening_notes(lanes, engine), *_closing_notes(lanes)),
+        range=", ".join(dict.fromkeys(str(source_worker.range_spec) for source_worker in source_workers)),
+        notes=(*opening_notes(source_workers, engine), *_closing_notes(source_workers)),
     )
 
 
-def opening_notes(lanes: Sequence[Lane], engine: Runner) -> tuple[str, ...]:
+def opening_notes(source_workers: Sequence[SourceWorker], engine: Runner) -> tuple[str, ...]:
     """What is worth saying before the first frame: what was assumed, converted or fallen back to."""
     notes = [*engine.spec.notes, engine.note]
-    for lane in lanes:
-        notes += lane.opening_notes
+    for source_worker in source_workers:
+        notes += source_worker.opening_notes
     return tuple(dict.fromkeys(note for note in notes if note))
 
 
-def _closing_notes(lanes: Sequence[Lane]) -> list[str]:
-    notes = [f"{lane.source.id}: {note}" for lane in lanes for note in lane.source.notes]
-    sinks = [outlet.sink for lane in lanes for outlet in lane.outlets]
+def _closing_notes(source_workers: Sequence[SourceWorker]) -> list[str]:
+    notes = [
+        f"{source_worker.source.id}: {note}" for source_worker in source_workers for note in source_worker.source.notes
+    ]
+    sinks = [sink_worker.sink for source_worker in source_workers for sink_worker in source_worker.sink_workers]
     return notes + [f"{sink.name}: {sink.note}" for sink in sinks if sink.note]
 
 
@@ -84,39 +88,54 @@ def audit(stats: RunStats) -> None:
         )
 
 
-def snapshot(lanes: Sequence[Lane], queues: Mapping[str, int], *, seconds: float, stopping: bool) -> Snapshot:
-    captured, processed, dropped = _totals(lanes)
-    expected = [lane.info.frame_count if lane.info else None for lane in lanes]
+def snapshot(
+    source_workers: Sequence[SourceWorker], queues: Mapping[str, int], *, seconds: float, stopping: bool
+) -> Snapshot:
+    captured, processed, dropped = _totals(source_workers)
+    expected = [source_worker.info.frame_count if source_worker.info else None for source_worker in source_workers]
     known = [count for count in expected if count is not None]
     return Snapshot(
         captured=captured,
         processed=processed,
-        written=_written(lanes),
+        written=_written(source_workers),
         dropped=dropped,
         expected=sum(known) if len(known) == len(expected) else None,
         seconds=seconds,
         queues={
             **queues,
-            "depths": sum(len(lane.depths) for lane in lanes),
-            "carry": sum(len(lane.carrying) for lane in lanes if lane.carrying is not None),
-            "spool": sum(len(lane.ledger) for lane in lanes if lane.ledger is not None),
-            "sinks": sum(len(outlet.queue) for lane in lanes for outlet in lane.outlets),
+            "depths": sum(len(source_worker.depths) for source_worker in source_workers),
+            "propagate": sum(
+                len(source_worker.propagation)
+                for source_worker in source_workers
+                if source_worker.propagation is not None
+            ),
+            "spool": sum(
+                len(source_worker.shot_spool)
+                for source_worker in source_workers
+                if source_worker.shot_spool is not None
+            ),
+            "sinks": sum(
+                len(sink_worker.queue) for source_worker in source_workers for sink_worker in source_worker.sink_workers
+            ),
         },
         stopping=stopping,
     )
 
 
-def _totals(lanes: Sequence[Lane]) -> tuple[int, int, dict[str, int]]:
+def _totals(source_workers: Sequence[SourceWorker]) -> tuple[int, int, dict[str, int]]:
     captured = processed = 0
     dropped: Counter[str] = Counter()
-    for lane in lanes:
-        book = lane.tally.read()
+    for source_worker in source_workers:
+        book = source_worker.tally.read()
         captured += book[0]
         processed += book[1]
         dropped.update(book[2])
     return captured, processed, {cause: count for cause, count in sorted(dropped.items()) if count}
 
 
-def _written(lanes: Sequence[Lane]) -> int:
-    """Frames taken by the busiest sink of each lane, summed."""
-    return sum(max((outlet.written for outlet in lane.outlets), default=0) for lane in lanes)
+def _written(source_workers: Sequence[SourceWorker]) -> int:
+    """Frames taken by the busiest sink of each source_worker, summed."""
+    return sum(
+        max((sink_worker.written for sink_worker in source_worker.sink_workers), default=0)
+        for source_worker in source_workers
+    )

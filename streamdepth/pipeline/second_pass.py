@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from streamdepth.depth.shots import Stamp
 
 _WORTH_SEEKING_FRAMES = 48
-"""A seek decodes from the key frame before its target, half a group of pictures on average; encoders put one at a cut,
+"""A seek decodes from the key frame before its target, half a group of images on average; encoders put one at a cut,
 where a stretch to be read again begins."""
 
 
-class Rereading:
+class SecondPass:
     """Finds frames of ``source`` again, in rising order. Opens nothing before the first is asked for.
 
     Used by one thread; ``interrupt`` may be called and ``count`` read from any. The source itself is left alone.

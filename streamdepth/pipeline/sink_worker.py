@@ -20,7 +20,7 @@ _LIVE_QUEUE_FRAMES = 1
 IDLE_SECONDS = 0.02
 
 
-class Outlet:
+class SinkWorker:
     """Feeds one sink from a bounded queue. ``offer`` on the colour thread, ``pump`` on the sink's thread."""
 
     def __init__(self, sink: Sink, clock: Clock, latency: Timer) -> None:

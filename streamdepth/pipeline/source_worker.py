@@ -10,10 +10,10 @@ from streamdepth.core.errors import MissingDependencyError
 from streamdepth.core.frame import Result
 from streamdepth.core.queues import BoundedQueue, Ended, Policy
 from streamdepth.depth.range import RangeMode, RangeSwitch, measure, range_control
-from streamdepth.depth.shots import ShotLedger
-from streamdepth.pipeline.keyframes import Carrying, Estimated
-from streamdepth.pipeline.second_pass import Rereading
-from streamdepth.pipeline.sink_worker import Outlet
+from streamdepth.depth.shots import ShotSpool
+from streamdepth.pipeline.keyframes import Estimated, KeyframePropagation
+from streamdepth.pipeline.second_pass import SecondPass
+from streamdepth.pipeline.sink_worker import SinkWorker
 from streamdepth.pipeline.stats import SinkStats, Tally, Timer
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from streamdepth.core.look import Look
     from streamdepth.depth.cuts import CutDetector
     from streamdepth.depth.range import Measurement, RangeSpec
-    from streamdepth.pipeline.batching import Inbox
+    from streamdepth.pipeline.batching import MultiSourceQueue
 
 
-class Lane:
+class SourceWorker:
     """Books, queues and loops of one source. Each loop runs on one thread of the pipeline's."""
 
     def __init__(
@@ -53,16 +53,16 @@ class Lane:
         self.tally = Tally()
         self.latency = Timer()
         self.timers = {"capture": Timer(), "range": Timer(), "colorize": Timer()}
-        self.outlets = [Outlet(sink, clock, self.latency) for sink in sinks]
+        self.sink_workers = [SinkWorker(sink, clock, self.latency) for sink in sinks]
         self.depths: BoundedQueue[tuple[Frame, DepthMap]] = BoundedQueue(max(2, 2 * batch))
-        self.carrying: Carrying | None = None
+        self.propagation: KeyframePropagation | None = None
         if model_every > 1:
-            self.carrying = Carrying(
+            self.propagation = KeyframePropagation(
                 model_every, policy=policy, batch=batch, known=self.depths, dropped=self.tally.dropped, clock=clock
             )
         self.info: StreamInfo | None = None
-        self.ledger: ShotLedger | None = None
-        self._rereading: Rereading | None = None
+        self.shot_spool: ShotSpool | None = None
+        self._second_pass: SecondPass | None = None
         self._colorizer: Colorizer | None = None
         self._cuts: CutDetector | None = None
         self._color_threads = color_threads
@@ -80,20 +80,20 @@ class Lane:
 
     @property
     def _finds_cuts(self) -> bool:
-        if self.carrying is not None or isinstance(self.range_spec, RangeSwitch):
+        if self.propagation is not None or isinstance(self.range_spec, RangeSwitch):
             return True
         return self.range_spec.mode in (RangeMode.SHOT, RangeMode.EMA)
 
     def open(self) -> StreamInfo:
-        """Open the source, then the sinks in the size and format their pictures will have.
+        """Open the source, then the sinks in the size and format their images will have.
 
         Raises:
             StreamDepthError: one of them cannot be opened; the rest is left to ``close``.
         """
         self.info = info = self.source.open()
         if self.range_spec.mode is RangeMode.SHOT:
-            self._rereading = Rereading(self.source)
-            self.ledger = ShotLedger(kept_bytes=self._kept_bytes)
+            self._second_pass = SecondPass(self.source)
+            self.shot_spool = ShotSpool(kept_bytes=self._kept_bytes)
         if self._finds_cuts:
             from streamdepth.depth.cuts import CutDetector
 
@@ -101,21 +101,21 @@ class Lane:
                 self._cuts = CutDetector(info.rate)
             except MissingDependencyError as error:
                 self._lacking = error.message
-        if self.carrying is not None:
-            self.carrying.open(self._cuts)
-        if any(outlet.sink.control is not None for outlet in self.outlets):
+        if self.propagation is not None:
+            self.propagation.open(self._cuts)
+        if any(sink_worker.sink.control is not None for sink_worker in self.sink_workers):
             from streamdepth.colorize.colorizer import Colorizer
 
             self._colorizer = Colorizer(info, threads=self._color_threads)
-        for outlet in self.outlets:
-            control = outlet.sink.control
-            wanted = None if control is None or self._colorizer is None else self._colorizer.picture_info(control.look)
-            outlet.sink.open(info, wanted)
+        for sink_worker in self.sink_workers:
+            control = sink_worker.sink.control
+            wanted = None if control is None or self._colorizer is None else self._colorizer.image_info(control.look)
+            sink_worker.sink.open(info, wanted)
         return info
 
     # Loops, one thread each -------------------------------------------------------------------------------------
 
-    def capture(self, inbox: Inbox) -> None:
+    def capture(self, frame_queue: MultiSourceQueue) -> None:
         timer, clock = self.timers["capture"], self._clock
         paced = self.policy is Policy.LATEST and not self.source.live
         started_ns = clock.monotonic_ns()
@@ -135,14 +135,14 @@ class Lane:
                     if self._stopping.wait(max(0.0, (due_ns - clock.monotonic_ns()) / 1e9)):
                         self.tally.dropped("stopped")
                         break
-                if self.carrying is not None:
-                    self.carrying.admit(frame, partial(inbox.put, self.number))
-                elif inbox.put(self.number, frame) is not None:
+                if self.propagation is not None:
+                    self.propagation.admit(frame, partial(frame_queue.put, self.number))
+                elif frame_queue.put(self.number, frame) is not None:
                     self.tally.dropped("policy")
         finally:
-            inbox.end(self.number)
-            if self.carrying is not None:
-                self.carrying.end()
+            frame_queue.end(self.number)
+            if self.propagation is not None:
+                self.propagation.end()
             for cause, count in self.source.dropped.items():
                 self.tally.captured(count)
                 self.tally.dropped(cause, count)
@@ -160,33 +160,33 @@ class Lane:
                 self.timers["range"].add(self._clock.monotonic_ns() - started_ns)
                 self._deliver(frame, depth, depth_range)
         except Ended:
-            self._end_outlets()
+            self._end_sink_workers()
 
     def spool(self) -> None:
         """First pass of ``shot``: keep depth until its shot has ended."""
-        assert self.ledger is not None  # noqa: S101 - made in open()
+        assert self.shot_spool is not None  # noqa: S101 - made in open()
         try:
             while True:
                 estimated = self._next()
                 started_ns = self._clock.monotonic_ns()
                 measurement, cut = self._look_at(estimated)
-                self.ledger.append(estimated.frame, estimated.depth, measurement, cut=cut)
+                self.shot_spool.append(estimated.frame, estimated.depth, measurement, cut=cut)
                 self.timers["range"].add(self._clock.monotonic_ns() - started_ns)
         except Ended:
-            self.ledger.end()
+            self.shot_spool.end()
 
     def color_shots(self) -> None:
         """Second pass of ``shot``: the same frames, kept or read again, now with their shot's range."""
-        assert self.ledger is not None  # noqa: S101 - made in open()
-        assert self._rereading is not None  # noqa: S101 - made in open()
+        assert self.shot_spool is not None  # noqa: S101 - made in open()
+        assert self._second_pass is not None  # noqa: S101 - made in open()
         try:
             while True:
-                spooled = self.ledger.take()
-                frame = spooled.frame or self._rereading.find(spooled.stamp)
+                spooled = self.shot_spool.take()
+                frame = spooled.frame or self._second_pass.find(spooled.stamp)
                 self._deliver(frame, spooled.depth, spooled.range)
-                del spooled, frame  # a picture that was kept goes before the next is waited for
+                del spooled, frame  # an image that was kept goes before the next is waited for
         except Ended:
-            self._end_outlets()
+            self._end_sink_workers()
 
     def _look_at(self, estimated: Estimated) -> tuple[Measurement, bool]:
         """Measure a frame's depth, book what is odd about it, and say whether a new shot starts with it."""
@@ -194,31 +194,31 @@ class Lane:
         self.tally.odd_depth(flat=measurement.flat, non_finite=measurement.non_finite)
         if estimated.cut is not None:
             return measurement, estimated.cut
-        return measurement, self._cuts is not None and self._cuts.is_cut(estimated.frame.picture)
+        return measurement, self._cuts is not None and self._cuts.is_cut(estimated.frame.image)
 
     def _next(self) -> Estimated:
-        if self.carrying is not None:
-            return self.carrying.ready.take()
+        if self.propagation is not None:
+            return self.propagation.ready.take()
         return Estimated(*self.depths.take())
 
     def _deliver(self, frame: Frame, depth: DepthMap, depth_range: DepthRange) -> None:
-        pictures: dict[Look, av.VideoFrame] = {}
-        for outlet in self.outlets:
-            control = outlet.sink.control
-            picture = None
+        images: dict[Look, av.VideoFrame] = {}
+        for sink_worker in self.sink_workers:
+            control = sink_worker.sink.control
+            image = None
             if control is not None and self._colorizer is not None:
                 look = control.look
-                if look not in pictures:
+                if look not in images:
                     started_ns = self._clock.monotonic_ns()
-                    pictures[look] = self._colorizer.render(frame.picture, depth, depth_range, look)
+                    images[look] = self._colorizer.render(frame.image, depth, depth_range, look)
                     self.timers["colorize"].add(self._clock.monotonic_ns() - started_ns)
-                picture = pictures[look]
-            outlet.offer(Result(frame, depth, depth_range, picture))
+                image = images[look]
+            sink_worker.offer(Result(frame, depth, depth_range, image))
         self.tally.processed()
 
-    def _end_outlets(self) -> None:
-        for outlet in self.outlets:
-            outlet.queue.end()
+    def _end_sink_workers(self) -> None:
+        for sink_worker in self.sink_workers:
+            sink_worker.queue.end()
 
     # Ending -----------------------------------------------------------------------------------------------------
 
@@ -231,20 +231,20 @@ class Lane:
         """End every wait of every loop, now."""
         self.stop()
         self.depths.abort()
-        if self.carrying is not None:
-            self.carrying.abort()
-        if self.ledger is not None:
-            self.ledger.abort()
-        if self._rereading is not None:
-            self._rereading.interrupt()
-        for outlet in self.outlets:
-            outlet.queue.abort()
-            outlet.sink.interrupt()
+        if self.propagation is not None:
+            self.propagation.abort()
+        if self.shot_spool is not None:
+            self.shot_spool.abort()
+        if self._second_pass is not None:
+            self._second_pass.interrupt()
+        for sink_worker in self.sink_workers:
+            sink_worker.queue.abort()
+            sink_worker.sink.interrupt()
 
     def close(self) -> None:
         """Close whatever is open; the first error is raised once everything was tried. Idempotent."""
-        closers = [outlet.sink.close for outlet in self.outlets]
-        stages = (self.source, self._rereading, self.ledger, self._colorizer)
+        closers = [sink_worker.sink.close for sink_worker in self.sink_workers]
+        stages = (self.source, self._second_pass, self.shot_spool, self._colorizer)
         closers += [stage.close for stage in stages if stage is not None]
         first: Exception | None = None
         for close in closers:
@@ -259,7 +259,7 @@ class Lane:
         """Close the books: frames on their way when the run was cut short are lost to ``cause``."""
         captured, processed, dropped, _, _ = self.tally.read()
         self.tally.dropped(cause, captured - processed - sum(dropped.values()))
-        return [outlet.settle(cause) for outlet in self.outlets]
+        return [sink_worker.settle(cause) for sink_worker in self.sink_workers]
 
     @property
     def opening_notes(self) -> tuple[str, ...]:
@@ -273,9 +273,9 @@ class Lane:
     @property
     def reread(self) -> int:
         """Frames read a second time so far, those passed over included."""
-        return self._rereading.count if self._rereading is not None else 0
+        return self._second_pass.count if self._second_pass is not None else 0
 
     @property
     def lasting(self) -> bool:
-        """Something stays of this lane when the run has ended."""
-        return any(outlet.sink.lasting for outlet in self.outlets)
+        """Something stays of this source_worker when the run has ended."""
+        return any(sink_worker.sink.lasting for sink_worker in self.sink_workers)

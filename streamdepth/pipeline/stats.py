@@ -94,7 +94,7 @@ class RunStats:
         captured: frames the sources gave, those they left out themselves included.
         processed: frames whose depth went to every sink.
         written: frames taken by the sink that took most.
-        carried: frames whose depth was carried from others instead of given by the model (``model_every``).
+        propagated: frames whose depth was propagated from others instead of given by the model (``model_every``).
         dropped: frames lost, by cause: ``"policy"`` a newer one won, ``"stopped"`` the run ended first, ``"error"``, or
             a source's own causes.
         depth_flat, depth_non_finite: frames whose depth had no contrast, or not-a-number or infinite values.
@@ -108,7 +108,7 @@ class RunStats:
     captured: int = 0
     processed: int = 0
     written: int = 0
-    carried: int = 0
+    propagated: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     depth_flat: int = 0
     depth_non_finite: int = 0
@@ -130,7 +130,7 @@ class RunStats:
             "captured": self.captured,
             "processed": self.processed,
             "written": self.written,
-            "carried": self.carried,
+            "propagated": self.propagated,
             "dropped": dict(self.dropped),
             "depth_flat": self.depth_flat,
             "depth_non_finite": self.depth_non_finite,
@@ -162,7 +162,7 @@ def combined(runs: Sequence[RunStats]) -> RunStats:
         captured=sum(run.captured for run in runs),
         processed=processed,
         written=sum(run.written for run in runs),
-        carried=sum(run.carried for run in runs),
+        propagated=sum(run.propagated for run in runs),
         dropped=dict(dropped),
         depth_flat=sum(run.depth_flat for run in runs),
         depth_non_finite=sum(run.depth_non_finite for run in runs),

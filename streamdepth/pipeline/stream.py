@@ -52,7 +52,7 @@ def stream(
         estimator: the model; None takes the built-in one.
         policy: ``every`` or ``latest``; None = the source's own default.
         batch: frames per model run.
-        model_every: run the model on every Nth frame only, as in :class:`Pipeline`; others are ``DepthMap.carried``.
+        model_every: run the model on every Nth frame only, as in :class:`Pipeline`; others are ``DepthMap.propagated``.
 
     Yields:
         The frame, and its depth at model resolution in the model's own units; both stay valid as long as they are

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Crew:
+class ThreadGroup:
     """Runs stage loops on threads of its own.
 
     A loop that raises ends the run: ``on_error`` is called once, on the failing thread, with the first error. A loop
@@ -58,7 +58,7 @@ class Crew:
             thread.start()
 
     def guard(self, work: Callable[[], T], stage: str, source: str) -> T | None:
-        """Do work under the crew's error rules, on whatever thread this is called on; None where it did not finish.
+        """Do work under the group's error rules, on the thread this is called on; None where it did not finish.
 
         Ctrl-C passes through: only the caller's thread can receive it, and it knows what to do.
         """

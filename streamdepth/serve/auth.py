@@ -35,12 +35,12 @@ _HEADERS = {
 }
 
 
-class Gate:
+class AuthMiddleware:
     """Decides about every request before its handler sees it.
 
     With a token, all but ``open_paths`` needs it: as ``Authorization: Bearer``, or as the cookie that ``POST /login``
     gives for it. Without one (loopback only) the ``Host`` must be a loopback name, so that no site can reach the server
-    by rebinding its own name. Requests from other origins are refused, whoever's cookie they carry.
+    by rebinding its own name. Requests from other origins are refused, whoever's cookie they propagate.
     """
 
     def __init__(self, token: str | None, open_paths: frozenset[str]) -> None:

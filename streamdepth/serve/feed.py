@@ -1,4 +1,4 @@
-"""The newest picture of a run, and the depth behind it, for any number of viewers."""
+"""The newest image of a run, and the depth behind it, for any number of viewers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Shown:
 
     Attributes:
         number: 1, 2, ... in the order they came.
-        picture: the coloured view; read only.
+        image: the coloured view; read only.
         frame: what the source gave; read only.
         depth: a copy, at model resolution.
         range: the range its colours use.
@@ -40,7 +40,7 @@ class Shown:
     """
 
     number: int
-    picture: av.VideoFrame
+    image: av.VideoFrame
     frame: av.VideoFrame
     depth: DepthMap
     range: DepthRange
@@ -72,10 +72,10 @@ class LiveFeed:
         self._held: OrderedDict[int, Shown] = OrderedDict()
 
     def put(self, result: Result) -> None:
-        """Take a result with a picture; never blocks."""
-        picture = result.picture
-        if picture is None:
-            raise ValueError("a feed shows pictures, and was given a result without one")
+        """Take a result with an image; never blocks."""
+        image = result.image
+        if image is None:
+            raise ValueError("a feed shows images, and was given a result without one")
         self._latencies_ns.append(self._clock.monotonic_ns() - result.frame.captured_ns)
         if self._paused:
             self.count_dropped("paused")
@@ -85,8 +85,8 @@ class LiveFeed:
             self._count += 1
             self._latest = Shown(
                 number=self._count,
-                picture=picture,
-                frame=result.frame.picture,
+                image=image,
+                frame=result.frame.image,
                 depth=depth,
                 range=result.range,
                 index=result.frame.index,
@@ -94,13 +94,13 @@ class LiveFeed:
             )
         self._tell()
 
-    def repaint(self, shown: Shown, picture: av.VideoFrame, depth_range: DepthRange) -> None:
+    def repaint(self, shown: Shown, image: av.VideoFrame, depth_range: DepthRange) -> None:
         """Show the same moment in another look, unless there is a newer one."""
         with self._lock:
             if self._latest is not shown:
                 return
             self._count += 1
-            self._latest = replace(shown, number=self._count, picture=picture, range=depth_range)
+            self._latest = replace(shown, number=self._count, image=image, range=depth_range)
         self._tell()
 
     def _tell(self) -> None:
@@ -130,7 +130,7 @@ class LiveFeed:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Pictures nobody or not everybody saw, by cause: ``paused``, ``slow viewer`` (one count a viewer)."""
+        """Images nobody or not everybody saw, by cause: ``paused``, ``slow viewer`` (one count a viewer)."""
         with self._lock:
             return dict(self._dropped)
 
@@ -174,18 +174,18 @@ def probe(shown: Shown, x: float, y: float) -> Probe:
     return Probe(value, min(max(scale * value + offset, 0.0), 1.0), depth.sense)
 
 
-def png(picture: av.VideoFrame) -> bytes:
-    """A picture as PNG, RGB."""
-    return encode_png(np.asarray(picture.to_ndarray(format="rgb24"), np.uint8))
+def png(image: av.VideoFrame) -> bytes:
+    """An image as PNG, RGB."""
+    return encode_png(np.asarray(image.to_ndarray(format="rgb24"), np.uint8))
 
 
-def jpeg(picture: av.VideoFrame, quality: int) -> bytes:
-    """A picture as JPEG."""
+def jpeg(image: av.VideoFrame, quality: int) -> bytes:
+    """An image as JPEG."""
     import cv2
 
-    done, data = cv2.imencode(".jpg", picture.to_ndarray(format="bgr24"), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    done, data = cv2.imencode(".jpg", image.to_ndarray(format="bgr24"), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
-        raise ValueError("the picture cannot be encoded as JPEG")
+        raise ValueError("the image cannot be encoded as JPEG")
     return data.tobytes()
 
 

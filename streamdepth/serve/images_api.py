@@ -35,8 +35,8 @@ _DEFAULT_STYLE = "inferno"
 _CHUNK_VALUES = 16_384
 
 
-class StillsApi:
-    """Takes a picture in every form flows have them, one model run at a time, few waiting."""
+class ImagesApi:
+    """Takes an image in every form flows have them, one model run at a time, few waiting."""
 
     def __init__(self, estimator: DepthEstimator, settings: WebSettings, executor: Executor) -> None:
         self._estimator = estimator
@@ -51,10 +51,10 @@ class StillsApi:
         return self._pending
 
     async def depth(self, request: web.Request) -> web.StreamResponse:
-        """The body is a picture; a JSON string (base64, ``data:`` URL), list of such, tensor, or object around one.
+        """The body is an image; a JSON string (base64, ``data:`` URL), list of such, tensor, or object around one.
 
         Query: ``style``, ``alpha``, ``reverse``. Answers ``{data, image, width, height}``, a list of such for a list;
-        ``Accept: image/png`` gives the picture, ``application/x-npy`` float32 [H, W].
+        ``Accept: image/png`` gives the image, ``application/x-npy`` float32 [H, W].
         """
         try:
             if self._pending >= self._settings.stills_waiting:
@@ -83,14 +83,14 @@ class StillsApi:
     async def _input(self, request: web.Request) -> tuple[Any, dict[str, Any]]:
         kind = request.content_type
         if not kind.startswith("image/") and kind not in (*_BINARY, _CURL):
-            raise ApiError(415, f"{kind} is not taken; send a picture (image/*, application/octet-stream) or JSON")
+            raise ApiError(415, f"{kind} is not taken; send an image (image/*, application/octet-stream) or JSON")
         if kind == "multipart/form-data":
             return await self._form_file(request), {}
         data = await body(request, self._settings.max_body_bytes)
         if not data:
-            raise ApiError(400, "the body is empty; send a picture")
+            raise ApiError(400, "the body is empty; send an image")
         if kind == _CURL and _pixels(data) is None:
-            raise ApiError(415, "the form holds no picture; send one whole (curl --data-binary @photo.jpg), or JSON as "
+            raise ApiError(415, "the form holds no image; send one whole (curl --data-binary @photo.jpg), or JSON as "
                                 "such (-H 'Content-Type: application/json')")  # fmt: skip
         if kind != _JSON:
             return data, {}
@@ -106,11 +106,11 @@ class StillsApi:
         while part is not None and getattr(part, "filename", None) is None:
             part = await reader.next()
         if part is None or not hasattr(part, "read_chunk"):
-            raise ApiError(400, "the form holds no file; send the picture as one")
+            raise ApiError(400, "the form holds no file; send the image as one")
         while chunk := await part.read_chunk(1 << 18):
             taken += chunk
             if len(taken) > self._settings.max_body_bytes:
-                raise ApiError(413, f"the picture has more than {self._settings.max_body_bytes:,} bytes")
+                raise ApiError(413, f"the image has more than {self._settings.max_body_bytes:,} bytes")
         return bytes(taken)
 
     def _work(self, value: Any, options: dict[str, Any], form: str) -> bytes:
@@ -119,18 +119,18 @@ class StillsApi:
             style = _DEFAULT_STYLE
         many = isinstance(value, list)
         if many and not value:
-            raise ApiError(400, "the list is empty; send one picture or more")
-        inputs = [self._picture(one) for one in value] if many else self._picture(value)
+            raise ApiError(400, "the list is empty; send one image or more")
+        inputs = [self._image(one) for one in value] if many else self._image(value)
         found = self._estimator(inputs, style=style, alpha=1.0 if alpha is None else alpha, reverse=reverse)
         estimates = found if isinstance(found, list) else [found]
         if form == _JSON:
             return self._as_json(estimates, many=isinstance(found, list))
         if len(estimates) != 1:
-            raise ApiError(406, f"{len(estimates)} pictures cannot be one {form}; ask for application/json")
+            raise ApiError(406, f"{len(estimates)} images cannot be one {form}; ask for application/json")
         one = estimates[0]
         return (one.image or b"") if form == _PNG else npy(one.data)
 
-    def _picture(self, value: Any) -> Any:
+    def _image(self, value: Any) -> Any:
         """Bytes, or a tensor; text is never taken for a file's name here."""
         if isinstance(value, str):
             value = _decoded(value)
@@ -144,16 +144,16 @@ class StillsApi:
             elif "data" in value and {"dims", "dim"} & set(value):
                 return value
             else:
-                raise ApiError(400, f"an object with {', '.join(map(str, value)) or 'nothing'} is neither a picture "
+                raise ApiError(400, f"an object with {', '.join(map(str, value)) or 'nothing'} is neither an image "
                                     "nor a tensor {data, type, dim}")  # fmt: skip
         if not isinstance(value, bytes):
-            raise ApiError(400, f"a {type(value).__name__} is no picture; send base64, a list of them, or a tensor")
+            raise ApiError(400, f"a {type(value).__name__} is no image; send base64, a list of them, or a tensor")
         self._check_size(value)
         return value
 
     def _check_size(self, data: bytes) -> None:
         if (_pixels(data) or 0) > self._settings.max_pixels:
-            raise ApiError(413, f"the picture has more than {self._settings.max_pixels:,} pixels; scale it down")
+            raise ApiError(413, f"the image has more than {self._settings.max_pixels:,} pixels; scale it down")
 
     def _as_json(self, estimates: list[Estimate], *, many: bool) -> bytes:
         pixels = sum(one.data.size for one in estimates)
@@ -164,7 +164,7 @@ class StillsApi:
 
 
 def _pixels(data: bytes) -> float | None:
-    """How many a picture has, inf where Pillow holds it for a bomb; None: no picture, the estimator says why."""
+    """How many an image has, inf where Pillow holds it for a bomb; None: no image, the estimator says why."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -220,7 +220,7 @@ def _answer_form(accept: str) -> str:
 
 
 def _unwrapped(value: Any) -> tuple[Any, dict[str, Any]]:
-    """The picture out of an object around it, and the options beside it."""
+    """The image out of an object around it, and the options beside it."""
     if not isinstance(value, dict) or "data" in value:
         return value, {}
     keys = [key for key in _WRAPPERS if key in value]
@@ -239,7 +239,7 @@ def _decoded(text: str) -> bytes:
     try:
         return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise ApiError(400, "the text is not base64; encode the picture's bytes") from None
+        raise ApiError(400, "the text is not base64; encode the image's bytes") from None
 
 
 def _buffer(values: list[Any]) -> bytes:

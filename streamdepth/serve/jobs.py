@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.errors import SourceError, StreamDepthError
-from streamdepth.core.frame import PictureInfo
+from streamdepth.core.frame import ImageInfo
 from streamdepth.core.look import Look, LookControl
 from streamdepth.core.queues import Aborted, BoundedQueue, Ended
 
@@ -258,11 +258,11 @@ class JobRunner:
         shutil.rmtree(job.folder, ignore_errors=True)
 
 
-def check_container(path: Path, name: str) -> PictureInfo | None:
+def check_container(path: Path, name: str) -> ImageInfo | None:
     """Refuse what is no plain video file, above all playlists and scripts that would make FFmpeg open other things.
 
     Returns:
-        Size and format of its pictures, None where only decoding will tell.
+        Size and format of its images, None where only decoding will tell.
 
     Raises:
         SourceError: it is none.
@@ -278,14 +278,14 @@ def check_container(path: Path, name: str) -> PictureInfo | None:
             video = container.streams.video[0]
             if not (video.width and video.height and video.pix_fmt):
                 return None
-            return PictureInfo(video.width, video.height, video.pix_fmt)
+            return ImageInfo(video.width, video.height, video.pix_fmt)
     except (av.FFmpegError, OSError) as exc:
         if isinstance(exc, SourceError):
             raise
         raise SourceError(f"{name}: not a video file; send MP4, MOV, MKV, WebM, AVI or MPEG-TS") from None
 
 
-def codec_for_browsers(picture: PictureInfo | None) -> str | None:
+def codec_for_browsers(image: ImageInfo | None) -> str | None:
     """The encoder of a result that browsers play, None = the container's own, x264.
 
     Of H.264 they decode 4:2:0 of 8 bits only, which x264 leaves for odd sides, finer chroma and more bits; VP9 they
@@ -293,6 +293,6 @@ def codec_for_browsers(picture: PictureInfo | None) -> str | None:
     """
     from streamdepth.sinks.encoding import encoding_for
 
-    if picture is None or encoding_for(picture, codec="libx264", transparent=False).pix_fmt == "yuv420p":
+    if image is None or encoding_for(image, codec="libx264", transparent=False).pix_fmt == "yuv420p":
         return None
     return "libvpx-vp9"

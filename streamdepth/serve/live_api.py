@@ -1,4 +1,4 @@
-"""What the page talks to: pictures, state, controls, numbers, a look at one point."""
+"""What the page talks to: images, state, controls, numbers, a look at one point."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from streamdepth.serve.feed import Shown
-    from streamdepth.serve.images_api import StillsApi
+    from streamdepth.serve.images_api import ImagesApi
     from streamdepth.serve.jobs import JobRunner
     from streamdepth.serve.site import WebSite
 
@@ -46,7 +46,7 @@ class LiveApi:
     """Routes of the live view. Belongs to one event loop; the feed is filled from another thread."""
 
     def __init__(
-        self, site: WebSite, stills: StillsApi | None, jobs: JobRunner | None, *, rtc_address: str | None
+        self, site: WebSite, stills: ImagesApi | None, jobs: JobRunner | None, *, rtc_address: str | None
     ) -> None:
         self._site = site
         self._feed = site.feed
@@ -76,7 +76,7 @@ class LiveApi:
         router.add_get("/v1/palettes", self.palettes)
         router.add_post("/v1/control", self.control)
         router.add_get("/v1/live.mjpg", self.mjpeg)
-        router.add_get("/v1/live.jpg", self.picture)
+        router.add_get("/v1/live.jpg", self.image)
         router.add_post("/v1/live/offer", self.offer)
         router.add_get("/v1/live/socket", self.socket)
         router.add_get("/v1/live/probe", self.probe)
@@ -159,10 +159,10 @@ class LiveApi:
             "max_upload": self._settings.max_upload_bytes,
         }
 
-    # Pictures ---------------------------------------------------------------------------------------------------
+    # Images ---------------------------------------------------------------------------------------------------
 
     async def mjpeg(self, request: web.Request) -> web.StreamResponse:
-        """Motion JPEG: every browser shows it. All viewers share one encoder; a slow one sees fewer pictures."""
+        """Motion JPEG: every browser shows it. All viewers share one encoder; a slow one sees fewer images."""
         if self._viewers["mjpeg"] >= self._settings.max_viewers:
             raise ApiError(503, f"{self._settings.max_viewers} viewers are watching already", retry_after_seconds=5)
         self._viewers["mjpeg"] += 1
@@ -188,7 +188,7 @@ class LiveApi:
                 self._skipped(shown.number - number - 1)
             number = shown.number
             data = await self._jpeg_of(shown)
-            # The boundary goes after the picture: browsers show one when they see where it ends.
+            # The boundary goes after the image: browsers show one when they see where it ends.
             head = f"Content-Type: image/jpeg\r\nContent-Length: {len(data)}\r\nX-Frame: {shown.index}\r\n\r\n"
             try:
                 async with asyncio.timeout(self._settings.stall_seconds):
@@ -201,8 +201,8 @@ class LiveApi:
             except ConnectionError:
                 return
 
-    async def picture(self, _: web.Request) -> web.StreamResponse:
-        """The newest picture, once."""
+    async def image(self, _: web.Request) -> web.StreamResponse:
+        """The newest image, once."""
         shown = self._required(self._feed.latest)
         headers = {"X-Frame": str(shown.index)}
         return web.Response(body=await self._jpeg_of(shown), content_type="image/jpeg", headers=headers)
@@ -212,14 +212,14 @@ class LiveApi:
         return web.json_response(await self._peers.answer(await json_object(request, _BODY_BYTES)))
 
     async def snapshot(self, _: web.Request) -> web.StreamResponse:
-        """Hold this moment: its picture and its depth can then be fetched. The newest four are held."""
+        """Hold this moment: its image and its depth can then be fetched. The newest four are held."""
         shown = self._required(self._feed.hold())
         base = f"/v1/live/snapshot/{shown.number}"
         depth = shown.depth
         content = {
             "frame": shown.index,
             "seconds": shown.seconds,
-            "picture": f"{base}.png",
+            "image": f"{base}.png",
             "depth": f"{base}.npy",
             "sense": str(depth.sense),
             "depth_size": [depth.width_px, depth.height_px],
@@ -231,9 +231,9 @@ class LiveApi:
         if shown is None:
             raise ApiError(404, "that moment is not held any more; take another snapshot")
         kind = request.match_info["kind"]
-        work = (png, shown.picture) if kind == "png" else (npy, shown.depth.values)
+        work = (png, shown.image) if kind == "png" else (npy, shown.depth.values)
         data: bytes = await self._loop.run_in_executor(None, *work)
-        stem = "picture" if kind == "png" else "depth"
+        stem = "image" if kind == "png" else "depth"
         headers = {"Content-Disposition": f'attachment; filename="streamdepth-{stem}-{shown.index:06d}.{kind}"'}
         return web.Response(
             body=data, content_type="image/png" if kind == "png" else "application/x-npy", headers=headers
@@ -241,12 +241,12 @@ class LiveApi:
 
     def _required(self, shown: Shown | None) -> Shown:
         if shown is None:
-            raise ApiError(404, "there is no picture yet")
+            raise ApiError(404, "there is no image yet")
         return shown
 
     async def _jpeg_of(self, shown: Shown) -> bytes:
         if self._jpeg is None or self._jpeg[0] != shown.number:
-            work = self._loop.run_in_executor(self._encoder, jpeg, shown.picture, self._settings.jpeg_quality)
+            work = self._loop.run_in_executor(self._encoder, jpeg, shown.image, self._settings.jpeg_quality)
             self._jpeg = (shown.number, work)
         return await asyncio.shield(self._jpeg[1])
 

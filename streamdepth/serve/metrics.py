@@ -46,7 +46,7 @@ def exposition(
     """All there is to say.
 
     Args:
-        sample: the board's newest; see :class:`streamdepth.serve.stats_sampler.Board`.
+        sample: the board's newest; see :class:`streamdepth.serve.stats_sampler.StatsSampler`.
         source: its redacted name, empty where none runs.
         status: of the source, where it reports one.
         stills: answers of ``/v1/depth`` by HTTP status.
@@ -91,7 +91,7 @@ def exposition(
     out.add(
         "view_dropped_total",
         "counter",
-        "Pictures a viewer did not see, by cause.",
+        "Images a viewer did not see, by cause.",
         [({"cause": cause}, count) for cause, count in unseen.items()],
     )
     out.add(

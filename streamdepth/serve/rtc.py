@@ -1,4 +1,4 @@
-"""WebRTC for the page: the newest picture to each peer, without any server but this one."""
+"""WebRTC for the page: the newest image to each peer, without any server but this one."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ class FeedTrack(MediaStreamTrack):
         if self._number and shown.number > self._number + 1:
             self._skipped(shown.number - self._number - 1)
         self._number = shown.number
-        frame = await asyncio.get_running_loop().run_in_executor(None, _for_encoder, shown.picture)
+        frame = await asyncio.get_running_loop().run_in_executor(None, _for_encoder, shown.image)
         self._pts = max(self._pts + 1, (self._clock.monotonic_ns() - self._started_ns) * _CLOCK_RATE // 10**9)
         frame.pts, frame.time_base = self._pts, fractions.Fraction(1, _CLOCK_RATE)
         return frame
 
 
-def _for_encoder(picture: av.VideoFrame) -> av.VideoFrame:
-    """A picture of its own (the encoder writes to it), 4:2:0, even, no wider than its bit rate carries."""
-    scale = min(1.0, _WIDEST_PX / picture.width)
-    width, height = (max(2, round(side * scale)) & ~1 for side in (picture.width, picture.height))
-    if (width, height, "yuv420p") == (picture.width, picture.height, picture.format.name):
-        return av.VideoFrame.from_ndarray(picture.to_ndarray(), format="yuv420p")
-    return picture.reformat(width=width, height=height, format="yuv420p", interpolation="AREA")
+def _for_encoder(image: av.VideoFrame) -> av.VideoFrame:
+    """An image of its own (the encoder writes to it), 4:2:0, even, no wider than its bit rate carries."""
+    scale = min(1.0, _WIDEST_PX / image.width)
+    width, height = (max(2, round(side * scale)) & ~1 for side in (image.width, image.height))
+    if (width, height, "yuv420p") == (image.width, image.height, image.format.name):
+        return av.VideoFrame.from_ndarray(image.to_ndarray(), format="yuv420p")
+    return image.reformat(width=width, height=height, format="yuv420p", interpolation="AREA")
 
 
 class Peers:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from streamdepth.core.contracts import Source
-    from streamdepth.core.frame import PictureInfo, Result, StreamInfo
+    from streamdepth.core.frame import ImageInfo, Result, StreamInfo
     from streamdepth.core.look import LookControl
     from streamdepth.depth.range import RangeSwitch
     from streamdepth.image.estimator import DepthEstimator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class WebSink(BaseSink):
     """Shows a run on a page with controls, graphs and a read-out; see :class:`~streamdepth.serve.site.WebSite`.
 
-    Never blocks: each viewer gets the newest picture when it can take one.
+    Never blocks: each viewer gets the newest image when it can take one.
 
     Args:
         url: ``http://host:port``.
@@ -80,9 +80,9 @@ class WebSink(BaseSink):
         """Whose books the page shows."""
         self.site.board.watch(run)
 
-    def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:
-        if picture is None:
-            raise SinkError(f"{self.name}: shows pictures, and was given none to come; it needs a look")
+    def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:
+        if image is None:
+            raise SinkError(f"{self.name}: shows images, and was given none to come; it needs a look")
         self.site.begin(stream, self._source)
         self._shows = True
         if self._owns_site:
@@ -91,8 +91,8 @@ class WebSink(BaseSink):
     def process(self, result: Result) -> None:
         if not self._shows:
             raise SinkError(f"{self.name}: is not open")
-        if result.picture is None:
-            raise SinkError(f"{self.name}: shows pictures, and was given a result without one; it needs a look")
+        if result.image is None:
+            raise SinkError(f"{self.name}: shows images, and was given a result without one; it needs a look")
         self.site.feed.put(result)
 
     def close(self) -> None:

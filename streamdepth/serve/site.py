@@ -14,7 +14,7 @@ from streamdepth.core.errors import MissingDependencyError, SinkError, UsageErro
 from streamdepth.core.look import Look, LookControl, View
 from streamdepth.serve.feed import LiveFeed
 from streamdepth.serve.options import WebSettings, check_url, find_token, new_token, resolve
-from streamdepth.serve.stats_sampler import Board, Reporting
+from streamdepth.serve.stats_sampler import Reporting, StatsSampler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,7 +68,7 @@ class WebSite:
         self.control = control or LookControl(Look(view=View.SIDE))
         self.range_switch = range_switch
         self.feed = LiveFeed(self.clock)
-        self.board = Board(self.feed, self.clock)
+        self.board = StatsSampler(self.feed, self.clock)
         self.estimator = estimator
         self._url = url
         self._token = find_token(token, token_file, environ)
@@ -134,13 +134,13 @@ class WebSite:
             self._colorizer = Colorizer(stream)
 
     def end(self) -> None:
-        """The run is over; its last picture stays. Idempotent."""
+        """The run is over; its last image stays. Idempotent."""
         with self._lock:
             self._stream = self._source = None
         self.board.watch(None)
 
     def repaint(self) -> None:
-        """Show the present look on a picture that stands: paused, or the last of a run that is over."""
+        """Show the present look on an image that stands: paused, or the last of a run that is over."""
         shown = self.feed.latest
         if shown is None or not (self.feed.paused or self._stream is None):
             return
@@ -149,8 +149,8 @@ class WebSite:
         with self._painting:
             if self._colorizer is None:
                 return
-            picture = self._colorizer.render(shown.frame, shown.depth, depth_range, self.control.look)
-        self.feed.repaint(shown, picture, depth_range)
+            image = self._colorizer.render(shown.frame, shown.depth, depth_range, self.control.look)
+        self.feed.repaint(shown, image, depth_range)
 
     def start(self) -> None:
         """Listen and serve.
@@ -201,15 +201,15 @@ class WebSite:
         """On the server's thread, inside its loop."""
         from aiohttp import web
 
-        from streamdepth.serve.auth import Gate, harden
-        from streamdepth.serve.images_api import StillsApi
+        from streamdepth.serve.auth import AuthMiddleware, harden
+        from streamdepth.serve.images_api import ImagesApi
         from streamdepth.serve.jobs_api import JobsApi
         from streamdepth.serve.live_api import LiveApi
         from streamdepth.serve.page import OPEN_PATHS, Page
         from streamdepth.serve.replies import errors_as_json
 
         assert self._listen is not None  # noqa: S101 - set in start()
-        gate = Gate(self._token, OPEN_PATHS | {"/healthz", "/login"})
+        gate = AuthMiddleware(self._token, OPEN_PATHS | {"/healthz", "/login"})
         app = web.Application(middlewares=[errors_as_json, gate.guard], client_max_size=1 << 16)
         app.on_response_prepare.append(harden)
         page = Page()
@@ -217,7 +217,7 @@ class WebSite:
         page.add_to(app)
         stills = jobs = None
         if self.estimator is not None and self._stills is not None and self._jobs is not None:
-            stills = StillsApi(self.estimator, self.settings, self._stills)
+            stills = ImagesApi(self.estimator, self.settings, self._stills)
             app.router.add_post("/v1/depth", stills.depth)
             jobs = JobsApi(self._jobs, self.settings, self.control)
             jobs.add_to(app)

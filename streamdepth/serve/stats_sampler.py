@@ -34,7 +34,7 @@ class Reporting(Protocol):
     def status(self) -> Mapping[str, str | int]: ...
 
 
-class Board:
+class StatsSampler:
     """Samples the books of whatever runs. ``sample`` on one thread; ``watch`` and the rest from any."""
 
     def __init__(self, feed: LiveFeed, clock: Clock) -> None:

@@ -1,4 +1,4 @@
-"""Which encoder, pixel format and options a picture of a given kind is written with. Values only, nothing is opened."""
+"""Which encoder, pixel format and options an image of a given kind is written with. Values only, nothing is opened."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from av.codec import Codec
 
-    from streamdepth.core.frame import PictureInfo
+    from streamdepth.core.frame import ImageInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Container:
     """A file format, its FFmpeg muxer and the encoders it gets where none is named.
 
     Attributes:
-        codec: encoder of opaque pictures.
+        codec: encoder of opaque images.
         alpha_codec: encoder of transparent ones, None where the format cannot carry alpha.
         exact_time: True where the file's clock is chosen by us, False where it counts whole milliseconds (Matroska).
     """
@@ -129,13 +129,13 @@ def container_options(container: Container, ticks_per_second: int) -> dict[str, 
 
 
 def encoding_for(
-    picture: PictureInfo, *, codec: str, transparent: bool, options: Mapping[str, str] | None = None
+    image: ImageInfo, *, codec: str, transparent: bool, options: Mapping[str, str] | None = None
 ) -> Encoding:
-    """Choose what ``codec`` encodes ``picture`` as: the nearest format it has that plays widely.
+    """Choose what ``codec`` encodes ``image`` as: the nearest format it has that plays widely.
 
-    Chroma resolution and bit depth are kept where the encoder has them. RGB and gray pictures become 4:2:0, which
+    Chroma resolution and bit depth are kept where the encoder has them. RGB and gray images become 4:2:0, which
     every player has; H.264 and H.265 cannot halve odd sizes, so those become 4:2:2 or 4:4:4 and keep every pixel.
-    Pictures in ``yuvj*`` keep full range as a tag.
+    Images in ``yuvj*`` keep full range as a tag.
 
     Raises:
         UsageError: there is no such encoder, or it cannot carry alpha and ``transparent`` is set.
@@ -144,7 +144,7 @@ def encoding_for(
     from av.video.format import VideoFormat
 
     offered = encoder_formats(codec)
-    source = VideoFormat(picture.pix_fmt)
+    source = VideoFormat(image.pix_fmt)
     names = [name for name in offered if not name.startswith("yuvj")] or list(offered)
     if transparent:
         names = [name for name in names if has_alpha(name) and _opens_with_alpha(codec)]
@@ -164,21 +164,21 @@ def encoding_for(
         if is_rgb:
             wanted = VideoFormat("yuva420p" if transparent else "yuv420p")
     if codec.startswith(_WHOLE_CHROMA_ONLY):
-        whole = [name for name in names if divides(name, picture.width_px, picture.height_px)]
+        whole = [name for name in names if divides(name, image.width_px, image.height_px)]
         names = whole or names
     chosen, _loss = find_best_pix_fmt_of_list(names, wanted, has_alpha=transparent)
     if chosen is None:
-        raise UsageError(f"the encoder {codec} has no format for {picture.pix_fmt} pictures; choose another --codec")
-    return Encoding(codec, chosen.name, _tags(picture, chosen.is_rgb), _merged(codec, transparent, options))
+        raise UsageError(f"the encoder {codec} has no format for {image.pix_fmt} images; choose another --codec")
+    return Encoding(codec, chosen.name, _tags(image, chosen.is_rgb), _merged(codec, transparent, options))
 
 
-def odd_chroma(picture: PictureInfo, encoding: Encoding) -> str:
+def odd_chroma(image: ImageInfo, encoding: Encoding) -> str:
     """``"4:2:2"`` or ``"4:4:4"`` where H.264 or H.265 has no 4:2:0 because a side is odd, else empty."""
     if not encoding.codec.startswith(_WHOLE_CHROMA_ONLY):
         return ""
-    if divides("yuv420p", picture.width_px, picture.height_px):
+    if divides("yuv420p", image.width_px, image.height_px):
         return ""
-    return "4:2:2" if picture.width_px % 2 == 0 else "4:4:4"
+    return "4:2:2" if image.width_px % 2 == 0 else "4:4:4"
 
 
 def key_interval(codec: str, rate: Fraction | None) -> int | None:
@@ -201,7 +201,7 @@ def encoder_formats(codec: str) -> Sequence[str]:
         raise UsageError(f"no video encoder is called {codec!r} here{nearest(codec, known)}; use {usual}")
     names = [pixel.name for pixel in found.video_formats or ()]
     if names == ["vaapi"]:
-        # what its pictures are uploaded from, see hardware.upload_device
+        # what its images are uploaded from, see hardware.upload_device
         return ["nv12"] if codec == "h264_vaapi" else ["nv12", "p010le"]
     return names or ["yuv420p"]
 
@@ -221,16 +221,16 @@ def _opens_with_alpha(codec: str) -> bool:
     return codec != "libx265"
 
 
-def _tags(picture: PictureInfo, chosen_is_rgb: bool) -> ColorTags:
+def _tags(image: ImageInfo, chosen_is_rgb: bool) -> ColorTags:
     from av.video.format import VideoFormat
 
-    source, color = VideoFormat(picture.pix_fmt), picture.color
+    source, color = VideoFormat(image.pix_fmt), image.color
     if chosen_is_rgb:
         return ColorTags(0, 2, color.primaries, color.transfer)
     if source.is_rgb or source.has_palette:
         # RGB has no matrix to carry over; BT.709 limited range is what players assume of modern video.
         return ColorTags(1, 1, color.primaries, color.transfer)
-    full = picture.pix_fmt.startswith("yuvj")
+    full = image.pix_fmt.startswith("yuvj")
     return ColorTags(color.matrix, 2 if full else color.range, color.primaries, color.transfer)
 
 

@@ -59,7 +59,7 @@ def claim_file(path: Path, *, overwrite: bool, media_path: str | None = None) ->
         raise UsageError(f"{path} is the input; choose another name for the output")
     try:
         if path.is_dir():
-            raise SinkError(f"{path} is a folder; name a file, or end the name with / to write pictures into it")
+            raise SinkError(f"{path} is a folder; name a file, or end the name with / to write images into it")
         if path.exists():
             if not path.is_file():
                 raise SinkError(f"{path} is not a regular file; name a file to create")

@@ -1,4 +1,4 @@
-"""Pictures in a folder, one a frame."""
+"""Images in a folder, one a frame."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import av
     from PIL.Image import Image
 
-    from streamdepth.core.frame import PictureInfo, Result, StreamInfo
+    from streamdepth.core.frame import ImageInfo, Result, StreamInfo
     from streamdepth.core.look import LookControl
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -28,20 +28,20 @@ _WEBP_LIMIT_PX = 16383
 
 
 class ImagesSink(BaseSink):
-    """Writes each picture as a file of its own, at its own size. A file is complete or not there.
+    """Writes each image as a file of its own, at its own size. A file is complete or not there.
 
-    PNG and WebP keep alpha, JPEG cannot (a transparent look is refused). Gray pictures stay one channel.
+    PNG and WebP keep alpha, JPEG cannot (a transparent look is refused). Gray images stay one channel.
 
     Args:
         folder: created where missing; must be empty without ``overwrite``, which replaces files of the same names and
             leaves all others, with a note.
-        control: the look of the pictures.
-        pattern: file names; ``{picture}``, ``{index}`` (``{index:06d}``, or ``%06d``) and ``{pts}`` are filled in, see
+        control: the look of the images.
+        pattern: file names; ``{image}``, ``{index}`` (``{index:06d}``, or ``%06d``) and ``{pts}`` are filled in, see
             :class:`~streamdepth.sinks.names.FrameNames`; the suffix chooses the format.
         quality: of JPEG and WebP, 1..100.
 
     Raises:
-        UsageError: a pattern that cannot name pictures apart, a quality out of range, alpha in JPEG; of
+        UsageError: a pattern that cannot name images apart, a quality out of range, alpha in JPEG; of
             ``process``: the folder is the one that is read.
     """
 
@@ -58,7 +58,7 @@ class ImagesSink(BaseSink):
         self._folder = Path(folder)
         self._names = FrameNames(self._folder, pattern, suffixes=SUFFIXES)
         if not 1 <= quality <= 100:
-            raise UsageError(f"picture quality is 1..100, not {quality}")
+            raise UsageError(f"image quality is 1..100, not {quality}")
         self._quality = quality
         self._overwrite = overwrite
         self._opened = False
@@ -74,7 +74,7 @@ class ImagesSink(BaseSink):
     def note(self) -> str:
         return f"files there before, left as they are: {len(self._before)}" if self._before else ""
 
-    def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:  # noqa: ARG002 - sizes may vary
+    def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:  # noqa: ARG002 - sizes may vary
         """
         Raises:
             OutputExistsError: the folder holds something and may not be overwritten.
@@ -85,9 +85,9 @@ class ImagesSink(BaseSink):
         self._opened = True
 
     def process(self, result: Result) -> None:
-        if not self._opened or result.picture is None:
-            raise SinkError(f"{self.name}: not open, or no picture to write")
-        image = to_image(result.picture, alpha=self._keeps_alpha)
+        if not self._opened or result.image is None:
+            raise SinkError(f"{self.name}: not open, or no image to write")
+        image = to_image(result.image, alpha=self._keeps_alpha)
         path = self._names(result.frame)
         limit = {".jpg": _JPEG_LIMIT_PX, ".jpeg": _JPEG_LIMIT_PX, ".webp": _WEBP_LIMIT_PX}.get(self._names.suffix)
         if limit is not None and max(image.size) > limit:
@@ -106,13 +106,13 @@ class ImagesSink(BaseSink):
         return content.getbuffer()
 
 
-def to_image(picture: av.VideoFrame, *, alpha: bool) -> Image:
-    """A picture of any format as a Pillow image: L, RGB or (where it has alpha and ``alpha`` is set) RGBA."""
+def to_image(image: av.VideoFrame, *, alpha: bool) -> Image:
+    """An image of any format as a Pillow image: L, RGB or (where it has alpha and ``alpha`` is set) RGBA."""
     from PIL.Image import fromarray
 
-    name = picture.format.name
+    name = image.format.name
     if name in ("gray", "gray8"):
-        return fromarray(picture.to_ndarray())
+        return fromarray(image.to_ndarray())
     if alpha and has_alpha(name):
-        return fromarray(picture.to_ndarray(format="rgba"))
-    return fromarray(picture.to_ndarray(format="rgb24"))
+        return fromarray(image.to_ndarray(format="rgba"))
+    return fromarray(image.to_ndarray(format="rgb24"))

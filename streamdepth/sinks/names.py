@@ -1,4 +1,4 @@
-"""File names of pictures in a folder."""
+"""File names of images in a folder."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from streamdepth.core.frame import Frame
 
-SOURCE_NAMES = "{picture}.png"
-"""Pictures keep the names of those they are made of; frames of a video are numbered."""
+SOURCE_NAMES = "{image}.png"
+"""Images keep the names of those they are made of; frames of a video are numbered."""
 
-_FIELDS = ("picture", "index", "pts")
+_FIELDS = ("image", "index", "pts")
 _PRINTF = re.compile(r"%(0\d+)?d")
 
 
@@ -30,7 +30,7 @@ def is_pattern(name: str) -> bool:
     return bool(_PRINTF.search(name)) or ("{" in name and "}" in name)
 
 
-class Apart:
+class UniqueNames:
     """Keeps names apart: the second ``a`` becomes ``a-2``. Case tells none apart, as on some file systems."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Apart:
 class FrameNames:
     """Files in ``folder`` for frames, asked for once a frame.
 
-    ``{picture}`` is the name of the frame's own file (``a-2`` for the second ``a``), or the index in six digits where
+    ``{image}`` is the name of the frame's own file (``a-2`` for the second ``a``), or the index in six digits where
     there is none; ``{index}`` and ``{pts}`` take format specs, ``%06d`` means ``{index:06d}``.
 
     Raises:
@@ -57,7 +57,7 @@ class FrameNames:
     def __init__(self, folder: Path, pattern: str, *, suffixes: tuple[str, ...]) -> None:
         self._folder = folder
         self._pattern = _PRINTF.sub(lambda found: f"{{index:{found[1] or ''}d}}", pattern)
-        self._apart = Apart()
+        self._unique_names = UniqueNames()
         self._elsewhere: set[Path] = set()
         self.suffix = PurePath(pattern).suffix.lower()
         unfillable = f"{pattern!r}: cannot be filled in; use fields such as {{index:06d}} or {{pts}}"
@@ -68,14 +68,14 @@ class FrameNames:
         unknown = sorted(fields.difference(_FIELDS))
         if unknown:
             raise UsageError(
-                f"{pattern!r}: there is no {{{unknown[0]}}}; pictures take {{picture}}, {{index}}, {{pts}} and %06d,"
+                f"{pattern!r}: there is no {{{unknown[0]}}}; images take {{image}}, {{index}}, {{pts}} and %06d,"
                 " every output of a run {name}, the source's"
             )
         if self.suffix not in suffixes:
             ends = " or ".join(suffixes)
             if self.suffix in CONTAINERS:
                 raise UsageError(f"{pattern!r}: a video is one file; leave the number out, or end in {ends}")
-            raise UsageError(f"{pattern!r}: pictures of this kind end in {ends}{nearest(self.suffix, suffixes)}")
+            raise UsageError(f"{pattern!r}: images of this kind end in {ends}{nearest(self.suffix, suffixes)}")
         if pattern != PurePath(pattern).name:
             raise UsageError(f"{pattern!r}: a name pattern has no folders in it; put them into the output's path")
         try:
@@ -83,16 +83,16 @@ class FrameNames:
         except (ValueError, KeyError, IndexError) as exc:
             raise UsageError(unfillable) from exc
         if not fields or example == self._fill("1", 1, 1):
-            raise UsageError(f"{pattern!r}: every picture would have the same name; add {{index:06d}}")
+            raise UsageError(f"{pattern!r}: every image would have the same name; add {{index:06d}}")
 
     def __call__(self, frame: Frame) -> Path:
         own = frame.path
         if own is not None and own.parent not in self._elsewhere:
             if is_same_file(self._folder, str(own.parent)):
-                raise UsageError(f"{self._folder} holds the pictures that are read; choose another folder to write to")
+                raise UsageError(f"{self._folder} holds the images that are read; choose another folder to write to")
             self._elsewhere.add(own.parent)
-        picture = f"{frame.index:06d}" if own is None else self._apart(own.stem)
-        return self._folder / self._fill(picture, frame.index, frame.pts)
+        image = f"{frame.index:06d}" if own is None else self._unique_names(own.stem)
+        return self._folder / self._fill(image, frame.index, frame.pts)
 
-    def _fill(self, picture: str, index: int, pts: int) -> str:
-        return self._pattern.format(picture=picture, index=index, pts=pts)
+    def _fill(self, image: str, index: int, pts: int) -> str:
+        return self._pattern.format(image=image, index=index, pts=pts)

@@ -7,7 +7,7 @@ import io
 from fractions import Fraction
 from typing import TYPE_CHECKING, cast
 
-from streamdepth.net.abandonable import Detached, InterruptedCall
+from streamdepth.net.abandonable import AbandonableCalls, InterruptedCall
 from streamdepth.sinks.subtitles import LineConverter, converts
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class PacketCopier:
         self._options = options
         self._origin = origin_seconds
         self._end = end_seconds
-        self._detached = Detached("streamdepth-copy")
+        self._detached = AbandonableCalls("streamdepth-copy")
         self._input: InputContainer | None = None
         self._packets: Iterator[_AnyPacket] | None = None
         self._streams: dict[int, Stream] = {}

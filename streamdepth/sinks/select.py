@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from streamdepth.core.contracts import Sink
     from streamdepth.sinks.depth.sink import Size
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 _ARRAYS = (".png", ".npy")
 _KBIT = 1000
 _LIVE_PRESETS = {True: "ultrafast", False: "veryfast"}
@@ -36,9 +36,9 @@ class StreamOptions:
         gop_seconds: between key frames: what a viewer who joins waits at most; None = the sink's own.
         credentials_file: first line ``USER:PASSWORD``, for the server that is published to or that serves.
         timeout_seconds, retries: of publishing; retries None = for ever.
-        tls_ca: whom publishing trusts behind ``rtsps``, see :func:`~streamdepth.net.tls.find_trust`.
+        tls_ca: whom publishing trusts behind ``rtsps``, see :func:`~streamdepth.net.tls.find_tls_config`.
         max_clients: of serving.
-        low_latency: False = more work on each picture, and a second's buffer where there is a bit rate.
+        low_latency: False = more work on each image, and a second's buffer where there is a bit rate.
     """
 
     rate: float | None = None
@@ -68,17 +68,17 @@ def sink_for(
     stream: StreamOptions | None = None,
     serve: bool = False,
 ) -> Sink:
-    """The sink for coloured pictures that ``output`` names. Nothing is opened.
+    """The sink for coloured images that ``output`` names. Nothing is opened.
 
     - ``out.mkv`` ``.mp4`` ``.mov`` ``.webm``: a video file
-    - ``folder/``, or a name without suffix: a folder of PNG, named after the source's pictures or numbered;
-      ``folder/%06d.jpg`` or ``folder/{picture}.webp``: the same with names and format of one's own
+    - ``folder/``, or a name without suffix: a folder of PNG, named after the source's images or numbered;
+      ``folder/%06d.jpg`` or ``folder/{image}.webp``: the same with names and format of one's own
     - ``rtsp://``: publish there; with ``serve`` a server of our own at that address
     - ``virtualcam:`` or ``virtualcam:DEVICE``: a virtual camera
     - ``null:``: nothing, for measuring
 
     Args:
-        look: how pictures look; ``control`` instead shares one that may change. Neither = the default look.
+        look: how images look; ``control`` instead shares one that may change. Neither = the default look.
         codec, crf, preset, threads, hwaccel, options: of video files.
         bitrate: kbit/s, of streams, and of video files where no crf is given; None = constant quality.
         quality: of JPEG and WebP, 1..100; None = 92.
@@ -106,7 +106,7 @@ def sink_for(
             f"{redact(output)}: nothing can be written to {scheme}:"
             f"{nearest(scheme, ('rtsp', 'rtsps', 'null', 'virtualcam'))}; use a file, a folder/ or rtsp://"
         )
-    folder, pattern = _folder(output, _PICTURES)
+    folder, pattern = _folder(output, _IMAGES)
     if pattern:
         from streamdepth.sinks.images import ImagesSink
 
@@ -114,8 +114,8 @@ def sink_for(
             folder, control=control, pattern=pattern, overwrite=overwrite, quality=92 if quality is None else quality
         )
     suffix = PurePath(output).suffix.lower()
-    if suffix in _PICTURES:
-        raise UsageError(f"{output}: one picture cannot hold a video; use {_example(output)} or a video file")
+    if suffix in _IMAGES:
+        raise UsageError(f"{output}: one image cannot hold a video; use {_example(output)} or a video file")
     from streamdepth.sinks.video import VideoSink
 
     extra = dict(options or {})

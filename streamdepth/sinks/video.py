@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.video.stream import VideoStream
 
-    from streamdepth.core.frame import PictureInfo, Result, StreamInfo
+    from streamdepth.core.frame import ImageInfo, Result, StreamInfo
     from streamdepth.core.look import LookControl
 
 # The largest timescale FFmpeg's MP4 muxer accepts is a signed 32-bit integer.
@@ -41,7 +41,7 @@ _SHORT_SECONDS = 0.5
 
 
 class VideoSink(BaseSink):
-    """Encodes pictures into MKV, MP4, MOV or WebM, chosen by the suffix.
+    """Encodes images into MKV, MP4, MOV or WebM, chosen by the suffix.
 
     Time: every frame keeps its own pts; MP4 and MOV keep it to the tick, Matroska and WebM count whole milliseconds
     (their muxer's clock) and get the nearest. Of a trimmed source the origin becomes 0.
@@ -53,11 +53,11 @@ class VideoSink(BaseSink):
     Matroska/WebM, fragments in MP4/MOV, which become one ordinary indexed file when it is closed. A crash, a kill or a
     full disk therefore leaves a file that plays. A run that produced no frame leaves none.
 
-    Pictures of another size than the first are scaled to fit inside it on black and counted as ``resized``.
+    Images of another size than the first are scaled to fit inside it on black and counted as ``resized``.
 
     Args:
         path: file to write; missing folders are created.
-        control: the look of the pictures.
+        control: the look of the images.
         overwrite: replace a file that is there.
         codec: FFmpeg encoder; None = libx264 (WebM: VP9), for a transparent look one that carries alpha.
         hwaccel: ``auto | cuda | vaapi | none``: where no codec is named, encode on hardware if it can.
@@ -126,45 +126,45 @@ class VideoSink(BaseSink):
         resized = self._fitter.resized if self._fitter is not None else 0
         return MappingProxyType({"resized": resized} if resized else {})
 
-    def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:
+    def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:
         """
         Raises:
             UsageError: the output is the input, or an option unknown to the encoder.
             OutputExistsError: it is there and may not be overwritten.
             SinkError: it cannot be written, or the encoder refuses this size.
         """
-        if picture is None or self._codec is None:
-            raise UsageError(f"{self.name}: a video file needs pictures")
-        encoding = encoding_for(picture, codec=self._codec, transparent=self._transparent, options=self._options)
-        chosen = encoder(self._hwaccel, encoding.codec, encoding.pix_fmt, picture.width_px, picture.height_px)
+        if image is None or self._codec is None:
+            raise UsageError(f"{self.name}: a video file needs images")
+        encoding = encoding_for(image, codec=self._codec, transparent=self._transparent, options=self._options)
+        chosen = encoder(self._hwaccel, encoding.codec, encoding.pix_fmt, image.width_px, image.height_px)
         if chosen.value != encoding.codec:
-            encoding = encoding_for(picture, codec=chosen.value, transparent=False, options=self._options)
+            encoding = encoding_for(image, codec=chosen.value, transparent=False, options=self._options)
         self._notes = [chosen.note] if chosen.note else []
-        self._notes += _losses(picture, encoding, transparent=self._transparent)
+        self._notes += _losses(image, encoding, transparent=self._transparent)
         self._info = stream
         created = claim_file(self._path, overwrite=self._overwrite, media_path=stream.media_path)
         self._time_base, self._origin = _output_time(stream)
         options = container_options(self._container, self._time_base.denominator)
         self._muxed = MuxedFile(self._path, self._container.muxer, options, created=created)
         try:
-            self._open_output(self._muxed.container, stream, picture, encoding)
+            self._open_output(self._muxed.container, stream, image, encoding)
         except BaseException:
             self.close()
             raise
 
     def process(self, result: Result) -> None:
-        if self._stream is None or self._fitter is None or result.picture is None:
-            raise SinkError(f"{self.name}: not open, or no picture to write")
-        picture = self._fitter(result.picture)
+        if self._stream is None or self._fitter is None or result.image is None:
+            raise SinkError(f"{self.name}: not open, or no image to write")
+        image = self._fitter(result.image)
         seconds = result.frame.pts * result.frame.time_base - self._origin
         pts = _nearest(seconds / self._time_base)
         if self._frames:
             self._last_step = pts - self._last_pts
         else:
             self._first_pts = pts
-        picture.pts, picture.time_base = pts, self._time_base
+        image.pts, image.time_base = pts, self._time_base
         self._last_pts = pts
-        self._encode(picture)
+        self._encode(image)
         self._frames += 1
 
     def flush(self) -> None:
@@ -198,9 +198,7 @@ class VideoSink(BaseSink):
             if muxed is not None:
                 muxed.close(empty=not self._frames)
 
-    def _open_output(
-        self, output: OutputContainer, stream: StreamInfo, picture: PictureInfo, encoding: Encoding
-    ) -> None:
+    def _open_output(self, output: OutputContainer, stream: StreamInfo, image: ImageInfo, encoding: Encoding) -> None:
         try:
             video = cast(
                 "VideoStream",
@@ -214,7 +212,7 @@ class VideoSink(BaseSink):
                 f"use {self._container.codec} or another container"
             ) from exc
         self._stream = video
-        video.width, video.height, video.pix_fmt = picture.width_px, picture.height_px, encoding.pix_fmt
+        video.width, video.height, video.pix_fmt = image.width_px, image.height_px, encoding.pix_fmt
         context = video.codec_context
         if stream.rate is None:
             context.framerate = Fraction(0)  # no rate is better than a made-up one: players then go by time stamps
@@ -225,8 +223,8 @@ class VideoSink(BaseSink):
         context.thread_count = self._threads
         interval = key_interval(encoding.codec, stream.rate)
         context.options = ({} if interval is None else {"g": str(interval)}) | dict(encoding.options)
-        self._open_encoder(encoding, picture)
-        self._fitter = Fitter(picture.width_px, picture.height_px, encoding.pix_fmt, encoding.color)
+        self._open_encoder(encoding, image)
+        self._fitter = Fitter(image.width_px, image.height_px, encoding.pix_fmt, encoding.color)
         if self._copy_sound and stream.media_path is not None:
             self._copier = PacketCopier(
                 stream.media_path,
@@ -238,12 +236,12 @@ class VideoSink(BaseSink):
                 self._copier.interrupt()
             self._copier.open(output, self._container.muxer)
 
-    def _open_encoder(self, encoding: Encoding, picture: PictureInfo) -> None:
+    def _open_encoder(self, encoding: Encoding, image: ImageInfo) -> None:
         import av
 
         assert self._stream is not None  # noqa: S101 - for the type checker
         context = self._stream.codec_context
-        size = f"{picture.width_px}x{picture.height_px}"
+        size = f"{image.width_px}x{image.height_px}"
         try:
             context.open()
         except (av.FFmpegError, ValueError) as exc:
@@ -257,12 +255,12 @@ class VideoSink(BaseSink):
                 name = encoding.codec
                 raise UsageError(f"the encoder {name} has no option {left!r}; ffmpeg -h encoder={name} lists them")
 
-    def _encode(self, picture: av.VideoFrame | None) -> None:
+    def _encode(self, image: av.VideoFrame | None) -> None:
         import av
 
         assert self._stream is not None and self._muxed is not None  # noqa: S101, PT018 - for the type checker
         try:
-            packets = self._stream.encode(picture)
+            packets = self._stream.encode(image)
         except (av.FFmpegError, ValueError) as exc:
             self._muxed.broken = True
             raise SinkError(f"{self.name}: the encoder failed ({reason(exc)}); choose another --codec") from exc
@@ -296,20 +294,20 @@ class VideoSink(BaseSink):
         return end
 
 
-def _losses(picture: PictureInfo, encoding: Encoding, *, transparent: bool) -> list[str]:
-    """What the encoder cannot keep of the pictures, in words."""
+def _losses(image: ImageInfo, encoding: Encoding, *, transparent: bool) -> list[str]:
+    """What the encoder cannot keep of the images, in words."""
     from av.video.format import VideoFormat
 
-    given, kept = VideoFormat(picture.pix_fmt), VideoFormat(encoding.pix_fmt)
+    given, kept = VideoFormat(image.pix_fmt), VideoFormat(encoding.pix_fmt)
     notes = []
     bits = [max((component.bits for component in pixel.components), default=8) for pixel in (given, kept)]
     if bits[1] < bits[0]:
-        notes.append(f"{bits[0]}-bit pictures written with {bits[1]} bits: {encoding.codec} has no more")
-    if has_alpha(picture.pix_fmt) and not transparent:
+        notes.append(f"{bits[0]}-bit images written with {bits[1]} bits: {encoding.codec} has no more")
+    if has_alpha(image.pix_fmt) and not transparent:
         notes.append("transparency of the input left out; --transparent keeps it")
-    if chroma := odd_chroma(picture, encoding):
+    if chroma := odd_chroma(image, encoding):
         notes.append(
-            f"{picture.width_px}x{picture.height_px} is odd: every pixel kept as {chroma}, which browsers and "
+            f"{image.width_px}x{image.height_px} is odd: every pixel kept as {chroma}, which browsers and "
             "QuickTime do not play; .webm plays in browsers"
         )
     return notes

@@ -12,12 +12,12 @@ from streamdepth.media.letterbox import Fitter
 from streamdepth.sinks.files import reason
 
 if TYPE_CHECKING:
-    from streamdepth.core.frame import PictureInfo, Result, StreamInfo
+    from streamdepth.core.frame import ImageInfo, Result, StreamInfo
     from streamdepth.core.look import LookControl
 
 _DEFAULT_RATE = 30.0
 _TAGS_RGB = (0, 2, 2, 2)
-_WAY_OUT = (
+_HINT = (
     "make a camera with: sudo modprobe v4l2loopback (Debian and Ubuntu: package v4l2loopback-dkms)"
     if sys.platform == "linux"
     else "start the virtual camera of OBS once"
@@ -25,12 +25,12 @@ _WAY_OUT = (
 
 
 class VirtualCameraSink(BaseSink):
-    """Sends pictures to a virtual camera by ``pyvirtualcam`` (v4l2loopback on Linux, OBS on macOS and Windows).
+    """Sends images to a virtual camera by ``pyvirtualcam`` (v4l2loopback on Linux, OBS on macOS and Windows).
 
-    Live: an old picture is replaced, not queued. Pictures of another size than the first are fitted into it.
+    Live: an old image is replaced, not queued. Images of another size than the first are fitted into it.
 
     Args:
-        control: the look of the pictures.
+        control: the look of the images.
         device: ``/dev/video10`` or the camera's name; None = the first that is free.
     """
 
@@ -44,14 +44,14 @@ class VirtualCameraSink(BaseSink):
     def live(self) -> bool:
         return True
 
-    def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:
+    def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:
         """
         Raises:
             MissingDependencyError: pyvirtualcam is not installed.
             SinkError: there is no virtual camera, or it is taken.
         """
-        if picture is None:
-            raise UsageError(f"{self.name}: a camera needs pictures")
+        if image is None:
+            raise UsageError(f"{self.name}: a camera needs images")
         try:
             pyvirtualcam: Any = importlib.import_module("pyvirtualcam")
         except ImportError as exc:
@@ -62,8 +62,8 @@ class VirtualCameraSink(BaseSink):
 
         try:
             self._camera = pyvirtualcam.Camera(
-                width=picture.width_px,
-                height=picture.height_px,
+                width=image.width_px,
+                height=image.height_px,
                 fps=float(stream.rate or _DEFAULT_RATE),
                 fmt=pyvirtualcam.PixelFormat.RGB,
                 device=self._device,
@@ -71,14 +71,14 @@ class VirtualCameraSink(BaseSink):
         except (RuntimeError, OSError, ValueError) as exc:
             # One line a backend, each with advice of its own behind the first sentence.
             words = ", ".join(line.partition(". ")[0].rstrip(".") for line in reason(exc).splitlines())
-            raise SinkError(f"{self.name} cannot be opened ({words}); {_WAY_OUT}") from exc
-        self._fitter = Fitter(picture.width_px, picture.height_px, "rgb24", ColorTags(*_TAGS_RGB))
+            raise SinkError(f"{self.name} cannot be opened ({words}); {_HINT}") from exc
+        self._fitter = Fitter(image.width_px, image.height_px, "rgb24", ColorTags(*_TAGS_RGB))
 
     def process(self, result: Result) -> None:
-        if self._camera is None or self._fitter is None or result.picture is None:
-            raise SinkError(f"{self.name}: not open, or no picture to send")
+        if self._camera is None or self._fitter is None or result.image is None:
+            raise SinkError(f"{self.name}: not open, or no image to send")
         try:
-            self._camera.send(self._fitter(result.picture).to_ndarray())
+            self._camera.send(self._fitter(result.image).to_ndarray())
         except (RuntimeError, OSError, ValueError) as exc:
             raise SinkError(f"{self.name}: the camera is gone ({reason(exc)}); open it again") from exc
 

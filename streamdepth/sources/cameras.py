@@ -36,7 +36,7 @@ _ENUM_FRAMEINTERVALS = _request(3, 75, 52)
 
 @dataclass(frozen=True, slots=True)
 class CameraMode:
-    """One picture size a camera offers in one pixel format.
+    """One image size a camera offers in one pixel format.
 
     Attributes:
         fourcc: the driver's name of the pixel format, such as ``MJPG`` or ``YUYV``; empty if unknown.

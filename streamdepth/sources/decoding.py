@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.media.hwaccel import HwAccel, decoder
-from streamdepth.media.orientation import Straightener
+from streamdepth.media.orientation import FrameNormalizer
 from streamdepth.net.tls import TlsError
 from streamdepth.net.url import LIVE_SCHEMES, parse_live_url
 from streamdepth.sources.explain import explain_ffmpeg, explain_no_video
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-    from streamdepth.net.tls import Trust
+    from streamdepth.net.tls import TlsConfig
 
 _MAX_ERRORS_BEFORE_FIRST_FRAME = 2000
 _MAX_DEMUX_ERRORS = 200
@@ -59,7 +59,7 @@ class Medium:
         seekable: False for pipes.
         timeout_seconds: of one network operation, None = none.
         threads: decoder threads, 0 = automatic.
-        trust: whose certificates are accepted.
+        tls: whose certificates are accepted.
         hwaccel: where to decode.
     """
 
@@ -69,7 +69,7 @@ class Medium:
     seekable: bool
     timeout_seconds: float | None
     threads: int
-    trust: Trust
+    tls: TlsConfig
     hwaccel: HwAccel = HwAccel.NONE
 
 
@@ -78,7 +78,7 @@ class Decoding:
 
     Attributes:
         dropped: frames that could not be given, by cause.
-        first: the first picture, straightened; ``time_base``, ``rate``, ``beginning_seconds``, ``duration_seconds`` and
+        first: the first image, straightened; ``time_base``, ``rate``, ``beginning_seconds``, ``duration_seconds`` and
             ``note`` are known with it, that is after ``start``.
         shortfall: what to tell people where the file ended before its header says, else empty.
     """
@@ -87,7 +87,7 @@ class Decoding:
         self._medium = medium
         self._name = medium.name
         self.dropped: Counter[str] = Counter()
-        self.straightener = Straightener()
+        self.normalizer = FrameNormalizer()
         self.note = ""
         self.hardware_note = ""
         self.shortfall = ""
@@ -99,7 +99,7 @@ class Decoding:
         self._seen = 0
 
     def stop(self) -> None:
-        """End ``start`` and ``pictures`` at the next packet. Thread-safe."""
+        """End ``start`` and ``images`` at the next packet. Thread-safe."""
         self._stop.set()
 
     def start(self) -> None:
@@ -108,20 +108,20 @@ class Decoding:
 
         self._open()
         raw = self._raw()
-        for picture in raw:
-            self._waiting.append(picture)
+        for image in raw:
+            self._waiting.append(image)
             break
         if not self._waiting:
             if self._stop.is_set():
                 raise SourceError(f"{self._name}: interrupted while it was opened", source=self._name)
             damaged = self.dropped["corrupt"]
             raise SourceError(
-                f"{self._name}: none of its pictures can be decoded"
+                f"{self._name}: none of its images can be decoded"
                 + (f" ({damaged} are damaged)" if damaged else "")
                 + "; it is empty, damaged or cut off: fetch or record it again",
                 source=self._name,
             )
-        self._raw_pictures = raw
+        self._raw_images = raw
         stream = self.stream
         raw_first = self._waiting[0]
         self.time_base = stream.time_base or raw_first.time_base or Fraction(1, 90_000)
@@ -134,30 +134,30 @@ class Decoding:
         self.timeline = Timeline(self.time_base, self.rate, round(self.beginning_seconds / self.time_base))
         coded_format = raw_first.format.name
         try:
-            self.first = self.straightener.straighten(raw_first)
+            self.first = self.normalizer.normalize(raw_first)
         except (av.error.FFmpegError, ValueError) as error:
             raise SourceError(
-                f"{self._name}: its pictures ({coded_format}) cannot be turned upright; convert it with ffmpeg first",
+                f"{self._name}: its images ({coded_format}) cannot be turned upright; convert it with ffmpeg first",
                 source=self._name,
             ) from error
-        if not self.straightener.orientation.exact:
+        if not self.normalizer.orientation.exact:
             self.note = "asks to be turned by other than quarter turns; turned to the nearest one"
         elif self.first.format.name != coded_format:
-            self.note = f"turning the picture made {self.first.format.name} of {coded_format}"
+            self.note = f"turning the image made {self.first.format.name} of {coded_format}"
         self.note = "; ".join(note for note in (self.note, self.hardware_note) if note)
 
-    def pictures(
+    def images(
         self, begin_pts: int | None, end_pts: int | None, max_frames: int | None
     ) -> Iterator[tuple[int, int, av.VideoFrame]]:
-        """(index, pts, picture) from ``begin_pts`` to before ``end_pts``; closes the container at the end."""
+        """(index, pts, image) from ``begin_pts`` to before ``end_pts``; closes the container at the end."""
         import av.error
 
         try:
             if begin_pts is not None and self.first_pts is not None and begin_pts > self.first_pts:
                 self._seek_to(begin_pts)
                 self.dropped.clear()
-            for picture in self._from_first():
-                pts = self.timeline.place(picture.pts, picture.dts, picture.duration)
+            for image in self._from_first():
+                pts = self.timeline.place(image.pts, image.dts, image.duration)
                 if begin_pts is not None and pts < begin_pts:
                     self.dropped.clear()
                     continue
@@ -165,15 +165,15 @@ class Decoding:
                     # Reordered frames come out in presentation order, so nothing before the end can follow.
                     break
                 try:
-                    picture = self.straightener.straighten(picture)
+                    image = self.normalizer.normalize(image)
                 except (av.error.FFmpegError, ValueError):
                     # What damage makes of a header can be a size or format nothing converts.
                     self.dropped["corrupt"] += 1
                     continue
-                picture.pts, picture.time_base = pts, self.time_base
+                image.pts, image.time_base = pts, self.time_base
                 index = self._given + sum(self.dropped.values())
                 self._given += 1
-                yield index, pts, picture
+                yield index, pts, image
                 if max_frames is not None and self._given >= max_frames:
                     return
             else:
@@ -205,7 +205,7 @@ class Decoding:
         self._waiting.clear()
         # The suspended generator refers back to this object: without a cut the decoder and its buffers
         # wait for the cycle collector, which many clips outrun.
-        for name in ("_raw_pictures", "stream", "first"):
+        for name in ("_raw_images", "stream", "first"):
             vars(self).pop(name, None)
         if container is not None:
             container.close()
@@ -216,7 +216,7 @@ class Decoding:
         medium = self._medium
         url = medium.path is None
         # Also for http, which may redirect to https.
-        options = medium.trust.libav_options() if url else {}
+        options = medium.tls.libav_options() if url else {}
         if self._on_web:
             # A file on a server: a connection that breaks in the middle is taken up again where it broke.
             options |= {
@@ -240,7 +240,7 @@ class Decoding:
         self._container.flags &= ~cast("int", av.container.Flags.gen_pts.value)
         if self._container.format.name in _TEXT_ART:
             raise SourceError(
-                f"{self._name}: is not a video but text or plain bytes; give a video or picture file", source=self._name
+                f"{self._name}: is not a video but text or plain bytes; give a video or image file", source=self._name
             )
         self.stream = self._choose(self._container)
         self.stream.thread_type = "AUTO"
@@ -279,10 +279,10 @@ class Decoding:
     def _from_first(self) -> Iterator[av.VideoFrame]:
         yield from self._waiting
         self._waiting.clear()
-        yield from self._raw_pictures
+        yield from self._raw_images
 
     def _raw(self) -> Generator[av.VideoFrame, None, None]:
-        """Decoded pictures, as coded, until the end; damage is counted and stepped over."""
+        """Decoded images, as coded, until the end; damage is counted and stepped over."""
         import av.error
 
         demux_errors = 0
@@ -298,11 +298,11 @@ class Decoding:
                     except (av.error.InvalidDataError, av.error.UndefinedError, av.error.PatchWelcomeError) as error:
                         self._count_damage(error)
                         continue
-                    for picture in decoded:
+                    for image in decoded:
                         if self._stop.is_set():
                             return
                         self._seen += 1
-                        yield picture
+                        yield image
                 return
             except av.error.InvalidDataError as error:
                 # The demuxer can go on behind a damaged place, but its Python generator is over once it has raised.
@@ -323,7 +323,7 @@ class Decoding:
         self.dropped["corrupt"] += 1
         if not self._seen and self.dropped["corrupt"] >= _MAX_ERRORS_BEFORE_FIRST_FRAME:
             raise SourceError(
-                f"{self._name}: none of its first {self.dropped['corrupt']} pictures can be decoded; "
+                f"{self._name}: none of its first {self.dropped['corrupt']} images can be decoded; "
                 "it is damaged, or its codec needs another decoder",
                 source=self._name,
             ) from self._cause(error)
@@ -337,9 +337,9 @@ class Decoding:
         if medium.path is None:
             with contextlib.suppress(UsageError):  # of another kind than those that are encrypted
                 url = parse_live_url(medium.target, LIVE_SCHEMES)
-                cause = medium.trust.explain(url, error, (medium.timeout_seconds or 10) / 2)
+                cause = medium.tls.explain(url, error, (medium.timeout_seconds or 10) / 2)
                 if isinstance(cause, TlsError):
-                    return SourceError(f"{self._name}: {cause}; {cause.way_out}", source=self._name)
+                    return SourceError(f"{self._name}: {cause}; {cause.hint}", source=self._name)
         opening_web = self._on_web and not self._seen
         return explain_ffmpeg(self._name, error, medium.path, opening_web=opening_web)
 
@@ -359,7 +359,7 @@ class Decoding:
         if not self._seekable:
             return
         for back in _SEEK_BACK_SECONDS:
-            self._raw_pictures.close()
+            self._raw_images.close()
             self._waiting.clear()
             if back is None:
                 break
@@ -367,15 +367,15 @@ class Decoding:
                 self.container.seek(begin_pts - round(back / self.time_base), stream=self.stream)
             except (av.error.FFmpegError, OSError):
                 break
-            self._raw_pictures = self._raw()
-            first = next(self._raw_pictures, None)
+            self._raw_images = self._raw()
+            first = next(self._raw_images, None)
             found = None if first is None else (first.dts if first.pts is None else first.pts)
             if first is not None and found is not None and found <= begin_pts:
                 self._waiting.append(first)
                 return
         self.container.close()
         self._open()
-        self._raw_pictures = self._raw()
+        self._raw_images = self._raw()
 
     def _note_shortfall(self, trimmed: bool) -> None:
         promised = self.stream.frames if "stream" in vars(self) else 0

@@ -122,10 +122,10 @@ def explain_no_video(name: str, container: av.container.InputContainer) -> Sourc
     """No stream of an opened container has frames to give: say what it has instead."""
     kinds = [str(stream.type) for stream in container.streams]
     if "video" in kinds:
-        why = "holds only a cover picture, no video; give the cover as a picture file, or another file"
+        why = "holds only a cover image, no video; give the cover as an image file, or another file"
     elif kinds:
         counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-        why = f"has no video, only {counted}; give a file with pictures in it"
+        why = f"has no video, only {counted}; give a file with images in it"
     else:
         why = "has no streams at all; record or download it again"
     return SourceError(f"{name} {why}", source=name)

@@ -16,8 +16,8 @@ from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.core.frame import ColorTags, Frame, StreamInfo
 from streamdepth.core.redact import redact
 from streamdepth.media.hwaccel import HwAccel
-from streamdepth.net.abandonable import Detached, InterruptedCall
-from streamdepth.net.tls import find_trust
+from streamdepth.net.abandonable import AbandonableCalls, InterruptedCall
+from streamdepth.net.tls import find_tls_config
 from streamdepth.sources.decoding import REPAIR_NOTES, Decoding, Medium
 from streamdepth.sources.explain import check_readable, explain_ffmpeg, shown
 
@@ -72,7 +72,7 @@ class FileSource(BaseSource):
         timeout_seconds: of one network operation (opening, the first frame included; one read). Local files have none.
         threads: decoder threads, 0 = FFmpeg chooses. Frame threading is on.
         hwaccel: ``auto | cuda | vaapi | none``: decode on hardware where there is some.
-        tls_ca: whom to trust behind ``https``, see :func:`~streamdepth.net.tls.find_trust`. Of HLS and DASH only the
+        tls_ca: whom to tls behind ``https``, see :func:`~streamdepth.net.tls.find_tls_config`. Of HLS and DASH only the
             playlist named is checked, and not what it names: FFmpeg does not hand the check on.
         source_id: name for people; None = the file's name.
 
@@ -111,9 +111,9 @@ class FileSource(BaseSource):
         self._threads = threads
         self._hwaccel = HwAccel.parse(hwaccel)
         self._tls_ca = tls_ca
-        self._trust = find_trust(tls_ca)
+        self._trust = find_tls_config(tls_ca)
         self._resume_pts: int | None = None
-        self._detached: Detached | None = None
+        self._detached: AbandonableCalls | None = None
         self._stopped = False
         self._once_only = False
         self._reading = False
@@ -132,7 +132,7 @@ class FileSource(BaseSource):
         Causes: ``missing_pts``, ``backward_pts``, ``time_jump``, ``size``, ``pix_fmt``, ``color``.
         """
         decoding = self._decoding
-        return {} if decoding is None else dict(decoding.timeline.repaired + decoding.straightener.converted)
+        return {} if decoding is None else dict(decoding.timeline.repaired + decoding.normalizer.converted)
 
     @property
     def endless(self) -> bool:
@@ -164,7 +164,7 @@ class FileSource(BaseSource):
             blocking = not stat.S_ISREG(mode)
             self._once_only = blocking
         if blocking:
-            self._detached = Detached(f"streamdepth-read-{self._id}")
+            self._detached = AbandonableCalls(f"streamdepth-read-{self._id}")
             if self._stopped:
                 self._detached.interrupt()
             try:
@@ -190,16 +190,16 @@ class FileSource(BaseSource):
         if self._reading:
             raise SourceError(f"{self._id}: frames can be read once; use again() for a second pass", source=self._id)
         self._reading = True
-        pictures: Iterator[tuple[int, int, av.VideoFrame]] = self._decoding.pictures(
+        images: Iterator[tuple[int, int, av.VideoFrame]] = self._decoding.images(
             self._begin_pts(), self._end_pts(), self._max_frames
         )
         if self._detached is not None:
-            pictures = self._detached.iterate(pictures, depth=_READ_AHEAD, finished=self._decoding.close)
+            images = self._detached.iterate(images, depth=_READ_AHEAD, finished=self._decoding.close)
         time_base = self._info.time_base
-        for index, pts, picture in pictures:
+        for index, pts, image in images:
             if self._stopped:
                 break
-            yield Frame(self._id, index, pts, time_base, self._clock.monotonic_ns(), picture, bool(picture.key_frame))
+            yield Frame(self._id, index, pts, time_base, self._clock.monotonic_ns(), image, bool(image.key_frame))
 
     def again(self) -> FileSource | None:
         """None for what can be read only once (a pipe)."""
@@ -260,7 +260,7 @@ class FileSource(BaseSource):
                 seekable=not self._once_only,
                 timeout_seconds=self._timeout_seconds if self._path is None else None,
                 threads=self._threads,
-                trust=self._trust,
+                tls=self._trust,
                 hwaccel=self._hwaccel,
             )
         )
@@ -308,7 +308,7 @@ class FileSource(BaseSource):
         if self._max_frames is not None:
             count = self._max_frames if count is None else min(count, self._max_frames)
         aspect = stream.sample_aspect_ratio or Fraction(1)
-        if decoding.straightener.orientation.transposed:
+        if decoding.normalizer.orientation.transposed:
             aspect = 1 / aspect
         return StreamInfo(
             source_id=self._id,

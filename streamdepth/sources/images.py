@@ -1,4 +1,4 @@
-"""Pictures as frames: a folder, a glob or a list of files, in natural order."""
+"""Images as frames: a folder, a glob or a list of files, in natural order."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from streamdepth.core.base_source import BaseSource
 from streamdepth.core.clock import Clock, SystemClock
 from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.core.frame import ColorTags, Frame, StreamInfo
-from streamdepth.media.pillow import picture_from_pil
+from streamdepth.media.pillow import image_from_pil
 from streamdepth.sources.explain import check_readable, shown
-from streamdepth.sources.listing import pictures_at
+from streamdepth.sources.listing import images_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -26,16 +26,16 @@ _NOTES_AT_MOST = 20
 
 
 class ImagesSource(BaseSource):
-    """One frame per picture, ``1 / rate`` apart, as rgb24; each keeps its own size.
+    """One frame per image, ``1 / rate`` apart, as rgb24; each keeps its own size.
 
     Args:
         paths: a folder, a glob such as ``"shots/*.png"``, one file, or a list of files (kept in the order given).
-        rate: frames per second the pictures stand for.
+        rate: frames per second the images stand for.
         clock: stamps ``captured_ns``.
         source_id: name for people; None = the folder's, pattern's or file's own.
 
-    A picture that cannot be decoded is left out and counted in ``dropped`` (``corrupt``, ``missing``, ``unreadable``);
-    its place in time stays empty. It is an error only where no picture at all is good.
+    An image that cannot be decoded is left out and counted in ``dropped`` (``corrupt``, ``missing``, ``unreadable``);
+    its place in time stays empty. It is an error only where no image at all is good.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class ImagesSource(BaseSource):
         self._given = paths
         listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
         if not listed:
-            raise UsageError("a list of pictures needs at least one file")
+            raise UsageError("a list of images needs at least one file")
         more = f" and {len(listed) - 1} more" if len(listed) > 1 else ""
         super().__init__(source_id or shown(Path(listed[0]).name or listed[0]) + more)
         self._rate = Fraction(rate)
@@ -69,7 +69,7 @@ class ImagesSource(BaseSource):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """One line about each picture that was left out, the first twenty."""
+        """One line about each image that was left out, the first twenty."""
         return tuple(self._notes)
 
     def open(self) -> StreamInfo:
@@ -77,23 +77,23 @@ class ImagesSource(BaseSource):
             return self._info
         self._files = self._find()
         for index, path in enumerate(self._files):
-            picture = self._decode(path)
-            if picture is not None:
-                self._first = index, picture
+            image = self._decode(path)
+            if image is not None:
+                self._first = index, image
                 break
         else:
             more = f" (nor any of {len(self._files) - 1} more)" if len(self._files) > 1 else ""
-            raise SourceError(f"{self._notes[0]}{more}; give a picture that opens in a viewer", source=self._id)
+            raise SourceError(f"{self._notes[0]}{more}; give an image that opens in a viewer", source=self._id)
         self._info = StreamInfo(
             source_id=self._id,
-            width_px=picture.width,
-            height_px=picture.height,
-            pix_fmt=picture.format.name,
+            width_px=image.width,
+            height_px=image.height,
+            pix_fmt=image.format.name,
             time_base=1 / self._rate,
             rate=self._rate,
             frame_count=len(self._files),
             duration_seconds=float(len(self._files) / self._rate),
-            color=ColorTags.of(picture),
+            color=ColorTags.of(image),
         )
         return self._info
 
@@ -104,17 +104,17 @@ class ImagesSource(BaseSource):
         for index in range(start, len(self._files)):
             if self._stop.is_set():
                 return
-            picture = ready if index == start else self._decode(self._files[index])
-            if picture is None:
+            image = ready if index == start else self._decode(self._files[index])
+            if image is None:
                 continue
-            picture.pts, picture.time_base = index, 1 / self._rate
+            image.pts, image.time_base = index, 1 / self._rate
             yield Frame(
                 self._id,
                 index,
                 index,
                 1 / self._rate,
                 self._clock.monotonic_ns(),
-                picture,
+                image,
                 key=True,
                 path=self._files[index],
             )
@@ -132,31 +132,31 @@ class ImagesSource(BaseSource):
     def _find(self) -> list[Path]:
         if not isinstance(self._given, str | os.PathLike):
             return [Path(path) for path in self._given]
-        found = pictures_at(self._given)
+        found = images_at(self._given)
         if len(found) == 1:
             check_readable(found[0])
         return found
 
     def _decode(self, path: Path) -> av.VideoFrame | None:
-        """The picture, or None after counting why not."""
+        """The image, or None after counting why not."""
         from PIL import Image
 
         try:
             with Image.open(path) as image:
-                return picture_from_pil(image)
+                return image_from_pil(image)
         except FileNotFoundError:
             self._leave_out("missing", path, "no such file")
         except PermissionError:
             self._leave_out("unreadable", path, "may not be read")
         except IsADirectoryError:
-            self._leave_out("unreadable", path, "is a folder, not a picture")
+            self._leave_out("unreadable", path, "is a folder, not an image")
         except Image.DecompressionBombError:
             self._leave_out("corrupt", path, f"claims more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels")
         except (OSError, SyntaxError, ValueError, EOFError, OverflowError, MemoryError, TypeError) as error:
             # Pillow's decoders raise any of these on damaged files.
             empty = path.is_file() and path.stat().st_size == 0
             reason = " ".join(str(error).split("\n")[:1])
-            what = "is empty (0 bytes)" if empty else "is not a picture Pillow can read, or it is damaged"
+            what = "is empty (0 bytes)" if empty else "is not an image Pillow can read, or it is damaged"
             self._leave_out("corrupt", path, what if empty or "cannot identify" in reason else f"{what} ({reason})")
         return None
 

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from streamdepth.core.errors import SourceError, SourceNotFoundError
-from streamdepth.media.pillow import PICTURE_SUFFIXES
+from streamdepth.media.pillow import IMAGE_SUFFIXES
 from streamdepth.sources.explain import nearest_name, shown
 
 
@@ -18,9 +18,9 @@ def natural_key(path: str | os.PathLike[str]) -> tuple[tuple[int, int, str], ...
     return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part.casefold()) for part in parts if part)
 
 
-def is_picture(path: str | os.PathLike[str]) -> bool:
-    """True where a name ends as a picture's does."""
-    return Path(path).suffix.lower() in PICTURE_SUFFIXES
+def is_image(path: str | os.PathLike[str]) -> bool:
+    """True where a name ends as an image's does."""
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -53,19 +53,19 @@ def files_matching(pattern: str) -> list[Path]:
     return sorted(found, key=natural_key)
 
 
-def pictures_at(text: str | os.PathLike[str]) -> list[Path]:
-    """The pictures that a folder, a glob or a file's name stands for; a file is not looked at.
+def images_at(text: str | os.PathLike[str]) -> list[Path]:
+    """The images that a folder, a glob or a file's name stands for; a file is not looked at.
 
     Raises:
-        SourceNotFoundError: a folder without pictures, or a glob that matches nothing.
+        SourceNotFoundError: a folder without images, or a glob that matches nothing.
         SourceError: a folder that may not be listed.
     """
     path = Path(text)
     if path.is_dir():
-        found = [file for file in files_in(path) if is_picture(file)]
+        found = [file for file in files_in(path) if is_image(file)]
         if not found:
             raise SourceNotFoundError(
-                f"{shown(path)} holds no pictures; give a folder with PNG, JPEG, TIFF, WebP or the like in it",
+                f"{shown(path)} holds no images; give a folder with PNG, JPEG, TIFF, WebP or the like in it",
                 source=shown(path),
             )
         return found

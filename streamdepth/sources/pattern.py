@@ -31,7 +31,7 @@ _OPTIONS = ("size", "rate", "frames", "seed", "counter")
 class PatternSource(BaseSource):
     """A walk along a colonnade, drawn as it is read: the same frames for the same arguments, any number of times.
 
-    Pictures are yuv420p, BT.709, limited range, like a camera's or a file's.
+    Images are yuv420p, BT.709, limited range, like a camera's or a file's.
 
     Args:
         width_px, height_px: 1..16384 each.
@@ -130,11 +130,11 @@ class PatternSource(BaseSource):
             rgb = scene.draw(float(index / self._rate))
             if self._counter:
                 draw_counter(rgb, index)
-            picture = _to_picture(rgb)
-            picture.pts, picture.time_base = index, 1 / self._rate
+            image = _to_image(rgb)
+            image.pts, image.time_base = index, 1 / self._rate
             if self._stop.is_set():
                 return
-            yield Frame(self.id, index, index, 1 / self._rate, self._clock.monotonic_ns(), picture, key=True)
+            yield Frame(self.id, index, index, 1 / self._rate, self._clock.monotonic_ns(), image, key=True)
             index += 1
 
     def again(self) -> PatternSource:
@@ -172,7 +172,7 @@ def read_counter(rgb: NDArray[np.uint8]) -> int:
     """The number :func:`draw_counter` wrote, 0..2**24 - 1; ``rgb``: uint8 [H, W, 3] or [H, W], scaled or not.
 
     Raises:
-        ValueError: there is no such number in the picture, or it cannot be read without doubt.
+        ValueError: there is no such number in the image, or it cannot be read without doubt.
     """
     word = 0
     for bit in range(_BITS):
@@ -180,14 +180,14 @@ def read_counter(rgb: NDArray[np.uint8]) -> int:
         inset = (right - left) / 4
         core = rgb[round(top + inset) : round(bottom - inset), round(left + inset) : round(right - inset)]
         if core.size == 0:
-            raise ValueError(f"a picture of {rgb.shape[1]}x{rgb.shape[0]} is too small to hold a frame counter")
+            raise ValueError(f"an image of {rgb.shape[1]}x{rgb.shape[0]} is too small to hold a frame counter")
         level = float(core.mean())
         if 96 < level < 160:
             raise ValueError("the frame counter cannot be read: a cell is neither black nor white")
         word |= int(level >= 160) << bit
     number = word & 0xFFFFFF
     if word >> 24 != _check(number):
-        raise ValueError("there is no frame counter in the picture, or it is damaged")
+        raise ValueError("there is no frame counter in the image, or it is damaged")
     return number
 
 
@@ -202,14 +202,14 @@ def _check(number: int) -> int:
     return (number ^ number >> 8 ^ number >> 16) & 0xFF ^ 0xA5
 
 
-def _to_picture(rgb: NDArray[np.uint8]) -> av.VideoFrame:
+def _to_image(rgb: NDArray[np.uint8]) -> av.VideoFrame:
     import av
 
-    picture = av.VideoFrame.from_numpy_buffer(rgb, format="rgb24").reformat(
+    image = av.VideoFrame.from_numpy_buffer(rgb, format="rgb24").reformat(
         format="yuv420p", src_color_range=2, dst_colorspace=_COLOR.matrix, dst_color_range=_COLOR.range
     )
-    _COLOR.apply(picture)
-    return picture
+    _COLOR.apply(image)
+    return image
 
 
 def _number(name: str, text: str) -> Fraction:

@@ -39,7 +39,7 @@ class Scene:
     """Draws frames of one size and seed. Not thread-safe: one instance a thread.
 
     Args:
-        width_px, height_px: size of the pictures, from 1x1.
+        width_px, height_px: size of the images, from 1x1.
         seed: another seed, another world.
     """
 
@@ -54,7 +54,7 @@ class Scene:
         self._prepare_ground()
 
     def draw(self, seconds: float) -> NDArray[np.uint8]:
-        """The picture at a time as a new uint8 [H, W, 3] array, RGB."""
+        """The image at a time as a new uint8 [H, W, 3] array, RGB."""
         rgb = np.empty((self._height, self._width, 3), np.uint8)
         travelled = _SPEED_M_PER_S * seconds
         sway = 0.5 * math.sin(0.5 * seconds)
@@ -314,7 +314,7 @@ class Ball(Thing):
 def _clip_box(
     rgb: NDArray[np.uint8], left: float, top: float, right: float, bottom: float
 ) -> tuple[int, int, int, int] | None:
-    """Whole pixels a rectangle covers inside the picture, None where there are none."""
+    """Whole pixels a rectangle covers inside the image, None where there are none."""
     height, width = rgb.shape[:2]
     x0, y0 = max(0, math.floor(left)), max(0, math.floor(top))
     x1, y1 = min(width, math.ceil(right)), min(height, math.ceil(bottom))

@@ -19,7 +19,7 @@ from streamdepth.sources.explain import nearest_name, shown
 from streamdepth.sources.file import FileSource, check_limits, is_url, seconds_fraction
 from streamdepth.sources.images import ImagesSource
 from streamdepth.sources.limit import LimitedSource
-from streamdepth.sources.listing import files_in, files_matching, is_picture
+from streamdepth.sources.listing import files_in, files_matching, is_image
 from streamdepth.sources.pattern import PatternSource
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ Kind = Literal["camera", "test", "live", "web", "images", "file"]
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """One source that a text stands for. ``value``: camera, URL or path; ``paths``: its pictures, where several."""
+    """One source that a text stands for. ``value``: camera, URL or path; ``paths``: its images, where several."""
 
     kind: Kind
     value: str | int
@@ -60,7 +60,7 @@ def source_for(
     start_seconds: float | Fraction = 0,
     duration_seconds: float | Fraction | None = None,
     max_frames: int | None = None,
-    picture_rate: Fraction = Fraction(25),
+    image_rate: Fraction = Fraction(25),
     camera_size: tuple[int, int] | None = None,
     camera_rate: Fraction | float | None = None,
     threads: int = 0,
@@ -71,11 +71,11 @@ def source_for(
     """The one source that ``text`` stands for. Looks what is there; of an http(s) URL it also reads the beginning.
 
     Args:
-        text: a video or picture file; a folder or glob of pictures; a camera's index (``0``), device (``/dev/video0``)
+        text: a video or image file; a folder or glob of images; a camera's index (``0``), device (``/dev/video0``)
             or name; ``test:`` with options; ``rtsp://`` and other network streams; ``http(s)://``. A file called like
             a camera or a protocol is named with its folder: ``./0``.
         start_seconds, duration_seconds, max_frames: the part of it to give.
-        picture_rate: frames per second pictures stand for.
+        image_rate: frames per second images stand for.
         camera_size, camera_rate: what to ask a camera for.
         threads, hwaccel: of decoding, see :class:`~streamdepth.sources.file.FileSource`.
         clock: stamps frames.
@@ -92,7 +92,7 @@ def source_for(
             f"{shown(text)} stands for {len(found)} videos; give them one by one, or all of them to expand()"
         )
     options = _Options(
-        start_seconds, duration_seconds, max_frames, picture_rate, camera_size, camera_rate, threads,
+        start_seconds, duration_seconds, max_frames, image_rate, camera_size, camera_rate, threads,
         HwAccel.parse(hwaccel), clock, live,
     )  # fmt: skip
     _check_camera(found, options)
@@ -105,7 +105,7 @@ def expand(
     start_seconds: float | Fraction = 0,
     duration_seconds: float | Fraction | None = None,
     max_frames: int | None = None,
-    picture_rate: Fraction = Fraction(25),
+    image_rate: Fraction = Fraction(25),
     camera_size: tuple[int, int] | None = None,
     camera_rate: Fraction | float | None = None,
     threads: int = 0,
@@ -120,7 +120,7 @@ def expand(
     if not texts:
         raise UsageError("no source given; name a file, a folder, a camera (0), a URL or test:")
     options = _Options(
-        start_seconds, duration_seconds, max_frames, picture_rate, camera_size, camera_rate, threads,
+        start_seconds, duration_seconds, max_frames, image_rate, camera_size, camera_rate, threads,
         HwAccel.parse(hwaccel), clock, live,
     )  # fmt: skip
     found = [one for text in texts for one in _find(os.fspath(text))]
@@ -144,7 +144,7 @@ class _Options:
     start_seconds: float | Fraction
     duration_seconds: float | Fraction | None
     max_frames: int | None
-    picture_rate: Fraction
+    image_rate: Fraction
     camera_size: tuple[int, int] | None
     camera_rate: Fraction | float | None
     threads: int
@@ -202,7 +202,7 @@ def _make(found: _Found, options: _Options, name: str | None) -> Source:
         return options.limited(PatternSource.from_text(text, clock=options.clock, source_id=name or "test:"))
     if found.kind == "images":
         paths: str | tuple[str, ...] = found.paths if found.paths else text
-        return options.limited(ImagesSource(paths, rate=options.picture_rate, clock=options.clock, source_id=name))
+        return options.limited(ImagesSource(paths, rate=options.image_rate, clock=options.clock, source_id=name))
     if found.kind == "live":
         if options.start_seconds:
             raise UsageError(f"{redact(text)}: a live source has no start to choose; leave --start out")
@@ -253,7 +253,7 @@ def _find(text: str) -> list[_Found]:
     if path.is_dir():
         return _find_in_folder(path)
     if _exists(path):
-        return [_Found("images" if is_picture(path) else "file", text)]
+        return [_Found("images" if is_image(path) else "file", text)]
     if glob.has_magic(text):
         return _find_glob(text)
     return [_find_camera(text, path)]
@@ -290,32 +290,32 @@ def _find_url(text: str) -> _Found:
 
 def _find_in_folder(folder: Path) -> list[_Found]:
     files = files_in(folder)
-    pictures = [path for path in files if is_picture(path)]
+    images = [path for path in files if is_image(path)]
     videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
-    if not pictures and not videos:
-        what = "holds neither videos nor pictures" if files else "is empty"
+    if not images and not videos:
+        what = "holds neither videos nor images" if files else "is empty"
         raise SourceNotFoundError(
-            f"{shown(folder)} {what}; name a folder with videos or pictures directly in it, or a file",
+            f"{shown(folder)} {what}; name a folder with videos or images directly in it, or a file",
             source=shown(folder),
         )
-    _refuse_mixture(str(folder), pictures, videos, shown(folder / "*.mp4"))
-    return [_Found("images", str(folder))] if pictures else [_Found("file", str(video)) for video in videos]
+    _refuse_mixture(str(folder), images, videos, shown(folder / "*.mp4"))
+    return [_Found("images", str(folder))] if images else [_Found("file", str(video)) for video in videos]
 
 
 def _find_glob(pattern: str) -> list[_Found]:
     files = files_matching(pattern)
-    pictures = [path for path in files if is_picture(path)]
-    videos = [path for path in files if not is_picture(path)]
-    _refuse_mixture(pattern, pictures, videos, "*.mp4")
-    if pictures:
-        return [_Found("images", pattern, tuple(map(str, pictures)))]
+    images = [path for path in files if is_image(path)]
+    videos = [path for path in files if not is_image(path)]
+    _refuse_mixture(pattern, images, videos, "*.mp4")
+    if images:
+        return [_Found("images", pattern, tuple(map(str, images)))]
     return [_Found("file", str(video)) for video in videos]
 
 
-def _refuse_mixture(text: str, pictures: list[Path], videos: list[Path], example: str) -> None:
-    if pictures and videos:
+def _refuse_mixture(text: str, images: list[Path], videos: list[Path], example: str) -> None:
+    if images and videos:
         raise UsageError(
-            f"{shown(text)} holds {len(pictures)} pictures and {len(videos)} videos; say which with a pattern such as "
+            f"{shown(text)} holds {len(images)} images and {len(videos)} videos; say which with a pattern such as "
             f"{example!r}"
         )
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 
 class Timeline:
-    """Turns the pts of decoded frames into strictly rising ones. One per run of a source; not thread-safe.
+    """ReorderBuffer the pts of decoded frames into strictly rising ones. One per run of a source; not thread-safe.
 
     Where no frame has a pts (AVI), its decoding time is the next best, as in FFmpeg. A frame with neither (raw
     streams), or one without pts among others, follows its predecessor by that one's duration or by the stream's rate.

@@ -14,8 +14,8 @@ import numpy as np
 from streamdepth.core.base_source import BaseSource
 from streamdepth.core.clock import Clock, SystemClock
 from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
-from streamdepth.core.frame import ColorTags, Frame, StreamInfo, picture_from_array
-from streamdepth.net.abandonable import Detached, InterruptedCall
+from streamdepth.core.frame import ColorTags, Frame, StreamInfo, image_from_array
+from streamdepth.net.abandonable import AbandonableCalls, InterruptedCall
 from streamdepth.sources.cameras import Camera, find_camera, list_cameras
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Capture(Protocol):
 class WebcamSource(BaseSource):
     """Frames of a camera, newest first served: what nobody takes in time is overtaken and counted (``overtaken``).
 
-    Pictures are bgr24 and share OpenCV's memory. pts are the time since the first frame, in 1/90000 s.
+    Images are bgr24 and share OpenCV's memory. pts are the time since the first frame, in 1/90000 s.
 
     Reading happens on a thread of its own, so ``interrupt`` works while the device hangs; that thread releases the
     camera as soon as the device answers. Tested at OpenCV's boundary with made-up devices, for want of a camera.
@@ -73,7 +73,7 @@ class WebcamSource(BaseSource):
         if (width is None) != (height is None):
             raise UsageError("ask a camera for width and height together, or for neither")
         if (width is not None and width < 1) or (height is not None and height < 1):
-            raise UsageError(f"a camera's picture is at least 1x1, not {width}x{height}")
+            raise UsageError(f"a camera's image is at least 1x1, not {width}x{height}")
         if rate is not None and not 0 < rate <= 1000:
             raise UsageError(f"a camera's rate is above 0 and up to 1000 frames per second, not {rate}")
         if timeout_seconds <= 0:
@@ -86,7 +86,7 @@ class WebcamSource(BaseSource):
         self._timeout_seconds = timeout_seconds
         self._open_capture = open_capture or _open_opencv
         self._cameras = cameras
-        self._detached = Detached(f"streamdepth-{self._id}")
+        self._detached = AbandonableCalls(f"streamdepth-{self._id}")
         self._release_lock = threading.Lock()
         self._capture: Capture | None = None
         self._first: tuple[int, NDArray[np.uint8]] | None = None
@@ -103,11 +103,11 @@ class WebcamSource(BaseSource):
         return dict(self._dropped)
 
     def open(self) -> StreamInfo:
-        """Open the camera and wait for its first picture.
+        """Open the camera and wait for its first image.
 
         Raises:
             SourceNotFoundError: no such camera.
-            SourceError: it cannot be opened, is in use, or gives no picture in time.
+            SourceError: it cannot be opened, is in use, or gives no image in time.
         """
         if self._info is not None:
             return self._info
@@ -122,7 +122,7 @@ class WebcamSource(BaseSource):
             raise SourceError(f"{self._id}: interrupted while it was opened", source=self._id) from interrupted
         except TimeoutError as error:
             raise SourceError(
-                f"{self._id}: no picture within {self._timeout_seconds:g} s; "
+                f"{self._id}: no image within {self._timeout_seconds:g} s; "
                 "unplug it and plug it in again, or see who uses it",
                 source=self._id,
             ) from error
@@ -137,7 +137,7 @@ class WebcamSource(BaseSource):
         capture = self._capture
         begun_ns = self._first[0]
         last_pts = -1
-        pictures = self._detached.iterate(
+        images = self._detached.iterate(
             self._read(capture, self._first),
             depth=1,
             finished=lambda: self._release(capture),
@@ -146,15 +146,15 @@ class WebcamSource(BaseSource):
         )
         self._first = None
         try:
-            for index, captured_ns, array in pictures:
+            for index, captured_ns, array in images:
                 pts = max(last_pts + 1, (captured_ns - begun_ns) * 9 // 100_000)
                 last_pts = pts
-                picture = picture_from_array(array, "hw_gray" if array.ndim == 2 else "hwc_bgr")
-                picture.pts, picture.time_base = pts, _TIME_BASE
-                yield Frame(self._id, index, pts, _TIME_BASE, captured_ns, picture, key=True)
+                image = image_from_array(array, "hw_gray" if array.ndim == 2 else "hwc_bgr")
+                image.pts, image.time_base = pts, _TIME_BASE
+                yield Frame(self._id, index, pts, _TIME_BASE, captured_ns, image, key=True)
         except TimeoutError as error:
             raise SourceError(
-                f"{self._id}: gave no picture for {self._timeout_seconds:g} s; is it still plugged in?", source=self._id
+                f"{self._id}: gave no image for {self._timeout_seconds:g} s; is it still plugged in?", source=self._id
             ) from error
 
     def again(self) -> None:
@@ -203,9 +203,7 @@ class WebcamSource(BaseSource):
                 good, array = capture.read()
                 if good and array is not None:
                     return capture, (self._clock.monotonic_ns(), array)
-            raise SourceError(
-                f"{self._id}: opens but gives no picture; another program may be using it", source=self._id
-            )
+            raise SourceError(f"{self._id}: opens but gives no image; another program may be using it", source=self._id)
         except BaseException:
             capture.release()
             raise
@@ -266,9 +264,7 @@ class WebcamSource(BaseSource):
             bad = 0
             yield index, self._clock.monotonic_ns(), array
             index += 1
-        raise SourceError(
-            f"{self._id}: stopped giving pictures after {index}; is it still plugged in?", source=self._id
-        )
+        raise SourceError(f"{self._id}: stopped giving images after {index}; is it still plugged in?", source=self._id)
 
     def _release(self, capture: Capture) -> None:
         with self._release_lock:

@@ -7,7 +7,7 @@ Not run by the tests, which need neither torch nor transformers. To regenerate, 
     python tests/goldens/make_goldens.py
 
 For each architecture it writes a folder with a random-weight network of a few thousand parameters (``model.onnx``), the
-configuration files ``transformers`` saves beside it, and ``golden.npz``: for each picture of ``pictures.npz`` the
+configuration files ``transformers`` saves beside it, and ``golden.npz``: for each pixels of ``images.npz`` the
 pipeline's ``predicted_depth`` and ``depth``, the network's raw output, and every fifth row and column of its input.
 
 DPT, GLPN and ZoeDepth use the PIL back end of their image processor (the reference back end, and the only one the
@@ -39,7 +39,7 @@ def prepare_torchvision() -> None:
     globals()["_library"] = library  # its registrations end with it
 
 
-def picture(width: int, height: int, seed: int) -> np.ndarray:
+def pixels(width: int, height: int, seed: int) -> np.ndarray:
     """Gradients, a few hard-edged shapes and fine stripes: something for every error of a resize to show on."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
@@ -313,7 +313,7 @@ def export(
     path.write_bytes(proto.SerializeToString())
 
 
-def write(name: str, build, pictures: dict[str, np.ndarray]) -> None:
+def write(name: str, build, images: dict[str, np.ndarray]) -> None:
     import onnxruntime as ort
     from PIL import Image
     from transformers.pipelines.depth_estimation import DepthEstimationPipeline
@@ -325,7 +325,7 @@ def write(name: str, build, pictures: dict[str, np.ndarray]) -> None:
     enliven(model)
     folder = HERE / name
     folder.mkdir(exist_ok=True)
-    example = processor(images=Image.fromarray(pictures["0"]), return_tensors="pt")["pixel_values"]
+    example = processor(images=Image.fromarray(images["0"]), return_tensors="pt")["pixel_values"]
     export(Wrapped(model, outputs), example, folder / "model.onnx", outputs, dynamic=fixed is None)
     model.config.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -345,7 +345,7 @@ def write(name: str, build, pictures: dict[str, np.ndarray]) -> None:
     session = ort.InferenceSession(str(folder / "model.onnx"))
     arrays: dict[str, np.ndarray] = {}
     worst = 0.0
-    for key, rgb in pictures.items():
+    for key, rgb in images.items():
         image = Image.fromarray(rgb)
         inputs = processor(images=image, return_tensors="pt")["pixel_values"]
         with torch.no_grad():
@@ -370,10 +370,10 @@ def write(name: str, build, pictures: dict[str, np.ndarray]) -> None:
 def main() -> None:
     warnings.simplefilter("ignore")
     prepare_torchvision()
-    pictures = {str(n): picture(w, h, n) for n, (w, h) in enumerate(SIZES)}
-    np.savez_compressed(HERE / "pictures.npz", **pictures)
+    images = {str(n): pixels(w, h, n) for n, (w, h) in enumerate(SIZES)}
+    np.savez_compressed(HERE / "images.npz", **images)
     for build in (depth_anything, dpt, dpt_padded, glpn, zoedepth, depth_pro):
-        write(build.__name__, build, pictures)
+        write(build.__name__, build, images)
     import transformers
 
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}

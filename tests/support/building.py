@@ -18,7 +18,7 @@ _RULES = Preprocessing(width_px=48, height_px=32, keep_aspect=False, multiple_of
 
 
 def two_models(folder: Path) -> tuple[ModelSpec, ModelSpec]:
-    """Told apart by their depth of a black picture: it rises by 1, or falls, from top to bottom."""
+    """Told apart by their depth of a black image: it rises by 1, or falls, from top to bottom."""
     paths = (write_depth_model(folder / f"{n}.onnx", inverse=n == 0) for n in range(2))
     first, second = (resolve(path, preprocessing=_RULES) for path in paths)
     return first, second
@@ -31,10 +31,10 @@ class FakeBuild:
         self.ended = threading.Event()
         self.failed = ""
         self.closed = 0
-        self.picture: tuple[int, int] | None = None
+        self.image: tuple[int, int] | None = None
 
-    def __call__(self, picture: tuple[int, int]) -> FakeBuild:
-        self.picture = picture
+    def __call__(self, image: tuple[int, int]) -> FakeBuild:
+        self.image = image
         return self
 
     def done(self) -> bool:

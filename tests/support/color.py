@@ -38,19 +38,19 @@ def stream_info(width: int, height: int, pix_fmt: str, color: ColorTags | None =
     return StreamInfo("test", width, height, pix_fmt, Fraction(1, 25), color=color or ColorTags())
 
 
-def random_picture(width: int, height: int, pix_fmt: str, seed: int = 0) -> av.VideoFrame:
+def random_image(width: int, height: int, pix_fmt: str, seed: int = 0) -> av.VideoFrame:
     """Noise in every plane, within the nominal range of 8 or 10 bits; alpha, where there is any, opaque."""
     rng = np.random.default_rng(seed)
-    picture = av.VideoFrame(width, height, pix_fmt)
+    image = av.VideoFrame(width, height, pix_fmt)
     bits = BITS.get(pix_fmt, 8)
-    for plane in picture.planes:
+    for plane in image.planes:
         words = np.frombuffer(memoryview(plane), np.dtype(np.uint8 if bits == 8 else np.uint16))
         words[:] = rng.integers(0, 1 << bits, words.size) << (6 if pix_fmt == "p010le" else 0)
         if pix_fmt == "rgba":
             words[3::4] = 255
-    picture.pts = 7
-    picture.time_base = Fraction(1, 25)
-    return picture
+    image.pts = 7
+    image.time_base = Fraction(1, 25)
+    return image
 
 
 def smooth_depth(width: int, height: int, seed: int = 0, sense: Sense = Sense.RELATIVE_INVERSE) -> DepthMap:
@@ -120,12 +120,12 @@ def box(values: NDArray[np.float64], step_x: int, step_y: int) -> NDArray[np.flo
     return np.asarray(np.nanmean(blocks, axis=(1, 3)))
 
 
-def channels(picture: av.VideoFrame) -> list[NDArray[np.float64]]:
-    """Every component of a picture as float64 [h, w] at its own resolution: Y, U, V or R, G, B (, A)."""
-    name, width, height = picture.format.name, picture.width, picture.height
+def channels(image: av.VideoFrame) -> list[NDArray[np.float64]]:
+    """Every component of an image as float64 [h, w] at its own resolution: Y, U, V or R, G, B (, A)."""
+    name, width, height = image.format.name, image.width, image.height
 
     def words(index: int, count: int, rows: int) -> NDArray[np.float64]:
-        plane = picture.planes[index]
+        plane = image.planes[index]
         kind = np.dtype(np.uint8 if BITS.get(name, 8) == 8 else np.uint16)
         table = np.frombuffer(memoryview(plane), kind).reshape(-1, plane.line_size // kind.itemsize)
         return np.asarray(table[:rows, :count] >> (6 if name == "p010le" else 0), dtype=np.float64)
@@ -146,7 +146,7 @@ def channels(picture: av.VideoFrame) -> list[NDArray[np.float64]]:
 
 
 def overlay(
-    picture: av.VideoFrame,
+    image: av.VideoFrame,
     near: NDArray[np.float64],
     entries: NDArray[np.uint8],
     alpha: tuple[float, float],
@@ -154,9 +154,9 @@ def overlay(
     full: bool,
 ) -> list[NDArray[np.float64]]:
     """What an overlay's components should be, unrounded."""
-    name = picture.format.name
+    name = image.format.name
     bits = BITS.get(name, 8)
-    source = channels(picture)
+    source = channels(image)
     if name in PACKED:
         rgb, opacity = colour(near, entries, alpha)
         return [old * (1 - opacity) + opacity * 255 * rgb[:, :, i] for i, old in enumerate(source[:3])]

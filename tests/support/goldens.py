@@ -22,14 +22,14 @@ INPUT_STRIDE = 5
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """One architecture: its model, and what the pipeline gave for each picture."""
+    """One architecture: its model, and what the pipeline gave for each image."""
 
     spec: ModelSpec
-    pictures: dict[str, NDArray[np.uint8]]
+    images: dict[str, NDArray[np.uint8]]
     arrays: dict[str, NDArray[Any]]
 
 
 def load(architecture: str) -> Golden:
     spec = resolve(FOLDER / architecture / "model.onnx")
-    with np.load(FOLDER / "pictures.npz") as pictures, np.load(FOLDER / architecture / "golden.npz") as arrays:
-        return Golden(spec, dict(pictures), dict(arrays))
+    with np.load(FOLDER / "images.npz") as images, np.load(FOLDER / architecture / "golden.npz") as arrays:
+        return Golden(spec, dict(images), dict(arrays))

@@ -155,7 +155,7 @@ _OPTIONS = {
 def encode_ts(
     count: int, *, codec: str = "libx264", key_every: int = 10, damaged: int | None = None, lost: int | None = None
 ) -> list[bytes]:
-    """MPEG-TS of a moving bar, a chunk a picture; one of them spoilt, or left out before it was multiplexed."""
+    """MPEG-TS of a moving bar, a chunk an image; one of them spoilt, or left out before it was multiplexed."""
     sink = io.BytesIO()
     chunks = []
     with av.open(sink, "w", format="mpegts") as container:
@@ -169,9 +169,9 @@ def encode_ts(
         for index in range(count):
             pixels = rng.integers(0, 60, (96, 160, 3), dtype=np.uint8)
             pixels[:, (index * 7) % 140 : (index * 7) % 140 + 20] = 250
-            picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            picture.pts = index
-            for packet in stream.encode(picture):
+            image = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            image.pts = index
+            for packet in stream.encode(image):
                 if index == damaged:
                     data = bytearray(bytes(packet))
                     data[len(data) // 3 : len(data) // 3 + 400] = bytes(400)

@@ -37,7 +37,7 @@ _FAST: dict[str, dict[str, str]] = {
 def draw_marks(index: int, width: int, height: int) -> NDArray[np.uint8]:
     """Gradient (red rises to the right, green downwards), white block in the top left corner, and moving blue bars.
 
-    Every one of the eight orientations of the picture is different, and so are neighbouring frames.
+    Every one of the eight orientations of the image is different, and so are neighbouring frames.
     """
     rgb = np.zeros((height, width, 3), np.uint8)
     rgb[..., 0] = np.linspace(40, 215, width).astype(np.uint8)
@@ -57,7 +57,7 @@ def draw_index(index: int, width: int, height: int) -> NDArray[np.uint8]:
 
 
 def read_index(rgb: NDArray[np.uint8]) -> int:
-    """The index ``draw_index`` wrote, from a picture of any size with the same aspect ratio."""
+    """The index ``draw_index`` wrote, from an image of any size with the same aspect ratio."""
     height, width = rgb.shape[:2]
     cell, top = width // COUNTER_CELLS, height - max(8, height // 8)
     row = (top + height) // 2
@@ -96,9 +96,9 @@ def write_clip(
         time_base: unit of ``pts``; None = 1/rate. Containers with their own unit round it (MP4: pass 1/90000).
         audio: a 440 Hz tone as long as the video (AAC; Opus in WebM).
         subtitles: one line of text per second (mov_text in MP4/MOV, WebVTT in WebM, SubRip elsewhere).
-        rotation: degrees clockwise (0, 90, 180, 270) a player must turn the coded picture by; ``mirror``: then flip
+        rotation: degrees clockwise (0, 90, 180, 270) a player must turn the coded image by; ``mirror``: then flip
             it left to right. MP4/MOV only: the track's matrix is written into the file's bytes.
-        color: tags written into stream and frames; the picture is converted with that matrix and range.
+        color: tags written into stream and frames; the image is converted with that matrix and range.
         draw: what is in frame ``index``.
     """
     path = Path(path)
@@ -129,9 +129,9 @@ def write_clip(
         lines = _add_lines(out, path) if subtitles else None
         out.start_encoding()
         for stamp, index in zip(stamps, range(frames), strict=True):
-            picture = _encode_picture(draw(index, width, height), pix_fmt, tags)
-            picture.pts, picture.time_base = stamp, base
-            out.mux(video.encode(picture))
+            image = _encode_image(draw(index, width, height), pix_fmt, tags)
+            image.pts, image.time_base = stamp, base
+            out.mux(video.encode(image))
         out.mux(video.encode(None))
         if tone is not None:
             _write_tone(out, tone, seconds)
@@ -155,7 +155,7 @@ def write_audio(path: str | Path, *, seconds: float = 1.0) -> Path:
 def write_track_matrix(path: str | Path, *, rotation: int = 0, mirror: bool = False) -> None:
     """Write the display matrix of every video track of an MP4/MOV into its ``tkhd`` box (ISO/IEC 14496-12, 8.3.2).
 
-    Independent of any library's idea of signs: a point p of the coded picture is shown at p * [[a, b], [c, d]],
+    Independent of any library's idea of signs: a point p of the coded image is shown at p * [[a, b], [c, d]],
     x to the right and y down.
     """
     turn = math.radians(rotation)
@@ -197,7 +197,7 @@ def decode_rgb(path: str | Path) -> list[NDArray[np.uint8]]:
         ]
 
 
-def decode_pictures(path: str | Path) -> list[av.VideoFrame]:
+def decode_images(path: str | Path) -> list[av.VideoFrame]:
     """Every frame of the best video stream as decoded."""
     with av.open(str(path)) as container:
         return list(container.decode(cast("VideoStream", container.streams.best("video"))))
@@ -221,18 +221,18 @@ def audio_samples(path: str | Path) -> NDArray[np.float32]:
         return np.concatenate(parts).astype(np.float32) if parts else np.zeros(0, np.float32)
 
 
-def _encode_picture(rgb: NDArray[np.uint8], pix_fmt: str, tags: ColorTags) -> av.VideoFrame:
+def _encode_image(rgb: NDArray[np.uint8], pix_fmt: str, tags: ColorTags) -> av.VideoFrame:
     source = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
     if pix_fmt in ("rgb24", "gbrp", "bgr0", "rgba", "pal8"):
-        picture = source.reformat(format=pix_fmt)
+        image = source.reformat(format=pix_fmt)
     else:
         matrix = {1: 1, 9: 9}.get(tags.matrix, 5)
         full = tags.range == 2 or pix_fmt.startswith(("yuvj", "gray"))
-        picture = source.reformat(
+        image = source.reformat(
             format=pix_fmt, src_color_range=2, dst_colorspace=matrix, dst_color_range=2 if full else 1
         )
-    tags.apply(picture)
-    return picture
+    tags.apply(image)
+    return image
 
 
 def _add_tone(out: av.container.OutputContainer, path: Path) -> AudioStream:

@@ -1,4 +1,4 @@
-"""Pictures as the colour stage paints them."""
+"""Images as the colour stage paints them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def render(
-    picture: av.VideoFrame, depth: DepthMap, look: Look, span: DepthRange | None = None, threads: int = 1
+    image: av.VideoFrame, depth: DepthMap, look: Look, span: DepthRange | None = None, threads: int = 1
 ) -> av.VideoFrame:
-    """One picture through a colour stage of its own, which keeps what it promised of it."""
-    stream = color.stream_info(picture.width, picture.height, picture.format.name, ColorTags.of(picture))
+    """One image through a colour stage of its own, which keeps what it promised of it."""
+    stream = color.stream_info(image.width, image.height, image.format.name, ColorTags.of(image))
     with Colorizer(stream, threads=threads) as colorizer:
-        out = colorizer.render(picture, depth, span or color.span(depth), look)
-        info = colorizer.picture_info(look)
+        out = colorizer.render(image, depth, span or color.span(depth), look)
+        info = colorizer.image_info(look)
     assert (out.width, out.height, out.format.name) == (info.width_px, info.height_px, info.pix_fmt)
     assert ColorTags.of(out) == info.color
     return out

@@ -20,7 +20,7 @@ import av
 import numpy as np
 import pytest
 
-from streamdepth.core.frame import DepthMap, DepthRange, Frame, PictureInfo, Result, Sense, StreamInfo
+from streamdepth.core.frame import DepthMap, DepthRange, Frame, ImageInfo, Result, Sense, StreamInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -207,21 +207,21 @@ def stream_info(width_px: int = 160, height_px: int = 90, rate: int | None = 25)
     )
 
 
-def picture_info(width_px: int = 160, height_px: int = 90) -> PictureInfo:
-    return PictureInfo(width_px, height_px, "yuv420p")
+def image_info(width_px: int = 160, height_px: int = 90) -> ImageInfo:
+    return ImageInfo(width_px, height_px, "yuv420p")
 
 
 def make_result(index: int, width_px: int = 160, height_px: int = 90, *, noise: bool = False) -> Result:
-    """A result whose picture is a moving ramp, or noise, which no encoder makes small."""
+    """A result whose image is a moving ramp, or noise, which no encoder makes small."""
     if noise:
         planes = np.random.default_rng(index).integers(0, 256, (height_px * 3 // 2, width_px), dtype=np.uint8)
     else:
         planes = np.full((height_px * 3 // 2, width_px), 128, np.uint8)
         planes[:height_px] = (np.arange(width_px) + index * 4) % 200 + 20
-    picture = av.VideoFrame.from_ndarray(planes, format="yuv420p")
-    frame = Frame("test", index, index * 3600, Fraction(1, 90_000), time.monotonic_ns(), picture)
+    image = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+    frame = Frame("test", index, index * 3600, Fraction(1, 90_000), time.monotonic_ns(), image)
     depth = DepthMap(np.ones((2, 2), np.float32), Sense.RELATIVE_INVERSE)
-    return Result(frame, depth, DepthRange(0.0, 1.0), picture)
+    return Result(frame, depth, DepthRange(0.0, 1.0), image)
 
 
 class Feeder:
@@ -240,7 +240,7 @@ class Feeder:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
-        # Few pictures made ahead: making noise must not be what limits the rate.
+        # Few images made ahead: making noise must not be what limits the rate.
         results = [self._make(index) for index in range(8)]
         while not self._stop.wait(self._seconds):
             started = time.monotonic()
@@ -262,16 +262,16 @@ class Feeder:
 
 
 def watch(url: str, count: int, *, transport: str = "tcp") -> list[av.VideoFrame]:
-    """Decode ``count`` pictures with libav as a player would; fewer where the stream ends."""
+    """Decode ``count`` images with libav as a player would; fewer where the stream ends."""
     options = {"rtsp_transport": transport, "analyzeduration": "200000", "fpsprobesize": "0", "timeout": "8000000"}
-    pictures: list[av.VideoFrame] = []
+    images: list[av.VideoFrame] = []
     with av.open(url, options=options, timeout=(8.0, 8.0)) as container:
         container.streams.video[0].codec_context.thread_type = "SLICE"
-        for picture in container.decode(video=0):
-            pictures.append(picture)
-            if len(pictures) >= count:
+        for image in container.decode(video=0):
+            images.append(image)
+            if len(images) >= count:
                 break
-    return pictures
+    return images
 
 
 class RawClient:

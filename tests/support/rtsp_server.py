@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from streamdepth.core.look import Look, LookControl
 from streamdepth.sinks.rtsp.server import RtspServerSink
-from tests.support.rtsp import picture_info, stream_info
+from tests.support.rtsp import image_info, stream_info
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ def serving(
     url: str = "rtsp://127.0.0.1:0/depth", *, width_px: int = 160, height_px: int = 90, **options: object
 ) -> Iterator[RtspServerSink]:
     sink = make_sink(url, **options)
-    sink.open(stream_info(width_px, height_px), picture_info(width_px, height_px))
+    sink.open(stream_info(width_px, height_px), image_info(width_px, height_px))
     try:
         yield sink
     finally:

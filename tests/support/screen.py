@@ -60,8 +60,8 @@ def screenshot(display: str, path: Path) -> NDArray[np.uint8]:
         pytest.skip("ImageMagick is not installed")
     command = ["import", "-display", display, "-window", "root", str(path)]
     subprocess.run(command, check=True, timeout=20, capture_output=True)
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"), np.uint8)
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"), np.uint8)
 
 
 class ManualClock:
@@ -94,8 +94,8 @@ class FakeWindow:
         assert title
         self.size = (width_px, height_px)
 
-    def show(self, picture: NDArray[np.uint8]) -> None:
-        self.shown.append((self.clock.now_ns, picture))
+    def show(self, image: NDArray[np.uint8]) -> None:
+        self.shown.append((self.clock.now_ns, image))
 
     def poll(self, wait_ms: int) -> int:
         assert wait_ms >= 1

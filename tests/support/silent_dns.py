@@ -88,12 +88,12 @@ def _refused(source: LiveSource | FileSource) -> str:
 def _sink(timeout_seconds: float) -> RtspPublishSink:
     from streamdepth.core.look import Look, LookControl
     from streamdepth.sinks.rtsp.publish import RtspPublishSink
-    from tests.support.rtsp import picture_info, stream_info
+    from tests.support.rtsp import image_info, stream_info
 
     sink = RtspPublishSink(
         "rtsp://camera.example/in", control=LookControl(Look()), timeout_seconds=timeout_seconds, environ={}
     )
-    sink.open(stream_info(), picture_info())
+    sink.open(stream_info(), image_info())
     return sink
 
 

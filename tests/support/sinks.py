@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 
-from streamdepth.core.frame import ColorTags, DepthMap, DepthRange, Frame, PictureInfo, Result, Sense, StreamInfo
+from streamdepth.core.frame import ColorTags, DepthMap, DepthRange, Frame, ImageInfo, Result, Sense, StreamInfo
 from streamdepth.core.look import Look, LookControl
 
 if TYPE_CHECKING:
@@ -45,24 +45,24 @@ def stream_info(
     )
 
 
-def picture_info(info: StreamInfo) -> PictureInfo:
-    return PictureInfo(info.width_px, info.height_px, info.pix_fmt, info.color)
+def image_info(info: StreamInfo) -> ImageInfo:
+    return ImageInfo(info.width_px, info.height_px, info.pix_fmt, info.color)
 
 
 def info_of(path: Path, **more: Any) -> StreamInfo:
     """A file as a source would describe it."""
     with av.open(str(path)) as container:
         stream = cast("av.video.stream.VideoStream", container.streams.best("video"))
-        picture = next(container.decode(stream))
+        image = next(container.decode(stream))
         return StreamInfo(
             source_id=path.name,
-            width_px=picture.width,
-            height_px=picture.height,
-            pix_fmt=picture.format.name,
+            width_px=image.width,
+            height_px=image.height,
+            pix_fmt=image.format.name,
             time_base=cast("Fraction", stream.time_base),
             rate=stream.average_rate,
             duration_seconds=None if container.duration is None else container.duration / 1e6,
-            color=ColorTags.of(picture),
+            color=ColorTags.of(image),
             sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
             media_path=str(path),
             **more,
@@ -70,12 +70,12 @@ def info_of(path: Path, **more: Any) -> StreamInfo:
 
 
 def paint(width: int, height: int, index: int, pix_fmt: str = "yuv420p") -> av.VideoFrame:
-    """A picture that differs from its neighbours."""
+    """An image that differs from its neighbours."""
     y, x = np.mgrid[:height, :width]
     channels = [(x * 4 + index * 8) % 256, (y * 4 + index * 3) % 256, np.full_like(x, (index * 16) % 256)]
     rgb = np.stack(channels, axis=-1).astype(np.uint8)
-    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-    return picture if pix_fmt == "rgb24" else picture.reformat(format=pix_fmt)
+    image = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+    return image if pix_fmt == "rgb24" else image.reformat(format=pix_fmt)
 
 
 def depth_map(values: NDArray[Any] | None = None, *, sense: Sense = Sense.METRIC_M, index: int = 0) -> DepthMap:
@@ -86,7 +86,7 @@ def depth_map(values: NDArray[Any] | None = None, *, sense: Sense = Sense.METRIC
 
 
 def result(
-    picture: av.VideoFrame,
+    image: av.VideoFrame,
     pts: int,
     *,
     index: int = 0,
@@ -95,16 +95,16 @@ def result(
     captured_ns: int = 0,
     path: Path | None = None,
 ) -> Result:
-    frame = Frame("clip", index, pts, time_base, captured_ns, picture, path=path)
-    return Result(frame, depth or depth_map(index=index), DepthRange(0.0, 10.0), picture)
+    frame = Frame("clip", index, pts, time_base, captured_ns, image, path=path)
+    return Result(frame, depth or depth_map(index=index), DepthRange(0.0, 10.0), image)
 
 
 def results_of(path: Path) -> Iterator[Result]:
-    """Every frame of a file with itself as the coloured picture."""
+    """Every frame of a file with itself as the coloured image."""
     with av.open(str(path)) as container:
         stream = cast("av.video.stream.VideoStream", container.streams.best("video"))
-        for index, picture in enumerate(container.decode(stream)):
-            yield result(picture, cast("int", picture.pts), index=index, time_base=cast("Fraction", picture.time_base))
+        for index, image in enumerate(container.decode(stream)):
+            yield result(image, cast("int", image.pts), index=index, time_base=cast("Fraction", image.time_base))
 
 
 def painted(
@@ -119,9 +119,9 @@ def painted(
         yield result(paint(width, height, index, pix_fmt), pts, index=index, time_base=time_base)
 
 
-def run_sink(sink: Sink, info: StreamInfo, results: Iterable[Result], picture: PictureInfo | None = None) -> None:
+def run_sink(sink: Sink, info: StreamInfo, results: Iterable[Result], image: ImageInfo | None = None) -> None:
     """What the pipeline does with one sink, on this thread."""
-    sink.open(info, picture or picture_info(info))
+    sink.open(info, image or image_info(info))
     try:
         for item in results:
             sink.process(item)

@@ -15,7 +15,7 @@ from av.video.reformatter import VideoReformatter
 
 from streamdepth.core.base_sink import BaseSink
 from streamdepth.core.clock import Clock, SystemClock
-from streamdepth.core.frame import DepthMap, Frame, PictureInfo, Result, Sense, StreamInfo
+from streamdepth.core.frame import DepthMap, Frame, ImageInfo, Result, Sense, StreamInfo
 from streamdepth.core.look import Look, LookControl
 
 if TYPE_CHECKING:
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 TIME_BASE = Fraction(1, 25)
 
 
-def flat_picture(level: int, width: int = 32, height: int = 16) -> av.VideoFrame:
+def flat_image(level: int, width: int = 32, height: int = 16) -> av.VideoFrame:
     rgb = np.full((height, width, 3), level % 256, np.uint8)
     return av.VideoFrame.from_ndarray(rgb, format="rgb24")
 
 
 class ScriptedSource:
-    """Gives ``count`` pictures whose brightness is their index, or what ``picture`` makes.
+    """Gives ``count`` images whose brightness is their index, or what ``image`` makes.
 
     ``before(index)`` runs on the capture thread before each frame: raise, block or wait there.
     """
@@ -44,8 +44,8 @@ class ScriptedSource:
         *,
         name: str = "scripted",
         live: bool = False,
-        rereadable: bool = True,
-        picture: Callable[[int], av.VideoFrame] = flat_picture,
+        repeatable: bool = True,
+        image: Callable[[int], av.VideoFrame] = flat_image,
         before: Callable[[int], None] | None = None,
         dropped: Mapping[str, int] | None = None,
         clock: Clock | None = None,
@@ -53,8 +53,8 @@ class ScriptedSource:
         self.count = count
         self.opened = self.closed = self.interrupted = 0
         self.on_interrupt: Callable[[], None] | None = None
-        self._name, self._live, self._rereadable = name, live, rereadable
-        self._picture, self._before, self._dropped = picture, before, dict(dropped or {})
+        self._name, self._live, self._repeatable = name, live, repeatable
+        self._image, self._before, self._dropped = image, before, dict(dropped or {})
         self._stop = threading.Event()
         self._clock = clock or SystemClock()
 
@@ -76,7 +76,7 @@ class ScriptedSource:
 
     def open(self) -> StreamInfo:
         self.opened += 1
-        first = self._picture(0)
+        first = self._image(0)
         return StreamInfo(
             self._name,
             first.width,
@@ -94,10 +94,10 @@ class ScriptedSource:
                 self._before(index)
             if self._stop.is_set():
                 return
-            yield Frame(self._name, index, index, TIME_BASE, self._clock.monotonic_ns(), self._picture(index))
+            yield Frame(self._name, index, index, TIME_BASE, self._clock.monotonic_ns(), self._image(index))
 
     def again(self) -> ScriptedSource | None:
-        return ScriptedSource(self.count, name=self._name, picture=self._picture) if self._rereadable else None
+        return ScriptedSource(self.count, name=self._name, image=self._image) if self._repeatable else None
 
     def interrupt(self) -> None:
         self.interrupted += 1
@@ -125,7 +125,7 @@ class RecordingSink(BaseSink):
         self.results: list[Result] = []
         self.threads: set[str] = set()
         self.calls: list[str] = []
-        self.picture: PictureInfo | None = None
+        self.image: ImageInfo | None = None
         self._live, self._on_caller_thread, self._before = live, on_caller_thread, before
 
     @property
@@ -136,9 +136,9 @@ class RecordingSink(BaseSink):
     def on_caller_thread(self) -> bool:
         return self._on_caller_thread
 
-    def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:  # noqa: ARG002
+    def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:  # noqa: ARG002
         self.calls.append("open")
-        self.picture = picture
+        self.image = image
 
     def process(self, result: Result) -> None:
         if self._before is not None:
@@ -160,14 +160,14 @@ class RecordingSink(BaseSink):
 class FakeSlot:
     def __init__(self, size: tuple[int, int], batch: int) -> None:
         self.size = size
-        self.pictures: list[av.VideoFrame | None] = [None] * batch
+        self.images: list[av.VideoFrame | None] = [None] * batch
 
-    def write(self, row: int, picture: av.VideoFrame) -> None:
-        self.pictures[row] = picture
+    def write(self, row: int, image: av.VideoFrame) -> None:
+        self.images[row] = image
 
 
 class FakeEngine:
-    """Depth = a ramp whose level is the picture's brightness. ``before(batch number)`` runs before each batch."""
+    """Depth = a ramp whose level is the image's brightness. ``before(batch number)`` runs before each batch."""
 
     def __init__(
         self,
@@ -196,10 +196,10 @@ class FakeEngine:
             self._before(len(self.batches))
         self.batches.append(count)
         maps = []
-        for picture in slot.pictures[:count]:
-            assert picture is not None
-            # the picture's own converter would keep two threads as long as it lives
-            level = float(VideoReformatter().reformat(picture, format="gray").to_ndarray().mean())
+        for image in slot.images[:count]:
+            assert image is not None
+            # the image's own converter would keep two threads as long as it lives
+            level = float(VideoReformatter().reformat(image, format="gray").to_ndarray().mean())
             maps.append(DepthMap(self._depth(level), Sense.RELATIVE_INVERSE))
         return maps
 

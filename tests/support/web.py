@@ -83,7 +83,7 @@ class Running:
 
     def begin(self) -> None:
         self._thread.start()
-        eventually(lambda: self.site.feed.count or self.error, "a first picture", 20)
+        eventually(lambda: self.site.feed.count or self.error, "a first image", 20)
         if self.error is not None:
             raise self.error
 
@@ -306,13 +306,13 @@ def http(
 
 
 def read_parts(stream: BinaryIO, count: int) -> list[bytes]:
-    """The first pictures of a Motion JPEG answer."""
-    pictures: list[bytes] = []
-    while len(pictures) < count:
+    """The first images of a Motion JPEG answer."""
+    images: list[bytes] = []
+    while len(images) < count:
         length = 0
         while line := stream.readline().strip():
             if line.lower().startswith(b"content-length:"):
                 length = int(line.split(b":")[1])
         if length:
-            pictures.append(stream.read(length))
-    return pictures
+            images.append(stream.read(length))
+    return images

@@ -134,7 +134,7 @@ $("snapshot").addEventListener("click", snapshot);
 async function snapshot() {
   try {
     const held = await (await ask("/v1/live/snapshot", { method: "POST" })).json();
-    for (const url of [held.picture, held.depth]) {
+    for (const url of [held.image, held.depth]) {
       const link = document.createElement("a");
       link.href = url;
       link.download = "";

@@ -93,7 +93,7 @@ function roundUp(value) {
 
 const label = (value) => (value >= 1000 ? `${Number((value / 1000).toPrecision(2))}k` : `${Number(value.toPrecision(3))}`);
 
-const SHOWN = ["inbox", "batches", "depths", "sinks"];
+const SHOWN = ["frame_queue", "batches", "depths", "sinks"];
 const FULL = 4;
 
 export function drawQueues(place, queues) {

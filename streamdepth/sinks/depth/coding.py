@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 CODES = 65535
 METRIC_SCALE_M = 0.001
-"""Millimetres, the unit of 16-bit depth pictures everywhere (``16UC1`` of ROS, RGB-D data sets): up to 65.535 m."""
+"""Millimetres, the unit of 16-bit depth images everywhere (``16UC1`` of ROS, RGB-D data sets): up to 65.535 m."""
 
 # Codes kept free at both ends, against the rounding of interpolated float32 values.
 _MARGIN = 0.4
@@ -49,11 +49,11 @@ class Coding:
 def first_coding(sense: Sense, span: tuple[float, float] | None) -> Coding:
     """The coding a stream begins with.
 
-    Metric depth takes millimetres. Relative depth has no unit, so the first picture's span decides, with once its
-    width free on either side: 21845 steps over what the first picture shows.
+    Metric depth takes millimetres. Relative depth has no unit, so the first image's span decides, with once its
+    width free on either side: 21845 steps over what the first image shows.
 
     Args:
-        span: lowest and highest value of the first picture, None where it has none.
+        span: lowest and highest value of the first image, None where it has none.
     """
     if sense is Sense.METRIC_M:
         default = Coding(METRIC_SCALE_M)

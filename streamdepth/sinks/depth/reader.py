@@ -35,14 +35,14 @@ class DepthFrame(NamedTuple):
         time_base: seconds per pts unit.
         values: float32 [H, W], NaN where there is none.
         sense: what a value means; ``unit`` is ``"m"`` where that is metres, else empty.
-        carried: moved here from frames near by (``--model-every``), not given by the model for this one.
+        propagated: moved here from frames near by (``--model-every``), not given by the model for this one.
     """
 
     pts: int
     time_base: Fraction
     values: NDArray[np.float32]
     sense: Sense
-    carried: bool = False
+    propagated: bool = False
 
     @property
     def seconds(self) -> float:
@@ -122,7 +122,7 @@ class DepthReader:
         self._store.close()
 
     def _frame(self, record: FrameRecord, values: NDArray[np.float32]) -> DepthFrame:
-        return DepthFrame(record.pts, self.metadata.time_base, values, self.metadata.sense, record.carried)
+        return DepthFrame(record.pts, self.metadata.time_base, values, self.metadata.sense, record.propagated)
 
     def __enter__(self) -> DepthReader:
         return self
@@ -183,7 +183,7 @@ class _Video:
         import av
 
         with self._open() as source:
-            pictures: deque[tuple[int, NDArray[np.uint16]]] = deque()
+            images: deque[tuple[int, NDArray[np.uint16]]] = deque()
             records: deque[FrameRecord] = deque()
             video = source.streams.video[0]
             text = source.streams.subtitles[0] if source.streams.subtitles else None
@@ -195,9 +195,9 @@ class _Video:
                             records.append(FrameRecord.from_json(bytes(packet), coding))
                             coding = records[-1].coding
                     else:
-                        pictures.extend(_codes(packet))
-                    while pictures and (records or text is None):
-                        stamp, codes = pictures.popleft()
+                        images.extend(_codes(packet))
+                    while images and (records or text is None):
+                        stamp, codes = images.popleft()
                         record = records.popleft() if text is not None else self._stand_in(stamp)
                         yield record, codes
             except (av.FFmpegError, ValueError):

@@ -36,7 +36,7 @@ class DepthMetadata:
         width_px, height_px: size of the depth.
         time_base: seconds per unit of a frame's pts.
         origin_seconds: media time that is 0 in the file's own clock.
-        model, model_revision: what made it. version: the streamdepth that wrote it. source: where pictures came from.
+        model, model_revision: what made it. version: the streamdepth that wrote it. source: where images came from.
     """
 
     sense: Sense
@@ -115,12 +115,12 @@ class DepthMetadata:
 @dataclass(frozen=True, slots=True)
 class FrameRecord:
     """One frame: its own pts, the coding of its codes, its file where it has one of its own, and whether its depth was
-    carried from other frames."""
+    propagated from other frames."""
 
     pts: int
     coding: Coding
     file: str = ""
-    carried: bool = False
+    propagated: bool = False
 
     def to_json(self, before: Coding | None) -> bytes:
         """Compact JSON; the coding only where it differs from the frame ``before``."""
@@ -129,8 +129,8 @@ class FrameRecord:
             record["file"] = self.file
         if self.coding != before:
             record |= {"scale": self.coding.scale, "offset": self.coding.offset}
-        if self.carried:
-            record["carried"] = True
+        if self.propagated:
+            record["propagated"] = True
         return json.dumps(record, separators=(",", ":")).encode()
 
     @classmethod
@@ -143,4 +143,4 @@ class FrameRecord:
         if not isinstance(record, dict) or not isinstance(record.get("pts"), int):
             raise ValueError("a frame's record needs a pts")
         coding = Coding(float(record["scale"]), float(record["offset"])) if "scale" in record else before
-        return cls(record["pts"], coding, str(record.get("file", "")), record.get("carried") is True)
+        return cls(record["pts"], coding, str(record.get("file", "")), record.get("propagated") is True)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
 
-    from streamdepth.core.frame import DepthMap, PictureInfo, Result, Sense, StreamInfo
+    from streamdepth.core.frame import DepthMap, ImageInfo, Result, Sense, StreamInfo
 
 Size = Literal["source", "model"]
 _MILLISECONDS = 1000
@@ -107,7 +107,7 @@ class DepthVideoSink(_DepthSink):
     """Depth as FFV1 ``gray16le`` in Matroska: lossless, seekable, and readable by anything with FFmpeg.
 
     ``value = offset + scale * code``, code 0 = no depth; scale, offset, sense, model and version are tags of the file.
-    Metric models use millimetres. For relative ones the first picture decides, with room to both sides. A later frame
+    Metric models use millimetres. For relative ones the first image decides, with room to both sides. A later frame
     that does not fit is never clipped: the coding changes from that frame on (counted as ``recoded``). A second track
     holds each frame's own pts to the tick (Matroska's clock counts milliseconds) and such changes, as JSON text.
     :func:`streamdepth.read_depth` reads all of it.
@@ -117,7 +117,7 @@ class DepthVideoSink(_DepthSink):
     Args:
         path: file to write, ``.mkv``.
         overwrite: replace a file that is there.
-        size: ``"source"`` = the pictures' size (of the first one; others are fitted inside), ``"model"`` = the model's.
+        size: ``"source"`` = the images' size (of the first one; others are fitted inside), ``"model"`` = the model's.
         model, model_revision: recorded in the file.
     """
 
@@ -132,7 +132,7 @@ class DepthVideoSink(_DepthSink):
     ) -> None:
         super().__init__(Path(path), overwrite=overwrite, size=size, model=model, model_revision=model_revision)
         if self._path.suffix.lower() != ".mkv":
-            raise UsageError(f"{self._path}: depth video is Matroska; name it .mkv, or name a folder/ for pictures")
+            raise UsageError(f"{self._path}: depth video is Matroska; name it .mkv, or name a folder/ for images")
         self._created = self._closed = self._flushed = False
         self._muxed: MuxedFile | None = None
         self._video: VideoStream | None = None
@@ -141,7 +141,7 @@ class DepthVideoSink(_DepthSink):
         self._box = (0, 0)
         self._frames = 0
 
-    def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:  # noqa: ARG002 - takes no pictures
+    def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:  # noqa: ARG002 - takes no images
         """
         Raises:
             UsageError: the output is the input.
@@ -170,16 +170,16 @@ class DepthVideoSink(_DepthSink):
         stamp = int(seconds * _MILLISECONDS + Fraction(1, 2))
         pts = int(result.frame.pts * result.frame.time_base / info.time_base)
         # The record first: a file cut off anywhere then never holds a frame without the meaning of its codes.
-        described = FrameRecord(pts, self._coding, carried=result.depth.carried)
+        described = FrameRecord(pts, self._coding, propagated=result.depth.propagated)
         record = av.Packet(described.to_json(self._written))
         record.stream, record.time_base = self._records, Fraction(1, _MILLISECONDS)
         record.pts = record.dts = stamp
         record.duration = 1
         self._muxed.mux(record)
         self._written = self._coding
-        picture = av.VideoFrame.from_ndarray(codes, format="gray16le")
-        picture.pts, picture.time_base = stamp, Fraction(1, _MILLISECONDS)
-        self._muxed.mux(self._video.encode(picture))
+        image = av.VideoFrame.from_ndarray(codes, format="gray16le")
+        image.pts, image.time_base = stamp, Fraction(1, _MILLISECONDS)
+        self._muxed.mux(self._video.encode(image))
         self._frames += 1
 
     def flush(self) -> None:
@@ -264,7 +264,7 @@ class DepthFolderSink(_DepthSink):
         self._index: io.BufferedWriter | None = None
         self._written: Coding | None = None
 
-    def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:  # noqa: ARG002 - takes no pictures
+    def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:  # noqa: ARG002 - takes no images
         """
         Raises:
             OutputExistsError: the folder holds something and may not be overwritten.
@@ -287,7 +287,7 @@ class DepthFolderSink(_DepthSink):
         path = self._names(result.frame)
         write_whole(path, content)
         pts = int(result.frame.pts * result.frame.time_base / self._info.time_base)
-        self._append(FrameRecord(pts, self._coding, path.name, result.depth.carried).to_json(self._written))
+        self._append(FrameRecord(pts, self._coding, path.name, result.depth.propagated).to_json(self._written))
         self._written = self._coding
 
     def close(self) -> None:
@@ -324,7 +324,7 @@ def known_values(depth: DepthMap) -> NDArray[np.float32]:
 
 
 def resized(values: NDArray[np.float32], size_px: tuple[int, int]) -> NDArray[np.float32]:
-    """Bilinear, as the pictures show it; no depth where the nearest value is none."""
+    """Bilinear, as the images show it; no depth where the nearest value is none."""
     from streamdepth.colorize.resize import resize_bilinear
 
     return resize_bilinear(values, *size_px)

@@ -44,7 +44,7 @@ def digest_response(credentials: Credentials, method: str, fields: dict[str, str
     return digest(f"{a1}:{fields['nonce']}:{a2}")
 
 
-class Gatekeeper:
+class Authenticator:
     """Decides who may come in. Stateless but for its key, so there is no table of nonces to fill. Thread-safe."""
 
     def __init__(self, credentials: Credentials, clock: Clock, realm: str = "streamdepth") -> None:

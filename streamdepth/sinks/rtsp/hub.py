@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from streamdepth.core.clock import Clock
-    from streamdepth.sinks.rtsp.auth import Gatekeeper
+    from streamdepth.sinks.rtsp.auth import Authenticator
     from streamdepth.sinks.rtsp.media import AccessUnit
 
 _CHECK_SECONDS = 0.5
@@ -54,7 +54,7 @@ class Hub:
         path: str,
         ssrc: int,
         settings: Settings,
-        gatekeeper: Gatekeeper | None,
+        authenticator: Authenticator | None,
         describe: Callable[[str, str], str],
         request_key: Callable[[], None],
         clock: Clock,
@@ -63,7 +63,7 @@ class Hub:
         self.path = path
         self.ssrc = ssrc
         self.settings = settings
-        self.gatekeeper = gatekeeper
+        self.authenticator = authenticator
         self.describe = describe
         self.request_key = request_key
         self.udp_ports: tuple[int, int] | None = None
@@ -109,7 +109,7 @@ class Hub:
             self._thread.join(timeout_seconds)
 
     def broadcast(self, unit: AccessUnit, wall_seconds: float) -> None:
-        """Hand a picture to every viewer. Never blocks; a loop that is far behind loses pictures, counted."""
+        """Hand an image to every viewer. Never blocks; a loop that is far behind loses images, counted."""
         loop = self._loop
         with self._lock:
             if loop is None or self._pending >= _WORST_PENDING:
@@ -127,12 +127,12 @@ class Hub:
             self._counts[what] += 1
 
     def count_dropped(self, cause: str) -> None:
-        """A picture that one viewer did not get."""
+        """An image that one viewer did not get."""
         with self._lock:
             self._dropped[cause] += 1
 
     def counters(self) -> tuple[dict[str, int], dict[str, int]]:
-        """(events, pictures single viewers did not get by cause)."""
+        """(events, images single viewers did not get by cause)."""
         with self._lock:
             return dict(self._counts), dict(self._dropped)
 

@@ -1,4 +1,4 @@
-"""Pictures to H.264, H.264 to RTP, and its description (SDP)."""
+"""Images to H.264, H.264 to RTP, and its description (SDP)."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _Shape = tuple[tuple[int, int], ColorTags]
 
 @dataclass(frozen=True, slots=True)
 class AccessUnit:
-    """One encoded picture, in RTP packets.
+    """One encoded image, in RTP packets.
 
     Attributes:
-        packets: complete RTP packets in order: the picture's, its last with the marker bit, then the delimiter of the
-            next picture where the encoder announces those.
+        packets: complete RTP packets in order: the image's, its last with the marker bit, then the delimiter of the
+            next image where the encoder announces those.
         key: a decoder can start here.
-        rtp_time: RTP time stamp of the picture's packets, 0..2**32-1.
+        rtp_time: RTP time stamp of the image's packets, 0..2**32-1.
     """
 
     packets: tuple[bytes, ...]
@@ -46,21 +46,21 @@ class AccessUnit:
 
 
 class Encoder:
-    """Pictures of any size and format to RTP: x264, zero latency, one slice a picture. One thread at a time.
+    """Images of any size and format to RTP: x264, zero latency, one slice an image. One thread at a time.
 
     Players depacketise an IDR of several slices wrongly in places, and the ``zerolatency`` tune slices by threads, so
-    one thread it is. A picture of another size starts a new encoder within the same RTP stream, its parameter sets
+    one thread it is. An image of another size starts a new encoder within the same RTP stream, its parameter sets
     sent in band (RFC 6184 8.4).
 
     Args:
-        rate: nominal pictures a second; real times may differ.
+        rate: nominal images a second; real times may differ.
         bitrate: bits a second the encoder aims at and never passes for long; None = constant quality.
         gop_seconds: longest distance between key frames.
         preset: x264's speed.
         low_latency: with a bit rate, buffer a quarter second of it at most, so that no key frame is a burst that a link
             chokes on; False = a second, which leaves key frames more bits.
-        announce: send the access unit delimiter (ITU-T H.264 7.3.2.4) of the next picture right after each one, with
-            the time that one will carry. FFmpeg's RTSP reader, and the players on it, find the end of a picture by the
+        announce: send the access unit delimiter (ITU-T H.264 7.3.2.4) of the next image right after each one, with
+            the time that one will carry. FFmpeg's RTSP reader, and the players on it, find the end of an image by the
             start of the next: without it they show everything one interval late (measured: 33 ms at 30 fps).
     """
 
@@ -93,32 +93,32 @@ class Encoder:
     def ssrc(self) -> int:
         return self._packetizer.ssrc
 
-    def encode(self, picture: av.VideoFrame, pts: int, *, key: bool) -> AccessUnit:
-        """Encode one picture.
+    def encode(self, image: av.VideoFrame, pts: int, *, key: bool) -> AccessUnit:
+        """Encode one image.
 
         Args:
             pts: in 1/90000 s; an announced time within two intervals of it is kept to instead, and one that does not
                 rise is raised to one more than the last.
             key: make it a key frame.
         Raises:
-            SinkError: x264 does not take the picture.
+            SinkError: x264 does not take the image.
         """
         from av.error import FFmpegError
         from av.video.frame import PictureType
 
-        size = (max(picture.width & ~1, 2), max(picture.height & ~1, 2))
+        size = (max(image.width & ~1, 2), max(image.height & ~1, 2))
         try:
-            shape = (size, _color_of(picture))
+            shape = (size, _color_of(image))
             codec = self._codec if self._codec is not None and shape == self._shape else self._start(shape)
-            frame = _own(picture, size)
+            frame = _own(image, size)
             self._last_pts = max(self._stamp(pts), self._last_pts + 1)
             frame.pts, frame.time_base = self._last_pts, TIME_BASE
             frame.pict_type = PictureType.I if key else PictureType.NONE
             packets = codec.encode(frame)
         except FFmpegError as exc:
-            raise SinkError(f"H.264 encoder: does not take pictures of {size[0]}x{size[1]} ({exc.strerror})") from None
+            raise SinkError(f"H.264 encoder: does not take images of {size[0]}x{size[1]} ({exc.strerror})") from None
         if len(packets) != 1:
-            raise SinkError(f"H.264 encoder: held pictures back ({len(packets)} packets for one picture)")
+            raise SinkError(f"H.264 encoder: held images back ({len(packets)} packets for one image)")
         is_key = bool(packets[0].is_keyframe)
         if is_key:
             self._keep_parameter_sets(bytes(packets[0]))
@@ -173,15 +173,15 @@ class Encoder:
                 self.pps = unit
 
 
-def _own(picture: av.VideoFrame, size: tuple[int, int]) -> av.VideoFrame:
-    """A yuv420p frame of our own: pts and type must not be written to a picture other sinks hold too."""
+def _own(image: av.VideoFrame, size: tuple[int, int]) -> av.VideoFrame:
+    """A yuv420p frame of our own: pts and type must not be written to an image other sinks hold too."""
     import av
 
-    frame = picture.reformat(width=size[0], height=size[1], format="yuv420p")
-    if frame is not picture:
+    frame = image.reformat(width=size[0], height=size[1], format="yuv420p")
+    if frame is not image:
         return frame
     copy = av.VideoFrame(size[0], size[1], "yuv420p")
-    for target, source in zip(copy.planes, picture.planes, strict=True):
+    for target, source in zip(copy.planes, image.planes, strict=True):
         if target.line_size == source.line_size and target.buffer_size == source.buffer_size:
             target.update(bytes(source))
             continue
@@ -192,12 +192,12 @@ def _own(picture: av.VideoFrame, size: tuple[int, int]) -> av.VideoFrame:
     return copy
 
 
-def _color_of(picture: av.VideoFrame) -> ColorTags:
+def _color_of(image: av.VideoFrame) -> ColorTags:
     """Tags of what the encoder gets: RGB becomes limited BT.601, which is what swscale makes of it unasked."""
-    if picture.format.is_rgb:
+    if image.format.is_rgb:
         return ColorTags(matrix=6, range=1)
-    tags = ColorTags.of(picture)
-    return replace(tags, range=2) if picture.format.name.startswith("yuvj") else tags
+    tags = ColorTags.of(image)
+    return replace(tags, range=2) if image.format.name.startswith("yuvj") else tags
 
 
 def split_annex_b(data: bytes) -> list[bytes]:
@@ -229,11 +229,11 @@ class _Packetizer:
             self._open()
         packets = self._mux(packet)
         if not packets:
-            raise SinkError("RTP packetiser: kept a picture back")
+            raise SinkError("RTP packetiser: kept an image back")
         return packets
 
     def delimit(self, pts: int) -> tuple[bytes, ...]:
-        """The access unit delimiter of a picture to come, in a packet without the marker: its picture has that."""
+        """The access unit delimiter of an image to come, in a packet without the marker: its image has that."""
         import av
 
         delimiter = av.Packet(_DELIMITER)

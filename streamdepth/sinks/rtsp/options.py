@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import av
 
-    from streamdepth.core.frame import PictureInfo
+    from streamdepth.core.frame import ImageInfo
 
 
 def check_encoding(*, rate: Fraction | float | None, bitrate: int | None, gop_seconds: float, preset: str) -> None:
@@ -24,7 +24,7 @@ def check_encoding(*, rate: Fraction | float | None, bitrate: int | None, gop_se
         UsageError: names the option, its values, and what was given.
     """
     if rate is not None and not 0 < rate <= 240:
-        raise UsageError(f"the output rate is more than 0 and at most 240 pictures a second, not {rate}")
+        raise UsageError(f"the output rate is more than 0 and at most 240 images a second, not {rate}")
     if bitrate is not None and not 10_000 <= bitrate <= 500_000_000:
         raise UsageError(f"bitrate is 10000..500000000 bits a second, not {bitrate}")
     if not 0.1 <= gop_seconds <= 60:
@@ -33,13 +33,13 @@ def check_encoding(*, rate: Fraction | float | None, bitrate: int | None, gop_se
         raise UsageError(f"preset is one of {', '.join(PRESETS)}, not {preset!r}")
 
 
-def black(picture: PictureInfo) -> av.VideoFrame:
-    """A black picture of the size and colour to come."""
+def black(image: ImageInfo) -> av.VideoFrame:
+    """A black image of the size and colour to come."""
     import av
 
-    width_px, height_px = max(picture.width_px & ~1, 2), max(picture.height_px & ~1, 2)
+    width_px, height_px = max(image.width_px & ~1, 2), max(image.height_px & ~1, 2)
     planes = np.full((height_px * 3 // 2, width_px), 128, np.uint8)
     planes[:height_px] = 16
     frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
-    picture.color.apply(frame)
+    image.color.apply(frame)
     return frame

@@ -1,4 +1,4 @@
-"""A steady stream of pictures from an unsteady one."""
+"""A steady stream of images from an unsteady one."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _NS = 1_000_000_000
 
 
 class Due(NamedTuple):
-    """A picture to send now; ``fresh`` where it was not sent before."""
+    """An image to send now; ``fresh`` where it was not sent before."""
 
-    picture: av.VideoFrame
+    image: av.VideoFrame
     now_ns: int
     fresh: bool
 
 
 class Pace:
-    """Holds the newest picture; gives it out when it is new, or again when ``1.5 / rate`` passed without a new one.
+    """Holds the newest image; gives it out when it is new, or again when ``1.5 / rate`` passed without a new one.
 
-    So a picture goes out as soon as it comes, gaps are filled at the output rate, and faster input is thinned to
+    So an image goes out as soon as it comes, gaps are filled at the output rate, and faster input is thinned to
     about that rate (at least ``0.9 / rate`` apart: room for jitter). ``take`` from one thread, the rest from any.
     """
 
@@ -48,18 +48,18 @@ class Pace:
         self.superseded = 0
         self.repeated = 0
 
-    def submit(self, picture: av.VideoFrame) -> None:
-        """Never blocks; a picture that nobody took yet is superseded and counted."""
+    def submit(self, image: av.VideoFrame) -> None:
+        """Never blocks; an image that nobody took yet is superseded and counted."""
         with self._changed:
             if self._fresh:
                 self.superseded += 1
-            self._newest, self._fresh = picture, True
+            self._newest, self._fresh = image, True
             self._changed.notify_all()
 
-    def replace(self, picture: av.VideoFrame) -> None:
+    def replace(self, image: av.VideoFrame) -> None:
         """Change what is repeated, without counting: nobody waits for it."""
         with self._changed:
-            self._newest = picture
+            self._newest = image
 
     def hurry(self) -> None:
         """Repeat now: somebody new is looking."""
@@ -78,7 +78,7 @@ class Pace:
             return self._changed.wait_for(lambda: self._closed or not self._fresh, timeout_seconds)
 
     def take(self, timeout_seconds: float) -> Due | None:
-        """The picture to send now; None after the timeout and once closed."""
+        """The image to send now; None after the timeout and once closed."""
         with self._changed:
             give_up_ns = self._clock.monotonic_ns() + round(timeout_seconds * _NS)
             while not self._closed:
@@ -98,7 +98,7 @@ class Pace:
             return 0
         return (self._given_ns + self._shortest_ns if self._fresh else self._due_ns) - now_ns
 
-    def _give(self, picture: av.VideoFrame, now_ns: int) -> Due:
+    def _give(self, image: av.VideoFrame, now_ns: int) -> Due:
         fresh = self._fresh
         if fresh:
             self._due_ns = now_ns + self._repeat_ns
@@ -109,11 +109,11 @@ class Pace:
         self._fresh = False
         self._given_ns = now_ns
         self._changed.notify_all()
-        return Due(picture, now_ns, fresh)
+        return Due(image, now_ns, fresh)
 
 
 def output_rate(wanted: Fraction | float | None, stream: StreamInfo) -> Fraction:
-    """The rate to send at: the wanted one, else the source's up to 30, else 25 pictures a second."""
+    """The rate to send at: the wanted one, else the source's up to 30, else 25 images a second."""
     if wanted is not None:
         return Fraction(wanted).limit_denominator(1001)
     return min(stream.rate or _DEFAULT_RATE, _FASTEST_DEFAULT)

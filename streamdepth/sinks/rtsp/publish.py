@@ -13,7 +13,7 @@ from streamdepth.core.base_sink import BaseSink
 from streamdepth.core.clock import Clock, SystemClock
 from streamdepth.core.errors import SinkError, StreamDepthError, UsageError
 from streamdepth.net.backoff import Backoff, connected_again
-from streamdepth.net.tls import find_trust
+from streamdepth.net.tls import find_tls_config
 from streamdepth.net.url import find_credentials, parse_live_url
 from streamdepth.sinks.rtsp.media import CLOCK_RATE, Encoder, sdp, sender_report
 from streamdepth.sinks.rtsp.options import black, check_encoding
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from streamdepth.core.frame import PictureInfo, Result, StreamInfo
+    from streamdepth.core.frame import ImageInfo, Result, StreamInfo
     from streamdepth.core.look import LookControl
 
 _ATTEND_SECONDS = 0.1
@@ -36,21 +36,21 @@ _STOP_SECONDS = 0.8
 class RtspPublishSink(BaseSink):
     """Publishes the coloured view as H.264 (RTSP ANNOUNCE and RECORD over TCP), on a thread of its own.
 
-    ``process`` never blocks: it leaves the newest picture for the thread. A server that goes away, refuses, or stands
-    still for ``timeout_seconds`` means: connect again, after a wait that grows and carries jitter, for ever. Pictures
-    of that time are counted as dropped. The last picture is repeated where the input pauses.
+    ``process`` never blocks: it leaves the newest image for the thread. A server that goes away, refuses, or stands
+    still for ``timeout_seconds`` means: connect again, after a wait that grows and carries jitter, for ever. Images
+    of that time are counted as dropped. The last image is repeated where the input pauses.
 
     Args:
         url: ``rtsp://host:port/path`` or ``rtsps://...``; may hold ``user:password@``.
         bitrate: bits a second; None = constant quality.
-        rate: output pictures a second, 0..240; None = the source's, at most 30.
+        rate: output images a second, 0..240; None = the source's, at most 30.
         gop_seconds: longest distance between key frames: what a late viewer behind that server waits at most.
         preset: x264's speed.
         low_latency: see :class:`~streamdepth.sinks.rtsp.media.Encoder`.
         timeout_seconds: > 0, see above.
         retries: failures in a row, the first connection included, before ``process`` raises; None = for ever.
         username, password, credentials_file: see :func:`~streamdepth.net.url.find_credentials`.
-        tls_ca: whom to trust behind ``rtsps``, see :func:`~streamdepth.net.tls.find_trust`.
+        tls_ca: whom to tls behind ``rtsps``, see :func:`~streamdepth.net.tls.find_tls_config`.
     Raises:
         UsageError: an argument that cannot mean anything.
 
@@ -88,7 +88,7 @@ class RtspPublishSink(BaseSink):
         self._credentials = find_credentials(
             self._url, username=username, password=password, credentials_file=credentials_file, environ=environ
         )
-        self._trust = find_trust(tls_ca)
+        self._trust = find_tls_config(tls_ca)
         self._bitrate = bitrate
         self._rate_wanted = rate
         self._gop_seconds = gop_seconds
@@ -101,7 +101,7 @@ class RtspPublishSink(BaseSink):
         self._backoff = Backoff(random or Random())
         self._rate = Fraction(25)
         self._pace: Pace | None = None
-        self._picture: PictureInfo | None = None
+        self._image: ImageInfo | None = None
         self._client: RecordClient | None = None
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -109,7 +109,7 @@ class RtspPublishSink(BaseSink):
         self._connections = 0
         self._sent = 0
         self._sent_again = 0
-        # Two counters, as two threads count: before, and after a picture was queued.
+        # Two counters, as two threads count: before, and after an image was queued.
         self._disconnected = 0
         self._broken = 0
         self._last_error = ""
@@ -136,7 +136,7 @@ class RtspPublishSink(BaseSink):
 
     @property
     def dropped(self) -> Mapping[str, int]:
-        """Pictures given to ``process`` that were not sent, by cause."""
+        """Images given to ``process`` that were not sent, by cause."""
         superseded = self._pace.superseded if self._pace is not None else 0
         found = {"superseded": superseded, "disconnected": self._disconnected + self._broken}
         return {cause: count for cause, count in found.items() if count}
@@ -148,7 +148,7 @@ class RtspPublishSink(BaseSink):
             return ""
         parts = [connected_again(self.reconnects)] if self.reconnects else []
         if lost:
-            parts.append(f"{lost} picture{'s' * (lost != 1)} came while there was no connection")
+            parts.append(f"{lost} image{'s' * (lost != 1)} came while there was no connection")
         return ", ".join(parts)
 
     @property
@@ -165,13 +165,13 @@ class RtspPublishSink(BaseSink):
             }
         )
 
-    def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:
+    def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:
         """Start publishing; a server that is not there (yet) is no error here, its state says so."""
-        if picture is None:
-            raise SinkError(f"{self.name}: publishes pictures, and was given none to come; it needs a look")
+        if image is None:
+            raise SinkError(f"{self.name}: publishes images, and was given none to come; it needs a look")
         if self._thread is not None:
             raise SinkError(f"{self.name}: is open already")
-        self._picture = picture
+        self._image = image
         self._rate = output_rate(self._rate_wanted, stream)
         self._pace = Pace(self._rate, self._clock)
         self._thread = threading.Thread(target=self._work, name=f"rtsp-publish {self.name}", daemon=True)
@@ -182,13 +182,13 @@ class RtspPublishSink(BaseSink):
             raise self._error
         if self._pace is None:
             raise SinkError(f"{self.name}: is not open")
-        if result.picture is None:
-            raise SinkError(f"{self.name}: publishes pictures, and was given a result without one; it needs a look")
+        if result.image is None:
+            raise SinkError(f"{self.name}: publishes images, and was given a result without one; it needs a look")
         if self._state == "live":
-            self._pace.submit(result.picture)
+            self._pace.submit(result.image)
         else:
             self._disconnected += 1
-            self._pace.replace(result.picture)
+            self._pace.replace(result.image)
 
     def flush(self) -> None:
         if self._pace is not None and self._state == "live":
@@ -215,7 +215,7 @@ class RtspPublishSink(BaseSink):
         self._state = "closed"
 
     def _work(self) -> None:
-        assert self._pace is not None and self._picture is not None  # noqa: PT018, S101
+        assert self._pace is not None and self._image is not None  # noqa: PT018, S101
         encoder = Encoder(
             rate=self._rate,
             bitrate=self._bitrate,
@@ -225,7 +225,7 @@ class RtspPublishSink(BaseSink):
         )
         failures = 0
         try:
-            encoder.encode(black(self._picture), 0, key=True)
+            encoder.encode(black(self._image), 0, key=True)
             while not self._stop.is_set():
                 sent = self._sent
                 try:
@@ -282,7 +282,7 @@ class RtspPublishSink(BaseSink):
                 continue
             now_ns = due.now_ns
             # One encoder for all connections: its pts must go on rising.
-            unit = encoder.encode(due.picture, now_ns * CLOCK_RATE // 1_000_000_000, key=key)
+            unit = encoder.encode(due.image, now_ns * CLOCK_RATE // 1_000_000_000, key=key)
             key = False
             report = None
             if now_ns >= report_ns:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from streamdepth.core.clock import Clock
-    from streamdepth.net.tls import Trust
+    from streamdepth.net.tls import TlsConfig
     from streamdepth.net.url import Credentials, LiveUrl
 
 CONTROL = "streamid=0"
@@ -47,17 +47,17 @@ class RecordClient:
     """One connection to a server. ``interrupt`` from any thread, the rest from one.
 
     Args:
-        trust: whom to, behind ``rtsps``.
+        tls: whom to, behind ``rtsps``.
         timeout_seconds: for connecting, for each answer, for the server's sign of life, and for a send to move on.
     """
 
     def __init__(
-        self, url: LiveUrl, credentials: Credentials | None, trust: Trust, *, timeout_seconds: float, clock: Clock
+        self, url: LiveUrl, credentials: Credentials | None, tls: TlsConfig, *, timeout_seconds: float, clock: Clock
     ) -> None:
         self._url = url
         self._location = url.location
         self._credentials = credentials
-        self._trust = trust
+        self._trust = tls
         self._timeout_seconds = timeout_seconds
         self._clock = clock
         self._stop = threading.Event()
@@ -96,7 +96,7 @@ class RecordClient:
         self._next_ask_ns = self._clock.monotonic_ns()
 
     def send(self, packets: tuple[bytes, ...], report: bytes | None = None) -> None:
-        """Send one picture's packets; blocks for at most ``timeout_seconds``.
+        """Send one image's packets; blocks for at most ``timeout_seconds``.
 
         Raises:
             PublishError: the connection broke or the server stands still.
@@ -183,7 +183,7 @@ class RecordClient:
                 sock.close()
                 if isinstance(exc, ssl.SSLError):
                     trouble = tls_error(exc)
-                    raise PublishError(f"{trouble}; {trouble.way_out}") from None
+                    raise PublishError(f"{trouble}; {trouble.hint}") from None
                 problem = _plain(exc)
                 continue
             except PublishError:

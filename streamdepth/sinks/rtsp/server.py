@@ -16,7 +16,7 @@ from streamdepth.core.base_sink import BaseSink
 from streamdepth.core.clock import Clock, SystemClock
 from streamdepth.core.errors import SinkError, StreamDepthError, UsageError
 from streamdepth.net.url import find_credentials, parse_live_url
-from streamdepth.sinks.rtsp.auth import Gatekeeper
+from streamdepth.sinks.rtsp.auth import Authenticator
 from streamdepth.sinks.rtsp.hub import Hub, Settings
 from streamdepth.sinks.rtsp.media import CLOCK_RATE, Encoder, sdp
 from streamdepth.sinks.rtsp.options import black, check_encoding
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from streamdepth.core.frame import PictureInfo, Result, StreamInfo
+    from streamdepth.core.frame import ImageInfo, Result, StreamInfo
     from streamdepth.core.look import LookControl
 
 _KEY_PAUSE_NS = 500_000_000
@@ -40,14 +40,14 @@ class RtspServerSink(BaseSink):
 
     A viewer that joins gets a key frame at once (at most one extra every 0.5 s for all of them). A slow or frozen one
     skips to the next key frame and is cut off after ``Settings.stall_seconds``; it never holds up others or the
-    pipeline. The last picture is repeated where the input pauses. Nothing is encoded while nobody watches.
+    pipeline. The last image is repeated where the input pauses. Nothing is encoded while nobody watches.
 
     Args:
         url: ``rtsp://address:port/path``; port 0 takes a free one (see :attr:`port`). ``user:password@`` in it is
             what viewers have to give.
         username, password, credentials_file: the same by other ways, see
             :func:`~streamdepth.net.url.find_credentials`.
-        rate: output pictures a second, 0..240; None = the source's, at most 30.
+        rate: output images a second, 0..240; None = the source's, at most 30.
         bitrate: bits a second; None = constant quality.
         gop_seconds: longest distance between key frames.
         preset: x264's speed.
@@ -107,7 +107,7 @@ class RtspServerSink(BaseSink):
         self._key_wanted = threading.Event()
         self._parameter_sets = (b"", b"")
         self._error: StreamDepthError | None = None
-        # Two counters, as two threads count: before, and after a picture was queued.
+        # Two counters, as two threads count: before, and after an image was queued.
         self._unwatched = 0
         self._unseen = 0
         self._encoded = 0
@@ -135,7 +135,7 @@ class RtspServerSink(BaseSink):
 
     @property
     def dropped(self) -> Mapping[str, int]:
-        """Pictures given to ``process`` that nobody could see, by cause."""
+        """Images given to ``process`` that nobody could see, by cause."""
         superseded = self._pace.superseded if self._pace is not None else 0
         found = {"superseded": superseded, "unwatched": self._unwatched + self._unseen}
         return {cause: count for cause, count in found.items() if count}
@@ -157,9 +157,9 @@ class RtspServerSink(BaseSink):
             }
         )
 
-    def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:
-        if picture is None:
-            raise SinkError(f"{self.name}: serves pictures, and was given none to come; it needs a look")
+    def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:
+        if image is None:
+            raise SinkError(f"{self.name}: serves images, and was given none to come; it needs a look")
         if self._hub is not None:
             raise SinkError(f"{self.name}: is open already")
         address = self._bindable_address()
@@ -173,8 +173,8 @@ class RtspServerSink(BaseSink):
             low_latency=self._low_latency,
             announce=self._announce,
         )
-        # DESCRIBE needs parameter sets before the first picture is there, and viewers something to see.
-        first = black(picture)
+        # DESCRIBE needs parameter sets before the first image is there, and viewers something to see.
+        first = black(image)
         self._encoder.encode(first, 0, key=True)
         self._parameter_sets = (self._encoder.sps, self._encoder.pps)
         self._pace.replace(first)
@@ -182,7 +182,7 @@ class RtspServerSink(BaseSink):
             path=self._path,
             ssrc=self._encoder.ssrc,
             settings=self._settings,
-            gatekeeper=Gatekeeper(self._credentials, self._clock) if self._credentials is not None else None,
+            authenticator=Authenticator(self._credentials, self._clock) if self._credentials is not None else None,
             describe=self._describe,
             request_key=self._request_key,
             clock=self._clock,
@@ -207,13 +207,13 @@ class RtspServerSink(BaseSink):
             raise SinkError(f"{self.name}: is not open")
         if not self._hub.alive and not self._stop.is_set():
             raise SinkError(f"{self.name}: the server ended by itself; start it again")
-        if result.picture is None:
-            raise SinkError(f"{self.name}: serves pictures, and was given a result without one; it needs a look")
+        if result.image is None:
+            raise SinkError(f"{self.name}: serves images, and was given a result without one; it needs a look")
         if self._hub.playing == 0:
             self._unwatched += 1
-            self._pace.replace(result.picture)
+            self._pace.replace(result.image)
             return
-        self._pace.submit(result.picture)
+        self._pace.submit(result.image)
 
     def flush(self) -> None:
         if self._pace is not None:
@@ -264,7 +264,7 @@ class RtspServerSink(BaseSink):
             if key:
                 self._key_wanted.clear()
             pts = (now_ns - start_ns) * CLOCK_RATE // 1_000_000_000
-            unit = encoder.encode(due.picture, pts, key=key)
+            unit = encoder.encode(due.image, pts, key=key)
             self._encoded += 1
             if unit.key:
                 last_key_ns = now_ns

@@ -48,7 +48,7 @@ class ViewerState(StrEnum):
 class Viewer(asyncio.Protocol):
     """Lives in the server's event loop; nothing of it is thread-safe.
 
-    It never waits for its viewer: where more than ``backlog_bytes`` are unsent, pictures are left out up to the next
+    It never waits for its viewer: where more than ``backlog_bytes`` are unsent, images are left out up to the next
     key frame.
     """
 
@@ -80,7 +80,7 @@ class Viewer(asyncio.Protocol):
         # The loop must never hold more for a viewer than the backlog limit allows.
         sock = transport.get_extra_info("socket")
         if sock is not None:
-            # Left alone, Linux hides up to 4 MB, tens of seconds of a picture, before a slow viewer shows.
+            # Left alone, Linux hides up to 4 MB, tens of seconds of an image, before a slow viewer shows.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         transport.set_write_buffer_limits(high=self._hub.settings.backlog_bytes)
         admitted = self._hub.join(self)
@@ -239,7 +239,7 @@ class Viewer(asyncio.Protocol):
         self._reply(200, {**base, "Session": self._session, "Range": "npt=now-"})
 
     def _authorized(self, request: Message, base: dict[str, str]) -> bool:
-        gate = self._hub.gatekeeper
+        gate = self._hub.authenticator
         header = request.headers.get("authorization")
         if gate is None or gate.admits(header, request.method):
             return True
@@ -264,7 +264,7 @@ class Viewer(asyncio.Protocol):
     # Media
 
     def send(self, unit: AccessUnit, wall_seconds: float) -> None:
-        """Send one picture, or leave it out."""
+        """Send one image, or leave it out."""
         if self.state is not ViewerState.PLAYING or self._path is None:
             return
         full = self._backlog() > self._hub.settings.backlog_bytes

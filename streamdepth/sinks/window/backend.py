@@ -40,7 +40,7 @@ class Backend(Protocol):
         """
         ...
 
-    def show(self, picture: NDArray[np.uint8]) -> None:
+    def show(self, image: NDArray[np.uint8]) -> None:
         """uint8 [H, W, 3], BGR."""
         ...
 
@@ -63,7 +63,7 @@ class Backend(Protocol):
 class Cv2Backend:
     """A window of OpenCV's HighGUI in a child process (:mod:`streamdepth.sinks.window.process` says why).
 
-    Costs one copy of each picture through a pipe. The child ends with its parent, however that ends.
+    Costs one copy of each image through a pipe. The child ends with its parent, however that ends.
     """
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
@@ -103,8 +103,8 @@ class Cv2Backend:
             self.destroy()
             raise
 
-    def show(self, picture: NDArray[np.uint8]) -> None:
-        self._ask(SHOW, picture.shape[1], picture.shape[0], np.ascontiguousarray(picture).data.cast("B"))
+    def show(self, image: NDArray[np.uint8]) -> None:
+        self._ask(SHOW, image.shape[1], image.shape[0], np.ascontiguousarray(image).data.cast("B"))
 
     def poll(self, wait_ms: int) -> int:
         return self._ask(POLL, max(1, wait_ms))

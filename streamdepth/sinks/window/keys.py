@@ -23,7 +23,7 @@ HELP = (
     ("b", "bar"),
     ("g", "follow edges"),
     ("i", "figures"),
-    ("p", "save picture"),
+    ("p", "save image"),
     ("f", "full screen"),
     ("h", "this help"),
     ("q", "quit"),
@@ -62,7 +62,7 @@ def change_look(key: str, control: LookControl, styles: Sequence[str]) -> str | 
     if key == "g":
         guided = look.upsampling is Upsampling.GUIDED
         control.update(upsampling=Upsampling.BILINEAR if guided else Upsampling.GUIDED)
-        return "smooth borders" if guided else "borders follow the picture's edges"
+        return "smooth borders" if guided else "borders follow the image's edges"
     return None
 
 

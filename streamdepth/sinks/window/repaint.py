@@ -1,4 +1,4 @@
-"""The picture in a window in another look, without the pipeline's help."""
+"""The image in a window in another look, without the pipeline's help."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class Repainter:
-    """Keeps what one picture was made of and makes it again. On one thread.
+    """Keeps what one image was made of and makes it again. On one thread.
 
-    A key would otherwise act only on pictures that are coloured from then on: never while paused, and late behind a
+    A key would otherwise act only on images that are coloured from then on: never while paused, and late behind a
     queue.
     """
 
@@ -29,10 +29,10 @@ class Repainter:
         """Depth is copied, as its memory goes back to a ring."""
         depth = result.depth
         valid = None if depth.valid is None else depth.valid.copy()
-        self._kept = replace(result, depth=replace(depth, values=depth.values.copy(), valid=valid), picture=None)
+        self._kept = replace(result, depth=replace(depth, values=depth.values.copy(), valid=valid), image=None)
 
     def again(self, look: Look) -> av.VideoFrame | None:
-        """The picture kept, in another look; None where there is none yet."""
+        """The image kept, in another look; None where there is none yet."""
         return None if self._kept is None else self.paint(self._kept, look)
 
     def paint(self, result: Result, look: Look) -> av.VideoFrame:
@@ -40,7 +40,7 @@ class Repainter:
             from streamdepth.colorize.colorizer import Colorizer
 
             self._colorizer = Colorizer(self._stream)
-        return self._colorizer.render(result.frame.picture, result.depth, result.range, look)
+        return self._colorizer.render(result.frame.image, result.depth, result.range, look)
 
     def close(self) -> None:
         """Idempotent."""

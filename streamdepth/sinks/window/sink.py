@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import av
     from numpy.typing import NDArray
 
-    from streamdepth.core.frame import PictureInfo, Result, StreamInfo
+    from streamdepth.core.frame import ImageInfo, Result, StreamInfo
     from streamdepth.core.look import LookControl
 
 _LARGEST_PX = (1280, 800)
@@ -35,7 +35,7 @@ _SMALLEST_WIDTH_PX = 480
 _WAIT_MS = 10
 _MESSAGE_NS = 2_000_000_000
 _RATE_WINDOW_NS = 1_000_000_000
-# Below 10 pictures a second motion falls apart: a late picture is left out only while this many are still shown.
+# Below 10 images a second motion falls apart: a late image is left out only while this many are still shown.
 _LONGEST_GAP_NS = 100_000_000
 _GIVE_UP_NS = 500_000_000
 _ESCAPE = "\x1b"
@@ -44,13 +44,13 @@ _CHECKER_PX = 16
 
 
 class WindowSink(BaseSink):
-    """Shows pictures in a window, with keys for the look (``h`` lists them). ``q``, Esc or closing it ends the run.
+    """Shows images in a window, with keys for the look (``h`` lists them). ``q``, Esc or closing it ends the run.
 
     Runs on the thread that called the pipeline, as every window system wants it. A change of the look is seen at once,
-    on a paused picture too: until pictures in the new look come, the window colours by itself.
+    on a paused image too: until images in the new look come, the window colours by itself.
 
-    Live (not ``paced``): an old picture is replaced by a newer one, and pause holds the picture while the run goes on.
-    Paced: pictures appear at their own times, pause holds up the run, and a picture that is late is left out here and
+    Live (not ``paced``): an old image is replaced by a newer one, and pause holds the image while the run goes on.
+    Paced: images appear at their own times, pause holds up the run, and an image that is late is left out here and
     nowhere else (counted as ``late``); where the run cannot keep up at all, time stretches instead.
 
     Args:
@@ -58,7 +58,7 @@ class WindowSink(BaseSink):
         control: the look, which keys change.
         paced: play a file at its own speed.
         styles: palettes ``s`` goes through; None = the 44 of the package.
-        snapshot_folder: where ``p`` saves pictures.
+        snapshot_folder: where ``p`` saves images.
         figures: begin with frame rate and latency shown.
     """
 
@@ -115,21 +115,21 @@ class WindowSink(BaseSink):
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Pictures not shown: ``late`` (paced) and ``paused`` (live)."""
+        """Images not shown: ``late`` (paced) and ``paused`` (live)."""
         return MappingProxyType(dict(self._counts))
 
-    def open(self, stream: StreamInfo, picture: PictureInfo | None) -> None:
+    def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:
         """
         Raises:
             DisplayError: no window can be shown.
         """
-        if picture is None:
-            raise UsageError(f"{self.name}: a window needs pictures")
+        if image is None:
+            raise UsageError(f"{self.name}: a window needs images")
         if self._styles is None:
             from streamdepth.colorize.palettes import palette_names
 
             self._styles = palette_names()
-        self._size_px = (picture.width_px, picture.height_px)
+        self._size_px = (image.width_px, image.height_px)
         self._backend.create(self._title, *window_size_px(*self._size_px))
         self._repainter = Repainter(stream)
         self._seen_look = self._look.look
@@ -141,8 +141,8 @@ class WindowSink(BaseSink):
         Raises:
             StopPipeline: the user asked for the end.
         """
-        if not self._open or result.picture is None:
-            raise SinkError(f"{self.name}: not open, or no picture to show")
+        if not self._open or result.image is None:
+            raise SinkError(f"{self.name}: not open, or no image to show")
         with self._ending():
             self._take(result)
 
@@ -197,12 +197,12 @@ class WindowSink(BaseSink):
         self._pump(1)
 
     def _in_current_look(self, result: Result) -> av.VideoFrame:
-        """A result's picture, or one of our own where the frame came before the look changed: it may be in the old."""
+        """A result's image, or one of our own where the frame came before the look changed: it may be in the old."""
         assert self._repainter is not None  # noqa: S101 - made in open()
-        assert result.picture is not None  # noqa: S101 - process() looked
+        assert result.image is not None  # noqa: S101 - process() looked
         self._repainter.keep(result)
         if self._look_changed_ns is None or result.frame.captured_ns > self._look_changed_ns:
-            return result.picture
+            return result.image
         return self._repainter.paint(result, self._seen_look)
 
     def _follow_look(self) -> None:
@@ -211,9 +211,9 @@ class WindowSink(BaseSink):
         if look == self._seen_look or self._repainter is None:
             return
         self._seen_look, self._look_changed_ns = look, self._clock.monotonic_ns()
-        picture = self._repainter.again(look)
-        if picture is not None:
-            self._shown, self._dirty = to_bgr(picture), True
+        image = self._repainter.again(look)
+        if image is not None:
+            self._shown, self._dirty = to_bgr(image), True
 
     def _hold_while_paused(self) -> None:
         if not self._paused:
@@ -223,7 +223,7 @@ class WindowSink(BaseSink):
         self._anchor = None
 
     def _wait_until_due(self, seconds: float) -> bool:
-        """Wait for a picture's time; False where it is so late that it is left out."""
+        """Wait for an image's time; False where it is so late that it is left out."""
         now = self._clock.monotonic_ns()
         step_ns = int((seconds - self._last_seconds) * 1e9)
         if self._anchor is None or seconds < self._last_seconds:
@@ -302,16 +302,16 @@ class WindowSink(BaseSink):
             rows.append((f"{self._rate():.1f} fps   {self._latency_ms:.0f} ms",))
         if self._help:
             rows += HELP
-        picture = self._shown
-        self._fit(picture.shape[1], picture.shape[0])
+        image = self._shown
+        self._fit(image.shape[1], image.shape[0])
         if rows or self._message:
-            picture = picture.copy()
-            draw_lines(picture, rows)
-            draw_lines(picture, [(self._message,)] if self._message else [], bottom=True)
-        self._backend.show(picture)
+            image = image.copy()
+            draw_lines(image, rows)
+            draw_lines(image, [(self._message,)] if self._message else [], bottom=True)
+        self._backend.show(image)
 
     def _fit(self, width_px: int, height_px: int) -> None:
-        """Give the window the shape of its picture where that has changed, as it does with the view."""
+        """Give the window the shape of its image where that has changed, as it does with the view."""
         if width_px * self._size_px[1] == height_px * self._size_px[0] or self._fullscreen:
             return
         self._size_px = (width_px, height_px)
@@ -324,16 +324,16 @@ class WindowSink(BaseSink):
 
 
 def window_size_px(width_px: int, height_px: int) -> tuple[int, int]:
-    """How large a window shows a picture: as it is, but never larger than small screens nor hard to see."""
+    """How large a window shows an image: as it is, but never larger than small screens nor hard to see."""
     ratio = min(_LARGEST_PX[0] / width_px, _LARGEST_PX[1] / height_px, max(1.0, _SMALLEST_WIDTH_PX / width_px))
     return max(1, round(width_px * ratio)), max(1, round(height_px * ratio))
 
 
-def to_bgr(picture: av.VideoFrame) -> NDArray[np.uint8]:
-    """A picture of any format as uint8 [H, W, 3] BGR of its own; alpha over a gray checkerboard."""
-    if not has_alpha(picture.format.name):
-        return np.array(picture.to_ndarray(format="bgr24"), np.uint8)
-    bgra = picture.to_ndarray(format="bgra")
+def to_bgr(image: av.VideoFrame) -> NDArray[np.uint8]:
+    """An image of any format as uint8 [H, W, 3] BGR of its own; alpha over a gray checkerboard."""
+    if not has_alpha(image.format.name):
+        return np.array(image.to_ndarray(format="bgr24"), np.uint8)
+    bgra = image.to_ndarray(format="bgra")
     height, width = bgra.shape[:2]
     y, x = np.ogrid[:height, :width]
     board = np.where((x // _CHECKER_PX + y // _CHECKER_PX) % 2 == 0, *_CHECKER).astype(np.float32)[..., None]

@@ -12,7 +12,7 @@ from streamdepth.sources.live.reader import Ended, LiveReader, Opened
 
 if TYPE_CHECKING:
     from streamdepth.core.clock import Clock
-    from streamdepth.net.tls import Trust
+    from streamdepth.net.tls import TlsConfig
     from streamdepth.net.url import Credentials, LiveUrl
     from streamdepth.sources.live.reader import Item, LiveDecoding
 
@@ -37,7 +37,7 @@ class LiveLink:
         self,
         url: LiveUrl,
         credentials: Credentials | None,
-        trust: Trust,
+        tls: TlsConfig,
         *,
         transport: str,
         decoding: LiveDecoding,
@@ -46,11 +46,11 @@ class LiveLink:
     ) -> None:
         self._url = url
         self._address = url.with_credentials(credentials)
-        self._trust = trust
+        self._trust = tls
         self._options = libav_options(url.scheme, transport, decoding.low_latency, timeout_seconds)
         # http may redirect to https.
         if url.scheme in TLS_SCHEMES | {"http"}:
-            self._options |= trust.libav_options()
+            self._options |= tls.libav_options()
         self._decoding = decoding
         self._timeout_seconds = timeout_seconds
         # HLS comes a segment at a time, 6 s each where its authors follow RFC 8216.

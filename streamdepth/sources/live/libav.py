@@ -11,7 +11,7 @@ def libav_options(scheme: str, transport: str, low_latency: bool, timeout_second
     """Options for ``av.open``; each was measured to matter, see the comments."""
     microseconds = str(int(timeout_seconds * 1_000_000))
     # libav looks at a stream before it gives anything out. Measured with key frames 2 s apart: "fflags=nobuffer" throws
-    # away what it looked at, the key frame included, so the first picture came after 2.0 s; keeping it and looking for
+    # away what it looked at, the key frame included, so the first image came after 2.0 s; keeping it and looking for
     # 0.2 s only, after 0.22 s, with the same 40 ms behind the camera from then on.
     options = {"analyzeduration": "200000" if low_latency else "1000000"}
     if low_latency:
@@ -66,12 +66,12 @@ def is_busy(error: Exception | None) -> bool:
     return isinstance(error, av.error.HTTPServerError)
 
 
-def way_out(error: Exception | None) -> str:
+def hint(error: Exception | None) -> str:
     """What a person can do about it."""
     import av
 
     if isinstance(error, TlsError):
-        return error.way_out
+        return error.hint
     if isinstance(error, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)):
         return f"put user:password@ into the address or set {USER_VARIABLE} and {PASSWORD_VARIABLE}"
     if isinstance(error, av.error.HTTPNotFoundError):

@@ -1,14 +1,14 @@
-"""Pictures that never arrived, or never left the decoder.
+"""Images that never arrived, or never left the decoder.
 
-A decoder marks what it got damaged, but not what it paints after a picture went missing whole, as happens over UDP to
-pictures that fit one packet. Measured with FFmpeg 8.1, a picture left out and one cut in half, each codec alone:
+A decoder marks what it got damaged, but not what it paints after an image went missing whole, as happens over UDP to
+images that fit one packet. Measured with FFmpeg 8.1, an image left out and one cut in half, each codec alone:
 
-- H.264 paints on. The stream itself says what is missing: ``frame_num`` counts reference pictures (ITU-T H.264 7.4.3).
-- H.265 hands out nothing more until a key frame; half a picture it neither marks nor refuses.
+- H.264 paints on. The stream itself says what is missing: ``frame_num`` counts reference images (ITU-T H.264 7.4.3).
+- H.265 hands out nothing more until a key frame; half an image it neither marks nor refuses.
 - MPEG-2, MPEG-4, VP8 and VP9 paint on, and nothing in the stream tells.
 
-In MPEG-TS libav flags the packet with, or before, a hole in the transport stream's own counters. Its picture counts as
-damaged, save for H.264, which has better. What is left unseen, by RTP over UDP: half a picture of H.265, and a whole
+In MPEG-TS libav flags the packet with, or before, a hole in the transport stream's own counters. Its image counts as
+damaged, save for H.264, which has better. What is left unseen, by RTP over UDP: half an image of H.265, and a whole
 one of MPEG-2, MPEG-4, VP8 or VP9. Motion JPEG refers to nothing lost.
 """
 
@@ -29,7 +29,7 @@ class FrameGaps:
         self._last: int | None = None
 
     def found(self, packet: bytes) -> bool:
-        """True where reference pictures are missing before this packet's picture."""
+        """True where reference images are missing before this packet's image."""
         if not packet.startswith((b"\x00\x00\x01", b"\x00\x00\x00\x01")):
             return False
         try:
@@ -97,8 +97,8 @@ class FrameGaps:
         return number not in (last, (last + 1) % (1 << self._bits))
 
 
-class Withheld:
-    """Counts pictures a decoder took and will never hand out, by their times. Not thread-safe."""
+class SkippedFrames:
+    """Counts images a decoder took and will never hand out, by their times. Not thread-safe."""
 
     def __init__(self) -> None:
         self._taken: set[int] = set()
@@ -109,7 +109,7 @@ class Withheld:
             self._taken.add(pts)
 
     def gave(self, pts: int | None) -> int:
-        """How many were skipped by handing out ``pts``: pictures come in the order of their times."""
+        """How many were skipped by handing out ``pts``: images come in the order of their times."""
         if pts is None:
             return 0
         skipped = {taken for taken in self._taken if taken < pts}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from streamdepth.core.frame import ColorTags
 from streamdepth.media.hwaccel import HwAccel, decoder
-from streamdepth.sources.live.loss import FrameGaps, Withheld
+from streamdepth.sources.live.loss import FrameGaps, SkippedFrames
 from streamdepth.sources.live.timestamps import LivePace
 
 if TYPE_CHECKING:
@@ -57,13 +57,13 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class Image:
     """A decoded frame; ``pts`` is None where the format carries no real time.
 
     ``arrived_ns``: monotonic clock when it was decoded, or, of a live playlist, when it was due.
     """
 
-    picture: av.VideoFrame
+    image: av.VideoFrame
     pts: int | None
     time_base: Fraction | None
     arrived_ns: int
@@ -78,12 +78,12 @@ class Undecodable:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Pictures that others refer to did not arrive: what follows is damaged, though no decoder says so."""
+    """Images that others refer to did not arrive: what follows is damaged, though no decoder says so."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """So many pictures the decoder took without a word and will never hand out; what it does hand out is whole."""
+    """So many images the decoder took without a word and will never hand out; what it does hand out is whole."""
 
     count: int
 
@@ -99,7 +99,7 @@ class Ended:
     finite: bool = False
 
 
-Item = Opened | Picture | Undecodable | Missing | Skipped | Ended
+Item = Opened | Image | Undecodable | Missing | Skipped | Ended
 
 _CAPACITY = 2
 
@@ -221,7 +221,7 @@ class LiveReader:
             stream.codec_context.thread_type = "SLICE" if self._decoding.low_latency else "AUTO"
             stream.codec_context.thread_count = self._decoding.threads
             playlist = container.format.name == "hls" and not _is_finite(container)
-            # Segments arrive whole: what has no pace of its own would overrun whoever takes the newest picture only.
+            # Segments arrive whole: what has no pace of its own would overrun whoever takes the newest image only.
             self._pump(container, stream, LivePace() if playlist else None)
             if _is_finite(container):
                 return True
@@ -237,13 +237,13 @@ class LiveReader:
 
         # Motion JPEG over HTTP carries no times; libav makes up 25 fps.
         timeless = "mpjpeg" in container.format.name or container.format.name in ("mjpeg", "h264", "hevc")
-        # A decoder on hardware names the device's format; that of its pictures is known with the first of them.
+        # A decoder on hardware names the device's format; that of its images is known with the first of them.
         announced = not stream.codec_context.is_hwaccel and self._announce(stream, None)
         gaps = FrameGaps() if stream.codec_context.name == "h264" else None
         if gaps is not None:
             gaps.found(bytes(stream.codec_context.extradata or b""))
         torn: set[int] = set()
-        withheld = Withheld() if stream.codec_context.name == "hevc" else None
+        skipped_frames = SkippedFrames() if stream.codec_context.name == "hevc" else None
         for packet in container.demux(stream):
             if self.mailbox.closed:
                 return
@@ -252,40 +252,40 @@ class LiveReader:
                 return
             if gaps is None and packet.is_corrupt and packet.pts is not None:
                 torn.add(packet.pts)
-            if withheld is not None:
-                withheld.took(packet.pts)
+            if skipped_frames is not None:
+                skipped_frames.took(packet.pts)
             try:
-                pictures = packet.decode()
+                images = packet.decode()
             except av.error.InvalidDataError:
                 if not self.mailbox.put(Undecodable()):
                     return
                 continue
-            for picture in pictures:
+            for image in images:
                 if not announced:
-                    announced = self._announce(stream, picture)
-                skipped = 0 if withheld is None else withheld.gave(picture.pts)
+                    announced = self._announce(stream, image)
+                skipped = 0 if skipped_frames is None else skipped_frames.gave(image.pts)
                 if skipped and not self.mailbox.put(Skipped(skipped)):
                     return
-                time_base = picture.time_base or stream.time_base
-                if pace is not None and not self._hold(pace.due_ns(picture.pts, time_base, self._clock.monotonic_ns())):
+                time_base = image.time_base or stream.time_base
+                if pace is not None and not self._hold(pace.due_ns(image.pts, time_base, self._clock.monotonic_ns())):
                     return
-                item = Picture(
-                    picture=picture,
-                    pts=None if timeless else picture.pts,
+                item = Image(
+                    image=image,
+                    pts=None if timeless else image.pts,
                     time_base=time_base,
                     arrived_ns=self._clock.monotonic_ns(),
-                    key=bool(picture.key_frame),
-                    corrupt=bool(picture.is_corrupt) or picture.pts in torn,
+                    key=bool(image.key_frame),
+                    corrupt=bool(image.is_corrupt) or image.pts in torn,
                 )
-                if torn and picture.pts is not None:
-                    torn = {pts for pts in torn if pts > picture.pts}
+                if torn and image.pts is not None:
+                    torn = {pts for pts in torn if pts > image.pts}
                 if not self.mailbox.put(item):
                     return
                 # Time spent waiting for a slow consumer is no silence of the camera's.
                 self._touch()
 
     def _hold(self, due_ns: int) -> bool:
-        """Keep a picture until it is due; False once given up."""
+        """Keep an image until it is due; False once given up."""
         # Held back, it is no silence of the stream's.
         self.active_ns = due_ns
         while (left_ns := due_ns - self._clock.monotonic_ns()) > 0:
@@ -293,16 +293,16 @@ class LiveReader:
                 return False
         return True
 
-    def _announce(self, stream: VideoStream, picture: av.VideoFrame | None) -> bool:
+    def _announce(self, stream: VideoStream, image: av.VideoFrame | None) -> bool:
         context = stream.codec_context
-        width_px = picture.width if picture else context.width
-        height_px = picture.height if picture else context.height
-        pix_fmt = picture.format.name if picture else context.pix_fmt
+        width_px = image.width if image else context.width
+        height_px = image.height if image else context.height
+        pix_fmt = image.format.name if image else context.pix_fmt
         if not width_px or not height_px or not pix_fmt:
             return False
         color = (
-            ColorTags.of(picture)
-            if picture
+            ColorTags.of(image)
+            if image
             else ColorTags(
                 matrix=int(context.colorspace),
                 range=int(context.color_range),

@@ -15,11 +15,11 @@ from streamdepth.core.redact import redact
 from streamdepth.media.hwaccel import HwAccel
 from streamdepth.media.letterbox import Fitter
 from streamdepth.net.backoff import Backoff, connected_again
-from streamdepth.net.tls import find_trust
+from streamdepth.net.tls import find_tls_config
 from streamdepth.net.url import LIVE_SCHEMES, find_credentials, parse_live_url
 from streamdepth.sources.live.connection import LiveLink
-from streamdepth.sources.live.libav import is_busy, reason, way_out
-from streamdepth.sources.live.reader import Ended, LiveDecoding, Missing, Opened, Picture, Skipped, Undecodable
+from streamdepth.sources.live.libav import hint, is_busy, reason
+from streamdepth.sources.live.reader import Ended, Image, LiveDecoding, Missing, Opened, Skipped, Undecodable
 from streamdepth.sources.live.timestamps import TIME_BASE, LiveTimeline
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class LiveSource:
     grows with every failure and carries jitter. Indices go on, and pts rise by the time that passed. A stream that
     comes back with another size or pixel format is fitted into the first one's, its shape kept, on black. Frames the
     decoder marks damaged are dropped and counted (``dropped["corrupt"]``), with all that follow up to the next key
-    frame, for at most 10 s (streams that refresh in stripes have none). Which codecs tell of a picture lost on the way:
+    frame, for at most 10 s (streams that refresh in stripes have none). Which codecs tell of an image lost on the way:
     see :mod:`streamdepth.sources.live.loss`.
 
     A recording of known length behind ``http`` simply ends. Frames of a live playlist (HLS), which come a segment at a
@@ -73,7 +73,7 @@ class LiveSource:
         threads: decoder threads, 0 = FFmpeg chooses.
         hwaccel: ``auto | cuda | vaapi | none``: decode on hardware where there is some.
         username, password, credentials_file: see :func:`~streamdepth.net.url.find_credentials`.
-        tls_ca: whom to trust behind ``rtsps``, ``rtmps`` and ``https``, see :func:`~streamdepth.net.tls.find_trust`.
+        tls_ca: whom to tls behind ``rtsps``, ``rtmps`` and ``https``, see :func:`~streamdepth.net.tls.find_tls_config`.
             FFmpeg hands the check on to redirections, but not to what a playlist (HLS, DASH) names.
         max_frames, duration_seconds: end after that many frames, or that much media time.
     Raises:
@@ -122,7 +122,7 @@ class LiveSource:
         self._link = LiveLink(
             self._url,
             credentials,
-            find_trust(tls_ca),
+            find_tls_config(tls_ca),
             transport=transport,
             decoding=LiveDecoding(low_latency, threads, HwAccel.parse(hwaccel)),
             timeout_seconds=timeout_seconds,
@@ -169,7 +169,7 @@ class LiveSource:
 
     @property
     def reconnects(self) -> int:
-        """Connection attempts after the first picture of the source."""
+        """Connection attempts after the first image of the source."""
         return self._reconnects
 
     @property
@@ -234,7 +234,7 @@ class LiveSource:
         try:
             while not self._link.interrupted():
                 item = self._link.next_item()
-                if isinstance(item, Picture):
+                if isinstance(item, Image):
                     frame = self._frame(item, self._info)
                     if frame is None:
                         continue
@@ -310,9 +310,9 @@ class LiveSource:
         if self._link.interrupted():
             return SourceError(f"{self.id}: interrupted while connecting")
         times = f" ({tried} times in a row)" if tried > 1 else ""
-        return SourceError(f"{self.id}: {self._last_error}{times}; {way_out(item.error)}")
+        return SourceError(f"{self.id}: {self._last_error}{times}; {hint(item.error)}")
 
-    def _frame(self, item: Picture, info: StreamInfo) -> Frame | None:
+    def _frame(self, item: Image, info: StreamInfo) -> Frame | None:
         if item.corrupt or (self._damaged_since_ns is not None and not self._healed(item)):
             self._count_damage()
             return None
@@ -327,11 +327,11 @@ class LiveSource:
             pts=self._timeline.next_pts(item.pts, item.time_base, item.arrived_ns),
             time_base=TIME_BASE,
             captured_ns=item.arrived_ns,
-            picture=self._fit(item.picture, info),
+            image=self._fit(item.image, info),
             key=item.key,
         )
 
-    def _healed(self, item: Picture) -> bool:
+    def _healed(self, item: Image) -> bool:
         since_ns = self._damaged_since_ns or 0
         return item.key or item.arrived_ns - since_ns > _HEAL_SECONDS * 1e9
 
@@ -341,12 +341,12 @@ class LiveSource:
         self._corrupt += 1
         self._index += 1
 
-    def _fit(self, picture: av.VideoFrame, info: StreamInfo) -> av.VideoFrame:
-        same_size = (picture.width, picture.height) == (info.width_px, info.height_px)
-        if same_size and picture.format.name == info.pix_fmt:
-            return picture
+    def _fit(self, image: av.VideoFrame, info: StreamInfo) -> av.VideoFrame:
+        same_size = (image.width, image.height) == (info.width_px, info.height_px)
+        if same_size and image.format.name == info.pix_fmt:
+            return image
         if self._fitter is None:
             shape = self._pixel_aspect / info.sample_aspect_ratio
             self._fitter = Fitter(info.width_px, info.height_px, info.pix_fmt, info.color, shape)
         self._rescaled += 1
-        return self._fitter(picture)
+        return self._fitter(image)

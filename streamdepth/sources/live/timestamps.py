@@ -56,9 +56,9 @@ class LiveTimeline:
 
 
 class LivePace:
-    """When pictures that come in bursts are due: as their pts lie on the monotonic clock.
+    """When images that come in bursts are due: as their pts lie on the monotonic clock.
 
-    The first picture ties pts to the clock. So does, again, one due more than 0.5 s ago (a stall, a slow consumer) or
+    The first image ties pts to the clock. So does, again, one due more than 0.5 s ago (a stall, a slow consumer) or
     in more than 2 s (pts leapt, segments expired): it is due at once. For one connection. Not thread-safe.
     """
 
@@ -66,7 +66,7 @@ class LivePace:
         self._zero_ns: int | None = None
 
     def due_ns(self, pts: int | None, time_base: Fraction | None, now_ns: int) -> int:
-        """When to hand the next picture on, by the monotonic clock; ``now_ns`` where that is past or unknown.
+        """When to hand the next image on, by the monotonic clock; ``now_ns`` where that is past or unknown.
 
         Args:
             pts: the connection's stamp in ``time_base`` units.

@@ -43,7 +43,7 @@ def site(estimator: DepthEstimator) -> Iterator[WebSite]:
     started.stop()
 
 
-def picture(width: int = 60, height: int = 40, form: str = "PNG") -> bytes:
+def image(width: int = 60, height: int = 40, form: str = "PNG") -> bytes:
     y, x = np.mgrid[:height, :width]
     rgb = np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], axis=2).astype(np.uint8)
     out = io.BytesIO()
@@ -60,17 +60,17 @@ def wanted(estimator: DepthEstimator, data: Any, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["image/png", "application/octet-stream", "application/x-www-form-urlencoded", None])
-def test_a_picture_gives_what_the_estimator_gives(site: WebSite, estimator: DepthEstimator, kind: str | None) -> None:
-    answer = depth(site, picture(), kind=kind)
+def test_a_image_gives_what_the_estimator_gives(site: WebSite, estimator: DepthEstimator, kind: str | None) -> None:
+    answer = depth(site, image(), kind=kind)
     assert answer.status == 200
-    assert answer.json == json.loads(json.dumps(wanted(estimator, picture()).to_node()))
+    assert answer.json == json.loads(json.dumps(wanted(estimator, image()).to_node()))
     assert answer.json["image"] is None
     assert (answer.json["width"], answer.json["height"], len(answer.json["data"])) == (60, 40, 2400)
 
 
 def test_options_of_the_query(site: WebSite, estimator: DepthEstimator) -> None:
-    answer = depth(site, picture(), "?style=viridis&alpha=0.3,0.8&reverse=true", kind="image/png")
-    expected = wanted(estimator, picture(), style="viridis", alpha=(0.3, 0.8), reverse=True)
+    answer = depth(site, image(), "?style=viridis&alpha=0.3,0.8&reverse=true", kind="image/png")
+    expected = wanted(estimator, image(), style="viridis", alpha=(0.3, 0.8), reverse=True)
     assert answer.json["image"] == expected.to_node()["image"]
 
 
@@ -89,34 +89,33 @@ def text(data: bytes) -> str:
         lambda data: {"input": text(data).replace("+", "-").replace("/", "_").rstrip("=")},
     ],
 )
-def test_json_forms_of_a_picture(site: WebSite, estimator: DepthEstimator, wrap: Any) -> None:
-    assert depth(site, wrap(picture())).json["data"] == wanted(estimator, picture()).to_node()["data"]
+def test_json_forms_of_a_image(site: WebSite, estimator: DepthEstimator, wrap: Any) -> None:
+    assert depth(site, wrap(image())).json["data"] == wanted(estimator, image()).to_node()["data"]
 
 
-def test_options_beside_the_picture(site: WebSite, estimator: DepthEstimator) -> None:
-    answer = depth(site, {"image": text(picture()), "style": "jet", "alpha": [0.1, 1], "reverse": True})
+def test_options_beside_the_image(site: WebSite, estimator: DepthEstimator) -> None:
+    answer = depth(site, {"image": text(image()), "style": "jet", "alpha": [0.1, 1], "reverse": True})
     assert (
-        answer.json["image"]
-        == wanted(estimator, picture(), style="jet", alpha=(0.1, 1), reverse=True).to_node()["image"]
+        answer.json["image"] == wanted(estimator, image(), style="jet", alpha=(0.1, 1), reverse=True).to_node()["image"]
     )
 
 
 def test_a_form_with_a_file(site: WebSite, estimator: DepthEstimator) -> None:
     body = (
         b'--b\r\nContent-Disposition: form-data; name="note"\r\n\r\nhello\r\n'
-        b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + picture() + b"\r\n--b--\r\n"
+        b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + image() + b"\r\n--b--\r\n"
     )
     answer = depth(site, body, kind="multipart/form-data; boundary=b")
-    assert answer.json["data"] == wanted(estimator, picture()).to_node()["data"]
+    assert answer.json["data"] == wanted(estimator, image()).to_node()["data"]
     nothing = b'--b\r\nContent-Disposition: form-data; name="note"\r\n\r\nhello\r\n--b--\r\n'
     assert depth(site, nothing, kind="multipart/form-data; boundary=b").status == 400
 
 
 def test_a_list_gives_a_list(site: WebSite, estimator: DepthEstimator) -> None:
-    both = [picture(), picture(30, 50)]
+    both = [image(), image(30, 50)]
     answer = depth(site, [text(one) for one in both])
     assert [one["data"] for one in answer.json] == [wanted(estimator, one).to_node()["data"] for one in both]
-    assert depth(site, {"image": [text(picture())]}).json[0]["width"] == 60
+    assert depth(site, {"image": [text(image())]}).json[0]["width"] == 60
 
 
 @pytest.mark.parametrize("key", ["dim", "dims"])
@@ -130,13 +129,13 @@ def test_a_tensor(site: WebSite, estimator: DepthEstimator, key: str) -> None:
 
 
 def test_png_and_npy_by_accept(site: WebSite, estimator: DepthEstimator) -> None:
-    png = depth(site, picture(), kind="image/png", headers={"Accept": "text/html, image/png;q=0.9, */*;q=0.1"})
+    png = depth(site, image(), kind="image/png", headers={"Accept": "text/html, image/png;q=0.9, */*;q=0.1"})
     assert png.headers["content-type"] == "image/png"
-    assert png.body == wanted(estimator, picture(), style="inferno").image
-    npy = depth(site, picture(), kind="image/png", headers={"Accept": "application/x-npy"})
-    assert np.array_equal(np.load(io.BytesIO(npy.body)), wanted(estimator, picture()).data)
-    assert depth(site, picture(), kind="image/png", headers={"Accept": "text/html"}).status == 406
-    assert depth(site, [text(picture())] * 2, headers={"Accept": "image/png"}).status == 406
+    assert png.body == wanted(estimator, image(), style="inferno").image
+    npy = depth(site, image(), kind="image/png", headers={"Accept": "application/x-npy"})
+    assert np.array_equal(np.load(io.BytesIO(npy.body)), wanted(estimator, image()).data)
+    assert depth(site, image(), kind="image/png", headers={"Accept": "text/html"}).status == 406
+    assert depth(site, [text(image())] * 2, headers={"Accept": "image/png"}).status == 406
 
 
 def bomb() -> bytes:
@@ -154,18 +153,18 @@ def bomb() -> bytes:
     ("body", "kind", "query", "status"),
     [
         (b"", "image/png", "", 400),
-        (b"no picture", "image/png", "", 422),
-        (picture()[:100], "image/png", "", 422),
-        (picture(), "text/plain", "", 415),
+        (b"no image", "image/png", "", 422),
+        (image()[:100], "image/png", "", 422),
+        (image(), "text/plain", "", 415),
         (b"image=photo.jpg", "application/x-www-form-urlencoded", "", 415),
         (bytes((1 << 20) + 1), "image/png", "", 413),
-        (picture(300, 200), "image/png", "", 413),
+        (image(300, 200), "image/png", "", 413),
         (bomb(), "image/png", "", 413),
-        (picture(), "image/png", "?style=nosuch", 400),
-        (picture(), "image/png", "?style=stops.json", 400),
-        (picture(), "image/png", "?alpha=2,x", 400),
-        (picture(), "image/png", "?reverse=perhaps", 400),
-        (picture(), "image/png", "?colour=red", 400),
+        (image(), "image/png", "?style=nosuch", 400),
+        (image(), "image/png", "?style=stops.json", 400),
+        (image(), "image/png", "?alpha=2,x", 400),
+        (image(), "image/png", "?reverse=perhaps", 400),
+        (image(), "image/png", "?colour=red", 400),
         (b"{", "application/json", "", 400),
         (b"[" * 100_000, "application/json", "", 400),
         (b'"/etc/passwd"', "application/json", "", 422),
@@ -181,15 +180,15 @@ def bomb() -> bytes:
         (b'{"type": "Buffer", "data": [1, 300]}', "application/json", "", 400),
     ],
 )
-def test_what_is_no_picture(site: WebSite, body: bytes, kind: str, query: str, status: int) -> None:
+def test_what_is_no_image(site: WebSite, body: bytes, kind: str, query: str, status: int) -> None:
     answer = depth(site, body, query, kind=kind)
     assert (answer.status, answer.headers["content-type"].split(";")[0]) == (status, "application/json")
     assert answer.error
-    assert "/etc" not in answer.error or "base64" in answer.error or "picture" in answer.error
+    assert "/etc" not in answer.error or "base64" in answer.error or "image" in answer.error
 
 
-def test_a_picture_too_large_for_json_still_gives_npy(site: WebSite) -> None:
-    large = picture(190, 190)
+def test_a_image_too_large_for_json_still_gives_npy(site: WebSite) -> None:
+    large = image(190, 190)
     answer = depth(site, large, kind="image/png")
     assert answer.status == 413
     assert "x-npy" in answer.error
@@ -224,7 +223,7 @@ def test_few_wait_the_rest_come_back(tmp_path: Path) -> None:
         try:
             answers: list[Answer] = []
             clients = [
-                threading.Thread(target=lambda: answers.append(depth(site, picture(), kind="image/png")))
+                threading.Thread(target=lambda: answers.append(depth(site, image(), kind="image/png")))
                 for _ in range(3)
             ]
             for client in clients:
@@ -262,7 +261,7 @@ def test_what_the_flow_asks_for_is_there(site: WebSite) -> None:
     target = request["url"].removeprefix("http://127.0.0.1:8080")
     assert target.startswith("/v1/depth")
     assert request["ret"] == "obj"
-    answer = http(site.address + target, body=picture(), kind="image/png")
+    answer = http(site.address + target, body=image(), kind="image/png")
     assert answer.status == 200
     assert answer.json.keys() == {"data", "image", "width", "height"}
     assert answer.json["image"].startswith("data:image/png;base64,")

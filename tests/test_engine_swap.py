@@ -11,14 +11,14 @@ import pytest
 
 from streamdepth.core.errors import InferenceError, ProviderError
 from streamdepth.inference.engine import Engine
-from streamdepth.inference.engine_swap import Handover
-from streamdepth.inference.preprocess import picture_of
+from streamdepth.inference.engine_swap import EngineSwap
+from streamdepth.inference.preprocess import image_of
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing
 from streamdepth.pipeline import Pipeline
 from tests.support.building import FakeBuild, Said, two_models
 from tests.support.models import OFFSET, write_depth_model
-from tests.support.stages import RecordingSink, ScriptedSource, flat_picture
+from tests.support.stages import RecordingSink, ScriptedSource, flat_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,14 +34,14 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelSpec, ModelSpe
 
 
 class Stage:
-    """A handover of real engines with a made-up build."""
+    """An engine_swap of real engines with a made-up build."""
 
     def __init__(self, specs: tuple[ModelSpec, ModelSpec], **second: Any) -> None:
         self.build, self.said = FakeBuild(), Said()
         self.first = Engine(specs[0], provider="cpu")
         self.opened: list[Engine] = []
         self._spec, self._second = specs[1], second
-        self.handover = Handover(self.first, build=self.build, second=self._open, tell=self.said)
+        self.engine_swap = EngineSwap(self.first, build=self.build, second=self._open, tell=self.said)
 
     def _open(self) -> Engine:
         engine = Engine(self._spec, provider="cpu", **self._second)
@@ -49,15 +49,15 @@ class Stage:
         return engine
 
     def rises(self, slot: Any = None) -> bool:
-        """Which model made depth of a black picture: True = the first."""
+        """Which model made depth of a black image: True = the first."""
         slot = slot or self.slot()
-        depth = self.handover.run(slot, 1)[0].values
+        depth = self.engine_swap.run(slot, 1)[0].values
         assert abs(float(depth.mean()) - OFFSET) < 0.6
         return bool(depth[-1, 0] > depth[0, 0])
 
     def slot(self, width: int = 48, height: int = 32) -> Any:
-        slot = self.handover.acquire(self.handover.network_size(width, height))
-        slot.write(0, picture_of(np.zeros((height, width, 3), np.uint8)))
+        slot = self.engine_swap.acquire(self.engine_swap.network_size(width, height))
+        slot.write(0, image_of(np.zeros((height, width, 3), np.uint8)))
         return slot
 
     def switch(self) -> str:
@@ -69,21 +69,21 @@ class Stage:
 def stage(specs: tuple[ModelSpec, ModelSpec]) -> Iterator[Stage]:
     made = Stage(specs)
     yield made
-    made.handover.close()
+    made.engine_swap.close()
 
 
 def test_batches_on_their_way_stay_on_the_first_and_the_next_goes_to_the_second(stage: Stage) -> None:
     assert stage.rises()
     waiting = [stage.slot() for _ in range(3)]
     stage.said.wait_for("is being built, which may take minutes; running on cpu meanwhile")
-    assert stage.build.picture == (48, 32)
+    assert stage.build.image == (48, 32)
     stage.switch()
     after = stage.slot()
     assert [stage.rises(slot) for slot in waiting] == [True] * 3
     assert not stage.rises(after)
     assert not stage.rises()
-    assert "on cpu from then on" in stage.handover.note
-    assert stage.handover.spec is stage.opened[0].spec
+    assert "on cpu from then on" in stage.engine_swap.note
+    assert stage.engine_swap.spec is stage.opened[0].spec
     assert stage.build.closed == 1
 
 
@@ -93,7 +93,7 @@ def test_the_first_engine_is_closed_once_its_last_slot_is_gone(stage: Stage) -> 
     assert stage.first.session is not None
     del kept
     gc.collect()
-    thread = stage.handover._thread
+    thread = stage.engine_swap._thread
     assert thread is not None
     thread.join(20)
     assert stage.first.session is None
@@ -113,12 +113,12 @@ def test_a_live_run_loses_no_frame_when_the_second_takes_over(specs: tuple[Model
     class Estimator:
         spec = specs[0]
 
-        def live_engine(self, batch: int) -> Handover:
+        def live_engine(self, batch: int) -> EngineSwap:
             assert batch == 1
-            return stage.handover
+            return stage.engine_swap
 
     sink = RecordingSink(before=lambda _: arrived.release())
-    source = ScriptedSource(20, live=True, picture=lambda _: flat_picture(0, 48, 32), before=before)
+    source = ScriptedSource(20, live=True, image=lambda _: flat_image(0, 48, 32), before=before)
     stats = Pipeline([source], cast("DepthEstimator", Estimator()), [sink]).run()
     assert (stats.captured, stats.processed, stats.dropped) == (20, 20, {})
     assert sink.indices == list(range(20))
@@ -134,7 +134,7 @@ def test_a_build_that_fails_leaves_the_first_in_place_and_says_why(stage: Stage)
     stage.said.wait_for("stays on cpu: provider tensorrt: no kernel for it")
     assert stage.rises()
     assert not stage.opened
-    assert "stays on cpu" in stage.handover.note
+    assert "stays on cpu" in stage.engine_swap.note
 
 
 def test_an_engine_that_cannot_be_opened_or_does_not_fit_is_not_taken(specs: tuple[ModelSpec, ModelSpec]) -> None:
@@ -142,18 +142,18 @@ def test_an_engine_that_cannot_be_opened_or_does_not_fit_is_not_taken(specs: tup
         raise ProviderError("provider tensorrt: out of memory")
 
     broken = Stage(specs)
-    broken.handover._open = refused
+    broken.engine_swap._open = refused
     broken.slot()
     broken.build.ended.set()
     broken.said.wait_for("stays on cpu: provider tensorrt: out of memory")
-    broken.handover.close()
+    broken.engine_swap.close()
 
     other = Stage(specs, batch=4)
     other.slot()
     other.build.ended.set()
-    other.said.wait_for("takes 4 pictures at once, not 1")
+    other.said.wait_for("takes 4 images at once, not 1")
     assert other.rises()
-    other.handover.close()
+    other.engine_swap.close()
     assert other.opened[0].session is None
 
 
@@ -166,23 +166,23 @@ def test_other_sizes_stay_on_the_first(tmp_path: Path) -> None:
     stage.switch()
     assert not stage.rises(stage.slot(48, 32))
     assert stage.rises(stage.slot(32, 48))
-    stage.handover.close()
+    stage.engine_swap.close()
 
 
 @pytest.mark.parametrize("end", ["close", "interrupt"])
 def test_ending_while_it_is_built_ends_the_build(stage: Stage, end: str) -> None:
     slot = stage.slot()
     stage.said.wait_for("is being built")
-    getattr(stage.handover, end)()
-    thread = stage.handover._thread
+    getattr(stage.engine_swap, end)()
+    thread = stage.engine_swap._thread
     assert thread is not None
     thread.join(20)
     assert not thread.is_alive()
     assert stage.build.closed == 1
     assert not stage.opened
     with pytest.raises(InferenceError):
-        stage.handover.run(slot, 1)
-    stage.handover.close()
+        stage.engine_swap.run(slot, 1)
+    stage.engine_swap.close()
 
 
 def test_an_engine_opened_while_the_run_ended_is_closed(stage: Stage) -> None:
@@ -194,12 +194,12 @@ def test_an_engine_opened_while_the_run_ended_is_closed(stage: Stage) -> None:
         assert go_on.wait(20)
         return real()
 
-    stage.handover._open = slowly
+    stage.engine_swap._open = slowly
     stage.slot()
     stage.build.ended.set()
     assert opening.wait(20)
-    stage.handover.interrupt()
+    stage.engine_swap.interrupt()
     go_on.set()
-    stage.handover.close()
+    stage.engine_swap.close()
     assert stage.opened[0].session is None
     assert not any("from then on" in line or "stays" in line for line in stage.said.lines)

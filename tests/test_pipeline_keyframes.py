@@ -17,7 +17,7 @@ from tests.support.stages import (
     assert_true,
     balanced,
     fake_estimator,
-    flat_picture,
+    flat_image,
     no_threads_left,
 )
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import av
 
 
-def _carried(sink: RecordingSink) -> list[int]:
-    return [result.frame.index for result in sink.results if result.depth.carried]
+def _propagated(sink: RecordingSink) -> list[int]:
+    return [result.frame.index for result in sink.results if result.depth.propagated]
 
 
 def _levels(sink: RecordingSink) -> list[float]:
@@ -44,10 +44,10 @@ def test_every_frame_has_depth_and_the_model_sees_every_nth(mode: str, every: in
     keys = range(0, 41, every)
     assert sink.indices == list(range(41))
     assert sum(engine.batches) == len(keys)
-    assert _carried(sink) == [index for index in range(41) if index not in keys]
-    assert stats.carried == 41 - len(keys)
+    assert _propagated(sink) == [index for index in range(41) if index not in keys]
+    assert stats.propagated == 41 - len(keys)
     assert (stats.captured, stats.processed, stats.written, stats.dropped) == (41, 41, 41, {})
-    assert "carry" in stats.stages_ms
+    assert "propagate" in stats.stages_ms
     assert no_threads_left()
 
 
@@ -69,31 +69,31 @@ def test_after_the_last_key_frame_depth_is_carried_on() -> None:
 def test_one_frame_alone_goes_through_the_model() -> None:
     sink = RecordingSink()
     stats = Pipeline([ScriptedSource(1)], fake_estimator(), [sink], range="shot", model_every=16).run()
-    assert (stats.processed, stats.carried) == (1, 0)
+    assert (stats.processed, stats.propagated) == (1, 0)
 
 
 def _dark_then_bright(index: int) -> av.VideoFrame:
-    return flat_picture(10 if index < 21 else 220)
+    return flat_image(10 if index < 21 else 220)
 
 
 @pytest.mark.parametrize("mode", ["shot", "ema"])
 def test_a_shot_begins_with_a_key_frame_and_nothing_is_carried_across(mode: str) -> None:
     engine, sink = FakeEngine(), RecordingSink()
     Pipeline(
-        [ScriptedSource(40, picture=_dark_then_bright)], fake_estimator(engine), [sink], range=mode, model_every=8
+        [ScriptedSource(40, image=_dark_then_bright)], fake_estimator(engine), [sink], range=mode, model_every=8
     ).run()
-    own = sorted(set(range(40)) - set(_carried(sink)))
+    own = sorted(set(range(40)) - set(_propagated(sink)))
     assert own == [0, 8, 16, 21, 29, 37]
     assert [round(level) for level in _levels(sink)] == [10] * 21 + [220] * 19
     ranges = {(round(result.range.lo), round(result.range.hi)) for result in sink.results}
     assert ranges == {(10, 11), (220, 221)}
 
 
-def test_pictures_of_another_size_begin_anew() -> None:
+def test_images_of_another_size_begin_anew() -> None:
     engine, sink = FakeEngine(fixed_size=False), RecordingSink()
-    source = ScriptedSource(10, picture=lambda index: flat_picture(index, 32 if index < 5 else 64))
+    source = ScriptedSource(10, image=lambda index: flat_image(index, 32 if index < 5 else 64))
     Pipeline([source], fake_estimator(engine), [sink], range="frame", model_every=4).run()
-    assert sorted(set(range(10)) - set(_carried(sink))) == [0, 4, 5, 9]
+    assert sorted(set(range(10)) - set(_propagated(sink))) == [0, 4, 5, 9]
     assert sink.indices == list(range(10))
 
 
@@ -106,7 +106,7 @@ def test_several_sources_share_the_model() -> None:
     ).run()
     assert sum(engine.batches) == 5 + 3
     assert (sinks["one"].indices, sinks["two"].indices) == (list(range(20)), list(range(9)))
-    assert stats.carried == 29 - 8
+    assert stats.propagated == 29 - 8
 
 
 def test_latest_carries_the_newest_answer_on_while_the_model_works() -> None:
@@ -129,13 +129,13 @@ def test_latest_carries_the_newest_answer_on_while_the_model_works() -> None:
     assert balanced(stats)
     assert set(stats.dropped) <= {"policy"}
     assert sink.indices[:29] == list(range(29))
-    assert _carried(sink)[:28] == list(range(1, 29))
+    assert _propagated(sink)[:28] == list(range(1, 29))
     assert [round(level) for level in _levels(sink)[:29]] == [0] * 29
 
 
 def test_latest_shows_a_new_shot_with_depth_of_its_own_only() -> None:
     sink = RecordingSink()
-    source = ScriptedSource(60, live=True, picture=lambda index: flat_picture(10 if index < 30 else 220))
+    source = ScriptedSource(60, live=True, image=lambda index: flat_image(10 if index < 30 else 220))
     stats = Pipeline([source], fake_estimator(), [sink], model_every=6).run()
     assert balanced(stats)
     assert stats.processed + stats.dropped.get("policy", 0) == 60
@@ -156,7 +156,7 @@ def test_an_error_of_the_model_ends_the_run(live: bool) -> None:
         if number == 2:
             raise InferenceError("out of memory")
 
-    source = ScriptedSource(400, live=live, rereadable=False)
+    source = ScriptedSource(400, live=live, repeatable=False)
     pipeline = Pipeline(
         [source], fake_estimator(FakeEngine(before=fail)), [RecordingSink()], range="ema", policy="every", model_every=3
     )
@@ -176,7 +176,7 @@ def test_it_ends_when_it_is_told_to(policy: str, end: str) -> None:
             assert pipeline is not None
             getattr(pipeline, end)()
 
-    source = ScriptedSource(100_000, live=policy == "latest", rereadable=False)
+    source = ScriptedSource(100_000, live=policy == "latest", repeatable=False)
     sink = RecordingSink(before=at_third)
     pipeline = Pipeline([source], fake_estimator(), [sink], range="ema", policy=policy, model_every=4)
     stats = pipeline.run()
@@ -200,7 +200,7 @@ def test_a_sink_that_waits_holds_no_more_than_a_bounded_number_of_frames() -> No
     worker = threading.Thread(target=lambda: done.append(pipeline.run()))
     worker.start()
     assert stuck.wait(10)
-    counts = {pipeline.snapshot().queues["carry"] for _ in range(200)}
+    counts = {pipeline.snapshot().queues["propagate"] for _ in range(200)}
     release.set()
     worker.join(20)
     assert done[0].processed == 500
@@ -208,7 +208,7 @@ def test_a_sink_that_waits_holds_no_more_than_a_bounded_number_of_frames() -> No
 
 
 def test_iteration_tells_carried_depth() -> None:
-    marks = [depth.carried for _, depth in stream(ScriptedSource(7), fake_estimator(), model_every=3)]
+    marks = [depth.propagated for _, depth in stream(ScriptedSource(7), fake_estimator(), model_every=3)]
     assert marks == [False, True, True, False, True, True, False]
 
 
@@ -221,8 +221,8 @@ def test_absurd_numbers_are_refused(every: int) -> None:
 def test_without_it_nothing_is_carried() -> None:
     sink = RecordingSink()
     stats = Pipeline([ScriptedSource(6)], fake_estimator(), [sink], range="frame").run()
-    assert (stats.carried, _carried(sink)) == (0, [])
-    assert "carry" not in stats.stages_ms
+    assert (stats.propagated, _propagated(sink)) == (0, [])
+    assert "propagate" not in stats.stages_ms
     assert np.isfinite(_levels(sink)).all()
 
 

@@ -1,4 +1,4 @@
-"""Pictures of any size and format into the one of a stream."""
+"""Images of any size and format into the one of a stream."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ BT709 = ColorTags(1, 1, 1, 1)
 @pytest.mark.parametrize("size_px", [(63, 47), (64, 48), (90, 30), (30, 90), (1, 1)])
 @pytest.mark.parametrize("given", ["rgb24", "bgra", "yuv444p", "gray"])
 def test_odd_sizes_come_out_whole(given: str, size_px: tuple[int, int], pix_fmt: str) -> None:
-    picture = av.VideoFrame(*size_px, given)
-    for plane in picture.planes:
+    image = av.VideoFrame(*size_px, given)
+    for plane in image.planes:
         plane.update(bytes([200]) * plane.buffer_size)
-    fitted = Fitter(63, 47, pix_fmt, BT709)(picture)
+    fitted = Fitter(63, 47, pix_fmt, BT709)(image)
     assert (fitted.width, fitted.height, fitted.format.name) == (63, 47, pix_fmt)
 
 

@@ -38,31 +38,31 @@ def workers() -> list[str]:
 
 
 def test_each_gives_what_calls_give_and_takes_few_ahead(estimator: DepthEstimator) -> None:
-    pictures = [pattern(40 + number, 30, number) for number in range(20)]
+    images = [pattern(40 + number, 30, number) for number in range(20)]
     taken: list[int] = []
 
     def one_by_one() -> Iterator[NDArray[np.uint8]]:
-        for number, picture in enumerate(pictures):
+        for number, image in enumerate(images):
             taken.append(number)
-            yield picture
+            yield image
 
     for number, result in enumerate(estimator.each(one_by_one(), style="viridis")):
         # two are read, two painted, and one is in between
         assert len(taken) <= min(20, number + 6)
-        alone = estimator(pictures[number], style="viridis")
+        alone = estimator(images[number], style="viridis")
         np.testing.assert_array_equal(result.data, alone.data)
         assert result.image == alone.image
     assert len(taken) == 20
     assert not workers()
 
 
-def test_a_bad_picture_is_named_after_those_before_it(estimator: DepthEstimator, tmp_path: Path) -> None:
+def test_a_bad_image_is_named_after_those_before_it(estimator: DepthEstimator, tmp_path: Path) -> None:
     paths = [tmp_path / f"{number}.png" for number in range(6)]
     for number, path in enumerate(paths):
         Image.fromarray(pattern(32 + number, 24, number)).save(path)
-    paths[4].write_bytes(b"no picture")
+    paths[4].write_bytes(b"no image")
     widths: list[int] = []
-    with pytest.raises(DataFormatError, match=r"4\.png: not a picture"):
+    with pytest.raises(DataFormatError, match=r"4\.png: not an image"):
         widths.extend(result.width for result in estimator.each(paths))
     assert widths == [32, 33, 34, 35]
     with pytest.raises(DataFormatError, match=r"4\.png"):

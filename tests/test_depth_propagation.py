@@ -1,4 +1,4 @@
-"""Depth carried along motion: scenes whose motion and depth are known."""
+"""Depth propagated along motion: scenes whose motion and depth are known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from streamdepth.core.errors import DataFormatError
 from streamdepth.core.frame import DepthMap, Sense
-from streamdepth.depth.propagation import DepthCarrier, KnownDepth
+from streamdepth.depth.propagation import DepthPropagator, KnownDepth
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,16 +32,16 @@ _BACKDROP, _CARD = _texture(1), _texture(2)
 
 def _scene(shift: int, card_at: int | None = None) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """A backdrop moved ``shift`` px to the left, as deep as its columns, and before it a card of depth 500."""
-    picture = _BACKDROP[:, 100 + shift : 100 + shift + _WIDTH].copy()
+    image = _BACKDROP[:, 100 + shift : 100 + shift + _WIDTH].copy()
     depth = np.tile(np.arange(100 + shift, 100 + shift + _WIDTH, dtype=np.float32), (_HEIGHT, 1))
     if card_at is not None:
-        picture[40:100, card_at : card_at + 60] = _CARD[40:100, :60]
+        image[40:100, card_at : card_at + 60] = _CARD[40:100, :60]
         depth[40:100, card_at : card_at + 60] = 500
-    return picture, depth
+    return image, depth
 
 
-def _known(picture: NDArray[np.uint8], depth: NDArray[np.float32]) -> KnownDepth:
-    return KnownDepth.of(picture, DepthMap(depth, _SENSE))
+def _known(image: NDArray[np.uint8], depth: NDArray[np.float32]) -> KnownDepth:
+    return KnownDepth.of(image, DepthMap(depth, _SENSE))
 
 
 def _error(got: DepthMap, wanted: NDArray[np.float32], border: int = 12) -> float:
@@ -50,82 +50,82 @@ def _error(got: DepthMap, wanted: NDArray[np.float32], border: int = 12) -> floa
 
 
 @pytest.mark.parametrize("shift", [-9, -2, 0, 1, 6])
-def test_depth_moves_with_the_picture(shift: int) -> None:
+def test_depth_moves_with_the_image(shift: int) -> None:
     before = _known(*_scene(0))
-    picture, wanted = _scene(shift)
-    got = DepthCarrier().onward(picture, before)
-    assert got.carried
+    image, wanted = _scene(shift)
+    got = DepthPropagator().onward(image, before)
+    assert got.propagated
     assert got.sense is _SENSE
     assert _error(got, wanted) < 0.35
     assert float(np.abs(before.values - wanted).mean()) == pytest.approx(abs(shift))
 
 
-def test_depth_of_another_size_than_the_picture_moves_as_far() -> None:
-    picture, wanted = _scene(8)
+def test_depth_of_another_size_than_the_image_moves_as_far() -> None:
+    image, wanted = _scene(8)
     first, depth = _scene(0)
     half = np.ascontiguousarray(depth.reshape(_HEIGHT // 2, 2, _WIDTH // 2, 2).mean(axis=(1, 3)))
-    got = DepthCarrier().onward(picture, _known(first, half))
+    got = DepthPropagator().onward(image, _known(first, half))
     expected = wanted.reshape(_HEIGHT // 2, 2, _WIDTH // 2, 2).mean(axis=(1, 3))
     assert got.values.shape == expected.shape
     assert _error(got, expected) < 0.35
 
 
-def test_between_two_pictures_depth_that_changes_is_interpolated_in_time() -> None:
-    picture, depth = _scene(0)
-    before, after = _known(picture, depth), _known(picture, depth + 40)
-    got = next(DepthCarrier().between([picture] * 3, before, after))
+def test_between_two_images_depth_that_changes_is_interpolated_in_time() -> None:
+    image, depth = _scene(0)
+    before, after = _known(image, depth), _known(image, depth + 40)
+    got = next(DepthPropagator().between([image] * 3, before, after))
     assert np.allclose(got.values, depth + 10, atol=0.01)
 
 
-def test_what_one_picture_hides_comes_from_the_other() -> None:
+def test_what_one_image_hides_comes_from_the_other() -> None:
     """The card moves 18 px to the right: what it uncovers is only seen later, what it covers only earlier."""
     before, after = _known(*_scene(0, 60)), _known(*_scene(0, 78))
-    picture, wanted = _scene(0, 69)
-    carrier = DepthCarrier()
-    both = next(carrier.between([picture], before, after))
+    image, wanted = _scene(0, 69)
+    carrier = DepthPropagator()
+    both = next(carrier.between([image], before, after))
     uncovered = np.s_[45:95, 62:67]
-    forward = carrier.onward(picture, before)
+    forward = carrier.onward(image, before)
     missed = np.abs(forward.values[uncovered] - wanted[uncovered]).mean()
     assert np.abs(both.values[uncovered] - wanted[uncovered]).mean() < missed / 3
     assert _error(both, wanted) < min(_error(forward, wanted), float(np.abs(before.values - wanted).mean())) / 1.5
 
 
 def test_motion_too_far_for_one_look_is_followed_step_by_step() -> None:
-    carrier, before = DepthCarrier(), _known(*_scene(0))
+    carrier, before = DepthPropagator(), _known(*_scene(0))
     for shift in range(6, 73, 6):
-        picture, wanted = _scene(shift)
-        got = carrier.onward(picture, before)
-    seen = np.s_[12:-12, 12:-84]  # the rest has come into the picture since
+        image, wanted = _scene(shift)
+        got = carrier.onward(image, before)
+    seen = np.s_[12:-12, 12:-84]  # the rest has come into the image since
     assert np.abs(got.values[seen] - wanted[seen]).mean() < 1
-    leap = DepthCarrier().onward(picture, before)
+    leap = DepthPropagator().onward(image, before)
     assert np.abs(leap.values[seen] - wanted[seen]).mean() > 10
 
 
-def test_between_two_pictures_motion_is_followed_from_both() -> None:
+def test_between_two_images_motion_is_followed_from_both() -> None:
     before, after = _known(*_scene(0)), _known(*_scene(48))
     scenes = [_scene(shift) for shift in range(6, 48, 6)]
-    found = list(DepthCarrier().between([picture for picture, _ in scenes], before, after))
+    found = list(DepthPropagator().between([image for image, _ in scenes], before, after))
     assert len(found) == 7
     for got, (_, wanted) in zip(found, scenes, strict=True):
         assert _error(got, wanted) < 0.5
 
 
 @pytest.mark.parametrize("fitting", ["before", "after"])
-def test_a_picture_of_another_shot_is_not_listened_to(fitting: str) -> None:
-    picture, wanted = _scene(2)
+def test_a_image_of_another_shot_is_not_listened_to(fitting: str) -> None:
+    image, wanted = _scene(2)
     same = _known(*_scene(0))
     other = _known(_texture(9)[:, :_WIDTH].copy(), np.full((_HEIGHT, _WIDTH), 9000, np.float32))
     before, after = (same, other) if fitting == "before" else (other, same)
-    got = next(DepthCarrier().between([picture], before, after))
+    got = next(DepthPropagator().between([image], before, after))
     assert _error(got, wanted) < 20  # of the 8,700 that the other shot is away
 
 
 def test_no_depth_stays_no_depth() -> None:
-    picture, depth = _scene(0)
+    image, depth = _scene(0)
     holes = depth.copy()
     holes[60:90, 60:120] = np.nan
     moved, wanted = _scene(6)
-    got = DepthCarrier().onward(moved, _known(picture, holes))
+    got = DepthPropagator().onward(moved, _known(image, holes))
     assert got.valid is None
     assert np.isnan(got.values[62:88, 58:112]).all()
     known = np.isfinite(got.values)
@@ -136,36 +136,36 @@ def test_no_depth_stays_no_depth() -> None:
 
 
 @pytest.mark.parametrize("holes", ["before", "after", "both"])
-def test_one_of_two_pictures_with_depth_is_enough(holes: str) -> None:
-    picture, depth = _scene(0)
+def test_one_of_two_images_with_depth_is_enough(holes: str) -> None:
+    image, depth = _scene(0)
     valid = np.ones(depth.shape, bool)
     valid[50:80, 50:90] = False
-    whole = KnownDepth.of(picture, DepthMap(depth, _SENSE, np.ones_like(valid)))
-    holed = KnownDepth.of(picture, DepthMap(np.where(valid, depth, np.float32(np.inf)), _SENSE, valid))
+    whole = KnownDepth.of(image, DepthMap(depth, _SENSE, np.ones_like(valid)))
+    holed = KnownDepth.of(image, DepthMap(np.where(valid, depth, np.float32(np.inf)), _SENSE, valid))
     before, after = whole if holes == "after" else holed, whole if holes == "before" else holed
-    got = next(DepthCarrier().between([picture], before, after))
+    got = next(DepthPropagator().between([image], before, after))
     assert got.valid is not None
     assert got.valid.all() if holes != "both" else (got.valid == valid).all()
     assert np.abs(got.values - depth)[got.valid].max() < 0.01
 
 
-def test_pictures_of_other_sizes_are_left_out_of_a_blend_and_refused_alone() -> None:
-    picture, depth = _scene(0)
-    before, other = _known(picture, depth), _known(picture[:100].copy(), depth)
-    smaller = _known(picture, depth[:72].copy())
-    carrier = DepthCarrier()
+def test_images_of_other_sizes_are_left_out_of_a_blend_and_refused_alone() -> None:
+    image, depth = _scene(0)
+    before, other = _known(image, depth), _known(image[:100].copy(), depth)
+    smaller = _known(image, depth[:72].copy())
+    carrier = DepthPropagator()
     for after in (other, smaller):
-        assert np.allclose(next(carrier.between([picture], before, after)).values, depth, atol=0.01)
+        assert np.allclose(next(carrier.between([image], before, after)).values, depth, atol=0.01)
     with pytest.raises(ValueError, match="cannot be compared"):
-        carrier.onward(picture[:100].copy(), before)
+        carrier.onward(image[:100].copy(), before)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8, 4), (640, 3), (15, 700), (3000, 90)])
-def test_tiny_and_narrow_pictures_are_held(size: tuple[int, int]) -> None:
+def test_tiny_and_narrow_images_are_held(size: tuple[int, int]) -> None:
     width, height = size
-    picture = av.VideoFrame.from_ndarray(np.full((height, width, 3), 90, np.uint8), format="rgb24")
-    carrier = DepthCarrier()
-    small = carrier.small(picture)
+    image = av.VideoFrame.from_ndarray(np.full((height, width, 3), 90, np.uint8), format="rgb24")
+    carrier = DepthPropagator()
+    small = carrier.small(image)
     assert (max(small.shape), min(small.shape) >= 32) == (256, True)
     depth = np.arange(32, dtype=np.float32).reshape(4, 8)
     known = _known(small, depth)
@@ -176,7 +176,7 @@ def test_tiny_and_narrow_pictures_are_held(size: tuple[int, int]) -> None:
 
 def test_sizes_may_change() -> None:
     """OpenCV's search crashes the process where one that was used for another size is told where to begin."""
-    carrier = DepthCarrier()
+    carrier = DepthPropagator()
     depth = np.zeros((4, 8), np.float32)
     for width, height in [(256, 144), (144, 256), (256, 32), (32, 256), (256, 256)] * 3:
         known = _known(_texture(3, width, height), depth)
@@ -188,8 +188,8 @@ def test_sizes_may_change() -> None:
 @pytest.mark.parametrize(("width", "height", "expected"), [(1280, 720, (144, 256)), (90, 120, (256, 192))])
 def test_motion_is_looked_for_in_small_luma(pix_fmt: str, width: int, height: int, expected: tuple[int, int]) -> None:
     ramp = np.tile(np.linspace(20, 230, width).astype(np.uint8), (height, 1))
-    picture = av.VideoFrame.from_ndarray(np.dstack([ramp] * 3), format="rgb24").reformat(format=pix_fmt)
-    small = DepthCarrier().small(picture)
+    image = av.VideoFrame.from_ndarray(np.dstack([ramp] * 3), format="rgb24").reformat(format=pix_fmt)
+    small = DepthPropagator().small(image)
     assert small.shape == expected
     assert small.dtype == np.uint8
     middle = small[small.shape[0] // 2].astype(int)
@@ -197,7 +197,7 @@ def test_motion_is_looked_for_in_small_luma(pix_fmt: str, width: int, height: in
     assert np.ptp(middle) > 170
 
 
-def test_a_picture_the_scaler_cannot_convert_is_named() -> None:
-    picture = av.VideoFrame(64, 64, "gray32be")
-    with pytest.raises(DataFormatError, match=r"64x64 gray32be picture .*leave --model-every out"):
-        DepthCarrier().small(picture)
+def test_a_image_the_scaler_cannot_convert_is_named() -> None:
+    image = av.VideoFrame(64, 64, "gray32be")
+    with pytest.raises(DataFormatError, match=r"64x64 gray32be image .*leave --model-every out"):
+        DepthPropagator().small(image)

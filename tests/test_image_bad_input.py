@@ -75,37 +75,37 @@ def test_a_tensor_of_a_size_the_graph_does_not_take(estimator: DepthEstimator) -
         estimator({"data": np.zeros(3 * 64 * 32), "dims": [1, 3, 64, 32]})
 
 
-def test_inputs_that_are_no_picture(estimator: DepthEstimator, tmp_path: Path) -> None:
+def test_inputs_that_are_no_image(estimator: DepthEstimator, tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
-    text.write_text("no picture")
+    text.write_text("no image")
     cut = encoded(Image.fromarray(pattern(64, 64)))[:-400]
     cases: list[tuple[Any, type[Exception], str]] = [
         (tmp_path / "none.png", SourceNotFoundError, "no such file"),
         ("none.png", SourceNotFoundError, "none.png: no such file"),
         ("none", SourceNotFoundError, "no such file"),
         (str(tmp_path), SourceError, "cannot be read"),
-        (text, DataFormatError, "not a picture in a format"),
+        (text, DataFormatError, "not an image in a format"),
         (b"", DataFormatError, "empty"),
-        (b"GIF89a", DataFormatError, "not a picture|damaged"),
-        (cut, DataFormatError, "damaged picture"),
+        (b"GIF89a", DataFormatError, "not an image|damaged"),
+        (cut, DataFormatError, "damaged image"),
         ("", UsageError, "empty string"),
         ("data:image/png;base64,@@@@", DataFormatError, "not base64"),
-        ("data:image/png;base64,QUJDRA==", DataFormatError, "not a picture"),
+        ("data:image/png;base64,QUJDRA==", DataFormatError, "not an image"),
         ("data:image/svg+xml,<svg/>", DataFormatError, "only base64"),
-        ("QUJD" * 20, SourceNotFoundError, "no such file, nor a picture in base64"),
-        ("QUJD" * 2000, DataFormatError, "not a picture"),
+        ("QUJD" * 20, SourceNotFoundError, "no such file, nor an image in base64"),
+        ("QUJD" * 2000, DataFormatError, "not an image"),
         ("%%%%" * 2000, DataFormatError, "neither a path nor base64"),
         ("http://user:secret@host/x.png", UsageError, "not fetched from URLs"),
         (np.zeros((0, 4, 3), np.uint8), DataFormatError, "no pixels"),
-        (np.zeros((4, 4, 5), np.uint8), DataFormatError, "is no picture"),
+        (np.zeros((4, 4, 5), np.uint8), DataFormatError, "is no image"),
         (np.zeros((3, 4, 4), np.uint8).reshape(3, 4, 4)[:, :, :2].repeat(4, 2), DataFormatError, "channels last"),
-        (np.zeros(4, np.uint8), DataFormatError, "is no picture"),
-        (np.full((4, 4, 3), 200.0), DataFormatError, "from 200 to 200; floating pictures lie in 0..1"),
-        (np.full((4, 4), np.nan, np.float32), DataFormatError, "floating pictures lie in 0..1"),
+        (np.zeros(4, np.uint8), DataFormatError, "is no image"),
+        (np.full((4, 4, 3), 200.0), DataFormatError, "from 200 to 200; floating images lie in 0..1"),
+        (np.full((4, 4), np.nan, np.float32), DataFormatError, "floating images lie in 0..1"),
         (np.zeros((4, 4, 3), np.int64), DataFormatError, "unknown kind of pixel"),
         (Image.new("RGB", (0, 0)), DataFormatError, "0x0, no pixels"),
-        (None, UsageError, "NoneType holds no picture"),
-        (3, UsageError, "int holds no picture"),
+        (None, UsageError, "NoneType holds no image"),
+        (3, UsageError, "int holds no image"),
     ]
     for value, kind, message in cases:
         with pytest.raises(kind, match=message) as caught:

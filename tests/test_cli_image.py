@@ -1,4 +1,4 @@
-"""`streamdepth image`, and pictures through `run`."""
+"""`streamdepth image`, and images through `run`."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class TestStills:
         outputs = [str(tmp_path / name) for name in ("o.png", "o.npy", "o.json")]
         arguments = ["image", str(photo), "--style", "viridis", "--alpha", "0.3,0.8"]
         assert main([*arguments, *(part for out in outputs for part in ("-o", out))]) == 0
-        with Image.open(outputs[0]) as picture:
-            assert (picture.size, picture.mode) == ((80, 60), "RGBA")
-            low, high = picture.getchannel("A").getextrema()
+        with Image.open(outputs[0]) as image:
+            assert (image.size, image.mode) == ((80, 60), "RGBA")
+            low, high = image.getchannel("A").getextrema()
         assert (low, high) == pytest.approx((0.3 * 255, 0.8 * 255), abs=0.5)
         depth = np.load(outputs[1])
         assert (depth.shape, depth.dtype) == ((60, 80), np.float32)
@@ -61,15 +61,15 @@ class TestStills:
         lines = capsys.readouterr().out.splitlines()
         assert [json.loads(line)["width"] for line in lines] == [80, 80]
 
-    def test_a_bad_picture_of_several_is_passed_over(
+    def test_a_bad_image_of_several_is_passed_over(
         self, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         bad, last = tmp_path / "bad.txt", tmp_path / "last.jpg"
-        bad.write_text("no picture")
+        bad.write_text("no image")
         last.write_bytes(photo.read_bytes())
         assert main(["image", str(photo), str(bad), str(last), "-o", f"{tmp_path}/out/"]) == 1
         lines = capsys.readouterr().err.splitlines()
-        assert ["bad.txt" in lines[0], lines[1:]] == [True, ["streamdepth: 1 of 3 pictures failed: bad"]]
+        assert ["bad.txt" in lines[0], lines[1:]] == [True, ["streamdepth: 1 of 3 images failed: bad"]]
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["last.png", "photo.png"]
         assert main(["image", str(bad), "-o", f"{tmp_path}/x.png"]) == 1
         assert "bad.txt" in one_line(capsys)
@@ -78,21 +78,21 @@ class TestStills:
         assert main(["image", str(photo.parent), "-o", f"{tmp_path}/out/", "--style", "gray"]) == 0
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["photo.png"]
 
-    def test_pictures_of_one_name_get_outputs_of_their_own(self, photo: Path, tmp_path: Path) -> None:
+    def test_images_of_one_name_get_outputs_of_their_own(self, photo: Path, tmp_path: Path) -> None:
         (tmp_path / "more").mkdir()
         (tmp_path / "more" / "photo.jpg").write_bytes(photo.read_bytes())
         assert main(["image", f"{tmp_path}/**/*.jpg", "-o", f"{tmp_path}/{{name}}.npy"]) == 0
         assert sorted(path.name for path in tmp_path.glob("*.npy")) == ["photo-2.npy", "photo.npy"]
 
-    def test_a_folder_of_pictures_run_as_a_film_keeps_their_names(
+    def test_a_folder_of_images_run_as_a_film_keeps_their_names(
         self, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         (tmp_path / "more").mkdir()
         photo.rename(tmp_path / "more" / photo.name)
         for folder in ("out", "more"):
-            code = main(["run", f"{tmp_path}/more", "-o", f"{tmp_path}/{folder}/{{picture}}.webp", "-y", "--quiet"])
+            code = main(["run", f"{tmp_path}/more", "-o", f"{tmp_path}/{folder}/{{image}}.webp", "-y", "--quiet"])
             assert code == (0 if folder == "out" else 2)
-        assert "holds the pictures that are read" in one_line(capsys)
+        assert "holds the images that are read" in one_line(capsys)
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["photo.webp"]
 
     def test_outputs_that_would_collide_are_refused(

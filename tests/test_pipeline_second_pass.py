@@ -1,4 +1,4 @@
-"""The colour pass of ``--range shot``: pictures kept from the depth pass, or found again in the source."""
+"""The colour pass of ``--range shot``: images kept from the depth pass, or found again in the source."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from streamdepth.core.errors import SourceError
 from streamdepth.core.queues import Aborted
 from streamdepth.depth.shots import Stamp
 from streamdepth.pipeline import Pipeline
-from streamdepth.pipeline.second_pass import Rereading
+from streamdepth.pipeline.second_pass import SecondPass
 from streamdepth.sources.file import FileSource
 from tests.support.media import decode_rgb, draw_index, read_index, write_clip
-from tests.support.stages import RecordingSink, ScriptedSource, fake_estimator, flat_picture
+from tests.support.stages import RecordingSink, ScriptedSource, fake_estimator, flat_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamdepth.core.frame import StreamInfo
 
-_FRAME_BYTES = sum(plane.buffer_size for plane in flat_picture(0).planes)
+_FRAME_BYTES = sum(plane.buffer_size for plane in flat_image(0).planes)
 
 
 class CountingSource(ScriptedSource):
-    """Counts the pictures its further readings give."""
+    """Counts the images its further readings give."""
 
     def __init__(self, count: int) -> None:
         super().__init__(count)
@@ -59,7 +59,7 @@ def test_only_what_was_not_kept_is_read_again(kept: int, read_again: int) -> Non
     assert len({result.range for result in sink.results}) == 1
 
 
-def test_aborting_while_pictures_are_kept_gives_them_up() -> None:
+def test_aborting_while_images_are_kept_gives_them_up() -> None:
     """The abort comes with half a shot kept; nothing waits for its end."""
     pipeline: Pipeline
 
@@ -94,7 +94,7 @@ class Noting(FileSource):
         return super().resume(pts)
 
 
-def test_a_file_is_resumed_where_pictures_were_not_kept(tmp_path: Path) -> None:
+def test_a_file_is_resumed_where_images_were_not_kept(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "shots.mp4", frames=240, draw=_scenes, gop=80)
     direct = decode_rgb(clip)
     source, sink = Noting(clip), RecordingSink()
@@ -142,13 +142,13 @@ class TestRereading:
         source = Noting(clip)
         source.open()
         frames = list(source.frames())
-        rereading = Rereading(source)
+        second_pass = SecondPass(source)
         for index in (3, 4, 40, 150, 151, 199):
-            found = rereading.find(Stamp(index, frames[index].pts, 7))
+            found = second_pass.find(Stamp(index, frames[index].pts, 7))
             assert (found.index, found.pts, found.captured_ns) == (index, frames[index].pts, 7)
             assert read_index(found.to_rgb()) == index
         assert source.resumed == [frames[index].pts for index in (3, 150)]
-        rereading.close()
+        second_pass.close()
         source.close()
 
     def test_starts_over_where_a_seek_lands_elsewhere(self) -> None:
@@ -156,9 +156,9 @@ class TestRereading:
             def resume(self, pts: int) -> ScriptedSource:  # noqa: ARG002
                 return ScriptedSource(3)
 
-        rereading = Rereading(Astray(100))
-        assert [rereading.find(stamp(index)).pts for index in (60, 61)] == [60, 61]
-        rereading.close()
+        second_pass = SecondPass(Astray(100))
+        assert [second_pass.find(stamp(index)).pts for index in (60, 61)] == [60, 61]
+        second_pass.close()
 
     def test_closes_each_reading(self) -> None:
         readers: list[ScriptedSource] = []
@@ -168,19 +168,19 @@ class TestRereading:
                 readers.append(ScriptedSource(3))
                 return readers[-1]
 
-        rereading = Rereading(Astray(100))
-        rereading.find(stamp(60))
+        second_pass = SecondPass(Astray(100))
+        second_pass.find(stamp(60))
         assert readers[0].closed
-        rereading.close()
+        second_pass.close()
 
     @pytest.mark.parametrize("wanted", [stamp(20), stamp(5, 1000)])
     def test_what_is_not_there_any_more_is_named(self, wanted: Stamp) -> None:
         with pytest.raises(SourceError, match="changed meanwhile"):
-            Rereading(ScriptedSource(10)).find(wanted)
+            SecondPass(ScriptedSource(10)).find(wanted)
 
     def test_a_source_that_can_be_read_once_is_refused(self) -> None:
         with pytest.raises(SourceError, match="cannot be read twice"):
-            Rereading(ScriptedSource(rereadable=False))
+            SecondPass(ScriptedSource(repeatable=False))
 
     def test_an_interrupt_ends_a_wait_for_a_frame(self) -> None:
         waiting, go_on = threading.Event(), threading.Event()
@@ -196,19 +196,19 @@ class TestRereading:
                 reader.on_interrupt = go_on.set
                 return reader
 
-        rereading = Rereading(Slow(10))
+        second_pass = SecondPass(Slow(10))
         with ThreadPoolExecutor(1) as pool:
-            finding = pool.submit(rereading.find, stamp(5))
+            finding = pool.submit(second_pass.find, stamp(5))
             assert waiting.wait(5)
-            rereading.interrupt()
+            second_pass.interrupt()
             with pytest.raises(Aborted):
                 finding.result(5)
 
     def test_interrupted_before_it_begins(self) -> None:
-        rereading = Rereading(ScriptedSource(10))
-        rereading.interrupt()
+        second_pass = SecondPass(ScriptedSource(10))
+        second_pass.interrupt()
         with pytest.raises(Aborted):
-            rereading.find(stamp(0))
+            second_pass.find(stamp(0))
 
     def test_an_interrupt_while_a_file_is_opened_is_no_error_of_the_source(self, tmp_path: Path) -> None:
         clip = write_clip(tmp_path / "a.mp4", frames=5)
@@ -219,15 +219,15 @@ class TestRereading:
 
         class Opening(FileSource):
             def open(self) -> StreamInfo:
-                rereading.interrupt()
+                second_pass.interrupt()
                 return super().open()
 
-        rereading = Rereading(Interrupting(clip))
+        second_pass = SecondPass(Interrupting(clip))
         with pytest.raises(Aborted):
-            rereading.find(stamp(0))
+            second_pass.find(stamp(0))
 
 
-def test_pictures_seen_in_rgb_keep_no_threads() -> None:
+def test_images_seen_in_rgb_keep_no_threads() -> None:
     """A callback may look at every frame of a long shot, all of which are kept."""
     tasks = Path("/proc/self/task")
     if not tasks.is_dir():

@@ -24,7 +24,7 @@ from streamdepth.core.frame import Frame, Sense
 from streamdepth.image.estimator import DepthEstimator, Estimate
 from streamdepth.image.verify import verify
 from streamdepth.inference.pattern import pattern
-from streamdepth.inference.preprocess import picture_of
+from streamdepth.inference.preprocess import image_of
 from tests.support.goldens import FOLDER, load
 from tests.support.models import write_depth_model
 
@@ -42,13 +42,13 @@ def estimator() -> Iterator[DepthEstimator]:
 
 
 @pytest.fixture(scope="module")
-def picture() -> NDArray[np.uint8]:
+def pixels() -> NDArray[np.uint8]:
     return pattern(60, 40)
 
 
 @pytest.fixture(scope="module")
-def depth(estimator: DepthEstimator, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return one(estimator(picture)).data
+def depth(estimator: DepthEstimator, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return one(estimator(pixels)).data
 
 
 def one(result: Estimate | list[Estimate]) -> Estimate:
@@ -62,8 +62,8 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return out.getvalue()
 
 
-def test_result(estimator: DepthEstimator, picture: NDArray[np.uint8]) -> None:
-    result = one(estimator(picture))
+def test_result(estimator: DepthEstimator, pixels: NDArray[np.uint8]) -> None:
+    result = one(estimator(pixels))
     assert result.data.shape == (40, 60)
     assert result.data.dtype == np.float32
     assert (result.width, result.height) == (60, 40)
@@ -76,23 +76,23 @@ def test_result(estimator: DepthEstimator, picture: NDArray[np.uint8]) -> None:
 def test_stills_are_exact_by_default() -> None:
     golden = load("depth_anything")
     with DepthEstimator(golden.spec.path) as estimator:
-        results = estimator(list(golden.pictures.values()))
+        results = estimator(list(golden.images.values()))
     assert isinstance(results, list)
-    for key, result in zip(golden.pictures, results, strict=True):
+    for key, result in zip(golden.images, results, strict=True):
         wanted = golden.arrays[f"depth_{key}"]
         assert np.abs(result.data - wanted).max() <= 5e-4 * np.ptp(wanted)
 
 
-def test_every_form_of_one_picture_gives_the_same_depth(
-    estimator: DepthEstimator, picture: NDArray[np.uint8], depth: NDArray[np.float32], tmp_path: Path
+def test_every_form_of_one_image_gives_the_same_depth(
+    estimator: DepthEstimator, pixels: NDArray[np.uint8], depth: NDArray[np.float32], tmp_path: Path
 ) -> None:
-    image = Image.fromarray(picture)
+    image = Image.fromarray(pixels)
     png = encoded(image)
     path = tmp_path / "a b.png"
     path.write_bytes(png)
     text = base64.b64encode(png).decode()
-    frame = Frame("s", 0, 0, Fraction(1, 25), 0, picture_of(picture))
-    alpha = np.dstack([picture, np.full(picture.shape[:2], 7, np.uint8)])
+    frame = Frame("s", 0, 0, Fraction(1, 25), 0, image_of(pixels))
+    alpha = np.dstack([pixels, np.full(pixels.shape[:2], 7, np.uint8)])
     forms: list[Any] = [
         path,
         str(path),
@@ -106,13 +106,13 @@ def test_every_form_of_one_picture_gives_the_same_depth(
         "data:image/png;base64," + text,
         image,
         image.convert("RGBA"),
-        picture,
-        np.asfortranarray(picture),
+        pixels,
+        np.asfortranarray(pixels),
         alpha,
-        picture.astype(np.uint16) * 257,
-        picture.astype(np.float32) / 255,
-        picture.astype(np.float64) / 255,
-        picture_of(picture),
+        pixels.astype(np.uint16) * 257,
+        pixels.astype(np.float32) / 255,
+        pixels.astype(np.float64) / 255,
+        image_of(pixels),
         frame,
     ]
     results = estimator(forms)
@@ -122,8 +122,8 @@ def test_every_form_of_one_picture_gives_the_same_depth(
         np.testing.assert_array_equal(result.data, depth, err_msg=repr(type(form)))
 
 
-def test_grey_forms(estimator: DepthEstimator, picture: NDArray[np.uint8]) -> None:
-    grey = picture[:, :, 1]
+def test_grey_forms(estimator: DepthEstimator, pixels: NDArray[np.uint8]) -> None:
+    grey = pixels[:, :, 1]
     wide = grey.astype(np.uint16) * 257
     tiff = Image.fromarray(wide)
     forms = [
@@ -144,7 +144,7 @@ def test_grey_forms(estimator: DepthEstimator, picture: NDArray[np.uint8]) -> No
         np.testing.assert_array_equal(result.data, results[0].data, err_msg=str(number))
 
 
-def test_palette_and_bilevel_pictures(estimator: DepthEstimator) -> None:
+def test_palette_and_bilevel_images(estimator: DepthEstimator) -> None:
     few = Image.fromarray(np.repeat(np.repeat(np.eye(6, dtype=np.uint8) * 255, 8, 0), 8, 1))
     rgb = few.convert("RGB")
     forms = [rgb, rgb.convert("P", palette=Image.Palette.ADAPTIVE), encoded(rgb, "GIF"), few.convert("1"), few]
@@ -158,43 +158,43 @@ def test_palette_and_bilevel_pictures(estimator: DepthEstimator) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(estimator: DepthEstimator, picture: NDArray[np.uint8], orientation: int) -> None:
+def test_exif_orientation(estimator: DepthEstimator, pixels: NDArray[np.uint8], orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    # EXIF 2.3, tag 274: which side of the stored picture is the top, which the left
+    # EXIF 2.3, tag 274: which side of the stored pixels is the top, which the left
     upright = {
-        1: picture,
-        2: picture[:, ::-1],
-        3: picture[::-1, ::-1],
-        4: picture[::-1],
-        5: picture.transpose(1, 0, 2),
-        6: np.rot90(picture, -1),
-        7: picture[::-1, ::-1].transpose(1, 0, 2),
-        8: np.rot90(picture),
+        1: pixels,
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.transpose(1, 0, 2),
+        6: np.rot90(pixels, -1),
+        7: pixels[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(pixels),
     }[orientation]
-    got = one(estimator(encoded(Image.fromarray(picture), exif=exif)))
+    got = one(estimator(encoded(Image.fromarray(pixels), exif=exif)))
     np.testing.assert_array_equal(got.data, one(estimator(np.ascontiguousarray(upright))).data)
     assert (got.height, got.width) == upright.shape[:2]
 
 
-def test_animated_picture_gives_its_first_frame_and_says_so(estimator: DepthEstimator) -> None:
+def test_animated_image_gives_its_first_frame_and_says_so(estimator: DepthEstimator) -> None:
     frames = [Image.fromarray(pattern(32, 24, n)) for n in range(3)]
     data = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])
     got = one(estimator(data))
     np.testing.assert_array_equal(got.data, one(estimator(frames[0])).data)
-    assert "the first of 3 pictures" in got.notes[0]
+    assert "the first of 3 images" in got.notes[0]
 
 
 def test_a_list_may_mix_sizes_and_forms_and_keeps_its_order(estimator: DepthEstimator) -> None:
     sizes = [(60, 40), (33, 77), (60, 40), (1, 1), (200, 10)]
-    pictures = [pattern(w, h, n) for n, (w, h) in enumerate(sizes)]
-    results = estimator(tuple(pictures))
+    images = [pattern(w, h, n) for n, (w, h) in enumerate(sizes)]
+    results = estimator(tuple(images))
     assert isinstance(results, list)
     assert [(r.width, r.height) for r in results] == sizes
-    for result, picture in zip(results, pictures, strict=True):
-        np.testing.assert_array_equal(result.data, one(estimator(picture)).data)
+    for result, pixels in zip(results, images, strict=True):
+        np.testing.assert_array_equal(result.data, one(estimator(pixels)).data)
     assert estimator([]) == []
-    assert len(estimator([pictures[0]])) == 1
+    assert len(estimator([images[0]])) == 1
 
 
 # Prepared tensors --------------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def test_prepared_tensor_is_used_as_it_is(estimator: DepthEstimator, prepared: N
         assert np.abs(result.data - raw).max() <= 1e-4 * np.ptp(raw)
 
 
-def test_a_tensor_of_several_pictures_counts_as_that_many(
+def test_a_tensor_of_several_images_counts_as_that_many(
     estimator: DepthEstimator, prepared: NDArray[np.float32]
 ) -> None:
     two = np.concatenate([prepared, -prepared])
@@ -237,11 +237,11 @@ def test_a_tensor_of_several_pictures_counts_as_that_many(
     assert len(results) == 2
 
 
-# Pictures of depth --------------------------------------------------------------------------------------------------
+# Images of depth --------------------------------------------------------------------------------------------------
 
 
-def test_image_is_a_png_with_alpha_at_the_pictures_size(estimator: DepthEstimator, picture: NDArray[np.uint8]) -> None:
-    result = one(estimator(picture, style="viridis", alpha=(0.3, 0.8)))
+def test_image_is_a_png_with_alpha_at_the_images_size(estimator: DepthEstimator, pixels: NDArray[np.uint8]) -> None:
+    result = one(estimator(pixels, style="viridis", alpha=(0.3, 0.8)))
     assert result.image is not None
     image = Image.open(io.BytesIO(result.image))
     assert (image.format, image.mode, image.size) == ("PNG", "RGBA", (60, 40))
@@ -252,17 +252,17 @@ def test_image_is_a_png_with_alpha_at_the_pictures_size(estimator: DepthEstimato
 
 
 @pytest.mark.parametrize("style", ["grayscale", "greyscale"])
-def test_grayscale_styles_have_one_channel(estimator: DepthEstimator, picture: NDArray[np.uint8], style: str) -> None:
-    result = one(estimator(picture, style=style))
+def test_grayscale_styles_have_one_channel(estimator: DepthEstimator, pixels: NDArray[np.uint8], style: str) -> None:
+    result = one(estimator(pixels, style=style))
     assert result.image is not None
     image = Image.open(io.BytesIO(result.image))
     assert image.mode == "L"
     wanted = (result.data - result.data.min()) / np.ptp(result.data) * 255
     assert np.abs(np.asarray(image) - wanted).max() <= 1.01
-    flipped = one(estimator(picture, style=style, reverse=True))
+    flipped = one(estimator(pixels, style=style, reverse=True))
     assert flipped.image is not None
     assert np.abs(np.asarray(Image.open(io.BytesIO(flipped.image))) - (255 - wanted)).max() <= 1.01
-    faded = one(estimator(picture, style=style, alpha=0.5))
+    faded = one(estimator(pixels, style=style, alpha=0.5))
     assert faded.image is not None
     assert Image.open(io.BytesIO(faded.image)).mode == "LA"
 
@@ -274,8 +274,8 @@ def test_bad_looks_are_told_before_any_work(estimator: DepthEstimator) -> None:
         estimator("not read.png", style="viridis", alpha="x")
 
 
-def test_node_form_is_json(estimator: DepthEstimator, picture: NDArray[np.uint8]) -> None:
-    result = one(estimator(picture, style="inferno"))
+def test_node_form_is_json(estimator: DepthEstimator, pixels: NDArray[np.uint8]) -> None:
+    result = one(estimator(pixels, style="inferno"))
     node = json.loads(json.dumps(result.to_node(), allow_nan=False))
     assert sorted(node) == ["data", "height", "image", "width"]
     again = np.array(node["data"], dtype=np.float32).reshape(node["height"], node["width"])
@@ -290,12 +290,12 @@ def test_node_form_is_json(estimator: DepthEstimator, picture: NDArray[np.uint8]
 
 
 def test_many_threads_may_call(
-    estimator: DepthEstimator, picture: NDArray[np.uint8], depth: NDArray[np.float32]
+    estimator: DepthEstimator, pixels: NDArray[np.uint8], depth: NDArray[np.float32]
 ) -> None:
     wrong: list[int] = []
 
     def work() -> None:
-        wrong.extend(n for n in range(5) if not np.array_equal(one(estimator(picture)).data, depth))
+        wrong.extend(n for n in range(5) if not np.array_equal(one(estimator(pixels)).data, depth))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -344,7 +344,7 @@ def test_verify(estimator: DepthEstimator, tmp_path: Path) -> None:
     path = FOLDER / "dpt" / "model.onnx"
     fast = verify(path)
     assert fast.ok
-    assert len(fast.pictures) == 4
+    assert len(fast.images) == 4
     assert fast.max_error is not None
     assert 0 < fast.max_error < 0.5
     assert fast.correlation is not None
@@ -357,7 +357,7 @@ def test_verify(estimator: DepthEstimator, tmp_path: Path) -> None:
     assert same.max_error == 0
     assert same.correlation == pytest.approx(1)
     assert not same.aligned
-    assert told == ["picture 1"]
+    assert told == ["pixels 1"]
     json.dumps(same.to_dict(), allow_nan=False)
     near = write_depth_model(tmp_path / "near.onnx", inverse=True)
     far = write_depth_model(tmp_path / "more" / "far.onnx", inverse=True)
@@ -366,8 +366,8 @@ def test_verify(estimator: DepthEstimator, tmp_path: Path) -> None:
     assert aligned.aligned
     assert "best scale" in aligned.title
     assert aligned.max_error == pytest.approx(0, abs=1e-5)
-    with pytest.raises(UsageError, match="at least one picture"):
-        verify(path, pictures=[])
+    with pytest.raises(UsageError, match="at least one pixels"):
+        verify(path, images=[])
     with pytest.raises(UsageError, match="give a reference"):
         verify(estimator)
     flat = write_depth_model(tmp_path / "flat.onnx", fault="flat")
