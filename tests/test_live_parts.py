@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from streamdepth.core.errors import UsageError
 from streamdepth.net.backoff import Backoff, connected_again
 from streamdepth.net.url import Credentials, find_credentials, parse_live_url
-from streamdepth.sources.live.libav import libav_options, reason
+from streamdepth.sources.live.connection import libav_options, reason
 from streamdepth.sources.live.loss import FrameGaps, SkippedFrames
 from streamdepth.sources.live.reader import Ended, Mailbox
 from streamdepth.sources.live.timestamps import TIME_BASE, LivePace, LiveTimeline

@@ -22,9 +22,9 @@ from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.core.frame import DepthMap, DepthRange, Frame, Result, Sense
 from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch, measure, range_control
 from streamdepth.serve.feed import LiveFeed, probe
-from streamdepth.serve.metrics import Exposition
 from streamdepth.serve.sink import WebSink
 from streamdepth.serve.site import WebSite
+from streamdepth.serve.stats import Exposition
 from tests.support.stages import ScriptedSource, flat_image
 from tests.support.web import Running, eventually, http, read_parts, running
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from streamdepth.serve.replies import failure
+from streamdepth.serve.api import failure
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

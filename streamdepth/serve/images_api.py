@@ -15,9 +15,8 @@ from aiohttp import web
 
 from streamdepth.core.errors import StreamDepthError
 from streamdepth.core.look import parse_alpha
+from streamdepth.serve.api import ApiError, body, plain_style, status_of
 from streamdepth.serve.feed import npy
-from streamdepth.serve.looks import plain_style
-from streamdepth.serve.replies import ApiError, body, status_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor

@@ -10,9 +10,8 @@ from urllib.parse import quote
 from aiohttp import web
 
 from streamdepth.core.look import View
+from streamdepth.serve.api import ApiError, look_changes
 from streamdepth.serve.jobs import JobState
-from streamdepth.serve.looks import look_changes
-from streamdepth.serve.replies import ApiError
 
 if TYPE_CHECKING:
     from streamdepth.core.look import Look, LookControl

@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import WSMsgType, web
 
 from streamdepth.core.frame import Sense
+from streamdepth.serve.api import LOOK_KEYS, ApiError, json_object, look_changes, look_state, palettes_css
 from streamdepth.serve.feed import jpeg, npy, png, probe
-from streamdepth.serve.looks import LOOK_KEYS, look_changes, look_state, palettes_css
-from streamdepth.serve.metrics import CONTENT_TYPE, exposition
-from streamdepth.serve.replies import ApiError, json_object
 from streamdepth.serve.rtc import Peers
 from streamdepth.serve.server import LOGGER
 from streamdepth.serve.site import changed_range
-from streamdepth.serve.stats_sampler import SAMPLE_SECONDS
+from streamdepth.serve.stats import CONTENT_TYPE, SAMPLE_SECONDS, exposition
 from streamdepth.version import __version__
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import av
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
-from streamdepth.serve.replies import ApiError
+from streamdepth.serve.api import ApiError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

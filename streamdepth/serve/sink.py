@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from streamdepth.depth.range import RangeSwitch
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.serve.options import WebSettings
-    from streamdepth.serve.stats_sampler import Watched
+    from streamdepth.serve.stats import Watched
 
 
 class WebSink(BaseSink):

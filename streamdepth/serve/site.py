@@ -14,7 +14,7 @@ from streamdepth.core.errors import MissingDependencyError, SinkError, UsageErro
 from streamdepth.core.look import Look, LookControl, View
 from streamdepth.serve.feed import LiveFeed
 from streamdepth.serve.options import WebSettings, check_url, find_token, new_token, resolve
-from streamdepth.serve.stats_sampler import Reporting, StatsSampler
+from streamdepth.serve.stats import Reporting, StatsSampler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -201,12 +201,12 @@ class WebSite:
         """On the server's thread, inside its loop."""
         from aiohttp import web
 
+        from streamdepth.serve.api import errors_as_json
         from streamdepth.serve.auth import AuthMiddleware, harden
         from streamdepth.serve.images_api import ImagesApi
         from streamdepth.serve.jobs_api import JobsApi
         from streamdepth.serve.live_api import LiveApi
         from streamdepth.serve.page import OPEN_PATHS, Page
-        from streamdepth.serve.replies import errors_as_json
 
         assert self._listen is not None  # noqa: S101 - set in start()
         gate = AuthMiddleware(self._token, OPEN_PATHS | {"/healthz", "/login"})

@@ -16,8 +16,7 @@ from streamdepth.net.backoff import Backoff, connected_again
 from streamdepth.net.tls import find_tls_config
 from streamdepth.net.url import find_credentials, parse_live_url
 from streamdepth.sinks.rtsp.media import CLOCK_RATE, Encoder, sdp, sender_report
-from streamdepth.sinks.rtsp.options import black, check_encoding
-from streamdepth.sinks.rtsp.pace import Pace, output_rate
+from streamdepth.sinks.rtsp.pace import Pace, black, check_encoding, output_rate
 from streamdepth.sinks.rtsp.record import CONTROL, PublishError, RecordClient
 
 if TYPE_CHECKING:

@@ -19,8 +19,7 @@ from streamdepth.net.url import find_credentials, parse_live_url
 from streamdepth.sinks.rtsp.auth import Authenticator
 from streamdepth.sinks.rtsp.hub import Hub, Settings
 from streamdepth.sinks.rtsp.media import CLOCK_RATE, Encoder, sdp
-from streamdepth.sinks.rtsp.options import black, check_encoding
-from streamdepth.sinks.rtsp.pace import Pace, output_rate
+from streamdepth.sinks.rtsp.pace import Pace, black, check_encoding, output_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -17,8 +17,7 @@ from streamdepth.media.letterbox import Fitter
 from streamdepth.net.backoff import Backoff, connected_again
 from streamdepth.net.tls import find_tls_config
 from streamdepth.net.url import LIVE_SCHEMES, find_credentials, parse_live_url
-from streamdepth.sources.live.connection import LiveLink
-from streamdepth.sources.live.libav import hint, is_busy, reason
+from streamdepth.sources.live.connection import LiveLink, hint, is_busy, reason
 from streamdepth.sources.live.reader import Ended, Image, LiveDecoding, Missing, Opened, Skipped, Undecodable
 from streamdepth.sources.live.timestamps import TIME_BASE, LiveTimeline
 
