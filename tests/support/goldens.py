@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from streamdepth.models.resolve import resolve
+from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamdepth.models.spec import ModelSpec
 
-FOLDER = Path(__file__).parent.parent / "goldens"
+FOLDER = ROOT / "tests" / "goldens"
 ARCHITECTURES = ("depth_anything", "dpt", "dpt_padded", "glpn", "zoedepth", "depth_pro")
 INPUT_STRIDE = 5
 

@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import av
@@ -16,9 +15,11 @@ import pytest
 
 from streamdepth.core.frame import ColorTags, DepthMap, DepthRange, Frame, ImageInfo, Result, Sense, StreamInfo
 from streamdepth.core.look import Look, LookControl
+from tests.support.paths import SHARED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -173,7 +174,7 @@ def small_disk(folder: Path, *, kilobytes: int) -> Iterator[Path]:
 
 def shared_clip(name: str) -> Path:
     """A clip of the media folder beside the checkout. Skips the test where it is absent."""
-    path = Path(__file__).parents[3] / "shared" / "media" / name
+    path = SHARED / "media" / name
     if not path.exists():
         pytest.skip(f"{path} is not there")
     return path

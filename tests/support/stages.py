@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from fractions import Fraction
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,9 +16,11 @@ from streamdepth.core.base_sink import BaseSink
 from streamdepth.core.clock import Clock, SystemClock
 from streamdepth.core.frame import DepthMap, Frame, ImageInfo, Result, Sense, StreamInfo
 from streamdepth.core.look import Look, LookControl
+from tests.support.paths import SHARED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.pipeline import RunStats
@@ -226,7 +227,7 @@ def fake_estimator(engine: FakeEngine | None = None, **engine_options: Any) -> D
 
 def shared(name: str) -> Path:
     """A file of the shared folder beside the checkout, which need not exist."""
-    return Path(__file__).parents[3] / "shared" / name
+    return SHARED / name
 
 
 def assert_true(value: bool) -> None:

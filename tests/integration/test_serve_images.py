@@ -7,7 +7,6 @@ import io
 import json
 import threading
 import zlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,12 +17,14 @@ from streamdepth.image.estimator import DepthEstimator
 from streamdepth.serve.options import WebSettings
 from streamdepth.serve.site import WebSite
 from tests.support.models import write_depth_model
+from tests.support.paths import ROOT
 from tests.support.web import Answer, eventually, http
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-FLOW = Path(__file__).parents[1] / "configs" / "node-red-flow.json"
+FLOW = ROOT / "configs" / "node-red-flow.json"
 MOST_PIXELS = 40_000
 
 

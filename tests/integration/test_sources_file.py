@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import threading
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
@@ -28,11 +27,14 @@ from tests.support.media import (
     read_pts,
     write_clip,
 )
+from tests.support.paths import SHARED
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
-MEDIA = Path(__file__).parents[2] / "shared" / "media"
+MEDIA = SHARED / "media"
 
 
 class TickClock:

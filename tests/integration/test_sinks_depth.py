@@ -269,7 +269,7 @@ def test_records_stripped_by_another_program_leave_the_containers_clock(tmp_path
 _KILLED = """
 import sys
 from pathlib import Path
-from tests.test_sinks_depth import FAR, INFO, depths, sink_at
+from tests.integration.test_sinks_depth import FAR, INFO, depths, sink_at
 sink = sink_at(Path(sys.argv[1]))
 sink.open(INFO, None)
 for item in depths([FAR + 0.001 * index for index in range(100)]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import runpy
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -12,10 +11,14 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.support.paths import ROOT
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from streamdepth.models.spec import ModelSpec, Preprocessing
 from streamdepth.models.target import target_of
 from tests.support.hub import DA_PREPROCESSOR
 from tests.support.models import write_depth_model, write_json
+from tests.support.paths import SHARED
 
 
 def test_the_model_in_the_package() -> None:
@@ -286,7 +287,7 @@ def test_a_spec_is_frozen_and_travels(tmp_path: Path) -> None:
 
 
 def test_a_third_party_model() -> None:
-    path = Path(__file__).parents[2] / "shared" / "models" / "fastdepth" / "fastdepth.onnx"
+    path = SHARED / "models" / "fastdepth" / "fastdepth.onnx"
     if not path.is_file():
         pytest.skip("the shared third-party model is not here")
     spec = resolve(path, sense="metric_m", preprocessing={"do_normalize": False, "resample": "bilinear"})

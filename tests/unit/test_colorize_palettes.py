@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -23,6 +22,10 @@ from streamdepth.colorize.palettes import (
     parse_stops,
 )
 from streamdepth.core.errors import UsageError
+from tests.support.paths import SHARED
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # SHA-256 (first 16 digits) of the 256 RGB entries that npm colormap 2.3.2 itself computes with nshades 256.
 NPM_256 = {
@@ -71,7 +74,7 @@ NPM_256 = {
     "yignbu": "fb1140b3252f801e",
     "yiorrd": "03313b117aab25ac",
 }
-REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "colormaps_256.json"
+REFERENCE = SHARED / "reference" / "colormaps_256.json"
 
 
 @pytest.mark.parametrize("name", NPM_256)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,10 +16,12 @@ from streamdepth.models.hub import fetch, list_repository
 from tests.support.hub import FakeRepo, Fault
 from tests.support.hub_model import NAME, Setup, cached_files, files_of_all_dtypes, hub_with_model
 from tests.support.models import write_depth_model
+from tests.support.paths import ROOT
 from tests.support.rtsp import unused_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -266,8 +267,8 @@ def test_a_process_killed_within_a_download(setup: Setup) -> None:
         "resolve(sys.argv[1], access=HubAccess(endpoint=sys.argv[2], cache_dir=Path(sys.argv[3])))"
     )
     arguments = [NAME, setup.hub.endpoint, str(setup.access.cache)]
-    root = Path(__file__).parents[1]
-    with subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=root) as process:
+
+    with subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT) as process:
         try:
             assert setup.hub.stalled.wait(30)
         finally:

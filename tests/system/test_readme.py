@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,13 +23,14 @@ from streamdepth.image.estimator import DepthEstimator
 from streamdepth.serve.site import WebSite
 from tests.support.media import write_clip
 from tests.support.models import write_depth_model
+from tests.support.paths import ROOT
 from tests.support.rtsp import GstServer, unused_port
 from tests.support.screen import x_display
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 INSTALL, TEST = (body.strip() for kind, body in BLOCKS[:2])

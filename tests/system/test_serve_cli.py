@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.integration.test_serve_jobs import clip
 from tests.support.web import TOKEN, eventually, http
-from tests.test_web_jobs import clip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

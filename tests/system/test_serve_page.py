@@ -16,10 +16,10 @@ from streamdepth.core.look import Upsampling, View
 from streamdepth.depth.range import RangeMode
 from streamdepth.serve.site import WebSite
 from streamdepth.sources.pattern import PatternSource
+from tests.integration.test_serve_jobs import clip, drawn
 from tests.support.models import write_depth_model
 from tests.support.stages import ScriptedSource, fake_estimator
 from tests.support.web import CHROMIUM, TOKEN, Browser, Running, eventually, running
-from tests.test_web_jobs import clip, drawn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +17,11 @@ from streamdepth.models.spec import Preprocessing
 from tests.support.hub import SUFFIX, FakeRepo
 from tests.support.hub_model import KEY, NAME, Setup, cached_files, files_of_all_dtypes, hub_with_model
 from tests.support.models import expected_depth, write_depth_model
+from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from streamdepth.models.spec import ModelSpec
 
@@ -238,7 +239,7 @@ def test_the_environment_in_a_process_of_its_own(setup: Setup, tmp_path: Path) -
         "HF_ENDPOINT": setup.hub.endpoint,
         "HF_HUB_CACHE": str(tmp_path / "elsewhere"),
         "HF_TOKEN": KEY,
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": str(ROOT),
     }
     setup.repo.token = KEY
 

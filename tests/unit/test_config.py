@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -15,8 +14,12 @@ from streamdepth.core.errors import UsageError
 from streamdepth.core.look import Look, LookControl, Upsampling, View, parse_alpha
 from streamdepth.core.queues import Policy
 from streamdepth.core.threads import plan_threads
+from tests.support.paths import ROOT
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONFIGS = ROOT / "configs"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)

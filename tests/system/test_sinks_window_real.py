@@ -36,7 +36,7 @@ import sys
 from streamdepth.core.errors import StopPipeline
 from streamdepth.sinks.window.sink import WindowSink
 from tests.support.sinks import control, image_info
-from tests.test_sinks_window import INFO, image_at
+from tests.unit.test_sinks_window import INFO, image_at
 look = control()
 sink = WindowSink("depth window", control=look)
 sink.open(INFO, image_info(INFO))

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from streamdepth.inference import nvidia
 from tests.support.models import write_depth_model
+from tests.support.paths import ROOT
 
-PROGRAM = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PROGRAM = ROOT / "benchmarks" / "gpu.py"
 
 
 def benchmark(*arguments: str) -> str:
