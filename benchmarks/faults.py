@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from support.peers import Player, RtspServer, images, listener, say_garbage, say_nothing
 from support.timing import machine
 
-from streamdepth.core.base_sink import BaseSink
+from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, SourceError
 from streamdepth.core.look import Look, LookControl, View
 from streamdepth.image.estimator import DepthEstimator

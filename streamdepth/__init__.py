@@ -9,9 +9,7 @@ from streamdepth.version import __version__
 
 if TYPE_CHECKING:
     from streamdepth.colorize.palettes import palette
-    from streamdepth.core.base_sink import BaseSink
-    from streamdepth.core.base_source import BaseSource
-    from streamdepth.core.contracts import Sink, Source
+    from streamdepth.core.contracts import BaseSink, BaseSource, Sink, Source
     from streamdepth.core.errors import StopPipeline, StreamDepthError
     from streamdepth.core.frame import DepthMap, DepthRange, Frame, ImageInfo, Result, Sense, StreamInfo
     from streamdepth.core.look import Look, LookControl, Upsampling, View
@@ -37,8 +35,8 @@ if TYPE_CHECKING:
     from streamdepth.sources.webcam import WebcamSource
 
 _HOME = {
-    "BaseSink": "core.base_sink",
-    "BaseSource": "core.base_source",
+    "BaseSink": "core.contracts",
+    "BaseSource": "core.contracts",
     "DepthEstimator": "image.estimator",
     "DepthFolderSink": "sinks.depth.sink",
     "DepthMap": "core.frame",

@@ -192,9 +192,11 @@ class RunConfig(BaseModel):
     @property
     def look(self) -> Look:
         """An alpha without a view means an overlay: that is what alpha is for."""
+        from streamdepth.colorize.palettes import checked_style
+
         view = self.view or (View.OVERLAY if self.alpha is not None else View.DEPTH)
         return Look(
-            style=self.style,
+            style=checked_style(self.style),
             alpha=self.alpha,
             reverse=self.reverse,
             view=view,

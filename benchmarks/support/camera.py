@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 
-from streamdepth.core.base_sink import BaseSink
+from streamdepth.core.contracts import BaseSink
 from streamdepth.core.frame import ColorTags, Frame, ImageInfo, Result, StreamInfo
 from streamdepth.core.look import Look, LookControl, View
 from streamdepth.sources.pattern import draw_counter, read_counter

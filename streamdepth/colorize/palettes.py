@@ -55,6 +55,16 @@ def palette(style: Style | Sequence[Any], n: int = 256, *, reverse: bool = False
     return np.ascontiguousarray(table[::-1]) if reverse else table.copy()
 
 
+def checked_style(style: Style) -> Style:
+    """``style`` itself.
+
+    Raises:
+        UsageError: no such palette, as :func:`palette` raises it.
+    """
+    palette(style, 2)
+    return style
+
+
 def palette_names() -> list[str]:
     """The names this package defines itself: the 44 of npm ``colormap`` and ``grayscale``, sorted."""
     return sorted([*_npm(), GRAYSCALE_NAMES[0]])

@@ -13,6 +13,8 @@ reference is gone.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 class Source(Protocol):
     """Gives frames. Constructing one touches nothing; ``open`` does the work and raises ``SourceError``.
 
-    Subclass :class:`streamdepth.core.base_source.BaseSource` to get sensible defaults for its properties.
+    Subclass :class:`BaseSource` to get sensible defaults for its properties.
     """
 
     @property
@@ -80,7 +82,7 @@ class Resumable(Protocol):
 class Sink(Protocol):
     """Takes results. Constructing one touches nothing; ``open`` does the work and raises ``SinkError``.
 
-    Subclass :class:`streamdepth.core.base_sink.BaseSink` to get sensible defaults for all but ``process``.
+    Subclass :class:`BaseSink` to get sensible defaults for all but ``process``.
     """
 
     @property
@@ -134,3 +136,88 @@ class Sink(Protocol):
     def close(self) -> None:
         """Idempotent; leaves whatever was written readable, also after an error."""
         ...
+
+
+class BaseSource:
+    """What a source says of itself: a name, that it waits for its reader, and that nothing was dropped or repaired.
+
+    See :class:`Source` for the rest, and who calls what when.
+    """
+
+    def __init__(self, source_id: str) -> None:
+        self._id = source_id
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    @property
+    def live(self) -> bool:
+        return False
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        return MappingProxyType({})
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
+
+class BaseSink(ABC):
+    """A sink that takes depth only, runs on its own thread, loses nothing and has nothing to clean up.
+
+    See :class:`Sink` for who calls what and when.
+    """
+
+    def __init__(self, name: str, control: LookControl | None = None) -> None:
+        self._name = name
+        self._control = control
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def control(self) -> LookControl | None:
+        return self._control
+
+    @property
+    def live(self) -> bool:
+        return False
+
+    @property
+    def lasting(self) -> bool:
+        return not self.live
+
+    @property
+    def on_caller_thread(self) -> bool:
+        return False
+
+    @property
+    def note(self) -> str:
+        """One line for people about what was left out or converted, empty if nothing is worth saying."""
+        return ""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """What happened to images on the way out besides being written, by cause (``"resized"``, ``"late"``, ...)."""
+        return MappingProxyType({})
+
+    def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:  # noqa: B027 - a default, not abstract
+        pass
+
+    @abstractmethod
+    def process(self, result: Result) -> None: ...
+
+    def idle(self) -> None:  # noqa: B027
+        pass
+
+    def flush(self) -> None:  # noqa: B027
+        pass
+
+    def interrupt(self) -> None:  # noqa: B027
+        pass
+
+    def close(self) -> None:  # noqa: B027
+        pass

@@ -6,7 +6,17 @@ of an exception. A message is one line that names the thing and, after the semic
 
 from __future__ import annotations
 
+import difflib
+from typing import TYPE_CHECKING
+
 from streamdepth.core.redact import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_ALIKE = 0.7
+"""A slip in a word of four letters is 0.75, ``.mp5`` as well; words that only share letters lie below (``nope`` and
+``copper``: 0.6)."""
 
 
 class StreamDepthError(Exception):
@@ -95,3 +105,9 @@ class StageError(StreamDepthError, RuntimeError):
 
 class StopPipeline(Exception):  # noqa: N818 - a request, not an error
     """Raised by a sink or a callback to end the run normally, as closing the window does."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``", did you mean 'X'?"``, or an empty string where nothing is near."""
+    found = difflib.get_close_matches(word, [one for one in known if one != word], n=1, cutoff=_ALIKE)
+    return f", did you mean {found[0]!r}?" if found else ""

@@ -6,9 +6,12 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from streamdepth.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _Kind = TypeVar("_Kind", bound=StrEnum)
 Stop = tuple[float, tuple[int, int, int] | tuple[int, int, int, int]]
@@ -52,7 +55,8 @@ class Look:
         bar: paint a colour bar, with metres where the model has them.
 
     Raises:
-        UsageError: a style, view, way of upsampling, alpha or number of contours that there is not.
+        UsageError: an unknown view or upsampling, or alpha or contours outside their range. Style names are checked
+            where palettes are defined (``streamdepth.colorize.palettes.checked_style``), not here.
     """
 
     style: Style = "inferno"
@@ -65,9 +69,6 @@ class Look:
     bar: bool = False
 
     def __post_init__(self) -> None:
-        from streamdepth.colorize.palettes import palette
-
-        palette(self.style)
         object.__setattr__(self, "view", _member(View, "view", self.view))
         object.__setattr__(self, "upsampling", _member(Upsampling, "upsampling", self.upsampling))
         if self.alpha is not None and not _are_ends(self.alpha):
@@ -119,18 +120,31 @@ def parse_alpha(value: float | str | Sequence[float] | None) -> tuple[float, flo
 
 
 class LookControl:
-    """Holds the current :class:`Look` of one or more sinks. Thread-safe; readers never block writers for long."""
+    """Holds the current :class:`Look` of one or more sinks. Thread-safe; reading does not lock."""
 
     def __init__(self, look: Look) -> None:
         self._lock = threading.Lock()
         self._look = look
+        self._check: Callable[[Look], object] | None = None
 
     @property
     def look(self) -> Look:
         return self._look
 
-    def update(self, **changes: Any) -> Look:
-        """Replace fields of the look; raises ValueError and changes nothing where a value is not valid."""
+    def validate_with(self, check: Callable[[Look], object]) -> None:
+        """Call ``check`` with the current look and with every later one before it takes effect.
+
+        The pipeline passes a check of the style here, which raises ``UsageError`` for an unknown palette.
+        """
         with self._lock:
-            self._look = replace(self._look, **changes)
-            return self._look
+            check(self._look)
+            self._check = check
+
+    def update(self, **changes: Any) -> Look:
+        """Replace fields of the look. Raises ``UsageError`` and changes nothing where a value is invalid."""
+        with self._lock:
+            look = replace(self._look, **changes)
+            if self._check is not None:
+                self._check(look)
+            self._look = look
+            return look

@@ -309,7 +309,9 @@ class DepthEstimator:
             ends = parse_alpha(alpha)
         except ValueError as exc:
             raise UsageError(str(exc)) from exc
-        return None if style is None else Look(style=style, alpha=ends, reverse=reverse)
+        from streamdepth.colorize.palettes import checked_style
+
+        return None if style is None else Look(style=checked_style(style), alpha=ends, reverse=reverse)
 
     def _stills_engine(self) -> Engine:
         with self._lock:

@@ -12,14 +12,13 @@ from streamdepth.core.errors import UsageError
 from streamdepth.core.queues import Policy
 from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch
 from streamdepth.depth.shots import KEPT_BYTES
-from streamdepth.pipeline.interrupts import held_back
 from streamdepth.pipeline.keyframes import check_every
 from streamdepth.pipeline.model_worker import ModelWorker
 from streamdepth.pipeline.report import UNACCOUNTED, audit, opening_notes, run_stats, snapshot
 from streamdepth.pipeline.sink_worker import IDLE_SECONDS
 from streamdepth.pipeline.source_worker import SourceWorker
 from streamdepth.pipeline.stats import RunStats, Snapshot
-from streamdepth.pipeline.thread_group import ThreadGroup
+from streamdepth.pipeline.thread_group import ThreadGroup, held_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -105,12 +105,16 @@ class SourceWorker:
             self.propagation.open(self._cuts)
         if any(sink_worker.sink.control is not None for sink_worker in self.sink_workers):
             from streamdepth.colorize.colorizer import Colorizer
+            from streamdepth.colorize.palettes import checked_style
 
             self._colorizer = Colorizer(info, threads=self._color_threads)
         for sink_worker in self.sink_workers:
             control = sink_worker.sink.control
-            wanted = None if control is None or self._colorizer is None else self._colorizer.image_info(control.look)
-            sink_worker.sink.open(info, wanted)
+            image_info = None
+            if control is not None and self._colorizer is not None:
+                control.validate_with(lambda look: checked_style(look.style))
+                image_info = self._colorizer.image_info(control.look)
+            sink_worker.sink.open(info, image_info)
         return info
 
     # Loops, one thread each -------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from streamdepth.core.base_sink import BaseSink
+from streamdepth.core.contracts import BaseSink
 from streamdepth.core.queues import Aborted, BoundedQueue, Ended, Policy
 from streamdepth.pipeline.pipeline import Pipeline, made_source
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from streamdepth.core.errors import DeadlineError, StageError, StopPipeline, StreamDepthError
 from streamdepth.core.queues import Aborted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from types import FrameType
 
     from streamdepth.core.clock import Clock
 
-
 T = TypeVar("T")
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class ThreadGroup:
@@ -117,3 +121,25 @@ def _named(error: BaseException, stage: str, source: str) -> BaseException:
     named = StageError(f"{type(error).__name__}: {error}", stage=stage, source=source)
     named.__cause__ = error
     return named
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Let the handlers of SIGINT and SIGTERM run after the block, where the signals came during it.
+
+    Does nothing on other threads than the main one, which alone runs handlers, and to handlers that are not Python's.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    handlers = {number: handler for number in _SIGNALS if callable(handler := signal.getsignal(number))}
+    for number in handlers:
+        signal.signal(number, lambda *signaled: came.append(signaled))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for which, frame in came:
+        handlers[signal.Signals(which)](which, frame)

@@ -121,13 +121,13 @@ def plain_style(value: Any) -> Style:
     Raises:
         ApiError: anything else (400).
     """
-    from streamdepth.colorize.palettes import palette, parse_stops
+    from streamdepth.colorize.palettes import checked_style, parse_stops
 
     if isinstance(value, str) and (value.lower().endswith((".json", ".yaml", ".yml")) or "/" in value or "\\" in value):
         raise ApiError(400, "a style is a palette's name or a list of stops, not a file")
     try:
         style: Style = value if isinstance(value, str) else parse_stops(value, what="style")
-        palette(style)
+        checked_style(style)
     except UsageError as error:
         raise ApiError(400, str(error)) from None
     return style

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from streamdepth.core.errors import UsageError
+from streamdepth.core.errors import UsageError, nearest
 from streamdepth.core.frame import ColorTags
-from streamdepth.core.hints import nearest
 from streamdepth.media.letterbox import divides, has_alpha
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamdepth.core.base_sink import BaseSink
+from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.media.letterbox import has_alpha
 from streamdepth.media.png import encode_png

@@ -8,8 +8,7 @@ from itertools import chain, count
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from streamdepth.core.errors import UsageError
-from streamdepth.core.hints import nearest
+from streamdepth.core.errors import UsageError, nearest
 from streamdepth.sinks.encoding import CONTAINERS
 from streamdepth.sinks.files import is_same_file
 

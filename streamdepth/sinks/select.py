@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.core.errors import UsageError
-from streamdepth.core.hints import nearest
+from streamdepth.core.errors import UsageError, nearest
 from streamdepth.core.look import Look, LookControl
 from streamdepth.core.redact import redact
 from streamdepth.media.hwaccel import HwAccel

@@ -6,7 +6,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.core.base_sink import BaseSink
+from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import MissingDependencyError, SinkError, UsageError
 from streamdepth.media.letterbox import Fitter
 from streamdepth.sinks.files import reason

@@ -8,8 +8,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-from streamdepth.core.base_source import BaseSource
 from streamdepth.core.clock import Clock, SystemClock
+from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.core.frame import ColorTags, Frame, StreamInfo
 

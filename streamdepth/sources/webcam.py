@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from streamdepth.core.base_source import BaseSource
 from streamdepth.core.clock import Clock, SystemClock
+from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
 from streamdepth.core.frame import ColorTags, Frame, StreamInfo, image_from_array
 from streamdepth.net.abandonable import AbandonableCalls, InterruptedCall

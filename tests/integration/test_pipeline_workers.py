@@ -13,7 +13,7 @@ from streamdepth.core.threads import cores
 from streamdepth.inference.engine import Engine
 from streamdepth.models.resolve import resolve
 from streamdepth.pipeline import Pipeline
-from streamdepth.pipeline.reorder_buffer import ReorderBuffer
+from streamdepth.pipeline.model_worker import ReorderBuffer
 from tests.support.stages import FakeEngine, RecordingSink, ScriptedSource, fake_estimator
 
 if TYPE_CHECKING:

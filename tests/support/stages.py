@@ -12,8 +12,8 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from streamdepth.core.base_sink import BaseSink
 from streamdepth.core.clock import Clock, SystemClock
+from streamdepth.core.contracts import BaseSink
 from streamdepth.core.frame import DepthMap, Frame, ImageInfo, Result, Sense, StreamInfo
 from streamdepth.core.look import Look, LookControl
 from tests.support.paths import SHARED

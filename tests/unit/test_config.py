@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamdepth.cli.jobs import thread_plan
+from streamdepth.colorize.palettes import checked_style
 from streamdepth.config import RunConfig, load_config, parse_seconds
 from streamdepth.core.errors import UsageError
 from streamdepth.core.look import Look, LookControl, Upsampling, View, parse_alpha
@@ -170,8 +171,6 @@ class TestLook:
     @pytest.mark.parametrize(
         ("wrong", "says"),
         [
-            ({"style": "zz"}, "unknown style 'zz'"),
-            ({"style": 7}, "7"),
             ({"view": "top"}, "view is one of depth, overlay, side, stack, not 'top'"),
             ({"upsampling": "nearest"}, "upsampling is one of bilinear, guided, not 'nearest'"),
             ({"alpha": 0.5}, "alpha lies in 0..1, at the nearest and at the farthest point, not 0.5"),
@@ -183,6 +182,11 @@ class TestLook:
         with pytest.raises(UsageError) as caught:
             Look(**wrong)
         assert says in str(caught.value)
+
+    @pytest.mark.parametrize(("style", "says"), [("zz", "unknown style 'zz'"), (7, "7")])
+    def test_an_unknown_style_is_refused(self, style: Any, says: str) -> None:
+        with pytest.raises(UsageError, match=says):
+            checked_style(style)
 
     def test_words_are_views(self) -> None:
         assert Look(view="side", upsampling="guided") == Look(view=View.SIDE, upsampling=Upsampling.GUIDED)  # type: ignore[arg-type]  # what users give
@@ -196,3 +200,12 @@ class TestLook:
         with pytest.raises(ValueError, match="levels"):
             control.update(contours=-1)
         assert control.look == Look(style="hot")
+
+    def test_a_control_with_a_check_refuses_what_the_check_refuses(self) -> None:
+        control = LookControl(Look())
+        control.validate_with(lambda look: checked_style(look.style))
+        with pytest.raises(UsageError, match="unknown style 'zz'"):
+            control.update(style="zz", bar=True)
+        assert control.look == Look()
+        with pytest.raises(UsageError, match="unknown style 'zz'"):
+            LookControl(Look(style="zz")).validate_with(lambda look: checked_style(look.style))

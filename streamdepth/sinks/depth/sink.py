@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from streamdepth.core.base_sink import BaseSink
+from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.sinks.depth.coding import Coding, first_coding, span_of, wider
 from streamdepth.sinks.depth.records import INDEX_NAME, DepthMetadata, FrameRecord

@@ -9,8 +9,8 @@ from random import Random
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from streamdepth.core.base_sink import BaseSink
 from streamdepth.core.clock import Clock, SystemClock
+from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, StreamDepthError, UsageError
 from streamdepth.net.backoff import Backoff, connected_again
 from streamdepth.net.tls import find_tls_config

@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from streamdepth.core.base_sink import BaseSink
 from streamdepth.core.clock import Clock, SystemClock
+from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, StreamDepthError, UsageError
 from streamdepth.net.url import find_credentials, parse_live_url
 from streamdepth.sinks.rtsp.auth import Authenticator

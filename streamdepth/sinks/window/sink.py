@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamdepth.core.base_sink import BaseSink
 from streamdepth.core.clock import Clock, SystemClock
+from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, StopPipeline, UsageError
 from streamdepth.media.letterbox import has_alpha
 from streamdepth.sinks.files import write_whole
