@@ -115,7 +115,7 @@ def _inputs(texts: list[str]) -> list[tuple[str, Any]]:
     """A name of its own and the value of each image."""
     from streamdepth.image.inputs import refuse_url
     from streamdepth.sinks.names import UniqueNames
-    from streamdepth.sources.listing import images_at
+    from streamdepth.sources.images import images_at
 
     unique = UniqueNames()
     found: list[tuple[str, Any]] = []

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import stat
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from streamdepth.net.abandonable import AbandonableCalls, InterruptedCall
 from streamdepth.net.tls import find_tls_config
 from streamdepth.sources.decoding import REPAIR_NOTES, Decoding, Medium
 from streamdepth.sources.explain import check_readable, explain_ffmpeg, shown
+from streamdepth.sources.limit import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,27 +35,6 @@ _READ_AHEAD = 2
 def is_url(text: str) -> bool:
     """True for ``scheme://...``; a scheme of one letter is a drive of Windows."""
     return _URL.match(text) is not None
-
-
-def seconds_fraction(name: str, value: float | Fraction | None, *, least: float = 0) -> Fraction | None:
-    """A time in seconds as a fraction; 0.04 is 1/25, not the nearest double.
-
-    Raises:
-        UsageError: not a finite number, or below ``least``.
-    """
-    if value is None:
-        return None
-    if not math.isfinite(value) or value < least:
-        raise UsageError(f"{name} is seconds from {least:g} up, not {value}")
-    return Fraction(value).limit_denominator(1_000_000)
-
-
-def check_limits(duration_seconds: float | Fraction | None, max_frames: int | None) -> None:
-    """Refuse limits that would let nothing through."""
-    if duration_seconds is not None and not duration_seconds > 0:
-        raise UsageError(f"duration is more than 0 seconds, not {duration_seconds}")
-    if max_frames is not None and max_frames < 1:
-        raise UsageError(f"max-frames is 1 or more, not {max_frames}")
 
 
 class FileSource(BaseSource):
@@ -95,17 +76,14 @@ class FileSource(BaseSource):
         source_id: str | None = None,
     ) -> None:
         text = os.fspath(path_or_url)
-        check_limits(duration_seconds, max_frames)
         if timeout_seconds <= 0:
-            raise UsageError(f"a timeout is more than 0 seconds, not {timeout_seconds}")
+            raise UsageError(f"timeout must be more than 0 seconds, not {timeout_seconds}")
         if threads < 0:
-            raise UsageError(f"decoder threads are 0 (automatic) or more, not {threads}")
+            raise UsageError(f"decoder threads must be 0 (automatic) or more, not {threads}")
         self._text = text
         self._path = None if is_url(text) else Path(text)
         super().__init__(source_id or (redact(text) if self._path is None else shown(self._path.name or text)))
-        self._start = seconds_fraction("start", start_seconds) or Fraction(0)
-        self._duration = seconds_fraction("duration", duration_seconds)
-        self._max_frames = max_frames
+        self._limits = Limits.of(start_seconds, duration_seconds, max_frames)
         self._clock = clock or SystemClock()
         self._timeout_seconds = timeout_seconds
         self._threads = threads
@@ -191,7 +169,7 @@ class FileSource(BaseSource):
             raise SourceError(f"{self._id}: frames can be read once; use again() for a second pass", source=self._id)
         self._reading = True
         images: Iterator[tuple[int, int, av.VideoFrame]] = self._decoding.images(
-            self._begin_pts(), self._end_pts(), self._max_frames
+            self._begin_pts(), self._end_pts(), self._limits.max_frames
         )
         if self._detached is not None:
             images = self._detached.iterate(images, depth=_READ_AHEAD, finished=self._decoding.close)
@@ -207,9 +185,9 @@ class FileSource(BaseSource):
             return None
         return FileSource(
             self._text,
-            start_seconds=self._start,
-            duration_seconds=self._duration,
-            max_frames=self._max_frames,
+            start_seconds=self._limits.start_seconds,
+            duration_seconds=self._limits.duration_seconds,
+            max_frames=self._limits.max_frames,
             clock=self._clock,
             timeout_seconds=self._timeout_seconds,
             threads=self._threads,
@@ -277,7 +255,7 @@ class FileSource(BaseSource):
     def _begin_pts(self) -> int | None:
         if self._resume_pts is not None:
             return self._resume_pts
-        if self._info is None or not self._start:
+        if self._info is None or not self._limits.start_seconds:
             return None
         return math.ceil(self._info.origin_seconds / self._info.time_base)
 
@@ -288,42 +266,25 @@ class FileSource(BaseSource):
 
     def _describe(self, decoding: Decoding) -> StreamInfo:
         stream, first = decoding.stream, decoding.first
-        time_base = decoding.time_base
-        rate = decoding.rate
-        beginning = decoding.beginning_seconds
-        whole = decoding.duration_seconds
-        rest = None if whole is None else max(Fraction(0), whole - self._start)
-        if self._start and rest == 0:
-            raise SourceError(
-                f"{self._id}: lasts {float(whole or 0):.3f} s, so there is nothing from {float(self._start):g} s on; "
-                "choose an earlier start",
-                source=self._id,
-            )
-        if self._duration is not None:
-            rest = self._duration if rest is None else min(rest, self._duration)
-        trimmed = bool(self._start) or self._duration is not None
-        count = stream.frames if stream.frames > 0 and not trimmed else None
-        if count is None and rest is not None and rate is not None:
-            count = max(1, round(rest * rate))
-        if self._max_frames is not None:
-            count = self._max_frames if count is None else min(count, self._max_frames)
         aspect = stream.sample_aspect_ratio or Fraction(1)
         if decoding.normalizer.orientation.transposed:
             aspect = 1 / aspect
-        return StreamInfo(
+        whole = decoding.duration_seconds
+        info = StreamInfo(
             source_id=self._id,
             width_px=first.width,
             height_px=first.height,
             pix_fmt=first.format.name,
-            time_base=time_base,
-            rate=rate,
-            frame_count=count,
-            duration_seconds=None if rest is None else float(rest),
+            time_base=decoding.time_base,
+            rate=decoding.rate,
+            frame_count=stream.frames or (None if whole is None or not decoding.rate else round(whole * decoding.rate)),
+            duration_seconds=None if whole is None else float(whole),
             color=ColorTags.of(first),
             sample_aspect_ratio=aspect,
-            origin_seconds=beginning + self._start if self._start else Fraction(0),
-            end_seconds=None if self._duration is None else beginning + self._start + self._duration,
+            origin_seconds=decoding.beginning_seconds,
             media_path=self._text if self._path is None else (None if self._once_only else str(self._path.absolute())),
             media_options={} if self._path is not None else self._trust.libav_options(),
             note=decoding.note,
         )
+        limited = self._limits.describe(info)
+        return limited if self._limits.start_seconds else replace(limited, origin_seconds=Fraction(0))

@@ -14,8 +14,7 @@ from streamdepth.core.contracts import Source
 from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
 from streamdepth.core.frame import ColorTags
 from streamdepth.media.pillow import image_from_pil, rgb_from_pil
-from streamdepth.sources.images import ImagesSource
-from streamdepth.sources.listing import natural_key
+from streamdepth.sources.images import ImagesSource, natural_key
 from tests.support.media import draw_marks
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def test_bad_images_among_good_ones_are_counted(tmp_path: Path) -> None:
 def test_no_good_image_is_an_error(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"no decoded")
-    with pytest.raises(SourceError, match=r"a.png: is not a decoded .*\(nor any of 1 more\); give a decoded"):
+    with pytest.raises(SourceError, match=r"a.png: is not an image .*\(nor any of 1 more\); give an image"):
         ImagesSource(tmp_path).open()
 
 

@@ -20,7 +20,7 @@ from streamdepth.sources import cameras as camera_list
 from streamdepth.sources.cameras import Camera
 from streamdepth.sources.file import FileSource
 from streamdepth.sources.images import ImagesSource
-from streamdepth.sources.limit import LimitedSource
+from streamdepth.sources.limit import LimitedSource, Limits
 from streamdepth.sources.live.source import LiveSource
 from streamdepth.sources.pattern import PatternSource
 from streamdepth.sources.select import at_once, expand, source_for
@@ -93,16 +93,16 @@ def test_file_url(place: Path) -> None:
     [
         ("", UsageError, "an empty source"),
         ("a\0b", UsageError, "NUL"),
-        ("rtps://host/x", UsageError, "no protocol is called 'rtps'; did you mean rtsps?://"),
-        ("gopher://host", UsageError, "there are http://"),
+        ("rtps://host/x", UsageError, "unknown protocol 'rtps'; did you mean rtsps?://"),
+        ("gopher://host", UsageError, "use http://"),
         ("clip.mp3", SourceNotFoundError, "did you mean '.*clip.mp4'"),
         ("nowhere/clip.mp4", SourceNotFoundError, "there is no folder nowhere"),
         ("Rear Camera", SourceNotFoundError, r"no such file or camera; cameras here: 3 \(Front Camera\)"),
         ("empty", SourceNotFoundError, "empty is empty; name a folder with videos or images"),
         ("*.avi", SourceNotFoundError, r"\*.avi matches no file"),
         ("none/*.avi", SourceNotFoundError, "there is no folder none"),
-        ("*", UsageError, "holds 1 images and .* videos; say which"),
-        ("videos", UsageError, "stands for 2 videos; give them one by one"),
+        ("*", UsageError, "contains 1 images and .* videos; select one kind"),
+        ("videos", UsageError, "matches 2 videos; name one of them"),
         ("test:?x=1", UsageError, "has no option 'x'"),
     ],
 )
@@ -133,15 +133,22 @@ def test_expand_gives_one_source_a_video_and_names_of_their_own() -> None:
 @pytest.mark.usefixtures("place")
 def test_live_sources_have_no_start() -> None:
     for text in ("0", "rtsp://host/x"):
-        with pytest.raises(UsageError, match="no start to choose"):
+        with pytest.raises(UsageError, match="a live source has no start time; omit --start"):
             source_for(text, start_seconds=1)
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="max-frames must be 1 or more, not 0"):
         source_for("clip.mp4", max_frames=0)
+
+
+@pytest.mark.usefixtures("place")
+def test_unknown_options_are_refused_with_the_nearest_name() -> None:
+    for call in (source_for, lambda text, **options: expand([text], **options)):
+        with pytest.raises(UsageError, match="there is no source option 'retreis', did you mean 'retries'"):
+            call("clip.mp4", retreis=3)
 
 
 def test_limits_of_any_source() -> None:
     whole = PatternSource(width_px=16, height_px=16, rate=Fraction(10), frames=30)
-    source = LimitedSource(whole, start_seconds=0.5, duration_seconds=1.0, max_frames=7)
+    source = LimitedSource(whole, Limits.of(0.5, 1.0, 7))
     info = source.open()
     assert (info.frame_count, info.origin_seconds, info.end_seconds) == (7, Fraction(1, 2), Fraction(3, 2))
     frames = list(source.frames())
@@ -152,9 +159,9 @@ def test_limits_of_any_source() -> None:
     assert [frame.pts for frame in again.frames()] == [frame.pts for frame in frames]
     source.interrupt()
     source.close()
-    with pytest.raises(SourceError, match="nothing from 9 s on"):
-        LimitedSource(whole, start_seconds=9).open()
-    short = LimitedSource(PatternSource(width_px=16, height_px=16, rate=Fraction(10)), duration_seconds=0.35)
+    with pytest.raises(SourceError, match="no frame at or after 9 s"):
+        LimitedSource(whole, Limits.of(9)).open()
+    short = LimitedSource(PatternSource(width_px=16, height_px=16, rate=Fraction(10)), Limits.of(0, 0.35))
     assert short.open().frame_count in (3, 4)
     assert len(list(short.frames())) == 4
 
@@ -295,7 +302,7 @@ def test_endless_stream_becomes_live(tmp_path: Path, server: tuple[str, type[Han
     assert info.live
     assert len(list(islice(source.frames(), 3))) == 3
     source.close()
-    with pytest.raises(UsageError, match="no start to choose"):
+    with pytest.raises(UsageError, match="a live source has no start time; omit --start"):
         source_for(f"{server[0]}/endless/a.ts", start_seconds=1)
 
 

@@ -84,7 +84,7 @@ def test_parts_are_exact_to_the_frame(
 
 
 def test_start_behind_the_end(clip: Path) -> None:
-    with pytest.raises(SourceError, match=r"nothing from 100 s on; choose an earlier start"):
+    with pytest.raises(SourceError, match=r"no frame at or after 100 s; choose an earlier start"):
         FileSource(clip, start_seconds=100).open()
 
 

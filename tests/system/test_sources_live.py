@@ -276,7 +276,7 @@ def test_dead_camera_stalls_no_other(camera: GstServer) -> None:
         ("rtsp://host/x", {"timeout_seconds": 0}, "timeout"),
         ("rtsp://host/x", {"retries": -1}, "retries"),
         ("rtsp://host/x", {"transport": "smoke"}, "tcp, udp, auto"),
-        ("rtsp://host/x", {"max_frames": 0}, "max_frames"),
+        ("rtsp://host/x", {"max_frames": 0}, "max-frames"),
         ("rtsp://host/x", {"duration_seconds": 0}, "duration"),
         ("rtsp://host/x", {"username": "u"}, "together"),
     ],

@@ -17,6 +17,7 @@ from streamdepth.media.letterbox import Fitter
 from streamdepth.net.backoff import Backoff, connected_again
 from streamdepth.net.tls import find_tls_config
 from streamdepth.net.url import LIVE_SCHEMES, find_credentials, parse_live_url
+from streamdepth.sources.limit import Limits
 from streamdepth.sources.live.connection import LiveLink, hint, is_busy, reason
 from streamdepth.sources.live.reader import Ended, Image, LiveDecoding, Missing, Opened, Skipped, Undecodable
 from streamdepth.sources.live.timestamps import TIME_BASE, LiveTimeline
@@ -108,10 +109,6 @@ class LiveSource:
             raise UsageError(f"retries is 0 or more, not {retries}; leave it out to retry for ever")
         if transport not in TRANSPORTS:
             raise UsageError(f"transport is one of {', '.join(TRANSPORTS)}, not {transport!r}")
-        if max_frames is not None and max_frames < 1:
-            raise UsageError(f"max_frames is 1 or more, not {max_frames}")
-        if duration_seconds is not None and not duration_seconds > 0:
-            raise UsageError(f"duration is more than 0 seconds, not {duration_seconds}")
         if threads < 0:
             raise UsageError(f"decoder threads are 0 (automatic) or more, not {threads}")
         credentials = find_credentials(
@@ -129,8 +126,7 @@ class LiveSource:
         )
         self._timeout_seconds = timeout_seconds
         self._retries = retries
-        self._max_frames = max_frames
-        self._duration_seconds = duration_seconds
+        self._limits = Limits.of(0, duration_seconds, max_frames)
         self._backoff = Backoff(random or Random())
         self._state = LiveState.IDLE
         self._reconnects = 0
@@ -139,7 +135,6 @@ class LiveSource:
         self._failures = 0
         self._last_error = ""
         self._index = 0
-        self._given = 0
         self._info: StreamInfo | None = None
         self._pixel_aspect = Fraction(1)
         self._fitter: Fitter | None = None
@@ -228,6 +223,9 @@ class LiveSource:
                 raise SourceError(f"{self.id}: interrupted while connecting")
 
     def frames(self) -> Iterator[Frame]:
+        return self._limits.cut(self._frames())
+
+    def _frames(self) -> Iterator[Frame]:
         if self._info is None:
             raise SourceError(f"{self.id}: not open; call open() first")
         try:
@@ -237,12 +235,7 @@ class LiveSource:
                     frame = self._frame(item, self._info)
                     if frame is None:
                         continue
-                    if self._duration_seconds is not None and frame.seconds >= self._duration_seconds:
-                        return
-                    self._given += 1
                     yield frame
-                    if self._max_frames is not None and self._given >= self._max_frames:
-                        return
                 elif isinstance(item, Undecodable):
                     self._count_damage()
                 elif isinstance(item, Skipped):
