@@ -8,7 +8,7 @@ from fractions import Fraction
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
@@ -141,9 +141,11 @@ def test_live_sources_have_no_start() -> None:
 
 @pytest.mark.usefixtures("place")
 def test_unknown_options_are_refused_with_the_nearest_name() -> None:
-    for call in (source_for, lambda text, **options: expand([text], **options)):
-        with pytest.raises(UsageError, match="there is no source option 'retreis', did you mean 'retries'"):
-            call("clip.mp4", retreis=3)
+    wrong: dict[str, Any] = {"retreis": 3}
+    with pytest.raises(UsageError, match="there is no source option 'retreis', did you mean 'retries'"):
+        source_for("clip.mp4", **wrong)
+    with pytest.raises(UsageError, match="there is no source option 'retreis', did you mean 'retries'"):
+        expand(["clip.mp4"], **wrong)
 
 
 def test_limits_of_any_source() -> None:
