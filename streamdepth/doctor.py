@@ -191,13 +191,13 @@ def _cache() -> Finding:
 
 
 def _model() -> Finding:
-    from streamdepth.image.estimator import DepthEstimator
+    from streamdepth.inference.model import DepthModel
 
     try:
-        with DepthEstimator() as estimator:
-            engine = estimator.engine()
-            found = f"{estimator.spec.dtype}, runs on {engine.provider}"
-            engine.close()
+        model = DepthModel()
+        engine = model.engine()
+        found = f"{model.spec.dtype}, runs on {engine.provider}"
+        engine.close()
     except StreamDepthError as error:
         return Finding(
             "built-in model", str(error), ok=False, there=False, hint="pip install --force-reinstall streamdepth"

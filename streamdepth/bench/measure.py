@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from streamdepth.core.contracts import Source
     from streamdepth.core.frame import DepthMap, Frame, StreamInfo
     from streamdepth.core.look import Look
-    from streamdepth.image.estimator import DepthEstimator
     from streamdepth.inference.engine import Engine
+    from streamdepth.inference.model import DepthModel, EngineSource
 
 _LEAST_RUNS, _MOST_RUNS = 3, 50
 
@@ -92,17 +92,17 @@ class timed:  # noqa: N801 - a context manager
 
 
 def measure_model(
-    estimator: DepthEstimator, batch: int, image: Frame, seconds: float, stopwatch: Stopwatch = system_stopwatch
+    model: DepthModel, batch: int, image: Frame, seconds: float, stopwatch: Stopwatch = system_stopwatch
 ) -> tuple[ModelRun, NDArray[np.float32] | None]:
     """Run the model for about ``seconds`` in batches of ``batch``; the times, and depth of ``image`` to compare.
 
     A setting that does not run gives a run whose note says why.
     """
-    spec = estimator.spec
+    spec = model.spec
     try:
-        engine = estimator.engine(batch=batch)
+        engine = model.engine(batch=batch)
     except StreamDepthError as error:
-        return ModelRun(estimator.provider, spec.dtype, "-", batch, note=str(error)), None
+        return ModelRun(model.provider, spec.dtype, "-", batch, note=str(error)), None
     try:
         size = engine.network_size(image.width_px, image.height_px)
         name = f"{size[0]}x{size[1]}"
@@ -201,7 +201,7 @@ def _span(depths: Sequence[DepthMap]) -> DepthRange:
 
 def measure_whole(
     source: Source,
-    estimator: DepthEstimator,
+    model: EngineSource,
     look: Look,
     stages: tuple[StageCost, ...],
     *,
@@ -217,7 +217,7 @@ def measure_whole(
 
     with tempfile.TemporaryDirectory(prefix="streamdepth-bench-") as folder:
         sink = VideoSink(Path(folder) / "whole.mkv", control=LookControl(look), copy_sound=False)
-        pipeline = Pipeline([source], estimator, [sink], batch=batch, model_every=model_every)
+        pipeline = Pipeline([source], model, [sink], batch=batch, model_every=model_every)
         with pipeline, timed("whole", stopwatch) as whole:
             stats = pipeline.run()
     return summary(whole.wall_seconds, whole.cpu_seconds, stats.processed, stages, cores, model_every)

@@ -202,27 +202,26 @@ def _settings(
     say: Callable[[str], None],
     stopwatch: Stopwatch,
 ) -> list[ModelRun]:
-    from streamdepth.image.estimator import DepthEstimator
+    from streamdepth.inference.model import DepthModel
 
     found: list[ModelRun] = []
     try:
-        estimator = DepthEstimator(
+        depth_model = DepthModel(
             model, dtype=dtype, size=size or None, provider=provider, threads=threads, sense=sense, revision=revision,
-            tell=say,
+            on_status=say,
         )  # fmt: skip
     except StreamDepthError as error:
         return [ModelRun(provider, dtype, size or "-", batches[0], note=str(error))]
-    with estimator:
-        for batch in batches:
-            say(f"{provider} {estimator.spec.dtype} {size} batch {batch}".replace("  ", " "))
-            run, depth = measure_model(estimator, batch, clip.frames[0], seconds, stopwatch)
-            if depth is not None and provider == "cpu":
-                references.setdefault(run.size, depth)
-            if depth is not None and run.size in references and depth is not references[run.size]:
-                run = replace(run, correlation=correlation(depth, references[run.size]))
-            found.append(run)
-            if run.frame_ms is None or (run.batch_ms or 0) > _MOST_LATENCY_MS:
-                break
+    for batch in batches:
+        say(f"{provider} {depth_model.spec.dtype} {size} batch {batch}".replace("  ", " "))
+        run, depth = measure_model(depth_model, batch, clip.frames[0], seconds, stopwatch)
+        if depth is not None and provider == "cpu":
+            references.setdefault(run.size, depth)
+        if depth is not None and run.size in references and depth is not references[run.size]:
+            run = replace(run, correlation=correlation(depth, references[run.size]))
+        found.append(run)
+        if run.frame_ms is None or (run.batch_ms or 0) > _MOST_LATENCY_MS:
+            break
     return found
 
 
@@ -240,23 +239,23 @@ def _whole(
     stopwatch: Stopwatch,
 ) -> tuple[tuple[StageCost, ...], tuple[WholeRun, WholeRun], ModelSpec]:
     from streamdepth.core.look import Look, View
-    from streamdepth.image.estimator import DepthEstimator
+    from streamdepth.inference.model import DepthModel
 
     look = Look(alpha=(0.6, 0.6), view=View.OVERLAY)
-    with DepthEstimator(
+    depth_model = DepthModel(
         model, dtype=best.dtype, size=best.size, provider=best.provider, threads=threads, sense=sense, revision=revision
-    ) as estimator:
-        engine = estimator.engine(workers=2)  # as a run of a file has it: the model's own CPU time, without waits
-        try:
-            stages = measure_stages(clip, engine, look, stopwatch)
-        finally:
-            engine.close()
+    )
+    engine = depth_model.engine(workers=2)  # as a run of a file has it: the model's own CPU time, without waits
+    try:
+        stages = measure_stages(clip, engine, look, stopwatch)
+    finally:
+        engine.close()
 
-        def run(model_every: int) -> WholeRun:
-            again = measured.again() or _source(source, frames)
-            return measure_whole(
-                again, estimator, look, stages, cores=cores(), batch=best.batch, model_every=model_every,
-                stopwatch=stopwatch,
-            )  # fmt: skip
+    def run(model_every: int) -> WholeRun:
+        again = measured.again() or _source(source, frames)
+        return measure_whole(
+            again, depth_model, look, stages, cores=cores(), batch=best.batch, model_every=model_every,
+            stopwatch=stopwatch,
+        )  # fmt: skip
 
-        return stages, (run(1), run(_SPARING)), estimator.spec
+    return stages, (run(1), run(_SPARING)), depth_model.spec

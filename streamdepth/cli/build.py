@@ -27,20 +27,19 @@ def build(
     """Make ahead what the first run on a GPU would spend minutes on: TensorRT engines, graphs."""
     from streamdepth.cli.progress import bytes_bar, say
     from streamdepth.core.clock import SystemClock
-    from streamdepth.image.estimator import DepthEstimator
     from streamdepth.inference.build import build as make
     from streamdepth.inference.build_process import BuildRequest, build_first
+    from streamdepth.inference.model import DepthModel
 
     images = tuple(_size(text) for text in image or ["1920x1080"])
     tell = partial(say, quiet=bool(quiet))
     with bytes_bar(quiet=bool(quiet)) as downloading:
-        estimator = DepthEstimator(
+        spec = DepthModel(
             model, dtype=dtype or "auto", revision=revision, size=size, provider=provider, progress=downloading
-        )
-    with estimator:
-        if provider == "tensorrt":
-            build_first(BuildRequest(estimator.spec, images=images, batch=batch), SystemClock(), tell)
-        made = make(estimator.spec, provider, images=images, batch=batch, progress=tell)
+        ).spec
+    if provider == "tensorrt":
+        build_first(BuildRequest(spec, images=images, batch=batch), SystemClock(), tell)
+    made = make(spec, provider, images=images, batch=batch, progress=tell)
     tables.show(("", "where"), [(one.name, str(one.path)) for one in made])
 
 

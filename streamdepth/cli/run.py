@@ -218,7 +218,7 @@ def execute(config: RunConfig) -> None:
             threads=config.threads,
             exact=config.exact or None,
             progress=downloading,
-            tell=partial(say, quiet=config.quiet),
+            on_status=partial(say, quiet=config.quiet),
         )
     done: list[tuple[str, RunStats, str]] = []
     try:
@@ -282,7 +282,7 @@ def _chosen_batch(config: RunConfig, estimator: DepthEstimator, job: Job) -> int
     from streamdepth.inference.auto_batch import best_batch
 
     live = config.policy == "latest" or (config.policy is None and any(source.live for source in job.sources))
-    return best_batch(estimator, live_sources=len(job.sources) if live else 0).batch
+    return best_batch(estimator.model, live_sources=len(job.sources) if live else 0).batch
 
 
 def _summary(stats: RunStats, title: str, outputs: list[str]) -> str:

@@ -122,7 +122,7 @@ def serve(
             provider=config.provider,
             threads=config.threads,
             progress=downloading,
-            tell=partial(say, quiet=config.quiet),
+            on_status=partial(say, quiet=config.quiet),
         )
     with estimator:
         site = WebSite(

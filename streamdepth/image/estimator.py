@@ -1,4 +1,4 @@
-"""The still-image API: one call in, one result out, on the same parts as the pipeline."""
+"""Depth of images: one call in, one result out, on the same parts as the pipeline."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import base64
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, groupby, islice
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 import numpy as np
 
@@ -18,11 +17,10 @@ from streamdepth.core.threads import cores
 from streamdepth.image.ahead import in_order
 from streamdepth.image.inputs import MAX_PIXELS, Still, read
 from streamdepth.image.tensors import rows_of
-from streamdepth.inference.engine_factory import EngineFactory
-from streamdepth.inference.providers import AUTO, likely
+from streamdepth.inference.model import DepthModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -31,9 +29,9 @@ if TYPE_CHECKING:
     from streamdepth.core.look import Style
     from streamdepth.image.inputs import ImageLike
     from streamdepth.inference.engine import Engine, RawDepth
+    from streamdepth.inference.model import ModelOptions
     from streamdepth.inference.runner import Runner
-    from streamdepth.models.hub import Progress
-    from streamdepth.models.spec import ModelSpec, Preprocessing
+    from streamdepth.models.spec import ModelSpec
 
 _IMAGES_AT_ONCE = 4
 """Threads that read and paint beside the model. Each may hold 0.2 GB where images have 12 megapixels."""
@@ -83,126 +81,60 @@ class _Item:
 
 
 class DepthEstimator:
-    """A model ready to be used, on stills by calling it, on video through :meth:`engine`.
+    """Depth of images: call it with one image or a list of them.
 
-    Making one finds the model, downloads it if need be, and reads its graph; the first use loads it and checks it on a
-    built-in image. Thread-safe: the model runs for one call after the other.
+    A :class:`~streamdepth.inference.model.DepthModel` with one engine, which is loaded and checked on a built-in image
+    on first use. A pipeline takes the estimator too, and makes engines of the same model. Thread-safe: calls run the
+    model one after the other.
 
     Args:
-        model: ``"built-in"``, a path, or a Hub name.
-        dtype: ``"auto"`` or one of the nine of the Hub's layout.
-        revision: branch, tag or commit of a Hub repository.
-        provider: execution provider, or ``"auto"``.
-        size: network size, ``N`` or ``"WxH"``; None = the model's own.
-        sense: what the output means, if the model does not say it; metres of a model known to give none are refused.
-        preprocessing: whole rules, or a mapping of its fields to change (``{"do_normalize": False}``).
-        input_name, output_name: of the image and the depth, where the graph has several.
-        metres_per_unit: what to multiply a metric output by.
-        exact: preprocess exactly as ``transformers`` does. None = for stills yes, for video the fast way.
-        threads: threads of one operator on the CPU, None = from the cores.
-        cache_dir: the Hub cache to use.
-        progress: told about downloads.
-        tell: told in a line what takes long or changes while it runs: TensorRT's engine being built, or taking over.
-            May be called on a thread of its own.
-        max_pixels: larger stills are refused.
+        model: ``"built-in"``, a path, a Hub name, or a DepthModel.
+        max_pixels: larger images are refused.
+        options: as for DepthModel; none with a DepthModel.
     Raises:
-        UsageError, ModelError, ModelNotFoundError, DeadlineError: as :func:`streamdepth.models.resolve.resolve`.
+        UsageError, ModelError, ModelNotFoundError, DeadlineError: as DepthModel.
     """
 
     def __init__(
         self,
-        model: str | Path = "built-in",
+        model: str | Path | DepthModel = "built-in",
         *,
-        dtype: str = "auto",
-        revision: str | None = None,
-        provider: str = AUTO,
-        size: str | int | Sequence[int] | None = None,
-        sense: str | Sense | None = None,
-        preprocessing: Preprocessing | Mapping[str, Any] | None = None,
-        input_name: str | None = None,
-        output_name: str | None = None,
-        metres_per_unit: float | None = None,
-        exact: bool | None = None,
-        threads: int | None = None,
-        cache_dir: Path | None = None,
-        progress: Progress | None = None,
-        tell: Callable[[str], None] | None = None,
         max_pixels: int = MAX_PIXELS,
+        **options: Unpack[ModelOptions],
     ) -> None:
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads is at least 1, not {threads}")
         if max_pixels < 1:
             raise UsageError(f"max_pixels is at least 1, not {max_pixels}")
-        from streamdepth.models.resolve import resolve
-
-        self._asked_provider = provider
-        found = partial(
-            resolve,
-            model,
-            revision=revision,
-            size=size,
-            sense=sense,
-            preprocessing=preprocessing,
-            input_name=input_name,
-            output_name=output_name,
-            metres_per_unit=metres_per_unit,
-            provider=likely(provider),
-            cache_dir=cache_dir,
-            progress=progress,
-        )
-        self._spec = found(dtype=dtype)
-        self._engine_factory = EngineFactory(
-            self._spec,
-            provider,
-            threads=threads,
-            fp32=partial(found, dtype="fp32"),
-            tell=tell or (lambda _: None),
-        )
-        self._exact = exact
+        if isinstance(model, DepthModel) and options:
+            raise UsageError(f"{', '.join(options)}: options of a DepthModel; give them where it is made")
+        self.model = model if isinstance(model, DepthModel) else DepthModel(model, **options)
         self._max_pixels = max_pixels
-        self._images_at_once = min(_IMAGES_AT_ONCE, threads or cores())
+        self._images_at_once = min(_IMAGES_AT_ONCE, self.model.threads or cores())
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._closed = False
 
     @property
     def spec(self) -> ModelSpec:
-        """What is known of the model; on CUDA, from the first use on, of the dtype that passed there."""
-        return self._engine_factory.spec
+        """The model's specification; on CUDA, from the first use on, of the dtype that passed there."""
+        return self.model.spec
 
     @property
     def provider(self) -> str:
-        """The provider that runs the model; before the first use, the one that will most likely."""
-        return likely(self._asked_provider) if self._engine is None else self._engine.provider
+        """The provider that runs the model; before the first use, the one that most likely will."""
+        return self.model.provider if self._engine is None else self._engine.provider
 
     @property
-    def exact_stills(self) -> bool:
-        """Whether stills are preprocessed exactly as ``transformers`` does."""
-        return self._exact is not False
+    def exact_images(self) -> bool:
+        """Whether images are preprocessed exactly as ``transformers`` does."""
+        return self.model.exact is not False
 
     def engine(self, batch: int = 1, *, exact: bool | None = None, workers: int = 1) -> Engine:
-        """A new engine of one's own, checked on a built-in image. The caller closes it.
-
-        Args:
-            workers: threads that would call ``run`` at the same time; the engine says how many may.
-        Raises:
-            ProviderError, ModelError, InferenceError: see :class:`streamdepth.inference.engine.Engine`.
-        """
-        return self._engine_factory.engine(
-            batch, exact=exact if exact is not None else bool(self._exact), workers=workers
-        )
+        """A new engine of the model, see :meth:`DepthModel.engine`."""
+        return self.model.engine(batch, exact=exact, workers=workers)
 
     def live_engine(self, batch: int = 1) -> Runner:
-        """As ``engine``, for whoever waits for the first image.
-
-        Where TensorRT's engine is not there yet, the model runs on CUDA while it is built, and ``tell`` hears when it
-        takes over.
-        """
-        return self._engine_factory.live(batch, exact=bool(self._exact))
-
-    def trial_engine(self, batch: int = 1) -> Engine:
-        """As ``engine``, to measure a batch with: on CUDA where TensorRT would build an engine for each."""
-        return self._engine_factory.trial(batch)
+        """A new engine of the model, see :meth:`DepthModel.live_engine`."""
+        return self.model.live_engine(batch)
 
     @overload
     def __call__(
@@ -259,7 +191,7 @@ class DepthEstimator:
         look = self._look(style, alpha, reverse)
         if isinstance(inputs, list | tuple):
             return list(self._each(inputs, look))
-        engine = self._stills_engine()
+        engine = self._image_engine()
         runs = self._runs(self._items(inputs, engine), engine)
         estimates = [self._estimate(item, raw, engine, look) for item, raw in runs]
         return estimates if len(estimates) != 1 else estimates[0]
@@ -313,16 +245,16 @@ class DepthEstimator:
 
         return None if style is None else Look(style=checked_style(style), alpha=ends, reverse=reverse)
 
-    def _stills_engine(self) -> Engine:
+    def _image_engine(self) -> Engine:
         with self._lock:
             if self._closed:
-                raise InferenceError(f"{self._spec.name}: the estimator is closed; make a new one")
+                raise InferenceError(f"{self.spec.name}: the estimator is closed; make a new one")
             if self._engine is None:
-                self._engine = self.engine(exact=self.exact_stills)
+                self._engine = self.model.engine(exact=self.exact_images)
             return self._engine
 
     def _each(self, inputs: Iterable[Any], look: Look | None) -> Generator[Estimate]:
-        engine, ahead = self._stills_engine(), self._images_at_once
+        engine, ahead = self._image_engine(), self._images_at_once
         pool = ThreadPoolExecutor(ahead, thread_name_prefix="streamdepth-stills")
         try:
             read = in_order(pool, lambda value: self._items(value, engine), inputs, ahead=ahead)
@@ -345,11 +277,11 @@ class DepthEstimator:
                     try:
                         answers = engine.run_raw(slot, len(batch))
                     except InferenceError as exc:
-                        least = self._spec.preprocessing.multiple_of
+                        least = self.spec.preprocessing.multiple_of
                         if min(size) >= least:
                             raise
                         raise DataFormatError(
-                            f"a tensor of {size[0]}x{size[1]} pixels is too small for {self._spec.name}; it takes"
+                            f"a tensor of {size[0]}x{size[1]} pixels is too small for {self.spec.name}; it takes"
                             f" {least}x{least} and up"
                         ) from exc
                 yield from zip(batch, answers, strict=True)
@@ -373,7 +305,7 @@ class DepthEstimator:
     def _estimate(self, item: _Item, raw: RawDepth, engine: Engine, look: Look | None) -> Estimate:
         from streamdepth.inference import postprocess
 
-        family, view = self._spec.preprocessing.family, raw.field_of_view_degrees
+        family, view = self.spec.preprocessing.family, raw.field_of_view_degrees
         if raw.geometry is None:
             width, height = item.net_size
             values = raw.values if view is None else postprocess.depth_pro_metres(raw.values, view)
@@ -387,6 +319,6 @@ class DepthEstimator:
         if look is not None:
             from streamdepth.image.painting import png
 
-            image = png(data, self._spec.sense, look)
+            image = png(data, self.spec.sense, look)
         notes = (*item.notes, *((engine.note,) if engine.note else ()))
-        return Estimate(data, image, width, height, self._spec.sense, notes)
+        return Estimate(data, image, width, height, self.spec.sense, notes)

@@ -202,7 +202,7 @@ def verify(
 
 
 def _label(estimator: DepthEstimator, *, paths: bool) -> str:
-    path = f", {'exact' if estimator.exact_stills else 'fast'} path" if paths else ""
+    path = f", {'exact' if estimator.exact_images else 'fast'} path" if paths else ""
     return f"{estimator.spec.name} ({estimator.spec.dtype}{path})"
 
 

@@ -12,8 +12,8 @@ from streamdepth.inference.pattern import pattern
 
 if TYPE_CHECKING:
     from streamdepth.core.clock import Clock
-    from streamdepth.image.estimator import DepthEstimator
     from streamdepth.inference.engine import Engine
+    from streamdepth.inference.model import DepthModel
 
 CANDIDATES = (1, 2, 4, 8, 16, 32)
 _RUNS = 5
@@ -33,7 +33,7 @@ class BatchChoice:
 
 
 def best_batch(
-    estimator: DepthEstimator,
+    model: DepthModel,
     *,
     width_px: int = 640,
     height_px: int = 480,
@@ -64,7 +64,7 @@ def best_batch(
     best = 0
     # three cameras are best served by three at once
     for batch in sorted({*(batch for batch in CANDIDATES if batch <= most), min(most, CANDIDATES[-1])}):
-        engine = estimator.trial_engine(batch)
+        engine = model.trial_engine(batch)
         try:
             if engine.batch != batch or (engine.rows_per_run == 1 and batch > 1):
                 return BatchChoice(best or engine.batch, measured)

@@ -105,12 +105,12 @@ class BuildProcess:
         return lines[-1] if lines else f"the process that builds it ended with {self._child.returncode}"
 
 
-def follow(build: Build, ending: threading.Event, clock: Clock, tell: Callable[[str], None], what: str) -> str:
+def follow(build: Build, ending: threading.Event, clock: Clock, on_status: Callable[[str], None], what: str) -> str:
     """Wait for a build's end and close it; the reason of its failure, or an empty text.
 
     Args:
         ending: set from another thread to end it early.
-        tell: told every half minute that ``what`` is still being built.
+        on_status: called every half minute while ``what`` is still being built.
     """
     started_ns, told = clock.monotonic_ns(), 1
     try:
@@ -118,13 +118,13 @@ def follow(build: Build, ending: threading.Event, clock: Clock, tell: Callable[[
             seconds = (clock.monotonic_ns() - started_ns) / 1e9
             if seconds >= told * _TELL_SECONDS:
                 told += 1
-                tell(f"{what}: still building, {seconds:.0f} s")
+                on_status(f"{what}: still building, {seconds:.0f} s")
         return build.reason() if build.done() else "ended before it was built"
     finally:
         build.close()
 
 
-def build_first(request: BuildRequest, clock: Clock, tell: Callable[[str], None]) -> None:
+def build_first(request: BuildRequest, clock: Clock, on_status: Callable[[str], None]) -> None:
     """Build and wait for it; Ctrl-C ends it.
 
     Raises:
@@ -134,8 +134,8 @@ def build_first(request: BuildRequest, clock: Clock, tell: Callable[[str], None]
 
     check_runs(provider_named(request.provider))
     what = f"{request.spec.name}: TensorRT's engine, batch {request.batch}"
-    tell(f"{what}: building, which takes minutes and is kept")
-    reason = follow(BuildProcess(request), threading.Event(), clock, tell, what)
+    on_status(f"{what}: building, which takes minutes and is kept")
+    reason = follow(BuildProcess(request), threading.Event(), clock, on_status, what)
     if reason:
         raise ProviderError(reason if reason.startswith("provider ") else f"provider {request.provider}: {reason}")
 

@@ -40,7 +40,7 @@ class EngineSwap:
         first: closed with this.
         build: starts building for images of (width, height).
         second: opens what was built, checked.
-        tell: told when building begins, goes on, and what came of it; on a thread of this object's.
+        on_status: called when building begins, continues and ends; on a thread of this object.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class EngineSwap:
         *,
         build: Callable[[tuple[int, int]], Build],
         second: Callable[[], Engine],
-        tell: Callable[[str], None],
+        on_status: Callable[[str], None],
         clock: Clock | None = None,
     ) -> None:
         self._first = first
         self._build, self._open = build, second
-        self._tell, self._clock = tell, clock or SystemClock()
+        self._on_status, self._clock = on_status, clock or SystemClock()
         self._started_ns = self._clock.monotonic_ns()
         self._lock = threading.Lock()
         self._ending = threading.Event()
@@ -135,9 +135,9 @@ class EngineSwap:
         name, first = self._first.spec.name, self._first.provider
         what = f"{name}: TensorRT's engine"
         image = self._images.get(size, size)
-        self._tell(f"{what} is being built, which may take minutes; running on {first} meanwhile")
+        self._on_status(f"{what} is being built, which may take minutes; running on {first} meanwhile")
         try:
-            reason = follow(self._build(image), self._ending, self._clock, self._tell, what)
+            reason = follow(self._build(image), self._ending, self._clock, self._on_status, what)
             if not (reason or self._ending.is_set()):
                 reason = self._switch(self._open(), size, image)
         except (StreamDepthError, OSError) as error:
@@ -150,7 +150,7 @@ class EngineSwap:
         else:
             return
         self._outcome = outcome
-        self._tell(f"{name}: {outcome}")
+        self._on_status(f"{name}: {outcome}")
         if self._second is not None:
             self._retire()
 

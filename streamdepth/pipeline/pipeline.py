@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from streamdepth.core.clock import Clock
     from streamdepth.core.contracts import Sink
     from streamdepth.core.frame import DepthMap, Frame
-    from streamdepth.image.estimator import DepthEstimator
+    from streamdepth.inference.model import EngineSource
     from streamdepth.inference.runner import Runner
     from streamdepth.pipeline.sink_worker import SinkWorker
 
@@ -43,7 +43,7 @@ class Pipeline:
     Args:
         sources: what to read: :class:`~streamdepth.core.contracts.Source` objects, or texts as the command line takes
             them.
-        estimator: the model; None takes the built-in one.
+        model: a DepthModel or DepthEstimator; None takes the built-in one.
         sinks: what to write to; with several sources a function that makes the sinks of each.
         callback: called with every frame and its depth, in order per source; may raise ``StopPipeline``.
         policy: ``every`` or ``latest``; None = each source's own default (files ``every``, live ``latest``).
@@ -66,7 +66,7 @@ class Pipeline:
     def __init__(
         self,
         sources: Sequence[Source | str],
-        estimator: DepthEstimator | None = None,
+        model: EngineSource | None = None,
         sinks: Sequence[Sink] | SinkMaker = (),
         *,
         callback: FrameCallback | None = None,
@@ -93,7 +93,7 @@ class Pipeline:
         self._batch = batch
         self._model_every = check_every(model_every)
         self._color_threads = color_threads
-        self._estimator = estimator
+        self._engines = model
         self._range = RangeSpec.parse(range) if isinstance(range, str) else range
         try:
             self._policy = None if policy is None else Policy(policy)
@@ -173,15 +173,15 @@ class Pipeline:
         try:
             for source_worker in self._source_workers:
                 source_worker.load_ahead()
-            if self._estimator is None:
-                from streamdepth.image.estimator import DepthEstimator
+            if self._engines is None:
+                from streamdepth.inference.model import DepthModel
 
-                self._estimator = DepthEstimator()
+                self._engines = DepthModel()
             # Two runs at once cost less than one over all cores, but each takes longer: only where nobody waits for it.
             if self._model.patient:
-                self._engine = self._estimator.engine(self._batch, workers=_WORKERS)
+                self._engine = self._engines.engine(self._batch, workers=_WORKERS)
             else:
-                self._engine = self._estimator.live_engine(self._batch)
+                self._engine = self._engines.live_engine(self._batch)
             for source_worker in self._source_workers:
                 source_worker.open()
         except BaseException:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from streamdepth.core.contracts import Source
     from streamdepth.core.frame import DepthMap, Frame, Result
-    from streamdepth.image.estimator import DepthEstimator
+    from streamdepth.inference.model import EngineSource
 
 _AHEAD = 2
 
@@ -39,7 +39,7 @@ class _Handoff(BaseSink):
 
 def stream(
     source: Source | str,
-    estimator: DepthEstimator | None = None,
+    model: EngineSource | None = None,
     *,
     policy: Policy | str | None = None,
     batch: int = 1,
@@ -49,7 +49,7 @@ def stream(
 
     Args:
         source: as for :class:`Pipeline`.
-        estimator: the model; None takes the built-in one.
+        model: a DepthModel or DepthEstimator; None takes the built-in one.
         policy: ``every`` or ``latest``; None = the source's own default.
         batch: frames per model run.
         model_every: run the model on every Nth frame only, as in :class:`Pipeline`; others are ``DepthMap.propagated``.
@@ -64,7 +64,7 @@ def stream(
     opened = made_source(source)
     chosen = Policy(policy) if policy is not None else (Policy.LATEST if opened.live else Policy.EVERY)
     handoff = _Handoff(chosen)
-    pipeline = Pipeline([opened], estimator, [handoff], policy=chosen, batch=batch, model_every=model_every)
+    pipeline = Pipeline([opened], model, [handoff], policy=chosen, batch=batch, model_every=model_every)
     pipeline.open()
     failure: list[BaseException] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import io
 import json
 import threading
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import streamdepth as sd
 from streamdepth.core.errors import (
     InferenceError,
     ModelError,
@@ -23,9 +25,11 @@ from streamdepth.core.errors import (
 from streamdepth.core.frame import Frame, Sense
 from streamdepth.image.estimator import DepthEstimator, Estimate
 from streamdepth.image.verify import verify
+from streamdepth.inference.model import DepthModel, ModelOptions
 from streamdepth.inference.pattern import pattern
 from streamdepth.inference.preprocess import image_of
 from tests.support.goldens import FOLDER, load
+from tests.support.media import write_clip
 from tests.support.models import write_depth_model
 
 if TYPE_CHECKING:
@@ -357,7 +361,7 @@ def test_verify(estimator: DepthEstimator, tmp_path: Path) -> None:
     assert same.max_error == 0
     assert same.correlation == pytest.approx(1)
     assert not same.aligned
-    assert told == ["pixels 1"]
+    assert told == ["image 1"]
     json.dumps(same.to_dict(), allow_nan=False)
     near = write_depth_model(tmp_path / "near.onnx", inverse=True)
     far = write_depth_model(tmp_path / "more" / "far.onnx", inverse=True)
@@ -373,3 +377,28 @@ def test_verify(estimator: DepthEstimator, tmp_path: Path) -> None:
     flat = write_depth_model(tmp_path / "flat.onnx", fault="flat")
     with pytest.raises(ModelError, match="flat"):
         verify(flat, sense="relative_depth")
+
+
+def test_one_model_for_images_and_for_a_pipeline(tmp_path: Path) -> None:
+    """The estimator takes a model, and a pipeline takes either, with the same depth."""
+    clip = tmp_path / "clip.mkv"
+    write_clip(clip, frames=2, width=64, height=48)
+    model = DepthModel(FOLDER / "dpt" / "model.onnx", provider="cpu")
+    with DepthEstimator(model) as estimator:
+        assert estimator.model is model
+        assert estimator.spec == model.spec
+        runs = [[depth.values for _, depth in sd.stream(str(clip), of)] for of in (model, estimator)]
+    assert len(runs[0]) == 2
+    np.testing.assert_array_equal(runs[0], runs[1])
+
+
+def test_options_beside_a_model_are_refused() -> None:
+    model = DepthModel(FOLDER / "dpt" / "model.onnx")
+    with pytest.raises(UsageError, match="dtype, size: options of a DepthModel; give them where it is made"):
+        DepthEstimator(model, dtype="fp16", size=28)
+
+
+def test_the_estimator_passes_on_every_option_of_a_model() -> None:
+    parameters = inspect.signature(DepthModel).parameters.values()
+    keywords = {one.name for one in parameters if one.kind is one.KEYWORD_ONLY}
+    assert keywords == set(ModelOptions.__annotations__)

@@ -93,7 +93,7 @@ def test_neighbours_of_one_size_share_a_run_of_a_fixed_batch(tmp_path: Path, mon
     with DepthEstimator(path, sense="relative_inverse") as three:
         three(pattern(42, 28))
         counts: list[int] = []
-        engine = three._stills_engine()
+        engine = three._image_engine()
         run_raw = engine.run_raw
 
         def counted(slot: Slot, count: int) -> list[RawDepth]:

@@ -14,8 +14,8 @@ from streamdepth.core.errors import ProviderError
 from streamdepth.inference import nvidia
 from streamdepth.inference.build_process import BuildProcess, BuildRequest, build_first, follow
 from streamdepth.inference.engine import Engine
-from streamdepth.inference.engine_factory import EngineFactory
 from streamdepth.inference.engine_swap import EngineSwap
+from streamdepth.inference.model import EngineFactory
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing
 from tests.support.building import FakeBuild, Said, two_models
@@ -157,7 +157,7 @@ def opener_of(
     def never() -> ModelSpec:
         raise AssertionError
 
-    return EngineFactory(spec, "tensorrt", threads=None, fp32=never, tell=said), asked, said
+    return EngineFactory(spec, "tensorrt", threads=None, fp32=never, on_status=said), asked, said
 
 
 def test_a_live_run_goes_straight_to_an_engine_that_is_there(
@@ -182,7 +182,7 @@ def test_a_live_run_starts_on_cuda_where_there_is_none(
         made.ended.set()
         return made
 
-    monkeypatch.setattr("streamdepth.inference.engine_factory.BuildProcess", build)
+    monkeypatch.setattr("streamdepth.inference.model.BuildProcess", build)
     runner = opener.live(2, exact=False)
     assert isinstance(runner, EngineSwap)
     assert asked == ["cuda"]
@@ -199,9 +199,7 @@ def test_a_run_of_a_file_builds_what_is_missing(
 ) -> None:
     opener, asked, _ = opener_of(specs[0], monkeypatch, built=built)
     requests: list[BuildRequest] = []
-    monkeypatch.setattr(
-        "streamdepth.inference.engine_factory.build_first", lambda request, *_: requests.append(request)
-    )
+    monkeypatch.setattr("streamdepth.inference.model.build_first", lambda request, *_: requests.append(request))
     opener.engine(1, exact=False).close()
     assert asked == ["tensorrt"]
     assert len(requests) == (not built)
@@ -220,7 +218,7 @@ def test_tensorrt_that_cannot_run_is_an_error_at_once(specs: tuple[ModelSpec, Mo
     if nvidia.gpu_name():
         pytest.skip("there is a GPU")
     said = Said()
-    opener = EngineFactory(specs[0], "tensorrt", threads=None, fp32=lambda: specs[0], tell=said)
+    opener = EngineFactory(specs[0], "tensorrt", threads=None, fp32=lambda: specs[0], on_status=said)
     request = request_of(specs[0])
     for use in (
         lambda: opener.live(1, exact=False),

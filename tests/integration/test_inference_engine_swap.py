@@ -41,7 +41,7 @@ class Stage:
         self.first = Engine(specs[0], provider="cpu")
         self.opened: list[Engine] = []
         self._spec, self._second = specs[1], second
-        self.engine_swap = EngineSwap(self.first, build=self.build, second=self._open, tell=self.said)
+        self.engine_swap = EngineSwap(self.first, build=self.build, second=self._open, on_status=self.said)
 
     def _open(self) -> Engine:
         engine = Engine(self._spec, provider="cpu", **self._second)

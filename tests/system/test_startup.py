@@ -17,10 +17,10 @@ import pytest
 from streamdepth.cli import garbage_collector, main
 from streamdepth.core.errors import MissingDependencyError
 from streamdepth.depth import cuts
-from streamdepth.image.estimator import DepthEstimator
 from streamdepth.inference import agreement, agreement_cache, nvidia, openvino_runtime, plugins, providers, sessions
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.geometry import plan
+from streamdepth.inference.model import DepthModel
 from streamdepth.inference.pattern import HEIGHT_PX, WIDTH_PX, pattern
 from streamdepth.inference.preprocess import image_of
 from streamdepth.models.resolve import resolve
@@ -147,13 +147,13 @@ class TestLoadingAhead:
         self, range_: str, ahead: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         order: list[str] = []
-        opened = DepthEstimator.engine
+        opened = DepthModel.engine
 
         def engine(*arguments: Any, **options: Any) -> Engine:
             order.append("model")
             return opened(*arguments, **options)
 
-        monkeypatch.setattr(DepthEstimator, "engine", engine)
+        monkeypatch.setattr(DepthModel, "engine", engine)
         monkeypatch.setattr(cuts, "load_ahead", lambda: order.append("cuts"))
         clip = tmp_path / "clip.mkv"
         write_clip(clip, frames=3, width=64, height=48)

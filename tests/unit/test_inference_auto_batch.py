@@ -12,11 +12,11 @@ from streamdepth.inference.auto_batch import best_batch
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from streamdepth.image.estimator import DepthEstimator
+    from streamdepth.inference.model import DepthModel
 
 
 class Timed:
-    """An estimator whose batches take what they are told to, on a clock of its own."""
+    """A model whose batches take what they are told to, on a clock of its own."""
 
     def __init__(self, seconds: Mapping[int, float], fixed: int = 0) -> None:
         self.seconds, self.fixed = seconds, fixed
@@ -44,7 +44,7 @@ class Timed:
         )
 
     def best(self, **options: Any) -> int:
-        return best_batch(cast("DepthEstimator", self), clock=self, **options).batch
+        return best_batch(cast("DepthModel", self), clock=self, **options).batch
 
 
 def gpu(batch: int) -> float:

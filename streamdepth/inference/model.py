@@ -1,0 +1,285 @@
+"""A depth model: what is known of it, and the engines that run it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+
+from streamdepth.core.clock import SystemClock
+from streamdepth.core.errors import InferenceError, UsageError
+from streamdepth.inference import providers, sessions
+from streamdepth.inference.build_process import BuildProcess, BuildRequest, build_first
+from streamdepth.inference.nvidia import follows_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from streamdepth.core.frame import Sense
+    from streamdepth.inference.engine import Engine
+    from streamdepth.inference.runner import Runner
+    from streamdepth.models.hub import Progress
+    from streamdepth.models.spec import ModelSpec, Preprocessing
+
+_CUDA, _TENSORRT = "cuda", "tensorrt"
+
+
+class EngineSource(Protocol):
+    """What a pipeline runs: a :class:`DepthModel`, or a ``DepthEstimator``, which has one."""
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    def engine(self, batch: int = 1, *, exact: bool | None = None, workers: int = 1) -> Engine: ...
+
+    def live_engine(self, batch: int = 1) -> Runner: ...
+
+
+class ModelOptions(TypedDict, total=False):
+    """Keywords of :class:`DepthModel`, for callables that pass them on."""
+
+    dtype: str
+    revision: str | None
+    provider: str
+    size: str | int | Sequence[int] | None
+    sense: str | Sense | None
+    preprocessing: Preprocessing | Mapping[str, Any] | None
+    input_name: str | None
+    output_name: str | None
+    metres_per_unit: float | None
+    exact: bool | None
+    threads: int | None
+    cache_dir: Path | None
+    progress: Progress | None
+    on_status: Callable[[str], None] | None
+
+
+class DepthModel:
+    """A depth model and the factory of its engines. Thread-safe.
+
+    The constructor finds the model, downloads it if necessary, and reads its graph. Engines load it; the model itself
+    holds nothing that has to be closed.
+
+    Args:
+        model: ``"built-in"``, a path, or a Hub name.
+        dtype: ``"auto"`` or one of the nine of the Hub's layout.
+        revision: branch, tag or commit of a Hub repository.
+        provider: execution provider, or ``"auto"``.
+        size: network size, ``N`` or ``"WxH"``; None = the model's own.
+        sense: meaning of the output, if the model does not say it; metres of a model known to give none are refused.
+        preprocessing: all rules, or a mapping of the fields to change (``{"do_normalize": False}``).
+        input_name, output_name: of the image and the depth, where the graph has several.
+        metres_per_unit: factor from a metric output to metres.
+        exact: preprocess exactly as ``transformers`` does. None = images yes, video the fast way.
+        threads: threads of one operator on the CPU, None = from the cores.
+        cache_dir: the Hub cache to use.
+        progress: called during downloads.
+        on_status: called with one line when something takes long or changes in a run: a TensorRT engine is built, or
+            takes over. May be called on another thread.
+    Raises:
+        UsageError, ModelError, ModelNotFoundError, DeadlineError: as :func:`streamdepth.models.resolve.resolve`.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "built-in",
+        *,
+        dtype: str = "auto",
+        revision: str | None = None,
+        provider: str = providers.AUTO,
+        size: str | int | Sequence[int] | None = None,
+        sense: str | Sense | None = None,
+        preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+        input_name: str | None = None,
+        output_name: str | None = None,
+        metres_per_unit: float | None = None,
+        exact: bool | None = None,
+        threads: int | None = None,
+        cache_dir: Path | None = None,
+        progress: Progress | None = None,
+        on_status: Callable[[str], None] | None = None,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads is at least 1, not {threads}")
+        from streamdepth.models.resolve import resolve
+
+        self.exact, self.threads = exact, threads
+        self._requested_provider = provider
+        found = partial(
+            resolve,
+            model,
+            revision=revision,
+            size=size,
+            sense=sense,
+            preprocessing=preprocessing,
+            input_name=input_name,
+            output_name=output_name,
+            metres_per_unit=metres_per_unit,
+            provider=providers.likely(provider),
+            cache_dir=cache_dir,
+            progress=progress,
+        )
+        self._factory = EngineFactory(
+            found(dtype=dtype),
+            provider,
+            threads=threads,
+            fp32=partial(found, dtype="fp32"),
+            on_status=on_status or (lambda _: None),
+        )
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's specification; on CUDA, from the first engine on, of the dtype that passed there."""
+        return self._factory.spec
+
+    @property
+    def provider(self) -> str:
+        """The provider that an engine will most likely use; an engine has the one that it uses."""
+        return providers.likely(self._requested_provider)
+
+    def engine(self, batch: int = 1, *, exact: bool | None = None, workers: int = 1) -> Engine:
+        """A new engine, checked on a built-in image. The caller closes it.
+
+        Args:
+            exact: None = as the model's ``exact``, where that is None the fast way.
+            workers: threads that would call ``run`` at the same time; the engine says how many may.
+        Raises:
+            ProviderError, ModelError, InferenceError: see :class:`streamdepth.inference.engine.Engine`.
+        """
+        return self._factory.engine(batch, exact=exact if exact is not None else bool(self.exact), workers=workers)
+
+    def live_engine(self, batch: int = 1) -> Runner:
+        """As ``engine``, but available at once.
+
+        While TensorRT's engine is being built, the model runs on CUDA; ``on_status`` reports when TensorRT takes over.
+        """
+        return self._factory.live(batch, exact=bool(self.exact))
+
+    def trial_engine(self, batch: int = 1) -> Engine:
+        """As ``engine``, to measure a batch with: on CUDA where TensorRT would build an engine for each batch."""
+        return self._factory.trial(batch)
+
+
+class EngineFactory:
+    """Opens engines of one model. Thread-safe.
+
+    Args:
+        provider: a name of :func:`streamdepth.inference.providers.provider_names`.
+        threads: threads of one operator on the CPU, None = from the cores.
+        fp32: finds the model's float32 file, should its half-precision one not pass on a GPU.
+        on_status: called with one line when something takes long or changes; may be called on another thread.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        provider: str,
+        *,
+        threads: int | None,
+        fp32: Callable[[], ModelSpec],
+        on_status: Callable[[str], None],
+    ) -> None:
+        self._spec, self._provider, self._threads = spec, provider, threads
+        self._fp32, self._on_status = fp32, on_status
+        self._deciding = threading.Lock()
+        self._on_cuda: tuple[ModelSpec, str] | None = None
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model; on CUDA, from the first engine on, in the precision that passed there."""
+        known = self._on_cuda
+        return self._spec if known is None or providers.likely(self._provider) != _CUDA else known[0]
+
+    def engine(self, batch: int, *, exact: bool, workers: int = 1) -> Engine:
+        """An engine, once all that it needs is built; the caller closes it.
+
+        Raises:
+            ProviderError, ModelError, InferenceError: see :class:`streamdepth.inference.engine.Engine`.
+        """
+        if self._provider == _TENSORRT:
+            providers.check_runs(providers.provider_named(_TENSORRT))
+            missing = self._missing(batch, exact=exact)
+            if missing is not None and follows_image(self._spec):
+                self._on_status(
+                    f"{self._spec.name}: its network size follows the image's, and TensorRT takes minutes for the "
+                    "first image of each; give --size WxH to have it built once"
+                )
+            elif missing is not None:
+                build_first(missing, SystemClock(), self._on_status)
+        return self._opened(self._provider, batch, exact=exact, workers=workers)
+
+    def trial(self, batch: int) -> Engine:
+        """As ``engine``, to measure with: nothing is built for it, and CUDA stands for TensorRT."""
+        return self._opened(_CUDA if self._provider == _TENSORRT else self._provider, batch, exact=False)
+
+    def live(self, batch: int, *, exact: bool) -> Runner:
+        """As ``engine``, at once: on CUDA for as long as TensorRT's engine is not there."""
+        missing = None
+        if self._provider == _TENSORRT:
+            providers.check_runs(providers.provider_named(_TENSORRT))
+            missing = self._missing(batch, exact=exact)
+        if missing is None:
+            return self.engine(batch, exact=exact)
+        from streamdepth.inference.engine_swap import EngineSwap
+
+        return EngineSwap(
+            self._opened(_CUDA, batch, exact=exact),
+            build=lambda image: BuildProcess(replace(missing, images=(image,))),
+            second=lambda: self._opened(_TENSORRT, batch, exact=exact),
+            on_status=self._on_status,
+        )
+
+    def _missing(self, batch: int, *, exact: bool) -> BuildRequest | None:
+        """What TensorRT would spend minutes on, None where it is there."""
+        from streamdepth.inference.build import is_built
+
+        if is_built(self._spec, batch, exact=exact):
+            return None
+        return BuildRequest(self._spec, batch=batch, exact=exact)
+
+    def _opened(self, provider: str, batch: int, *, exact: bool, workers: int = 1) -> Engine:
+        spec, note = self._in_precision(provider)
+        engine = self._checked(spec, provider, batch, exact=exact, workers=workers)
+        engine.note = "; ".join(text for text in (note, engine.note) if text)
+        return engine
+
+    def _in_precision(self, provider: str) -> tuple[ModelSpec, str]:
+        """The model in the precision that a provider is good for, and a line where that had to be float32."""
+        if providers.likely(provider) != _CUDA or providers.why_not(providers.provider_named(_CUDA)):
+            return self._spec, ""  # the engine says why not, or falls back
+        with self._deciding:
+            if self._on_cuda is None:
+                from streamdepth.inference import precision
+
+                self._on_cuda = precision.for_cuda(
+                    self._spec,
+                    open_half=lambda half: sessions.open_session(half, _CUDA, graph=False).session,
+                    fp32=self._fp32,
+                )
+            return self._on_cuda
+
+    def _checked(self, spec: ModelSpec, provider: str, batch: int, *, exact: bool, workers: int) -> Engine:
+        def made(*, cuda_graph: bool) -> Engine:
+            from streamdepth.inference.engine import Engine
+
+            engine = Engine(
+                spec, provider=provider, batch=batch, exact=exact, threads=self._threads, workers=workers,
+                cuda_graph=cuda_graph,
+            )  # fmt: skip
+            try:
+                engine.check()
+            except BaseException:
+                engine.close()
+                raise
+            return engine
+
+        try:
+            return made(cuda_graph=True)
+        except InferenceError as error:
+            if providers.likely(provider) not in providers.ON_DEVICE:
+                raise
+            engine = made(cuda_graph=False)  # which fails again where it was not the recording
+            engine.note = "; ".join(text for text in (engine.note, f"no CUDA graph: {error.message}") if text)
+            return engine
