@@ -370,7 +370,7 @@ def test_verify(estimator: DepthEstimator, tmp_path: Path) -> None:
     assert aligned.aligned
     assert "best scale" in aligned.title
     assert aligned.max_error == pytest.approx(0, abs=1e-5)
-    with pytest.raises(UsageError, match="at least one pixels"):
+    with pytest.raises(UsageError, match="at least one image"):
         verify(path, images=[])
     with pytest.raises(UsageError, match="give a reference"):
         verify(estimator)
