@@ -48,9 +48,13 @@ class Consumer:
         except Exception as exc:
             self.error = exc
 
-    def wait_for(self, more: int, seconds: float = 20.0) -> bool:
-        wanted = len(self.frames) + more
-        return wait_until(lambda: len(self.frames) >= wanted or not self._thread.is_alive(), seconds)
+    def wait_for(self, count: int, seconds: float = 20.0) -> bool:
+        """Wait until ``count`` frames have come since the start, or the source has ended.
+
+        The count starts with the source, not with this call: frames may have come before it. To wait for frames after
+        an event, add the number of frames there were before it.
+        """
+        return wait_until(lambda: len(self.frames) >= count or not self._thread.is_alive(), seconds)
 
     def ended(self, seconds: float) -> bool:
         self._thread.join(seconds)
