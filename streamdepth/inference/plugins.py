@@ -78,6 +78,18 @@ def devices(plugin: Plugin) -> tuple[Any, ...]:
     return tuple(device for device in ort.get_ep_devices() if device.ep_name in names)
 
 
+@cache
+def built_in() -> frozenset[str]:
+    """Providers that ONNX Runtime was built with, by its names for them.
+
+    Its own list also holds the providers of registered plugins. It is therefore read once, before the first
+    registration.
+    """
+    import onnxruntime as ort
+
+    return frozenset(ort.get_available_providers())
+
+
 def device_kind(device: Any) -> str:
     """``cpu``, ``gpu`` or ``npu``."""
     return str(device.device.type.name).lower()
@@ -88,6 +100,7 @@ def _register(plugin: Plugin) -> frozenset[str]:
     """Names of the providers in the plugin. Registering is for the life of the process, as in ONNX Runtime itself."""
     import onnxruntime as ort
 
+    built_in()
     try:
         module = importlib.import_module(plugin.module)
         ort.register_execution_provider_library(plugin.name, str(module.get_library_path()))

@@ -105,9 +105,7 @@ def likely(provider: str = AUTO) -> str:
     """The provider that ``auto`` tries first here; any other name as it is. Loads nothing but the GPU's driver."""
     if provider != AUTO:
         return provider
-    import onnxruntime as ort
-
-    there = ort.get_available_providers()
+    there = plugins.built_in()
     for name in AUTO_ORDER:
         candidate = next(p for p in PROVIDERS if p.name == name)
         if candidate.plugin and to_be_tried(candidate):
@@ -127,9 +125,9 @@ def why_not(provider: Provider) -> str:
 
     if on_own_runtime(provider):
         return ""
-    if provider.plugin and (provider.ort_name not in ort.get_available_providers() or plugin_of(provider) is not None):
+    if provider.plugin and (provider.ort_name not in plugins.built_in() or plugin_of(provider) is not None):
         return _why_not_plugin(provider)
-    if provider.ort_name not in ort.get_available_providers():
+    if provider.ort_name not in plugins.built_in():
         where = {"directml": "win32", "coreml": "darwin"}.get(provider.name)
         if where is not None and sys.platform != where:
             return f"exists only on {'Windows' if where == 'win32' else 'macOS'}; use --provider cpu"
@@ -167,11 +165,9 @@ def runs_on_cores(name: str) -> bool:
 
 
 def on_own_runtime(provider: Provider) -> bool:
-    import onnxruntime as ort
-
     if not provider.runtime or provider.device not in ("", "cpu") or not openvino_runtime.installed():
         return False
-    if provider.ort_name in ort.get_available_providers():
+    if provider.ort_name in plugins.built_in():
         return False
     plugin = plugin_of(provider)
     try:
@@ -216,10 +212,8 @@ def to_be_tried(provider: Provider) -> bool:
     """False where the hardware or package is simply not there: the CPU is then the choice, not a fallback."""
     if provider.nvidia and nvidia.no_driver():
         return False
-    import onnxruntime as ort
-
     return (
-        provider.ort_name in ort.get_available_providers()
+        provider.ort_name in plugins.built_in()
         or (bool(provider.plugin) and plugin_of(provider) is not None)
         or on_own_runtime(provider)
     )

@@ -25,8 +25,7 @@ def spec() -> ModelSpec:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plugins._register.cache_clear()
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path / "cache"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 from streamdepth.core.errors import InferenceError, ModelError, ProviderError
@@ -100,6 +102,28 @@ def test_a_plugin_with_a_fitting_device_comes_first(
     monkeypatch.setattr(plugins, "installed", lambda: (plugin,))
     monkeypatch.setattr(plugins, "devices", offered)
     assert providers.runs_on_cores("openvino") is own
+
+
+def test_the_runtime_stays_chosen_once_the_plugin_is_registered(
+    spec: ModelSpec, there: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime then lists the plugin's provider as if it were built in, even where the plugin has a GPU only."""
+    ort_name = "OpenVINOExecutionProvider"
+    listed = ort.get_available_providers()
+    gpu = SimpleNamespace(device=SimpleNamespace(type=SimpleNamespace(name="GPU")), ep_name=ort_name)
+    package = SimpleNamespace(get_library_path=lambda: "", get_ep_names=lambda: [ort_name])
+    # A registration is remembered for the life of the process. Another package name keeps it apart from the real one.
+    plugin = plugins.Plugin("openvino", "onnxruntime_ep_openvino", "stand-in")
+    monkeypatch.setitem(sys.modules, plugin.module, package)
+    monkeypatch.setattr(plugins, "installed", lambda: (plugin,))
+    monkeypatch.setattr(ort, "get_available_providers", lambda: list(listed))
+    monkeypatch.setattr(ort, "register_execution_provider_library", lambda *_: listed.append(ort_name))
+    monkeypatch.setattr(ort, "get_ep_devices", lambda: [gpu])
+    for _ in range(2):
+        assert providers.runs_on_cores("openvino")
+        assert sessions.open_session(spec).provider == "openvino"
+    assert listed[-1] == ort_name
+    assert len(there) == 2
 
 
 @pytest.mark.usefixtures("there")
