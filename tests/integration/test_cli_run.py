@@ -38,7 +38,7 @@ class TestRun:
         self, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         out, stats = tmp_path / "out.mp4", tmp_path / "stats.json"
-        assert main(["run", str(clip), "-o", str(out), "--stats", str(stats)]) == 0
+        assert main(["run", str(clip), "-o", str(out), "--stats", str(stats), "--provider", "cpu"]) == 0
         assert read_pts(out) == read_pts(clip)
         content = json.loads(stats.read_text())
         assert content["captured"] == content["processed"] == content["written"] == 12

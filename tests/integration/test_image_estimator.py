@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def estimator() -> Iterator[DepthEstimator]:
-    with DepthEstimator(FOLDER / "dpt" / "model.onnx") as made:
+    with DepthEstimator(FOLDER / "dpt" / "model.onnx", provider="cpu") as made:
         yield made
 
 
@@ -79,7 +79,7 @@ def test_result(estimator: DepthEstimator, pixels: NDArray[np.uint8]) -> None:
 
 def test_stills_are_exact_by_default() -> None:
     golden = load("depth_anything")
-    with DepthEstimator(golden.spec.path) as estimator:
+    with DepthEstimator(golden.spec.path, provider="cpu") as estimator:
         results = estimator(list(golden.images.values()))
     assert isinstance(results, list)
     for key, result in zip(golden.images, results, strict=True):
@@ -213,7 +213,7 @@ def prepared() -> NDArray[np.float32]:
 def test_prepared_tensor_is_used_as_it_is(estimator: DepthEstimator, prepared: NDArray[np.float32]) -> None:
     import onnxruntime as ort
 
-    session = ort.InferenceSession(str(estimator.spec.path))
+    session = ort.InferenceSession(str(estimator.spec.path), providers=["CPUExecutionProvider"])
     raw = session.run(None, {"pixel_values": prepared})[0][0]
     flat = prepared.reshape(-1)
     forms: list[Any] = [
@@ -313,14 +313,14 @@ def test_many_threads_may_call(
 def test_engine_for_video_is_fast_unless_exact_is_asked_for() -> None:
     path = FOLDER / "dpt" / "model.onnx"
     for asked, stills, video in ((None, True, False), (True, True, True), (False, False, False)):
-        with DepthEstimator(path, exact=asked) as estimator:
+        with DepthEstimator(path, provider="cpu", exact=asked) as estimator:
             engine = estimator.engine(batch=2)
             assert engine.exact is video
             engine.close()
             fast = one(estimator(pattern(50, 40))).data
             estimator(pattern(50, 40))
             assert estimator.provider == "cpu"
-        with DepthEstimator(path, exact=True) as exact:
+        with DepthEstimator(path, provider="cpu", exact=True) as exact:
             assert np.array_equal(fast, one(exact(pattern(50, 40))).data) is stills
 
 
@@ -346,7 +346,7 @@ def test_closed_estimator_and_bad_arguments(tmp_path: Path) -> None:
 
 def test_verify(estimator: DepthEstimator, tmp_path: Path) -> None:
     path = FOLDER / "dpt" / "model.onnx"
-    fast = verify(path)
+    fast = verify(path, provider="cpu")
     assert fast.ok
     assert len(fast.images) == 4
     assert fast.max_error is not None
@@ -357,7 +357,7 @@ def test_verify(estimator: DepthEstimator, tmp_path: Path) -> None:
     assert "exact path" in fast.reference
     assert all(len(row) == len(fast.COLUMNS) for row in fast.rows())
     told: list[str] = []
-    same = verify(estimator, path, [pattern(40, 30)], progress=told.append)
+    same = verify(estimator, path, [pattern(40, 30)], provider="cpu", progress=told.append)
     assert same.max_error == 0
     assert same.correlation == pytest.approx(1)
     assert not same.aligned
@@ -365,7 +365,8 @@ def test_verify(estimator: DepthEstimator, tmp_path: Path) -> None:
     json.dumps(same.to_dict(), allow_nan=False)
     near = write_depth_model(tmp_path / "near.onnx", inverse=True)
     far = write_depth_model(tmp_path / "more" / "far.onnx", inverse=True)
-    with DepthEstimator(near, sense="relative_inverse") as one_, DepthEstimator(far, sense="relative_inverse") as two:
+    options: dict[str, Any] = {"sense": "relative_inverse", "provider": "cpu"}
+    with DepthEstimator(near, **options) as one_, DepthEstimator(far, **options) as two:
         aligned = verify(one_, two, [pattern(40, 30)])
     assert aligned.aligned
     assert "best scale" in aligned.title

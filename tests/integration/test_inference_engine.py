@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from streamdepth.models.spec import ModelSpec
 
 RAW = Preprocessing(width_px=48, height_px=32, keep_aspect=False, multiple_of=1, do_normalize=False)
+# Depth is compared at the precision of float32. Other providers may compute in a narrower type.
+on_cpu = partial(Engine, provider="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def wanted(value: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
 
 
 def test_rows_of_a_batch_keep_their_order(spec: ModelSpec) -> None:
-    engine = Engine(spec, batch=3)
+    engine = on_cpu(spec, batch=3)
     slot = engine.acquire((48, 32))
     for row, value in enumerate((10, 100, 200)):
         slot.write(row, grey(value))
@@ -63,7 +66,7 @@ def test_rows_of_a_batch_keep_their_order(spec: ModelSpec) -> None:
 @pytest.mark.parametrize(("fixed", "asked", "batch", "per_run"), [(1, 4, 4, 1), (4, 2, 4, 4), (None, 3, 3, 3)])
 def test_batches_of_fixed_graphs(tmp_path: Path, fixed: int | None, asked: int, batch: int, per_run: int) -> None:
     path = write_depth_model(tmp_path / "m.onnx", batch=fixed, height=32, width=48)
-    engine = Engine(resolve(path, preprocessing=RAW), batch=asked)
+    engine = on_cpu(resolve(path, preprocessing=RAW), batch=asked)
     assert (engine.batch, engine.rows_per_run) == (batch, per_run)
     assert ("4 images at once, not 2" in engine.note) is (fixed == 4)
     slot = engine.acquire((48, 32))
@@ -74,7 +77,7 @@ def test_batches_of_fixed_graphs(tmp_path: Path, fixed: int | None, asked: int, 
 
 
 def test_a_map_somebody_keeps_is_never_overwritten(spec: ModelSpec) -> None:
-    engine = Engine(spec, batch=2)
+    engine = on_cpu(spec, batch=2)
     kept = []
     for value in range(40):
         slot = engine.acquire((48, 32))
@@ -88,7 +91,7 @@ def test_a_map_somebody_keeps_is_never_overwritten(spec: ModelSpec) -> None:
 
 
 def test_no_buffers_are_made_in_a_steady_state(spec: ModelSpec) -> None:
-    engine = Engine(spec, batch=2)
+    engine = on_cpu(spec, batch=2)
     held = []
     made = []
     for value in range(60):
@@ -101,7 +104,7 @@ def test_no_buffers_are_made_in_a_steady_state(spec: ModelSpec) -> None:
 
 
 def test_a_slot_nobody_runs_returns_to_the_ring(spec: ModelSpec) -> None:
-    engine = Engine(spec)
+    engine = on_cpu(spec)
     for _ in range(20):
         engine.acquire((48, 32))
     assert engine.buffers_made <= 2
@@ -126,7 +129,7 @@ def test_pool_lends_distinct_memory_until_it_comes_back() -> None:
 
 
 def test_writing_goes_on_while_another_thread_runs(spec: ModelSpec) -> None:
-    engine = Engine(spec, batch=2)
+    engine = on_cpu(spec, batch=2)
     wrong: list[int] = []
     handed: list[tuple[int, object]] = []
     ready = threading.Condition()
@@ -156,7 +159,7 @@ def test_writing_goes_on_while_another_thread_runs(spec: ModelSpec) -> None:
 
 def test_metres_per_unit_scales_metric_depth_only(spec: ModelSpec) -> None:
     for sense, factor in ((Sense.METRIC_M, 0.5), (Sense.RELATIVE_DEPTH, 1.0)):
-        engine = Engine(replace(spec, sense=sense, metres_per_unit=0.5))
+        engine = on_cpu(replace(spec, sense=sense, metres_per_unit=0.5))
         slot = engine.acquire((48, 32))
         slot.write(0, grey(40))
         assert np.abs(engine.run(slot, 1)[0].values - factor * wanted(40)).max() < 1e-5
@@ -164,7 +167,7 @@ def test_metres_per_unit_scales_metric_depth_only(spec: ModelSpec) -> None:
 
 def test_mixed_sizes_have_rings_of_their_own(spec: ModelSpec) -> None:
     free = replace(spec, preprocessing=replace(RAW, do_resize=False))
-    engine = Engine(free)
+    engine = on_cpu(free)
     for side in range(20, 40):
         slot = engine.acquire(engine.network_size(side, 20))
         slot.write(0, grey(3, side, 20))
@@ -206,7 +209,7 @@ def _endless(path: Path) -> ModelSpec:
 
 
 def test_a_run_in_progress_can_be_interrupted(tmp_path: Path) -> None:
-    engine = Engine(_endless(tmp_path / "endless.onnx"))
+    engine = on_cpu(_endless(tmp_path / "endless.onnx"))
     slot = engine.acquire((48, 32))
     slot.write(0, grey(1))
     errors: list[Exception] = []
@@ -234,7 +237,7 @@ def test_a_run_in_progress_can_be_interrupted(tmp_path: Path) -> None:
 
 
 def test_close_twice_then_nothing_works_but_maps_stay(spec: ModelSpec) -> None:
-    engine = Engine(spec)
+    engine = on_cpu(spec)
     slot = engine.acquire((48, 32))
     slot.write(0, grey(9))
     depth = engine.run(slot, 1)[0]
@@ -248,13 +251,13 @@ def test_close_twice_then_nothing_works_but_maps_stay(spec: ModelSpec) -> None:
 
 
 def test_start_up_check(tmp_path: Path, spec: ModelSpec) -> None:
-    Engine(spec).check()
+    on_cpu(spec).check()
     bad = resolve(write_depth_model(tmp_path / "nan.onnx", fault="nan"), preprocessing=RAW)
     with pytest.raises(ModelError, match=r"100 % of its depth is not finite .*; try --dtype fp32"):
-        Engine(replace(bad, dtype="fp16")).check()
+        on_cpu(replace(bad, dtype="fp16")).check()
     flat = resolve(write_depth_model(tmp_path / "flat.onnx", fault="flat"), preprocessing=RAW)
     with pytest.raises(ModelError, match=r"is flat, 1 everywhere .*; try another export"):
-        Engine(replace(flat, dtype="fp32")).check()
+        on_cpu(replace(flat, dtype="fp32")).check()
 
 
 def test_an_output_that_is_no_depth_map_is_told_at_the_check(tmp_path: Path) -> None:
@@ -267,12 +270,12 @@ def test_an_output_that_is_no_depth_map_is_told_at_the_check(tmp_path: Path) -> 
     path = tmp_path / "rows.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
     with pytest.raises(ModelError) as caught:
-        Engine(resolve(path, preprocessing=RAW), batch=2).check()
+        on_cpu(resolve(path, preprocessing=RAW), batch=2).check()
     assert "\n" not in str(caught.value)
 
 
 def test_a_size_the_graph_does_not_take(tmp_path: Path) -> None:
-    engine = Engine(resolve(write_depth_model(tmp_path / "m.onnx", height=32, width=48), preprocessing=RAW))
+    engine = on_cpu(resolve(write_depth_model(tmp_path / "m.onnx", height=32, width=48), preprocessing=RAW))
     with pytest.raises(ModelError, match="its input is 48 wide, not 64"):
         engine.acquire((64, 32))
 
@@ -283,12 +286,12 @@ def test_further_inputs_are_fed_or_refused(tmp_path: Path) -> None:
         inputs_before={"pixel_mask": ("int64", ["batch", "height", "width"])},
         inputs_after={"focal_length": ("float32", ["batch"])},
     )
-    engine = Engine(resolve(known, preprocessing=RAW))
+    engine = on_cpu(resolve(known, preprocessing=RAW))
     engine.check()
     assert "60 degrees" in engine.note
     odd = write_depth_model(tmp_path / "odd.onnx", inputs_after={"mystery": ("float32", [1])})
     with pytest.raises(ModelError, match=r"further input mystery .*constant"):
-        Engine(resolve(odd, preprocessing=RAW)).check()
+        on_cpu(resolve(odd, preprocessing=RAW)).check()
 
 
 def test_intrinsics_are_those_of_a_60_degree_camera(spec: ModelSpec) -> None:
@@ -307,22 +310,22 @@ def _broken(path: Path, change: Callable[[bytes], bytes]) -> Path:
 def test_models_onnxruntime_refuses_are_one_clear_line(tmp_path: Path, spec: ModelSpec) -> None:
     garbage = _broken(tmp_path / "cut.onnx", lambda data: data[: len(data) // 2])
     with pytest.raises(ModelError, match="damaged or not a valid"):
-        open_session(replace(spec, path=garbage))
+        open_session(replace(spec, path=garbage), "cpu")
     with pytest.raises(ModelError, match="is not there"):
-        open_session(replace(spec, path=tmp_path / "none.onnx"))
+        open_session(replace(spec, path=tmp_path / "none.onnx"), "cpu")
     model = onnx.load(str(spec.path))
     model.graph.node[0].op_type = "NoSuchOperator"
     onnx.save(model, str(tmp_path / "op.onnx"))
     with pytest.raises(ModelError, match="operator"):
-        open_session(replace(spec, path=tmp_path / "op.onnx"))
+        open_session(replace(spec, path=tmp_path / "op.onnx"), "cpu")
     model = onnx.load(str(spec.path))
     model.opset_import[0].version = 99
     onnx.save(model, str(tmp_path / "opset.onnx"))
     with pytest.raises(ModelError, match="newer ONNX"):
-        open_session(replace(spec, path=tmp_path / "opset.onnx"))
+        open_session(replace(spec, path=tmp_path / "opset.onnx"), "cpu")
     for path in ("cut.onnx", "op.onnx", "opset.onnx"):
         with pytest.raises(ModelError) as caught:
-            open_session(replace(spec, path=tmp_path / path))
+            open_session(replace(spec, path=tmp_path / path), "cpu")
         assert "\n" not in str(caught.value)
 
 
@@ -331,7 +334,7 @@ def test_missing_external_data(tmp_path: Path) -> None:
     spec = resolve(path, preprocessing=RAW)
     (tmp_path / "m.onnx_data").unlink()
     with pytest.raises(ModelError, match=r"external weights|damaged|m\.onnx_data"):
-        open_session(spec)
+        open_session(spec, "cpu")
 
 
 def test_a_failed_run_says_what_to_try(spec: ModelSpec) -> None:
@@ -344,7 +347,7 @@ def test_a_failed_run_says_what_to_try(spec: ModelSpec) -> None:
 @pytest.mark.parametrize("bad", [{"batch": 0}, {"threads": 0}])
 def test_wrong_use(spec: ModelSpec, bad: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="at least 1"):
-        Engine(spec, **bad)  # type: ignore[arg-type]
+        on_cpu(spec, **bad)  # type: ignore[arg-type]
 
 
 def test_providers(spec: ModelSpec) -> None:

@@ -47,7 +47,7 @@ def estimate(engine: Engine, rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32
 
 
 def test_network_input_is_that_of_transformers(golden: Golden) -> None:
-    engine = Engine(golden.spec, exact=True)
+    engine = Engine(golden.spec, provider="cpu", exact=True)
     for key, rgb in golden.images.items():
         geometry = engine.geometry(rgb.shape[1], rgb.shape[0])
         got = exact.prepare(rgb, golden.spec.preprocessing, geometry)
@@ -57,7 +57,7 @@ def test_network_input_is_that_of_transformers(golden: Golden) -> None:
 
 
 def test_exact_depth_is_that_of_the_pipeline(golden: Golden) -> None:
-    engine = Engine(golden.spec, exact=True)
+    engine = Engine(golden.spec, provider="cpu", exact=True)
     for key, rgb in golden.images.items():
         _, got = estimate(engine, rgb)
         wanted = golden.arrays[f"depth_{key}"]
@@ -70,7 +70,7 @@ def test_exact_depth_is_that_of_the_pipeline(golden: Golden) -> None:
 def test_fast_depth_stays_near_the_pipeline(name: str) -> None:
     """Not ``dpt_padded``: the fast path cuts the padding off that the pipeline leaves in, see the last test."""
     golden = load(name)
-    fast, slow = Engine(golden.spec), Engine(golden.spec, exact=True)
+    fast, slow = Engine(golden.spec, provider="cpu"), Engine(golden.spec, provider="cpu", exact=True)
     for key, rgb in golden.images.items():
         fast_input, got = estimate(fast, rgb)
         slow_input, _ = estimate(slow, rgb)
@@ -82,7 +82,7 @@ def test_fast_depth_stays_near_the_pipeline(name: str) -> None:
 
 def test_image_of_the_pipeline(golden: Golden) -> None:
     """Grey levels of the pipeline's own image: (d - min) / (max - min) * 255, cut off."""
-    _, depth = estimate(Engine(golden.spec, exact=True), golden.images["0"])
+    _, depth = estimate(Engine(golden.spec, provider="cpu", exact=True), golden.images["0"])
     grey = ((depth - depth.min()) / (depth.max() - depth.min()) * 255).astype(np.uint8).astype(int)
     wanted = golden.arrays["image_0"].astype(int)
     assert np.abs(grey - wanted).max() <= 1
@@ -92,7 +92,7 @@ def test_image_of_the_pipeline(golden: Golden) -> None:
 def test_fast_path_cuts_zero_padding_off_where_the_image_ends() -> None:
     golden = load("dpt_padded")
     rgb = golden.images["4"]  # 203x77 becomes 210x84: 3 and 4 columns, 3 and 4 rows of zeros
-    engine = Engine(golden.spec)
+    engine = Engine(golden.spec, provider="cpu")
     slot = engine.acquire(engine.network_size(203, 77))
     slot.write(0, image_of(rgb))
     raw = engine.run_raw(slot, 1)[0]
@@ -111,7 +111,7 @@ def test_fast_path_cuts_zero_padding_off_where_the_image_ends() -> None:
 def test_maps_for_video_cover_the_image_edge_to_edge(name: str, is_exact: bool) -> None:
     """At the model's resolution, borders cut off and metres made: resized plainly they are the pipeline's depth."""
     golden = load(name)
-    engine = Engine(golden.spec, exact=is_exact)
+    engine = Engine(golden.spec, provider="cpu", exact=is_exact)
     for key, rgb in golden.images.items():
         slot = engine.acquire(engine.network_size(rgb.shape[1], rgb.shape[0]))
         slot.write(0, image_of(rgb))

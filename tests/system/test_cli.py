@@ -186,7 +186,7 @@ class TestProcess:
         """A pseudo-terminal as standard error: bar, frames, fps and the closing line appear there."""
         master, slave = pty.openpty()
         process = subprocess.Popen(
-            [*PYTHON, "run", str(clip), "-o", str(tmp_path / "o.mkv")],
+            [*PYTHON, "run", str(clip), "-o", str(tmp_path / "o.mkv"), "--provider", "cpu"],
             stderr=slave,
             env={**os.environ, "TERM": "xterm"},
         )

@@ -84,7 +84,7 @@ def test_layouts_and_dtypes(tmp_path: Path, layout: InputLayout, dtype: Any, is_
     path = write_depth_model(tmp_path / "m.onnx", layout=layout, input_dtype=dtype, gain=gain, height=32, width=48)
     spec = resolve(path, preprocessing=RAW)
     rgb = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
-    engine = Engine(spec, exact=is_exact)
+    engine = Engine(spec, provider="cpu", exact=is_exact)
     slot = engine.acquire((48, 32))
     slot.write(0, image_of(rgb))
     got = engine.run(slot, 1)[0].values
@@ -105,7 +105,7 @@ def test_output_ranks_and_dtypes(tmp_path: Path, rank: int, dtype: Any, channel_
         batch=1,
         stride=2,
     )
-    engine = Engine(resolve(path, preprocessing=RAW))
+    engine = Engine(resolve(path, preprocessing=RAW), provider="cpu")
     rgb = np.full((32, 48, 3), 128, np.uint8)
     slot = engine.acquire((48, 32))
     slot.write(0, image_of(rgb))
