@@ -1,7 +1,7 @@
-"""Every command and every snippet of README.md, run as it stands.
+"""Every command, snippet, link and example of the documentation, run or checked as it stands.
 
-What a test machine lacks is put in its place: a made-up camera at OpenCV's boundary, a virtual display, RTSP servers
-on free ports of the loopback interface. Commands without an end of their own get ``--max-frames``.
+Parts that a test machine lacks are simulated: a camera at OpenCV's boundary, a virtual display, RTSP servers on free
+ports of the loopback interface. Commands that do not end by themselves get ``--max-frames``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -32,14 +33,43 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+REFERENCE = (ROOT / "configs" / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = tuple(
+    ROOT / name
+    for name in (
+        "README.md",
+        "CHANGELOG.md",
+        ".github/CONTRIBUTING.md",
+        "benchmarks/README.md",
+        "configs/README.md",
+        "streamdepth/README.md",
+        "streamdepth/models/builtin/MODEL_CARD.md",
+        "streamdepth/models/builtin/training/README.md",
+    )
+)
+_MOST_README_BYTES = 10_240
+
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCKS = _BLOCK.findall(README)
 INSTALL, TEST = (body.strip() for kind, body in BLOCKS[:2])
-COMMANDS = [line for kind, body in BLOCKS[2:] if kind == "sh" for line in body.strip().splitlines()]
+COMMANDS = list(
+    dict.fromkeys(
+        line
+        for kind, body in [*BLOCKS[2:], *_BLOCK.findall(REFERENCE)]
+        if kind == "sh"
+        for line in body.strip().splitlines()
+    )
+)
 SNIPPETS = [body for kind, body in BLOCKS if kind == "python"]
+EXAMPLES = {
+    "custom_sink.py": ["clip.mp4", "example.mp4"],
+    "still_images.py": ["photos", "example_depth"],
+    "stream_to_numpy.py": ["clip.mp4", "example.npz"],
+}
 
-_NEEDED = ("streamdepth", "pyproject.toml", "README.md")
+_NEEDED = ("streamdepth", "pyproject.toml", "README.md", "LICENSE")
 
-# In front of the real command: the camera, and nothing else, is made up.
+# Runs the real command with a simulated camera.
 LAUNCHER = """#!{python}
 import sys
 if "0" in sys.argv or any("live-overlay" in part or "robotics" in part for part in sys.argv):
@@ -61,7 +91,7 @@ sys.exit(main())
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with everything the recipes speak of."""
+    """A folder with the files the recipes name."""
     folder = tmp_path_factory.mktemp("readme")
     write_clip(folder / "clip.mp4", frames=10, width=64, height=48, audio=True)
     (folder / "clips").mkdir()
@@ -71,6 +101,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     ramp = np.linspace(0, 255, 60 * 80 * 3).reshape(60, 80, 3).astype(np.uint8)
     Image.fromarray(ramp).save(folder / "photo.jpg")
+    (folder / "photos").mkdir()
+    for name in ("one.jpg", "two.png"):
+        Image.fromarray(ramp).save(folder / "photos" / name)
     write_depth_model(folder / "model.onnx")
     (folder / "configs").symlink_to(ROOT / "configs")
     launcher = folder / "bin" / "streamdepth"
@@ -81,7 +114,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def bounded(command: str) -> list[str]:
-    """The command's words; live ones stop by themselves after a few frames."""
+    """The command's words; live sources stop after a few frames."""
     words = shlex.split(command)
     live = words[1:2] == ["run"] and (words[2] == "0" or "://" in words[2] or "live-overlay" in command)
     return [*words, "--max-frames", "8"] if live else words
@@ -100,9 +133,31 @@ def test_the_readme_starts_with_two_commands() -> None:
     assert os.access(ROOT / TEST, os.X_OK)
 
 
-def test_every_image_is_there() -> None:
-    for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
-        assert (ROOT / name).is_file(), name
+def test_the_readme_is_short() -> None:
+    assert len(README.encode()) <= _MOST_README_BYTES
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_somewhere(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        linked = path.parent / name if name else path
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_extra_exists(path: Path) -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        extras = set(tomllib.load(file)["project"]["optional-dependencies"])
+    text = path.read_text(encoding="utf-8")
+    assert "streamdepth[" not in text, "the package is not published: name the checkout, as in '.[web]'"
+    assert {name for names in re.findall(r"\.\[([a-z,]+)\]", text) for name in names.split(",")} <= extras
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -126,7 +181,7 @@ def test_command(command: str, desk: Path) -> None:
 
 @contextmanager
 def _stills_server() -> Iterator[str]:
-    """What ``streamdepth serve`` starts, at a free port."""
+    """The server of ``streamdepth serve`` on a free port."""
     with DepthEstimator() as estimator:
         site = WebSite("http://127.0.0.1:0", estimator=estimator, environ={})
         site.start()
@@ -137,7 +192,7 @@ def _stills_server() -> Iterator[str]:
 
 
 def _check_answer(path: Path) -> None:
-    """The 80x60 image's depth, in the form its name says."""
+    """Depth of the 80x60 image, in the format of its suffix."""
     if path.suffix == ".json":
         node = json.loads(path.read_bytes())
         assert (node["width"], node["height"], len(node["data"])) == (80, 60, 80 * 60)
@@ -151,7 +206,7 @@ def _check_answer(path: Path) -> None:
 
 
 def _with_servers(command: str, stack: ExitStack) -> str:
-    """Start the server a recipe takes for granted, camera and publishing alike; put its port and a free one in."""
+    """Start the RTSP server that a recipe expects, and insert its port and a free one."""
     server = stack.enter_context(GstServer())
     command = command.replace("rtsp://127.0.0.1:8554/cam", server.url("/cam"))
     command = command.replace("rtsp://127.0.0.1:8554/in/depth", server.url("/in"))
@@ -168,9 +223,21 @@ def test_snippet(number: int, desk: Path) -> None:
     assert done.stdout
 
 
+def test_every_example_is_run() -> None:
+    assert {path.name for path in (ROOT / "configs" / "examples").iterdir() if path.suffix == ".py"} == set(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example(name: str, desk: Path) -> None:
+    done = run([sys.executable, f"configs/examples/{name}", *EXAMPLES[name]], desk)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert (desk / EXAMPLES[name][-1]).exists()
+
+
 @pytest.mark.timeout(900)
 def test_the_first_command_on_a_fresh_checkout(tmp_path: Path) -> None:
-    """As a stranger does it: the files git tracks, a new virtual environment, the package registry."""
+    """The files git tracks, a new virtual environment, the package registry."""
     if subprocess.run(["git", "rev-parse"], cwd=ROOT, capture_output=True).returncode:
         pytest.skip("not a git checkout")
     probe = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(tmp_path / "probe"), "hatchling"]
@@ -205,6 +272,6 @@ def test_every_option_stands_in_the_table() -> None:
         env={**os.environ, "COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"},
     ).stdout
     options = set(re.findall(r"(--[a-z][a-z-]+)", help_text)) - {"--help"}
-    table = README[README.index("## Options of") : README.index("## What the numbers mean")]
+    table = REFERENCE[REFERENCE.index("## Options of") : REFERENCE.index("## Exit codes")]
     assert len(options) > 40
     assert not {option for option in options if f"`{option}`" not in table}
