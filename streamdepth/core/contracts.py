@@ -13,9 +13,13 @@ reference is gone.
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
+from collections import Counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from streamdepth.core.clock import Clock, SystemClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -139,13 +143,22 @@ class Sink(Protocol):
 
 
 class BaseSource:
-    """What a source says of itself: a name, that it waits for its reader, and that nothing was dropped or repaired.
+    """Defaults of a source: a name, a clock, counted drops, a stop event, and no second pass.
 
-    See :class:`Source` for the rest, and who calls what when.
+    A subclass adds ``open`` and ``frames``, which ends once ``_stop`` is set. See :class:`Source` for who calls what.
+
+    Args:
+        source_id: short name for people, credentials redacted.
+        live: frames come whether they are read or not.
+        clock: stamps ``captured_ns``; None = the system's.
     """
 
-    def __init__(self, source_id: str) -> None:
+    def __init__(self, source_id: str, *, live: bool = False, clock: Clock | None = None) -> None:
         self._id = source_id
+        self._live = live
+        self._clock: Clock = clock or SystemClock()
+        self._dropped: Counter[str] = Counter()
+        self._stop = threading.Event()
 
     @property
     def id(self) -> str:
@@ -153,15 +166,24 @@ class BaseSource:
 
     @property
     def live(self) -> bool:
-        return False
+        return self._live
 
     @property
     def dropped(self) -> Mapping[str, int]:
-        return MappingProxyType({})
+        return dict(self._dropped)
 
     @property
     def notes(self) -> tuple[str, ...]:
         return ()
+
+    def again(self) -> Source | None:
+        return None
+
+    def interrupt(self) -> None:
+        self._stop.set()
+
+    def close(self) -> None:
+        self.interrupt()
 
 
 class BaseSink(ABC):

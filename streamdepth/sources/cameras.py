@@ -1,4 +1,4 @@
-"""Which cameras there are, their names, and the modes they offer."""
+"""The cameras of this machine: names and modes."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _ENUM_FRAMEINTERVALS = _request(3, 75, 52)
 
 @dataclass(frozen=True, slots=True)
 class CameraMode:
-    """One image size a camera offers in one pixel format.
+    """One frame size of a camera in one pixel format.
 
     Attributes:
-        fourcc: the driver's name of the pixel format, such as ``MJPG`` or ``YUYV``; empty if unknown.
-        rates: frames per second offered, highest first; empty if unknown.
+        fourcc: pixel format as the driver names it, such as ``MJPG`` or ``YUYV``; empty if unknown.
+        rates: frames per second, highest first; empty if unknown.
     """
 
     width_px: int
@@ -59,11 +59,11 @@ class CameraMode:
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """A camera that can be opened by ``index``, ``path`` or ``name``.
+    """A camera. ``index``, ``path`` or ``name`` open it.
 
     Attributes:
-        path: device file, empty where the system has none.
-        modes: empty where they are unknown; ``note`` then says why.
+        path: device file; empty on systems without one.
+        modes: empty if unknown; ``note`` then gives the reason.
     """
 
     index: int
@@ -78,9 +78,9 @@ def list_cameras(
 ) -> tuple[Camera, ...]:
     """Cameras of this machine, by index.
 
-    Linux: names from sysfs, modes from Video4Linux without disturbing who is using the camera. Elsewhere OpenCV can
-    only try the first few indices one after the other, which briefly switches each camera on, and knows no names.
-    The arguments are for tests: tested with made-up devices, for want of a camera.
+    Linux: names from sysfs, modes from Video4Linux, without disturbing a program that uses the camera. Elsewhere
+    OpenCV opens the first six indices in turn, which briefly switches each camera on, and gives no names.
+    The arguments are for tests, which use simulated devices.
     """
     if platform.system() == "Linux" or ioctl is not None:
         return _list_v4l2(dev, sys_class, ioctl)
@@ -88,10 +88,10 @@ def list_cameras(
 
 
 def find_camera(name: str, cameras: tuple[Camera, ...]) -> Camera | None:
-    """The camera called ``name``, or the only one whose name contains it, whatever the case of letters."""
-    wanted = name.casefold().strip()
-    exact = [camera for camera in cameras if camera.name.casefold() == wanted]
-    part = [camera for camera in cameras if wanted and wanted in camera.name.casefold()]
+    """The camera called ``name``, or the only one whose name contains it. Case is ignored."""
+    searched = name.casefold().strip()
+    exact = [camera for camera in cameras if camera.name.casefold() == searched]
+    part = [camera for camera in cameras if searched and searched in camera.name.casefold()]
     return exact[0] if exact else (part[0] if len(part) == 1 else None)
 
 
@@ -111,7 +111,7 @@ def _list_v4l2(dev: Path, sys_class: Path, ioctl: Ioctl | None) -> tuple[Camera,
             device = os.open(path, os.O_RDWR | os.O_NONBLOCK)
         except OSError as error:
             note = (
-                "may not be opened: add yourself to the group 'video'"
+                "permission denied: add your user to the group 'video'"
                 if error.errno == errno.EACCES
                 else str(error.strerror)
             )
@@ -120,9 +120,9 @@ def _list_v4l2(dev: Path, sys_class: Path, ioctl: Ioctl | None) -> tuple[Camera,
         try:
             modes = _modes(device, ioctl)
         except OSError as error:
-            found.append(Camera(index, name, str(path), note=f"its modes cannot be read: {error.strerror}"))
+            found.append(Camera(index, name, str(path), note=f"modes cannot be read: {error.strerror}"))
         else:
-            # One webcam often has a second device for metadata, which captures nothing.
+            # A webcam often has a second device for metadata, which captures nothing.
             if modes is not None:
                 found.append(Camera(index, name, str(path), modes))
         finally:
@@ -138,21 +138,21 @@ def _sysfs_name(folder: Path) -> str:
 
 
 def _modes(device: int, ioctl: Ioctl) -> tuple[CameraMode, ...] | None:
-    """Modes of an open device, None where it is no camera."""
+    """Modes of an open device; None if it is not a camera."""
     about = bytearray(104)
     ioctl(device, _QUERYCAP, about)
-    every, own = struct.unpack_from("=II", about, 84)
-    abilities = own if every & _DEVICE_CAPS else every
-    kind = next((_TYPES[bit] for bit in _TYPES if abilities & bit), None)
+    all_caps, device_caps = struct.unpack_from("=II", about, 84)
+    capabilities = device_caps if all_caps & _DEVICE_CAPS else all_caps
+    kind = next((_TYPES[bit] for bit in _TYPES if capabilities & bit), None)
     if kind is None:
         return None
     modes: list[CameraMode] = []
     for entry in range(_MAX_ENTRIES):
-        wanted = bytearray(64)
-        struct.pack_into("=II", wanted, 0, entry, kind)
-        if not _enumerate(device, ioctl, _ENUM_FMT, wanted):
+        request = bytearray(64)
+        struct.pack_into("=II", request, 0, entry, kind)
+        if not _enumerate(device, ioctl, _ENUM_FMT, request):
             break
-        (pixel_format,) = struct.unpack_from("=I", wanted, 44)
+        (pixel_format,) = struct.unpack_from("=I", request, 44)
         fourcc = pixel_format.to_bytes(4, "little").decode("ascii", "replace").strip("\0 ")
         modes += [
             CameraMode(width, height, fourcc, _rates(device, ioctl, pixel_format, width, height))
@@ -164,15 +164,15 @@ def _modes(device: int, ioctl: Ioctl) -> tuple[CameraMode, ...] | None:
 def _sizes(device: int, ioctl: Ioctl, pixel_format: int) -> list[tuple[int, int]]:
     sizes: list[tuple[int, int]] = []
     for entry in range(_MAX_ENTRIES):
-        wanted = bytearray(44)
-        struct.pack_into("=II", wanted, 0, entry, pixel_format)
-        if not _enumerate(device, ioctl, _ENUM_FRAMESIZES, wanted):
+        request = bytearray(44)
+        struct.pack_into("=II", request, 0, entry, pixel_format)
+        if not _enumerate(device, ioctl, _ENUM_FRAMESIZES, request):
             break
-        kind, *union = struct.unpack_from("=7I", wanted, 8)
+        kind, *union = struct.unpack_from("=7I", request, 8)
         if kind == _DISCRETE:
             sizes.append((union[0], union[1]))
         else:
-            # A range of sizes: its two ends are what can be named.
+            # A range of sizes: only its two ends are listed.
             return [(union[0], union[3]), (union[1], union[4])]
     return sizes
 
@@ -180,11 +180,11 @@ def _sizes(device: int, ioctl: Ioctl, pixel_format: int) -> list[tuple[int, int]
 def _rates(device: int, ioctl: Ioctl, pixel_format: int, width: int, height: int) -> tuple[Fraction, ...]:
     rates: set[Fraction] = set()
     for entry in range(_MAX_ENTRIES):
-        wanted = bytearray(52)
-        struct.pack_into("=4I", wanted, 0, entry, pixel_format, width, height)
-        if not _enumerate(device, ioctl, _ENUM_FRAMEINTERVALS, wanted):
+        request = bytearray(52)
+        struct.pack_into("=4I", request, 0, entry, pixel_format, width, height)
+        if not _enumerate(device, ioctl, _ENUM_FRAMEINTERVALS, request):
             break
-        kind, *union = struct.unpack_from("=5I", wanted, 16)
+        kind, *union = struct.unpack_from("=5I", request, 16)
         pairs = [(union[0], union[1])] if kind == _DISCRETE else [(union[0], union[1]), (union[2], union[3])]
         rates.update(Fraction(denominator, numerator) for numerator, denominator in pairs if numerator and denominator)
         if kind != _DISCRETE:
@@ -193,7 +193,7 @@ def _rates(device: int, ioctl: Ioctl, pixel_format: int, width: int, height: int
 
 
 def _enumerate(device: int, ioctl: Ioctl, request: int, buffer: bytearray) -> bool:
-    """False at the end of the list, also where the driver has no such list."""
+    """False at the end of the list, or if the driver has no such list."""
     try:
         ioctl(device, request, buffer)
     except OSError as error:
@@ -213,7 +213,9 @@ def _probe_opencv() -> tuple[Camera, ...]:
             if capture.isOpened():
                 width, height = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
                 modes = (CameraMode(width, height),) if width > 0 and height > 0 else ()
-                found.append(Camera(index, f"camera {index}", modes=modes, note="this system tells OpenCV no names"))
+                found.append(
+                    Camera(index, f"camera {index}", modes=modes, note="OpenCV gets no camera names on this system")
+                )
         finally:
             capture.release()
     return tuple(found)

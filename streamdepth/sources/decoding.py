@@ -1,4 +1,4 @@
-"""One pass over an opened file: demux, decode, step over damage, seek."""
+"""One pass over an opened file: demux, decode, skip damage, seek."""
 
 from __future__ import annotations
 
@@ -30,37 +30,37 @@ if TYPE_CHECKING:
 
 _MAX_ERRORS_BEFORE_FIRST_FRAME = 2000
 _MAX_DEMUX_ERRORS = 200
-# Demuxers that make "video" of any bytes or text: nobody who names such a file means that.
+# Demuxers that make "video" of any bytes or text, which is never what was meant.
 _TEXT_ART = frozenset({"tty", "bin", "xbin", "adf", "idf", "ea_cdata", "rawvideo", "vobsub"})
-# Demuxers whose bytes only name where the media are.
+# Demuxers of files that only name where the media are.
 _PLAYLISTS = frozenset({"hls", "dash"})
-# How far before the start to seek, in turn, where the frame found lies behind it: indexes that hold decoding times, or
-# few entries, land late. None = from the beginning.
+# How far before the start to seek, in turn, if the frame found lies after it: indexes that hold decoding times or few
+# entries land late. None = from the beginning.
 _SEEK_BACK_SECONDS: tuple[int | None, ...] = (0, 2, 15, None)
 
 REPAIR_NOTES = {
-    "missing_pts": "{} frames had no time of their own and follow their predecessors at the stream's rate",
-    "backward_pts": "{} frames repeated a time or went back a little; each was moved one tick behind its predecessor",
-    "time_jump": "the clock jumped back {} times; what follows goes on from where it was",
-    "size": "{} frames had another size and were scaled to the first frame's",
-    "pix_fmt": "{} frames had another pixel format and were converted to the first frame's",
-    "color": "{} frames had another colour matrix or range and were converted to the first frame's",
+    "missing_pts": "{} frames had no time stamp and follow their predecessors at the frame rate",
+    "backward_pts": "{} frames had a time stamp at or before their predecessor's; each was moved one tick after it",
+    "time_jump": "the clock jumped back {} times; later frames continue from the time before the jump",
+    "size": "{} frames had another size and were scaled to that of the first frame",
+    "pix_fmt": "{} frames had another pixel format and were converted to that of the first frame",
+    "color": "{} frames had another colour matrix or range and were converted to that of the first frame",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Medium:
-    """What is decoded, and how.
+    """What to decode, and how.
 
     Attributes:
-        name: for people.
-        target: what FFmpeg is told to open: a URL, or an absolute path (so that no file name looks like a protocol).
+        name: short name for messages.
+        target: what FFmpeg opens: a URL, or an absolute path (so that no file name looks like a protocol).
         path: the local file, None for a URL.
         seekable: False for pipes.
-        timeout_seconds: of one network operation, None = none.
+        timeout_seconds: limit for one network operation, None = no limit.
         threads: decoder threads, 0 = automatic.
-        tls: whose certificates are accepted.
-        hwaccel: where to decode.
+        tls: the accepted certificates.
+        hwaccel: hardware decoder.
     """
 
     name: str
@@ -74,13 +74,13 @@ class Medium:
 
 
 class Decoding:
-    """One pass over an open container. Used by one thread at a time, but for ``stop``.
+    """One pass over an open container. Used by one thread at a time, except ``stop``.
 
     Attributes:
         dropped: frames that could not be given, by cause.
-        first: the first image, straightened; ``time_base``, ``rate``, ``beginning_seconds``, ``duration_seconds`` and
-            ``note`` are known with it, that is after ``start``.
-        shortfall: what to tell people where the file ended before its header says, else empty.
+        first: the first frame, upright. Set by ``start``, like ``time_base``, ``rate``, ``beginning_seconds``,
+            ``duration_seconds`` and ``note``.
+        shortfall: a note if the file ended early, else empty.
     """
 
     def __init__(self, medium: Medium) -> None:
@@ -113,12 +113,12 @@ class Decoding:
             break
         if not self._waiting:
             if self._stop.is_set():
-                raise SourceError(f"{self._name}: interrupted while it was opened", source=self._name)
+                raise SourceError(f"{self._name}: interrupted while opening", source=self._name)
             damaged = self.dropped["corrupt"]
             raise SourceError(
-                f"{self._name}: none of its images can be decoded"
+                f"{self._name}: none of its frames can be decoded"
                 + (f" ({damaged} are damaged)" if damaged else "")
-                + "; it is empty, damaged or cut off: fetch or record it again",
+                + "; it is empty, damaged or cut off: download or record it again",
                 source=self._name,
             )
         self._raw_images = raw
@@ -137,13 +137,13 @@ class Decoding:
             self.first = self.normalizer.normalize(raw_first)
         except (av.error.FFmpegError, ValueError) as error:
             raise SourceError(
-                f"{self._name}: its images ({coded_format}) cannot be turned upright; convert it with ffmpeg first",
+                f"{self._name}: its frames ({coded_format}) cannot be rotated; convert it with ffmpeg first",
                 source=self._name,
             ) from error
         if not self.normalizer.orientation.exact:
-            self.note = "asks to be turned by other than quarter turns; turned to the nearest one"
+            self.note = "rotation is not a multiple of 90 degrees; the nearest one is used"
         elif self.first.format.name != coded_format:
-            self.note = f"turning the image made {self.first.format.name} of {coded_format}"
+            self.note = f"rotation converts {coded_format} to {self.first.format.name}"
         self.note = "; ".join(note for note in (self.note, self.hardware_note) if note)
 
     def images(
@@ -167,7 +167,7 @@ class Decoding:
                 try:
                     image = self.normalizer.normalize(image)
                 except (av.error.FFmpegError, ValueError):
-                    # What damage makes of a header can be a size or format nothing converts.
+                    # A damaged header can give a size or format that cannot be converted.
                     self.dropped["corrupt"] += 1
                     continue
                 image.pts, image.time_base = pts, self.time_base
@@ -180,14 +180,14 @@ class Decoding:
                 self._note_shortfall(begin_pts is not None)
             if not self._given and not self._stop.is_set() and begin_pts is not None:
                 raise SourceError(
-                    f"{self._name}: has no frame from there on; choose an earlier start", source=self._name
+                    f"{self._name}: no frame at or after the start; choose an earlier start", source=self._name
                 )
         finally:
             self.close()
 
     @property
     def endless(self) -> bool:
-        """No duration, no size: a stream that somebody is still making."""
+        """No duration and no size: a live stream."""
         return self._medium.path is None and self.duration_seconds is None and not self._sized
 
     @property
@@ -203,8 +203,8 @@ class Decoding:
     def close(self) -> None:
         container, self._container = self._container, None
         self._waiting.clear()
-        # The suspended generator refers back to this object: without a cut the decoder and its buffers
-        # wait for the cycle collector, which many clips outrun.
+        # The suspended generator refers back to this object: without this the decoder and its buffers would stay until
+        # the next garbage collection, and many short clips would fill the memory.
         for name in ("_raw_images", "stream", "first"):
             vars(self).pop(name, None)
         if container is not None:
@@ -218,7 +218,7 @@ class Decoding:
         # Also for http, which may redirect to https.
         options = medium.tls.libav_options() if url else {}
         if self._on_web:
-            # A file on a server: a connection that breaks in the middle is taken up again where it broke.
+            # A file on a server: a broken connection is resumed where it broke.
             options |= {
                 "reconnect": "1",
                 "reconnect_delay_max": str(max(1, math.ceil((medium.timeout_seconds or 10) / 2))),
@@ -236,11 +236,11 @@ class Decoding:
             )
         except (av.error.FFmpegError, OSError, ValueError, UnicodeError) as error:
             raise self._explain(error) from self._cause(error)
-        # Invented times mislead where frames are reordered (AVI): see Timeline for what is used instead.
+        # Generated time stamps are wrong if frames are reordered (AVI); Timeline replaces them.
         self._container.flags &= ~cast("int", av.container.Flags.gen_pts.value)
         if self._container.format.name in _TEXT_ART:
             raise SourceError(
-                f"{self._name}: is not a video but text or plain bytes; give a video or image file", source=self._name
+                f"{self._name}: not a video (text or raw bytes); use a video or image file", source=self._name
             )
         self.stream = self._choose(self._container)
         self.stream.thread_type = "AUTO"
@@ -249,7 +249,7 @@ class Decoding:
             if other.index != self.stream.index:
                 other.discard = av.stream.Discard.all
         playlist = self._container.format.name in _PLAYLISTS
-        # A playlist's own size says nothing about the stream it names; with a duration it can be sought in.
+        # The size of a playlist is not that of its stream. With a duration the stream is seekable.
         self._sized = not playlist and self._container.size > 0
         self._seekable = medium.seekable and (not url or self._sized or (playlist and bool(self._container.duration)))
 
@@ -263,7 +263,7 @@ class Decoding:
         decodable = [stream for stream in moving if stream.codec_context is not None]
         if not decodable:
             raise SourceError(
-                f"{self._name}: its video codec has no decoder here; convert it (ffmpeg -i IN -c:v libx264 OUT.mp4)",
+                f"{self._name}: no decoder for its video codec; convert it (ffmpeg -i IN -c:v libx264 OUT.mp4)",
                 source=self._name,
             )
         best = container.streams.best("video")
@@ -282,7 +282,7 @@ class Decoding:
         yield from self._raw_images
 
     def _raw(self) -> Generator[av.VideoFrame, None, None]:
-        """Decoded images, as coded, until the end; damage is counted and stepped over."""
+        """Decoded frames, as coded, until the end. Damage is counted and skipped."""
         import av.error
 
         demux_errors = 0
@@ -305,7 +305,7 @@ class Decoding:
                         yield image
                 return
             except av.error.InvalidDataError as error:
-                # The demuxer can go on behind a damaged place, but its Python generator is over once it has raised.
+                # The demuxer can continue after damage, but its Python generator ends once it has raised.
                 demux_errors += 1
                 self._count_damage(error)
                 if demux_errors > _MAX_DEMUX_ERRORS:
@@ -315,7 +315,7 @@ class Decoding:
             except (av.error.FFmpegError, OSError) as error:
                 if self._medium.path is None or not self._given:
                     raise self._broken(error) from self._cause(error)
-                # A local file that breaks off is damaged: what was read is the best there is of it.
+                # A local file with a read error is damaged: the frames read so far are kept.
                 self.shortfall = self._broken(error).message.removeprefix(f"{self._name}: ")
                 return
 
@@ -323,19 +323,19 @@ class Decoding:
         self.dropped["corrupt"] += 1
         if not self._seen and self.dropped["corrupt"] >= _MAX_ERRORS_BEFORE_FIRST_FRAME:
             raise SourceError(
-                f"{self._name}: none of its first {self.dropped['corrupt']} images can be decoded; "
-                "it is damaged, or its codec needs another decoder",
+                f"{self._name}: none of its first {self.dropped['corrupt']} frames can be decoded; "
+                "the file is damaged, or its codec needs another decoder",
                 source=self._name,
             ) from self._cause(error)
 
     def _cause(self, error: BaseException) -> BaseException | None:
-        """libav's own texts hold the URL, and with it the password: a traceback must not show them."""
+        """libav's own messages contain the URL with its password: a traceback must not show them."""
         return error if self._medium.path is not None else None
 
     def _explain(self, error: Exception) -> SourceError:
         medium = self._medium
         if medium.path is None:
-            with contextlib.suppress(UsageError):  # of another kind than those that are encrypted
+            with contextlib.suppress(UsageError):  # not an encrypted protocol
                 url = parse_live_url(medium.target, LIVE_SCHEMES)
                 cause = medium.tls.explain(url, error, (medium.timeout_seconds or 10) / 2)
                 if isinstance(cause, TlsError):
@@ -348,12 +348,10 @@ class Decoding:
         if not self._given:
             return explained
         reason = explained.message.removeprefix(f"{self._name}: ")
-        return type(explained)(
-            f"{self._name}: reading broke off after {self._given} frames: {reason}", source=self._name
-        )
+        return type(explained)(f"{self._name}: reading failed after {self._given} frames: {reason}", source=self._name)
 
     def _seek_to(self, begin_pts: int) -> None:
-        """Put the decoder at a frame at or before ``begin_pts``; where that is impossible, at the beginning."""
+        """Seek to a frame at or before ``begin_pts``; to the beginning if that fails."""
         import av.error
 
         if not self._seekable:

@@ -1,4 +1,4 @@
-"""Why a source cannot be read, and what to do about it, in one line."""
+"""Error messages of sources: why a source cannot be read, and what to do."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
     import av
 
-_NAMES_LOOKED_AT = 10_000
+_MAX_NAMES = 10_000
 
 
 def shown(path: str | os.PathLike[str]) -> str:
-    """A path as people can read it: bytes that are no text become question marks, control characters are escaped."""
+    """A path as printable text: undecodable bytes become question marks, control characters are escaped."""
     text = os.fsencode(path).decode("utf-8", "replace")
     return redact("".join(char if char.isprintable() else repr(char)[1:-1] for char in text))
 
 
 def nearest_name(path: Path) -> str:
-    """``"; did you mean 'x'?"`` for the name in the same folder that is nearest, else ``""``."""
+    """``"did you mean 'x'?"`` for the nearest name in the same folder, else ``""``."""
     try:
         with os.scandir(path.parent) as entries:
-            names = [entry.name for entry, _ in zip(entries, range(_NAMES_LOOKED_AT), strict=False)]
+            names = [entry.name for entry, _ in zip(entries, range(_MAX_NAMES), strict=False)]
     except OSError:
         return ""
     near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
@@ -38,38 +38,38 @@ def nearest_name(path: Path) -> str:
 
 
 def check_readable(path: Path) -> os.stat_result:
-    """Stat of a file that can be opened for reading; a folder is not a file.
+    """``stat`` of a file that can be opened for reading.
 
     Raises:
-        SourceError: it is missing (``SourceNotFoundError``), empty, a folder, or may not be read.
+        SourceError: the file is missing (``SourceNotFoundError``), empty, a folder, or not readable.
     """
     name = shown(path)
     try:
         found = path.stat()
     except PermissionError as error:
         raise SourceError(
-            f"{name}: a folder on the way to it may not be entered; check the permissions", source=name
+            f"{name}: permission denied for a folder of its path; check the permissions", source=name
         ) from error
     except (OSError, ValueError) as error:
         hint = nearest_name(path) or "check the spelling and the folder it is in"
         raise SourceNotFoundError(f"{name}: no such file; {hint}", source=name) from error
     if stat.S_ISDIR(found.st_mode):
-        raise SourceError(f"{name} is a folder, not a file; name a file in it", source=name)
+        raise SourceError(f"{name}: is a folder; name a file in it", source=name)
     if stat.S_ISREG(found.st_mode) and found.st_size == 0:
-        raise SourceError(f"{name} is empty (0 bytes); record or download it again", source=name)
+        raise SourceError(f"{name}: is empty (0 bytes); record or download it again", source=name)
     if not os.access(path, os.R_OK):
-        raise SourceError(f"{name} may not be read; check its permissions", source=name)
+        raise SourceError(f"{name}: permission denied; check its permissions", source=name)
     return found
 
 
 def explain_ffmpeg(
     name: str, error: BaseException, path: Path | None = None, *, opening_web: bool = False
 ) -> SourceError:
-    """What FFmpeg or PyAV raised while opening or reading ``name``, as ours.
+    """A :class:`SourceError` for what FFmpeg or PyAV raised while opening or reading ``name``.
 
     Args:
         path: its local file, if any.
-        opening_web: a file on an HTTP server was being opened: header, index and first frame.
+        opening_web: the error came while opening a file on an HTTP server (header, index, first frame).
     """
     import av.error
 
@@ -82,57 +82,57 @@ def explain_ffmpeg(
     elif isinstance(error, av.error.HTTPError | av.error.HTTPClientError):
         why = f"the server answered: {text}; try again, or open the URL in a browser to see why"
     elif isinstance(error, av.error.ExitError | TimeoutError):
-        why = "no answer in time; check the network, or give it longer (--timeout)"
+        why = "no answer in time; check the network, or raise --timeout"
     elif isinstance(error, ConnectionRefusedError):
-        why = "the connection was refused; check host and port, and that the server runs"
+        why = "the connection was refused; check the host and port, and that the server runs"
     elif isinstance(error, av.error.ProtocolNotFoundError):
-        why = "no such protocol here; use a file, http(s)://, rtsp://, rtmp://, srt:// or udp://"
+        why = "this build of FFmpeg lacks the protocol; use a file, http(s)://, rtsp://, rtmp://, srt:// or udp://"
     elif isinstance(error, FileNotFoundError):
         kind, why = SourceNotFoundError, "no such file; check the spelling and the folder it is in"
     elif isinstance(error, PermissionError) and (path is None or not os.access(path, os.R_OK)):
-        why = "may not be read; check its permissions"
+        why = "permission denied; check its permissions"
     elif isinstance(error, av.error.InvalidDataError) and path is not None and _has_no_index(path):
         why = (
-            "its index (moov) is missing, as when a recording is cut off; repair it with a tool such as untrunc, "
-            "or record to MKV or fragmented MP4"
+            "the index (moov) is missing, as in an interrupted recording; repair the file with a tool such as "
+            "untrunc, or record to MKV or fragmented MP4"
         )
     elif isinstance(error, av.error.InvalidDataError) and _is_unknown_dash(name):
         why = (
-            "this build of FFmpeg reads no DASH; give the stream's HLS address (.m3u8), or build PyAV on an FFmpeg "
-            "that has libxml2 (pip install --no-binary av av)"
+            "this build of FFmpeg cannot read DASH; use the HLS address of the stream (.m3u8), or build PyAV with an "
+            "FFmpeg that has libxml2 (pip install --no-binary av av)"
         )
     elif isinstance(error, av.error.InvalidDataError | EOFError):
-        why = "is not a video FFmpeg can read, or it is damaged; try playing it, or fetch it again"
+        why = "is damaged or not a video that FFmpeg can read; play it to check, or download it again"
     elif opening_web and getattr(error, "errno", None) == errno.EIO:
-        # FFmpeg's one error for a name that no server has and for a seek that a server refuses.
+        # FFmpeg has one error for an unknown host and for a server that refuses to seek.
         why = (
-            f"{text}; check host, port and network; if they are right the server answers no range requests, which a "
-            "file with its index at the end (MP4, MOV) needs: download it first, or put the index in front "
-            "(ffmpeg -i IN -c copy -movflags +faststart OUT.mp4)"
+            f"{text}; check host, port and network; if they are right, the server does not support range requests, "
+            "which a file with its index at the end (MP4, MOV) needs: download it first, or move the index to the "
+            "start (ffmpeg -i IN -c copy -movflags +faststart OUT.mp4)"
         )
     elif path is None:
         why = f"{text}; check host, port and network"
     else:
         # Demuxers also report damage as "Operation not permitted" or "Input/output error".
-        why = f"is damaged, or of a kind FFmpeg cannot read ({text}); try playing it, or fetch it again"
+        why = f"is damaged or of a kind that FFmpeg cannot read ({text}); play it to check, or download it again"
     return kind(f"{name}: {why}", source=name)
 
 
 def explain_no_video(name: str, container: av.container.InputContainer) -> SourceError:
-    """No stream of an opened container has frames to give: say what it has instead."""
+    """The error for an opened container without video: names what it has instead."""
     kinds = [str(stream.type) for stream in container.streams]
     if "video" in kinds:
-        why = "holds only a cover image, no video; give the cover as an image file, or another file"
+        why = "not a video (only a cover image); use another file, or extract the cover as an image file"
     elif kinds:
         counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-        why = f"has no video, only {counted}; give a file with images in it"
+        why = f"not a video (only {counted}); use a file with a video stream"
     else:
-        why = "has no streams at all; record or download it again"
-    return SourceError(f"{name} {why}", source=name)
+        why = "has no streams; record or download it again"
+    return SourceError(f"{name}: {why}", source=name)
 
 
 def _is_unknown_dash(name: str) -> bool:
-    """True for a DASH manifest where FFmpeg lacks its demuxer, as that of PyAV's wheels does."""
+    """True for a DASH manifest if FFmpeg lacks the demuxer, as in the wheels of PyAV."""
     import av
 
     named = urlsplit(name).path.lower().endswith(".mpd")
@@ -140,7 +140,7 @@ def _is_unknown_dash(name: str) -> bool:
 
 
 def _has_no_index(path: Path) -> bool:
-    """True for an MP4/MOV whose ``moov`` box is not there (walks the top-level boxes, ISO/IEC 14496-12, 4.2)."""
+    """True for an MP4/MOV without a ``moov`` box (reads the top-level boxes, ISO/IEC 14496-12, 4.2)."""
     try:
         with path.open("rb") as file:
             size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""Video files: anything FFmpeg can demux and decode, local or over http."""
+"""Video files that FFmpeg can demux and decode, local or over http."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamdepth.core.clock import Clock, SystemClock
 from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.core.frame import ColorTags, Frame, StreamInfo
@@ -28,37 +27,40 @@ if TYPE_CHECKING:
 
     import av
 
+    from streamdepth.core.clock import Clock
+
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _READ_AHEAD = 2
 
 
 def is_url(text: str) -> bool:
-    """True for ``scheme://...``; a scheme of one letter is a drive of Windows."""
+    """True for ``scheme://...``. A scheme of one letter is a Windows drive."""
     return _URL.match(text) is not None
 
 
 class FileSource(BaseSource):
     """Frames of the best video stream of a file (FFmpeg's choice), in the decoder's own pixel format.
 
-    Rotation and mirroring of the display matrix are applied once. Frames whose size, format or colour changes in
-    mid-stream are brought to the first one's. No frame is lost for want of a pts (see :class:`Timeline`). Damage costs
-    the frames that cannot be decoded, which are counted in ``dropped["corrupt"]``; the rest is given.
+    Rotation and mirroring of the display matrix are applied once. Frames whose size, format or colour differs are
+    converted to those of the first frame. Frames without pts get one (see :class:`Timeline`). Frames that cannot be
+    decoded are counted in ``dropped["corrupt"]``; decoding goes on after them.
 
     Args:
         path_or_url: a local file of any name, or a URL of a finite file.
-        start_seconds: media time from the beginning of the file; the first frame is the first at or after it.
+        start_seconds: time from the beginning of the file; the first frame is the first one at or after it.
         duration_seconds: from the start; None = to the end.
-        max_frames: give at most so many.
+        max_frames: largest number of frames.
         clock: stamps ``captured_ns``.
-        timeout_seconds: of one network operation (opening, the first frame included; one read). Local files have none.
-        threads: decoder threads, 0 = FFmpeg chooses. Frame threading is on.
-        hwaccel: ``auto | cuda | vaapi | none``: decode on hardware where there is some.
-        tls_ca: whom to tls behind ``https``, see :func:`~streamdepth.net.tls.find_tls_config`. Of HLS and DASH only the
-            playlist named is checked, and not what it names: FFmpeg does not hand the check on.
-        source_id: name for people; None = the file's name.
+        timeout_seconds: limit for one network operation (opening including the first frame; one read). Local files
+            have none.
+        threads: decoder threads, 0 = FFmpeg chooses. Frame threading is used.
+        hwaccel: ``auto | cuda | vaapi | none``: hardware decoder.
+        tls_ca: CA certificates for ``https``, see :func:`~streamdepth.net.tls.find_tls_config`. For HLS and DASH only
+            the server of the playlist is verified: FFmpeg does not pass the setting on to what the playlist names.
+        source_id: short name; None = the file's name.
 
-    Thread-safe where the contract asks for it: ``interrupt``. Anything but a regular file is read on a thread of its
-    own, so that ``interrupt`` works while a server or a pipe says nothing; that thread ends with its read.
+    Thread-safety: ``interrupt`` from any thread. URLs and pipes are read on a separate thread, so that ``interrupt``
+    works while a server or a pipe sends nothing; that thread ends with its read.
     """
 
     def __init__(
@@ -82,9 +84,10 @@ class FileSource(BaseSource):
             raise UsageError(f"decoder threads must be 0 (automatic) or more, not {threads}")
         self._text = text
         self._path = None if is_url(text) else Path(text)
-        super().__init__(source_id or (redact(text) if self._path is None else shown(self._path.name or text)))
+        super().__init__(
+            source_id or (redact(text) if self._path is None else shown(self._path.name or text)), clock=clock
+        )
         self._limits = Limits.of(start_seconds, duration_seconds, max_frames)
-        self._clock = clock or SystemClock()
         self._timeout_seconds = timeout_seconds
         self._threads = threads
         self._hwaccel = HwAccel.parse(hwaccel)
@@ -92,7 +95,6 @@ class FileSource(BaseSource):
         self._trust = find_tls_config(tls_ca)
         self._resume_pts: int | None = None
         self._detached: AbandonableCalls | None = None
-        self._stopped = False
         self._once_only = False
         self._reading = False
         self._opened = False
@@ -105,7 +107,7 @@ class FileSource(BaseSource):
 
     @property
     def repaired(self) -> Mapping[str, int]:
-        """Frames given, but not quite as they were, by cause.
+        """Frames given with a changed time, size or format, by cause.
 
         Causes: ``missing_pts``, ``backward_pts``, ``time_jump``, ``size``, ``pix_fmt``, ``color``.
         """
@@ -114,16 +116,16 @@ class FileSource(BaseSource):
 
     @property
     def endless(self) -> bool:
-        """True, once open, where the medium has no length and no end: a live stream, whatever its URL says."""
+        """True, once open, if the medium has neither length nor end: a live stream."""
         return self._decoding is not None and self._decoding.endless
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """One line for people about each kind of trouble met so far."""
+        """One line for each kind of fault so far."""
         decoding = self._decoding
         lines = [REPAIR_NOTES[cause].format(count) for cause, count in self.repaired.items() if count]
         if self.dropped.get("corrupt"):
-            lines.append(f"{self.dropped['corrupt']} frames were damaged and could not be decoded")
+            lines.append(f"{self.dropped['corrupt']} frames could not be decoded")
         if decoding is not None and decoding.shortfall:
             lines.append(decoding.shortfall)
         return tuple(f"{self._id}: {line}" for line in lines)
@@ -143,17 +145,17 @@ class FileSource(BaseSource):
             self._once_only = blocking
         if blocking:
             self._detached = AbandonableCalls(f"streamdepth-read-{self._id}")
-            if self._stopped:
+            if self._stop.is_set():
                 self._detached.interrupt()
             try:
                 self._decoding = self._detached.call(
                     self._start_decoding,
                     dispose=Decoding.close,
-                    # libav's own deadline does not bound the search for an address.
+                    # libav's own deadline does not cover name resolution.
                     timeout_seconds=self._timeout_seconds if self._path is None else None,
                 )
             except InterruptedCall as interrupted:
-                raise SourceError(f"{self._id}: interrupted while it was opened", source=self._id) from interrupted
+                raise SourceError(f"{self._id}: interrupted while opening", source=self._id) from interrupted
             except TimeoutError as late:
                 raise explain_ffmpeg(self._id, late) from late
         else:
@@ -164,7 +166,7 @@ class FileSource(BaseSource):
 
     def frames(self) -> Iterator[Frame]:
         if self._info is None or self._decoding is None:
-            raise SourceError(f"{self._id}: open it before asking for frames", source=self._id)
+            raise SourceError(f"{self._id}: call open() before frames()", source=self._id)
         if self._reading:
             raise SourceError(f"{self._id}: frames can be read once; use again() for a second pass", source=self._id)
         self._reading = True
@@ -175,12 +177,12 @@ class FileSource(BaseSource):
             images = self._detached.iterate(images, depth=_READ_AHEAD, finished=self._decoding.close)
         time_base = self._info.time_base
         for index, pts, image in images:
-            if self._stopped:
+            if self._stop.is_set():
                 break
             yield Frame(self._id, index, pts, time_base, self._clock.monotonic_ns(), image, bool(image.key_frame))
 
     def again(self) -> FileSource | None:
-        """None for what can be read only once (a pipe)."""
+        """None for a pipe, which can be read only once."""
         if self._once_only:
             return None
         return FileSource(
@@ -197,7 +199,7 @@ class FileSource(BaseSource):
         )
 
     def resume(self, pts: int) -> FileSource | None:
-        """None, too, where times had to be repaired: what was read before then decides about them."""
+        """Also None if times were repaired: those depend on all frames before ``pts``."""
         fresh = self.again()
         if fresh is None or self._decoding is None or self._decoding.timeline.repaired:
             return None
@@ -205,7 +207,7 @@ class FileSource(BaseSource):
         return fresh
 
     def whole(self, *, timeout_seconds: float | None = None) -> FileSource:
-        """An unopened source of all of the same file; with a timeout of its own, if given."""
+        """An unopened source of the same file without limits, with another timeout if one is given."""
         return FileSource(
             self._text,
             clock=self._clock,
@@ -217,7 +219,7 @@ class FileSource(BaseSource):
         )
 
     def interrupt(self) -> None:
-        self._stopped = True
+        super().interrupt()
         if self._decoding is not None:
             self._decoding.stop()
         if self._detached is not None:
@@ -225,7 +227,7 @@ class FileSource(BaseSource):
 
     def close(self) -> None:
         self.interrupt()
-        # While it is being opened or read, the thread that does so is in the container, and closes it.
+        # The thread that opens or reads the container also closes it.
         if self._decoding is not None and self._opened and (self._detached is None or not self._reading):
             self._decoding.close()
 
@@ -243,7 +245,7 @@ class FileSource(BaseSource):
             )
         )
         self._decoding = decoding
-        if self._stopped:
+        if self._stop.is_set():
             decoding.stop()
         try:
             decoding.start()

@@ -5,13 +5,10 @@ from __future__ import annotations
 import glob
 import os
 import re
-import threading
-from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamdepth.core.clock import Clock, SystemClock
 from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
 from streamdepth.core.frame import ColorTags, Frame, StreamInfo
@@ -19,24 +16,26 @@ from streamdepth.media.pillow import IMAGE_SUFFIXES, image_from_pil
 from streamdepth.sources.explain import check_readable, nearest_name, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     import av
+
+    from streamdepth.core.clock import Clock
 
 _NOTES_AT_MOST = 20
 
 
 class ImagesSource(BaseSource):
-    """One frame per image, ``1 / rate`` apart, as rgb24; each keeps its own size.
+    """One frame per image, ``1 / rate`` apart, as rgb24, each at its own size.
 
     Args:
-        paths: a folder, a glob such as ``"shots/*.png"``, one file, or a list of files (kept in the order given).
+        paths: a folder, a glob such as ``"shots/*.png"``, one file, or a list of files (read in the order given).
         rate: frames per second the images stand for.
         clock: stamps ``captured_ns``.
-        source_id: name for people; None = the folder's, pattern's or file's own.
+        source_id: short name; None = the folder's, pattern's or file's own.
 
-    An image that cannot be decoded is left out and counted in ``dropped`` (``corrupt``, ``missing``, ``unreadable``);
-    its place in time stays empty. It is an error only where no image at all is good.
+    An image that cannot be decoded is skipped and counted in ``dropped`` (``corrupt``, ``missing``, ``unreadable``).
+    Its place in time stays empty. It is an error only if no image can be decoded.
     """
 
     def __init__(
@@ -48,29 +47,22 @@ class ImagesSource(BaseSource):
         source_id: str | None = None,
     ) -> None:
         if rate <= 0:
-            raise UsageError(f"a rate is more than 0 frames per second, not {rate}")
+            raise UsageError(f"image-rate must be more than 0 frames per second, not {rate}")
         self._given = paths
         listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
         if not listed:
-            raise UsageError("a list of images needs at least one file")
+            raise UsageError("a list of images must have at least one file")
         more = f" and {len(listed) - 1} more" if len(listed) > 1 else ""
-        super().__init__(source_id or shown(Path(listed[0]).name or listed[0]) + more)
+        super().__init__(source_id or shown(Path(listed[0]).name or listed[0]) + more, clock=clock)
         self._rate = Fraction(rate)
-        self._clock = clock or SystemClock()
-        self._dropped: Counter[str] = Counter()
         self._notes: list[str] = []
         self._files: list[Path] = []
         self._first: tuple[int, av.VideoFrame] | None = None
         self._info: StreamInfo | None = None
-        self._stop = threading.Event()
-
-    @property
-    def dropped(self) -> Mapping[str, int]:
-        return dict(self._dropped)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """One line about each image that was left out, the first twenty."""
+        """One line for each of the first twenty images that were skipped."""
         return tuple(self._notes)
 
     def open(self) -> StreamInfo:
@@ -100,7 +92,7 @@ class ImagesSource(BaseSource):
 
     def frames(self) -> Iterator[Frame]:
         if self._first is None:
-            raise SourceError(f"{self._id}: open it before asking for frames, once", source=self._id)
+            raise SourceError(f"{self._id}: call open() before frames(), and frames() once", source=self._id)
         (start, ready), self._first = self._first, None
         for index in range(start, len(self._files)):
             if self._stop.is_set():
@@ -123,11 +115,8 @@ class ImagesSource(BaseSource):
     def again(self) -> ImagesSource:
         return ImagesSource(self._given, rate=self._rate, clock=self._clock, source_id=self._id)
 
-    def interrupt(self) -> None:
-        self._stop.set()
-
     def close(self) -> None:
-        self._stop.set()
+        super().close()
         self._first = None
 
     def _find(self) -> list[Path]:
@@ -139,29 +128,29 @@ class ImagesSource(BaseSource):
         return found
 
     def _decode(self, path: Path) -> av.VideoFrame | None:
-        """The image, or None after counting why not."""
+        """The image; None, with the cause counted, if it cannot be decoded."""
         from PIL import Image
 
         try:
             with Image.open(path) as image:
                 return image_from_pil(image)
         except FileNotFoundError:
-            self._leave_out("missing", path, "no such file")
+            self._skip("missing", path, "no such file")
         except PermissionError:
-            self._leave_out("unreadable", path, "may not be read")
+            self._skip("unreadable", path, "permission denied")
         except IsADirectoryError:
-            self._leave_out("unreadable", path, "is a folder, not an image")
+            self._skip("unreadable", path, "is a folder, not an image")
         except Image.DecompressionBombError:
-            self._leave_out("corrupt", path, f"claims more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels")
+            self._skip("corrupt", path, f"has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels")
         except (OSError, SyntaxError, ValueError, EOFError, OverflowError, MemoryError, TypeError) as error:
             # Pillow's decoders raise any of these on damaged files.
             empty = path.is_file() and path.stat().st_size == 0
             reason = " ".join(str(error).split("\n")[:1])
             what = "is empty (0 bytes)" if empty else "is not an image Pillow can read, or it is damaged"
-            self._leave_out("corrupt", path, what if empty or "cannot identify" in reason else f"{what} ({reason})")
+            self._skip("corrupt", path, what if empty or "cannot identify" in reason else f"{what} ({reason})")
         return None
 
-    def _leave_out(self, cause: str, path: Path, reason: str) -> None:
+    def _skip(self, cause: str, path: Path, reason: str) -> None:
         self._dropped[cause] += 1
         if len(self._notes) < _NOTES_AT_MOST:
             self._notes.append(f"{shown(path)}: {reason}")
@@ -174,20 +163,20 @@ def natural_key(path: str | os.PathLike[str]) -> tuple[tuple[int, int, str], ...
 
 
 def is_image(path: str | os.PathLike[str]) -> bool:
-    """True where a name ends as an image's does."""
+    """True if the file name has the suffix of an image."""
     return Path(path).suffix.lower() in IMAGE_SUFFIXES
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Files directly in a folder, hidden ones left out, in natural order.
+    """Files directly in a folder, without hidden ones, in natural order.
 
     Raises:
-        SourceError: it may not be listed.
+        SourceError: the folder cannot be listed.
     """
     try:
         found = [path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file()]
     except OSError as error:
-        raise SourceError(f"{shown(folder)} may not be listed; check its permissions", source=shown(folder)) from error
+        raise SourceError(f"{shown(folder)}: permission denied; check its permissions", source=shown(folder)) from error
     return sorted(found, key=natural_key)
 
 
@@ -202,25 +191,25 @@ def files_matching(pattern: str) -> list[Path]:
         path = Path(pattern)
         hint = nearest_name(path) if path.parent.is_dir() else f"there is no folder {shown(path.parent)}"
         raise SourceNotFoundError(
-            f"{shown(pattern)} matches no file; {hint or 'check the pattern, and quote it so that it arrives whole'}",
+            f"{shown(pattern)}: matches no file; {hint or 'check the pattern, and quote it in the shell'}",
             source=shown(pattern),
         )
     return sorted(found, key=natural_key)
 
 
 def images_at(text: str | os.PathLike[str]) -> list[Path]:
-    """The images that a folder, a glob or a file's name stands for; a file is not looked at.
+    """The images that a folder, a glob or a file name stands for. A file is not opened.
 
     Raises:
         SourceNotFoundError: a folder without images, or a glob that matches nothing.
-        SourceError: a folder that may not be listed.
+        SourceError: a folder that cannot be listed.
     """
     path = Path(text)
     if path.is_dir():
         found = [file for file in files_in(path) if is_image(file)]
         if not found:
             raise SourceNotFoundError(
-                f"{shown(path)} holds no images; give a folder with PNG, JPEG, TIFF, WebP or the like in it",
+                f"{shown(path)}: contains no images; name a folder with PNG, JPEG, TIFF or WebP files",
                 source=shown(path),
             )
         return found

@@ -1,14 +1,12 @@
-"""``test:`` - a short synthetic clip with real depth cues, so that everything can be tried without a file."""
+"""``test:``: a short synthetic clip with real depth cues, to try everything without a file."""
 
 from __future__ import annotations
 
 import re
-import threading
 from fractions import Fraction
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-from streamdepth.core.clock import Clock, SystemClock
 from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.core.frame import ColorTags, Frame, StreamInfo
@@ -19,6 +17,8 @@ if TYPE_CHECKING:
     import av
     import numpy as np
     from numpy.typing import NDArray
+
+    from streamdepth.core.clock import Clock
 
 _BITS = 32
 _CELLS_ACROSS = 16
@@ -31,16 +31,16 @@ _OPTIONS = ("size", "rate", "frames", "seed", "counter")
 class PatternSource(BaseSource):
     """A walk along a colonnade, drawn as it is read: the same frames for the same arguments, any number of times.
 
-    Images are yuv420p, BT.709, limited range, like a camera's or a file's.
+    Frames are yuv420p, BT.709, limited range, as those of cameras and files.
 
     Args:
         width_px, height_px: 1..16384 each.
         rate: frames per second, positive.
-        frames: how many, 0 = without end.
-        seed: another seed, another scene.
+        frames: number of frames, 0 = endless.
+        seed: seed of the random scene.
         counter: write the index into the top left corner for :func:`read_counter`; needs at least 120x9 pixels.
         clock: stamps ``captured_ns``.
-        source_id: name for people.
+        source_id: short name.
     Raises:
         UsageError: an argument out of its range.
     """
@@ -58,34 +58,32 @@ class PatternSource(BaseSource):
         source_id: str = "test:",
     ) -> None:
         if not (1 <= width_px <= _MAX_SIDE_PX and 1 <= height_px <= _MAX_SIDE_PX):
-            raise UsageError(f"test: size is 1x1 to {_MAX_SIDE_PX}x{_MAX_SIDE_PX}, not {width_px}x{height_px}")
+            raise UsageError(f"test: size must be 1x1 to {_MAX_SIDE_PX}x{_MAX_SIDE_PX}, not {width_px}x{height_px}")
         if not 0 < rate <= 1000:
-            raise UsageError(f"test: rate is above 0 and up to 1000 frames per second, not {rate}")
+            raise UsageError(f"test: rate must be more than 0 and at most 1000 frames per second, not {rate}")
         if frames < 0:
-            raise UsageError(f"test: frames is 0 (without end) or more, not {frames}")
+            raise UsageError(f"test: frames must be 0 (endless) or more, not {frames}")
         if seed < 0:
-            raise UsageError(f"test: seed is 0 or more, not {seed}")
+            raise UsageError(f"test: seed must be 0 or more, not {seed}")
         if counter and (width_px < 3 * _CELLS_PER_WIDTH or height_px < 9 or height_px * 20 < width_px):
             raise UsageError(
                 f"test: a counter needs 120x9 pixels or more, no wider than 20:1, not {width_px}x{height_px}"
             )
         self._width_px, self._height_px = width_px, height_px
         self._rate, self._frames, self._seed, self._counter = Fraction(rate), frames, seed, counter
-        self._clock = clock or SystemClock()
-        super().__init__(source_id)
-        self._stop = threading.Event()
+        super().__init__(source_id, clock=clock)
         self._opened = False
 
     @classmethod
     def from_text(cls, text: str, *, clock: Clock | None = None, source_id: str = "test:") -> PatternSource:
-        """From ``test:?size=640x360&rate=30&frames=90&seed=1&counter=1``, every part optional.
+        """From ``test:?size=640x360&rate=30&frames=90&seed=1&counter=1``, all options optional.
 
         Raises:
             UsageError: an unknown option, or a value out of its range.
         """
         scheme, _, query = text.partition("?")
         if scheme.lower() not in ("test:", "test://", "test:/"):
-            raise UsageError(f"{text!r} is no test pattern; write test: or test:?size=640x360&rate=30&frames=90&seed=1")
+            raise UsageError(f"{text!r} is not a test pattern; use test: or test:?size=640x360&rate=30&seed=1")
         options: dict[str, str] = {}
         for name, value in parse_qsl(query, keep_blank_values=True):
             if name not in _OPTIONS:
@@ -93,7 +91,7 @@ class PatternSource(BaseSource):
             options[name] = value
         size = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", options.get("size", "640x360"))
         if size is None:
-            raise UsageError(f"test: size is WIDTHxHEIGHT such as 640x360, not {options['size']!r}")
+            raise UsageError(f"test: size must be WIDTHxHEIGHT such as 640x360, not {options['size']!r}")
         return cls(
             width_px=int(size[1]),
             height_px=int(size[2]),
@@ -121,7 +119,7 @@ class PatternSource(BaseSource):
 
     def frames(self) -> Iterator[Frame]:
         if not self._opened:
-            raise SourceError("test: open it before asking for frames", source=self.id)
+            raise SourceError("test: call open() before frames()", source=self.id)
         from streamdepth.sources.scene import Scene
 
         scene = Scene(self._width_px, self._height_px, self._seed)
@@ -148,12 +146,6 @@ class PatternSource(BaseSource):
             clock=self._clock,
             source_id=self._id,
         )
-
-    def interrupt(self) -> None:
-        self._stop.set()
-
-    def close(self) -> None:
-        self._stop.set()
 
 
 def draw_counter(rgb: NDArray[np.uint8], value: int) -> None:

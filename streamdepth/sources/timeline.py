@@ -1,4 +1,4 @@
-"""Presentation times that always rise, whatever a file says."""
+"""Presentation times that always increase."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from fractions import Fraction
 
 
 class Timeline:
-    """ReorderBuffer the pts of decoded frames into strictly rising ones. One per run of a source; not thread-safe.
+    """Makes the pts of decoded frames strictly increasing. One per run of a source; not thread-safe.
 
-    Where no frame has a pts (AVI), its decoding time is the next best, as in FFmpeg. A frame with neither (raw
-    streams), or one without pts among others, follows its predecessor by that one's duration or by the stream's rate.
-    A pts that fails to rise by less than a second is jitter: the frame comes one tick after its predecessor, and
-    its successors keep their own times. A jump back by more is a new beginning (joined recordings, a wrapped clock):
-    all that follows is shifted, so that it goes on one frame later instead of being squeezed into single ticks.
+    If no frame has a pts (AVI), the decoding time is used, as in FFmpeg. A frame with neither (raw streams), or one
+    without pts among others, follows its predecessor by that frame's duration or by the frame rate.
+    A pts less than a second before its predecessor is jitter: the frame is placed one tick after its predecessor, and
+    later frames keep their own times. A larger jump back is a new time line (joined recordings, a wrapped clock): all
+    later frames are shifted, so that the first of them follows by one frame.
 
     Attributes:
         repaired: how many frames got another pts, by cause: ``missing_pts``, ``backward_pts``, ``time_jump``.
@@ -30,7 +30,7 @@ class Timeline:
         self.repaired: Counter[str] = Counter()
 
     def place(self, pts: int | None, dts: int | None = None, duration: int | None = None) -> int:
-        """The pts to use for the next frame, given what the decoder says of it."""
+        """The pts for the next frame, from the decoder's pts, dts and duration."""
         expected = self._first if self._last is None else self._last + self._last_step
         self._has_pts = self._has_pts or pts is not None
         if pts is None and not self._has_pts:

@@ -1,17 +1,15 @@
-"""Cameras of this machine, through OpenCV."""
+"""Cameras of this machine, read with OpenCV."""
 
 from __future__ import annotations
 
 import platform
 import re
 import threading
-from collections import Counter
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from streamdepth.core.clock import Clock, SystemClock
 from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
 from streamdepth.core.frame import ColorTags, Frame, StreamInfo, image_from_array
@@ -19,19 +17,21 @@ from streamdepth.net.abandonable import AbandonableCalls, InterruptedCall
 from streamdepth.sources.cameras import Camera, find_camera, list_cameras
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
+    from streamdepth.core.clock import Clock
+
 _TIME_BASE = Fraction(1, 90_000)
 _BAD_READS_AT_MOST = 3
-# Values of OpenCV's VideoCaptureProperties, here so that nothing of OpenCV is imported before a camera is opened.
+# Values of OpenCV's VideoCaptureProperties, so that OpenCV is not imported before a camera is opened.
 _WIDTH, _HEIGHT, _FPS, _FOURCC, _BUFFERSIZE = 3, 4, 5, 6, 38
 _VGA_PX = 640 * 480
 
 
 class Capture(Protocol):
-    """What is used of ``cv2.VideoCapture``."""
+    """The part of ``cv2.VideoCapture`` that is used."""
 
     def isOpened(self) -> bool: ...  # noqa: N802 - OpenCV's name
     def read(self) -> tuple[bool, NDArray[np.uint8] | None]: ...
@@ -41,19 +41,19 @@ class Capture(Protocol):
 
 
 class WebcamSource(BaseSource):
-    """Frames of a camera, newest first served: what nobody takes in time is overtaken and counted (``overtaken``).
+    """Frames of a camera. A frame that is not read before the next one comes is dropped (``overtaken``).
 
-    Images are bgr24 and share OpenCV's memory. pts are the time since the first frame, in 1/90000 s.
+    Frames are bgr24 and share OpenCV's memory. pts are the time since the first frame, in 1/90000 s.
 
-    Reading happens on a thread of its own, so ``interrupt`` works while the device hangs; that thread releases the
-    camera as soon as the device answers. Tested at OpenCV's boundary with made-up devices, for want of a camera.
+    A separate thread reads the device, so ``interrupt`` works while the device hangs; that thread releases the
+    camera as soon as the device answers. Tested with simulated devices at OpenCV's interface, not with a real camera.
 
     Args:
         device: index (0 = first), device path, or the camera's name or a part of it.
-        width, height, rate: what to ask for; the camera may choose otherwise, which ``StreamInfo.note`` then says.
+        width, height, rate: the mode to request. ``StreamInfo.note`` says if the camera chose another one.
         clock: stamps frames as they are read.
-        timeout_seconds: how long opening, or waiting for a frame, may take.
-        open_capture, cameras: OpenCV and the list of cameras, replaceable for tests.
+        timeout_seconds: limit for opening the camera and for each frame.
+        open_capture, cameras: OpenCV and the list of cameras; tests replace them.
     """
 
     def __init__(
@@ -69,20 +69,20 @@ class WebcamSource(BaseSource):
         cameras: Callable[[], tuple[Camera, ...]] = list_cameras,
     ) -> None:
         if isinstance(device, int) and device < 0:
-            raise UsageError(f"a camera's index is 0 or more, not {device}")
+            raise UsageError(f"camera index must be 0 or more, not {device}")
         if (width is None) != (height is None):
-            raise UsageError("ask a camera for width and height together, or for neither")
+            raise UsageError("camera width and height must be given together")
         if (width is not None and width < 1) or (height is not None and height < 1):
-            raise UsageError(f"a camera's image is at least 1x1, not {width}x{height}")
+            raise UsageError(f"camera size must be at least 1x1, not {width}x{height}")
         if rate is not None and not 0 < rate <= 1000:
-            raise UsageError(f"a camera's rate is above 0 and up to 1000 frames per second, not {rate}")
+            raise UsageError(f"camera rate must be more than 0 and at most 1000 frames per second, not {rate}")
         if timeout_seconds <= 0:
-            raise UsageError(f"a timeout is more than 0 seconds, not {timeout_seconds}")
+            raise UsageError(f"timeout must be more than 0 seconds, not {timeout_seconds}")
         self._device: int | str = int(device) if isinstance(device, str) and device.isdecimal() else device
-        super().__init__(f"camera {self._device}" if isinstance(self._device, int) else str(self._device))
+        name = f"camera {self._device}" if isinstance(self._device, int) else str(self._device)
+        super().__init__(name, live=True, clock=clock)
         self._size = None if width is None or height is None else (width, height)
         self._rate = rate
-        self._clock = clock or SystemClock()
         self._timeout_seconds = timeout_seconds
         self._open_capture = open_capture or _open_opencv
         self._cameras = cameras
@@ -91,23 +91,14 @@ class WebcamSource(BaseSource):
         self._capture: Capture | None = None
         self._first: tuple[int, NDArray[np.uint8]] | None = None
         self._reading = False
-        self._dropped: Counter[str] = Counter()
         self._info: StreamInfo | None = None
 
-    @property
-    def live(self) -> bool:
-        return True
-
-    @property
-    def dropped(self) -> Mapping[str, int]:
-        return dict(self._dropped)
-
     def open(self) -> StreamInfo:
-        """Open the camera and wait for its first image.
+        """Open the camera and wait for its first frame.
 
         Raises:
             SourceNotFoundError: no such camera.
-            SourceError: it cannot be opened, is in use, or gives no image in time.
+            SourceError: it cannot be opened, is in use, or gives no frame in time.
         """
         if self._info is not None:
             return self._info
@@ -119,11 +110,11 @@ class WebcamSource(BaseSource):
                 timeout_seconds=self._timeout_seconds,
             )
         except InterruptedCall as interrupted:
-            raise SourceError(f"{self._id}: interrupted while it was opened", source=self._id) from interrupted
+            raise SourceError(f"{self._id}: interrupted while opening", source=self._id) from interrupted
         except TimeoutError as error:
             raise SourceError(
-                f"{self._id}: no image within {self._timeout_seconds:g} s; "
-                "unplug it and plug it in again, or see who uses it",
+                f"{self._id}: no frame within {self._timeout_seconds:g} s; "
+                "reconnect the camera, or close other programs that use it",
                 source=self._id,
             ) from error
         self._capture, self._first = capture, first
@@ -132,7 +123,7 @@ class WebcamSource(BaseSource):
 
     def frames(self) -> Iterator[Frame]:
         if self._capture is None or self._first is None or self._reading:
-            raise SourceError(f"{self._id}: open it before asking for frames, once", source=self._id)
+            raise SourceError(f"{self._id}: call open() before frames(), and frames() once", source=self._id)
         self._reading = True
         capture = self._capture
         begun_ns = self._first[0]
@@ -154,11 +145,9 @@ class WebcamSource(BaseSource):
                 yield Frame(self._id, index, pts, _TIME_BASE, captured_ns, image, key=True)
         except TimeoutError as error:
             raise SourceError(
-                f"{self._id}: gave no image for {self._timeout_seconds:g} s; is it still plugged in?", source=self._id
+                f"{self._id}: no frame for {self._timeout_seconds:g} s; check the connection",
+                source=self._id,
             ) from error
-
-    def again(self) -> None:
-        """None: a camera's frames come once."""
 
     def interrupt(self) -> None:
         self._detached.interrupt()
@@ -184,7 +173,7 @@ class WebcamSource(BaseSource):
         if camera is None:
             known = ", ".join(f"{camera.index} ({camera.name})" for camera in cameras) or "none"
             raise SourceNotFoundError(
-                f"no one camera is called {device!r}; there are: {known} (streamdepth cameras lists them)",
+                f"no single camera matches {device!r}; cameras: {known} (streamdepth cameras lists them)",
                 source=self._id,
             )
         return camera.index
@@ -194,21 +183,21 @@ class WebcamSource(BaseSource):
         try:
             if not capture.isOpened():
                 raise SourceNotFoundError(
-                    f"{self._id}: there is no such camera, or it is in use or not permitted; "
-                    "streamdepth cameras lists what there is",
+                    f"{self._id}: no such camera, or it is in use, or permission is denied; "
+                    "streamdepth cameras lists the cameras",
                     source=self._id,
                 )
-            self._ask(capture)
+            self._request(capture)
             for _ in range(_BAD_READS_AT_MOST):
                 good, array = capture.read()
                 if good and array is not None:
                     return capture, (self._clock.monotonic_ns(), array)
-            raise SourceError(f"{self._id}: opens but gives no image; another program may be using it", source=self._id)
+            raise SourceError(f"{self._id}: opens but gives no frame; close other programs using it", source=self._id)
         except BaseException:
             capture.release()
             raise
 
-    def _ask(self, capture: Capture) -> None:
+    def _request(self, capture: Capture) -> None:
         if self._size is not None:
             if self._size[0] * self._size[1] > _VGA_PX:
                 # Uncompressed video beyond VGA does not fit USB 2 at 30 fps; a camera without Motion JPEG ignores this.
@@ -232,13 +221,13 @@ class WebcamSource(BaseSource):
             + (f" at {float(rate):g} fps" if rate else "")
             + (f", {fourcc}" if code and fourcc else "")
         )
-        asked = []
+        refused = []
         if self._size is not None and self._size != (width, height):
-            asked.append(f"{self._size[0]}x{self._size[1]}")
+            refused.append(f"{self._size[0]}x{self._size[1]}")
         if self._rate is not None and (rate is None or abs(float(self._rate) - float(rate)) > 0.5):
-            asked.append(f"{float(self._rate):g} fps")
-        if asked:
-            note += f" (asked for {' at '.join(asked)}, which it does not do)"
+            refused.append(f"{float(self._rate):g} fps")
+        if refused:
+            note += f" (requested {' at '.join(refused)} is not supported)"
         return StreamInfo(
             source_id=self._id,
             width_px=width,
@@ -264,7 +253,7 @@ class WebcamSource(BaseSource):
             bad = 0
             yield index, self._clock.monotonic_ns(), array
             index += 1
-        raise SourceError(f"{self._id}: stopped giving images after {index}; is it still plugged in?", source=self._id)
+        raise SourceError(f"{self._id}: no more frames after {index}; check the connection", source=self._id)
 
     def _release(self, capture: Capture) -> None:
         with self._release_lock:

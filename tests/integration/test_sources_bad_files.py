@@ -67,13 +67,13 @@ def cover_only(path: Path) -> None:
     [
         ("missing.mp4", lambda _: None, "no such file"),
         ("empty.mp4", Path.touch, "is empty \\(0 bytes\\); record or download it again"),
-        ("cut.mp4", cut_off, "its index \\(moov\\) is missing"),
-        ("noise.mkv", noise, "is not a video FFmpeg can read"),
-        ("undecodable.mkv", undecodable, "none of its images can be decoded|is not a video"),
-        ("prose.txt", prose, "is not a video"),
-        ("tone.m4a", write_audio, "has no video, only 1 audio"),
+        ("cut.mp4", cut_off, "the index \\(moov\\) is missing"),
+        ("noise.mkv", noise, "not a video that FFmpeg can read"),
+        ("undecodable.mkv", undecodable, "none of its frames can be decoded|not a video"),
+        ("prose.txt", prose, "not a video"),
+        ("tone.m4a", write_audio, r"not a video \(only 1 audio\)"),
         ("cover.mp4", cover_only, "only a cover image"),
-        ("folder.mp4", Path.mkdir, "is a folder, not a file"),
+        ("folder.mp4", Path.mkdir, "is a folder; name a file in it"),
     ],
 )
 def test_bad_files_are_one_clear_line(tmp_path: Path, name: str, make: object, message: str) -> None:
@@ -94,7 +94,7 @@ def test_bad_files_are_one_clear_line(tmp_path: Path, name: str, make: object, m
 def test_unreadable_file(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The tests may run as root, who may read everything.
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(SourceError, match=r"clip.mp4 may not be read; check its permissions"):
+    with pytest.raises(SourceError, match=r"clip.mp4: permission denied; check its permissions"):
         FileSource(clip).open()
 
 

@@ -195,7 +195,7 @@ def test_again_gives_the_same_frames(clip: Path) -> None:
 
 def test_contract_of_open_frames_close(clip: Path) -> None:
     source = FileSource(clip)
-    with pytest.raises(SourceError, match="open it before"):
+    with pytest.raises(SourceError, match="call open\\(\\) before frames"):
         next(source.frames())
     assert source.open() is source.open()
     frames = source.frames()

@@ -81,7 +81,7 @@ def test_no_good_image_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [("none", r"no such file"), ("*.jpg", r"matches no file"), ("folder", r"holds no images; give a folder")],
+    [("none", r"no such file"), ("*.jpg", r"matches no file"), ("folder", r"contains no images; name a folder")],
 )
 def test_nothing_there(tmp_path: Path, given: str, message: str) -> None:
     (tmp_path / "folder").mkdir()
@@ -94,7 +94,7 @@ def test_arguments_that_mean_nothing(tmp_path: Path) -> None:
         ImagesSource([])
     with pytest.raises(UsageError):
         ImagesSource(tmp_path, rate=Fraction(0))
-    with pytest.raises(SourceError, match="open it before"):
+    with pytest.raises(SourceError, match="call open\\(\\) before frames"):
         next(ImagesSource(tmp_path).frames())
 
 

@@ -111,4 +111,4 @@ def test_dash_is_named_as_what_cannot_be_read(
     (tmp_path / "x.mpd").write_text('<?xml version="1.0"?><MPD type="static"></MPD>')
     with serve_http(partial(Files, directory=str(tmp_path))) as base:  # type: ignore[arg-type]
         assert main(["run", f"{base}/x.mpd?a=1", "-o", str(tmp_path / "out.mkv")]) == 1
-    assert "reads no DASH; give the stream's HLS address (.m3u8)" in one_line(capsys)
+    assert "cannot read DASH; use the HLS address of the stream (.m3u8)" in one_line(capsys)

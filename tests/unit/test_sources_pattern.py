@@ -69,7 +69,7 @@ def test_wrong_options_are_refused(text: str) -> None:
 
 def test_same_arguments_same_frames() -> None:
     source = PatternSource(width_px=96, height_px=54, frames=5, seed=3)
-    with pytest.raises(SourceError, match="open it before"):
+    with pytest.raises(SourceError, match="call open\\(\\) before frames"):
         next(source.frames())
     source.open()
     first = [frame.to_rgb() for frame in source.frames()]

@@ -72,7 +72,7 @@ def test_negotiated_mode_is_reported() -> None:
     assert source.live
     info = source.open()
     assert (info.width_px, info.height_px, info.rate, info.live, info.pix_fmt) == (64, 48, Fraction(30), True, "bgr24")
-    assert info.note == "64x48 at 30 fps, YUYV (asked for 1280x720 at 60 fps, which it does not do)"
+    assert info.note == "64x48 at 30 fps, YUYV (requested 1280x720 at 60 fps is not supported)"
     assert capture.asked[WIDTH] == 1280
     assert capture.asked[HEIGHT] == 720
     assert capture.asked[FPS] == 60
@@ -110,7 +110,7 @@ def test_what_nobody_takes_is_overtaken_and_counted() -> None:
     frames = source.frames()
     given = [next(frames)]
     assert capture.released.wait(5)
-    with pytest.raises(SourceError, match="stopped giving images after 50; is it still plugged in"):  # noqa: PT012
+    with pytest.raises(SourceError, match="no more frames after 50; check the connection"):  # noqa: PT012
         for frame in frames:
             given.append(frame)  # noqa: PERF402 - the error must not take the frames along
     assert given[-1].index == 49
@@ -127,14 +127,14 @@ def test_gray_camera() -> None:
 
 def test_no_such_camera() -> None:
     capture = FakeCapture(opened=False)
-    with pytest.raises(SourceNotFoundError, match=r"camera 7: there is no such camera.*; streamdepth cameras lists"):
+    with pytest.raises(SourceNotFoundError, match=r"camera 7: no such camera.*; streamdepth cameras lists"):
         WebcamSource(7, open_capture=lambda _: capture).open()
     assert capture.released.is_set()
 
 
 def test_camera_without_images() -> None:
     capture = FakeCapture(good=0)
-    with pytest.raises(SourceError, match="opens but gives no image"):
+    with pytest.raises(SourceError, match="opens but gives no frame"):
         WebcamSource(0, open_capture=lambda _: capture).open()
     assert capture.released.is_set()
 
@@ -148,7 +148,7 @@ def test_hanging_open_ends_by_itself_and_by_interrupt() -> None:
         late.append(FakeCapture())
         return late[-1]
 
-    with pytest.raises(SourceError, match=r"no image within 0.05 s"):
+    with pytest.raises(SourceError, match=r"no frame within 0.05 s"):
         WebcamSource(0, open_capture=slow, timeout_seconds=0.05).open()
     source = WebcamSource(0, open_capture=slow)
     errors: list[BaseException] = []
@@ -174,7 +174,7 @@ def test_hanging_read_ends_by_interrupt_and_by_itself() -> None:
     source.open()
     frames = source.frames()
     next(frames)
-    with pytest.raises(SourceError, match=r"gave no image for 0.2 s; is it still plugged in"):
+    with pytest.raises(SourceError, match=r"no frame for 0.2 s; check the connection"):
         next(frames)
     capture = FakeCapture(stepped=True)
     source = WebcamSource(0, open_capture=lambda _: capture)
@@ -221,7 +221,7 @@ def test_devices_by_path_and_name(device: str, opened: int | str) -> None:
     source.open()
     source.close()
     assert targets == [opened]
-    with pytest.raises(SourceNotFoundError, match=r"no one camera is called 'desk'; there are: 1 \(Desk Camera\)"):
+    with pytest.raises(SourceNotFoundError, match=r"no single camera matches 'desk'; cameras: 1 \(Desk Camera\)"):
         WebcamSource("desk", open_capture=note, cameras=lambda: cameras).open()
 
 

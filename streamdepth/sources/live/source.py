@@ -8,7 +8,7 @@ from random import Random
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from streamdepth.core.clock import Clock, SystemClock
+from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.core.frame import Frame, StreamInfo
 from streamdepth.core.redact import redact
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import av
 
-    from streamdepth.core.contracts import Source
+    from streamdepth.core.clock import Clock
     from streamdepth.net.url import LiveUrl
 
 TRANSPORTS = ("tcp", "udp", "auto")
@@ -47,7 +47,7 @@ class LiveState(StrEnum):
     CLOSED = "closed"
 
 
-class LiveSource:
+class LiveSource(BaseSource):
     """A network camera as a :class:`~streamdepth.core.contracts.Source` that survives its camera.
 
     The end of the stream, an error and silence for ``timeout_seconds`` all mean: connect again, after a wait that
@@ -114,7 +114,7 @@ class LiveSource:
         credentials = find_credentials(
             self._url, username=username, password=password, credentials_file=credentials_file, environ=environ
         )
-        self._clock: Clock = clock or SystemClock()
+        super().__init__(self._url.label, live=True, clock=clock)
         self._link = LiveLink(
             self._url,
             credentials,
@@ -131,7 +131,6 @@ class LiveSource:
         self._state = LiveState.IDLE
         self._reconnects = 0
         self._rescaled = 0
-        self._corrupt = 0
         self._failures = 0
         self._last_error = ""
         self._index = 0
@@ -140,18 +139,6 @@ class LiveSource:
         self._fitter: Fitter | None = None
         self._timeline = LiveTimeline()
         self._damaged_since_ns: int | None = None
-
-    @property
-    def id(self) -> str:
-        return self._url.label
-
-    @property
-    def live(self) -> bool:
-        return True
-
-    @property
-    def dropped(self) -> Mapping[str, int]:
-        return {"corrupt": self._corrupt} if self._corrupt else {}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -179,7 +166,7 @@ class LiveSource:
                 "state": str(self._state),
                 "reconnects": self._reconnects,
                 "rescaled": self._rescaled,
-                "corrupt": self._corrupt,
+                "corrupt": self._dropped["corrupt"],
                 "last_error": self._last_error,
             }
         )
@@ -239,7 +226,7 @@ class LiveSource:
                 elif isinstance(item, Undecodable):
                     self._count_damage()
                 elif isinstance(item, Skipped):
-                    self._corrupt += item.count
+                    self._dropped["corrupt"] += item.count
                     self._index += item.count
                 elif isinstance(item, Missing):
                     self._damaged_since_ns = self._clock.monotonic_ns()
@@ -250,9 +237,6 @@ class LiveSource:
                     self._reconnect(item)
         finally:
             self.close()
-
-    def again(self) -> Source | None:
-        return None
 
     def interrupt(self) -> None:
         self._link.interrupt()
@@ -330,7 +314,7 @@ class LiveSource:
     def _count_damage(self) -> None:
         if self._damaged_since_ns is None:
             self._damaged_since_ns = self._clock.monotonic_ns()
-        self._corrupt += 1
+        self._dropped["corrupt"] += 1
         self._index += 1
 
     def _fit(self, image: av.VideoFrame, info: StreamInfo) -> av.VideoFrame:
