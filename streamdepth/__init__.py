@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from streamdepth.image.estimator import DepthEstimator, Estimate
     from streamdepth.models.spec import ModelSpec, Preprocessing
     from streamdepth.pipeline import Pipeline, RunStats, Snapshot, stream
+    from streamdepth.sinks.callback import NullSink
     from streamdepth.sinks.depth.reader import DepthReader, read_depth
     from streamdepth.sinks.depth.sink import DepthFolderSink, DepthVideoSink
     from streamdepth.sinks.images import ImagesSink
-    from streamdepth.sinks.null import NullSink
     from streamdepth.sinks.rtsp.publish import RtspPublishSink
     from streamdepth.sinks.rtsp.server import RtspServerSink
     from streamdepth.sinks.select import data_sink_for, sink_for
@@ -52,7 +52,7 @@ _HOME = {
     "Look": "core.look",
     "LookControl": "core.look",
     "ModelSpec": "models.spec",
-    "NullSink": "sinks.null",
+    "NullSink": "sinks.callback",
     "PatternSource": "sources.pattern",
     "ImageInfo": "core.frame",
     "Pipeline": "pipeline",

@@ -1,4 +1,4 @@
-"""A sink that hands every frame and its depth to a function."""
+"""Sinks without an output: a callback, and one that discards results for measurements."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from streamdepth.core.frame import DepthMap, Frame, Result
+    from streamdepth.core.look import LookControl
 
 
 class CallbackSink(BaseSink):
@@ -46,3 +47,17 @@ class CallbackSink(BaseSink):
 
     def process(self, result: Result) -> None:
         self._function(result.frame, result.depth)
+
+
+class NullSink(BaseSink):
+    """Forgets every result.
+
+    Args:
+        control: a look, where the cost of colouring belongs to the measurement; None = depth only.
+    """
+
+    def __init__(self, *, control: LookControl | None = None) -> None:
+        super().__init__("null:", control)
+
+    def process(self, result: Result) -> None:
+        pass

@@ -93,7 +93,7 @@ def sink_for(
     if serve:
         raise UsageError(f"{redact(output)}: only rtsp:// can be served; use e.g. rtsp://127.0.0.1:8554/depth")
     if scheme == "null":
-        from streamdepth.sinks.null import NullSink
+        from streamdepth.sinks.callback import NullSink
 
         return NullSink(control=control)
     if scheme == "virtualcam":
@@ -171,7 +171,7 @@ def data_sink_for(
 
     scheme = _scheme(output)
     if scheme == "null":
-        from streamdepth.sinks.null import NullSink
+        from streamdepth.sinks.callback import NullSink
 
         return NullSink()
     if scheme:

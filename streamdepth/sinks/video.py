@@ -20,8 +20,7 @@ from streamdepth.sinks.encoding import (
     key_interval,
     odd_chroma,
 )
-from streamdepth.sinks.files import claim_file, is_disk_error, reason, write_failed
-from streamdepth.sinks.muxed import MuxedFile
+from streamdepth.sinks.files import MuxedFile, claim_file, is_disk_error, reason, write_failed
 from streamdepth.sinks.packets import PacketCopier
 
 if TYPE_CHECKING:

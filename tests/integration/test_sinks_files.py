@@ -11,12 +11,11 @@ from PIL import Image
 
 from streamdepth.core.contracts import Sink
 from streamdepth.core.errors import OutputExistsError, SinkError, StopPipeline, UsageError
-from streamdepth.sinks.callback import CallbackSink
+from streamdepth.sinks.callback import CallbackSink, NullSink
 from streamdepth.sinks.depth.reader import read_depth
 from streamdepth.sinks.depth.sink import DepthFolderSink, DepthVideoSink
 from streamdepth.sinks.images import ImagesSink
 from streamdepth.sinks.names import SOURCE_NAMES
-from streamdepth.sinks.null import NullSink
 from streamdepth.sinks.select import check_distinct, data_sink_for, sink_for
 from streamdepth.sinks.video import VideoSink
 from streamdepth.sinks.virtualcam import VirtualCameraSink

@@ -26,7 +26,7 @@ from streamdepth.inference.preprocess import image_of
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing
 from streamdepth.pipeline import Pipeline
-from streamdepth.sinks.null import NullSink
+from streamdepth.sinks.callback import NullSink
 from tests.support.media import write_clip
 
 if TYPE_CHECKING:

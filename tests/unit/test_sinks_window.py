@@ -15,9 +15,8 @@ from streamdepth.core.errors import DisplayError, StopPipeline, UsageError
 from streamdepth.core.frame import ColorTags
 from streamdepth.core.look import Look, LookControl, Upsampling, View
 from streamdepth.sinks.window.backend import Cv2Backend, check_display
-from streamdepth.sinks.window.keys import HELP, change_look
+from streamdepth.sinks.window.controls import HELP, change_look, draw_lines
 from streamdepth.sinks.window.sink import WindowSink, to_bgr
-from streamdepth.sinks.window.text import draw_lines
 from tests.support.screen import FakeWindow, ManualClock
 from tests.support.sinks import control, image_info, paint, result, stream_info
 

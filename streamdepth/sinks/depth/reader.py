@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, overload
 import numpy as np
 
 from streamdepth.core.errors import DataFormatError, SourceNotFoundError
-from streamdepth.sinks.depth.records import INDEX_NAME, DepthMetadata, FrameRecord, unit_of
+from streamdepth.sinks.depth.format import INDEX_NAME, DepthMetadata, FrameRecord, unit_of
 from streamdepth.sinks.files import reason
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamdepth.core.frame import Sense
-    from streamdepth.sinks.depth.coding import Coding
+    from streamdepth.sinks.depth.format import Coding
 
 _NOT_DEPTH = "holds no depth written by streamdepth; --data OUT.mkv or --data FOLDER/ writes some"
 

@@ -12,11 +12,9 @@ import numpy as np
 
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, UsageError
-from streamdepth.sinks.depth.coding import Coding, first_coding, span_of, wider
-from streamdepth.sinks.depth.records import INDEX_NAME, DepthMetadata, FrameRecord
+from streamdepth.sinks.depth.format import INDEX_NAME, Coding, DepthMetadata, FrameRecord, first_coding, span_of, wider
 from streamdepth.sinks.encoding import CONTAINERS, container_options
-from streamdepth.sinks.files import claim_file, claim_folder, reason, write_failed, write_whole
-from streamdepth.sinks.muxed import MuxedFile
+from streamdepth.sinks.files import MuxedFile, claim_file, claim_folder, reason, write_failed, write_whole
 from streamdepth.sinks.names import SOURCE_NAMES, FrameNames
 
 if TYPE_CHECKING:

@@ -17,9 +17,7 @@ from streamdepth.core.errors import SinkError, StopPipeline, UsageError
 from streamdepth.media.letterbox import has_alpha
 from streamdepth.sinks.files import write_whole
 from streamdepth.sinks.window.backend import Backend, Cv2Backend
-from streamdepth.sinks.window.keys import HELP, change_look
-from streamdepth.sinks.window.repaint import Repainter
-from streamdepth.sinks.window.text import draw_lines
+from streamdepth.sinks.window.controls import HELP, Repainter, change_look, draw_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
