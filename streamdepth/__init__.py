@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from streamdepth.core.frame import DepthMap, DepthRange, Frame, ImageInfo, Result, Sense, StreamInfo
     from streamdepth.core.look import Look, LookControl, Upsampling, View
     from streamdepth.core.queues import Policy
+    from streamdepth.geometry.intrinsics import Intrinsics
+    from streamdepth.geometry.readers import read_intrinsics
     from streamdepth.image.estimator import DepthEstimator, Estimate
     from streamdepth.models.spec import ModelSpec, Preprocessing
     from streamdepth.pipeline import Pipeline, RunStats, Snapshot, stream
@@ -48,6 +50,7 @@ _HOME = {
     "Frame": "core.frame",
     "ImagesSink": "sinks.images",
     "ImagesSource": "sources.images",
+    "Intrinsics": "geometry.intrinsics",
     "LiveSource": "sources.live.source",
     "Look": "core.look",
     "LookControl": "core.look",
@@ -79,6 +82,7 @@ _HOME = {
     "list_cameras": "sources.cameras",
     "palette": "colorize.palettes",
     "read_depth": "sinks.depth.reader",
+    "read_intrinsics": "geometry.readers",
     "sink_for": "sinks.select",
     "source_for": "sources.select",
     "stream": "pipeline",
@@ -98,6 +102,7 @@ __all__ = [  # noqa: RUF022 - the keys of _HOME, spelled out for type checkers
     "Frame",
     "ImagesSink",
     "ImagesSource",
+    "Intrinsics",
     "LiveSource",
     "Look",
     "LookControl",
@@ -129,6 +134,7 @@ __all__ = [  # noqa: RUF022 - the keys of _HOME, spelled out for type checkers
     "list_cameras",
     "palette",
     "read_depth",
+    "read_intrinsics",
     "sink_for",
     "source_for",
     "stream",

@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
+
+from streamdepth.core.errors import DataFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -201,6 +203,12 @@ def image_from_array(array: NDArray[np.uint8], layout: Layout) -> av.VideoFrame:
     return image
 
 
+class Camera(Protocol):
+    """What :meth:`DepthMap.points` asks of a camera; :class:`streamdepth.Intrinsics` is one."""
+
+    def points(self, metres: NDArray[np.float32], valid: NDArray[np.bool_] | None, /) -> NDArray[np.float32]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class DepthMap:
     """Depth of one image, at the model's resolution.
@@ -230,6 +238,22 @@ class DepthMap:
     @property
     def height_px(self) -> int:
         return int(self.values.shape[0])
+
+    def points(self, camera: Camera) -> NDArray[np.float32]:
+        """The map as points in the camera's optical frame.
+
+        Args:
+            camera: intrinsics of the whole image, at any resolution.
+
+        Returns:
+            a new float32 [h, w, 3] in metres, x right, y down, z forward; NaN where the depth is invalid.
+
+        Raises:
+            DataFormatError: the values are not metres.
+        """
+        if self.sense is not Sense.METRIC_M:
+            raise DataFormatError(f"depth is {self.sense}, not in metres: points need a metric model or anchors")
+        return camera.points(self.values, self.valid)
 
 
 @dataclass(frozen=True, slots=True)

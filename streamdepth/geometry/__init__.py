@@ -1,0 +1,1 @@
+"""Cameras and points: intrinsics as values, and depth unprojected with them."""
