@@ -1,10 +1,10 @@
-"""Depth accuracy on photographs with measured depth: the model in the package next to baselines and other models.
+"""Depth accuracy of the built-in model, baselines and other models on photographs with measured depth.
 
     python benchmarks/accuracy.py [FOLDER] [--stereo] [--model NAME ...] [--fastdepth FILE] [--every N]
 
 FOLDER holds sets: `SET/rgb/NNNN.jpg`, `SET/depth/NNNN.png` (16 bit, value / scale = metres, 0 = invalid) and
-`SET/meta.json` with `scale`. --stereo adds the one photograph with measured depth that a package ships: scikit-image's
-motorcycle, of the Middlebury 2014 stereo benchmark, which no model here was trained on (`pip install scikit-image`).
+`SET/meta.json` with `scale`. --stereo adds scikit-image's motorcycle (`pip install scikit-image`), one
+photograph of the Middlebury 2014 stereo benchmark; no model here was trained on it.
 Protocol: for each image, scale and shift between predicted inverse depth and 1 / depth by least squares; then, on
 depth up to the cap (10 m for sets named indoor*, 80 m for others), AbsRel = mean |d - g| / g and delta1 = share with
 max(d / g, g / d) < 1.25; means over the images of a set.
@@ -42,7 +42,7 @@ def score(inverse: np.ndarray, depth_m: np.ndarray, cap_m: float) -> tuple[float
 
 
 def images(folder: Path, every: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(RGB uint8 [H, W, 3], depth float32 [H, W] in metres) of a set, each N-th."""
+    """Every Nth (RGB uint8 [H, W, 3], depth float32 [H, W] in metres) of a set."""
     scale = float(json.loads((folder / "meta.json").read_text())["scale"])
     for path in sorted((folder / "rgb").iterdir())[::every]:
         depth = cv2.imread(str(folder / "depth" / f"{path.stem}.png"), cv2.IMREAD_UNCHANGED)
@@ -51,7 +51,7 @@ def images(folder: Path, every: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 def stereo() -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The left image of scikit-image's stereo pair, and its depth from the disparity: z = f b / (d + doffs)."""
-    from skimage.data import stereo_motorcycle  # its documentation has the three figures
+    from skimage.data import stereo_motorcycle  # its documentation gives the three constants
 
     rgb, _, disparity_px = stereo_motorcycle()
     depth = 994.978 * 0.193001 / (disparity_px + 31.086)
@@ -67,7 +67,7 @@ def lower_is_nearer(rgb: np.ndarray) -> np.ndarray:
 
 
 def photographs(folder: Path | None, every: int, with_stereo: bool) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
-    """(RGB, depth in metres) of each set by its name."""
+    """Set name to a list of (RGB, depth in metres)."""
     sets = {}
     for path in sorted(p for p in folder.iterdir() if (p / "meta.json").is_file()) if folder else []:
         sets[path.name] = list(images(path, every if len(list((path / "rgb").iterdir())) > 50 else 1))
@@ -79,11 +79,11 @@ def photographs(folder: Path | None, every: int, with_stereo: bool) -> dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
-    parser.add_argument("--stereo", action="store_true", help="also scikit-image's stereo pair")
-    parser.add_argument("--model", action="append", default=None, help="name or file, repeatable; the built-in if none")
+    parser.add_argument("--stereo", action="store_true", help="add scikit-image's stereo pair")
+    parser.add_argument("--model", action="append", default=None, help="name or file, repeatable; default: built-in")
     parser.add_argument("--size", help="network size for --model")
     parser.add_argument("--fastdepth", type=Path)
-    parser.add_argument("--every", type=int, default=1, help="take each N-th image of sets with more than 50")
+    parser.add_argument("--every", type=int, default=1, help="use every Nth image of sets with more than 50")
     args = parser.parse_args()
     if args.folder is None and not args.stereo:
         parser.error("give a folder of sets, --stereo, or both")

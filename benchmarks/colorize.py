@@ -1,14 +1,14 @@
-"""What colouring a frame costs, against what people write today: ``python benchmarks/colorize.py``.
+"""Time of the colour stage against OpenCV, numpy and cmap: ``python benchmarks/colorize.py``.
 
-Every row is measured in one run, contender after contender, round by round; milliseconds and ratios are
-of the fastest runs, which other work on the machine disturbs least (--median for medians). All start from
-the decoder's yuv420p planes and depth at 252x252, and (but for those marked) end in yuv420p planes.
+All methods of a row run in turn, round by round. Milliseconds and ratios are those of the fastest run, which other work
+on the machine disturbs least (--median for medians). Input is the decoder's yuv420p planes and depth at 252x252; output
+is yuv420p planes unless stated otherwise.
 
     ours        Colorizer.render: a new frame with depth blended over it
-    kernel      the same without the frame around it, on one thread: written to planes that are already there
+    kernel      the same without a new frame, on one thread, written to existing planes
     opencv      cvtColor, resize, applyColorMap, addWeighted (ramp: blendLinear with per-pixel weights), cvtColor
-    numpy       normalise, table lookup, blend on an RGB frame and a depth image given to it ready-made: no resize
-                and no colour conversion is counted
+    numpy       normalize, table lookup and blend on an RGB frame and resized depth; resize and colour conversion are
+                not counted
     cmap        the cmap package's lookup alone, or matplotlib's with --matplotlib
     copy        a copy of the frame's planes
 """
@@ -48,7 +48,7 @@ LAYOUT = LAYOUTS["yuv420p"]
 
 
 def scene(width: int, height: int, pix_fmt: str = "yuv420p") -> tuple[av.VideoFrame, DepthMap, DepthRange]:
-    """A noisy frame and depth with slopes, edges and a little noise, as a model gives it."""
+    """A noisy frame, and depth with slopes, edges and a little noise."""
     rng = np.random.default_rng(1)
     frame = av.VideoFrame(width, height, pix_fmt)
     for plane in frame.planes:
@@ -60,7 +60,7 @@ def scene(width: int, height: int, pix_fmt: str = "yuv420p") -> tuple[av.VideoFr
     return frame, DepthMap(depth, Sense.RELATIVE_INVERSE), DepthRange(float(depth.min()), float(depth.max()))
 
 
-def contenders(
+def methods(
     width: int, height: int, threads: int, alpha: tuple[float, float], colorizer: Colorizer, matplotlib: bool
 ) -> dict[str, Callable[[], object]]:
     frame, depth, span = scene(width, height)
@@ -122,7 +122,7 @@ def contenders(
 def _bare_kernel(
     source: Any, target: Any, depth: DepthMap, span: DepthRange, look: Look, size: tuple[int, int]
 ) -> Callable[[], object]:
-    """Normalising and the pass over the frame, tables and buffers ready."""
+    """Normalization and the pass over the frame, with tables and buffers prepared."""
     field = NearnessField(*size)
     tables = blend_tables(look, LAYOUT, ColorTags(matrix=1, range=1))
     steps = Steps.of(LAYOUT)
@@ -163,7 +163,7 @@ def main_table(args: argparse.Namespace) -> list[dict[str, Any]]:
             info = StreamInfo("bench", width, height, "yuv420p", Fraction(1, 25))
             with Colorizer(info, threads=threads) as colorizer:
                 for name, alpha in (("uniform", (0.6, 0.6)), ("ramp", (0.9, 0.3))):
-                    runs = contenders(width, height, threads, alpha, colorizer, args.matplotlib)
+                    runs = methods(width, height, threads, alpha, colorizer, args.matplotlib)
                     times = side_by_side(runs, rounds=args.rounds, seconds=args.seconds)
                     ours, *others = times.values()
                     base = _milliseconds(ours, args)
@@ -171,7 +171,7 @@ def main_table(args: argparse.Namespace) -> list[dict[str, Any]]:
                     print(f"| {width}x{height} | {threads} | {name} | {base:.2f} | {cells} |", flush=True)
                     rows.append(
                         {"size": [width, height], "threads": threads, "alpha": name}
-                        | {contender: _milliseconds(timing, args) for contender, timing in times.items()}
+                        | {method: _milliseconds(timing, args) for method, timing in times.items()}
                     )
     return rows
 

@@ -1,8 +1,8 @@
-"""Photographs, and under each what models see in it, as one image to look at.
+"""One image of photographs with the depth of each model below them.
 
     python benchmarks/contact_sheet.py PHOTO ... --out sheet.jpg [--model NAME ...] [--fastdepth FILE]
 
-Depth is painted from its 1st (far, dark) to its 99th percentile (near, bright), each image on its own.
+Colours span the 1st (far, dark) to the 99th percentile (near, bright) of each image.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CELL_PX = (240, 180)
 
 
 def middle(rgb: np.ndarray) -> np.ndarray:
-    """The middle of an image at the cell's size and aspect."""
+    """The centre of an image at the cell's size and aspect."""
     height, width = rgb.shape[:2]
     scale = max(CELL_PX[0] / width, CELL_PX[1] / height)
     fitted = cv2.resize(rgb, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photo", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model", action="append", default=None, help="name or file, repeatable; the built-in if none")
+    parser.add_argument("--model", action="append", default=None, help="name or file, repeatable; default: built-in")
     parser.add_argument("--size", help="network size for --model")
     parser.add_argument("--fastdepth", type=Path)
     args = parser.parse_args()
@@ -46,13 +46,13 @@ def main() -> None:
     for path in args.photo:
         rgb = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if rgb is None:
-            parser.error(f"{path} is no image that OpenCV reads")
+            parser.error(f"{path}: OpenCV cannot read this image")
         rgb = rgb[:, :, ::-1].copy()
         size = (rgb.shape[1], rgb.shape[0])
         depths = [cv2.resize(predict(rgb).astype(np.float32), size) for predict in models]
         columns.append(np.vstack([middle(rgb), *(middle(painted(depth)) for depth in depths)]))
     if not cv2.imwrite(str(args.out), np.hstack(columns)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88]):
-        parser.error(f"{args.out} cannot be written")
+        parser.error(f"{args.out}: cannot be written")
 
 
 if __name__ == "__main__":

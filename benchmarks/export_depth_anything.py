@@ -3,9 +3,9 @@
     pip install torch transformers onnx
     python benchmarks/export_depth_anything.py OUT_FOLDER
 
-Random weights cost the same time as trained ones. Writes ``model.onnx`` with dynamic batch, height and width (multiples
-of 14), ``config.json`` and ``preprocessor_config.json`` as a repository on the Hub has them, and the ``transformers``
-weights beside them, so that every contestant runs the same network.
+Random weights take the same time as trained ones. Writes ``model.onnx`` with dynamic batch, height and width (multiples
+of 14), ``config.json`` and ``preprocessor_config.json`` as in a Hub repository, and the ``transformers`` weights, so
+that all programs run the same network.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def main() -> None:
             self.model = model
 
         def forward(self, pixel_values: Any) -> Any:
-            # as the model's own forward, whose head turns the output's size into a constant when traced
+            # the model's own forward() traces the output size as a constant
             height, width = pixel_values.shape[2], pixel_values.shape[3]
             features = self.model.backbone.forward_with_filtered_kwargs(pixel_values).feature_maps
             head = self.model.head
@@ -81,7 +81,7 @@ def main() -> None:
 
     example = torch.rand(2, 3, 252, 280)
     (options.folder / "onnx").mkdir(exist_ok=True)
-    # the tracing exporter: its graph is the one that published exports have, with sizes kept dynamic
+    # the tracing exporter gives the graph of the published exports, with dynamic sizes
     torch.onnx.export(
         Depth().eval(),
         (example,),
@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def _give_contrast(model: Any) -> None:
-    """A random head gives depth that is all but flat, or all zero: spread it, so that errors can be seen."""
+    """Spread the output: a random head gives depth that is nearly flat or all zero, where errors would not show."""
     import torch
 
     with torch.no_grad():

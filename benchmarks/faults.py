@@ -1,10 +1,10 @@
-"""Every fault of live video, provoked with real servers and players: what is seen, how soon, and when it goes on.
+"""Faults of live video, provoked with real servers and players: result, time to detection, time to recovery.
 
     python benchmarks/faults.py [--only WORD] [--json FILE]
 
-Each row is a run of its own, at the defaults (3 s without news are a fault). "Noticed" counts from the fault,
-"recovered" from the moment the other side works again to the next image. The books of every run must balance:
-captured = processed + dropped. Needs GStreamer's RTSP server for Debian's Python, as the tests do; takes 2 minutes.
+Each row is one run with the default timeouts (3 s without data is a fault). Detection time counts from the fault,
+recovery time from the moment the other side works again to the next frame. Every run must satisfy captured =
+processed + dropped. Requires GStreamer's RTSP server for Debian's Python, as the tests do; takes 2 minutes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from support.peers import Player, RtspServer, images, listener, say_garbage, say_nothing
+from support.peers import Player, RtspServer, frames, listener, send_garbage, send_nothing
 from support.timing import machine
 
 from streamdepth.core.contracts import BaseSink
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from streamdepth.core.contracts import Sink
     from streamdepth.core.frame import Result
 
-_WARM_IMAGES = 25
+_WARM_FRAMES = 25
 _DOWN_SECONDS = 2.0
 _PATIENCE_SECONDS = 60.0
 
@@ -51,11 +51,11 @@ class Row:
     seen: str
     noticed_seconds: float | None = None
     recovered_seconds: float | None = None
-    books: str = "nothing captured"
+    counts: str = "nothing captured"
 
 
 class Ticker(BaseSink):
-    """Counts what comes out of the pipeline."""
+    """Counts frames that leave the pipeline."""
 
     def __init__(self) -> None:
         super().__init__("ticker", LookControl(Look()))
@@ -65,12 +65,12 @@ class Ticker(BaseSink):
     def live(self) -> bool:
         return True
 
-    def process(self, result: Result) -> None:  # noqa: ARG002 - what is in it does not matter
+    def process(self, result: Result) -> None:  # noqa: ARG002 - only the count matters
         self.count += 1
 
 
 class Run:
-    """A pipeline on a thread of its own, from a camera to sinks."""
+    """A pipeline from a camera to sinks, on a separate thread."""
 
     def __init__(self, estimator: DepthEstimator, url: str, *sinks: Sink) -> None:
         self.source = LiveSource(url, retries=100)
@@ -81,21 +81,21 @@ class Run:
 
     def __enter__(self) -> Run:
         self._thread.start()
-        self.images(_WARM_IMAGES)
+        self.frames(_WARM_FRAMES)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._pipeline.stop()
         self._thread.join(_PATIENCE_SECONDS)
 
-    def images(self, count: int) -> float:
-        """Seconds until so many more came out."""
+    def frames(self, count: int) -> float:
+        """Seconds until ``count`` more frames have left the pipeline."""
         wanted = self._ticker.count + count
         return seconds_until(lambda: self._ticker.count >= wanted)
 
     @property
-    def books(self) -> str:
-        """After the end."""
+    def counts(self) -> str:
+        """Frame counts, after the end of the run."""
         (stats,) = self._stats
         dropped = sum(stats.dropped.values())
         if stats.captured != stats.processed + dropped:
@@ -107,7 +107,7 @@ def seconds_until(condition: Callable[[], bool]) -> float:
     started, pause = time.monotonic(), threading.Event()
     while not condition():
         if time.monotonic() - started > _PATIENCE_SECONDS:
-            raise SystemExit(f"waited for {_PATIENCE_SECONDS:g} s in vain")
+            raise SystemExit(f"the expected state did not occur within {_PATIENCE_SECONDS:g} s")
         pause.wait(0.005)
     return time.monotonic() - started
 
@@ -118,7 +118,7 @@ def stay_down() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="faults whose name holds this")
+    parser.add_argument("--only", default="", help="run only faults whose name contains this")
     parser.add_argument("--json", type=Path, help="write the rows here")
     options = parser.parse_args()
     rows = []
@@ -130,11 +130,11 @@ def main() -> None:
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     print(f"\n{machine()}\n")
-    print("| fault | what was seen | noticed | recovered | captured = processed + dropped |")
+    print("| fault | result | detected after | recovered after | captured = processed + dropped |")
     print("|---|---|---|---|---|")
     for row in rows:
         noticed, recovered = _seconds(row.noticed_seconds), _seconds(row.recovered_seconds)
-        print(f"| {row.fault} | {row.seen} | {noticed} | {recovered} | {row.books} |")
+        print(f"| {row.fault} | {row.seen} | {noticed} | {recovered} | {row.counts} |")
 
 
 def _seconds(value: float | None) -> str:
@@ -157,9 +157,9 @@ def _restarted(estimator: DepthEstimator, **after: str) -> dict[str, Any]:
         seen = run.source.last_error
         stay_down()
         camera.start(**after)
-        recovered = run.images(1)
-        run.images(_WARM_IMAGES)
-    return _told(seen, noticed, recovered, run)
+        recovered = run.frames(1)
+        run.frames(_WARM_FRAMES)
+    return _result(seen, noticed, recovered, run)
 
 
 def camera_stopped(estimator: DepthEstimator) -> dict[str, Any]:
@@ -169,13 +169,13 @@ def camera_stopped(estimator: DepthEstimator) -> dict[str, Any]:
         seen = run.source.last_error
         stay_down()
         camera.signal(signal.SIGCONT)
-        recovered = run.images(1)
-        run.images(_WARM_IMAGES)
-    return _told(seen, noticed, recovered, run)
+        recovered = run.frames(1)
+        run.frames(_WARM_FRAMES)
+    return _result(seen, noticed, recovered, run)
 
 
-def _told(seen: str, noticed: float | None, recovered: float | None, run: Run) -> dict[str, Any]:
-    return {"seen": seen, "noticed_seconds": noticed, "recovered_seconds": recovered, "books": run.books}
+def _result(seen: str, noticed: float | None, recovered: float | None, run: Run) -> dict[str, Any]:
+    return {"seen": seen, "noticed_seconds": noticed, "recovered_seconds": recovered, "counts": run.counts}
 
 
 def camera_wants_a_password(_: DepthEstimator) -> dict[str, Any]:
@@ -189,12 +189,12 @@ def camera_has_no_such_path(_: DepthEstimator) -> dict[str, Any]:
 
 
 def listener_is_silent(_: DepthEstimator) -> dict[str, Any]:
-    with listener(say_nothing) as port:
+    with listener(send_nothing) as port:
         return _refused(f"rtsp://127.0.0.1:{port}/x")
 
 
 def listener_sends_garbage(_: DepthEstimator) -> dict[str, Any]:
-    with listener(say_garbage) as port:
+    with listener(send_garbage) as port:
         return _refused(f"rtsp://127.0.0.1:{port}/x")
 
 
@@ -224,16 +224,16 @@ def _published(
         sink = RtspPublishSink(relay.url("/in"), control=LookControl(Look()))
         with Run(estimator, camera.url("/cam"), sink) as run:
             seconds_until(lambda: sink.state == "live")
-            run.images(_WARM_IMAGES)
+            run.frames(_WARM_FRAMES)
             fault(relay)
             noticed = seconds_until(lambda: sink.last_error != "")
             seen = sink.last_error
             stay_down()
             mend(relay)
             recovered = seconds_until(lambda: sink.state == "live")
-            slowest = run.images(_WARM_IMAGES)
-            seen = f"{seen}; the model went on at {_WARM_IMAGES / slowest:.0f} fps"
-    return _told(seen, noticed, recovered, run)
+            slowest = run.frames(_WARM_FRAMES)
+            seen = f"{seen}; the model continued at {_WARM_FRAMES / slowest:.0f} fps"
+    return _result(seen, noticed, recovered, run)
 
 
 def viewer_killed(estimator: DepthEstimator) -> dict[str, Any]:
@@ -241,11 +241,11 @@ def viewer_killed(estimator: DepthEstimator) -> dict[str, Any]:
         seconds_until(lambda: len(player.seen_at) > 5)
         player.signal(signal.SIGKILL)
         noticed = seconds_until(lambda: sink.viewers == 0)
-    return _told("the viewer is forgotten", noticed, None, run)
+    return _result("the viewer is removed", noticed, None, run)
 
 
 def viewer_frozen(estimator: DepthEstimator) -> dict[str, Any]:
-    # Noise, input and all: a quiet image would fit into the system's buffers for minutes.
+    # Noise in the source too: frames that compress well would fit into the system's buffers for minutes.
     noise = {"pattern": "snow", "size": "640x360"}
     with (
         _serving(estimator, View.SIDE, **noise) as (run, sink, url),
@@ -254,16 +254,16 @@ def viewer_frozen(estimator: DepthEstimator) -> dict[str, Any]:
     ):
         seconds_until(lambda: min(len(player.seen_at), len(other.seen_at)) > 5)
         player.signal(signal.SIGSTOP)
-        frozen_at = time.monotonic()
+        stopped_at = time.monotonic()
         noticed = seconds_until(lambda: "slow_viewer" in str(sink.status["skipped_by_viewers"]))
         stay_down()
-        thawed_at = time.monotonic()
+        continued_at = time.monotonic()
         player.signal(signal.SIGCONT)
-        recovered = seconds_until(lambda: player.seen_at[-1] > thawed_at)
-        times = [at for at in other.seen_at if frozen_at < at < thawed_at]
+        recovered = seconds_until(lambda: player.seen_at[-1] > continued_at)
+        times = [at for at in other.seen_at if stopped_at < at < continued_at]
         gap_ms = max(after - before for before, after in pairwise(times)) * 1000
     seen = f"it skips to a key frame; the other viewer's longest gap was {gap_ms:.0f} ms"
-    return _told(seen, noticed, recovered, run)
+    return _result(seen, noticed, recovered, run)
 
 
 def viewer_late(estimator: DepthEstimator) -> dict[str, Any]:
@@ -271,9 +271,9 @@ def viewer_late(estimator: DepthEstimator) -> dict[str, Any]:
         waits = []
         for _attempt in range(5):
             started = time.monotonic()
-            next(images(url))
+            next(frames(url))
             waits.append(time.monotonic() - started)
-    return _told(f"first image after {min(waits):.2f} to {max(waits):.2f} s, of 5", None, sorted(waits)[2], run)
+    return _result(f"first frame after {min(waits):.2f} to {max(waits):.2f} s, 5 attempts", None, sorted(waits)[2], run)
 
 
 def fifty_viewers(estimator: DepthEstimator) -> dict[str, Any]:
@@ -281,8 +281,8 @@ def fifty_viewers(estimator: DepthEstimator) -> dict[str, Any]:
 
     def watch(url: str) -> None:
         count = 0
-        for count, _ in enumerate(images(url), 1):
-            if count == _WARM_IMAGES:
+        for count, _ in enumerate(frames(url), 1):
+            if count == _WARM_FRAMES:
                 break
         seen.append(count)
 
@@ -294,9 +294,9 @@ def fifty_viewers(estimator: DepthEstimator) -> dict[str, Any]:
         while any(thread.is_alive() for thread in threads):
             most = max(most, sink.viewers)
             threads[0].join(0.01)
-    if sorted(seen) != [_WARM_IMAGES] * 50:
-        raise SystemExit(f"of 50 viewers, some saw too little: {sorted(seen)}")
-    return _told(f"all 50 got {_WARM_IMAGES} images, {most} at once", None, None, run)
+    if sorted(seen) != [_WARM_FRAMES] * 50:
+        raise SystemExit(f"some of 50 viewers received too few frames: {sorted(seen)}")
+    return _result(f"all 50 received {_WARM_FRAMES} frames, {most} at once", None, None, run)
 
 
 def page_closed(estimator: DepthEstimator) -> dict[str, Any]:
@@ -314,8 +314,8 @@ def page_closed(estimator: DepthEstimator) -> dict[str, Any]:
                 answer.read(20_000)
                 seconds_until(lambda: viewers() == 1)
             noticed = seconds_until(lambda: viewers() == 0)
-            run.images(_WARM_IMAGES)
-    return _told("the viewer is forgotten, the run goes on", noticed, None, run)
+            run.frames(_WARM_FRAMES)
+    return _result("the viewer is removed, the run continues", noticed, None, run)
 
 
 def port_in_use(estimator: DepthEstimator) -> dict[str, Any]:
@@ -343,19 +343,19 @@ def _serving(
 
 FAULTS: dict[str, Callable[[DepthEstimator], dict[str, Any]]] = {
     "camera's server killed, started again": camera_killed,
-    "camera's server stopped (SIGSTOP) past the deadline": camera_stopped,
+    "camera's server stopped (SIGSTOP) beyond the timeout": camera_stopped,
     "camera comes back as 320x240 Motion JPEG": camera_changed,
     "camera answers 401": camera_wants_a_password,
     "camera answers 404": camera_has_no_such_path,
-    "listener that says nothing": listener_is_silent,
+    "listener that sends nothing": listener_is_silent,
     "listener that sends random bytes": listener_sends_garbage,
-    "server published to killed, started again": relay_killed,
-    "server published to stopped (SIGSTOP)": relay_stopped,
+    "publishing server killed, started again": relay_killed,
+    "publishing server stopped (SIGSTOP)": relay_stopped,
     "viewer killed": viewer_killed,
-    "viewer frozen (SIGSTOP), thawed": viewer_frozen,
-    "viewer comes late": viewer_late,
+    "viewer stopped (SIGSTOP) and continued": viewer_frozen,
+    "viewer joins late": viewer_late,
     "50 viewers": fifty_viewers,
-    "page closed in mid-stream": page_closed,
+    "page closed during the stream": page_closed,
     "port in use": port_in_use,
 }
 

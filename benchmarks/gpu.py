@@ -1,18 +1,18 @@
-"""What a GPU gives: the engine against the bare ONNX Runtime session, precision, batches, CUDA graphs, 1080p streams.
+"""A GPU measured: the engine against the bare ONNX Runtime session, precision, batches, CUDA graphs, 1080p streams.
 
     python benchmarks/gpu.py [--model M] [--size WxH] [--provider P]... [--batches 1,2,...] [--minutes 10] [--json F]
 
-model: one setting a row. Ours takes images from host memory and brings depth back, as a run does. Two peers, on the
-same graph, options and GPU, timed in turn with ours: the bare session (``session.run`` with float32 arrays, what
-everybody writes; the aim is a ratio of at least 0.95) and the bound, the same session on arrays that are on the device
-already, without any copy. The error is the mean distance from float32 on the CPU, as a share of the range.
+model: one setting per row. The engine reads images from host memory and returns depth to it, as in a run. Two peers use
+the same graph, options and GPU and are timed in turn with it: the bare session (``session.run`` with float32 arrays;
+aim: a ratio of at least 0.95), and the bound, the same session on arrays that stay on the device. The error is the mean
+difference from float32 on the CPU, as a share of the range.
 
-streams: 1, 2, 4 ... clips of 1920x1080, decoded at their own pace as cameras are, through one pipeline and one batch.
-A number is sustained where no more than 1 % of the frames are dropped; the first that is not ends it. The busiest stage
-is named with the share of the time it works: that is what bounds it.
+streams: 1, 2, 4 ... clips of 1920x1080, decoded at their own pace like cameras, in one pipeline. A count is sustained
+when at most 1 % of the frames are dropped; the first count that is not ends the series. The busiest stage is given with
+the share of time it works.
 
-Whatever cannot run here, or not in the time left, is skipped with a line that says why. ``--provider cpu`` runs all of
-it but for what only a GPU has, to try the benchmark itself.
+A setting that cannot run, or not in the time left, is skipped with the reason. ``--provider cpu`` runs everything that
+does not need a GPU, to test this program.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """Milliseconds a frame, medians. ``ratio`` is the bare session's time by ours: above 1 we are faster."""
+    """Milliseconds per frame, medians. ``ratio`` is the bare session's time divided by the engine's."""
 
     setting: Setting
     graph: bool
@@ -75,17 +75,17 @@ class ModelRow:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="built-in")
-    parser.add_argument("--size", help="network size; a CUDA graph needs one, default: what 16:9 images get")
-    parser.add_argument("--sense", help="of a model that does not say")
+    parser.add_argument("--size", help="network input size, fixed for CUDA graphs; default: the model's for 16:9")
+    parser.add_argument("--sense", help="sense of a model whose sense is unknown")
     parser.add_argument("--provider", action="append", help="cuda, tensorrt, cpu; repeatable; default: cuda, tensorrt")
     parser.add_argument("--batches", default="1,2,4,8,16,32")
-    parser.add_argument("--tensorrt-batches", default="1,8", help="each is an engine of its own, built first")
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each setting")
+    parser.add_argument("--tensorrt-batches", default="1,8", help="each needs an engine to be built")
+    parser.add_argument("--seconds", type=float, default=2.0, help="per setting")
     parser.add_argument("--streams", default="1,2,4,8,16,32")
     parser.add_argument("--stream-size", default="1920x1080")
     parser.add_argument("--stream-seconds", type=float, default=10.0)
-    parser.add_argument("--minutes", type=float, default=9.5, help="what does not fit is skipped")
-    parser.add_argument("--json", type=Path, help="write everything here")
+    parser.add_argument("--minutes", type=float, default=9.5, help="settings beyond this time are skipped")
+    parser.add_argument("--json", type=Path, help="write all results to this file")
     options = parser.parse_args()
     budget = Budget(options.minutes * 60)
     print(
@@ -130,7 +130,7 @@ def network_size(spec: ModelSpec) -> tuple[int, int]:
 
 
 def settings(provider: str, options: argparse.Namespace) -> list[Setting]:
-    """float32 against half precision, then batches, then the same without CUDA graphs."""
+    """float32 and half precision, then batches, then batches without CUDA graphs."""
     batches = numbers(options.tensorrt_batches if provider == "tensorrt" else options.batches)
     if provider not in ON_DEVICE:
         return [Setting(provider, "fp32", batch, graph=False) for batch in batches]
@@ -141,11 +141,11 @@ def settings(provider: str, options: argparse.Namespace) -> list[Setting]:
 
 
 def spec_for(setting: Setting, options: argparse.Namespace) -> ModelSpec:
-    """The model as a run in this setting has it, without the preprocessing that an engine puts in front."""
+    """The model as used with this setting, without the preprocessing that an engine adds to the graph."""
     spec = resolve(options.model, dtype="fp32", size=options.size, sense=options.sense)
     if setting.dtype == "fp32":
         return spec
-    if setting.provider == "tensorrt":  # takes float32 graphs, and halves what nobody asked for as fp32
+    if setting.provider == "tensorrt":  # takes float32 graphs; dtype by default allows it half precision
         return replace(spec, origins={**spec.origins, "dtype": "default"})
     return half.halved(spec)
 
@@ -155,7 +155,7 @@ def measure_models(provider: str, options: argparse.Namespace, budget: Budget, r
     for setting in settings(provider, options):
         if budget.left_seconds() < 30 + 1.5 * start_seconds and rows:
             budget.skip(
-                f"{setting}: {budget.left_seconds():.0f} s are left, and the last took {start_seconds:.0f} s to start"
+                f"{setting}: {budget.left_seconds():.0f} s left; the last setting took {start_seconds:.0f} s to start"
             )
             continue
         print(f"{setting} ...", flush=True)
@@ -183,7 +183,7 @@ def measure(setting: Setting, options: argparse.Namespace) -> ModelRow:
             slot.write(row, image)
         if engine.batch != setting.batch:
             raise UsageError(f"its graph takes {engine.batch} images at once")
-        # a graph of batch 1 runs them in turn, and so do its peers
+        # a graph of batch 1 runs images one by one; so must its peers
         turns = setting.batch // engine.rows_per_run
         fed = agreement.inputs(spec)
         if spec.fixed_batch is None:
@@ -218,12 +218,12 @@ def measure(setting: Setting, options: argparse.Namespace) -> ModelRow:
 
 
 def batch_of(fed: dict[str, Any], batch: int) -> dict[str, Any]:
-    """A built-in image's inputs, ``batch`` times."""
+    """Inputs of the built-in image, repeated ``batch`` times."""
     return {name: np.repeat(value, batch, axis=0) for name, value in fed.items()}
 
 
 def bound_run(session: Any, fed: dict[str, Any], output: str, device: str) -> Callable[[], object]:
-    """Runs the session on inputs that are on the device and stay there."""
+    """A run of the session on inputs that stay on the device."""
     binding = session.io_binding()
     values = {name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(v), device, 0) for name, v in fed.items()}
     for name, value in values.items():
@@ -261,5 +261,5 @@ def print_models(rows: list[ModelRow]) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except StreamDepthError as error:  # the model, before there is anything to skip
+    except StreamDepthError as error:  # the model itself cannot be loaded
         raise SystemExit(str(error)) from None

@@ -1,14 +1,14 @@
-"""How old an image is when it is seen, measured through pixels: a number drawn into the source, read at the sink.
+"""Latency measured through pixels: a number is drawn into each frame of the source and read at the sink.
 
     python benchmarks/latency.py [--rate FPS] [--seconds S] [--size WxH] [--model M] [--overload-seconds S] [--json F]
 
-camera -> sink: in one process, from the moment a frame is taken to the moment a sink holds its coloured image.
-RTSP -> RTSP: three processes. A camera serves H.264 over RTSP; streamdepth reads it, infers, colours and serves RTSP;
-a viewer plays that and reads the number. Two encoders, two decoders and two network hops are in it. Once with a camera
-as they are sold, once with one that announces each next image as streamdepth's own server does.
-overload: a camera at twice the rate the model can do. Age must not grow: its first and last quarter are compared.
+camera to sink: one process, from the capture of a frame to its coloured image in a sink.
+RTSP to RTSP: three processes. A camera serves H.264 over RTSP; streamdepth reads it, infers, colours and serves RTSP; a
+viewer plays that and reads the number. This includes two encoders, two decoders and two network connections. Once with
+an ordinary camera, once with one that announces the end of each frame as streamdepth's server does.
+overload: a camera at twice the model's rate. Latency must not grow: p95 of the first and last quarter are given.
 
-Aim: p95 within the model's time plus two frame intervals (camera -> sink).
+Aim: p95 at most the model's time plus two frame intervals.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _WARM_UP_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Ages:
-    """Milliseconds from taken to seen, in order of arrival."""
+class Latencies:
+    """Milliseconds from capture to arrival, in order of arrival."""
 
     name: str
     rate: float
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--size", default="640x360")
     parser.add_argument("--model", default="built-in")
     parser.add_argument("--provider", default="auto")
-    parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--role", choices=["camera", "relay", "viewer"], help=argparse.SUPPRESS)
     parser.add_argument("--url", default="", help=argparse.SUPPRESS)
     parser.add_argument("--announce", action="store_true", help=argparse.SUPPRESS)
@@ -83,7 +83,7 @@ def main() -> None:
         {"camera": _camera, "relay": _relay, "viewer": _viewer}[options.role](options)
         return
     with DepthEstimator(options.model, provider=options.provider) as estimator:
-        _to_sink(options, estimator, Fraction(10), 3.0)  # uncounted: kernels get compiled, caches filled
+        _to_sink(options, estimator, Fraction(10), 3.0)  # not counted: compiles kernels and fills caches
         ages = [_to_sink(options, estimator, options.rate, options.seconds)]
         ages.append(_over_rtsp(options, ages[0].model_ms))
         ages.append(_over_rtsp(options, ages[0].model_ms, announce=True))
@@ -93,7 +93,7 @@ def main() -> None:
     if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
     print(f"{machine()}; {options.model}, {options.size}\n")
-    print("| path | camera | seen of taken | model | median | p95 | p99 | model + 2 frames | |")
+    print("| path | camera | frames seen of captured | model | median | p95 | p99 | model + 2 frames | |")
     print("|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         print(
@@ -110,32 +110,32 @@ def _size(text: str) -> tuple[int, int]:
 
 def _to_sink(
     options: argparse.Namespace, estimator: DepthEstimator, rate: Fraction, seconds: float, name: str = "camera to sink"
-) -> Ages:
+) -> Latencies:
     camera = CounterCamera(*_size(options.size), rate, seconds)
     sink = NumberSink(_VIEW)
     with Pipeline([camera], estimator, [sink]) as pipeline:
         stats = pipeline.run()
     if sink.unread:
-        raise SystemExit(f"{sink.unread} images whose number cannot be read")
+        raise SystemExit(f"{sink.unread} frames whose number cannot be read")
     warm = int(_WARM_UP_SECONDS * rate) if seconds > 2 * _WARM_UP_SECONDS else 0
     ms = np.array([(at - camera.due_ns(number)) / 1e6 for number, at in sink.arrivals if number >= warm])
-    return Ages(
+    return Latencies(
         name, float(rate), ms, stats.stages_ms["infer"]["median"], camera.taken - warm, _losses(stats, ms, name)
     )
 
 
 def _losses(stats: RunStats, ms: np.ndarray[Any, np.dtype[np.float64]], name: str) -> str:
-    books = sum(stats.dropped.values())
-    assert stats.captured == stats.processed + books
+    dropped = sum(stats.dropped.values())
+    assert stats.captured == stats.processed + dropped
     if name != "overload":
-        return f"{books} dropped"
+        return f"{dropped} dropped"
     quarter = len(ms) // 4
     first, last = (float(np.percentile(part, 95)) for part in (ms[:quarter], ms[-quarter:]))
-    return f"{books} dropped; p95 of first and last quarter {first:.0f}, {last:.0f} ms"
+    return f"{dropped} dropped; p95 of first and last quarter {first:.0f}, {last:.0f} ms"
 
 
-def _over_rtsp(options: argparse.Namespace, model_ms: float, *, announce: bool = False) -> Ages:
-    """Start camera, relay and viewer, each a process; the viewer's lines say what it saw."""
+def _over_rtsp(options: argparse.Namespace, model_ms: float, *, announce: bool = False) -> Latencies:
+    """Run camera, relay and viewer as processes; the viewer prints number and arrival time of each frame."""
     seconds = options.seconds + 3 * _WARM_UP_SECONDS
     shared = ["--rate", str(options.rate), "--size", options.size, "--model", options.model]
     shared += ["--provider", options.provider, "--seconds", str(seconds)]
@@ -153,13 +153,13 @@ def _over_rtsp(options: argparse.Namespace, model_ms: float, *, announce: bool =
     seen: dict[int, int] = {}
     for line in out.splitlines():
         number, at = map(int, line.split())
-        seen.setdefault(number, at)  # the server repeats an image where none is new
+        seen.setdefault(number, at)  # the server repeats a frame when there is no new one
     first = min(seen) + int(_WARM_UP_SECONDS * options.rate)
     chosen = {number: at for number, at in seen.items() if number >= first}
     ms = np.array([(at - started - number * 1e9 / options.rate) / 1e6 for number, at in chosen.items()], np.float64)
     camera = "announcing camera" if announce else "ordinary camera"
     taken = max(chosen) - first + 1
-    return Ages("RTSP to RTSP", float(options.rate), ms, model_ms, taken, f"{camera}; H.264 in and out, TCP")
+    return Latencies("RTSP to RTSP", float(options.rate), ms, model_ms, taken, f"{camera}; H.264 in and out, TCP")
 
 
 def _start(processes: list[subprocess.Popen[str]], role: str, arguments: list[str]) -> tuple[str, int]:
@@ -177,7 +177,7 @@ def _spawn(processes: list[subprocess.Popen[str]], role: str, arguments: list[st
 
 
 def _camera(options: argparse.Namespace) -> None:
-    """Serve numbered frames until the time is up."""
+    """Serve numbered frames for the given time."""
     camera = CounterCamera(*_size(options.size), options.rate, options.seconds + 60)
     control = LookControl(Look())
     sink = RtspServerSink("rtsp://127.0.0.1:0/camera", control=control, rate=options.rate, announce=options.announce)
@@ -192,7 +192,7 @@ def _camera(options: argparse.Namespace) -> None:
 
 
 def _relay(options: argparse.Namespace) -> None:
-    """What is measured: a live source through the model to a server."""
+    """The measured process: a live source, the model, an RTSP server."""
     sink = RtspServerSink("rtsp://127.0.0.1:0/depth", control=LookControl(Look(view=_VIEW)))
     source = LiveSource(options.url)
     with DepthEstimator(options.model, provider=options.provider) as estimator:
@@ -203,7 +203,7 @@ def _relay(options: argparse.Namespace) -> None:
 
 
 def _viewer(options: argparse.Namespace) -> None:
-    """Play for so many seconds, then say which number came when."""
+    """Play for the given time, then print number and arrival time of each frame."""
     source = LiveSource(options.url, duration_seconds=options.seconds)
     source.open()
     lines = []
@@ -213,7 +213,7 @@ def _viewer(options: argparse.Namespace) -> None:
         try:
             lines.append(f"{number_in(frame.image, _VIEW)} {now_ns}")
         except ValueError:
-            continue  # black, before the first image
+            continue  # black, before the first frame
         if time.monotonic() > ends:
             break
     source.close()

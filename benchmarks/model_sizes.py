@@ -1,11 +1,11 @@
-"""Frames a second of the whole command against the size of the model's input, as a table and a plot.
+"""Frames per second of the whole command against the size of the model's input, as a table and a plot.
 
     pip install matplotlib
     python benchmarks/model_sizes.py --model MODEL.onnx [--sizes 126,182,252,350,518] [--plot OUT.png]
 
-The model takes any size (benchmarks/export_depth_anything.py makes one). The clip gets shorter as the model slows down,
-start-up included; otherwise as benchmarks/whole_command.py, once with every provider named. What is compiled once for
-each size is compiled before.
+The model must take any size (benchmarks/export_depth_anything.py exports one). The clip gets shorter as the input
+grows; start-up is included. The commands are those of benchmarks/whole_command.py, once per provider. Compilation for a
+size is not counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from support.timing import machine
-from whole_command import Contestant, contestants_of, frames_in, make_clip
+from whole_command import Program, frames_in, make_clip, programs_of
 
 _LONGEST, _SHORTEST = 300, 120
 _SPARING = ("streamdepth --model-every 4",)
@@ -27,10 +27,10 @@ Figures = dict[str, list[float]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--sizes", default="126,182,252,350,518", help="sides of a square input, rising")
-    parser.add_argument("--providers", default="auto,cpu", help="streamdepth's, one curve each")
-    parser.add_argument("--runs", type=int, default=2, help="of each; the fastest counts")
-    parser.add_argument("--plot", type=Path, help="write a PNG or SVG here")
+    parser.add_argument("--sizes", default="126,182,252,350,518", help="sides of a square input, ascending")
+    parser.add_argument("--providers", default="auto,cpu", help="streamdepth's providers, one curve each")
+    parser.add_argument("--runs", type=int, default=2, help="runs of each; the fastest counts")
+    parser.add_argument("--plot", type=Path, help="write the plot to this PNG or SVG file")
     options = parser.parse_args()
     sizes = [int(size) for size in options.sizes.split(",")]
     figures: Figures = {}
@@ -39,14 +39,14 @@ def main() -> None:
             frames = max(_SHORTEST, min(_LONGEST, round(_LONGEST * sizes[0] / size)))
             clip = make_clip(Path(folder) / f"{frames}.mp4", frames)
             field = _field(clip, options, size, Path(folder))
-            for contestant in field:
-                if contestant.name not in _LOOPS:
-                    Contestant("", [*contestant.command, "--max-frames", "2"]).run()
+            for program in field:
+                if program.name not in _LOOPS:
+                    Program("", [*program.command, "--max-frames", "2"]).run()
             for _ in range(options.runs):
-                for contestant in field:
-                    contestant.run()
-            for contestant in field:
-                figures.setdefault(contestant.name, []).append(frames_in(clip) / min(contestant.seconds))
+                for program in field:
+                    program.run()
+            for program in field:
+                figures.setdefault(program.name, []).append(frames_in(clip) / min(program.seconds))
     print(f"{machine()}\n\n| input | {' | '.join(figures)} |\n|---|{'---|' * len(figures)}")
     for row, size in enumerate(sizes):
         print(f"| {size}x{size} | {' | '.join(f'{fps[row]:.1f}' for fps in figures.values())} |")
@@ -54,16 +54,16 @@ def main() -> None:
         _draw(options.plot, sizes, figures)
 
 
-def _field(clip: Path, options: argparse.Namespace, size: int, folder: Path) -> list[Contestant]:
+def _field(clip: Path, options: argparse.Namespace, size: int, folder: Path) -> list[Program]:
     asked = copy.copy(options)
     asked.size, asked.far_is_large, asked.not_normalized = f"{size}x{size}", False, False
-    field: list[Contestant] = []
+    field: list[Program] = []
     for provider in options.providers.split(","):
         asked.provider = provider
-        ours, *others = contestants_of(clip, asked, folder)
-        field.append(Contestant(f"streamdepth, {provider}", ours.command))
+        ours, *others = programs_of(clip, asked, folder)
+        field.append(Program(f"streamdepth, {provider}", ours.command))
         sparing = [other for other in others if other.name in _SPARING]
-        field += [Contestant(f"{other.name}, {provider}", other.command) for other in sparing]
+        field += [Program(f"{other.name}, {provider}", other.command) for other in sparing]
     return field + [other for other in others if other.name in _LOOPS]
 
 
@@ -71,7 +71,7 @@ def _draw(path: Path, sizes: list[int], figures: Figures) -> None:
     try:
         import matplotlib.pyplot as plt
     except ImportError:
-        raise SystemExit("the plot needs matplotlib: pip install matplotlib") from None
+        raise SystemExit("--plot needs matplotlib; run pip install matplotlib") from None
     figure, axes = plt.subplots(figsize=(7.2, 4), layout="constrained")
     for name, fps in figures.items():
         axes.plot(sizes, fps, marker="o", linestyle="--" if name in _LOOPS else "-", label=name)

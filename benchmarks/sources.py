@@ -1,9 +1,9 @@
-"""What a further camera costs: 1, 2, 4, 8 sources at a fixed rate in one process, against as many processes.
+"""Cost of each additional source: 1, 2, 4, 8 sources at a fixed rate in one process and in one process per source.
 
     python benchmarks/sources.py [--rate FPS] [--seconds S] [--counts 1 2 4 8]
 
-The sources are a 640x360 file each, played at its rate with the newest frame winning, as cameras are; depth is made for
-every frame and given to nobody. CPU time and memory of all processes of a contestant are summed; loading is left out.
+Each source is a 640x360 file played at its rate with `--policy latest`, like a camera; depth is computed for every
+frame and discarded. CPU time and memory are sums over all processes; loading is not counted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
         for count in options.counts:
             together = _processes(clip, [count])
             apart = _processes(clip, [1] * count)
-            for name, found in (("one process", together), ("a process each", apart)):
+            for name, found in (("one process", together), ("one process per source", apart)):
                 frames = sum(one["processed"] for one in found)
                 fps = frames / count / max(one["seconds"] for one in found)
                 cpu = sum(one["cpu_seconds"] for one in found) / frames * 1e3

@@ -1,9 +1,9 @@
-"""How long before anything happens: import, ``--help``, the first frame of a file written.
+"""Start-up time: import, ``--help``, the first frame of a file written.
 
     python benchmarks/startup.py [--runs N]
 
-Compiled kernels and models, and what ``auto`` found out, are cached before. Each figure is a process from start to end,
-the interpreter's own start included and shown beside it.
+Compiled kernels and models and the choice of ``auto`` are cached by a first run that is not counted. Each value is a
+whole process, including the start of the interpreter, which has its own row.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
         commands = {
             "python -c pass": [sys.executable, "-c", "pass"],
             "import streamdepth": [sys.executable, "-c", "import streamdepth"],
-            "import cv2, onnxruntime (what the OpenCV loop imports)": [
+            "import cv2, onnxruntime (imports of the OpenCV loop)": [
                 sys.executable,
                 "-c",
                 "import cv2, numpy, onnxruntime",

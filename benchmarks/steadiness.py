@@ -1,11 +1,11 @@
-"""How much depth changes from frame to frame of a film beyond what moves in it: the model in the package and others.
+"""Change of depth between frames beyond the motion in the clip: the built-in model and others.
 
-    python benchmarks/steadiness.py FILM [--start N] [--frames N] [--model NAME ...] [--fastdepth FILE]
+    python benchmarks/steadiness.py CLIP [--start N] [--frames N] [--model NAME ...] [--fastdepth FILE]
 
-Depth of each frame is moved along the optical flow (DIS) into the next frame's place and compared there with that
-frame's own, scale and shift fitted by least squares: mean absolute difference over the deviation of the depth, where
-the flow there and back agrees within a pixel. `still` is the same without moving anything: it also counts what truly
-moves. 0 is perfectly steady; a constant depth has no deviation and no figure.
+Depth of each frame is warped along the optical flow (DIS) to the next frame and compared with that frame's depth after
+fitting scale and shift by least squares: mean absolute difference divided by the standard deviation of the depth, where
+forward and backward flow agree within one pixel. `in place` is the same without warping and includes real motion. 0 is
+no change; constant depth has no value.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ FLOW_WIDTH_PX = 480
 AGREED_PX = 1.0
 
 
-def frames(film: Path, start: int, count: int) -> list[np.ndarray]:
-    """RGB uint8 [H, W, 3] of `count` frames of the film's main video stream."""
-    with av.open(str(film)) as container:
+def frames(clip: Path, start: int, count: int) -> list[np.ndarray]:
+    """RGB uint8 [H, W, 3] of `count` frames of the clip's main video stream."""
+    with av.open(str(clip)) as container:
         decoded = container.decode(container.streams.best("video"))
         return [frame.to_ndarray(format="rgb24") for frame in islice(decoded, start, start + count)]
 
 
 def moved(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each pixel of `after` was in `before`, float32 [h, w, 2] in px, and whether the flow back agrees, [h, w].
+    """Position in `before` of each pixel of `after`, float32 [h, w, 2] in px, and where both flows agree, bool [h, w].
 
-    Both are RGB; the answer is at FLOW_WIDTH_PX.
+    Both frames are RGB; results are FLOW_WIDTH_PX wide.
     """
     size = (FLOW_WIDTH_PX, round(FLOW_WIDTH_PX * before.shape[0] / before.shape[1]))
     grey = [
@@ -48,18 +48,18 @@ def moved(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def change(before: np.ndarray, after: np.ndarray) -> float:
-    """Mean absolute difference of two depths over the first's deviation, after fitting the second's scale and shift."""
+    """Mean absolute difference of two depths over the deviation of the first, after fitting scale and shift."""
     a = np.stack([after, np.ones_like(after)], 1)
     fitted = a @ np.linalg.lstsq(a, before, rcond=None)[0]
     return float(np.abs(fitted - before).mean() / before.std())
 
 
 def steadiness(
-    predict: Predict, film: list[np.ndarray], flow: list[tuple[np.ndarray, np.ndarray]]
+    predict: Predict, clip: list[np.ndarray], flow: list[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[float, ...]:
     """(change along the flow, change in place), means over neighbouring frames."""
     size = flow[0][1].shape[::-1]
-    depths = [cv2.resize(predict(f).astype(np.float32), size, interpolation=cv2.INTER_LINEAR) for f in film]
+    depths = [cv2.resize(predict(f).astype(np.float32), size, interpolation=cv2.INTER_LINEAR) for f in clip]
     out = []
     for (before, after), (place, seen) in zip(pairwise(depths), flow, strict=True):
         there = cv2.remap(before, place, None, cv2.INTER_LINEAR)
@@ -69,25 +69,25 @@ def steadiness(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("film", type=Path)
+    parser.add_argument("clip", type=Path)
     parser.add_argument("--start", type=int, default=0, help="first frame")
     parser.add_argument("--frames", type=int, default=40)
-    parser.add_argument("--model", action="append", default=None, help="name or file, repeatable; the built-in if none")
+    parser.add_argument("--model", action="append", default=None, help="name or file, repeatable; default: built-in")
     parser.add_argument("--size", help="network size for --model")
     parser.add_argument("--fastdepth", type=Path)
     args = parser.parse_args()
     models: dict[str, Predict] = {"FastDepth": fastdepth(args.fastdepth)} if args.fastdepth else {}
     for name in args.model or ["built-in"]:
         models[name if name == "built-in" else Path(name).stem] = product(name, args.size)
-    film = frames(args.film, args.start, args.frames)
-    if len(film) < 2:
-        parser.error(f"{args.film} has no two frames from {args.start} on")
-    flow = [moved(before, after) for before, after in pairwise(film)]
-    print("| change from frame to frame | along the flow | still |")
+    clip = frames(args.clip, args.start, args.frames)
+    if len(clip) < 2:
+        parser.error(f"{args.clip} has fewer than two frames from frame {args.start} on")
+    flow = [moved(before, after) for before, after in pairwise(clip)]
+    print("| change from frame to frame | along the flow | in place |")
     print("|---|---|---|")
     for name, predict in models.items():
-        along, still = steadiness(predict, film, flow)
-        print(f"| {name} | {along:.3f} | {still:.3f} |", flush=True)
+        along, in_place = steadiness(predict, clip, flow)
+        print(f"| {name} | {along:.3f} | {in_place:.3f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
     python benchmarks/export_depth_anything.py FOLDER
     python benchmarks/stills.py FOLDER [--size 252x252] [--python PYTHON_WITH_TRANSFORMERS] [--node FOLDER_WITH_PACKAGE]
 
-Each contestant is a process of its own that loads the model once; rounds go round. A peer that is not installed is
-skipped and named. The images are made up, 1280x720. The peers go from an image in memory to depth of its size and a
-grey image in memory; streamdepth to depth alone, to depth and an encoded PNG, and to both for all images at once.
+Each program is a separate process that loads the model once; programs run in turn. A peer that is not installed is
+reported and skipped. The images are synthetic, 1280x720. The peers convert an image in memory to depth at its size and
+a grey image in memory; streamdepth to depth alone, to depth and an encoded PNG, and to both for all images at once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--size", default="252x252")
     parser.add_argument("--python", default=sys.executable, help="a Python that has transformers and torch")
     parser.add_argument("--node", type=Path, help="a folder whose node_modules holds @huggingface/transformers")
-    parser.add_argument("--runs", type=int, default=5, help="of each image, a round")
+    parser.add_argument("--runs", type=int, default=5, help="runs of each image in a round")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -46,7 +46,7 @@ def main() -> None:
             print("transformers: skipped, not installed\n")
         script = None if options.node is None else options.node / "streamdepth_peer.mjs"
         if script is not None and shutil.which("node") and (options.node / "node_modules").is_dir():
-            # imports are looked up beside the script
+            # Node.js resolves imports next to the script
             shutil.copy(_PEERS / "transformers_js.mjs", script)
             commands["@huggingface/transformers"] = ["node", str(script), *given]
         else:

@@ -1,8 +1,8 @@
-"""A folder of images: ``DepthEstimator.each``, which reads and paints beside the model, against one call an image.
+"""A folder of images: ``DepthEstimator.each``, which reads and encodes in parallel, against one call per image.
 
     python benchmarks/stills_folder.py [--size 1280x720] [--count 12] [--model built-in]
 
-From JPEG to a coloured PNG in memory, on the CPU; rounds go round, so that both meet the same load.
+From JPEG to a coloured PNG in memory, on the CPU. Both methods run in turn under the same load.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
     ):
         paths = _images(Path(folder), width, height, options.count)
         ways: dict[str, Callable[[], object]] = {
-            "a call each": lambda: [estimator(path, style="inferno") for path in paths],
+            "one call per image": lambda: [estimator(path, style="inferno") for path in paths],
             "each()": lambda: list(estimator.each(paths, style="inferno")),
         }
         times: dict[str, list[float]] = {name: [] for name in ways}
@@ -48,9 +48,9 @@ def main() -> None:
                 work()
                 times[name].append((time.perf_counter() - started) * 1e3 / options.count)
     print(f"{machine()}; {options.model}, {options.size}; `{' '.join(['python', *sys.argv])}`\n")
-    print("| JPEG to depth as PNG, an image | median ms | best ms | faster by (median, best) |")
+    print("| JPEG to depth as PNG, per image | median ms | best ms | faster by (median, best) |")
     print("|---|---|---|---|")
-    first = times["a call each"]
+    first = times["one call per image"]
     for name, found in times.items():
         median, best = statistics.median(found), min(found)
         print(

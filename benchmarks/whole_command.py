@@ -38,7 +38,7 @@ _MOST_STAGE_FRAMES = 300  # they are all held in memory, once decoded and once p
 
 
 @dataclass
-class Contestant:
+class Program:
     name: str
     command: list[str]
     seconds: list[float] = field(default_factory=list)
@@ -67,19 +67,19 @@ def main() -> None:
     options.size = options.size or ("352x192" if options.model == "built-in" else "256x192")
     with tempfile.TemporaryDirectory() as folder:
         clip = options.clip or make_clip(Path(folder) / "clip.mp4", options.frames)
-        contestants = contestants_of(clip, options, Path(folder))
-        for contestant in contestants:  # one round uncounted: kernels get compiled, files cached
-            contestant.run()
-            contestant.seconds.clear()
-            contestant.cpu_seconds.clear()
+        programs = programs_of(clip, options, Path(folder))
+        for program in programs:  # one round uncounted: kernels get compiled, files cached
+            program.run()
+            program.seconds.clear()
+            program.cpu_seconds.clear()
         for _ in range(options.runs):
-            for contestant in contestants:
-                contestant.run()
-        _print(contestants, frames_in(clip))
+            for program in programs:
+                program.run()
+        _print(programs, frames_in(clip))
         print_stages(clip, _estimator(options), _MOST_STAGE_FRAMES)
 
 
-def contestants_of(clip: Path, options: argparse.Namespace, folder: Path) -> list[Contestant]:
+def programs_of(clip: Path, options: argparse.Namespace, folder: Path) -> list[Program]:
     far = ["--far-is-large"] if options.far_is_large else []
     meaning = ["--sense", "metric_m"] if options.far_is_large else []
     if options.not_normalized:
@@ -95,21 +95,21 @@ def contestants_of(clip: Path, options: argparse.Namespace, folder: Path) -> lis
     ours += ["--view", "overlay", "--alpha", "0.6", "--overwrite"]
     x264 = ["--preset", "veryfast", "--crf", "20"]
     return [
-        Contestant("streamdepth", [*ours, *x264, "-o", str(folder / "ours.mp4")]),
+        Program("streamdepth", [*ours, *x264, "-o", str(folder / "ours.mp4")]),
         *(
-            Contestant(
+            Program(
                 f"streamdepth --model-every {every}",
                 [*ours, *x264, "--model-every", str(every), "-o", str(folder / f"every{every}.mp4")],
             )
             for every in _EVERY
         ),
-        Contestant("streamdepth --range ema", [*ours, *x264, "--range", "ema", "-o", str(folder / "ema.mp4")]),
-        Contestant(
+        Program("streamdepth --range ema", [*ours, *x264, "--range", "ema", "-o", str(folder / "ema.mp4")]),
+        Program(
             "streamdepth --range ema --codec mpeg4",
             [*ours, "--codec", "mpeg4", "--range", "ema", "-o", str(folder / "mpeg4.mp4")],
         ),
-        Contestant("OpenCV loop, mp4v", [*loop, str(folder / "loop.mp4"), "--size", options.size, *far]),
-        Contestant(
+        Program("OpenCV loop, mp4v", [*loop, str(folder / "loop.mp4"), "--size", options.size, *far]),
+        Program(
             "OpenCV loop, same x264",
             [*loop, str(folder / "loop264.mp4"), "--size", options.size, "--encoder", "x264", *far],
         ),
@@ -152,12 +152,12 @@ def frames_in(clip: Path) -> int:
         return sum(packet.size > 0 for packet in container.demux(video=0))
 
 
-def _print(contestants: list[Contestant], frames: int) -> None:
+def _print(programs: list[Program], frames: int) -> None:
     print(f"{machine()}; {frames} frames; `{' '.join(['python', *sys.argv])}`\n")
     print("| command | fps, best | fps, median | CPU ms / frame | streamdepth is faster by |")
     print("|---|---|---|---|---|")
-    for one in contestants:
-        ratio = statistics.median(b / a for a, b in zip(contestants[0].seconds, one.seconds, strict=True))
+    for one in programs:
+        ratio = statistics.median(b / a for a, b in zip(programs[0].seconds, one.seconds, strict=True))
         best, fps = frames / min(one.seconds), frames / statistics.median(one.seconds)
         cpu = min(one.cpu_seconds) / frames * 1e3
         print(f"| {one.name} | {best:.1f} | {fps:.1f} | {cpu:.1f} | {ratio:.2f} |")

@@ -1,4 +1,4 @@
-"""The loop people write today: read, resize, run, colour map, blend, write, all on one thread."""
+"""The usual OpenCV loop: read, resize, run, colour map, blend, write, on one thread."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _mp4v(out: str, rate: float, size: tuple[int, int]) -> tuple[Callable[[NDArr
 
 
 def _x264(out: str, rate: float, size: tuple[int, int]) -> tuple[Callable[[NDArray[Any]], None], Callable[[], None]]:
-    """The encoder streamdepth uses, with the same settings, so that only the loop differs."""
+    """streamdepth's encoder with the same settings, so that only the loop differs."""
     import av
 
     container = av.open(out, "w")

@@ -1,7 +1,7 @@
-"""Depth of sources with streamdepth: FOLDER RUNS WIDTHxHEIGHT IMAGE...; one JSON line.
+"""Depth of images with streamdepth: FOLDER RUNS WIDTHxHEIGHT IMAGE...; prints one JSON line.
 
-STREAMDEPTH_STILLS says how: ``png`` (a call each, depth and a PNG of it), ``depth`` (a call each, depth alone) or
-``each`` (all of them in one go, depth and PNG).
+STREAMDEPTH_STILLS selects the method: ``png`` (one call per image, depth and a PNG of it), ``depth`` (one call per
+image, depth alone) or ``each`` (all images in one call, depth and PNG).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Depth of sources with the ``transformers`` pipeline: FOLDER RUNS WIDTHxHEIGHT IMAGE...; prints one JSON line."""
+"""Depth of images with the ``transformers`` pipeline: FOLDER RUNS WIDTHxHEIGHT IMAGE...; prints one JSON line."""
 
 from __future__ import annotations
 

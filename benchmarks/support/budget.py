@@ -1,4 +1,4 @@
-"""The time a benchmark may take, and what it leaves out to keep it."""
+"""The time limit of a benchmark, and the settings skipped to meet it."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ class Budget:
 
 
 def numbers(text: str) -> list[int]:
-    """``"1,2,4"`` as an option gives it."""
+    """Parse ``"1,2,4"``."""
     return [int(part) for part in text.split(",")]

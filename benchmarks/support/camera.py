@@ -1,4 +1,4 @@
-"""A camera whose frames propagate their number as pixels, and sinks that read it back."""
+"""A camera that draws the frame number into the pixels, and a sink that reads it back."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _COLOR = ColorTags(matrix=1, range=1, primaries=1, transfer=1)
 
 
 class CounterCamera:
-    """Gives frame ``n`` at ``started_ns + n / rate`` of the monotonic clock, whoever is ready.
+    """Releases frame ``n`` at ``started_ns + n / rate`` of the monotonic clock.
 
-    Where this process gets too little of the processor to keep that up, it skips numbers, as a camera does.
+    Skips numbers, as a camera does, when this process does not get enough CPU time to keep the rate.
     """
 
     def __init__(self, width_px: int, height_px: int, rate: Fraction, seconds: float) -> None:
@@ -61,7 +61,7 @@ class CounterCamera:
         return StreamInfo(self.id, width, height, "yuv420p", 1 / self.rate, self.rate, live=True, color=_COLOR)
 
     def due_ns(self, number: int) -> int:
-        """When frame ``number`` was taken."""
+        """Capture time of frame ``number``."""
         return self.started_ns + round(number * 1_000_000_000 / self.rate)
 
     def frames(self) -> Iterator[Frame]:
@@ -94,21 +94,21 @@ class CounterCamera:
 
 
 def _planes(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """YUV 4:2:0 as [H * 3 / 2, W]; the number goes over its luma."""
+    """RGB to YUV 4:2:0, uint8 [H * 3 / 2, W]."""
     image = av.VideoFrame.from_ndarray(rgb, format="rgb24")
     found = image.reformat(format="yuv420p", src_color_range=2, dst_colorspace=1, dst_color_range=1)
     return np.asarray(found.to_ndarray(), np.uint8)
 
 
 def number_in(image: av.VideoFrame, view: View) -> int:
-    """The number in the frame a view shows; the frame is the left half of a side view."""
+    """The number drawn into a view; in a side view the frame is the left half."""
     luma = np.frombuffer(image.planes[0], np.uint8).reshape(image.height, image.planes[0].line_size)
     width = image.width // 2 if view is View.SIDE else image.width
     return read_counter(luma[:, :width])
 
 
 class NumberSink(BaseSink):
-    """Notes when each number arrived. A live sink, as a window or a stream is."""
+    """Records the arrival time of each number. Live, like a window or a stream."""
 
     def __init__(self, view: View = View.SIDE) -> None:
         super().__init__("numbers", LookControl(Look(view=view)))

@@ -1,4 +1,4 @@
-"""How many 1080p streams one GPU sustains."""
+"""The number of 1080p streams that one GPU sustains."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def measure_streams(provider: str, options: argparse.Namespace, budget: Budget, 
     with tempfile.TemporaryDirectory(prefix="streamdepth-gpu-") as folder:
         clip = make_clip(Path(folder) / "clip.mkv", width, height, int(options.stream_seconds * _RATE))
         with DepthEstimator(options.model, provider=provider, size=options.size, sense=options.sense) as estimator:
-            stream([source_for(str(clip), max_frames=_RATE)], estimator)  # uncounted: kernels get compiled
+            stream([source_for(str(clip), max_frames=_RATE)], estimator)  # not counted: compiles kernels
             for count in numbers(options.streams):
                 if budget.left_seconds() < 20 + 2 * options.stream_seconds:
-                    budget.skip(f"{count} streams: {budget.left_seconds():.0f} s are left")
+                    budget.skip(f"{count} streams: {budget.left_seconds():.0f} s left")
                     continue
                 print(f"{count} streams ...", flush=True)
                 try:
@@ -70,7 +70,7 @@ def measure_streams(provider: str, options: argparse.Namespace, budget: Budget, 
 
 
 def make_clip(path: Path, width: int, height: int, frames: int) -> Path:
-    """The built-in scene in H.264, as cameras send it: a key frame a second, no B-frames."""
+    """The built-in scene in H.264 as cameras send it: one key frame per second, no B-frames."""
     source = source_for(f"test:?size={width}x{height}&rate={_RATE}&frames={min(frames, 2 * _RATE)}")
     source.open()
     images = [frame.image.reformat(format="yuv420p") for frame in source.frames()]
@@ -111,8 +111,8 @@ def stream(sources: list[Source], estimator: DepthEstimator) -> StreamRow:
 
 
 def bounded_by(stats: RunStats, count: int) -> tuple[str, float]:
-    """The stage that works the largest share of the time on each of its threads, and that share."""
-    threads = {"infer": 1, "prepare": 1}  # shared; all others are one for each stream
+    """The stage whose threads are busy for the largest share of the time, and that share."""
+    threads = {"infer": 1, "prepare": 1}  # shared by all streams; the other stages have one thread per stream
     shares = {
         name: stats.processed * times["median"] / 1e3 / max(stats.seconds, 1e-9) / threads.get(name, count)
         for name, times in stats.stages_ms.items()

@@ -15,7 +15,7 @@ Predict = Callable[[np.ndarray], np.ndarray]
 
 
 def fastdepth(path: Path) -> Predict:
-    """FastDepth as published: 224x224, metres."""
+    """FastDepth as published: input 224x224, output in metres."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -31,7 +31,7 @@ def fastdepth(path: Path) -> Predict:
 
 
 def product(model: str, size: str | None) -> Predict:
-    """A model through streamdepth, as people run it."""
+    """A model run by streamdepth."""
     import streamdepth as sd
 
     estimator = sd.DepthEstimator(model, size=size, provider="cpu")

@@ -1,4 +1,4 @@
-"""Real peers of a live run: GStreamer's RTSP server as a process, players, and listeners that misbehave."""
+"""Peers of a live run: GStreamer's RTSP server as a process, players, and listeners with faults."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PACKAGES = "python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good gst
 
 
 class RtspServer:
-    """GStreamer's, by Debian's Python: plays at ``/cam``, takes at ``/in``; keeps its port when started again."""
+    """GStreamer's RTSP server in Debian's Python: serves ``/cam``, records ``/in``, keeps its port after a restart."""
 
     def __init__(self, **options: str) -> None:
         self._port = "0"
@@ -39,7 +39,7 @@ class RtspServer:
         assert self._process.stdout is not None
         self._port = self._process.stdout.readline().strip()
         if not self._port:
-            raise SystemExit(f"GStreamer's RTSP server does not run here; apt-get install {_PACKAGES}")
+            raise SystemExit(f"GStreamer's RTSP server does not start; run apt-get install {_PACKAGES}")
 
     def url(self, path: str, userinfo: str = "") -> str:
         return f"rtsp://{userinfo}127.0.0.1:{self._port}{path}"
@@ -61,7 +61,7 @@ class RtspServer:
 
 
 class Player:
-    """libav in a process of its own, which can be killed and frozen; ``seen_at`` holds when it decoded images."""
+    """libav in a separate process that can be killed and stopped; ``seen_at`` has the time of each decoded frame."""
 
     def __init__(self, url: str) -> None:
         self._process = subprocess.Popen(
@@ -93,8 +93,8 @@ def _end(process: subprocess.Popen[str]) -> None:
         process.stdout.close()
 
 
-def images(url: str) -> Iterator[av.VideoFrame]:
-    """What a player shows, decoded by libav over TCP."""
+def frames(url: str) -> Iterator[av.VideoFrame]:
+    """Frames a player shows, decoded by libav over TCP."""
     options = {"rtsp_transport": "tcp", "analyzeduration": "200000", "fpsprobesize": "0"}
     with av.open(url, options=options, timeout=(8.0, 8.0)) as container:
         container.streams.video[0].codec_context.thread_type = "SLICE"
@@ -103,7 +103,7 @@ def images(url: str) -> Iterator[av.VideoFrame]:
 
 @contextlib.contextmanager
 def listener(talk: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A port behind which ``talk`` has every connection, one after the other."""
+    """A port whose connections are handled by ``talk``, one after the other."""
 
     def serve() -> None:
         with contextlib.suppress(OSError):
@@ -117,16 +117,16 @@ def listener(talk: Callable[[socket.socket], None]) -> Iterator[int]:
         yield int(server.getsockname()[1])
 
 
-def say_nothing(client: socket.socket) -> None:
+def send_nothing(client: socket.socket) -> None:
     while client.recv(4096):
         pass
 
 
-def say_garbage(client: socket.socket) -> None:
+def send_garbage(client: socket.socket) -> None:
     client.sendall(random.Random(7).randbytes(200_000))
-    say_nothing(client)
+    send_nothing(client)
 
 
 if __name__ == "__main__":
-    for _image in images(sys.argv[1]):
+    for _frame in frames(sys.argv[1]):
         print(time.monotonic(), flush=True)

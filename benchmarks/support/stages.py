@@ -1,4 +1,4 @@
-"""A whole run against its stages, each measured alone, and what became of the cores meanwhile."""
+"""A whole run against its stages measured alone, and the use of the cores during the run."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _INEVITABLE = ("decode", "model", "encode")
 
 
 def print_stages(clip: Path, estimator: DepthEstimator, most_frames: int) -> None:
-    """Milliseconds of CPU a frame, in the steady state: start-up is not in them."""
+    """CPU milliseconds per frame in the steady state, without start-up."""
     images = read_clip(source_for(str(clip)), most_frames)
-    engine = estimator.engine(workers=2)  # as a run of a file has it
+    engine = estimator.engine(workers=2)  # as in a run of a file
     try:
         stages = measure_stages(images, engine, _LOOK)
     finally:
@@ -39,16 +39,18 @@ def print_stages(clip: Path, estimator: DepthEstimator, most_frames: int) -> Non
     print(f"| **whole run** | **{whole.cpu_ms:.1f}** |\n")
     inevitable = sum(stage.cpu_ms for stage in stages if stage.name in _INEVITABLE)
     print(
-        f"{whole.fps:.1f} fps of the {whole.bound_fps:.1f} that the stages marked * allow: {whole.efficiency:.2f}. "
-        f"By CPU time alone {inevitable / whole.cpu_ms:.2f}."
+        f"{whole.fps:.1f} fps of the {whole.bound_fps:.1f} allowed by the stages marked *: {whole.efficiency:.2f}. "
+        f"By CPU time {inevitable / whole.cpu_ms:.2f}."
     )
     if idle_before is not None:
         idle = ((_idle_seconds() or 0.0) - idle_before) / available
-        print(f"Of the cores the run took {used:.0%}, others {max(0.0, 1 - used - idle):.0%}; idle {idle:.0%}.")
+        print(
+            f"Of the cores the run used {used:.0%}, other processes {max(0.0, 1 - used - idle):.0%}; idle {idle:.0%}."
+        )
 
 
 def _idle_seconds() -> float | None:
-    """Time all cores together have spent idle since the machine started; None where the system does not tell."""
+    """Idle time of all cores since the machine started; None if the system does not report it."""
     counters = Path("/proc/stat")
     if not counters.exists():
         return None

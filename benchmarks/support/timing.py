@@ -1,4 +1,4 @@
-"""Timing side by side: every contender once a round, so that a busy moment hits all of them alike."""
+"""Side-by-side timing: every method runs once per round, so that other load affects all of them equally."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Milliseconds of one contender over all rounds."""
+    """Milliseconds of one method over all rounds."""
 
     median_ms: float
     fastest_ms: float
@@ -25,25 +25,25 @@ class Timing:
 
 
 def side_by_side(
-    contenders: Mapping[str, Callable[[], object]], *, rounds: int = 31, seconds: float = 4.0
+    methods: Mapping[str, Callable[[], object]], *, rounds: int = 31, seconds: float = 4.0
 ) -> dict[str, Timing]:
-    """Run each contender once a round, after one run to warm up, in an order shuffled anew every round: whoever comes
-    after a big one finds cold caches.
+    """Run each method once per round after one warm-up run. The order is shuffled in each round, because a method that
+    uses much memory leaves cold caches to the next one.
 
     Args:
         rounds: how many rounds at most.
-        seconds: no further round starts after that long, but five are always run.
+        seconds: no further round starts after this time, but at least five rounds run.
     """
-    for run in contenders.values():
+    for run in methods.values():
         run()
-    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    taken: dict[str, list[float]] = {name: [] for name in methods}
     order = random.Random(1)
     begin = time.perf_counter()
     for done in range(rounds):
         if done >= 5 and time.perf_counter() - begin > seconds:
             break
-        for name in order.sample(sorted(contenders), len(contenders)):
-            run = contenders[name]
+        for name in order.sample(sorted(methods), len(methods)):
+            run = methods[name]
             start = time.perf_counter_ns()
             run()
             taken[name].append((time.perf_counter_ns() - start) / 1e6)
@@ -51,7 +51,7 @@ def side_by_side(
 
 
 def machine() -> str:
-    """One line about where this runs: processor, cores, load, Python."""
+    """One line about the machine: processor, cores, load, Python."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

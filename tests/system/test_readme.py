@@ -235,6 +235,14 @@ def test_example(name: str, desk: Path) -> None:
     assert (desk / EXAMPLES[name][-1]).exists()
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_benchmark_programs_start(path: Path, desk: Path) -> None:
+    """Imports of every program resolve, and ``benchmarks/README.md`` names it."""
+    done = run([sys.executable, str(path), "--help"], desk)
+    assert done.returncode == 0, done.stderr
+    assert f"`{path.name}`" in (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.timeout(900)
 def test_the_first_command_on_a_fresh_checkout(tmp_path: Path) -> None:
     """The files git tracks, a new virtual environment, the package registry."""
