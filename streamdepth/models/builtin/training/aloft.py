@@ -1,5 +1,5 @@
 # ruff: noqa: RUF005 - arrays are added here, not lists joined
-"""Places seen from below: what stands, hangs or flies before nothing but sky, down to the lower edge of the picture."""
+"""Scenes seen from below: objects in front of sky that reaches the lower edge of the image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def aloft(rng: np.random.Generator, bank: Bank) -> Place:
-    """Rides, masts, cranes, wires, crowns of trees, roofs and things in the air, the camera looking up."""
+    """Rides, masts, cranes, wires, tree tops, roofs and flying objects; the camera looks up."""
     s = Scene(rng, bank)
     s.add(BOX, (0, -1, 0), (3000, 1, 3000), None, ("grass", "road", "ground", "concrete"), rng.uniform(1.5, 6))
     away = np.exp(rng.uniform(1.6, 3.8))

@@ -35,7 +35,7 @@ def rot_z(a: float) -> np.ndarray:
 
 
 class Builder:
-    """Adds primitives; a thing's local axes are x right, y up, z to its back."""
+    """Adds primitives. Local axes of an object: x right, y up, z backward."""
 
     def __init__(self, rng: np.random.Generator, bank: Bank) -> None:
         self.rng = rng
@@ -45,7 +45,7 @@ class Builder:
     def texture(self, group: str | Sequence[str]) -> int:
         rng = self.rng
         if rng.random() < 0.06:
-            group = ANY  # now and then anything is made of anything
+            group = ANY  # occasionally any texture on any object
         name = group if isinstance(group, str) else group[rng.integers(len(group))]
         return int(rng.choice(self.groups[name]))
 
@@ -83,5 +83,5 @@ class Builder:
     def part(
         self, base: np.ndarray, axes: np.ndarray, local: Sequence[float], half: Sequence[float], **kw: object
     ) -> None:
-        """A box at `local` of a thing standing at `base`, turned by `axes`."""
+        """A box at `local` coordinates of an object at `base`, rotated by `axes`."""
         self.add(BOX, base + axes @ np.asarray(local, float), half, axes, **kw)  # type: ignore[arg-type]

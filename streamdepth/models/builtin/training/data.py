@@ -1,4 +1,4 @@
-"""Batches for training, from the shards that `generate.py` and `label.py` left."""
+"""Training batches from the shards written by `generate.py` and `label.py`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ class Shards(IterableDataset[Batch]):
     """Endless batches: rgb uint8 [B, H, W, 3]; inverse depth and teacher float32 [B, H/2, W/2]; flags float32 [B, 2];
     ways float32 [B/2, 2, 3].
 
-    flags: is a room, has a teacher. Pictures come in pairs, 2k and 2k + 1: neighbouring frames of a video, each with
-    marks of its own. ways[k] leads from 2k + 1 to 2k, so that the network can be asked for the same depth of both.
-    Batches follow from seed and step alone once all shards are there.
-    New shards are picked up as they appear, so that training can start while rendering goes on.
+    flags: is a room, has a teacher. Images 2k and 2k + 1 are neighbouring frames of a video with different artefacts.
+    ways[k] maps positions in 2k + 1 to positions in 2k, so that depths can be compared. With all shards present,
+    batches depend on seed and step only. New shards are read as they appear, so training can run during rendering.
     """
 
     def __init__(self, folder: Path, batch: int, seed: int, step: int, coarse_steps: int) -> None:
@@ -80,7 +79,7 @@ class Shards(IterableDataset[Batch]):
         for x, y, w, h in (first, second):
             part = (slice(y, y + h), slice(x, x + w))
             f = cv2.resize(rgb[part], size, interpolation=cv2.INTER_AREA if w > size[0] else cv2.INTER_LINEAR)
-            # by area: a wire keeps its share of a pixel wherever it falls, nearest would make it blink
+            # area average: with nearest-pixel sampling a wire would flicker
             d = cv2.resize(inv[part], half, interpolation=cv2.INTER_AREA)
             t = cv2.resize(big[part], half, interpolation=cv2.INTER_LINEAR)
             if mirrored:

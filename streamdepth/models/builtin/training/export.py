@@ -1,4 +1,4 @@
-"""Checkpoint -> ONNX, written node by node: the file holds what it needs and nothing that tracing left behind."""
+"""Checkpoint -> ONNX, written node by node, without the extra nodes of a traced export."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HALF_FROM = 256
 
 
 class Graph:
-    """Nodes and weights in the making; every method returns the name of its result."""
+    """A graph under construction; every method adds a node and returns the name of its output."""
 
     def __init__(self, state: dict[str, np.ndarray]) -> None:
         self.state = state
@@ -112,7 +112,7 @@ def build(state: dict[str, np.ndarray]) -> onnx.ModelProto:
 
 
 def load(sources: list[str]) -> dict[str, np.ndarray]:
-    """Weights of checkpoints and ONNX files, `FILE` or `FILE:SHARE`, averaged by their shares."""
+    """Weights of checkpoints and ONNX files, `FILE` or `FILE:SHARE`, as a weighted average."""
     total, states = 0.0, []
     for source in sources:
         file, _, share = source.partition(":")
@@ -126,7 +126,7 @@ def load(sources: list[str]) -> dict[str, np.ndarray]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("weights", nargs="+", help="checkpoint or ONNX file; several, as FILE:SHARE, are averaged")
+    parser.add_argument("weights", nargs="+", help="checkpoint or ONNX file; several as FILE:SHARE are averaged")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--name", default="scene")
     parser.add_argument("--version", default="1")

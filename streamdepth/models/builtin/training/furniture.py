@@ -1,5 +1,5 @@
 # ruff: noqa: RUF005 - arrays are added here, not lists joined
-"""Furniture, and the small things on it."""
+"""Furniture and small objects on it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from streamdepth.models.builtin.training.primitives import BOX, CYLINDER, ELLIPS
 
 
 class Indoors(Outside):
-    """What stands in rooms."""
+    """Objects in rooms."""
 
     def clutter(self, top: np.ndarray, axes: np.ndarray, half_w: float, half_d: float, count: int) -> None:
-        """Small things on a horizontal board whose middle is `top`."""
+        """Small objects on a horizontal board centred at `top`."""
         r = self.rng
         for _ in range(count):
             p = top + axes @ [r.uniform(-0.9, 0.9) * half_w, 0, r.uniform(-0.85, 0.85) * half_d]

@@ -1,7 +1,7 @@
-"""Render pictures with exact inverse depth into shards of one picture size each.
+"""Render images with exact inverse depth into shards of one image size each.
 
-A shard of a number is always the same; shards that exist are skipped, so that the command can be stopped and
-started again.
+A shard with a given number is always the same. Existing shards are skipped, so the command can be stopped and started
+again.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ from streamdepth.models.builtin.training.textures import Bank, make_bank
 
 log = logging.getLogger("generate")
 
-SIZES_PX = ((288, 224), (352, 208), (352, 208), (208, 288), (448, 160), (288, 224))  # (width, height), in turn by shard
+# (width, height) of shard n is entry n modulo the length
+SIZES_PX = ((288, 224), (352, 208), (352, 208), (208, 288), (448, 160), (288, 224))
 SHARES = {ROOM: 0.38, STREET: 0.3, NATURE: 0.11, OBJECTS: 0.08, ALOFT: 0.13}
 MAKERS = {ROOM: room, STREET: street, NATURE: nature, OBJECTS: objects, ALOFT: aloft}
-SHARD_PICTURES = 128
+SHARD_IMAGES = 128
 CLEAR_M = 0.35
 SHELL = 6
 """Rows of a room that are its floor, ceiling and walls, always the first."""
 
 
-def picture(rng: np.random.Generator, bank: Bank, kind: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """One picture, uint8 [H, W, 3] RGB, and its inverse depth, float64 [H, W] in 1/m, 0 = sky."""
+def image(rng: np.random.Generator, bank: Bank, kind: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """One image, uint8 [H, W, 3] RGB, and its inverse depth, float64 [H, W] in 1/m, 0 = sky."""
     place = MAKERS[kind](rng, bank)
     fov = np.deg2rad(rng.uniform(*place.fov))
     f = max(width, height) / 2 / np.tan(fov / 2)
@@ -42,7 +43,7 @@ def picture(rng: np.random.Generator, bank: Bank, kind: int, width: int, height:
     turn = rot_y(place.yaw) @ rot_x(place.pitch) @ rot_z(roll)
     camera = np.concatenate([place.eye, turn @ [1, 0, 0], turn @ [0, -1, 0], turn @ [0, 0, 1]])
     rows = np.array(place.scene.rows)
-    if kind != OBJECTS:  # nothing right before the lens, but a room keeps its walls
+    if kind != OBJECTS:  # remove objects directly in front of the lens, except walls
         local = np.einsum("nij,nj->ni", rows[:, 7:16].reshape(-1, 3, 3), place.eye - rows[:, 1:4])
         away = np.linalg.norm(np.maximum(np.abs(local) - rows[:, 4:7], 0), axis=1)
         rows = rows[(away > CLEAR_M) | ((kind == ROOM) & (np.arange(len(rows)) < SHELL))]
@@ -68,14 +69,14 @@ def picture(rng: np.random.Generator, bank: Bank, kind: int, width: int, height:
         img,
         inv,
     )
-    bright = rng.uniform(95, 150) + 50 * (inv == 0).mean()  # exposed for what is under the sky
+    bright = rng.uniform(95, 150) + 50 * (inv == 0).mean()  # exposure for what is below the sky
     img *= bright / max(img.mean(), 15.0) if rng.random() < 0.9 else 1.0
     img = np.maximum(img, 0)
-    return (img / (1 + (img / 255) ** 4) ** 0.25).astype(np.uint8), inv  # highlights roll off as on film
+    return (img / (1 + (img / 255) ** 4) ** 0.25).astype(np.uint8), inv  # soft highlights
 
 
 def usable(img: np.ndarray, inv: np.ndarray) -> bool:
-    """Something to see, some depth, some outlines, and not a wall at the lens."""
+    """Whether an image has enough contrast, depth and outlines, and nothing directly in front of the lens."""
     step = np.abs(np.diff(inv, axis=1))
     outlines = (step > 0.06 * np.maximum(inv[:, 1:], inv[:, :-1])).mean()
     low, high = np.percentile(inv, [3, 97])
@@ -93,10 +94,10 @@ def shard(number: int, seed: int, bank: Bank) -> dict[str, np.ndarray]:
     rng = np.random.default_rng([seed, number])
     width, height = SIZES_PX[number % len(SIZES_PX)]
     rgb, inv, kinds = [], [], []
-    while len(rgb) < SHARD_PICTURES:
+    while len(rgb) < SHARD_IMAGES:
         shares = dict(SHARES) if width <= 2 * height else {ROOM: 0.1, STREET: 0.7, NATURE: 0.15, OBJECTS: 0.05}
         kind = int(rng.choice(list(shares), p=list(shares.values())))
-        a, b = picture(rng, bank, kind, width, height)
+        a, b = image(rng, bank, kind, width, height)
         if usable(a, b):
             rgb.append(a)
             inv.append(b.astype(np.float16))
@@ -129,9 +130,7 @@ def main() -> None:
         with part.open("wb") as file:
             np.savez(file, **arrays)
         part.replace(path)
-        log.info(
-            "%s: %d pictures, %.1f a second", path.name, SHARD_PICTURES, SHARD_PICTURES / (time.monotonic() - start)
-        )
+        log.info("%s: %d images, %.1f a second", path.name, SHARD_IMAGES, SHARD_IMAGES / (time.monotonic() - start))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pseudo-labels for the rendered rooms: what FastDepth (MIT), trained on photographs of rooms, sees in them."""
+"""Pseudo-labels for rendered rooms: predictions of FastDepth (MIT), which was trained on photographs of rooms."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ LABEL_PX = (112, 112)
 
 
 def label(rgb: np.ndarray, session: object) -> np.ndarray:
-    """Inverse depth float16 [N, 112, 112] of pictures uint8 [N, H, W, 3], the picture and its mirror image averaged."""
+    """Inverse depth float16 [N, 112, 112] of images uint8 [N, H, W, 3], averaged with the mirror image."""
     out = []
-    for picture in rgb:
-        x = cv2.resize(picture, (TEACHER_PX, TEACHER_PX), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    for image in rgb:
+        x = cv2.resize(image, (TEACHER_PX, TEACHER_PX), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
         depths = [
             session.run(None, {"0": np.ascontiguousarray(v.transpose(2, 0, 1)[None])})[0].squeeze()
             for v in (x, x[:, ::-1])
@@ -51,7 +51,7 @@ def main() -> None:
         with np.load(path) as shard:
             rgb, kind = shard["rgb"], shard["kind"]
         aspect = rgb.shape[2] / rgb.shape[1]
-        which = np.flatnonzero((kind == ROOM) & (0.9 < aspect < 1.8))  # the teacher knows landscape pictures only
+        which = np.flatnonzero((kind == ROOM) & (0.9 < aspect < 1.8))  # the teacher was trained on landscape images
         labels = np.zeros((len(rgb), *LABEL_PX), np.float16)
         if len(which):
             labels[which] = label(rgb[which], session)

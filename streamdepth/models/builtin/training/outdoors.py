@@ -1,4 +1,4 @@
-"""Streets, open country, skies, and things in mid-air."""
+"""Streets, open country, skies and floating objects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def sun(rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    """The sun's direction and colour, float64 [1, 6], and how bright the shade is."""
+    """Direction and colour of the sun, float64 [1, 6], and the brightness of shadows."""
     turn, up = rng.uniform(0, 6.3), rng.uniform(0.2, 1.3)
     warm = np.array([1.05, 1.0, 0.9 + 0.1 * up])
     strength = rng.choice([1.0, 1.0, 0.35, 0.12])  # clear, clear, hazy, overcast
@@ -26,7 +26,7 @@ def sun(rng: np.random.Generator) -> tuple[np.ndarray, float]:
 
 
 def street(rng: np.random.Generator, bank: Bank) -> Place:
-    """A road with its houses, cars, trees, poles and people; towns, suburbs, country roads."""
+    """A road with houses, cars, trees, poles and people; towns, suburbs, country roads."""
     s = Scene(rng, bank)
     town = rng.choice(["city", "suburb", "country", "square"], p=[0.38, 0.34, 0.18, 0.1])
     half = {
@@ -126,7 +126,7 @@ def street(rng: np.random.Generator, bank: Bank) -> Place:
         )
     for _ in range(rng.integers(0, 6)):
         s.person(rng.uniform(-1, 1) * (half + walk), 2 + rng.exponential(10))
-    if rng.random() < 0.4:  # what closes the view
+    if rng.random() < 0.4:  # end of the view
         s.add(
             BOX,
             (rng.normal(0, 10), rng.uniform(4, 14), rng.uniform(70, 200)),
@@ -227,7 +227,7 @@ def nature(rng: np.random.Generator, bank: Bank) -> Place:
 
 
 def objects(rng: np.random.Generator, bank: Bank) -> Place:
-    """Things of every shape against a backdrop, no up nor down: what is nearer hides what is behind it."""
+    """Objects of every shape in front of a backdrop, without up or down; only occlusion shows depth."""
     s = Scene(rng, bank)
     if rng.random() < 0.7:
         s.add(

@@ -11,7 +11,7 @@ from streamdepth.models.builtin.training.thin import Thin
 
 
 class Outside(Thin):
-    """What stands and drives outside (people indoors too)."""
+    """Outdoor objects; people also appear indoors."""
 
     def person(self, x: float, z: float, y: float = 0.0, sitting: bool = False) -> None:
         r = self.rng

@@ -1,4 +1,4 @@
-"""What a place is: a scene with its camera and light."""
+"""A scene with camera and light."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOM, STREET, NATURE, OBJECTS, ALOFT = 0, 1, 2, 3, 4
 
 @dataclass
 class Place:
-    """A scene with its camera and light. Angles in radians; fog_m 0 = clear; walls: half extents of a room."""
+    """A scene with camera and light. Angles in radians; fog_m 0 = clear; walls: half extents of a room."""
 
     scene: Scene
     eye: np.ndarray

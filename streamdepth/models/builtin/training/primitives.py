@@ -1,5 +1,5 @@
 # ruff: noqa: N803 - P is a matrix
-"""Boxes, ellipsoids and cylinders as rows of a table, and where a ray meets one."""
+"""Boxes, ellipsoids and cylinders as rows of a table, and their intersection with a ray."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def noise(a, b, c):
 
 @nb.njit(inline="always", fastmath=True)
 def hit(P, i, ox, oy, oz, dx, dy, dz, tmax):
-    """Distance to primitive i (-1: none), where on it in its own axes (+-1), and which face (0..2 box, 3, 4 round)."""
+    """Distance to primitive i (-1: none), position on it in local axes (+-1), and face index (0..2 box, 3, 4 round)."""
     cx, cy, cz = P[i, 1] - ox, P[i, 2] - oy, P[i, 3] - oz
     along = cx * dx + cy * dy + cz * dz
     c2 = cx * cx + cy * cy + cz * cz

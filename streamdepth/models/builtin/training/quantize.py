@@ -1,4 +1,4 @@
-"""An exported model in 8 bit: static QDQ, weights per channel, ranges measured on rendered pictures."""
+"""8-bit version of an exported model: static QDQ, weights per channel, ranges measured on rendered images."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ KINDS = ["Conv", "Add", "Clip", "Relu"]
 
 
 class Renders(CalibrationDataReader):
-    """The first pictures of the first shards, at their network size."""
+    """The first images of the first shards, at their network size."""
 
     def __init__(self, data: Path, shards: int) -> None:
         self.rows = iter([x for path in islice(sorted(data.glob("shard????.npz")), shards) for x in self._read(path)])
 
     def _read(self, path: Path) -> list[np.ndarray]:
         with np.load(path) as shard:
-            pictures = shard["rgb"][:PICTURES_A_SHARD]
-        size = sizes_for(pictures.shape[2], pictures.shape[1], coarse=False)[0]
-        fitted = [cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in pictures]
+            images = shard["rgb"][:PICTURES_A_SHARD]
+        size = sizes_for(images.shape[2], images.shape[1], coarse=False)[0]
+        fitted = [cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in images]
         return [np.ascontiguousarray(f.transpose(2, 0, 1)[None]).astype(np.float32) / 255 for f in fitted]
 
     def get_next(self) -> dict[str, np.ndarray] | None:
@@ -39,7 +39,7 @@ class Renders(CalibrationDataReader):
 
 
 def widened(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its half precision weights in float32 and their casts gone, as the quantiser wants them."""
+    """The model with float32 weights instead of half precision and casts, as the quantizer requires."""
     weights = {w.name: w for w in model.graph.initializer}
     kept = []
     for node in model.graph.node:
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=8)
     args = parser.parse_args()
     model = widened(onnx.load(args.model))
-    head = [node.name for node in model.graph.node if node.op_type == "Conv"][-1]  # 8 bit there would be steps in depth
+    head = [node.name for node in model.graph.node if node.op_type == "Conv"][-1]  # 8 bits would show as steps in depth
     with tempfile.TemporaryDirectory() as folder:
         full = Path(folder) / "full.onnx"
         onnx.save(model, full)

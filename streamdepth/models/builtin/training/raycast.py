@@ -1,5 +1,5 @@
 # ruff: noqa: N803, N806 - P and S are matrices
-"""Ray caster: primitives with textures, lights, shadows and haze -> picture and inverse depth."""
+"""Ray caster: primitives with textures, lights, shadows and haze -> image and inverse depth."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FAR = 1e9
 def render(P, camera, f, bank, offsets, sky, lights, sun, ambient, walls, fog, fog_m, shadows, dither, img, inv):
     """Fill img float64 [H, W, 3] (0..255, unclipped) and inv float64 [H, W] (1 / distance along the axis, 0 = sky).
 
-    camera: origin, right, down, forward; f: focal length in px; lights float64 [L, 6] direction or place and colour;
+    camera: origin, right, down, forward; f: focal length in px; lights float64 [L, 6] direction or position, colour;
     walls: half extents of a room (y: half height), 0 outdoors; dither float64 [H, W, 2] in 0..1.
     """
     height, width = inv.shape
@@ -30,7 +30,7 @@ def render(P, camera, f, bank, offsets, sky, lights, sun, ambient, walls, fog, f
             if P[i, 22] == 0 and P[i, 23] < 1e5 and not (walls[0] > 0 and P[i, 2] + P[i, 5] > 1.99 * walls[1])
         ]
     )
-    S = np.empty((len(casters), 5))  # compact, for the many rays to the lights; not ground, lamps, walls and ceiling
+    S = np.empty((len(casters), 5))  # compact table for shadow rays, without ground, lamps, walls and ceiling
     for k in range(len(casters)):
         S[k, 0], S[k, 1], S[k, 2], S[k, 3], S[k, 4] = (
             P[casters[k], 1],
@@ -65,7 +65,7 @@ def render(P, camera, f, bank, offsets, sky, lights, sun, ambient, walls, fog, f
             s = 1 / np.sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2])
             d *= s
             count = 0
-            for i in range(n):  # a cone round the tile against each bounding sphere
+            for i in range(n):  # test a cone around the tile against each bounding sphere
                 cx, cy, cz = P[i, 1] - o[0], P[i, 2] - o[1], P[i, 3] - o[2]
                 c2 = cx * cx + cy * cy + cz * cz
                 if c2 > P[i, 23]:
@@ -91,7 +91,9 @@ def render(P, camera, f, bank, offsets, sky, lights, sun, ambient, walls, fog, f
                             t, hx, hy, hz, side = hit(P, near[k], o[0], o[1], o[2], d[0], d[1], d[2], best)
                             if t > 0:
                                 best, which, px, py, pz, face = t, near[k], hx, hy, hz, side
-                        if which == last and face == last_face:  # one surface: textures are filtered, one sample does
+                        if (
+                            which == last and face == last_face
+                        ):  # one surface: textures are filtered, one sample is enough
                             for k in range(3):
                                 img[y, x, k] *= 2
                             continue
@@ -134,5 +136,5 @@ def render(P, camera, f, bank, offsets, sky, lights, sun, ambient, walls, fog, f
 
 
 def offsets() -> np.ndarray:
-    """Where each mip level starts in a bank's row."""
+    """Start of each mip level in a row of the bank."""
     return _OFFSETS.astype(np.int64)

@@ -1,4 +1,4 @@
-"""Rooms to stand a camera in."""
+"""Rooms."""
 
 from __future__ import annotations
 

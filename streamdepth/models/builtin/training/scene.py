@@ -1,5 +1,5 @@
 # ruff: noqa: RUF005 - arrays are added here, not lists joined
-"""Everything a place is made of."""
+"""All objects of a scene."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from streamdepth.models.builtin.training.primitives import BOX, PLAIN, WINDOWS
 
 
 class Scene(Indoors):
-    """A scene: all there is to build places from."""
+    """A scene builder with all objects."""
 
     def cabinet(self, x: float, z: float, yaw: float, height_max: float) -> None:
         r = self.rng
@@ -60,7 +60,7 @@ class Scene(Indoors):
             self.part(base, axes, (0, h, d), (w, h, 0.01), **look)
 
     def counter(self, x: float, z: float, yaw: float, half_w: float) -> None:
-        """A kitchen's lower and upper cupboards, with what stands between."""
+        """A kitchen's lower and upper cupboards and the objects between them."""
         r = self.rng
         axes, base, front, tint = (
             rot_y(yaw),
@@ -102,7 +102,7 @@ class Scene(Indoors):
             )
 
     def facade(self, x: float, z: float, side: int, half_len: float, half_h: float, depth: float) -> None:
-        """A house along a street, its front facing the road."""
+        """A house that faces the road."""
         r = self.rng
         wall = self.texture(("plaster", "brick", "concrete", "plaster", "tile"))
         self.add(

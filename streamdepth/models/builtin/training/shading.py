@@ -1,5 +1,5 @@
 # ruff: noqa: N803 - P and S are matrices
-"""The light of a point that a ray has met: texture, pattern, sun or lamps with shadows, occlusion, gloss."""
+"""Light at a point hit by a ray: texture, pattern, sun or lamps with shadows, occlusion, gloss."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def shade(
             diffuse = 0.6 * diffuse + 0.25 * fall
         if shadows and diffuse > 0.02:
             first, last = 0, S.shape[0]
-            if sun:  # only what lies in the same column of light
+            if sun:  # only primitives in the same column of light
                 gu = int((hx * grid[0, 0] + hy * grid[0, 1] + hz * grid[0, 2] - grid[2, 0]) / CELL_M)
                 gv = int((hx * grid[1, 0] + hy * grid[1, 1] + hz * grid[1, 2] - grid[2, 1]) / CELL_M)
                 inside = 0 <= gu < CELLS and 0 <= gv < CELLS

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF005 - arrays are added here, not lists joined
-"""Thin things: rods, wires, railings, lattice girders and towers, the tracks of rides, bare branches."""
+"""Thin objects: rods, wires, railings, lattice girders and towers, the tracks of rides, bare branches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METAL = ("metal", "plain", "concrete", "wood")
 
 
 class Thin(Builder):
-    """What is a few centimetres thick and metres long."""
+    """Objects a few centimetres thick and metres long."""
 
     def rod(self, a: np.ndarray, b: np.ndarray, radius: float, texture: int | str, tint: np.ndarray) -> None:
         """A round bar from a to b."""
@@ -31,7 +31,7 @@ class Thin(Builder):
         self.add(CYLINDER, (a + b) / 2, (radius, length / 2, radius), axes, texture, 1.0, tint)
 
     def wires(self, a: np.ndarray, b: np.ndarray, count: int) -> None:
-        """Sagging wires beside each other from a to b."""
+        """Parallel sagging wires from a to b."""
         r = self.rng
         sag, spread = np.linalg.norm(b - a) * r.uniform(0, 0.04), r.uniform(0.15, 0.6)
         dark, texture = GREY * r.uniform(0.1, 0.5), self.texture("plain")

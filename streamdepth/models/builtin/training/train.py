@@ -1,4 +1,4 @@
-"""Train the network on rendered shards and their pseudo-labels. Stops and goes on where it was, from its checkpoint."""
+"""Train the network on rendered shards and their pseudo-labels. Continues from its checkpoint."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="checkpoint, continued where it exists")
     parser.add_argument("--init", default="imagenet", help="'imagenet', or an ONNX file of this network to start from")
     parser.add_argument("--steps", type=int, default=4500)
-    parser.add_argument("--coarse-steps", type=int, default=1500, help="first steps, on pictures of fewer pixels")
+    parser.add_argument("--coarse-steps", type=int, default=1500, help="number of first steps on smaller images")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1e-3, help="decoder's learning rate")
     parser.add_argument("--encoder-rate", type=float, default=2e-4)
-    parser.add_argument("--frozen", type=int, default=5, help="encoder blocks left as they are (0: train all)")
+    parser.add_argument("--frozen", type=int, default=5, help="number of frozen encoder blocks (0: train all)")
     parser.add_argument("--teacher", type=float, default=0.7, help="weight of the pseudo-labels in rooms")
     parser.add_argument("--steady", type=float, default=1.0, help="weight of agreement between neighbouring frames")
     parser.add_argument("--seed", type=int, default=11)
@@ -108,7 +108,7 @@ def main() -> None:
         if step % 20 == 0:
             speed = (step - first) * args.batch / (time.monotonic() - start)
             log.info(
-                "step %d shape %.3f depth %.3f steady %.3f, %.1f pictures/s",
+                "step %d shape %.3f depth %.3f steady %.3f, %.1f images/s",
                 step,
                 shape_sum / 20,
                 depth_sum / 20,

@@ -1,11 +1,11 @@
-"""Views of a rendered picture: which part, as which camera and codec would leave it, and what the next frame sees."""
+"""Views of a rendered image: crop, artefacts of camera and codec, and the next frame."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-# network sizes (width, height) by shape of the rendered picture, all of about 50,000 pixels
+# network sizes (width, height) by shape of the rendered image, all of about 50,000 pixels
 WIDE = ((352, 192), (320, 192), (288, 160))
 NORMAL = ((256, 192), (256, 192), (224, 224), (320, 192))
 TALL = ((192, 256), (192, 320), (224, 224))
@@ -16,14 +16,14 @@ Box = tuple[int, int, int, int]
 
 
 def sizes_for(width: int, height: int, coarse: bool) -> tuple[tuple[int, int], ...]:
-    """Network sizes for a rendered picture; coarse: with two fifths of the pixels, for a quick start."""
+    """Network sizes for a rendered image; coarse: two fifths of the pixels."""
     aspect = width / height
     sizes = LONG if aspect > 2 else WIDE if aspect > 1.5 else NORMAL if aspect > 1 else TALL
     return tuple((round(w / 51) * 32, round(h / 51) * 32) for w, h in sizes) if coarse else sizes
 
 
 def wear(f: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A camera's and a codec's marks on float32 RGB in 0..1: blur, cast, contrast, vignette, noise, JPEG. -> uint8."""
+    """Camera and codec artefacts on float32 RGB in 0..1, as uint8: blur, cast, contrast, vignette, noise, JPEG.."""
     height, width = f.shape[:2]
     kind = rng.random()
     if kind < 0.15:
@@ -37,7 +37,7 @@ def wear(f: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         line[n // 2] = 1 / n
         line = cv2.warpAffine(line, cv2.getRotationMatrix2D((n / 2 - 0.5, n / 2 - 0.5), rng.uniform(0, 180), 1), (n, n))
         f = cv2.filter2D(np.ascontiguousarray(f), -1, line / max(line.sum(), 1e-3))
-    elif kind < 0.44:  # a camera's own sharpening
+    elif kind < 0.44:  # sharpening in the camera
         f = f + (f - cv2.GaussianBlur(f, (0, 0), 1.2)) * rng.uniform(0.3, 1.2)
     if rng.random() < 0.85:
         grey = f.mean(2, keepdims=True)
@@ -66,7 +66,7 @@ def wear(f: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def crop(rng: np.random.Generator, width: int, height: int, size: tuple[int, int]) -> Box:
-    """x, y, w, h of a part of the picture with about the aspect of `size`."""
+    """x, y, w, h of a crop with approximately the aspect of `size`."""
     aspect = size[0] / size[1] * np.exp(rng.normal(0, 0.15))
     scale = rng.uniform(0.6, 1.0) ** 0.7
     w = min(width, height * aspect) * scale
@@ -76,7 +76,7 @@ def crop(rng: np.random.Generator, width: int, height: int, size: tuple[int, int
 
 
 def beside(rng: np.random.Generator, width: int, height: int, box: Box) -> Box:
-    """`box` moved and zoomed a little within the picture, as the next frame of a video would be."""
+    """`box` moved and zoomed slightly, as in the next frame of a video."""
     x, y, w, h = box
     zoom = min(1 + rng.uniform(-ZOOM, ZOOM), width / w, height / h)
     new_w, new_h = int(w * zoom), int(h * zoom)
@@ -86,7 +86,7 @@ def beside(rng: np.random.Generator, width: int, height: int, box: Box) -> Box:
 
 
 def way(first: Box, second: Box, mirrored: bool) -> np.ndarray:
-    """float32 [2, 3]: from places of the second view to those of the first, both in -1..1, for `affine_grid`."""
+    """float32 [2, 3]: from positions in the second view to positions in the first, both in -1..1, for `affine_grid`."""
     theta = np.zeros((2, 3), np.float32)
     for axis in range(2):
         start, size = second[axis] - first[axis], first[axis + 2]
