@@ -3,60 +3,41 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from streamdepth.cli import options, tables
+from streamdepth.cli.terminal import table
 
 if TYPE_CHECKING:
     from streamdepth.bench import BenchReport
+    from streamdepth.config.commands import BenchConfig
 
 
-def bench(
-    source: Annotated[
-        str | None, typer.Argument(metavar="[SOURCE]", help="A clip; default: a made-up one of 1280x720.")
-    ] = None,
-    model: options.Model = None,
-    provider: Annotated[
-        list[str] | None, typer.Option("--provider", help="Repeatable; default: all that can run here.")
-    ] = None,
-    dtype: Annotated[list[str] | None, typer.Option("--dtype", help="Repeatable; default: auto.")] = None,
-    size: Annotated[list[str] | None, typer.Option("--size", help="Repeatable; default: the model's own.")] = None,
-    batch: Annotated[list[int] | None, typer.Option("--batch", help="Repeatable; default: 1, 2, 4.")] = None,
-    frames: Annotated[int, typer.Option("--max-frames", help="Of the source.")] = 150,
-    seconds: Annotated[float, typer.Option("--seconds", help="For each setting.")] = 1.0,
-    threads: options.Threads = None,
-    sense: options.Sense = None,
-    revision: options.Revision = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for --compare.")] = False,
-    compare: Annotated[Path | None, typer.Option("--compare", help="Set against a report written with --json.")] = None,
-    quiet: options.Quiet = None,
-) -> None:
-    """Measure providers, dtypes, sizes and batches here, recommend one, and show where the time goes."""
+def bench(config: BenchConfig) -> None:
+    """Measure providers, dtypes, sizes and batches on this machine, recommend one, and show where the time goes."""
     from streamdepth.bench import bench as measure
     from streamdepth.bench import compare as against
     from streamdepth.bench import load_report
-    from streamdepth.cli.progress import say, wanted
+    from streamdepth.cli.terminal import progress_shown, say
 
-    before = load_report(compare) if compare is not None else None
+    before = load_report(config.compare) if config.compare is not None else None
     report = measure(
-        source,
-        model or "built-in",
-        providers=provider or (),
-        dtypes=dtype or ("auto",),
-        sizes=size or (),
-        batches=batch or (1, 2, 4),
-        frames=frames,
-        seconds=seconds,
-        threads=threads,
-        sense=sense,
-        revision=revision,
-        progress=say if wanted(bool(quiet)) else None,
+        config.source,
+        config.model,
+        providers=config.providers,
+        dtypes=config.dtypes,
+        sizes=config.sizes,
+        batches=config.batches,
+        frames=config.max_frames,
+        seconds=config.seconds,
+        threads=config.threads,
+        sense=config.sense,
+        revision=config.revision,
+        progress=say if progress_shown(config.quiet) else None,
     )
     compared = against(before, report) if before is not None else ()
-    if as_json:
+    if config.as_json:
         content = report.to_dict()
         if before is not None:
             content["compared"] = [
@@ -67,15 +48,15 @@ def bench(
         return
     _print(report)
     if before is not None:
-        tables.show(
+        table(
             ("", "before, ms", "now, ms", "times as fast", ""),
             [(c.name, f"{c.before_ms:.2f}", f"{c.now_ms:.2f}", f"{c.ratio:.2f}", c.verdict) for c in compared],
-            title=f"against {compare}",
+            title=f"against {config.compare}",
         )
 
 
 def _print(report: BenchReport) -> None:
-    tables.show(
+    table(
         ("provider", "dtype", "size", "batch", "ms / frame", "CPU ms / frame", "correlation", ""),
         [
             (
@@ -97,7 +78,7 @@ def _print(report: BenchReport) -> None:
         rows.append(("elsewhere", "", f"{report.whole.elsewhere_cpu_ms:.2f}"))
         rows.append(("whole run", f"{1000 / report.whole.fps:.2f}" if report.whole.fps else "-",
                      f"{report.whole.cpu_ms:.2f}"))  # fmt: skip
-    tables.show(("stage alone", "ms / frame", "CPU ms / frame"), rows, title=f"{report.source}")
+    table(("stage alone", "ms / frame", "CPU ms / frame"), rows, title=f"{report.source}")
     if report.whole is not None:
         whole = report.whole
         typer.echo(

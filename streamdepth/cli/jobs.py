@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamdepth.cli.options import style_value
-from streamdepth.cli.statistics import check_place
+from streamdepth.cli.stats_file import check_place
 from streamdepth.core.errors import UsageError
 from streamdepth.core.look import LookControl
 from streamdepth.core.queues import Policy
@@ -63,25 +61,8 @@ def plan(config: RunConfig) -> list[Job]:
         raise UsageError("-: nothing is written to standard output; name a file such as out.mkv, or a folder/")
     if "data_size" in config.model_fields_set and not config.data:
         raise UsageError(f"data-size {config.data_size}: no depth data is written; add --data OUT, or leave it out")
-    size, rate = camera_mode(config.camera_mode)
     threads = thread_plan(config, at_once(config.sources))
-    sources = expand(
-        config.sources,
-        start_seconds=config.start,
-        duration_seconds=config.duration,
-        max_frames=config.max_frames,
-        image_rate=Fraction(config.image_rate).limit_denominator(1001),
-        camera_size=size,
-        camera_rate=rate,
-        threads=threads.decoder,
-        hwaccel=config.hwaccel,
-        timeout_seconds=config.timeout,
-        retries=config.retries,
-        transport=config.transport,
-        tls_ca=config.tls_ca,
-        low_latency=config.latency == "low",
-        credentials_file=config.credentials,
-    )
+    sources = expand(config.sources, **config.source_options(threads.decoder))
     several = len(sources) > 1
     if several:
         _check_names(config)
@@ -124,15 +105,6 @@ def thread_plan(config: RunConfig, at_once: int) -> ThreadPlan:
         encoder=config.encoder_threads or planned.encoder,
         kernels=config.color_threads or planned.kernels,
     )
-
-
-def camera_mode(text: str | None) -> tuple[tuple[int, int] | None, Fraction | None]:
-    """``WxH@FPS`` -> size and rate; None where they are left to the camera."""
-    if text is None:
-        return None, None
-    size, _, rate = text.partition("@")
-    width, height = size.split("x")
-    return (int(width), int(height)), Fraction(rate) if rate else None
 
 
 def _check_names(config: RunConfig) -> None:
@@ -188,7 +160,7 @@ def make_sinks(
     from streamdepth.sinks.select import StreamOptions, check_distinct, data_sink_for, sink_for
 
     check_distinct(_named(output, source) for output in (*config.output, *config.data))
-    look = replace(config.look, style=style_value(config.style))
+    look = config.look
     stream = StreamOptions(
         rate=config.stream_rate,
         gop_seconds=config.gop,

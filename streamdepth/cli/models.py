@@ -1,29 +1,26 @@
-"""``streamdepth models list | show | pull``."""
+"""``streamdepth models list | show | pull``, ``verify`` and ``build``."""
 
 from __future__ import annotations
 
 import json
 import re
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from streamdepth.cli import options, tables
+from streamdepth.cli.terminal import table
+from streamdepth.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from streamdepth.config.commands import BuildConfig, ModelConfig, PullConfig, VerifyConfig
     from streamdepth.models.catalog import ModelDetails
 
-app = typer.Typer(help="What models there are, what is known of one, and fetching them.", no_args_is_help=True)
 
-_AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
-_Name = Annotated[str, typer.Argument(metavar="NAME", help="built-in, a path, or a Hub name.")]
-
-
-@app.command("list")
-def list_() -> None:
-    """Known models, and what the cache holds."""
-    from streamdepth.models.catalog import list_models
+def list_models() -> None:
+    """List the known models, and which of them are in the cache."""
+    from streamdepth.models.catalog import list_models as catalogue
 
     rows = [
         (
@@ -34,28 +31,21 @@ def list_() -> None:
             " ".join(f"{what} {ms:g} ms" for what, ms in entry.speed_ms.items()),
             " ".join(entry.cached) or ("in the package" if entry.kind == "built-in" else ""),
         )
-        for entry in list_models()
+        for entry in catalogue()
     ]
-    tables.show(("model", "means", "licence", "MB by dtype", "measured", "on this machine"), rows)
+    table(("model", "means", "licence", "MB by dtype", "measured", "on this machine"), rows)
 
 
-@app.command("show")
-def show(
-    name: _Name,
-    dtype: options.Dtype = None,
-    revision: options.Revision = None,
-    provider: options.Provider = None,
-    as_json: _AsJson = False,
-) -> None:
-    """Everything known of a model, and where each fact comes from."""
+def show(config: ModelConfig) -> None:
+    """Show everything that is known of a model, and where each fact comes from."""
     from streamdepth.inference.providers import likely
     from streamdepth.models.catalog import show_model
 
-    details = show_model(name, dtype=dtype or "auto", revision=revision, provider=likely(provider or "auto"))
-    if as_json:
+    details = show_model(config.name, dtype=config.dtype, revision=config.revision, provider=likely(config.provider))
+    if config.as_json:
         typer.echo(json.dumps(_plain(details), indent=2))
     else:
-        tables.show(("", "", "from"), _rows(details), title=details.name)
+        table(("", "", "from"), _rows(details), title=details.name)
 
 
 def _plain(details: ModelDetails) -> dict[str, Any]:
@@ -108,28 +98,69 @@ def _builtin_rows() -> list[tuple[str, str, str]]:
     return rows
 
 
-@app.command("pull")
-def pull(
-    name: _Name,
-    dtype: options.Dtype = None,
-    revision: options.Revision = None,
-    provider: options.Provider = None,
-    force: Annotated[bool, typer.Option("--force", help="Download again even what is sound.")] = False,
-    quiet: options.Quiet = None,
-) -> None:
-    """Fetch a Hub model, check every file, repair what is damaged."""
-    from streamdepth.cli.progress import bytes_bar
+def pull(config: PullConfig) -> None:
+    """Download a Hub model, check every file, and repair damaged ones."""
+    from streamdepth.cli.terminal import bytes_bar
     from streamdepth.inference.providers import likely
     from streamdepth.models.catalog import pull as fetch
 
-    with bytes_bar(quiet=bool(quiet)) as downloading:
+    with bytes_bar(quiet=config.quiet) as downloading:
         pulled = fetch(
-            name,
-            dtype=dtype or "auto",
-            revision=revision,
-            provider=likely(provider or "auto"),
-            force=force,
+            config.name,
+            dtype=config.dtype,
+            revision=config.revision,
+            provider=likely(config.provider),
+            force=config.force,
             progress=downloading,
         )
     for path in pulled.files:
         typer.echo(path)
+
+
+def verify(config: VerifyConfig) -> None:
+    """Check a model: finite, not constant, and its difference from a reference, e.g. q8 from fp32."""
+    from streamdepth.image.verify import verify as compare
+
+    report = compare(
+        config.checked,
+        reference=config.reference,
+        images=config.images or None,
+        dtype=config.dtype,
+        reference_dtype=config.reference_dtype,
+        revision=config.revision,
+        size=config.size,
+        sense=config.sense,
+        provider=config.provider,
+    )
+    if config.as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        table(report.COLUMNS, report.rows(), title=report.title)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def build(config: BuildConfig) -> None:
+    """Build TensorRT engines and graphs in advance, which take minutes in the first run on a GPU."""
+    from streamdepth.cli.terminal import bytes_bar, say
+    from streamdepth.core.clock import SystemClock
+    from streamdepth.inference.build import build as make
+    from streamdepth.inference.build_process import BuildRequest, build_first
+    from streamdepth.inference.model import DepthModel
+
+    images = tuple(_size(text) for text in config.image_size)
+    say_built = partial(say, quiet=config.quiet)
+    with bytes_bar(quiet=config.quiet) as downloading:
+        options = config.model_options(provider=config.target, progress=downloading)
+        spec = DepthModel(config.built, **options).spec
+    if config.target == "tensorrt":
+        build_first(BuildRequest(spec, images=images, batch=config.batch), SystemClock(), say_built)
+    made = make(spec, config.target, images=images, batch=config.batch, progress=say_built)
+    table(("", "where"), [(one.name, str(one.path)) for one in made])
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if found is None:
+        raise UsageError(f"image-size: {text!r} is not a size; give WxH, e.g. 1920x1080")
+    return int(found[1]), int(found[2])

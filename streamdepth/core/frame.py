@@ -5,12 +5,11 @@ Units and layouts are in the names: ``_ns``, ``_seconds``, ``_px``, ``_hwc_rgb``
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal, Protocol
-
-import numpy as np
 
 from streamdepth.core.errors import DataFormatError
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import av
+    import numpy as np
     from numpy.typing import NDArray
 
 Layout = Literal["hwc_rgb", "hwc_bgr", "hwc_rgba", "hw_gray"]
@@ -177,6 +177,7 @@ class Frame:
 
     def to_rgb(self) -> NDArray[np.uint8]:
         """The image as a new uint8 [H, W, 3] array, RGB, full range."""
+        import numpy as np
         from av.video.reformatter import VideoReformatter
 
         # An image's own converter stays with it as long as it lives, with two threads; whole shots of them are kept.
@@ -193,6 +194,7 @@ def image_from_array(array: NDArray[np.uint8], layout: Layout) -> av.VideoFrame:
         ValueError: shape or dtype do not fit the layout.
     """
     import av
+    import numpy as np
 
     channels = {"hwc_rgb": 3, "hwc_bgr": 3, "hwc_rgba": 4, "hw_gray": None}[layout]
     expected = array.ndim == 2 if channels is None else array.ndim == 3 and array.shape[2] == channels
@@ -226,7 +228,7 @@ class DepthMap:
     propagated: bool = False
 
     def __post_init__(self) -> None:
-        if self.values.ndim != 2 or self.values.dtype != np.float32 or 0 in self.values.shape:
+        if self.values.ndim != 2 or self.values.dtype != "float32" or 0 in self.values.shape:
             raise ValueError(f"depth is float32 [h, w], not {self.values.dtype} {list(self.values.shape)}")
         if self.valid is not None and self.valid.shape != self.values.shape:
             raise ValueError(f"valid mask {list(self.valid.shape)} does not fit depth {list(self.values.shape)}")
@@ -264,7 +266,7 @@ class DepthRange:
     hi: float
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.lo) and np.isfinite(self.hi)) or self.lo > self.hi:
+        if not (math.isfinite(self.lo) and math.isfinite(self.hi)) or self.lo > self.hi:
             raise ValueError(f"a depth range needs finite LO <= HI, not {self.lo}, {self.hi}")
 
     @property

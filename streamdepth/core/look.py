@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from streamdepth.core import limits
 from streamdepth.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,8 +74,7 @@ class Look:
         object.__setattr__(self, "upsampling", _member(Upsampling, "upsampling", self.upsampling))
         if self.alpha is not None and not _are_ends(self.alpha):
             raise UsageError(f"alpha lies in 0..1, at the nearest and at the farthest point, not {self.alpha!r}")
-        if not 0 <= self.contours <= 64:
-            raise UsageError(f"contours is 0..64 levels, not {self.contours}")
+        limits.CONTOURS.check("contours", self.contours)
 
     @property
     def alpha_ends(self) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from streamdepth.core import limits
 from streamdepth.core.errors import InferenceError, ModelError, UsageError
 from streamdepth.core.frame import DepthMap, Sense
 from streamdepth.core.threads import cores, plan_threads
@@ -107,10 +108,9 @@ class Engine:
         bytes_in: bool | None = None,
         cuda_graph: bool = True,
     ) -> None:
-        if batch < 1:
-            raise UsageError(f"batch is at least 1, not {batch}")
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads is at least 1, not {threads}")
+        limits.BATCH.check("batch", batch)
+        if threads is not None:
+            limits.SESSION_THREADS.check("threads", threads)
         if exact and bytes_in:
             raise UsageError("bytes_in preprocesses in the graph, exact as transformers does; choose one")
         if bytes_in is None:

@@ -7,8 +7,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
+from streamdepth.core import limits
 from streamdepth.core.clock import SystemClock
-from streamdepth.core.errors import InferenceError, UsageError
+from streamdepth.core.errors import InferenceError
 from streamdepth.inference import providers, sessions
 from streamdepth.inference.build_process import BuildProcess, BuildRequest, build_first
 from streamdepth.inference.nvidia import follows_image
@@ -101,8 +102,8 @@ class DepthModel:
         progress: Progress | None = None,
         on_status: Callable[[str], None] | None = None,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads is at least 1, not {threads}")
+        if threads is not None:
+            limits.SESSION_THREADS.check("threads", threads)
         from streamdepth.models.resolve import resolve
 
         self.exact, self.threads = exact, threads

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from streamdepth.core.errors import UsageError
 from streamdepth.core.queues import BoundedQueue, Ended, Policy
 from streamdepth.pipeline.stats import Timer
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from streamdepth.depth.cuts import CutDetector
     from streamdepth.depth.propagation import DepthPropagator, KnownDepth
 
-MOST = 16
-"""At 30 fps the model then sees two frames a second; beyond, little of an image is left to propagate."""
 _LIVE_FRAMES = 1
 
 
@@ -59,16 +56,6 @@ class _Answer:
     shot: int
     known: KnownDepth
     depth: DepthMap
-
-
-def check_every(every: int) -> int:
-    """
-    Raises:
-        UsageError: not 1 to ``MOST``.
-    """
-    if not 1 <= every <= MOST:
-        raise UsageError(f"model_every is 1 to {MOST}, not {every}")
-    return every
 
 
 class KeyframePropagation:

@@ -6,13 +6,13 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
+from streamdepth.core import limits
 from streamdepth.core.clock import SystemClock
 from streamdepth.core.contracts import Source
 from streamdepth.core.errors import UsageError
 from streamdepth.core.queues import Policy
 from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch
 from streamdepth.depth.shots import KEPT_BYTES
-from streamdepth.pipeline.keyframes import check_every
 from streamdepth.pipeline.model_worker import ModelWorker
 from streamdepth.pipeline.report import UNACCOUNTED, audit, opening_notes, run_stats, snapshot
 from streamdepth.pipeline.sink_worker import IDLE_SECONDS
@@ -81,8 +81,7 @@ class Pipeline:
     ) -> None:
         if not sources:
             raise UsageError("a pipeline needs at least one source")
-        if batch < 1:
-            raise UsageError(f"batch is at least 1, not {batch}")
+        limits.BATCH.check("batch", batch)
         if kept_bytes < 0:
             raise UsageError(f"kept_bytes is at least 0, not {kept_bytes}")
         if len(sources) > 1 and not callable(sinks) and sinks:
@@ -91,7 +90,8 @@ class Pipeline:
         self._deadline_seconds = deadline_seconds
         self._kept_bytes = kept_bytes // len(sources)
         self._batch = batch
-        self._model_every = check_every(model_every)
+        limits.MODEL_EVERY.check("model_every", model_every)
+        self._model_every = model_every
         self._color_threads = color_threads
         self._engines = model
         self._range = RangeSpec.parse(range) if isinstance(range, str) else range

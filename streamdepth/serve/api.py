@@ -191,7 +191,7 @@ def _whole(value: Any) -> int:
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"contours is a whole number 0..64, not {value!r}")
+        raise ValueError(f"contours must be a whole number, not {value!r}")
     return value
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from streamdepth.core import limits
 from streamdepth.core.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ class Limits:
             raise UsageError(f"start must be 0 seconds or more, not {start_seconds}")
         if duration_seconds is not None and not (math.isfinite(duration_seconds) and duration_seconds > 0):
             raise UsageError(f"duration must be more than 0 seconds, not {duration_seconds}")
-        if max_frames is not None and max_frames < 1:
-            raise UsageError(f"max-frames must be 1 or more, not {max_frames}")
+        if max_frames is not None:
+            limits.MAX_FRAMES.check("max-frames", max_frames)
         return cls(_exact(start_seconds), None if duration_seconds is None else _exact(duration_seconds), max_frames)
 
     def __bool__(self) -> bool:

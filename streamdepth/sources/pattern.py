@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
+from streamdepth.core import limits
 from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.core.frame import ColorTags, Frame, StreamInfo
@@ -59,8 +60,7 @@ class PatternSource(BaseSource):
     ) -> None:
         if not (1 <= width_px <= _MAX_SIDE_PX and 1 <= height_px <= _MAX_SIDE_PX):
             raise UsageError(f"test: size must be 1x1 to {_MAX_SIDE_PX}x{_MAX_SIDE_PX}, not {width_px}x{height_px}")
-        if not 0 < rate <= 1000:
-            raise UsageError(f"test: rate must be more than 0 and at most 1000 frames per second, not {rate}")
+        limits.SOURCE_RATE.check("test: rate", rate)
         if frames < 0:
             raise UsageError(f"test: frames must be 0 (endless) or more, not {frames}")
         if seed < 0:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
+from streamdepth.core import limits
 from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
 from streamdepth.core.frame import ColorTags, Frame, StreamInfo, image_from_array
@@ -74,10 +75,9 @@ class WebcamSource(BaseSource):
             raise UsageError("camera width and height must be given together")
         if (width is not None and width < 1) or (height is not None and height < 1):
             raise UsageError(f"camera size must be at least 1x1, not {width}x{height}")
-        if rate is not None and not 0 < rate <= 1000:
-            raise UsageError(f"camera rate must be more than 0 and at most 1000 frames per second, not {rate}")
-        if timeout_seconds <= 0:
-            raise UsageError(f"timeout must be more than 0 seconds, not {timeout_seconds}")
+        if rate is not None:
+            limits.SOURCE_RATE.check("camera rate", rate)
+        limits.TIMEOUT_SECONDS.check("timeout", timeout_seconds)
         self._device: int | str = int(device) if isinstance(device, str) and device.isdecimal() else device
         name = f"camera {self._device}" if isinstance(self._device, int) else str(self._device)
         super().__init__(name, live=True, clock=clock)
@@ -211,7 +211,7 @@ class WebcamSource(BaseSource):
     def _describe(self, capture: Capture, first: NDArray[np.uint8]) -> StreamInfo:
         height, width = first.shape[:2]
         fps = capture.get(_FPS)
-        rate = Fraction(fps).limit_denominator(1001) if np.isfinite(fps) and 0 < fps <= 1000 else None
+        rate = Fraction(fps).limit_denominator(1001) if np.isfinite(fps) and fps in limits.SOURCE_RATE else None
         code = int(capture.get(_FOURCC)) & 0xFFFFFFFF
         fourcc = "".join(
             char for char in code.to_bytes(4, "little").decode("ascii", "replace") if char.isprintable()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pytest
 
+from streamdepth.cli import main
 from streamdepth.core.errors import ProviderError, UsageError
 from streamdepth.inference import assignment, fused, nvidia, providers, session_options, sessions
 from streamdepth.inference.build import build
@@ -312,36 +313,24 @@ def test_a_build_for_what_needs_none_or_cannot_run_here_is_refused(
         build(spec)
 
 
-def test_the_build_command_reads_image_sizes() -> None:
-    import typer
-    from typer.testing import CliRunner
-
-    from streamdepth.cli.build import build as command
-
-    app = typer.Typer()
-    app.command()(command)
+def test_the_build_command_reads_image_sizes(capsys: pytest.CaptureFixture[str]) -> None:
     for size in ("big", "0x5"):
-        failed = CliRunner().invoke(app, ["built-in", "--image", size])
-        assert isinstance(failed.exception, UsageError)
-        assert "no WxH" in str(failed.exception)
+        assert main(["build", "built-in", "--image-size", size]) == 2
+        assert f"image-size: '{size}' is not a size; give WxH" in capsys.readouterr().err
 
 
-def test_the_build_command_builds_in_a_process_and_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import typer
-    from typer.testing import CliRunner
-
-    from streamdepth.cli.build import build as command
+def test_the_build_command_builds_in_a_process_and_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from streamdepth.inference.build import Built
 
     requests: list[BuildRequest] = []
     monkeypatch.setattr("streamdepth.inference.build_process.build_first", lambda one, *_: requests.append(one))
     made = (Built("engine", tmp_path / "here", 1.0),)
     monkeypatch.setattr("streamdepth.inference.build.build", lambda *_, **__: made)
-    app = typer.Typer()
-    app.command()(command)
-    done = CliRunner().invoke(app, ["built-in", "--image", "640x480", "--image", "320x240", "--batch", "4"])
-    assert done.exit_code == 0, done.output
-    assert "engine" in done.output
+    sizes = ["--image-size", "640x480", "--image-size", "320x240"]
+    assert main(["build", "built-in", *sizes, "--batch", "4"]) == 0
+    assert "engine" in capsys.readouterr().out
     assert [(one.images, one.batch, one.spec.name) for one in requests] == [(((640, 480), (320, 240)), 4, "built-in")]
-    CliRunner().invoke(app, ["built-in", "--provider", "cuda"])
+    assert main(["build", "built-in", "--provider", "cuda"]) == 0
     assert len(requests) == 1

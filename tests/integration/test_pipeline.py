@@ -192,7 +192,7 @@ class TestUse:
             Pipeline([])
         with pytest.raises(UsageError, match="neither every nor latest"):
             Pipeline([ScriptedSource()], policy="newest")
-        with pytest.raises(UsageError, match="batch is at least 1"):
+        with pytest.raises(UsageError, match="batch must be 1 to 256 frames, not"):
             Pipeline([ScriptedSource()], batch=0)
         with pytest.raises(UsageError, match="kept_bytes is at least 0"):
             Pipeline([ScriptedSource()], kept_bytes=-1)

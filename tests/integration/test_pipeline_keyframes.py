@@ -214,7 +214,7 @@ def test_iteration_tells_carried_depth() -> None:
 
 @pytest.mark.parametrize("every", [0, -1, 17])
 def test_absurd_numbers_are_refused(every: int) -> None:
-    with pytest.raises(UsageError, match=f"model_every is 1 to 16, not {every}"):
+    with pytest.raises(UsageError, match=f"model_every must be 1 to 16, not {every}"):
         Pipeline([ScriptedSource(1)], fake_estimator(), model_every=every)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import importlib
 import os
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from streamdepth.cli import garbage_collector, main
+from streamdepth.cli import main, process
 from streamdepth.core.errors import MissingDependencyError
 from streamdepth.depth import cuts
 from streamdepth.inference import agreement, agreement_cache, nvidia, openvino_runtime, plugins, providers, sessions
@@ -49,18 +48,18 @@ class TestCollector:
     @pytest.fixture
     def own_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """``main`` without arguments takes the process for its own, and would leave it where a thread is stuck."""
-        monkeypatch.setattr(importlib.import_module("streamdepth.cli.main"), "_leave_stuck_threads", lambda _: None)
+        monkeypatch.setattr(process, "leave_stuck_threads", lambda _: None)
 
     def test_release_undoes_hold_and_leaves_what_is_there_out(self) -> None:
-        garbage_collector.hold()
+        process.hold_collections()
         assert not gc.isenabled()
-        garbage_collector.release()
+        process.resume_collections()
         assert gc.isenabled()
         assert gc.get_freeze_count() > 1000
 
     def test_release_leaves_a_collector_alone_that_was_not_held(self) -> None:
         gc.unfreeze()
-        garbage_collector.release()
+        process.resume_collections()
         assert gc.get_freeze_count() == 0
 
     @pytest.mark.usefixtures("own_process")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from streamdepth.cli import progress
+from streamdepth.cli import terminal
 from streamdepth.pipeline import Pipeline, Snapshot
 from tests.support.stages import RecordingSink, ScriptedSource, fake_estimator
 
@@ -23,11 +23,11 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[[Snapshot], str]:
 
     def show(state: Snapshot) -> str:
         out = io.StringIO()
-        monkeypatch.setattr(progress, "wanted", lambda _: True)
+        monkeypatch.setattr(terminal, "progress_shown", lambda _: True)
         monkeypatch.setattr(
-            progress, "_console", lambda: Console(file=out, width=120, force_terminal=True, color_system=None)
+            terminal, "_console", lambda: Console(file=out, width=120, force_terminal=True, color_system=None)
         )
-        with progress.frames_bar("clip", lambda: state, quiet=False):
+        with terminal.frames_bar("clip", lambda: state, quiet=False):
             pass
         return out.getvalue()
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from streamdepth.cli.jobs import thread_plan
 from streamdepth.colorize.palettes import checked_style
-from streamdepth.config import RunConfig, load_config, parse_seconds
+from streamdepth.config import RunConfig
+from streamdepth.config.options import parse_seconds
 from streamdepth.core.errors import UsageError
 from streamdepth.core.look import Look, LookControl, Upsampling, View, parse_alpha
 from streamdepth.core.queues import Policy
@@ -25,13 +26,13 @@ CONFIGS = ROOT / "configs"
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_ready_ones_are_valid(path: Path) -> None:
-    assert load_config(path, {}) != RunConfig()
+    assert RunConfig.load({}, path, command="run") != RunConfig()
 
 
 def test_options_go_before_the_file(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("sources: [a.mp4, b.mp4]\nmax-frames: 9\nstyle: jet\nalpha: [0.2, 0.7]\nbatch: auto\nsize: 518\n")
-    config = load_config(file, {"style": "hot", "max_frames": None, "sources": []})
+    config = RunConfig.load({"style": "hot", "max_frames": None, "sources": []}, file, command="run")
     assert config.sources == ("a.mp4", "b.mp4")
     assert (config.style, config.max_frames, config.batch, config.size) == ("hot", 9, "auto", 518)
     assert config.look == Look(style="hot", alpha=(0.2, 0.7), view=View.OVERLAY)
@@ -40,7 +41,7 @@ def test_options_go_before_the_file(tmp_path: Path) -> None:
 def test_one_text_is_a_list_of_one(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("sources: 0\noutput: out.mkv\npolicy: latest\nedges: guided\nstart: '1:30'\n")
-    config = load_config(file, {})
+    config = RunConfig.load({}, file, command="run")
     assert (config.sources, config.output) == (("0",), ("out.mkv",))
     assert (config.policy, config.edges, config.start) == (Policy.LATEST, Upsampling.GUIDED, 90.0)
 
@@ -58,51 +59,51 @@ def test_one_text_is_a_list_of_one(tmp_path: Path) -> None:
 def test_threads_are_planned_for_all_that_runs_at_once(
     options: dict[str, object], at_once: int, decoders: int, encoders: int
 ) -> None:
-    planned = thread_plan(load_config(None, {**options, "threads": 8}), at_once)
+    planned = thread_plan(RunConfig.load({**options, "threads": 8}, command="run"), at_once)
     assert planned == plan_threads(8, decoders=decoders, encoders=encoders)
 
 
 def test_threads_that_are_set_go_before_the_plan(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("output: a.mkv\nthreads: 8\ndecoder-threads: 7\nencoder_threads: 6\ncolor-threads: 5\n")
-    planned = thread_plan(load_config(file, {}), 1)
+    planned = thread_plan(RunConfig.load({}, file, command="run"), 1)
     assert (planned.session, planned.decoder, planned.encoder, planned.kernels) == (8, 7, 6, 5)
 
 
 def test_an_alpha_alone_means_an_overlay() -> None:
-    assert load_config(None, {"alpha": "0.5"}).look.view is View.OVERLAY
-    assert load_config(None, {"alpha": "0.5", "view": "side"}).look.view is View.SIDE
-    assert load_config(None, {}).look.view is View.DEPTH
+    assert RunConfig.load({"alpha": "0.5"}, command="run").look.view is View.OVERLAY
+    assert RunConfig.load({"alpha": "0.5", "view": "side"}, command="run").look.view is View.SIDE
+    assert RunConfig.load({}, command="run").look.view is View.DEPTH
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("stile: jet", "unknown key stile; did you mean style?"),
-        ("max_framse: 3", "did you mean max-frames?"),
+        ("stile: jet", "unknown key stile, did you mean 'style'?"),
+        ("max_framse: 3", "did you mean 'max-frames'?"),
         ("xyzzy: 3", "see streamdepth run --help"),
-        ("batch: 0", "batch is 1 to 256, or auto"),
-        ("batch: many", "batch is 1 to 256, or auto, not 'many'"),
-        ("batch: true", "batch is 1 to 256, or auto, not True"),
-        ("crf: fine", "crf is a number, not 'fine'"),
-        ("max-frames: 1.5", "max-frames is a whole number, not 1.5"),
-        ("show: maybe", "show is true or false, not 'maybe'"),
-        ("codec: 3", "codec is text, not 3"),
-        ("stats: 3", "stats is a path, not 3"),
-        ("preprocessing: 3", "preprocessing is a mapping of names to values, not 3"),
-        ("gop: 0", "gop is more than 0, not 0"),
-        ("policy: fast", "'every' or 'latest', not 'fast'"),
+        ("batch: 0", "batch must be 1 to 256 frames, or auto, not 0"),
+        ("batch: many", "batch must be 1 to 256 frames, or auto, not 'many'"),
+        ("batch: true", "batch must be 1 to 256 frames, or auto, not True"),
+        ("crf: fine", "crf must be a number, not 'fine'"),
+        ("max-frames: 1.5", "max-frames must be a whole number, not 1.5"),
+        ("show: maybe", "show must be true or false, not 'maybe'"),
+        ("codec: 3", "codec must be text, not 3"),
+        ("stats: 3", "stats must be a path, not 3"),
+        ("preprocessing: 3", "preprocessing must be a mapping of names to values, not 3"),
+        ("gop: 0", "gop must be 0.1 to 60 seconds, not 0"),
+        ("policy: fast", "policy: 'fast' is not one of every, latest"),
         ("range: fixed:3", "fixed:LO,HI"),
         ("alpha: [1, 2, 3]", "alpha is a number or a pair"),
-        ("view: top", "'depth', 'overlay', 'side' or 'stack'"),
+        ("view: top", "view: 'top' is not one of depth, overlay, side, stack"),
         ("start: soon", "not a time"),
         ("start: -3", "start: -3 is not a time; give seconds, 0 or more"),
         ("start: [1]", "start: [1] is not a time"),
         ("camera-mode: big", "WxH@FPS"),
         ("- a\n- b", "found a list"),
-        ("hwaccel: gpu", "'auto', 'cuda', 'vaapi' or 'none', not 'gpu'"),
-        ("threads: 0", "threads is 1 or more, not 0"),
-        ("decoder-threads: 65", "decoder-threads is 64 or less, not 65"),
+        ("hwaccel: gpu", "hwaccel: 'gpu' is not one of auto, cuda, vaapi, none"),
+        ("threads: 0", "threads must be 1 to 1024, not 0"),
+        ("decoder-threads: 65", "decoder-threads must be 1 to 64, not 65"),
         ("credentials: nope", "credentials: there is no file nope"),
         ("token-file: nope", "token-file: there is no file nope"),
         ("tls-ca: nope", "tls-ca: there is no file nope"),
@@ -114,31 +115,31 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(text)
     with pytest.raises(UsageError) as caught:
-        load_config(file, {})
+        RunConfig.load({}, file, command="run")
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_files_that_are_named_are_there(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("user:password")
-    config = load_config(None, {"credentials": tmp_path / "secret", "tls_ca": "none"})
+    config = RunConfig.load({"credentials": tmp_path / "secret", "tls_ca": "none"}, command="run")
     assert (config.credentials, config.tls_ca) == (tmp_path / "secret", "none")
 
 
 def test_a_value_is_said_once() -> None:
     with pytest.raises(UsageError) as caught:
-        load_config(None, {"start": "-3"})
+        RunConfig.load({"start": "-3"}, command="run")
     assert str(caught.value) == "start: '-3' is not a time; give seconds or [HH:]MM:SS"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
-        load_config(tmp_path / "none.yaml", {})
+        RunConfig.load({}, tmp_path / "none.yaml", command="run")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="UTF-8"):
-        load_config(tmp_path / "binary.yaml", {})
+        RunConfig.load({}, tmp_path / "binary.yaml", command="run")
     (tmp_path / "empty.yaml").write_text("")
-    assert load_config(tmp_path / "empty.yaml", {}) == RunConfig()
+    assert RunConfig.load({}, tmp_path / "empty.yaml", command="run") == RunConfig()
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("12.5", 12.5), ("1:02", 62), ("1:02:03.5", 3723.5), (7, 7), ("0", 0)])
@@ -175,7 +176,7 @@ class TestLook:
             ({"upsampling": "nearest"}, "upsampling is one of bilinear, guided, not 'nearest'"),
             ({"alpha": 0.5}, "alpha lies in 0..1, at the nearest and at the farthest point, not 0.5"),
             ({"alpha": (0.1, 0.2, 0.3)}, "alpha lies in 0..1"),
-            ({"contours": 65}, "contours is 0..64 levels, not 65"),
+            ({"contours": 65}, "contours must be 0 to 64 levels, not 65"),
         ],
     )
     def test_what_cannot_be_shown(self, wrong: dict[str, Any], says: str) -> None:

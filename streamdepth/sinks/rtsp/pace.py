@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from streamdepth.core import limits
 from streamdepth.core.errors import UsageError
 from streamdepth.sinks.encoding import PRESETS
 
@@ -130,12 +131,11 @@ def check_encoding(*, rate: Fraction | float | None, bitrate: int | None, gop_se
     Raises:
         UsageError: names the option, its values, and what was given.
     """
-    if rate is not None and not 0 < rate <= 240:
-        raise UsageError(f"the output rate is more than 0 and at most 240 images a second, not {rate}")
-    if bitrate is not None and not 10_000 <= bitrate <= 500_000_000:
-        raise UsageError(f"bitrate is 10000..500000000 bits a second, not {bitrate}")
-    if not 0.1 <= gop_seconds <= 60:
-        raise UsageError(f"key frames are 0.1..60 seconds apart, not {gop_seconds}")
+    if rate is not None:
+        limits.STREAM_RATE.check("stream rate", rate)
+    if bitrate is not None:
+        limits.BITRATE_KBITS.check("bitrate", bitrate / 1000)
+    limits.GOP_SECONDS.check("gop", gop_seconds)
     if preset not in PRESETS:
         raise UsageError(f"preset is one of {', '.join(PRESETS)}, not {preset!r}")
 

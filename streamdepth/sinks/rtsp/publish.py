@@ -9,9 +9,10 @@ from random import Random
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from streamdepth.core import limits
 from streamdepth.core.clock import Clock, SystemClock
 from streamdepth.core.contracts import BaseSink
-from streamdepth.core.errors import SinkError, StreamDepthError, UsageError
+from streamdepth.core.errors import SinkError, StreamDepthError
 from streamdepth.net.backoff import Backoff, connected_again
 from streamdepth.net.tls import find_tls_config
 from streamdepth.net.url import find_credentials, parse_live_url
@@ -78,10 +79,9 @@ class RtspPublishSink(BaseSink):
         random: Random | None = None,
     ) -> None:
         self._url = parse_live_url(url, frozenset({"rtsp", "rtsps"}))
-        if not 0 < timeout_seconds <= 3600:
-            raise UsageError(f"timeout is more than 0 and at most 3600 seconds, not {timeout_seconds}")
-        if retries is not None and retries < 0:
-            raise UsageError(f"retries is 0 or more, not {retries}; leave it out to retry for ever")
+        limits.TIMEOUT_SECONDS.check("timeout", timeout_seconds)
+        if retries is not None:
+            limits.RETRIES.check("retries", retries)
         check_encoding(rate=rate, bitrate=bitrate, gop_seconds=gop_seconds, preset=preset)
         super().__init__(self._url.label, control)
         self._credentials = find_credentials(

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from streamdepth.core import limits
 from streamdepth.core.clock import Clock, SystemClock
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, StreamDepthError, UsageError
@@ -80,8 +81,7 @@ class RtspServerSink(BaseSink):
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._url = parse_live_url(url, frozenset({"rtsp"}))
-        if not 1 <= max_clients <= 1000:
-            raise UsageError(f"max_clients is 1..1000, not {max_clients}")
+        limits.MAX_CLIENTS.check("max_clients", max_clients)
         check_encoding(rate=rate, bitrate=bitrate, gop_seconds=gop_seconds, preset=preset)
         super().__init__(self._url.label, control)
         self._credentials = find_credentials(

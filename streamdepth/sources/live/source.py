@@ -8,6 +8,7 @@ from random import Random
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
+from streamdepth.core import limits
 from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.core.frame import Frame, StreamInfo
@@ -103,10 +104,9 @@ class LiveSource(BaseSource):
         random: Random | None = None,
     ) -> None:
         self._url: LiveUrl = parse_live_url(url, LIVE_SCHEMES)
-        if not 0 < timeout_seconds <= 3600:
-            raise UsageError(f"timeout is more than 0 and at most 3600 seconds, not {timeout_seconds}")
-        if retries is not None and retries < 0:
-            raise UsageError(f"retries is 0 or more, not {retries}; leave it out to retry for ever")
+        limits.TIMEOUT_SECONDS.check("timeout", timeout_seconds)
+        if retries is not None:
+            limits.RETRIES.check("retries", retries)
         if transport not in TRANSPORTS:
             raise UsageError(f"transport is one of {', '.join(TRANSPORTS)}, not {transport!r}")
         if threads < 0:

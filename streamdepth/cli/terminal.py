@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, nothing anywhere else."""
+"""Output for people: progress and notes on standard error, tables on standard output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rich.console import Console
     from rich.progress import TaskID
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 _REFRESH_SECONDS = 0.2
 
 
-def wanted(quiet: bool) -> bool:
-    """True where somebody is there to look."""
+def progress_shown(quiet: bool) -> bool:
+    """True if standard error is a terminal and output is not silenced."""
     return not quiet and sys.stderr.isatty()
 
 
 def say(message: str, *, quiet: bool = False) -> None:
-    """One line for people, on standard error."""
+    """Print one line on standard error."""
     if not quiet:
         sys.stderr.write(f"streamdepth: {message}\n")
 
 
 @contextmanager
 def frames_bar(title: str, snapshot: Callable[[], Snapshot], *, quiet: bool) -> Iterator[None]:
-    """Show frames, fps, ETA and drops of a running pipeline while the block runs."""
-    if not wanted(quiet):
+    """Show frames, fps, remaining time and drops of a running pipeline while the block runs."""
+    if not progress_shown(quiet):
         yield
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -52,7 +52,7 @@ def frames_bar(title: str, snapshot: Callable[[], Snapshot], *, quiet: bool) -> 
 
         def refresh() -> None:
             now = snapshot()
-            # Depth is what takes the time. A shot's images follow it once the shot has ended, which may be never.
+            # The model takes most of the time. The frames of a shot are written after its end, which may be never.
             done = now.estimated
             progress.update(
                 task,
@@ -81,8 +81,8 @@ def frames_bar(title: str, snapshot: Callable[[], Snapshot], *, quiet: bool) -> 
 
 @contextmanager
 def bytes_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int | None], None] | None]:
-    """A bar for downloads: yields the callback that moves it, or None where nobody looks."""
-    if not wanted(quiet):
+    """Progress bar for downloads: yields the callback that updates it, None if no progress is shown."""
+    if not progress_shown(quiet):
         yield None
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -103,6 +103,21 @@ def bytes_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int | None], None]
             progress.update(tasks[file], completed=done_bytes, total=total_bytes)
 
         yield update
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
+    """Print a table on standard output: formatted on a terminal, tab-separated lines elsewhere."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            sys.stdout.write("\t".join(row) + "\n")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    formatted = Table(*columns, title=title or None, title_justify="left", header_style="bold")
+    for row in rows:
+        formatted.add_row(*row)
+    Console().print(formatted)
 
 
 def _console() -> Console:

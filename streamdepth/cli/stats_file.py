@@ -1,4 +1,4 @@
-"""The file ``--stats`` names: where it may be, and what is in it."""
+"""The file of ``--stats``: where it may be written, and its content."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ if TYPE_CHECKING:
 
 
 def check_place(path: Path, *, sources: Iterable[str], outputs: Iterable[str]) -> None:
-    """Refuse before a run what could not, or must not, be written after it.
-
-    An earlier file of statistics is replaced; any other file that is there is kept, whatever name leads to it.
+    """Check before a run that its statistics can be written. Only an earlier file of statistics is replaced.
 
     Raises:
         UsageError: it is a source or an output of the run.
-        OutputExistsError: it is a file of another kind.
+        OutputExistsError: another kind of file exists there.
         SinkError: it cannot be written.
     """
     from streamdepth.sinks.files import is_same_file
@@ -45,7 +43,7 @@ def check_place(path: Path, *, sources: Iterable[str], outputs: Iterable[str]) -
 
 
 def write(path: Path, done: Sequence[tuple[str, RunStats, str]]) -> None:
-    """One run: its statistics. Several: their sums, and each under ``runs``. ``error`` is the first one, or null.
+    """Write the statistics of a run, or the sums of several with each under ``runs``. ``error`` is the first, or null.
 
     Args:
         done: title, statistics and error (one line without secrets, or empty) of each run.
@@ -66,7 +64,7 @@ def write(path: Path, done: Sequence[tuple[str, RunStats, str]]) -> None:
 
 
 def _is_statistics(path: Path) -> bool:
-    """One that ``write`` wrote, or an empty file."""
+    """True for a file of ``write``, and for an empty one."""
     try:
         text = path.read_bytes()
         content = json.loads(text) if text.startswith(b"{") else {} if text else {"captured": 0}

@@ -1,0 +1,212 @@
+"""Options of the commands beside ``run``, and the table of all commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from streamdepth.config import shared
+from streamdepth.config.options import Declared, Option, Texts
+from streamdepth.config.run import RunConfig
+from streamdepth.config.shared import (
+    BENCH,
+    BUILD,
+    DOCTOR,
+    IMAGE,
+    INPUT,
+    MODEL,
+    OUTPUT,
+    PANELS,
+    PULL,
+    RUN,
+    SERVE,
+    SERVER,
+    SHOW,
+    STYLES,
+    VERIFY,
+    Settings,
+)
+from streamdepth.core import limits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class ServeConfig(Settings):
+    """Options of ``streamdepth serve``."""
+
+    source: Annotated[
+        str | None,
+        Option(
+            "Live source of the page: a camera (0), rtsp://, a file (repeated), or test:. Without one, the page takes "
+            "images and dropped files only.",
+            metavar="[SOURCE]",
+            argument=True,
+        ),
+    ] = None
+    listen: Annotated[
+        str, Option("Address of the page. An access token is required beyond localhost.", SERVER, metavar="URL")
+    ] = "http://127.0.0.1:8080"
+    max_upload: Annotated[int, limits.UPLOAD_MIB, Option("Maximum size of an uploaded video.", SERVER)] = 512
+
+
+class ImageConfig(Settings):
+    """Options of ``streamdepth image``."""
+
+    inputs: Annotated[
+        Texts,
+        Option(
+            "Images, folders of images, globs, or - for one image on standard input.", metavar="INPUT...", argument=True
+        ),
+    ]
+    output: Annotated[
+        Texts,
+        Option(
+            "Output, by suffix: .png, .webp or .jpg for an image, .npy for float32 depth, .json for data and image. "
+            "folder/ for several inputs. Repeatable; {name} is replaced by the name of each input.",
+            OUTPUT,
+            short="-o",
+            metavar="OUT",
+        ),
+    ] = ()
+    print_json: Annotated[
+        bool, Option("Print one line of JSON per input: {data, image, width, height}.", OUTPUT, flag="--json")
+    ] = False
+    fast: Annotated[bool, Option("Preprocess as for video: faster, not exactly as transformers.", MODEL)] = False
+
+
+class BenchConfig(Settings):
+    """Options of ``streamdepth bench``."""
+
+    source: Annotated[
+        str | None,
+        Option("Clip to measure with.", metavar="[SOURCE]", argument=True, default="a synthetic one of 1280x720"),
+    ] = None
+    providers: Annotated[
+        Texts,
+        Option(
+            "Execution provider to measure. Repeatable.",
+            MODEL,
+            flag="--provider",
+            metavar="NAME",
+            default="all that run here",
+            suggest=shared.providers,
+        ),
+    ] = ()
+    dtypes: Annotated[
+        Texts,
+        Option("Numeric type of the model file to measure. Repeatable.", MODEL, flag="--dtype", choices=shared.DTYPES),
+    ] = ("auto",)
+    sizes: Annotated[
+        Texts,
+        Option(
+            "Input size of the network to measure. Repeatable.",
+            MODEL,
+            flag="--size",
+            metavar="N|WxH",
+            default="the model's",
+        ),
+    ] = ()
+    batches: Annotated[
+        tuple[int, ...], limits.BATCH, Option("Frames per model run to measure. Repeatable.", MODEL, flag="--batch")
+    ] = (1, 2, 4)
+    max_frames: Annotated[int, limits.MAX_FRAMES, Option("Read N frames of the clip.", INPUT)] = 150
+    seconds: Annotated[float, limits.BENCH_SECONDS, Option("Time to measure each setting for.", INPUT)] = 1.0
+    compare: Annotated[Path | None, Option("Compare with a report written with --json.", OUTPUT, metavar="FILE")] = None
+
+
+class VerifyConfig(Settings):
+    """Options of ``streamdepth verify``."""
+
+    checked: Annotated[str, Option("Model to check: built-in, path or Hub name.", metavar="MODEL", argument=True)]
+    images: Annotated[
+        Texts, Option("Images to compare on.", metavar="[IMAGE]...", argument=True, default="built-in ones")
+    ] = ()
+    reference: Annotated[
+        str | None, Option("Model to compare with.", MODEL, metavar="MODEL", default="the exact path of the same model")
+    ] = None
+    reference_dtype: Annotated[
+        str | None, Option("Numeric type of the reference.", MODEL, choices=shared.DTYPES, default="auto")
+    ] = None
+
+
+class BuildConfig(Settings):
+    """Options of ``streamdepth build``."""
+
+    built: Annotated[
+        str, Option("Model to build for: built-in, path or Hub name.", metavar="[MODEL]", argument=True)
+    ] = "built-in"
+    target: Annotated[
+        Literal["tensorrt", "cuda"], Option("Execution provider to build for.", MODEL, flag="--provider")
+    ] = "tensorrt"
+    image_size: Annotated[Texts, Option("Size of the frames to expect. Repeatable.", INPUT, metavar="WxH")] = (
+        "1920x1080",
+    )
+    batch: Annotated[int, limits.BATCH, Option("Maximum number of frames per model run.", MODEL)] = 1
+
+
+class ModelConfig(Settings):
+    """Options of ``streamdepth models show`` and ``pull``."""
+
+    name: Annotated[str, Option("Model: built-in, path or Hub name.", metavar="NAME", argument=True)]
+
+
+class PullConfig(ModelConfig):
+    """Options of ``streamdepth models pull``."""
+
+    force: Annotated[bool, Option("Download files again even if they are intact.")] = False
+
+
+class StylesConfig(Settings):
+    """Options of ``streamdepth styles``."""
+
+    everything: Annotated[bool, Option("List the palettes of the cmap catalogue too.", flag="--all")] = False
+    preview: Annotated[
+        Path | None, Option("Write a PNG that shows every palette on a depth image.", metavar="FILE")
+    ] = None
+
+
+COMMANDS: Mapping[str, type[Settings]] = {
+    RUN: RunConfig,
+    SERVE: ServeConfig,
+    IMAGE: ImageConfig,
+    BENCH: BenchConfig,
+    VERIFY: VerifyConfig,
+    BUILD: BuildConfig,
+    SHOW: ModelConfig,
+    PULL: PullConfig,
+    STYLES: StylesConfig,
+    DOCTOR: Settings,
+}
+"""Command -> its configuration."""
+
+BEGIN, END = "<!-- options: begin -->", "<!-- options: end -->"
+"""Lines around the reference in ``configs/README.md``."""
+
+
+def reference() -> str:
+    """Every option as Markdown tables, one per panel."""
+    rows: dict[str, dict[tuple[str, ...], list[str]]] = {panel: {} for panel in PANELS}
+    for command, kind in COMMANDS.items():
+        for one in kind.declared(command):
+            rows[one.option.panel].setdefault(_row(one), []).append(command)
+    lines: list[str] = []
+    for panel, options in rows.items():
+        lines += [
+            f"### {panel or 'General'}",
+            "",
+            "| option | value | default | commands | effect |",
+            "|---|---|---|---|---|",
+        ]
+        for (name, value, default, effect), commands in options.items():
+            lines.append("| " + " | ".join([name, value, default, ", ".join(commands), effect]) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _row(one: Declared) -> tuple[str, str, str, str]:
+    flag = f"`{one.option.metavar}`" if one.option.argument else f"`{one.flag}`"
+    name = f"`{one.key.replace('_', '-')}:` (file only)" if not one.option.cli else flag
+    short = f", `{one.option.short}`" if one.option.short else ""
+    value = str(one.bounds or "") or ("" if one.switch or one.option.argument else f"`{one.metavar}`")
+    return name + short, value.replace("|", "\\|"), one.default, one.option.help.replace("|", "\\|")

@@ -1,0 +1,203 @@
+"""Options of ``streamdepth run``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack, cast
+
+from pydantic import BeforeValidator
+
+from streamdepth.config.options import ExistingFile, Option, Seconds, Texts
+from streamdepth.config.shared import COLOR, ENCODING, INPUT, MODEL, OUTPUT, SERVER, Settings
+from streamdepth.core import limits
+from streamdepth.core.look import Look, Upsampling
+from streamdepth.core.queues import Policy
+
+if TYPE_CHECKING:
+    from streamdepth.inference.model import ModelOptions
+    from streamdepth.sources.select import SourceOptions
+
+
+def _batch(value: Any) -> int | str:
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if number != "auto" and (type(number) is not int or number not in limits.BATCH):
+        raise ValueError(f"batch must be {limits.BATCH}, or auto, not {value!r}")
+    return cast("int | str", number)
+
+
+class RunConfig(Settings):
+    """Options of ``streamdepth run``. Keys of a configuration file are these names, with ``-`` or ``_``."""
+
+    sources: Annotated[
+        Texts,
+        Option(
+            "File, folder, glob, camera (0, /dev/video0 or its name), rtsp:// or http(s):// URL, or test: for a "
+            "synthetic scene.",
+            metavar="SOURCE...",
+            argument=True,
+        ),
+    ] = ()
+    config: Annotated[
+        Path | None,
+        Option(
+            "Read options from a YAML file; command-line options take precedence.",
+            short="-c",
+            metavar="FILE",
+            file=False,
+        ),
+    ] = None
+    output: Annotated[
+        Texts,
+        Option(
+            "Video file, folder/ of images (or folder/%06d.jpg, folder/{image}.webp), rtsp:// URL to publish to, "
+            "virtualcam:, or null:. Repeatable. With several sources, {name} is replaced by the name of each.",
+            OUTPUT,
+            short="-o",
+            metavar="OUT",
+        ),
+    ] = ()
+    data: Annotated[
+        Texts, Option("Depth as data: .mkv (16-bit FFV1) or folder/ of arrays. Repeatable.", OUTPUT, metavar="OUT")
+    ] = ()
+    data_size: Annotated[
+        Literal["source", "model"], Option("Resolution of the depth data: the frame's or the model's.", OUTPUT)
+    ] = "source"
+    serve: Annotated[
+        Texts,
+        Option(
+            "Serve the output at this URL: rtsp://127.0.0.1:8554/depth for players, http://127.0.0.1:8080 for "
+            "browsers. Repeatable.",
+            SERVER,
+            metavar="URL",
+        ),
+    ] = ()
+    show: Annotated[bool, Option("Show the output in a window; h lists its keys.", OUTPUT)] = False
+    stats: Annotated[
+        Path | None,
+        Option(
+            "Write the statistics of the run as JSON. Replaces an earlier statistics file, and no other.",
+            OUTPUT,
+            metavar="FILE",
+        ),
+    ] = None
+
+    preprocessing: Annotated[
+        dict[str, Any] | None,
+        Option("Fields of the model's preprocessing to replace.", MODEL, metavar="MAPPING", cli=False),
+    ] = None
+    input_name: Annotated[str | None, Option("Image input of the graph.", MODEL, default="auto-detected")] = None
+    output_name: Annotated[str | None, Option("Depth output of the graph.", MODEL, default="auto-detected")] = None
+    metres_per_unit: Annotated[
+        float | None, limits.SCALE, Option("Scale factor from model output to metres.", MODEL)
+    ] = None
+    batch: Annotated[
+        int | Literal["auto"],
+        BeforeValidator(_batch),
+        Option("Frames per model run; auto measures the fastest.", MODEL, metavar="N|auto"),
+    ] = 1
+    exact: Annotated[bool, Option("Preprocess exactly as transformers does; slower.", MODEL)] = False
+    decoder_threads: Annotated[
+        int | None, limits.FFMPEG_THREADS, Option("Threads of each decoder.", INPUT, default="planned", cli=False)
+    ] = None
+    encoder_threads: Annotated[
+        int | None, limits.FFMPEG_THREADS, Option("Threads of each encoder.", ENCODING, default="planned", cli=False)
+    ] = None
+    color_threads: Annotated[
+        int | None, limits.FFMPEG_THREADS, Option("Threads that colour one frame.", COLOR, default="planned", cli=False)
+    ] = None
+
+    transparent: Annotated[
+        bool, Option("Keep alpha as a channel (.webm, .mov, .png) instead of compositing.", COLOR)
+    ] = False
+    edges: Annotated[
+        Upsampling, Option("Upsampling of depth to the frame: bilinear, or guided by the frame's edges.", COLOR)
+    ] = Upsampling.BILINEAR
+    contours: Annotated[int, limits.CONTOURS, Option("Number of depth contours to draw.", COLOR)] = 0
+    bar: Annotated[bool, Option("Draw a colour bar.", COLOR)] = False
+
+    policy: Annotated[
+        Policy | None,
+        Option(
+            "Process every frame, or only the latest one and count the dropped frames.",
+            INPUT,
+            default="every for files, latest for live sources",
+        ),
+    ] = None
+    start: Annotated[
+        Seconds, Option("Start at this time, in seconds or [HH:]MM:SS.", INPUT, metavar="TIME", default="0")
+    ] = 0.0
+    duration: Annotated[
+        Seconds | None, Option("Stop after this duration, in seconds or [HH:]MM:SS.", INPUT, metavar="TIME")
+    ] = None
+    max_frames: Annotated[
+        int | None, limits.MAX_FRAMES, Option("Stop after N captured frames (live: dropped frames count).", INPUT)
+    ] = None
+    image_rate: Annotated[
+        float, limits.SOURCE_RATE, Option("Frame rate of a folder of images.", INPUT, metavar="FPS")
+    ] = 25.0
+    credentials: Annotated[
+        ExistingFile | None,
+        Option("File whose first line is USER:PASSWORD for RTSP.", INPUT, metavar="FILE", default="environment or URL"),
+    ] = None
+
+    codec: Annotated[
+        str | None, Option("Video encoder, by its FFmpeg name.", ENCODING, default="by container and view")
+    ] = None
+    crf: Annotated[
+        float | None,
+        limits.CRF,
+        Option("Constant quality of video files; lower is better and larger.", ENCODING, default="by encoder"),
+    ] = None
+    preset: Annotated[
+        str | None, Option("Speed preset of the encoder.", ENCODING, metavar="NAME", default="by encoder and view")
+    ] = None
+    bitrate: Annotated[
+        int | None,
+        limits.BITRATE_KBITS,
+        Option("Bit rate of streams, and of video files without --crf.", ENCODING, default="constant quality"),
+    ] = None
+    stream_rate: Annotated[
+        float | None,
+        limits.STREAM_RATE,
+        Option("Frame rate of published and served streams.", ENCODING, metavar="FPS", default="the source's"),
+    ] = None
+    gop: Annotated[
+        float | None,
+        limits.GOP_SECONDS,
+        Option("Time between key frames of streams.", ENCODING, default="2 served, 1 published"),
+    ] = None
+    max_clients: Annotated[
+        int, limits.MAX_CLIENTS, Option("Maximum number of RTSP viewers at the same time.", SERVER)
+    ] = 64
+
+    @property
+    def rules(self) -> dict[str, Any] | None:
+        return {**(super().rules or {}), **(self.preprocessing or {})} or None
+
+    @property
+    def look(self) -> Look:
+        return replace(
+            super().look, transparent=self.transparent, upsampling=self.edges, contours=self.contours, bar=self.bar
+        )
+
+    def model_options(self, **more: Unpack[ModelOptions]) -> ModelOptions:
+        return {
+            **super().model_options(),
+            "input_name": self.input_name,
+            "output_name": self.output_name,
+            "metres_per_unit": self.metres_per_unit,
+            "exact": self.exact or None,
+            **more,
+        }
+
+    def source_options(self, threads: int) -> SourceOptions:
+        return {
+            **super().source_options(threads),
+            "start_seconds": self.start,
+            "duration_seconds": self.duration,
+            "max_frames": self.max_frames,
+            "image_rate": Fraction(self.image_rate).limit_denominator(1001),
+            "credentials_file": self.credentials,
+        }

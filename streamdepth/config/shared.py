@@ -1,0 +1,319 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
+
+from pydantic import AfterValidator, BeforeValidator
+
+from streamdepth.config.options import ExistingFile, Option, Options
+from streamdepth.core import limits
+from streamdepth.core.frame import Sense
+from streamdepth.core.look import Look, View, parse_alpha
+from streamdepth.media.hwaccel import HwAccel
+from streamdepth.models import dtypes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from streamdepth.inference.model import ModelOptions
+    from streamdepth.sources.select import SourceOptions
+
+RUN, SERVE, IMAGE, BENCH, VERIFY, BUILD = "run", "serve", "image", "bench", "verify", "build"
+SHOW, PULL, STYLES, DOCTOR = "models show", "models pull", "styles", "doctor"
+_MODELS = (RUN, SERVE, IMAGE, VERIFY, BUILD, SHOW, PULL)
+OUTPUT, SERVER, MODEL, COLOR, INPUT, ENCODING = "Output", "Server", "Model", "Depth and colour", "Input", "Encoding"
+PANELS = ("", OUTPUT, SERVER, MODEL, COLOR, INPUT, ENCODING)
+
+NORMALIZATIONS: dict[str, dict[str, Any]] = {
+    "imagenet": {"do_normalize": True, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+    "half": {"do_normalize": True, "mean": [0.5] * 3, "std": [0.5] * 3},
+    "none": {"do_normalize": False},
+}
+"""Value of ``--normalize`` -> fields of :class:`~streamdepth.models.spec.Preprocessing`."""
+
+
+def providers() -> Iterable[str]:
+    from streamdepth.inference.providers import provider_names
+
+    return provider_names()
+
+
+def _palettes() -> Iterable[str]:
+    from streamdepth.colorize.palettes import palette_names
+
+    return palette_names()
+
+
+def _range(value: str) -> str:
+    from streamdepth.depth.range import RangeSpec
+
+    return str(RangeSpec.parse(value))
+
+
+def _camera_mode(value: str) -> str:
+    if not re.fullmatch(r"\d+x\d+(@\d+(\.\d+)?)?", value):
+        raise ValueError(f"{value!r} is not a camera mode; give WxH or WxH@FPS, e.g. 1280x720@30")
+    return value
+
+
+def _tls_ca(value: str) -> str:
+    from streamdepth.net.tls import NO_CHECK
+
+    if value != NO_CHECK and not Path(value).exists():
+        raise ValueError(f"there is no file {value}; check the path")
+    return value
+
+
+Alpha = Annotated[tuple[float, float] | None, BeforeValidator(parse_alpha)]
+DTYPES = (dtypes.AUTO, *dtypes.SUFFIXES)
+
+
+class Settings(Options):
+    """Options of several commands."""
+
+    model: Annotated[
+        str,
+        Option(
+            "Depth model: built-in, path of an .onnx file or folder, or Hub name (org/name).",
+            MODEL,
+            (RUN, SERVE, IMAGE, BENCH),
+            short="-m",
+        ),
+    ] = "built-in"
+    dtype: Annotated[
+        str, Option("Numeric type of the model file to load from a repository.", MODEL, _MODELS, choices=DTYPES)
+    ] = "auto"
+    revision: Annotated[
+        str | None, Option("Branch, tag or commit of a Hub model.", MODEL, (*_MODELS, BENCH), default="main")
+    ] = None
+    size: Annotated[
+        str | int | None,
+        Option(
+            "Input size of the network in pixels: N (aspect ratio as the model's preprocessing defines) or WxH.",
+            MODEL,
+            (RUN, SERVE, IMAGE, VERIFY, BUILD),
+            metavar="N|WxH",
+            default="the model's",
+        ),
+    ] = None
+    sense: Annotated[
+        Sense | None,
+        Option(
+            "Meaning of the model's output: inverse depth, depth, or metres.",
+            MODEL,
+            (RUN, SERVE, IMAGE, BENCH, VERIFY),
+            default="from the model",
+        ),
+    ] = None
+    normalize: Annotated[
+        str | None,
+        Option(
+            "Normalization of an .onnx file without preprocessing configuration, after scaling to 0..1: ImageNet "
+            "mean and deviation, mean = deviation = 0.5, or none.",
+            MODEL,
+            (RUN, IMAGE),
+            choices=tuple(NORMALIZATIONS),
+            default="imagenet",
+        ),
+    ] = None
+    provider: Annotated[
+        str,
+        Option(
+            "Execution provider: auto, cpu, openvino, cuda, tensorrt, directml, coreml or an installed plugin. "
+            "Plugins accept a device: NAME:cpu, NAME:gpu or NAME:npu.",
+            MODEL,
+            (RUN, SERVE, IMAGE, VERIFY, SHOW, PULL),
+            suggest=providers,
+        ),
+    ] = "auto"
+    threads: Annotated[
+        int | None,
+        limits.SESSION_THREADS,
+        Option(
+            "CPU threads of the model; the threads of decoders, encoders and colour are planned from them.",
+            MODEL,
+            (RUN, SERVE, IMAGE, BENCH),
+            default="available CPU cores",
+        ),
+    ] = None
+    model_every: Annotated[
+        int,
+        limits.MODEL_EVERY,
+        Option(
+            "Run the model on every Nth frame and propagate its depth to the others along the optical flow.",
+            MODEL,
+            (RUN, SERVE),
+        ),
+    ] = 1
+    style: Annotated[
+        str,
+        Option(
+            'Palette ("streamdepth styles" lists them), or a .json or .yaml file of colour stops.',
+            COLOR,
+            (RUN, SERVE, IMAGE),
+            short="-s",
+            metavar="NAME",
+            suggest=_palettes,
+        ),
+    ] = "inferno"
+    alpha: Annotated[
+        Alpha,
+        Option(
+            "Opacity of the depth in 0..1: one value, or NEAR,FAR for a ramp from the nearest to the farthest point.",
+            COLOR,
+            (RUN, SERVE, IMAGE),
+            short="-a",
+            metavar="A|NEAR,FAR",
+            default="1, in overlays 0.6",
+        ),
+    ] = None
+    reverse: Annotated[
+        bool, Option("Map far instead of near to the high end of the palette.", COLOR, (RUN, SERVE, IMAGE))
+    ] = False
+    view: Annotated[
+        View | None,
+        Option(
+            "Layout: depth only, depth over the frame, depth beside the frame, or depth below the frame.",
+            COLOR,
+            (RUN, SERVE),
+            default="depth; overlay with --alpha; side in serve",
+        ),
+    ] = None
+    range: Annotated[
+        Annotated[str, AfterValidator(_range)] | None,
+        Option(
+            "Depth range mapped to the palette: one per shot (files only), smoothed over time (ema), one per frame, "
+            "or fixed:LO,HI in the model's unit.",
+            COLOR,
+            (RUN, SERVE),
+            metavar="shot|ema|frame|fixed:LO,HI",
+            default="shot for files, ema for live sources",
+        ),
+    ] = None
+    camera_mode: Annotated[
+        Annotated[str, AfterValidator(_camera_mode)] | None,
+        Option(
+            "Size and frame rate requested from a camera, e.g. 1280x720@30.",
+            INPUT,
+            (RUN, SERVE),
+            metavar="WxH[@FPS]",
+            default="the camera's",
+        ),
+    ] = None
+    timeout: Annotated[
+        float,
+        limits.TIMEOUT_SECONDS,
+        Option(
+            "Time without data after which a network connection counts as lost; at least 10 s for files on a server.",
+            INPUT,
+            (RUN, SERVE),
+        ),
+    ] = 3.0
+    retries: Annotated[
+        int | None,
+        limits.RETRIES,
+        Option("Attempts to reconnect before the run fails.", INPUT, (RUN, SERVE), default="unlimited"),
+    ] = None
+    transport: Annotated[
+        Literal["tcp", "udp", "auto"],
+        Option("Transport of RTSP sources; auto uses udp where the server does not offer tcp.", INPUT, (RUN, SERVE)),
+    ] = "tcp"
+    tls_ca: Annotated[
+        Annotated[str, AfterValidator(_tls_ca)] | None,
+        Option(
+            "PEM file of the certificate authorities to trust for rtsps, rtmps and https; none disables verification.",
+            INPUT,
+            (RUN, SERVE),
+            metavar="FILE|none",
+            default="the system's",
+        ),
+    ] = None
+    latency: Annotated[
+        Literal["low", "normal"],
+        Option(
+            "Latency of network streams; normal adds up to 0.5 s and improves the image quality.", INPUT, (RUN, SERVE)
+        ),
+    ] = "low"
+    hwaccel: Annotated[
+        HwAccel, Option("Hardware for decoding, and for encoding video files.", ENCODING, (RUN, SERVE))
+    ] = HwAccel.NONE
+    token_file: Annotated[
+        ExistingFile | None,
+        Option(
+            "File whose first line is the access token of the page. The environment variable STREAMDEPTH_WEB_TOKEN "
+            "does the same.",
+            SERVER,
+            (RUN, SERVE),
+            metavar="FILE",
+            default="generated when serving beyond localhost",
+        ),
+    ] = None
+    overwrite: Annotated[
+        bool,
+        Option("Replace existing outputs; in a folder, files of the same names.", "", (RUN, IMAGE, STYLES), short="-y"),
+    ] = False
+    as_json: Annotated[bool, Option("Print JSON.", "", (BENCH, VERIFY, SHOW, DOCTOR), flag="--json", file=False)] = (
+        False
+    )
+    quiet: Annotated[
+        bool, Option("Show no progress and no notes.", "", (RUN, SERVE, IMAGE, BENCH, BUILD, PULL), short="-q")
+    ] = False
+
+    @property
+    def rules(self) -> dict[str, Any] | None:
+        """Changes to the model's preprocessing, None if there are none."""
+        return NORMALIZATIONS[self.normalize] if self.normalize else None
+
+    @property
+    def look(self) -> Look:
+        """Appearance. Without a view, an alpha selects the overlay.
+
+        Raises:
+            UsageError: an unknown palette, or a file of stops that cannot be read.
+        """
+        from streamdepth.colorize.palettes import checked_style, load_stops
+
+        stops = self.style.lower().endswith((".json", ".yaml", ".yml"))
+        return Look(
+            style=load_stops(self.style) if stops else checked_style(self.style),
+            alpha=self.alpha,
+            reverse=self.reverse,
+            view=self.view or (View.OVERLAY if self.alpha is not None else View.DEPTH),
+        )
+
+    def model_options(self, **more: Unpack[ModelOptions]) -> ModelOptions:
+        """Keywords of :class:`~streamdepth.inference.model.DepthModel`, and ``more`` of them."""
+        return {
+            "dtype": self.dtype,
+            "revision": self.revision,
+            "size": self.size,
+            "sense": self.sense,
+            "preprocessing": self.rules,
+            "provider": self.provider,
+            "threads": self.threads,
+            **more,
+        }
+
+    def source_options(self, threads: int) -> SourceOptions:
+        """Keywords of :func:`~streamdepth.sources.select.source_for`.
+
+        Args:
+            threads: of the decoder.
+        """
+        size, _, rate = (self.camera_mode or "").partition("@")
+        width, _, height = size.partition("x")
+        return {
+            "camera_size": (int(width), int(height)) if self.camera_mode else None,
+            "camera_rate": Fraction(rate) if rate else None,
+            "threads": threads,
+            "hwaccel": self.hwaccel,
+            "timeout_seconds": self.timeout,
+            "retries": self.retries,
+            "transport": self.transport,
+            "tls_ca": self.tls_ca,
+            "low_latency": self.latency == "low",
+        }

@@ -1,0 +1,68 @@
+"""Ranges of numbers that an option and the code behind it both check. Loads nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from streamdepth.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Range of a number, both ends included.
+
+    Attributes:
+        lowest: smallest value; excluded if ``positive``.
+        highest: largest value, None = unlimited.
+        unit: unit of the number, empty for none.
+        positive: the value is greater than 0, however small; ``lowest`` is then 0.
+    """
+
+    lowest: float
+    highest: float | None = None
+    unit: str = ""
+    positive: bool = False
+
+    def __contains__(self, value: float | Fraction) -> bool:
+        above = value > 0 if self.positive else value >= self.lowest
+        return above and (self.highest is None or value <= self.highest)
+
+    def __str__(self) -> str:
+        """For people: ``1 to 16``, ``0 or more``, ``more than 0 and at most 240 frames per second``."""
+        unit = f" {self.unit}" if self.unit else ""
+        if self.positive:
+            return f"more than 0{'' if self.highest is None else f' and at most {self.highest:g}'}{unit}"
+        return f"{self.lowest:g} {'or more' if self.highest is None else f'to {self.highest:g}'}{unit}"
+
+    def check(self, name: str, value: float | Fraction) -> None:
+        """
+        Raises:
+            UsageError: the value is out of range or not a number; the message names the option, the value and the
+                range.
+        """
+        if value not in self:
+            raise UsageError(f"{name} must be {self}, not {value}")
+
+
+BATCH = Bounds(1, 256, "frames")
+BITRATE_KBITS = Bounds(10, 500_000, "kbit/s")
+BENCH_SECONDS = Bounds(0, unit="seconds", positive=True)
+CONTOURS = Bounds(0, 64, "levels")
+CRF = Bounds(0, 63)
+FFMPEG_THREADS = Bounds(1, 64)
+GOP_SECONDS = Bounds(0.1, 60, "seconds")
+MAX_CLIENTS = Bounds(1, 1000)
+MAX_FRAMES = Bounds(1)
+MODEL_EVERY = Bounds(1, 16)
+"""At 30 fps the model then sees two frames per second; beyond, little of a frame is left to propagate."""
+RETRIES = Bounds(0)
+SESSION_THREADS = Bounds(1, 1024)
+SCALE = Bounds(0, positive=True)
+SOURCE_RATE = Bounds(0, 1000, "frames per second", positive=True)
+STREAM_RATE = Bounds(0, 240, "frames per second", positive=True)
+TIMEOUT_SECONDS = Bounds(0, 3600, "seconds", positive=True)
+UPLOAD_MIB = Bounds(1, unit="MiB")
