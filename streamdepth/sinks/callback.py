@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 class CallbackSink(BaseSink):
     """Calls ``function(frame, depth)`` for each result, on the sink's thread, in order.
 
-    The depth's memory belongs to a ring: copy ``depth.values`` to keep it beyond the call. What the function raises
-    ends the run and reaches the caller; ``StopPipeline`` ends it normally.
+    The memory of the depth is reused: copy ``depth.values`` to use it after the call. An exception of the function
+    ends the run and is raised to the caller; ``StopPipeline`` ends it normally.
 
     Args:
-        live: True = a slow function loses old frames (counted by the pipeline) instead of holding up the source.
-        on_caller_thread: True = call it on the thread that runs the pipeline.
+        live: True = a slow function drops old frames (counted by the pipeline) instead of blocking the source.
+        on_caller_thread: True = call the function on the thread that runs the pipeline.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class CallbackSink(BaseSink):
 
 
 class NullSink(BaseSink):
-    """Forgets every result.
+    """Discards every result.
 
     Args:
-        control: a look, where the cost of colouring belongs to the measurement; None = depth only.
+        control: a look, to include colouring in the measurement; None = depth only.
     """
 
     def __init__(self, *, control: LookControl | None = None) -> None:

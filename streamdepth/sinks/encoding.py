@@ -1,4 +1,4 @@
-"""Which encoder, pixel format and options an image of a given kind is written with. Values only, nothing is opened."""
+"""Tables of containers, and the encoder, pixel format and options for a kind of frame. Nothing is opened."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A file format, its FFmpeg muxer and the encoders it gets where none is named.
+    """A file format: its FFmpeg muxer and default encoders.
 
     Attributes:
-        codec: encoder of opaque images.
-        alpha_codec: encoder of transparent ones, None where the format cannot carry alpha.
-        exact_time: True where the file's clock is chosen by us, False where it counts whole milliseconds (Matroska).
+        codec: encoder of opaque frames.
+        alpha_codec: encoder of transparent frames, None if the format cannot carry alpha.
+        exact_time: True if the time base is chosen here, False if it is a millisecond (Matroska).
     """
 
     muxer: str
@@ -45,14 +45,14 @@ CONTAINERS: Mapping[str, Container] = MappingProxyType(
     }
 )
 
-# A second or two of video is what a crash may cost; FFmpeg's own limits are 5 s (Matroska) and a key frame (MP4), and
-# x264's own distance between key frames is 250 frames.
+# A crash may lose one or two seconds of video. FFmpeg's defaults are 5 s (Matroska) and one key frame interval (MP4),
+# and x264's default key frame interval is 250 frames.
 _CRASH_SAFE: Mapping[str, Mapping[str, str]] = {
     "matroska": {"cluster_time_limit": "1000", "flush_packets": "1"},
     "webm": {"cluster_time_limit": "1000", "flush_packets": "1"},
     # hybrid_fragmented: fragments while writing, an ordinary indexed file once closed. delay_moov: edit lists, and
-    # codecs that know their header only after the first packet (AC-3). Fragments begin at key frames only: cut by
-    # duration, the end of a subtitle moved single audio packets by their length.
+    # codecs whose header is known only after the first packet (AC-3). Fragments begin at key frames only: cut by
+    # duration, the end of a subtitle shifted single audio packets by their length.
     "mp4": {
         "movflags": "+hybrid_fragmented+frag_keyframe+delay_moov+default_base_moof",
         "min_frag_duration": "1000000",
@@ -70,7 +70,7 @@ _DEFAULT_OPTIONS: Mapping[str, Mapping[str, str]] = {
     "mpeg4": {"b": "6M"},
 }
 _NVENC: Mapping[str, str] = {"preset": "p4", "tune": "hq", "rc": "vbr", "b": "0"}
-# Not measured on hardware: the quantisers of x264's and x265's defaults, whose scales these encoders share.
+# Not measured on hardware: the quantisers of x264's and x265's defaults, which have the same scale.
 _HARDWARE_OPTIONS: Mapping[str, Mapping[str, str]] = {
     "h264_nvenc": {**_NVENC, "cq": "20"},
     "hevc_nvenc": {**_NVENC, "cq": "24"},
@@ -79,7 +79,7 @@ _HARDWARE_OPTIONS: Mapping[str, Mapping[str, str]] = {
     "hevc_vaapi": {"rc_mode": "CQP", "qp": "24"},
 }
 
-# What would win over a bit rate and turn it into an option that is accepted and ignored.
+# These options override a bit rate.
 _CONSTANT_QUALITY = ("crf", "cq", "qp", "rc", "rc_mode")
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
@@ -93,7 +93,7 @@ _CARRIES_GRAY = ("ffv1", "png", "rawvideo")
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """What a video stream is encoded with."""
+    """Encoder settings of a video stream."""
 
     codec: str
     pix_fmt: str
@@ -105,7 +105,7 @@ def container_of(suffix: str) -> Container:
     """The container of a file name's suffix (``".mkv"``).
 
     Raises:
-        UsageError: no such container; names the nearest.
+        UsageError: unknown suffix; the message names the nearest.
     """
     found = CONTAINERS.get(suffix.lower())
     if found is None:
@@ -117,7 +117,7 @@ def container_of(suffix: str) -> Container:
 
 
 def container_options(container: Container, ticks_per_second: int) -> dict[str, str]:
-    """Muxer options that keep a file playable at any moment, and its time stamps exact where it can."""
+    """Muxer options that keep a file playable at any moment, with exact time stamps if the container allows them."""
     options = dict(_CRASH_SAFE["mp4" if container.muxer in ("mp4", "mov") else container.muxer])
     options["max_interleave_delta"] = "1000000"
     if container.exact_time:
@@ -130,14 +130,14 @@ def container_options(container: Container, ticks_per_second: int) -> dict[str, 
 def encoding_for(
     image: ImageInfo, *, codec: str, transparent: bool, options: Mapping[str, str] | None = None
 ) -> Encoding:
-    """Choose what ``codec`` encodes ``image`` as: the nearest format it has that plays widely.
+    """Encoder settings for frames like ``image``: the nearest pixel format of ``codec`` that most players support.
 
-    Chroma resolution and bit depth are kept where the encoder has them. RGB and gray images become 4:2:0, which
-    every player has; H.264 and H.265 cannot halve odd sizes, so those become 4:2:2 or 4:4:4 and keep every pixel.
-    Images in ``yuvj*`` keep full range as a tag.
+    Chroma resolution and bit depth are kept if the encoder has them. RGB and gray frames become 4:2:0, which all
+    players support; H.264 and H.265 cannot subsample odd sizes, so those become 4:2:2 or 4:4:4 and keep every pixel.
+    Frames in ``yuvj*`` keep full range as a tag.
 
     Raises:
-        UsageError: there is no such encoder, or it cannot carry alpha and ``transparent`` is set.
+        UsageError: no such encoder, or it cannot carry alpha and ``transparent`` is set.
     """
     from av.codec.codec import find_best_pix_fmt_of_list
     from av.video.format import VideoFormat
@@ -153,26 +153,26 @@ def encoding_for(
         names = [name for name in names if not has_alpha(name)] or names
     is_gray = len(source.components) == 1 and not source.has_palette
     is_rgb = source.is_rgb or source.has_palette
-    wanted = source
+    target = source
     if not codec.startswith(_CARRIES_GRAY):
         names = [name for name in names if not name.startswith("gray")] or names
         if is_gray:
-            wanted = VideoFormat("yuv420p10le" if source.components[0].bits > 8 else "yuv420p")
+            target = VideoFormat("yuv420p10le" if source.components[0].bits > 8 else "yuv420p")
     if not codec.startswith(_TAKES_RGB):
         names = [name for name in names if not VideoFormat(name).is_rgb] or names
         if is_rgb:
-            wanted = VideoFormat("yuva420p" if transparent else "yuv420p")
+            target = VideoFormat("yuva420p" if transparent else "yuv420p")
     if codec.startswith(_WHOLE_CHROMA_ONLY):
         whole = [name for name in names if divides(name, image.width_px, image.height_px)]
         names = whole or names
-    chosen, _loss = find_best_pix_fmt_of_list(names, wanted, has_alpha=transparent)
+    chosen, _loss = find_best_pix_fmt_of_list(names, target, has_alpha=transparent)
     if chosen is None:
         raise UsageError(f"the encoder {codec} has no format for {image.pix_fmt} images; choose another --codec")
     return Encoding(codec, chosen.name, _tags(image, chosen.is_rgb), _merged(codec, transparent, options))
 
 
 def odd_chroma(image: ImageInfo, encoding: Encoding) -> str:
-    """``"4:2:2"`` or ``"4:4:4"`` where H.264 or H.265 has no 4:2:0 because a side is odd, else empty."""
+    """``"4:2:2"`` or ``"4:4:4"`` if H.264 or H.265 cannot use 4:2:0 because a side is odd, else empty."""
     if not encoding.codec.startswith(_WHOLE_CHROMA_ONLY):
         return ""
     if divides("yuv420p", image.width_px, image.height_px):
@@ -181,15 +181,15 @@ def odd_chroma(image: ImageInfo, encoding: Encoding) -> str:
 
 
 def key_interval(codec: str, rate: Fraction | None) -> int | None:
-    """Frames from one key frame to the next, None where every frame is one. Two seconds, for seeking and crashes."""
+    """Frames from one key frame to the next, None if every frame is one. Two seconds, for seeking and crashes."""
     return None if codec.startswith(_INTRA_ONLY) else max(1, round((rate or 25) * _KEY_SECONDS))
 
 
 def encoder_formats(codec: str) -> Sequence[str]:
-    """Names of the pixel formats an encoder takes.
+    """Names of the pixel formats of an encoder.
 
     Raises:
-        UsageError: FFmpeg here has no such video encoder.
+        UsageError: this build of FFmpeg has no such video encoder.
     """
     import av
 
@@ -197,10 +197,10 @@ def encoder_formats(codec: str) -> Sequence[str]:
     if found is None:
         known = [name for name in sorted(av.codecs_available) if _video_encoder(name) is not None]
         usual = ", ".join(name for name in _DEFAULT_OPTIONS if name in known)
-        raise UsageError(f"no video encoder is called {codec!r} here{nearest(codec, known)}; use {usual}")
+        raise UsageError(f"no video encoder is called {codec!r}{nearest(codec, known)}; use {usual}")
     names = [pixel.name for pixel in found.video_formats or ()]
     if names == ["vaapi"]:
-        # what its images are uploaded from, see hardware.upload_device
+        # the formats that can be uploaded, see hwaccel.upload_device
         return ["nv12"] if codec == "h264_vaapi" else ["nv12", "p010le"]
     return names or ["yuv420p"]
 
@@ -216,7 +216,7 @@ def _video_encoder(name: str) -> Codec | None:
 
 
 def _opens_with_alpha(codec: str) -> bool:
-    # libx265 lists yuva formats and refuses to open with them unless built for alpha layers.
+    # libx265 lists yuva formats but does not open with them unless built for alpha layers.
     return codec != "libx265"
 
 
@@ -227,7 +227,7 @@ def _tags(image: ImageInfo, chosen_is_rgb: bool) -> ColorTags:
     if chosen_is_rgb:
         return ColorTags(0, 2, color.primaries, color.transfer)
     if source.is_rgb or source.has_palette:
-        # RGB has no matrix to carry over; BT.709 limited range is what players assume of modern video.
+        # RGB has no matrix; players assume BT.709 limited range.
         return ColorTags(1, 1, color.primaries, color.transfer)
     full = image.pix_fmt.startswith("yuvj")
     return ColorTags(color.matrix, 2 if full else color.range, color.primaries, color.transfer)
@@ -239,7 +239,7 @@ def _merged(codec: str, transparent: bool, options: Mapping[str, str] | None) ->
         merged["auto-alt-ref"] = "0"  # libvpx refuses hidden frames in a stream with alpha
     if codec == "prores_ks":
         merged |= {"profile": "4444", "alpha_bits": "16"} if transparent else {"profile": "hq"}
-    given = _in_its_words(codec, dict(options or {}))
+    given = _translated(codec, dict(options or {}))
     if {"b", "b:v"} & given.keys():
         merged = {name: value for name, value in merged.items() if name not in _CONSTANT_QUALITY}
     return MappingProxyType(merged | given)
@@ -248,14 +248,14 @@ def _merged(codec: str, transparent: bool, options: Mapping[str, str] | None) ->
 def check_preset(codec: str | None, preset: str) -> None:
     """
     Raises:
-        UsageError: x264 or x265 would refuse the preset, which they say on standard error when a file is opened.
+        UsageError: a preset that x264 or x265 refuses. They report it only when a file is opened, on standard error.
     """
     if codec in ("libx264", "libx265") and preset not in (*PRESETS, "placebo", *"0123456789"):
         raise UsageError(f"preset is one of {', '.join(PRESETS)} for {codec}, not {preset!r}{nearest(preset, PRESETS)}")
 
 
-def _in_its_words(codec: str, options: dict[str, str]) -> dict[str, str]:
-    """x264's ``crf`` and presets as hardware calls them: who asks for hardware has not named its encoder."""
+def _translated(codec: str, options: dict[str, str]) -> dict[str, str]:
+    """x264's ``crf`` and presets as options of the hardware encoder that replaces it."""
     kind = codec.rpartition("_")[2]
     if kind not in ("nvenc", "vaapi"):
         return options
@@ -263,7 +263,7 @@ def _in_its_words(codec: str, options: dict[str, str]) -> dict[str, str]:
         quality = options.pop("crf")
         options |= {"cq": quality} if kind == "nvenc" else {"qp": f"{float(quality):.0f}"}
     if options.get("preset") in PRESETS:
-        # x264's nine on seven steps: p1..p7 from fast to good, VAAPI's levels from good (1) to fast (7)
+        # Nine presets of x264 to seven steps: p1..p7 from fast to slow, VAAPI levels from slow (1) to fast (7).
         step = 1 + PRESETS.index(options.pop("preset")) * 6 // (len(PRESETS) - 1)
         options |= {"preset": f"p{step}"} if kind == "nvenc" else {"compression_level": str(8 - step)}
     return options

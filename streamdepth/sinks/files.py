@@ -1,4 +1,4 @@
-"""Claiming outputs on disk: one place that decides what may be written where, and words the refusals."""
+"""Output files: what may be written where, containers being written, and the messages of failures."""
 
 from __future__ import annotations
 
@@ -22,25 +22,27 @@ _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, er
 
 
 def reason(exc: BaseException) -> str:
-    """The operating system's or FFmpeg's own words, without paths or addresses."""
+    """The message of the operating system or FFmpeg, without paths or addresses."""
     text = getattr(exc, "strerror", None)
     return str(text or exc or type(exc).__name__)
 
 
 def is_disk_error(exc: BaseException) -> bool:
-    """True where the storage failed, False where the content was refused."""
+    """True if the storage failed, False if the content was refused."""
     return getattr(exc, "errno", None) in _DISK_ERRORS
 
 
 def write_failed(path: Path, exc: BaseException) -> SinkError:
-    """The error of an output that could not be written any further."""
+    """The error of an output that can no longer be written."""
     if getattr(exc, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return SinkError(f"{path}: no space left to write; what was written is kept, free some space and run again")
+        return SinkError(
+            f"{path}: no space left on the device; what was written is kept; free some space and run again"
+        )
     return SinkError(f"{path}: cannot be written ({reason(exc)}); choose another output")
 
 
 def is_same_file(path: Path, other: str | None) -> bool:
-    """True where both names lead to one existing file. ``other`` may be a URL or None."""
+    """True if both names refer to one existing file. ``other`` may be a URL or None."""
     if not other:
         return False
     try:
@@ -50,25 +52,25 @@ def is_same_file(path: Path, other: str | None) -> bool:
 
 
 def claim_file(path: Path, *, overwrite: bool, media_path: str | None = None) -> bool:
-    """Make sure ``path`` can be written, creating missing folders. Returns True where the file was created (empty).
+    """Make sure that ``path`` can be written; creates missing folders. Returns True if the file was created (empty).
 
-    An existing file keeps its content until its first new byte is written.
+    An existing file keeps its content until the first byte is written.
 
     Raises:
         UsageError: it is the file being read.
-        OutputExistsError: it is there and ``overwrite`` is False.
-        SinkError: it is a folder or a device, or may not be written.
+        OutputExistsError: the file exists and ``overwrite`` is False.
+        SinkError: it is a folder or a device, or not writable.
     """
     if is_same_file(path, media_path):
-        raise UsageError(f"{path} is the input; choose another name for the output")
+        raise UsageError(f"{path}: is the input; choose another name for the output")
     try:
         if path.is_dir():
-            raise SinkError(f"{path} is a folder; name a file, or end the name with / to write images into it")
+            raise SinkError(f"{path}: is a folder; name a file, or end the name with / to write images into it")
         if path.exists():
             if not path.is_file():
-                raise SinkError(f"{path} is not a regular file; name a file to create")
+                raise SinkError(f"{path}: is not a regular file; name a file to create")
             if not overwrite:
-                raise OutputExistsError(f"{path} is already there; --overwrite replaces it")
+                raise OutputExistsError(f"{path}: already exists; --overwrite replaces it")
             path.open("r+b").close()
             return False
         make_folder(path.parent)
@@ -77,26 +79,26 @@ def claim_file(path: Path, *, overwrite: bool, media_path: str | None = None) ->
     except SinkError:
         raise
     except FileExistsError as exc:
-        raise OutputExistsError(f"{path} is already there; --overwrite replaces it") from exc
+        raise OutputExistsError(f"{path}: already exists; --overwrite replaces it") from exc
     except OSError as exc:
         raise write_failed(path, exc) from exc
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder and what leads to it.
+    """Create a folder and its parents.
 
     Raises:
-        SinkError: something on the way is a file, or may not be written to.
+        SinkError: a parent is a file, or not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
-        raise SinkError(f"{folder} cannot be created ({reason(exc)}); choose another place") from exc
+        raise SinkError(f"{folder}: cannot be created ({reason(exc)}); choose another folder") from exc
 
 
 class OutputFile(io.RawIOBase):
-    """A claimed file, written through Python so that its errors are the system's own and it can be closed under a
-    muxer that must write no end. Emptied by the first write, not before. Not thread-safe."""
+    """A claimed file for a muxer. Errors are those of the operating system, and the file can be closed before the muxer
+    so that no trailer is written. The first write truncates it. Not thread-safe."""
 
     def __init__(self, path: Path) -> None:
         self._raw = path.open("r+b", buffering=0)
@@ -131,20 +133,20 @@ class OutputFile(io.RawIOBase):
 
 
 def claim_folder(folder: Path, *, overwrite: bool) -> None:
-    """Make sure files can be created in ``folder``, creating it where it is missing.
+    """Make sure that files can be created in ``folder``; creates it if it is missing.
 
     With ``overwrite`` files of the same names are replaced; nothing else in the folder is touched.
 
     Raises:
-        OutputExistsError: it holds something and ``overwrite`` is False.
-        SinkError: it is a file, or may not be written.
+        OutputExistsError: the folder is not empty and ``overwrite`` is False.
+        SinkError: it is a file, or not writable.
     """
     try:
         if folder.exists() and not folder.is_dir():
-            raise SinkError(f"{folder} is a file; name a folder to write into")
+            raise SinkError(f"{folder}: is a file; name a folder to write into")
         make_folder(folder)
         if not overwrite and any(folder.iterdir()):
-            raise OutputExistsError(f"{folder} is not empty; --overwrite writes into it")
+            raise OutputExistsError(f"{folder}: is not empty; --overwrite writes into it")
         with tempfile.TemporaryFile(dir=folder):
             pass
     except SinkError:
@@ -154,10 +156,10 @@ def claim_folder(folder: Path, *, overwrite: bool) -> None:
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write a small file so that nobody ever sees half of it under its own name.
+    """Write a small file under a temporary name and rename it.
 
     Raises:
-        SinkError: no space, no permission; ``path`` is then as it was before.
+        SinkError: no space or no permission; ``path`` is then unchanged.
     """
     partial = path.with_name(f".{path.name}.part")
     try:
@@ -175,8 +177,8 @@ class MuxedFile:
     """Muxes packets into a claimed file. Not thread-safe.
 
     Args:
-        path: a file claimed by ``claim_file``; its old content lives until the first packet.
-        created: the claim made it, so it goes away again if nothing is written.
+        path: a file claimed by ``claim_file``; its old content is kept until the first packet.
+        created: ``claim_file`` created it, so it is removed if nothing is written.
     """
 
     def __init__(self, path: Path, muxer: str, options: Mapping[str, str], *, created: bool) -> None:
@@ -194,7 +196,7 @@ class MuxedFile:
     def mux(self, packets: Packet[Any] | Iterable[Packet[Any]]) -> None:
         """
         Raises:
-            SinkError: the file cannot be written any further.
+            SinkError: the file can no longer be written.
         """
         import av
 
@@ -205,7 +207,7 @@ class MuxedFile:
             raise write_failed(self._path, exc) from exc
 
     def close(self, *, empty: bool) -> None:
-        """Write the end of the file, unless it is broken; remove it where it is ``empty`` and was not there before.
+        """Write the trailer, unless the file is broken; remove the file if it is ``empty`` and was created.
 
         Raises:
             SinkError: the end could not be written; what came before stays readable.
@@ -217,8 +219,8 @@ class MuxedFile:
         self._closed = True
         try:
             if self.broken or empty:
-                # Closed under the muxer, which then writes no end: after an error that would overwrite the start of
-                # what can still be read.
+                # Closed before the muxer, so that it writes no trailer: after an error the trailer would overwrite the
+                # readable part.
                 self._file.close()
             try:
                 self.container.close()

@@ -1,4 +1,4 @@
-"""Images in a folder, one a frame."""
+"""A folder of images, one per frame."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ _WEBP_LIMIT_PX = 16383
 
 
 class ImagesSink(BaseSink):
-    """Writes each image as a file of its own, at its own size. A file is complete or not there.
+    """Writes each frame as an image file, at its own size. A file is complete or absent.
 
     PNG and WebP keep alpha, JPEG cannot (a transparent look is refused). Gray images stay one channel.
 
     Args:
-        folder: created where missing; must be empty without ``overwrite``, which replaces files of the same names and
-            leaves all others, with a note.
+        folder: created if missing; must be empty without ``overwrite``, which replaces files of the same names and
+            keeps all others, with a note.
         control: the look of the images.
         pattern: file names; ``{image}``, ``{index}`` (``{index:06d}``, or ``%06d``) and ``{pts}`` are filled in, see
             :class:`~streamdepth.sinks.names.FrameNames`; the suffix chooses the format.
         quality: of JPEG and WebP, 1..100.
 
     Raises:
-        UsageError: a pattern that cannot name images apart, a quality out of range, alpha in JPEG; of
-            ``process``: the folder is the one that is read.
+        UsageError: a pattern that gives all frames one name, a quality out of range, alpha in JPEG; from ``process``:
+            the folder is the one that is read.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ImagesSink(BaseSink):
         self._folder = Path(folder)
         self._names = FrameNames(self._folder, pattern, suffixes=SUFFIXES)
         if not 1 <= quality <= 100:
-            raise UsageError(f"image quality is 1..100, not {quality}")
+            raise UsageError(f"quality must be 1 to 100, not {quality}")
         self._quality = quality
         self._overwrite = overwrite
         self._opened = False
@@ -72,12 +72,12 @@ class ImagesSink(BaseSink):
 
     @property
     def note(self) -> str:
-        return f"files there before, left as they are: {len(self._before)}" if self._before else ""
+        return f"{len(self._before)} existing files were kept" if self._before else ""
 
     def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:  # noqa: ARG002 - sizes may vary
         """
         Raises:
-            OutputExistsError: the folder holds something and may not be overwritten.
+            OutputExistsError: the folder is not empty and ``overwrite`` is False.
             SinkError: it cannot be written.
         """
         claim_folder(self._folder, overwrite=self._overwrite)
@@ -91,7 +91,7 @@ class ImagesSink(BaseSink):
         path = self._names(result.frame)
         limit = {".jpg": _JPEG_LIMIT_PX, ".jpeg": _JPEG_LIMIT_PX, ".webp": _WEBP_LIMIT_PX}.get(self._names.suffix)
         if limit is not None and max(image.size) > limit:
-            raise SinkError(f"{path}: {self._names.suffix} ends at {limit} pixels a side; use .png")
+            raise SinkError(f"{path}: {self._names.suffix} allows {limit} pixels per side; use .png")
         write_whole(path, self._encoded(image))
         self._before.discard(path.name)
 
@@ -107,7 +107,7 @@ class ImagesSink(BaseSink):
 
 
 def to_image(image: av.VideoFrame, *, alpha: bool) -> Image:
-    """An image of any format as a Pillow image: L, RGB or (where it has alpha and ``alpha`` is set) RGBA."""
+    """A frame of any format as a Pillow image: L, RGB, or RGBA if it has alpha and ``alpha`` is set."""
     from PIL.Image import fromarray
 
     name = image.format.name

@@ -18,39 +18,39 @@ if TYPE_CHECKING:
     from streamdepth.core.frame import Frame
 
 SOURCE_NAMES = "{image}.png"
-"""Images keep the names of those they are made of; frames of a video are numbered."""
+"""Images keep the names of their source images; frames of a video are numbered."""
 
 _FIELDS = ("image", "index", "pts")
 _PRINTF = re.compile(r"%(0\d+)?d")
 
 
 def is_pattern(name: str) -> bool:
-    """True where a file name stands for many: it holds ``%d``, ``%06d`` or a ``{field}``."""
+    """True if a file name stands for many: it contains ``%d``, ``%06d`` or a ``{field}``."""
     return bool(_PRINTF.search(name)) or ("{" in name and "}" in name)
 
 
 class UniqueNames:
-    """Keeps names apart: the second ``a`` becomes ``a-2``. Case tells none apart, as on some file systems."""
+    """Makes names unique: the second ``a`` becomes ``a-2``. Case is ignored, as on some file systems."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
 
     def __call__(self, name: str) -> str:
-        wanted = chain([name], (f"{name}-{number}" for number in count(2)))
-        free = next(one for one in wanted if one.casefold() not in self._taken)
+        candidates = chain([name], (f"{name}-{number}" for number in count(2)))
+        free = next(one for one in candidates if one.casefold() not in self._taken)
         self._taken.add(free.casefold())
         return free
 
 
 class FrameNames:
-    """Files in ``folder`` for frames, asked for once a frame.
+    """Paths in ``folder`` for frames. Call it once per frame.
 
-    ``{image}`` is the name of the frame's own file (``a-2`` for the second ``a``), or the index in six digits where
+    ``{image}`` is the name of the frame's image file (``a-2`` for the second ``a``), or the index in six digits if
     there is none; ``{index}`` and ``{pts}`` take format specs, ``%06d`` means ``{index:06d}``.
 
     Raises:
-        UsageError: no field that tells frames apart, an unknown field, a path, or a suffix not in ``suffixes``; of a
-            call: the frame's own file lies in ``folder``, where ``a.jpg`` might be replaced by depth before it is read.
+        UsageError: all frames would get one name, an unknown field, a path, or a suffix not in ``suffixes``; from a
+            call: the frame's file is in ``folder``, where ``a.jpg`` could be replaced by depth before it is read.
     """
 
     def __init__(self, folder: Path, pattern: str, *, suffixes: tuple[str, ...]) -> None:
@@ -67,28 +67,34 @@ class FrameNames:
         unknown = sorted(fields.difference(_FIELDS))
         if unknown:
             raise UsageError(
-                f"{pattern!r}: there is no {{{unknown[0]}}}; images take {{image}}, {{index}}, {{pts}} and %06d,"
-                " every output of a run {name}, the source's"
+                f"{pattern!r}: unknown field {{{unknown[0]}}}; use {{image}}, {{index}}, {{pts}} or %06d, "
+                "and {name} for the name of the source"
             )
         if self.suffix not in suffixes:
             ends = " or ".join(suffixes)
             if self.suffix in CONTAINERS:
-                raise UsageError(f"{pattern!r}: a video is one file; leave the number out, or end in {ends}")
-            raise UsageError(f"{pattern!r}: images of this kind end in {ends}{nearest(self.suffix, suffixes)}")
+                raise UsageError(f"{pattern!r}: a video is one file; omit the number, or use the suffix {ends}")
+            raise UsageError(
+                f"{pattern!r}: unknown image suffix {self.suffix!r}{nearest(self.suffix, suffixes)}; use {ends}"
+            )
         if pattern != PurePath(pattern).name:
-            raise UsageError(f"{pattern!r}: a name pattern has no folders in it; put them into the output's path")
+            raise UsageError(
+                f"{pattern!r}: a name pattern cannot contain folders; put them into the path of the output"
+            )
         try:
             example = self._fill("0", 0, 0)
         except (ValueError, KeyError, IndexError) as exc:
             raise UsageError(unfillable) from exc
         if not fields or example == self._fill("1", 1, 1):
-            raise UsageError(f"{pattern!r}: every image would have the same name; add {{index:06d}}")
+            raise UsageError(f"{pattern!r}: gives every frame the same name; add {{index:06d}}")
 
     def __call__(self, frame: Frame) -> Path:
         own = frame.path
         if own is not None and own.parent not in self._elsewhere:
             if is_same_file(self._folder, str(own.parent)):
-                raise UsageError(f"{self._folder} holds the images that are read; choose another folder to write to")
+                raise UsageError(
+                    f"{self._folder}: contains the images that are read; choose another folder for the output"
+                )
             self._elsewhere.add(own.parent)
         image = f"{frame.index:06d}" if own is None else self._unique_names(own.stem)
         return self._folder / self._fill(image, frame.index, frame.pts)

@@ -1,4 +1,4 @@
-"""Audio and subtitle packets of the input beside new video: copied unchanged, but for text in another one's words."""
+"""Audio and subtitle packets copied from the input to the output beside new video."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _STALL_SECONDS = 20.0
 
 
 class PacketCopier:
-    """Reads the packets to copy on a thread of its own, ahead by a bounded number, and hands them out by time.
+    """Reads packets to copy on a separate thread, with a bounded queue, and returns them by time.
 
-    A thread, because the input may be a URL, and opening or reading it must not block the encoder for ever: every wait
-    for it can be interrupted and has a limit. ``interrupt`` may be called from any thread and at any time.
+    The input may be a URL, and opening or reading it must not block the encoder: every wait for it can be interrupted
+    and has a limit. ``interrupt`` may be called from any thread and at any time.
 
     Args:
         media_path: file or URL to copy from.
         options: FFmpeg's, to open it with.
-        origin_seconds: media time that becomes 0; audio before it is left out, subtitles across it are cut.
-        end_seconds: media time to stop at, None = the end.
+        origin_seconds: media time that becomes 0; audio before it is omitted, subtitles across it are shortened.
+        end_seconds: media time of the end, None = the end of the input.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class PacketCopier:
         self.notes: list[str] = []
 
     def open(self, output: OutputContainer, muxer: str) -> None:
-        """Open the input and add a stream to ``output`` for each one the container can take. Never raises for the
-        input's sake: video without sound is better than none, and ``notes`` says what was left out."""
+        """Open the input and add a stream to ``output`` for each one that the container can hold. A fault of the input
+        is a note and not an error: video without sound is better than none."""
         import av
         from av.bitstream import BitStreamFilterContext
 
@@ -73,7 +73,7 @@ class PacketCopier:
             source = self._detached.call(
                 lambda: av.open(self._path, options=dict(self._options), timeout=(_OPEN_SECONDS, _OPEN_SECONDS)),
                 dispose=lambda late: late.close(),
-                timeout_seconds=_OPEN_SECONDS,  # a name server's silence is not in FFmpeg's own limit
+                timeout_seconds=_OPEN_SECONDS,  # FFmpeg's own limit does not cover name resolution
             )
         except (av.FFmpegError, OSError, InterruptedCall) as exc:
             why = "interrupted" if isinstance(exc, InterruptedCall) else "the input could not be opened a second time"
@@ -91,13 +91,13 @@ class PacketCopier:
                 self._converters[stream.index], copy = converter, converter.stream
                 self.notes.append(f"subtitle stream {stream.index} ({name}) written as {converter.codec}")
             else:
-                self.notes.append(f"{stream.type} stream {stream.index} ({name}) left out: {muxer} cannot hold it")
+                self.notes.append(f"{stream.type} stream {stream.index} ({name}) omitted: {muxer} cannot hold it")
                 continue
             copy.metadata.update(stream.metadata)
             copy.disposition = stream.disposition
             self._streams[stream.index] = copy
             if muxer in ("mp4", "mov") and name == "aac" and not stream.codec_context.extradata:
-                # AAC of a transport stream carries its header in every packet; MP4 wants it once.
+                # AAC of a transport stream has its header in every packet; MP4 needs it once.
                 self._filters[stream.index] = BitStreamFilterContext("aac_adtstoasc", stream)
         if not self._streams:
             self._ended = True
@@ -105,7 +105,7 @@ class PacketCopier:
             self._input = None
 
     def until(self, seconds: Fraction | None) -> Iterator[_AnyPacket]:
-        """Packets up to output time ``seconds`` (None = all that are left), stamped and assigned to their streams."""
+        """Packets up to output time ``seconds`` (None = all), with output time stamps and streams."""
         while True:
             if self._head is None:
                 self._head = self._next()
@@ -115,21 +115,21 @@ class PacketCopier:
             self._head = None
             yield packet
 
-    def leave_out(self, packet: _AnyPacket, why: str) -> None:
-        """Stop copying the stream of a packet that the container refused."""
+    def drop_stream(self, packet: _AnyPacket, why: str) -> None:
+        """Stop copying the stream of a packet that the muxer refused."""
         for index, stream in list(self._streams.items()):
             if stream.index == packet.stream_index:
                 del self._streams[index]
-                self.notes.append(f"{stream.type} stream {index} left out from {float(_seconds(packet)):.1f} s: {why}")
+                self.notes.append(f"{stream.type} stream {index} omitted from {float(_seconds(packet)):.1f} s: {why}")
 
     def interrupt(self) -> None:
-        """End every wait: ``open`` and ``until`` go on without the input."""
+        """End every wait: ``open`` and ``until`` continue without the input."""
         self._detached.interrupt()
 
     def close(self) -> None:
         self._detached.interrupt()
         if self._input is not None and self._packets is None:
-            self._input.close()  # once it is read, its reader closes it: one that hangs keeps it until it times out
+            self._input.close()  # a reader that has started closes it
         self._input = None
         self._ended = True
 
@@ -141,7 +141,7 @@ class PacketCopier:
         for packet in self._packets:
             if packet.stream_index in self._streams:
                 converter = self._converters.get(packet.stream_index)
-                # Not packet.stream: the reader may have closed the input, and its streams with it.
+                # Not packet.stream: the reader may have closed the input and its streams.
                 packet.stream = self._streams[packet.stream_index]
                 converted = packet if converter is None else converter(packet)
                 if converted is not None:
@@ -159,10 +159,10 @@ class PacketCopier:
         except av.FFmpegError as exc:
             self.notes.append(f"sound ends early: {exc.strerror or type(exc).__name__}")
         except TimeoutError:
-            self.notes.append(f"sound ends early: the input sent nothing for {_STALL_SECONDS:.0f} s")
+            self.notes.append(f"sound ends early: no data from the input for {_STALL_SECONDS:.0f} s")
 
     def _read(self, source: InputContainer) -> Iterator[_AnyPacket]:
-        """On the reader's own thread."""
+        """Runs on the reader's thread."""
         import av
 
         chosen = [source.streams[index] for index in self._streams]
@@ -180,11 +180,11 @@ class PacketCopier:
                     yield whole
 
     def _restamp(self, packet: _AnyPacket, kind: str) -> bool:
-        """Move a packet to output time; False where it lies outside.
+        """Shift a packet to output time; False if it is outside.
 
-        Audio that starts before 0 goes into MP4 and MOV only, whose edit lists hide it: it is what the decoder needs
-        to give the samples at 0. Matroska has none and would shift everything instead (measured: 128 ms of AAC priming
-        moved every video frame by 128 ms).
+        Audio that starts before 0 is written to MP4 and MOV only, whose edit lists hide it: the decoder needs it for
+        the samples at 0. Matroska has no edit lists and would shift everything instead (measured: 128 ms of AAC priming
+        delayed every video frame by 128 ms).
         """
         base = packet.time_base
         pts = packet.pts if packet.pts is not None else packet.dts
@@ -217,7 +217,7 @@ def _codec_name(stream: Stream) -> str:
 
 
 def _converter(stream: Stream, output: OutputContainer, muxer: str) -> LineConverter | None:
-    """What writes a text stream in the container's own words, None where nothing can."""
+    """A converter of a text stream for the container, None if there is none."""
     import av
 
     if not converts(muxer, stream):
@@ -229,7 +229,7 @@ def _converter(stream: Stream, output: OutputContainer, muxer: str) -> LineConve
 
 
 def _takes(muxer: str, stream: Stream) -> bool:
-    """Whether the muxer writes a header with this stream in it: what its codec tables say is not the whole truth."""
+    """Whether the muxer can write a header with this stream; its codec tables are incomplete."""
     import av
 
     trial = av.open(io.BytesIO(), "w", format=muxer)

@@ -1,22 +1,23 @@
-"""Which sink an output's name means."""
+"""The sink that an output name stands for, and the tables of all kinds of sinks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
 from streamdepth.core.errors import UsageError, nearest
 from streamdepth.core.look import Look, LookControl
 from streamdepth.core.redact import redact
-from streamdepth.media.hwaccel import HwAccel
 from streamdepth.sinks.encoding import CONTAINERS
 from streamdepth.sinks.names import SOURCE_NAMES, is_pattern
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from streamdepth.core.contracts import Sink
+    from streamdepth.media.hwaccel import HwAccel
     from streamdepth.sinks.depth.sink import Size
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp")
@@ -32,12 +33,12 @@ class StreamOptions:
 
     Attributes:
         rate: frames per second, None = the source's.
-        gop_seconds: between key frames: what a viewer who joins waits at most; None = the sink's own.
+        gop_seconds: seconds between key frames, the longest wait of a new viewer; None = the sink's default.
         credentials_file: first line ``USER:PASSWORD``, for the server that is published to or that serves.
-        timeout_seconds, retries: of publishing; retries None = for ever.
-        tls_ca: whom publishing trusts behind ``rtsps``, see :func:`~streamdepth.net.tls.find_tls_config`.
+        timeout_seconds, retries: of publishing; retries None = unlimited.
+        tls_ca: CA certificates for ``rtsps``, see :func:`~streamdepth.net.tls.find_tls_config`.
         max_clients: of serving.
-        low_latency: False = more work on each image, and a second's buffer where there is a bit rate.
+        low_latency: False = slower encoder presets, and a buffer of one second with a bit rate.
     """
 
     rate: float | None = None
@@ -50,151 +51,103 @@ class StreamOptions:
     low_latency: bool = True
 
 
-def sink_for(
-    output: str,
-    *,
-    look: Look | None = None,
-    control: LookControl | None = None,
-    overwrite: bool = False,
-    codec: str | None = None,
-    crf: float | None = None,
-    preset: str | None = None,
-    bitrate: int | None = None,
-    threads: int = 0,
-    hwaccel: HwAccel | str = HwAccel.NONE,
-    options: Mapping[str, str] | None = None,
-    quality: int | None = None,
-    stream: StreamOptions | None = None,
-    serve: bool = False,
-) -> Sink:
-    """The sink for coloured images that ``output`` names. Nothing is opened.
+class SinkOptions(TypedDict, total=False):
+    """Keyword arguments of :func:`sink_for`. Each kind of sink uses those that apply to it."""
+
+    look: Look | None
+    """How frames look; None = the default look."""
+    control: LookControl | None
+    """A look that may change during the run, instead of ``look``."""
+    overwrite: bool
+    codec: str | None
+    """Of video files, like ``crf``, ``preset``, ``threads``, ``hwaccel`` and ``options``."""
+    crf: float | None
+    preset: str | None
+    bitrate: int | None
+    """kbit/s, of streams, and of video files without ``crf``; None = constant quality."""
+    threads: int
+    hwaccel: HwAccel | str
+    options: Mapping[str, str] | None
+    quality: int | None
+    """Of JPEG and WebP, 1..100; None = 92."""
+    stream: StreamOptions | None
+    """Of published and served streams."""
+    serve: bool
+    """Serve ``rtsp://`` instead of publishing to it."""
+
+
+class DataSinkOptions(TypedDict, total=False):
+    """Keyword arguments of :func:`data_sink_for`."""
+
+    overwrite: bool
+    size: Size
+    """``"source"`` or ``"model"``: the size depth is written at."""
+    model: str
+    """Recorded with the data, like ``model_revision``."""
+    model_revision: str
+
+
+_Make: TypeAlias = "Callable[[str, Any], Sink]"
+
+
+@dataclass(frozen=True, slots=True)
+class Sinks:
+    """The sinks that an output can name. One entry adds one. Each value builds an unopened sink from name and options.
+
+    Attributes:
+        schemes: by what stands before the colon, such as ``rtsp`` in ``rtsp://``.
+        files: by the suffix of a single file.
+        folders: by the suffix of the files in a folder.
+        content: what is written, for messages.
+        hint: what to use instead of an unknown scheme.
+    """
+
+    schemes: Mapping[str, _Make]
+    files: Mapping[str, _Make]
+    folders: Mapping[str, _Make]
+    content: str
+    hint: str
+
+
+def sink_for(output: str, **options: Unpack[SinkOptions]) -> Sink:
+    """The sink for coloured frames that ``output`` names. Nothing is opened.
 
     - ``out.mkv`` ``.mp4`` ``.mov`` ``.webm``: a video file
     - ``folder/``, or a name without suffix: a folder of PNG, named after the source's images or numbered;
-      ``folder/%06d.jpg`` or ``folder/{image}.webp``: the same with names and format of one's own
-    - ``rtsp://``: publish there; with ``serve`` a server of our own at that address
+      ``folder/%06d.jpg`` or ``folder/{image}.webp``: the same with other names and formats
+    - ``rtsp://``: publish to that server; with ``serve`` run a server at that address
     - ``virtualcam:`` or ``virtualcam:DEVICE``: a virtual camera
-    - ``null:``: nothing, for measuring
-
-    Args:
-        look: how images look; ``control`` instead shares one that may change. Neither = the default look.
-        codec, crf, preset, threads, hwaccel, options: of video files.
-        bitrate: kbit/s, of streams, and of video files where no crf is given; None = constant quality.
-        quality: of JPEG and WebP, 1..100; None = 92.
-        stream: of published and served streams; None = the defaults.
+    - ``null:``: no output, for measurements
 
     Raises:
-        UsageError: the name means nothing, with the nearest that does.
+        UsageError: an unknown option or an invalid name, with the nearest valid one.
     """
-    control = control or LookControl(look or Look())
+    _check(options, SinkOptions.__optional_keys__)
     scheme = _scheme(output)
-    if scheme in ("rtsp", "rtsps"):
-        return _rtsp(output, control, stream or StreamOptions(), bitrate, preset, serve=serve)
-    if serve:
+    if options.get("serve") and scheme not in ("rtsp", "rtsps"):
         raise UsageError(f"{redact(output)}: only rtsp:// can be served; use e.g. rtsp://127.0.0.1:8554/depth")
-    if scheme == "null":
-        from streamdepth.sinks.callback import NullSink
-
-        return NullSink(control=control)
-    if scheme == "virtualcam":
-        from streamdepth.sinks.virtualcam import VirtualCameraSink
-
-        return VirtualCameraSink(control=control, device=output.partition(":")[2] or None)
-    if scheme:
-        raise UsageError(
-            f"{redact(output)}: nothing can be written to {scheme}:"
-            f"{nearest(scheme, ('rtsp', 'rtsps', 'null', 'virtualcam'))}; use a file, a folder/ or rtsp://"
-        )
-    folder, pattern = _folder(output, _IMAGES)
-    if pattern:
-        from streamdepth.sinks.images import ImagesSink
-
-        return ImagesSink(
-            folder, control=control, pattern=pattern, overwrite=overwrite, quality=92 if quality is None else quality
-        )
-    suffix = PurePath(output).suffix.lower()
-    if suffix in _IMAGES:
-        raise UsageError(f"{output}: one image cannot hold a video; use {_example(output)} or a video file")
-    from streamdepth.sinks.video import VideoSink
-
-    extra = dict(options or {})
-    if bitrate is not None and crf is None:
-        extra["b"] = f"{bitrate}k"
-    return VideoSink(
-        output, control=control, overwrite=overwrite, codec=codec, hwaccel=hwaccel, crf=crf, preset=preset,
-        threads=threads, options=extra,
-    )  # fmt: skip
+    return _find(output, IMAGE_SINKS)(output, options)
 
 
-def _rtsp(
-    url: str, control: LookControl, stream: StreamOptions, bitrate: int | None, preset: str | None, *, serve: bool
-) -> Sink:
-    shared: dict[str, Any] = {
-        "control": control,
-        "bitrate": None if bitrate is None else bitrate * _KBIT,
-        "rate": stream.rate,
-        "preset": preset or _LIVE_PRESETS[stream.low_latency],
-        "low_latency": stream.low_latency,
-        "credentials_file": stream.credentials_file,
-    }
-    if stream.gop_seconds is not None:
-        shared["gop_seconds"] = stream.gop_seconds
-    if serve:
-        from streamdepth.sinks.rtsp.server import RtspServerSink
-
-        return RtspServerSink(url, max_clients=stream.max_clients, **shared)
-    from streamdepth.sinks.rtsp.publish import RtspPublishSink
-
-    return RtspPublishSink(
-        url, timeout_seconds=stream.timeout_seconds, retries=stream.retries, tls_ca=stream.tls_ca, **shared
-    )
-
-
-def data_sink_for(
-    output: str, *, overwrite: bool = False, size: Size = "source", model: str = "", model_revision: str = ""
-) -> Sink:
-    """The sink for depth as data that ``output`` names. Nothing is opened.
+def data_sink_for(output: str, **options: Unpack[DataSinkOptions]) -> Sink:
+    """The sink for depth data that ``output`` names. Nothing is opened.
 
     - ``out.mkv``: FFV1 16-bit video
     - ``folder/``, or a name without suffix: a folder of 16-bit PNG
-    - ``folder/%06d.npy`` (or ``.png``): a folder of float32 arrays (or PNG) with names of one's own
-    - ``null:``: nothing, for measuring
-
-    Args:
-        size: ``"source"`` or ``"model"``, which of the two sizes depth is written at.
-        model, model_revision: recorded with the data.
+    - ``folder/%06d.npy`` (or ``.png``): a folder of float32 arrays (or PNG) with other names
+    - ``null:``: no output, for measurements
 
     Raises:
-        UsageError: the name means nothing, with the nearest that does.
+        UsageError: an unknown option or an invalid name, with the nearest valid one.
     """
-    from streamdepth.sinks.depth.sink import DepthFolderSink, DepthVideoSink
-
-    scheme = _scheme(output)
-    if scheme == "null":
-        from streamdepth.sinks.callback import NullSink
-
-        return NullSink()
-    if scheme:
-        raise UsageError(f"{redact(output)}: depth data goes to files; use OUT.mkv, FOLDER/ or FOLDER/%06d.npy")
-    folder, pattern = _folder(output, _ARRAYS)
-    if pattern:
-        return DepthFolderSink(
-            folder, pattern=pattern, overwrite=overwrite, size=size, model=model, model_revision=model_revision
-        )
-    suffix = PurePath(output).suffix.lower()
-    if suffix in _ARRAYS:
-        raise UsageError(f"{output}: one file cannot hold a video's depth; use {_example(output)} or an .mkv")
-    if suffix != ".mkv":
-        raise UsageError(
-            f"{output}: depth data goes into .mkv, FOLDER/ or FOLDER/%06d.npy{nearest(suffix, ('.mkv', *_ARRAYS))}"
-        )
-    return DepthVideoSink(output, overwrite=overwrite, size=size, model=model, model_revision=model_revision)
+    _check(options, DataSinkOptions.__optional_keys__)
+    return _find(output, DATA_SINKS)(output, options)
 
 
 def check_distinct(outputs: Iterable[str]) -> None:
     """
     Raises:
-        UsageError: two of several outputs are the same file or folder.
+        UsageError: two outputs are the same file or folder.
     """
     seen: dict[str, str] = {}
     for output in outputs:
@@ -202,8 +155,45 @@ def check_distinct(outputs: Iterable[str]) -> None:
             continue
         key = output if _scheme(output) else str(Path(output).absolute())
         if key in seen:
-            raise UsageError(f"{redact(output)} is named twice; give every output a name of its own")
+            raise UsageError(f"{redact(output)} is named twice; give each output its own name")
         seen[key] = output
+
+
+def _check(options: Mapping[str, Any], known: Iterable[str]) -> None:
+    for name in options:
+        if name not in known:
+            raise UsageError(f"there is no sink option {name!r}{nearest(name, known)}; use {', '.join(sorted(known))}")
+
+
+def _find(output: str, sinks: Sinks) -> _Make:
+    """The entry of the sink that ``output`` names."""
+    if scheme := _scheme(output):
+        make = sinks.schemes.get(scheme)
+        if make is None:
+            raise UsageError(
+                f"{redact(output)}: {sinks.content} cannot be written to {scheme}:{nearest(scheme, sinks.schemes)}; "
+                f"{sinks.hint}"
+            )
+        return make
+    if not output:
+        raise UsageError("an output needs a name; use a file such as out.mkv, or a folder/")
+    _, pattern = _folder(output, (*sinks.files, *sinks.folders))
+    suffix = PurePath(pattern or output).suffix.lower()
+    if pattern:
+        # The sink itself refuses other suffixes of a pattern.
+        return sinks.folders.get(suffix, next(iter(sinks.folders.values())))
+    if suffix in sinks.files:
+        return sinks.files[suffix]
+    if suffix in sinks.folders:
+        raise UsageError(
+            f"{output}: one {suffix} file cannot hold several frames; "
+            f"use {_example(output)} or {', '.join(sinks.files)}"
+        )
+    near = nearest(suffix, (*sinks.files, *sinks.folders))
+    raise UsageError(
+        f"{output}: {sinks.content} cannot be written as {suffix!r}{near}; use {', '.join(sinks.files)}, "
+        "or end the name with / for a folder"
+    )
 
 
 def _scheme(output: str) -> str:
@@ -215,27 +205,121 @@ def _scheme(output: str) -> str:
     return head.lower() if rest.startswith("//") or known else ""
 
 
-def _folder(output: str, suffixes: tuple[str, ...]) -> tuple[str, str]:
-    """(folder, name pattern), the pattern empty where ``output`` is a file."""
-    if not output:
-        raise UsageError("an output needs a name; use a file such as out.mkv, or a folder/")
+def _folder(output: str, suffixes: Iterable[str]) -> tuple[str, str]:
+    """(folder, name pattern); the pattern is empty if ``output`` is a file."""
     if output.endswith(("/", "\\")):
         return output, SOURCE_NAMES
     path = PurePath(output)
     if is_pattern(path.name):
         return str(path.parent), path.name
-    known = (*CONTAINERS, *suffixes)
-    if path.suffix.lower() in known:
+    if path.suffix.lower() in suffixes:
         return "", ""
     if Path(output).is_dir() or not path.suffix or path.suffix == path.name:
         return output, SOURCE_NAMES
-    hint = nearest(path.suffix.lower(), known)
-    raise UsageError(
-        f"{output}: nothing is known that ends in {path.suffix!r}{hint}; "
-        f"use {', '.join(CONTAINERS)}, or end the name with / for a folder"
-    )
+    return "", ""
 
 
 def _example(output: str) -> str:
     path = PurePath(output)
     return str(path.parent / f"{path.stem}-%06d{path.suffix}")
+
+
+def _control(options: SinkOptions) -> LookControl:
+    return options.get("control") or LookControl(options.get("look") or Look())
+
+
+def _null(output: str, options: SinkOptions) -> Sink:  # noqa: ARG001
+    from streamdepth.sinks.callback import NullSink
+
+    return NullSink(control=_control(options))
+
+
+def _virtual_camera(output: str, options: SinkOptions) -> Sink:
+    from streamdepth.sinks.virtualcam import VirtualCameraSink
+
+    return VirtualCameraSink(control=_control(options), device=output.partition(":")[2] or None)
+
+
+def _rtsp(url: str, options: SinkOptions) -> Sink:
+    stream = options.get("stream") or StreamOptions()
+    bitrate = options.get("bitrate")
+    shared: dict[str, Any] = {
+        "control": _control(options),
+        "bitrate": None if bitrate is None else bitrate * _KBIT,
+        "rate": stream.rate,
+        "preset": options.get("preset") or _LIVE_PRESETS[stream.low_latency],
+        "low_latency": stream.low_latency,
+        "credentials_file": stream.credentials_file,
+    }
+    if stream.gop_seconds is not None:
+        shared["gop_seconds"] = stream.gop_seconds
+    if options.get("serve"):
+        from streamdepth.sinks.rtsp.server import RtspServerSink
+
+        return RtspServerSink(url, max_clients=stream.max_clients, **shared)
+    from streamdepth.sinks.rtsp.publish import RtspPublishSink
+
+    return RtspPublishSink(
+        url, timeout_seconds=stream.timeout_seconds, retries=stream.retries, tls_ca=stream.tls_ca, **shared
+    )
+
+
+def _video(output: str, options: SinkOptions) -> Sink:
+    from streamdepth.sinks.video import VideoSink
+
+    used = ("overwrite", "codec", "crf", "preset", "threads", "hwaccel")
+    extra = dict(options.get("options") or {})
+    bitrate = options.get("bitrate")
+    if bitrate is not None and options.get("crf") is None:
+        extra["b"] = f"{bitrate}k"
+    given: dict[str, Any] = {name: value for name, value in options.items() if name in used}
+    return VideoSink(output, control=_control(options), options=extra, **given)
+
+
+def _images(output: str, options: SinkOptions) -> Sink:
+    from streamdepth.sinks.images import ImagesSink
+
+    folder, pattern = _folder(output, ())
+    quality = options.get("quality")
+    return ImagesSink(
+        folder,
+        control=_control(options),
+        pattern=pattern,
+        overwrite=options.get("overwrite", False),
+        quality=92 if quality is None else quality,
+    )
+
+
+def _depth_null(output: str, options: DataSinkOptions) -> Sink:  # noqa: ARG001
+    from streamdepth.sinks.callback import NullSink
+
+    return NullSink()
+
+
+def _depth_video(output: str, options: DataSinkOptions) -> Sink:
+    from streamdepth.sinks.depth.sink import DepthVideoSink
+
+    return DepthVideoSink(output, **options)
+
+
+def _depth_folder(output: str, options: DataSinkOptions) -> Sink:
+    from streamdepth.sinks.depth.sink import DepthFolderSink
+
+    folder, pattern = _folder(output, ())
+    return DepthFolderSink(folder, pattern=pattern, **options)
+
+
+IMAGE_SINKS = Sinks(
+    schemes=MappingProxyType({"rtsp": _rtsp, "rtsps": _rtsp, "null": _null, "virtualcam": _virtual_camera}),
+    files=MappingProxyType(dict.fromkeys(CONTAINERS, _video)),
+    folders=MappingProxyType(dict.fromkeys(_IMAGES, _images)),
+    content="video",
+    hint="use a file, a folder/ or rtsp://",
+)
+DATA_SINKS = Sinks(
+    schemes=MappingProxyType({"null": _depth_null}),
+    files=MappingProxyType({".mkv": _depth_video}),
+    folders=MappingProxyType(dict.fromkeys(_ARRAYS, _depth_folder)),
+    content="depth data",
+    hint="use OUT.mkv, FOLDER/ or FOLDER/%06d.npy",
+)

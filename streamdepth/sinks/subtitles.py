@@ -1,4 +1,4 @@
-"""Text subtitles in the words of another container: mov_text in MP4, SubRip in Matroska, WebVTT in WebM."""
+"""Text subtitles converted for another container: mov_text in MP4, SubRip in Matroska, WebVTT in WebM."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 _TEXT = frozenset({"mov_text", "srt", "subrip", "webvtt", "ass", "ssa"})
 _WRITTEN_AS = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip", "webm": "webvtt"}
 _MILLISECONDS = Fraction(1, 1000)
-# An event of FFmpeg's decoders: eight fields before the text, which may hold commas itself.
+# An event of FFmpeg's decoders: eight fields before the text, which may contain commas.
 _TEXT_FIELD = 8
 
 
 class LineConverter:
-    """Decodes and encodes the lines of one stream. Used by one thread at a time.
+    """Decodes and encodes the subtitles of one stream. Used by one thread at a time.
 
     Args:
         source: the input's stream.
-        output: gets a stream for the lines; its header must not have been written.
-        muxer: FFmpeg's name of the output's format, for which ``converts`` is true.
+        output: gets a stream for the subtitles; its header must not have been written.
+        muxer: FFmpeg's name of the output format, for which ``converts`` is true.
 
     Raises:
         av.FFmpegError: the decoder or the encoder cannot be opened.
@@ -45,7 +45,7 @@ class LineConverter:
         self._encoder.open()
 
     def __call__(self, packet: _AnyPacket) -> _AnyPacket | None:
-        """The same line at the same time for the output; None where it is empty or cannot be decoded."""
+        """The same subtitle at the same time for the output; None if it is empty or cannot be decoded."""
         import av
         from av.subtitles.subtitle import SubtitleSet
 
@@ -69,6 +69,6 @@ class LineConverter:
 
 
 def converts(muxer: str, stream: Stream) -> bool:
-    """True where ``stream`` is text, which the format can hold in words of its own."""
+    """True if ``stream`` is text for which the container has a codec."""
     context = stream.codec_context
     return stream.type == "subtitle" and context is not None and context.name in _TEXT and muxer in _WRITTEN_AS

@@ -1,4 +1,4 @@
-"""Video files: as many frames out as in, at the times they came with."""
+"""Video files: every frame in is a frame out, at its own time."""
 
 from __future__ import annotations
 
@@ -35,35 +35,35 @@ if TYPE_CHECKING:
 
 # The largest timescale FFmpeg's MP4 muxer accepts is a signed 32-bit integer.
 _MAX_TICKS = 2**31 - 1
-# A video this much shorter than its file says has been cut short by the user.
+# A video this much shorter than the duration of its file was ended early by the user.
 _SHORT_SECONDS = 0.5
 
 
 class VideoSink(BaseSink):
-    """Encodes images into MKV, MP4, MOV or WebM, chosen by the suffix.
+    """Encodes frames into MKV, MP4, MOV or WebM, chosen by the suffix.
 
-    Time: every frame keeps its own pts; MP4 and MOV keep it to the tick, Matroska and WebM count whole milliseconds
-    (their muxer's clock) and get the nearest. Of a trimmed source the origin becomes 0.
+    Time: every frame keeps its pts; MP4 and MOV keep it exactly, Matroska and WebM round it to a millisecond (the time
+    base of their muxer). The origin of a trimmed source becomes 0.
 
-    Sound and subtitles of the input are copied packet by packet as the video proceeds. Text subtitles that the
-    container cannot hold are written in its own words; whatever else it cannot hold is left out. ``note`` says both.
+    Audio and subtitles of the input are copied packet by packet. Text subtitles that the container cannot hold are
+    converted; other streams that it cannot hold are omitted. ``note`` names both.
 
-    While it is being written the file has its final name and plays up to the last second (MP4, MOV: two): clusters in
-    Matroska/WebM, fragments in MP4/MOV, which become one ordinary indexed file when it is closed. A crash, a kill or a
-    full disk therefore leaves a file that plays. A run that produced no frame leaves none.
+    While it is being written, the file plays up to the last second (MP4, MOV: two): clusters in Matroska/WebM,
+    fragments in MP4/MOV, which become one ordinary indexed file on ``close``. So a crash, a kill or a full disk leaves
+    a playable file. A run without frames leaves none.
 
-    Images of another size than the first are scaled to fit inside it on black and counted as ``resized``.
+    Frames of another size than the first are letterboxed into it and counted as ``resized``.
 
     Args:
         path: file to write; missing folders are created.
-        control: the look of the images.
-        overwrite: replace a file that is there.
+        control: the look of the frames.
+        overwrite: replace an existing file.
         codec: FFmpeg encoder; None = libx264 (WebM: VP9), for a transparent look one that carries alpha.
-        hwaccel: ``auto | cuda | vaapi | none``: where no codec is named, encode on hardware if it can.
-        crf, preset: the encoder's quality and speed; None = its default here (x264: 20, veryfast). Hardware that stands
-            in for x264 is told in its own terms.
+        hwaccel: ``auto | cuda | vaapi | none``: hardware encoder, if no codec is named.
+        crf, preset: the encoder's quality and speed; None = the default of this package (x264: 20, veryfast). They are
+            translated for a hardware encoder that replaces x264.
         threads: encoder threads, 0 = the encoder decides.
-        options: further FFmpeg encoder options; one the encoder does not know is an error.
+        options: further FFmpeg encoder options; an unknown one is an error.
         copy_sound: copy audio and subtitles.
 
     Raises:
@@ -88,7 +88,7 @@ class VideoSink(BaseSink):
         self._path = Path(path)
         self._container = container_of(self._path.suffix)
         if threads < 0:
-            raise UsageError(f"encoder threads are 0 (the encoder decides) or more, not {threads}")
+            raise UsageError(f"encoder threads must be 0 (the encoder decides) or more, not {threads}")
         self._transparent = control.look.transparent
         self._codec = codec or (self._container.alpha_codec if self._transparent else self._container.codec)
         if self._transparent and self._container.alpha_codec is None:
@@ -128,8 +128,8 @@ class VideoSink(BaseSink):
     def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:
         """
         Raises:
-            UsageError: the output is the input, or an option unknown to the encoder.
-            OutputExistsError: it is there and may not be overwritten.
+            UsageError: the output is the input, or an option is unknown to the encoder.
+            OutputExistsError: the file exists and ``overwrite`` is False.
             SinkError: it cannot be written, or the encoder refuses this size.
         """
         if image is None or self._codec is None:
@@ -167,7 +167,7 @@ class VideoSink(BaseSink):
         self._frames += 1
 
     def flush(self) -> None:
-        """Write what the encoder holds back, and the rest of the sound."""
+        """Write the delayed frames of the encoder, and the rest of the sound."""
         if self._flushed or self._muxed is None or self._muxed.broken or not self._frames:
             return
         self._flushed = True
@@ -175,7 +175,7 @@ class VideoSink(BaseSink):
         self._copy(self._sound_end())
 
     def interrupt(self) -> None:
-        """Ends the wait for sound of an input that stalls or does not open; the video goes on without."""
+        """Ends the wait for the sound of an input that stalls or does not open; the video continues without it."""
         self._interrupted = True
         if self._copier is not None:
             self._copier.interrupt()
@@ -183,7 +183,7 @@ class VideoSink(BaseSink):
     def close(self) -> None:
         """
         Raises:
-            SinkError: the end of the file could not be written; what came before stays readable.
+            SinkError: the trailer could not be written; what was written stays readable.
         """
         if self._closed:
             return
@@ -214,7 +214,7 @@ class VideoSink(BaseSink):
         video.width, video.height, video.pix_fmt = image.width_px, image.height_px, encoding.pix_fmt
         context = video.codec_context
         if stream.rate is None:
-            context.framerate = Fraction(0)  # no rate is better than a made-up one: players then go by time stamps
+            context.framerate = Fraction(0)  # without a rate players use the time stamps
         context.time_base = video.time_base = self._time_base
         context.color_range, context.colorspace = encoding.color.range, encoding.color.matrix
         context.color_primaries, context.color_trc = encoding.color.primaries, encoding.color.transfer
@@ -280,10 +280,10 @@ class VideoSink(BaseSink):
                 if is_disk_error(exc):
                     self._muxed.broken = True
                     raise write_failed(self._path, exc) from exc
-                self._copier.leave_out(packet, reason(exc))
+                self._copier.drop_stream(packet, reason(exc))
 
     def _sound_end(self) -> Fraction | None:
-        """Where copied sound stops: with the video if the run ended early, else with the input."""
+        """End of copied sound: that of the video if the run ended early, else that of the input."""
         assert self._info is not None  # noqa: S101 - for the type checker
         step = self._last_step * self._time_base or (1 / self._info.rate if self._info.rate else Fraction(1, 25))
         end = self._last_pts * self._time_base + step
@@ -294,26 +294,26 @@ class VideoSink(BaseSink):
 
 
 def _losses(image: ImageInfo, encoding: Encoding, *, transparent: bool) -> list[str]:
-    """What the encoder cannot keep of the images, in words."""
+    """Notes about what the encoder cannot keep of the frames."""
     from av.video.format import VideoFormat
 
     given, kept = VideoFormat(image.pix_fmt), VideoFormat(encoding.pix_fmt)
     notes = []
     bits = [max((component.bits for component in pixel.components), default=8) for pixel in (given, kept)]
     if bits[1] < bits[0]:
-        notes.append(f"{bits[0]}-bit images written with {bits[1]} bits: {encoding.codec} has no more")
+        notes.append(f"{bits[0]}-bit frames are written with {bits[1]} bits, the most that {encoding.codec} supports")
     if has_alpha(image.pix_fmt) and not transparent:
-        notes.append("transparency of the input left out; --transparent keeps it")
+        notes.append("transparency of the input is omitted; --transparent keeps it")
     if chroma := odd_chroma(image, encoding):
         notes.append(
-            f"{image.width_px}x{image.height_px} is odd: every pixel kept as {chroma}, which browsers and "
+            f"{image.width_px}x{image.height_px} has an odd side and is written as {chroma}, which browsers and "
             "QuickTime do not play; .webm plays in browsers"
         )
     return notes
 
 
 def _output_time(stream: StreamInfo) -> tuple[Fraction, Fraction]:
-    """Time base of the output and media time of its 0: the input's own, refined so that the origin is a whole tick."""
+    """Time base of the output and media time of its 0: those of the input, refined to make the origin a whole tick."""
     base, origin = stream.time_base, stream.origin_seconds
     refined = base / (origin / base).denominator
     # 1/ticks: MP4 keeps ticks per second as an integer.

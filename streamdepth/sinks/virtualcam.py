@@ -1,4 +1,4 @@
-"""A camera other programs see: video calls, browsers, OBS."""
+"""A virtual camera for other programs: video calls, browsers, OBS."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 _DEFAULT_RATE = 30.0
 _TAGS_RGB = (0, 2, 2, 2)
 _HINT = (
-    "make a camera with: sudo modprobe v4l2loopback (Debian and Ubuntu: package v4l2loopback-dkms)"
+    "create a camera with: sudo modprobe v4l2loopback (Debian and Ubuntu: package v4l2loopback-dkms)"
     if sys.platform == "linux"
     else "start the virtual camera of OBS once"
 )
 
 
 class VirtualCameraSink(BaseSink):
-    """Sends images to a virtual camera by ``pyvirtualcam`` (v4l2loopback on Linux, OBS on macOS and Windows).
+    """Sends frames to a virtual camera with ``pyvirtualcam`` (v4l2loopback on Linux, OBS on macOS and Windows).
 
-    Live: an old image is replaced, not queued. Images of another size than the first are fitted into it.
+    Live: an old frame is replaced, not queued. Frames of another size than the first are letterboxed into it.
 
     Args:
-        control: the look of the images.
-        device: ``/dev/video10`` or the camera's name; None = the first that is free.
+        control: the look of the frames.
+        device: ``/dev/video10`` or the camera's name; None = the first free one.
     """
 
     def __init__(self, *, control: LookControl, device: str | None = None) -> None:
@@ -48,7 +48,7 @@ class VirtualCameraSink(BaseSink):
         """
         Raises:
             MissingDependencyError: pyvirtualcam is not installed.
-            SinkError: there is no virtual camera, or it is taken.
+            SinkError: there is no virtual camera, or it is in use.
         """
         if image is None:
             raise UsageError(f"{self.name}: a camera needs images")
@@ -69,9 +69,9 @@ class VirtualCameraSink(BaseSink):
                 device=self._device,
             )
         except (RuntimeError, OSError, ValueError) as exc:
-            # One line a backend, each with advice of its own behind the first sentence.
+            # One line per backend, each with advice after the first sentence.
             words = ", ".join(line.partition(". ")[0].rstrip(".") for line in reason(exc).splitlines())
-            raise SinkError(f"{self.name} cannot be opened ({words}); {_HINT}") from exc
+            raise SinkError(f"{self.name}: cannot be opened ({words}); {_HINT}") from exc
         self._fitter = Fitter(image.width_px, image.height_px, "rgb24", ColorTags(*_TAGS_RGB))
 
     def process(self, result: Result) -> None:
@@ -80,7 +80,7 @@ class VirtualCameraSink(BaseSink):
         try:
             self._camera.send(self._fitter(result.image).to_ndarray())
         except (RuntimeError, OSError, ValueError) as exc:
-            raise SinkError(f"{self.name}: the camera is gone ({reason(exc)}); open it again") from exc
+            raise SinkError(f"{self.name}: the camera was closed ({reason(exc)}); start the run again") from exc
 
     def close(self) -> None:
         camera, self._camera = self._camera, None

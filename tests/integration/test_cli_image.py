@@ -92,7 +92,7 @@ class TestStills:
         for folder in ("out", "more"):
             code = main(["run", f"{tmp_path}/more", "-o", f"{tmp_path}/{folder}/{{image}}.webp", "-y", "--quiet"])
             assert code == (0 if folder == "out" else 2)
-        assert "holds the images that are read" in one_line(capsys)
+        assert "contains the images that are read" in one_line(capsys)
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["photo.webp"]
 
     def test_outputs_that_would_collide_are_refused(

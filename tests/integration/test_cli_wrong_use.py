@@ -42,7 +42,7 @@ class TestWrongUse:
             (["run", "test:", "test:", "-o", "out.mp4"], 2, "{name}"),
             (["run", "test:", "-o", "a.mp4", "-o", "a.mp4"], 2, "named twice"),
             (["run", "test:", "rtsp://127.0.0.1:9/x", "-o", "{name}.mp4"], 2, "run them apart"),
-            (["run", "test:", "-o", "b{foo}.mp4"], 2, "there is no {foo}; images take {image}"),
+            (["run", "test:", "-o", "b{foo}.mp4"], 2, "unknown field {foo}; use {image}"),
             (["run", "test:", "-o", "out%06d.mp4"], 2, "a video is one file"),
             (["run", "test:", "-o", "out.mp4", "--sense", "metric_m"], 2, "built-in gives relative_inverse"),
             (["run", "test:", "-o", "out.mp4", "--preset", "foo"], 2, "preset is one of ultrafast"),

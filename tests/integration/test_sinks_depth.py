@@ -313,7 +313,7 @@ def test_a_full_disk_keeps_what_was_written(tmp_path: Path, name: str) -> None:
     info = stream_info(width=128, height=96, time_base=NTSC)
     with small_disk(tmp_path / "disk", kilobytes=700) as disk:
         path = disk / name
-        with pytest.raises(SinkError, match="no space left to write; what was written is kept"):
+        with pytest.raises(SinkError, match="no space left on the device; what was written is kept"):
             run_sink(sink_at(path), info, depths(maps, size=(128, 96)))
         with read_depth(path) as reader:
             frames = list(reader)
@@ -322,10 +322,10 @@ def test_a_full_disk_keeps_what_was_written(tmp_path: Path, name: str) -> None:
 
 
 def test_outputs_are_refused_clearly(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"depth video is Matroska; name it \.mkv"):
+    with pytest.raises(UsageError, match=r"depth video is written to .mkv only; use .mkv"):
         DepthVideoSink(tmp_path / "out.mp4")
     (tmp_path / "out.mkv").write_bytes(b"precious")
-    with pytest.raises(OutputExistsError, match="is already there"):
+    with pytest.raises(OutputExistsError, match="already exists"):
         DepthVideoSink(tmp_path / "out.mkv").open(INFO, None)
     with pytest.raises(OutputExistsError, match="is not empty"):
         DepthFolderSink(tmp_path).open(INFO, None)
@@ -341,14 +341,14 @@ def test_outputs_are_refused_clearly(tmp_path: Path) -> None:
     run_sink(DepthVideoSink(tmp_path / "none.mkv"), INFO, [])
     assert not (tmp_path / "none.mkv").exists()
     for pattern, message in (
-        ("depth.png", "would have the same name"),
-        ("{index}.jpg", "end in .png or .npy"),
-        ("{frame}.png", "there is no {frame}; images take {image}, {index}, {pts} and %06d"),
-        ("{}.mp4", "there is no {}; images"),
+        ("depth.png", "gives every frame the same name"),
+        ("{index}.jpg", "unknown image suffix '.jpg'"),
+        ("{frame}.png", "unknown field {frame}; use {image}, {index}, {pts} or %06d, and {name}"),
+        ("{}.mp4", "unknown field {}; use"),
         ("{index.png", "cannot be filled in"),
         ("{index:z}.png", "cannot be filled in"),
-        ("out%06d.mp4", "a video is one file; leave the number out, or end in .png or .npy"),
-        ("a/{index}.png", "has no folders in it"),
+        ("out%06d.mp4", "a video is one file; omit the number, or use the suffix .png or .npy"),
+        ("a/{index}.png", "cannot contain folders"),
     ):
         with pytest.raises(UsageError, match=re.escape(message)):
             DepthFolderSink(tmp_path, pattern=pattern)
@@ -362,7 +362,7 @@ def test_what_is_not_depth_is_refused_clearly(tmp_path: Path) -> None:
     (tmp_path / "junk.mkv").write_bytes(b"junk" * 100)
     (tmp_path / "empty").mkdir()
     for path in (clip, gray, tmp_path / "junk.mkv", tmp_path / "empty"):
-        with pytest.raises(DataFormatError, match="holds no depth written by streamdepth; --data") as caught:
+        with pytest.raises(DataFormatError, match="not depth data of streamdepth; write it with --data") as caught:
             read_depth(path)
         assert "\n" not in str(caught.value)
     with pytest.raises(SourceNotFoundError, match="is not there"):

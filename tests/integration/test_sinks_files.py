@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -70,7 +70,7 @@ def test_the_folder_that_is_read_is_never_written_to(tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
     photo.write_bytes(b"precious")
     for sink in (ImagesSink(tmp_path, control=control(), overwrite=True), DepthFolderSink(tmp_path, overwrite=True)):
-        with pytest.raises(UsageError, match="holds the images that are read"):
+        with pytest.raises(UsageError, match="contains the images that are read"):
             run_sink(sink, INFO, [result(paint(8, 8, 0, "rgb24"), 0, path=photo)])
     assert photo.read_bytes() == b"precious"
 
@@ -98,7 +98,7 @@ def test_images_of_many_sizes_keep_them(tmp_path: Path) -> None:
 def test_image_folders_are_refused_clearly(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.jpg cannot carry transparency; use \.png or \.webp"):
         ImagesSink(tmp_path, control=control(transparent=True), pattern="%d.jpg")
-    with pytest.raises(UsageError, match=r"image quality is 1\.\.100, not 0"):
+    with pytest.raises(UsageError, match=r"quality must be 1 to 100, not 0"):
         ImagesSink(tmp_path, control=control(), quality=0)
     with pytest.raises(UsageError, match=r"did you mean '\.png'"):
         ImagesSink(tmp_path, control=control(), pattern="%d.pgn")
@@ -110,7 +110,7 @@ def test_image_folders_are_refused_clearly(tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_bytes(b"kept")
     over = ImagesSink(tmp_path, control=control(), overwrite=True)
     run_sink(over, INFO, painted([0]))
-    assert over.note == "files there before, left as they are: 1"
+    assert over.note == "1 existing files were kept"
     assert (tmp_path / "other.txt").read_bytes() == b"kept"
     assert (tmp_path / "000000.png").read_bytes() != b"precious"
 
@@ -187,13 +187,13 @@ def test_data_as_arrays_of_ones_own_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("out.mkb", r"ends in '.mkb', did you mean '.mkv'\?; use .mkv, .mp4"),
-        ("out.gif", r"ends in '.gif'"),
-        ("out.png", r"one image cannot hold a video; use out-%06d\.png or a video file"),
-        ("http://host/x", r"nothing can be written to http:"),
+        ("out.mkb", r"video cannot be written as '.mkb', did you mean '.mkv'\?; use .mkv, .mp4"),
+        ("out.gif", r"cannot be written as '.gif'"),
+        ("out.png", r"one .png file cannot hold several frames; use out-%06d\.png or .mkv, .mp4"),
+        ("http://host/x", r"video cannot be written to http:"),
         ("rtps://user:hunter2@host/x", r"rtps:, did you mean 'rtsps?'\?"),
         ("", "an output needs a name"),
-        ("frames/%06d.bmp", r"end in .png or .jpg"),
+        ("frames/%06d.bmp", r"unknown image suffix '.bmp'.*; use .png or .jpg"),
     ],
 )
 def test_outputs_that_mean_nothing(output: str, message: str) -> None:
@@ -205,15 +205,24 @@ def test_outputs_that_mean_nothing(output: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("out.mp4", r"goes into \.mkv"),
-        ("out.npy", r"use out-%06d\.npy or an \.mkv"),
-        ("rtsp://host/x", "goes to files"),
+        ("out.mp4", r"out.mp4: depth data cannot be written as '.mp4'.*; use .mkv, or end the name"),
+        ("out.npy", r"use out-%06d\.npy or \.mkv"),
+        ("rtsp://host/x", "depth data cannot be written to rtsp:; use OUT.mkv"),
         ("out.mkw", "did you mean '.mkv'"),
     ],
 )
 def test_data_outputs_that_mean_nothing(output: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         data_sink_for(output)
+
+
+def test_unknown_options_are_refused_with_the_nearest_name() -> None:
+    wrong: dict[str, Any] = {"bitrat": 5}
+    with pytest.raises(UsageError, match="there is no sink option 'bitrat', did you mean 'bitrate'"):
+        sink_for("out.mkv", **wrong)
+    wrong = {"modell": "x"}
+    with pytest.raises(UsageError, match="there is no sink option 'modell', did you mean 'model'"):
+        data_sink_for("out.mkv", **wrong)
 
 
 def test_only_streams_can_be_served() -> None:

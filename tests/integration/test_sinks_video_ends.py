@@ -109,7 +109,7 @@ def test_an_existing_file_is_kept_unless_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "out.mkv"
     path.write_bytes(b"precious")
     info = stream_info()
-    with pytest.raises(OutputExistsError, match="is already there; --overwrite replaces it"):
+    with pytest.raises(OutputExistsError, match="already exists; --overwrite replaces it"):
         VideoSink(path, control=control()).open(info, image_info(info))
     # A run that fails before its first frame, or an encoder that refuses, costs nothing.
     run_sink(VideoSink(path, control=control(), overwrite=True), info, [])
@@ -137,9 +137,9 @@ def test_the_output_cannot_be_the_input(tmp_path: Path) -> None:
     [
         ("out.mkw", {}, UsageError, r"no video container has the suffix '.mkw', did you mean '.mkv'\?; use .mkv, .mp4"),
         ("out", {}, UsageError, "no video container has the suffix ''"),
-        ("out.mkv", {"threads": -1}, UsageError, "encoder threads are 0"),
-        ("out.mkv", {"codec": "libx265x"}, UsageError, r"no video encoder is called 'libx265x' here, did you mean"),
-        ("out.mkv", {"codec": "aac"}, UsageError, "no video encoder is called 'aac' here"),
+        ("out.mkv", {"threads": -1}, UsageError, "encoder threads must be 0"),
+        ("out.mkv", {"codec": "libx265x"}, UsageError, r"no video encoder is called 'libx265x', did you mean"),
+        ("out.mkv", {"codec": "aac"}, UsageError, "no video encoder is called 'aac'"),
         ("out.mkv", {"options": {"preste": "fast"}}, UsageError, "libx264 has no option 'preste'"),
         ("out.mkv", {"preset": "warp"}, UsageError, "preset is one of ultrafast, .* for libx264, not 'warp'"),
         ("out.webm", {"codec": "libx264"}, UsageError, "webm cannot hold libx264 video; use libvpx-vp9"),
@@ -189,7 +189,7 @@ def test_a_full_disk_keeps_what_was_written(disk: Path, suffix: str) -> None:
             rgb = noise.integers(0, 255, (180, 320, 3), np.uint8)
             yield result(av.VideoFrame.from_ndarray(rgb, format="rgb24"), index, index=index)
 
-    with pytest.raises(SinkError, match="no space left to write; what was written is kept"):
+    with pytest.raises(SinkError, match="no space left on the device; what was written is kept"):
         run_sink(sink, info, results(), ImageInfo(320, 180, "rgb24"))
     shown = 0
     with av.open(str(path)) as container, contextlib.suppress(av.InvalidDataError):

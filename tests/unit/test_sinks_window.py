@@ -319,7 +319,7 @@ def test_arguments_are_checked() -> None:
 
 
 def test_no_display_is_one_clear_line() -> None:
-    with pytest.raises(DisplayError, match=r"DISPLAY is not set\); leave --show out and use -o or --serve") as caught:
+    with pytest.raises(DisplayError, match=r"DISPLAY is not set\); omit --show and use -o or --serve") as caught:
         check_display({}, "linux")
     assert "\n" not in str(caught.value)
     check_display({}, "darwin")

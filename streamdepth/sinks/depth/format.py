@@ -29,14 +29,14 @@ CODES = 65535
 METRIC_SCALE_M = 0.001
 """Millimetres, the unit of 16-bit depth images everywhere (``16UC1`` of ROS, RGB-D data sets): up to 65.535 m."""
 
-# Codes kept free at both ends, against the rounding of interpolated float32 values.
+# Codes reserved at both ends for the rounding of interpolated float32 values.
 _MARGIN = 0.4
 _SMALLEST_STEP = 2.0**-44
 
 
 @dataclass(frozen=True, slots=True)
 class Coding:
-    """One linear scale. Units of ``scale`` and ``offset`` are the model's own."""
+    """A linear scale: ``value = offset + scale * code``, in the unit of the model."""
 
     scale: float
     offset: float = 0.0
@@ -46,26 +46,26 @@ class Coding:
             raise ValueError(f"a depth scale is finite and positive, not {self.scale} (offset {self.offset})")
 
     def fits(self, lo: float, hi: float) -> bool:
-        """True where every value from lo to hi has its code, and float64 tells one code from the next out there."""
+        """True if every value from lo to hi has a code, and float64 distinguishes neighbouring codes there."""
         if self.scale < max(abs(lo), abs(hi)) * _SMALLEST_STEP:
             return False
         return lo >= self.offset + (1 - _MARGIN) * self.scale and hi <= self.offset + (CODES + _MARGIN) * self.scale
 
     def decode(self, codes: NDArray[np.uint16]) -> NDArray[np.float32]:
-        """uint16 of any shape -> float32 of the same, NaN where there is no depth."""
+        """uint16 of any shape -> float32 of the same shape, NaN without depth."""
         values = (codes * np.float64(self.scale) + self.offset).astype(np.float32)
         values[codes == 0] = np.nan
         return values
 
 
 def first_coding(sense: Sense, span: tuple[float, float] | None) -> Coding:
-    """The coding a stream begins with.
+    """The first coding of a stream.
 
-    Metric depth takes millimetres. Relative depth has no unit, so the first image's span decides, with once its
-    width free on either side: 21845 steps over what the first image shows.
+    Metric depth uses millimetres. Relative depth has no unit: the span of the first frame is used, with its width free
+    on either side, which gives 21845 steps over that span.
 
     Args:
-        span: lowest and highest value of the first image, None where it has none.
+        span: lowest and highest value of the first frame, None if it has none.
     """
     if sense is Sense.METRIC_M:
         default = Coding(METRIC_SCALE_M)
@@ -74,9 +74,9 @@ def first_coding(sense: Sense, span: tuple[float, float] | None) -> Coding:
 
 
 def wider(coding: Coding, sense: Sense, span: tuple[float, float]) -> Coding:
-    """The coding that follows where ``coding`` cannot hold ``span``, the lowest and highest value seen so far.
+    """The coding after ``coding`` that can hold ``span``, the lowest and highest value so far.
 
-    Metric scales stay millimetres times a power of two.
+    Metric scales are millimetres times a power of two.
     """
     lo, hi = span
     if sense is not Sense.METRIC_M:
@@ -91,7 +91,7 @@ def wider(coding: Coding, sense: Sense, span: tuple[float, float]) -> Coding:
 
 
 def span_of(values: NDArray[np.float32]) -> tuple[float, float] | None:
-    """Lowest and highest finite value, None where there is none."""
+    """Lowest and highest finite value, None if there is none."""
     lo, hi = float(values.min()), float(values.max())
     if not (math.isfinite(lo) and math.isfinite(hi)):
         finite = values[np.isfinite(values)]
@@ -108,7 +108,7 @@ def _roomy(lo: float, hi: float) -> Coding:
 
 
 def unit_of(sense: Sense) -> str:
-    """``"m"`` where values are metres, else empty."""
+    """``"m"`` if values are metres, else empty."""
     return "m" if sense is Sense.METRIC_M else ""
 
 
@@ -118,12 +118,12 @@ class DepthMetadata:
 
     Attributes:
         sense: what a value means; ``unit`` is ``"m"`` for metric models, else empty.
-        scale, offset: value = offset + scale * code, as the file begins (later frames may have their own, which the
-            reader applies); 1 and 0 where values are stored as floats.
+        scale, offset: value = offset + scale * code at the beginning (later frames may have another coding, which the
+            reader applies); 1 and 0 if values are stored as floats.
         width_px, height_px: size of the depth.
         time_base: seconds per unit of a frame's pts.
-        origin_seconds: media time that is 0 in the file's own clock.
-        model, model_revision: what made it. version: the streamdepth that wrote it. source: where images came from.
+        origin_seconds: media time of 0 in the time stamps of the file.
+        model, model_revision: of the model. version: of streamdepth. source: name of the source.
     """
 
     sense: Sense
@@ -147,7 +147,7 @@ class DepthMetadata:
         return Coding(self.scale, self.offset)
 
     def fields(self) -> dict[str, str]:
-        """As text, credentials masked."""
+        """As text, with credentials masked."""
         return {
             "format": str(FORMAT),
             "sense": self.sense.value,
@@ -168,10 +168,10 @@ class DepthMetadata:
     def parse(cls, fields: Mapping[str, str]) -> DepthMetadata:
         """
         Raises:
-            KeyError, ValueError: a field is missing or cannot be understood, or a newer format wrote it.
+            KeyError, ValueError: a field is missing or invalid, or the format is newer.
         """
         if int(fields["format"]) > FORMAT:
-            raise ValueError(f"format {fields['format']} is newer than this streamdepth reads")
+            raise ValueError(f"format {fields['format']} is newer than this version of streamdepth")
         return cls(
             sense=Sense(fields["sense"]),
             scale=float(fields["scale"]),
@@ -187,7 +187,7 @@ class DepthMetadata:
         )
 
     def tags(self) -> dict[str, str]:
-        """As tags of a Matroska file, with one for people."""
+        """As tags of a Matroska file, with a readable comment."""
         tags = {_PREFIX + name.upper(): text for name, text in self.fields().items() if text}
         return {"TITLE": "depth", "COMMENT": "value = offset + scale * code; code 0 = no depth"} | tags
 
@@ -201,8 +201,8 @@ class DepthMetadata:
 
 @dataclass(frozen=True, slots=True)
 class FrameRecord:
-    """One frame: its own pts, the coding of its codes, its file where it has one of its own, and whether its depth was
-    propagated from other frames."""
+    """One frame: its pts, coding and file (empty in a video), and whether its depth was propagated from other
+    frames."""
 
     pts: int
     coding: Coding
@@ -210,7 +210,7 @@ class FrameRecord:
     propagated: bool = False
 
     def to_json(self, before: Coding | None) -> bytes:
-        """Compact JSON; the coding only where it differs from the frame ``before``."""
+        """Compact JSON; includes the coding only if it differs from that of the frame ``before``."""
         record: dict[str, Any] = {"pts": self.pts}
         if self.file:
             record["file"] = self.file
@@ -224,10 +224,10 @@ class FrameRecord:
     def from_json(cls, text: bytes | str, before: Coding) -> FrameRecord:
         """
         Raises:
-            ValueError: not a whole record.
+            ValueError: not a complete record.
         """
         record = json.loads(text)
         if not isinstance(record, dict) or not isinstance(record.get("pts"), int):
-            raise ValueError("a frame's record needs a pts")
+            raise ValueError("a frame record must have a pts")
         coding = Coding(float(record["scale"]), float(record["offset"])) if "scale" in record else before
         return cls(record["pts"], coding, str(record.get("file", "")), record.get("propagated") is True)

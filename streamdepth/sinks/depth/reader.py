@@ -1,4 +1,4 @@
-"""Reads what ``--data`` wrote: float32 depth back, with its own time stamps."""
+"""Reads what ``--data`` wrote: float32 depth with exact time stamps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from streamdepth.core.frame import Sense
     from streamdepth.sinks.depth.format import Coding
 
-_NOT_DEPTH = "holds no depth written by streamdepth; --data OUT.mkv or --data FOLDER/ writes some"
+_NOT_DEPTH = "not depth data of streamdepth; write it with --data OUT.mkv or --data FOLDER/"
 
 
 class DepthFrame(NamedTuple):
@@ -33,9 +33,9 @@ class DepthFrame(NamedTuple):
     Attributes:
         pts: presentation time in ``time_base`` units.
         time_base: seconds per pts unit.
-        values: float32 [H, W], NaN where there is none.
-        sense: what a value means; ``unit`` is ``"m"`` where that is metres, else empty.
-        propagated: moved here from frames near by (``--model-every``), not given by the model for this one.
+        values: float32 [H, W], NaN without depth.
+        sense: what a value means; ``unit`` is ``"m"`` if it is metres, else empty.
+        propagated: propagated from neighbouring frames (``--model-every``), not computed by the model for this frame.
     """
 
     pts: int
@@ -54,7 +54,7 @@ class DepthFrame(NamedTuple):
 
 
 class CodedFrame(NamedTuple):
-    """One frame as it is stored: uint16 [H, W], 0 = no depth, and what its codes mean."""
+    """One frame as stored: uint16 [H, W], 0 = no depth, and the coding of its codes."""
 
     pts: int
     codes: NDArray[np.uint16]
@@ -76,10 +76,10 @@ class _Store(Protocol):
 
 
 class DepthReader:
-    """Frames of a depth file or folder, by iteration (as often as wanted) and by number.
+    """Frames of a depth file or folder, by iteration (repeatable) and by index.
 
-    ``len`` and the first access by number of a video read through the file once without decoding it. Files of a run
-    that was cut off are read up to where they are whole. Not thread-safe; use it as a context manager or ``close`` it.
+    ``len`` and the first access by index scan a video once without decoding it. Files of an interrupted run are read
+    up to the last complete frame. Not thread-safe. Use it as a context manager, or call ``close``.
 
     Attributes:
         metadata: scale, offset, sense, model, version, size.
@@ -97,10 +97,10 @@ class DepthReader:
             yield self._frame(pts, values)
 
     def coded(self) -> Iterator[CodedFrame]:
-        """Frames as stored, without turning codes into depth.
+        """Frames as stored, without converting codes to depth.
 
         Raises:
-            DataFormatError: an NPY folder holds no codes.
+            DataFormatError: an NPY folder has no codes.
         """
         return self._store.coded()
 
@@ -137,12 +137,12 @@ def read_depth(path: str | Path) -> DepthReader:
     """Open depth data written by ``--data``, :class:`DepthVideoSink` or :class:`DepthFolderSink`.
 
     Raises:
-        SourceNotFoundError: nothing is there.
-        DataFormatError: it is not depth data.
+        SourceNotFoundError: no such file or folder.
+        DataFormatError: not depth data.
     """
     path = Path(path)
     if not path.exists():
-        raise SourceNotFoundError(f"{path} is not there; name a depth .mkv or a folder with {INDEX_NAME}")
+        raise SourceNotFoundError(f"{path}: no such file or folder; name a depth .mkv or a folder with {INDEX_NAME}")
     if path.is_dir() or path.name == INDEX_NAME:
         return DepthReader(_Folder(path if path.is_dir() else path.parent))
     return DepthReader(_Video(path))
@@ -154,7 +154,7 @@ class _Video:
         self._input = self._open()
         try:
             if not self._input.streams.video or self._input.streams.video[0].codec_context.pix_fmt != "gray16le":
-                raise DataFormatError(f"{path} {_NOT_DEPTH}")
+                raise DataFormatError(f"{path}: {_NOT_DEPTH}")
             self.metadata = DepthMetadata.from_tags(self._input.metadata)
         except DataFormatError:
             self.close()
@@ -162,7 +162,7 @@ class _Video:
         except (KeyError, ValueError) as exc:
             self.close()
             newer = f": {exc}" if isinstance(exc, ValueError) else ""
-            raise DataFormatError(f"{path} {_NOT_DEPTH}{newer}") from exc
+            raise DataFormatError(f"{path}: {_NOT_DEPTH}{newer}") from exc
         self._table: list[tuple[int, FrameRecord]] | None = None
 
     def close(self) -> None:
@@ -201,7 +201,7 @@ class _Video:
                         record = records.popleft() if text is not None else self._stand_in(stamp)
                         yield record, codes
             except (av.FFmpegError, ValueError):
-                return  # the cut end of a run that did not finish
+                return  # the truncated end of an interrupted run
 
     def frame(self, index: int) -> tuple[FrameRecord, NDArray[np.float32]]:
         records = self._records()
@@ -218,7 +218,7 @@ class _Video:
                     if onward == 0:
                         return record, record.coding.decode(codes)
                     onward -= 1
-        raise DataFormatError(f"{self._path}: frame {index} is damaged; iterate to read up to it")
+        raise DataFormatError(f"{self._path}: frame {index} is damaged; iterate to read the frames before it")
 
     def _records(self) -> list[tuple[int, FrameRecord]]:
         if self._table is None:
@@ -246,11 +246,11 @@ class _Video:
                         if text is None:
                             records.append(self._stand_in(packet.pts))
             except (av.FFmpegError, ValueError):
-                pass  # the cut end of a run that did not finish
+                pass  # the truncated end of an interrupted run
         return list(zip(stamps, records, strict=False))
 
     def _stand_in(self, stamp: int) -> FrameRecord:
-        """For a file whose records were stripped by another program: the container's own clock."""
+        """The record of a frame in a file whose records another program removed: the time stamp of the container."""
         seconds = Fraction(stamp, 1000) + self.metadata.origin_seconds
         return FrameRecord(round(seconds / self.metadata.time_base), self.metadata.coding)
 
@@ -260,7 +260,7 @@ class _Video:
         try:
             return av.open(str(self._path))
         except (av.FFmpegError, OSError) as exc:
-            raise DataFormatError(f"{self._path} {_NOT_DEPTH} ({reason(exc)})") from exc
+            raise DataFormatError(f"{self._path}: {_NOT_DEPTH} ({reason(exc)})") from exc
 
 
 class _Folder:
@@ -272,14 +272,14 @@ class _Folder:
             self.metadata = DepthMetadata.parse(head)
             self._kind = head["kind"]
         except (OSError, ValueError, KeyError, IndexError, TypeError) as exc:
-            raise DataFormatError(f"{folder} {_NOT_DEPTH}") from exc
+            raise DataFormatError(f"{folder}: {_NOT_DEPTH}") from exc
         self._records: list[FrameRecord] = []
         coding = self.metadata.coding
         for line in lines[1:]:
             try:
                 record = FrameRecord.from_json(line, coding)
             except (ValueError, KeyError):
-                break  # the cut end of a run that did not finish
+                break  # the truncated end of an interrupted run
             coding = record.coding
             self._records.append(record)
 

@@ -1,4 +1,4 @@
-"""Depth as data: 16-bit codes in a lossless video, or one file a frame."""
+"""Depth as data: 16-bit codes in a lossless video, or one file per frame."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _MILLISECONDS = 1000
 
 
 class _DepthSink(BaseSink):
-    """What every depth output shares: its size, its coding, its description."""
+    """Size, coding and metadata of every depth output."""
 
     def __init__(self, path: Path, *, overwrite: bool, size: Size, model: str, model_revision: str) -> None:
         super().__init__(str(path))
         if size not in ("source", "model"):
-            raise UsageError(f"the size of depth data is 'source' or 'model', not {size!r}")
+            raise UsageError(f"size of depth data must be 'source' or 'model', not {size!r}")
         self._path = path
         self._overwrite = overwrite
         self._size: Size = size
@@ -48,7 +48,7 @@ class _DepthSink(BaseSink):
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """``recoded``: frames from which on another scale was needed; ``resized``: frames of another size."""
+        """``recoded``: changes of the scale; ``resized``: frames of another size."""
         counts = {"recoded": self._recoded, "resized": self._resized}
         return MappingProxyType({cause: count for cause, count in counts.items() if count})
 
@@ -75,7 +75,7 @@ class _DepthSink(BaseSink):
         )
 
     def _encode(self, depth: DepthMap, size_px: tuple[int, int], box_px: tuple[int, int]) -> NDArray[np.uint16]:
-        """Codes [H, W] of ``box_px``, the depth at ``size_px`` in its middle; moves to a wider coding if need be."""
+        """Codes [H, W] of ``box_px``, the depth at ``size_px`` centred; changes to a wider coding if necessary."""
         from streamdepth.colorize.resize import resize_to_uint16
 
         values = known_values(depth)
@@ -105,17 +105,17 @@ class DepthVideoSink(_DepthSink):
     """Depth as FFV1 ``gray16le`` in Matroska: lossless, seekable, and readable by anything with FFmpeg.
 
     ``value = offset + scale * code``, code 0 = no depth; scale, offset, sense, model and version are tags of the file.
-    Metric models use millimetres. For relative ones the first image decides, with room to both sides. A later frame
-    that does not fit is never clipped: the coding changes from that frame on (counted as ``recoded``). A second track
-    holds each frame's own pts to the tick (Matroska's clock counts milliseconds) and such changes, as JSON text.
-    :func:`streamdepth.read_depth` reads all of it.
+    Metric models use millimetres. For relative ones the first frame decides, with margins on both sides. Values of a
+    later frame are never clipped: the coding changes from that frame on (counted as ``recoded``). A second track holds
+    the exact pts of each frame (Matroska's time base is a millisecond) and such changes, as JSON text.
+    :func:`streamdepth.read_depth` reads both.
 
-    The file plays at any moment while it is being written. Not before the first frame is an old file replaced.
+    The file is playable while it is being written. An existing file is replaced with the first frame, not before.
 
     Args:
         path: file to write, ``.mkv``.
-        overwrite: replace a file that is there.
-        size: ``"source"`` = the images' size (of the first one; others are fitted inside), ``"model"`` = the model's.
+        overwrite: replace an existing file.
+        size: ``"source"`` = the size of the first frame (others are letterboxed), ``"model"`` = that of the model.
         model, model_revision: recorded in the file.
     """
 
@@ -130,7 +130,7 @@ class DepthVideoSink(_DepthSink):
     ) -> None:
         super().__init__(Path(path), overwrite=overwrite, size=size, model=model, model_revision=model_revision)
         if self._path.suffix.lower() != ".mkv":
-            raise UsageError(f"{self._path}: depth video is Matroska; name it .mkv, or name a folder/ for images")
+            raise UsageError(f"{self._path}: depth video is written to .mkv only; use .mkv, or a folder/")
         self._created = self._closed = self._flushed = False
         self._muxed: MuxedFile | None = None
         self._video: VideoStream | None = None
@@ -143,7 +143,7 @@ class DepthVideoSink(_DepthSink):
         """
         Raises:
             UsageError: the output is the input.
-            OutputExistsError: it is there and may not be overwritten.
+            OutputExistsError: the file exists and ``overwrite`` is False.
             SinkError: it cannot be written.
         """
         self._created = claim_file(self._path, overwrite=self._overwrite, media_path=stream.media_path)
@@ -167,7 +167,7 @@ class DepthVideoSink(_DepthSink):
         seconds = result.frame.pts * result.frame.time_base - info.origin_seconds
         stamp = int(seconds * _MILLISECONDS + Fraction(1, 2))
         pts = int(result.frame.pts * result.frame.time_base / info.time_base)
-        # The record first: a file cut off anywhere then never holds a frame without the meaning of its codes.
+        # The record first, so that a truncated file has no frame without the coding of its codes.
         described = FrameRecord(pts, self._coding, propagated=result.depth.propagated)
         record = av.Packet(described.to_json(self._written))
         record.stream, record.time_base = self._records, Fraction(1, _MILLISECONDS)
@@ -189,7 +189,7 @@ class DepthVideoSink(_DepthSink):
     def close(self) -> None:
         """
         Raises:
-            SinkError: the end of the file could not be written; what came before stays readable.
+            SinkError: the trailer could not be written; what was written stays readable.
         """
         if self._closed:
             return
@@ -218,7 +218,7 @@ class DepthVideoSink(_DepthSink):
         context.time_base = video.time_base = Fraction(1, _MILLISECONDS)
         context.sample_aspect_ratio = info.sample_aspect_ratio if self._size == "source" else Fraction(1)
         context.color_range = 2
-        # Checksums in every slice find damage, four slices decode in parallel, and g=1 makes every frame seekable.
+        # Checksums in every slice detect damage, four slices decode in parallel, and g=1 makes every frame a key frame.
         context.options = {"level": "3", "slices": "4", "slicecrc": "1", "g": "1"}
         try:
             context.open()
@@ -233,14 +233,13 @@ class DepthVideoSink(_DepthSink):
 
 
 class DepthFolderSink(_DepthSink):
-    """Depth as one file a frame, described line by line in ``depth.jsonl`` as they are completed.
+    """Depth as one file per frame, with one line per completed file in ``depth.jsonl``.
 
-    PNG: 16-bit gray, the same codes as :class:`DepthVideoSink`. NPY: float32 [H, W] with NaN where there is no depth,
-    nothing rounded. Every frame has its own size. A file is complete or not there, so a run that is cut off leaves a
-    readable folder.
+    PNG: 16-bit gray, the same codes as :class:`DepthVideoSink`. NPY: float32 [H, W], exact, NaN without depth. Every
+    frame has its own size. A file is complete or absent, so an interrupted run leaves a readable folder.
 
     Args:
-        folder: created where missing; must be empty without ``overwrite``.
+        folder: created if missing; must be empty without ``overwrite``.
         pattern: file names, see :class:`~streamdepth.sinks.names.FrameNames`; the suffix .png or .npy chooses the
             format.
         overwrite, size, model, model_revision: as for :class:`DepthVideoSink`.
@@ -265,7 +264,7 @@ class DepthFolderSink(_DepthSink):
     def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:  # noqa: ARG002 - takes no images
         """
         Raises:
-            OutputExistsError: the folder holds something and may not be overwritten.
+            OutputExistsError: the folder is not empty and ``overwrite`` is False.
             SinkError: it cannot be written.
         """
         claim_folder(self._path, overwrite=self._overwrite)
@@ -315,21 +314,21 @@ class DepthFolderSink(_DepthSink):
 
 
 def known_values(depth: DepthMap) -> NDArray[np.float32]:
-    """The values with NaN wherever the model gives no depth; the map's own memory where there is nothing to hide."""
+    """The values, NaN without depth; shares the memory of the map if all values are valid."""
     if depth.valid is None or depth.valid.all():
         return depth.values
     return np.where(depth.valid, depth.values, np.float32(np.nan))
 
 
 def resized(values: NDArray[np.float32], size_px: tuple[int, int]) -> NDArray[np.float32]:
-    """Bilinear, as the images show it; no depth where the nearest value is none."""
+    """Bilinear, as in coloured frames; no depth if the nearest value has none."""
     from streamdepth.colorize.resize import resize_bilinear
 
     return resize_bilinear(values, *size_px)
 
 
 def boxed(codes: NDArray[np.uint16], box_px: tuple[int, int], border: np.uint16) -> NDArray[np.uint16]:
-    """[h, w] in the middle of a [H, W] of ``border``."""
+    """[h, w] centred in [H, W] filled with ``border``."""
     width, height = box_px
     if codes.shape == (height, width):
         return codes

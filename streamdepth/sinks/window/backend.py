@@ -1,4 +1,4 @@
-"""What a window must be able to do, and OpenCV's, in a process of its own."""
+"""The interface of a window, and a window of OpenCV in a child process."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _START_SECONDS = 30.0
 _ANSWER_SECONDS = 10.0
 _END_SECONDS = 2.0
 _PIPE_BYTES = 1 << 20
-_ELSE = "leave --show out and use -o or --serve"
+_ELSE = "omit --show and use -o or --serve"
 
 
 class Backend(Protocol):
-    """One window. Every method is called on one thread."""
+    """One window. All methods are called on one thread."""
 
     def create(self, title: str, width_px: int, height_px: int) -> None:
         """
         Raises:
-            DisplayError: it cannot be shown.
+            DisplayError: the window cannot be shown.
         """
         ...
 
@@ -45,7 +45,7 @@ class Backend(Protocol):
         ...
 
     def poll(self, wait_ms: int) -> int:
-        """Handle events for ``wait_ms`` >= 1, at most until a key is pressed; its ASCII code, or -1."""
+        """Handle events for ``wait_ms`` >= 1 or until a key is pressed. Returns its ASCII code, or -1."""
         ...
 
     @property
@@ -61,7 +61,7 @@ class Backend(Protocol):
 
 
 class Cv2Backend:
-    """A window of OpenCV's HighGUI in a child process (:mod:`streamdepth.sinks.window.process` says why).
+    """A window of OpenCV's HighGUI in a child process, for the reasons in :mod:`streamdepth.sinks.window.process`.
 
     Costs one copy of each image through a pipe. The child ends with its parent, however that ends.
     """
@@ -84,7 +84,7 @@ class Cv2Backend:
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 - closed by destroy
         self._replies = queue.Queue(4)
         program = str(Path(__file__).with_name("process.py"))
-        # Not by file name: its folder would come first on the module path and hide modules of the standard library.
+        # Not by file name: its folder would be first on the module path and shadow modules of the standard library.
         start = f"import runpy; runpy.run_path({program!r}, run_name='__main__')"
         self._child = subprocess.Popen(
             [sys.executable, "-c", start],
@@ -121,7 +121,7 @@ class Cv2Backend:
             return
         self._visible = False
         if child.stdin is not None:
-            with contextlib.suppress(OSError):  # it went first
+            with contextlib.suppress(OSError):  # the child has ended
                 child.stdin.close()
         try:
             child.wait(_END_SECONDS)
@@ -146,7 +146,7 @@ class Cv2Backend:
     ) -> int:
         child = self._child
         if child is None or child.stdin is None:
-            raise DisplayError("the window is closed; open it again")
+            raise DisplayError("the window is closed; start the run again")
         try:
             child.stdin.write(REQUEST.pack(kind, first, second, len(content)))
             child.stdin.write(content)
@@ -155,7 +155,7 @@ class Cv2Backend:
         except OSError:
             reply = None
         except queue.Empty as exc:
-            raise DisplayError(f"the display does not answer; {_ELSE}") from exc
+            raise DisplayError(f"the display does not respond; {_ELSE}") from exc
         if reply is None:
             raise DisplayError(self._last_words())
         key, self._visible, error = reply
@@ -171,11 +171,11 @@ class Cv2Backend:
 
     def _last_words(self) -> str:
         if self._words is None:
-            return f"the window is gone; {_ELSE}"
+            return f"the window was closed; {_ELSE}"
         self._words.seek(0)
         words = self._words.read().decode(errors="replace")
         if "ModuleNotFoundError" in words or "ImportError" in words:
-            return f"OpenCV cannot be loaded for the window; pip install opencv-python, or {_ELSE}"
+            return f"OpenCV cannot be loaded; pip install opencv-python, or {_ELSE}"
         environ = os.environ if self._environ is None else self._environ
         name = environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY") or ""
         return f"the display {name} cannot be used; check DISPLAY and xhost, or {_ELSE}"
@@ -187,7 +187,7 @@ def check_display(environ: Mapping[str, str], platform: str) -> None:
         DisplayError: Linux without any display.
     """
     if platform.startswith("linux") and not (environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY")):
-        raise DisplayError(f"there is no display to show a window on (DISPLAY is not set); {_ELSE}")
+        raise DisplayError(f"there is no display for a window (DISPLAY is not set); {_ELSE}")
 
 
 def _no_windows(words: str) -> str:

@@ -49,7 +49,7 @@ _DIM = 0.35
 
 
 def change_look(key: str, control: LookControl, styles: Sequence[str]) -> str | None:
-    """Apply a key to the look. Returns what to tell the user, None where the key has nothing to do with the look."""
+    """Apply a key to the look. Returns a message for the user, None if the key does not change the look."""
     look = control.look
     if key in "sS":
         name = _after(styles, look.style, -1 if key == "S" else 1)
@@ -80,7 +80,7 @@ def change_look(key: str, control: LookControl, styles: Sequence[str]) -> str | 
 
 
 def _after(choices: Sequence[object], current: object, step: int) -> object:
-    """The choice ``step`` after the current one, going round; the first (last) where the current is none of them."""
+    """The choice ``step`` after the current one, cyclic; the first (last) if the current one is not among them."""
     if current not in choices:
         return choices[0 if step > 0 else -1]
     return choices[(list(choices).index(current) + step) % len(choices)]
@@ -96,9 +96,9 @@ def _alpha_words(look: Look) -> str:
 
 
 def draw_lines(image: NDArray[np.uint8], columns: Sequence[Sequence[str]], *, bottom: bool = False) -> None:
-    """Write rows of text on a darkened panel in the top (bottom) left corner, columns aligned. In place.
+    """Draw rows of text with aligned columns on a darkened panel in the top (bottom) left corner, in place.
 
-    A row of one cell has no part in the columns.
+    A row of one cell is not aligned.
 
     Args:
         image: uint8 [H, W, 3], BGR, C-contiguous.
@@ -109,9 +109,9 @@ def draw_lines(image: NDArray[np.uint8], columns: Sequence[Sequence[str]], *, bo
     if not columns:
         return
     height, width = image.shape[:2]
-    # As high as fits: the panel never needs more than the image has.
-    wanted = int(min(height * _LINE_OF_HEIGHT, width * _LINE_OF_WIDTH))
-    line = min(max(wanted, _LINE_PX[0]), _LINE_PX[1], max(4, (height - 4) // (len(columns) + 1)))
+    # At most the height at which all rows fit into the image.
+    preferred = int(min(height * _LINE_OF_HEIGHT, width * _LINE_OF_WIDTH))
+    line = min(max(preferred, _LINE_PX[0]), _LINE_PX[1], max(4, (height - 4) // (len(columns) + 1)))
     font, thick = cv2.FONT_HERSHEY_SIMPLEX, max(1, line // 18)
     scale = line * _CAP_OF_LINE / 22.0
 
@@ -135,10 +135,9 @@ def draw_lines(image: NDArray[np.uint8], columns: Sequence[Sequence[str]], *, bo
 
 
 class Repainter:
-    """Keeps what one image was made of and makes it again. On one thread.
+    """Colours the last frame again in another look. Used by one thread.
 
-    A key would otherwise act only on images that are coloured from then on: never while paused, and late behind a
-    queue.
+    Without it a key would change only frames coloured later: none while paused, and late behind a queue.
     """
 
     def __init__(self, stream: StreamInfo) -> None:
@@ -147,13 +146,13 @@ class Repainter:
         self._kept: Result | None = None
 
     def keep(self, result: Result) -> None:
-        """Depth is copied, as its memory goes back to a ring."""
+        """Keep a result. The depth is copied, because its memory is reused."""
         depth = result.depth
         valid = None if depth.valid is None else depth.valid.copy()
         self._kept = replace(result, depth=replace(depth, values=depth.values.copy(), valid=valid), image=None)
 
     def again(self, look: Look) -> av.VideoFrame | None:
-        """The image kept, in another look; None where there is none yet."""
+        """The kept frame in another look; None if there is none yet."""
         return None if self._kept is None else self.paint(self._kept, look)
 
     def paint(self, result: Result, look: Look) -> av.VideoFrame:

@@ -1,9 +1,9 @@
-"""The other end of a window: run as a program of its own, with OpenCV and nothing else in it.
+"""The child process of a window: a separate program that loads only OpenCV.
 
-Qt aborts the process it is in where it finds no usable display, and HighGUI hangs for ever in a process that loaded
-PyAV before OpenCV (measured with PyAV 18.1 and opencv-python 5.0 on Linux: ``namedWindow`` never returns). Neither can
-happen to the pipeline from here. Window events are handled between requests too, so that a window stays painted and
-can be closed while the pipeline loads a model.
+Qt aborts its process if there is no usable display, and HighGUI hangs in a process that loaded PyAV before OpenCV
+(measured with PyAV 18.1 and opencv-python 5.0 on Linux: ``namedWindow`` never returns). In a child process neither
+affects the pipeline. Window events are also handled between requests, so that a window is drawn and can be closed while
+the pipeline loads a model.
 
 Requests on standard input, one reply each on standard output. Request: kind (1 byte), two uint32, then for ``show``
 their product x 3 bytes, for ``create`` as many bytes of title as the third uint32 says. Reply: key (int32, -1 = none),
@@ -34,7 +34,7 @@ _Request = tuple[bytes, int, int, bytes]
 
 
 class Window:
-    """One window of HighGUI. Its keys are kept until somebody asks for them."""
+    """One window of HighGUI. Keys are queued until they are polled."""
 
     def __init__(self) -> None:
         own_events()
@@ -45,7 +45,7 @@ class Window:
         self._keys: deque[int] = deque(maxlen=_KEYS_KEPT)
 
     def do(self, request: _Request) -> tuple[int, str]:
-        """The key to report, -1 for none, and what OpenCV complains of."""
+        """Execute a request. Returns the key (-1 for none) and an error message of OpenCV."""
         import numpy as np
 
         cv2, (kind, first, second, content) = self._toolkit, request
@@ -99,7 +99,7 @@ def own_events() -> None:
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
-    """Never returns: the process ends with its input, even while the display keeps a call of the toolkit waiting."""
+    """Never returns: the process ends with its input, even while a call of the toolkit blocks."""
     requests: queue.Queue[_Request] = queue.Queue(1)
 
     def read() -> None:

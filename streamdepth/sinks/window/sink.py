@@ -33,7 +33,7 @@ _SMALLEST_WIDTH_PX = 480
 _WAIT_MS = 10
 _MESSAGE_NS = 2_000_000_000
 _RATE_WINDOW_NS = 1_000_000_000
-# Below 10 images a second motion falls apart: a late image is left out only while this many are still shown.
+# Motion is not smooth below 10 frames per second: late frames are skipped only above that rate.
 _LONGEST_GAP_NS = 100_000_000
 _GIVE_UP_NS = 500_000_000
 _ESCAPE = "\x1b"
@@ -42,22 +42,22 @@ _CHECKER_PX = 16
 
 
 class WindowSink(BaseSink):
-    """Shows images in a window, with keys for the look (``h`` lists them). ``q``, Esc or closing it ends the run.
+    """Shows frames in a window, with keys for the look (``h`` lists them). ``q``, Esc or closing it ends the run.
 
-    Runs on the thread that called the pipeline, as every window system wants it. A change of the look is seen at once,
-    on a paused image too: until images in the new look come, the window colours by itself.
+    Runs on the thread that called the pipeline, as window systems require. A change of the look is visible at once,
+    also while paused: the window colours the frame itself until frames in the new look come.
 
-    Live (not ``paced``): an old image is replaced by a newer one, and pause holds the image while the run goes on.
-    Paced: images appear at their own times, pause holds up the run, and an image that is late is left out here and
-    nowhere else (counted as ``late``); where the run cannot keep up at all, time stretches instead.
+    Live (not ``paced``): an old frame is replaced by a newer one, and pause holds the frame while the run continues.
+    Paced: frames are shown at their own times, pause blocks the run, and a late frame is not shown (counted as
+    ``late``); if the run cannot keep up at all, playback is slower instead.
 
     Args:
-        title: of the window; unique among windows.
-        control: the look, which keys change.
+        title: unique title of the window.
+        control: the look, changed by keys.
         paced: play a file at its own speed.
-        styles: palettes ``s`` goes through; None = the 44 of the package.
-        snapshot_folder: where ``p`` saves images.
-        figures: begin with frame rate and latency shown.
+        styles: palettes of the key ``s``; None = the 44 of the package.
+        snapshot_folder: folder for images saved with ``p``.
+        figures: show frame rate and latency from the beginning.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class WindowSink(BaseSink):
     ) -> None:
         super().__init__(f"window {title}", control)
         if styles is not None and not styles:
-            raise UsageError("a window needs at least one style to go through; leave styles out for all")
+            raise UsageError("a window needs at least one style; omit styles for all of them")
         self._title = title
         self._look = control
         self._paced = paced
@@ -113,13 +113,13 @@ class WindowSink(BaseSink):
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Images not shown: ``late`` (paced) and ``paused`` (live)."""
+        """Frames not shown: ``late`` (paced) and ``paused`` (live)."""
         return MappingProxyType(dict(self._counts))
 
     def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:
         """
         Raises:
-            DisplayError: no window can be shown.
+            DisplayError: the window cannot be shown.
         """
         if image is None:
             raise UsageError(f"{self.name}: a window needs images")
@@ -137,7 +137,7 @@ class WindowSink(BaseSink):
     def process(self, result: Result) -> None:
         """
         Raises:
-            StopPipeline: the user asked for the end.
+            StopPipeline: the user ended the run.
         """
         if not self._open or result.image is None:
             raise SinkError(f"{self.name}: not open, or no image to show")
@@ -147,7 +147,7 @@ class WindowSink(BaseSink):
     def idle(self) -> None:
         """
         Raises:
-            StopPipeline: the user asked for the end.
+            StopPipeline: the user ended the run.
         """
         if self._open:
             with self._ending():
@@ -165,7 +165,7 @@ class WindowSink(BaseSink):
 
     @contextlib.contextmanager
     def _ending(self) -> Iterator[None]:
-        """Ctrl-C closes the window: it comes in the middle of a request, after which no other would be understood."""
+        """Ctrl-C closes the window: it interrupts a request, after which the next one would be misread."""
         if self._ended:
             raise StopPipeline
         try:
@@ -195,7 +195,7 @@ class WindowSink(BaseSink):
         self._pump(1)
 
     def _in_current_look(self, result: Result) -> av.VideoFrame:
-        """A result's image, or one of our own where the frame came before the look changed: it may be in the old."""
+        """The image of a result, coloured again if the frame was captured before the look changed."""
         assert self._repainter is not None  # noqa: S101 - made in open()
         assert result.image is not None  # noqa: S101 - process() looked
         self._repainter.keep(result)
@@ -204,7 +204,7 @@ class WindowSink(BaseSink):
         return self._repainter.paint(result, self._seen_look)
 
     def _follow_look(self) -> None:
-        """Colour what is shown again where the look is no longer the one it was made in."""
+        """Colour the shown frame again if the look has changed."""
         look = self._look.look
         if look == self._seen_look or self._repainter is None:
             return
@@ -221,7 +221,7 @@ class WindowSink(BaseSink):
         self._anchor = None
 
     def _wait_until_due(self, seconds: float) -> bool:
-        """Wait for an image's time; False where it is so late that it is left out."""
+        """Wait for the time of a frame; False if it is too late to be shown."""
         now = self._clock.monotonic_ns()
         step_ns = int((seconds - self._last_seconds) * 1e9)
         if self._anchor is None or seconds < self._last_seconds:
@@ -269,9 +269,9 @@ class WindowSink(BaseSink):
         elif key in "pP":
             self._save()
         else:
-            told = change_look(key, self._look, self._styles or ())
-            if told is not None:
-                self._say(told)
+            message = change_look(key, self._look, self._styles or ())
+            if message is not None:
+                self._say(message)
 
     def _say(self, message: str) -> None:
         self._message = message
@@ -309,7 +309,7 @@ class WindowSink(BaseSink):
         self._backend.show(image)
 
     def _fit(self, width_px: int, height_px: int) -> None:
-        """Give the window the shape of its image where that has changed, as it does with the view."""
+        """Resize the window if the aspect of its image has changed, as it does with the view."""
         if width_px * self._size_px[1] == height_px * self._size_px[0] or self._fullscreen:
             return
         self._size_px = (width_px, height_px)
@@ -322,13 +322,13 @@ class WindowSink(BaseSink):
 
 
 def window_size_px(width_px: int, height_px: int) -> tuple[int, int]:
-    """How large a window shows an image: as it is, but never larger than small screens nor hard to see."""
+    """The size of a window for an image: its own, limited to small screens and to a smallest width."""
     ratio = min(_LARGEST_PX[0] / width_px, _LARGEST_PX[1] / height_px, max(1.0, _SMALLEST_WIDTH_PX / width_px))
     return max(1, round(width_px * ratio)), max(1, round(height_px * ratio))
 
 
 def to_bgr(image: av.VideoFrame) -> NDArray[np.uint8]:
-    """An image of any format as uint8 [H, W, 3] BGR of its own; alpha over a gray checkerboard."""
+    """A new uint8 [H, W, 3] BGR array of a frame of any format; alpha over a gray checkerboard."""
     if not has_alpha(image.format.name):
         return np.array(image.to_ndarray(format="bgr24"), np.uint8)
     bgra = image.to_ndarray(format="bgra")
