@@ -365,7 +365,7 @@ def test_what_is_not_depth_is_refused_clearly(tmp_path: Path) -> None:
         with pytest.raises(DataFormatError, match="not depth data of streamdepth; write it with --data") as caught:
             read_depth(path)
         assert "\n" not in str(caught.value)
-    with pytest.raises(SourceNotFoundError, match="is not there"):
+    with pytest.raises(SourceNotFoundError, match="no such file or folder"):
         read_depth(tmp_path / "missing.mkv")
     newer = tmp_path / "newer"
     run_sink(DepthFolderSink(newer), INFO, depths([FAR]))
