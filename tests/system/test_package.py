@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import streamdepth
+from streamdepth.core import errors
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def test_the_wheel_holds_all_that_is_needed(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         sizes = {info.filename: info.file_size for info in archive.infolist()}
-    assert "streamdepth/py.typed" in names
+    assert {"streamdepth/py.typed", "streamdepth/__init__.pyi"} <= set(names)
     assert "streamdepth/colorize/palettes.json" in names
     (model,) = (name for name in names if name.startswith("streamdepth/models/builtin/") and name.endswith(".onnx"))
     assert sizes[model] <= 8_000_000
@@ -43,14 +44,27 @@ def test_the_wheel_holds_all_that_is_needed(tmp_path: Path) -> None:
     assert wheel.stat().st_size < 10_000_000
 
 
-@pytest.mark.parametrize("name", sorted(set(streamdepth.__all__) - {"__version__"}))
+@pytest.mark.parametrize("name", dir(streamdepth))
 def test_every_public_name_can_be_had(name: str) -> None:
-    assert getattr(streamdepth, name) is not None
+    value = getattr(streamdepth, name)
+    assert value is not None
+    assert vars(streamdepth)[name] is value  # the second access is a plain one
+
+
+def test_a_star_import_gives_the_public_names() -> None:
+    names: dict[str, object] = {}
+    exec("from streamdepth import *", names)  # noqa: S102 - a star import is not allowed in a function
+    assert set(names) - {"__builtins__"} == set(dir(streamdepth))
+
+
+def test_every_error_class_is_public() -> None:
+    classes = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert {name for name in classes if issubclass(vars(errors)[name], Exception)} <= set(dir(streamdepth))
 
 
 def test_unknown_names_are_attribute_errors() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        _ = streamdepth.nonsense
+        _ = streamdepth.nonsense  # type: ignore[attr-defined]  # the stub knows it too
 
 
 def test_importing_loads_nothing_heavy() -> None:
