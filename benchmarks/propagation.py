@@ -105,7 +105,7 @@ def both_sides(clip: Clip, before: int, after: int) -> list[NDArray[np.float32]]
 
 def behind(clip: Clip, before: int, after: int) -> list[NDArray[np.float32]]:
     known = clip.known(before)
-    return [clip.propagator.onward(small, known).values for small in clip.small[before + 1 : after]]
+    return [clip.propagator.forward(small, known).values for small in clip.small[before + 1 : after]]
 
 
 def held(clip: Clip, before: int, after: int) -> list[NDArray[np.float32]]:

@@ -1,4 +1,4 @@
-"""The colour bar: a panel with the palette from far to near, with metres where the model has them."""
+"""The colour bar: a panel with the palette from far to near, labelled in metres for metric models."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ _TICKS = 5
 
 
 def labels(depth_range: DepthRange, sense: Sense) -> list[str]:
-    """Texts from the nearest end to the farthest, evenly spaced in nearness."""
+    """Labels from the nearest to the farthest end, evenly spaced in nearness."""
     if sense is not Sense.METRIC_M:
         return ["near", "far"]
     metres = np.linspace(depth_range.lo, depth_range.hi, _TICKS)
     top = float(np.abs(metres).max())
-    # No finer than can be read at a glance: a smoothed range moves a little with every frame.
+    # Few digits: a smoothed range changes slightly with every frame.
     digits = 0 if top >= 30 else 1 if top >= 3 else 2
     return [f"{value:.{digits}f} m" for value in metres]
 
 
 def draw(look: Look, texts: list[str], width_px: int, height_px: int) -> NDArray[np.uint8]:
-    """The panel for an image (or cell) of that size.
+    """The panel for an image (or cell) of this size.
 
     Returns:
-        uint8 [h, w, 4], straight alpha; at most the image's size, both sides even; [0, 0, 4] where the image is
-        too small to read it.
+        uint8 [h, w, 4], straight alpha, even height and width; [0, 0, 4] if the image is too small for a readable
+        panel.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -69,7 +69,7 @@ def draw(look: Look, texts: list[str], width_px: int, height_px: int) -> NDArray
 
 
 class BarPatch:
-    """A panel converted to a layout's planes, ready to be blended in. Immutable."""
+    """A panel converted to the planes of a pixel layout, for blending. Immutable."""
 
     def __init__(self, panel: NDArray[np.uint8], layout: PixelLayout, tags: ColorTags) -> None:
         self.height_px, self.width_px = panel.shape[:2]
@@ -85,7 +85,7 @@ class BarPatch:
             for channel, component in ((layout.red, 0), (1, 1), (layout.blue, 2)):
                 self._parts.append((0, channel, layout.channels, alpha, values[component]))
             if layout.alpha:
-                # Over what was there: a + v (1 - a), which is a blend towards opaque.
+                # Porter-Duff over: a + v (1 - a), a blend towards opaque.
                 self._parts.append((0, 3, 4, alpha, (alpha.astype(np.uint32) * 255 >> 8).astype(np.uint16)))
             return
         values, alpha = self._terms(rgba, tags)
@@ -102,7 +102,7 @@ class BarPatch:
         self._parts.append((1, 1, 2, alpha, values[2]) if semiplanar else (2, 0, 1, alpha, values[2]))
 
     def _terms(self, rgba: NDArray[np.float64], tags: ColorTags) -> tuple[list[NDArray[np.uint16]], NDArray[np.uint16]]:
-        """``k`` of each component and ``a``, both [h, w], as a blend entry has them."""
+        """``k`` of each component and ``a``, both [h, w], as in a blend entry."""
         height, width = rgba.shape[:2]
         flat = rgba.reshape(-1, 4)
         a, k = blend_terms(plane_values(to_signal(flat[:, :3], tags), tags, self._layout), flat[:, 3], self._layout)
@@ -110,7 +110,7 @@ class BarPatch:
         return [np.ascontiguousarray(plane) for plane in planes], a.astype(np.uint16).reshape(height, width)
 
     def blend(self, planes: list[NDArray[np.uint8]] | list[NDArray[np.uint16]], x_px: int, y_px: int) -> None:
-        """Blend into the planes with the panel's top left corner at that (even) place."""
+        """Blend into the planes with the top left corner of the panel at these even coordinates."""
         layout = self._layout
         shift = 16 - layout.bits
         for plane, channel, step, a, k in self._parts:
@@ -120,7 +120,7 @@ class BarPatch:
 
 
 def place(width_px: int, height_px: int, panel: NDArray[np.uint8]) -> tuple[int, int]:
-    """Where the panel goes in an image: lower right corner, a margin off, at even coordinates."""
+    """Position of the panel in an image: lower right corner with a margin, at even coordinates."""
     margin = max(2, height_px // 40)
     x = max(width_px - panel.shape[1] - margin, 0)
     y = max(height_px - panel.shape[0] - margin, 0)

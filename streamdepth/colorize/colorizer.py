@@ -1,4 +1,4 @@
-"""Frame + depth + look -> the image a sink shows."""
+"""Renders a frame and its depth in a look."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from streamdepth.colorize import bar, kernels
 from streamdepth.colorize.field import NearnessField
-from streamdepth.colorize.palettes import palette, parse_stops
+from streamdepth.colorize.palettes import checked_style, parse_stops
 from streamdepth.colorize.tables import BlendTables, PaintTables, Steps, blend_tables, paint_tables
 from streamdepth.core.errors import UsageError
 from streamdepth.core.frame import ColorTags, ImageInfo
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 _TRANSPARENT = LAYOUTS["rgba"]
 _SRGB = ColorTags(matrix=0, range=2, primaries=1, transfer=13)
 _MIN_BAND_ROWS = 32
-# swscale's fast paths are 2 and more levels off.
+# The fast paths of swscale have errors of 2 levels and more.
 _ACCURATE = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """How frames of one size and colour become images in one look."""
+    """Everything derived from a look, a frame size and colour tags."""
 
     key: tuple[Look, ColorTags, int, int]
     target: PixelLayout
@@ -48,18 +48,18 @@ class _Plan:
 
 
 class Colorizer:
-    """Colours the frames of one stream. One per colour thread: not thread-safe.
+    """Colours the frames of one stream. Not thread-safe.
 
-    Rows are split over ``threads`` threads: the caller's and, from two on, those of ``executor`` (shared executors are
-    fine) or of a small pool of its own, which ``close`` ends.
+    Rows are split over ``threads`` threads: the caller and threads of ``executor``, which may be shared; without one, a
+    pool is created, which ``close`` ends.
 
     Attributes:
-        note: one line for people about a conversion every frame needs, empty if there is none.
+        note: one line about a conversion that every frame needs, empty if there is none.
     """
 
     def __init__(self, stream: StreamInfo, *, threads: int = 1, executor: Executor | None = None) -> None:
         if not 1 <= threads <= 64:
-            raise UsageError(f"colour threads are 1..64, not {threads}")
+            raise UsageError(f"colour threads: 1..64, not {threads}")
         self._stream = stream
         self._threads = threads
         self._owned: ThreadPoolExecutor | None = None
@@ -72,7 +72,7 @@ class Colorizer:
         self._blend_tables = lru_cache(maxsize=8)(blend_tables)
         self._paint_tables = lru_cache(maxsize=8)(paint_tables)
         self._bar_patch = lru_cache(maxsize=4)(_bar_patch)
-        # One for each form of image: two sinks in different looks take turns.
+        # One pool per size and format: sinks with different looks alternate.
         self._pools = lru_cache(maxsize=4)(lambda *_form: planes.ImagePool())
         self._planned: _Plan | None = None
         working = self._working_name(stream.pix_fmt)
@@ -86,25 +86,24 @@ class Colorizer:
         self.close()
 
     def close(self) -> None:
-        """End the threads of its own, if any. Idempotent."""
+        """End the thread pool, if it was created here. Idempotent."""
         if self._owned is not None:
             self._owned.shutdown()
 
     def image_info(self, look: Look) -> ImageInfo:
-        """What ``render`` gives for frames as the stream announced them.
+        """Properties of the images that ``render`` returns for frames of the stream.
 
         Raises:
-            UsageError: an unknown style, so that it is said before the first frame.
+            UsageError: an unknown style.
         """
-        palette(look.style, 2)
+        checked_style(look.style)
         width, height = _view_size(look.view, self._stream.width_px, self._stream.height_px, self._target(look))
         return ImageInfo(width, height, self._target(look).name, self._target_tags(look, self._stream.color))
 
     def render(self, frame: av.VideoFrame, depth: DepthMap, depth_range: DepthRange, look: Look) -> av.VideoFrame:
-        """A new image; the frame is only read.
+        """A new image with the pts and time base of the frame, in the format that ``image_info`` states.
 
-        The image has the frame's pts and time base, and the format ``image_info`` says. A frame of another size
-        than the stream's gives an image of its own size.
+        A frame whose size differs from that of the stream gives an image of its own size.
         """
         image = self._in_layout(frame)
         width, height = image.width, image.height
@@ -133,8 +132,8 @@ class Colorizer:
         return out
 
     def _plan(self, image: av.VideoFrame, look: Look, width: int, height: int) -> _Plan:
-        """What does not change while look, size and colour tags stay. Kept from frame to frame: after a model has run,
-        this much Python finds its caches cold and takes 0.2 ms."""
+        """The plan for this look, size and colour. Cached: with cold CPU caches after a model run, creating it takes
+        0.2 ms."""
         own = ColorTags.of(image)
         if self._planned is not None and self._planned.key == (look, own, width, height):
             return self._planned
@@ -157,17 +156,17 @@ class Colorizer:
             raise UsageError(f"unknown pixel format {pix_fmt!r}; convert the input to yuv420p first") from None
 
     def _in_layout(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """The frame, converted by swscale where it is not in the stream's working format."""
+        """The frame, converted by swscale if it is not in the working format of the stream."""
         if frame.format.name == self._layout.name:
             return frame
         layout = self._layout
         if layout.family == "packed":
             return self._to_rgb(self._to_working, frame, layout.name)
         source = self._source_tags(frame)
-        # swscale takes gray for full range whatever it is told.
+        # swscale always treats gray as full range.
         full = layout.full_range or not layout.chroma or (source.range == 2 and not frame.format.is_rgb)
-        wanted = replace(source, range=2 if full else 1)
-        matrix = _swscale_matrix(wanted.matrix)
+        tags = replace(source, range=2 if full else 1)
+        matrix = _swscale_matrix(tags.matrix)
         image = self._to_working.reformat(
             frame,
             format=layout.name,
@@ -175,9 +174,9 @@ class Colorizer:
             src_colorspace=matrix,
             dst_colorspace=matrix,
             src_color_range=2 if frame.format.is_rgb else source.range,
-            dst_color_range=wanted.range,
+            dst_color_range=tags.range,
         )
-        wanted.apply(image)
+        tags.apply(image)
         return image
 
     def _to_rgb(self, reformatter: VideoReformatter, frame: av.VideoFrame, name: str) -> av.VideoFrame:
@@ -201,7 +200,7 @@ class Colorizer:
         return resolve_tags(tags, LAYOUTS[kind], self._stream.width_px, self._stream.height_px)
 
     def _frame_tags(self, own: ColorTags) -> ColorTags:
-        """A frame's tags, the stream's where it says nothing."""
+        """The tags of a frame; unspecified ones are those of the stream."""
         stream = self._stream.color
         return ColorTags(
             matrix=stream.matrix if own.matrix == 2 else own.matrix,
@@ -307,7 +306,7 @@ def _bar_patch(
 
 
 def _colour_part(look: Look) -> Look:
-    """The look without what tables do not depend on, so that they are found again after a change of the rest."""
+    """The look with only the fields that tables depend on, as cache key."""
     style = look.style if isinstance(look.style, str) else parse_stops(look.style)
     return replace(look, style=style, view=View.DEPTH, alpha=look.alpha_ends, transparent=False, bar=False)
 
@@ -319,7 +318,7 @@ def _fixed(layout: PixelLayout) -> tuple[int, int, int, int, int]:
 
 
 def _view_size(view: View, width: int, height: int, layout: PixelLayout) -> tuple[int, int]:
-    """Side by side, a cell is rounded up to whole chroma samples, so that both halves have their own."""
+    """Size of the view. Cells are rounded up to whole chroma samples, so that two cells share none."""
     if view is View.SIDE:
         return 2 * (layout.chroma_width_px(width) << layout.log2_chroma_w), height
     if view is View.STACK:
@@ -328,5 +327,5 @@ def _view_size(view: View, width: int, height: int, layout: PixelLayout) -> tupl
 
 
 def _swscale_matrix(matrix: int) -> int:
-    """H.273 MatrixCoefficients to swscale's SWS_CS_*, which differ for BT.601 (5) only in accepting 6 as well."""
+    """H.273 MatrixCoefficients to SWS_CS_* of swscale, which has one value for both BT.601 matrices (5 and 6)."""
     return {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}.get(matrix, 5)

@@ -1,4 +1,4 @@
-"""Depth of one image made ready for the kernels: nearness, and the geometry between the two resolutions."""
+"""Prepares depth for the kernels: nearness, and the mapping from depth to image resolution."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _NO_MASK = np.zeros((1, 1), np.bool_)
 
 
 class NearnessField:
-    """Buffers and geometry for one image size; made anew only where a size changes. Not thread-safe.
+    """Buffers and mapping for one image size, reused while sizes stay the same. Not thread-safe.
 
     Attributes:
-        marked: after ``prepare``: nearness may hold INVALID or LINE.
-        invalid: after ``prepare``: depth pixels without a value.
+        marked: after ``prepare``, nearness may contain INVALID or LINE.
+        invalid: after ``prepare``, number of invalid depth pixels.
     """
 
     def __init__(self, width_px: int, height_px: int, threads: int = 1) -> None:
@@ -38,7 +38,7 @@ class NearnessField:
         self.marked = False
         self.invalid = 0
         self.bands = threads
-        # Spare words behind each row: one beside the last pixel is written to, and bands share no cache line.
+        # Padding after each row: the word after the last pixel is written, and bands must not share a cache line.
         width = width_px + 64
         self._stretched = np.zeros((threads, 2, width), np.uint16)
         self._rows = np.zeros((threads, 2, width), np.uint16)
@@ -70,11 +70,11 @@ class NearnessField:
     def prepare(
         self, depth: DepthMap, depth_range: DepthRange, look: Look, split: Split, guide: Guide | None = None
     ) -> tuple[Any, ...]:
-        """What the kernels take as ``nearness``; valid until the next call.
+        """The ``nearness`` argument of the kernels; valid until the next call.
 
         Args:
-            split: runs a function of (band, start, stop) over that many rows, perhaps on several threads.
-            guide: fills a uint8 [H, W] array with the frame's luma; needed for guided upsampling.
+            split: calls a function of (band, start, stop) for a number of rows, possibly on several threads.
+            guide: writes the luma of the frame to a uint8 [H, W] array; required for guided upsampling.
         """
         self._fit(depth.width_px, depth.height_px)
         scale, offset = depth_range.nearness_scale_offset(depth.sense)

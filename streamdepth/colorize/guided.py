@@ -1,12 +1,11 @@
-"""Edge-aware upsampling: joint bilateral, guided by the frame's brightness (Kopf et al., SIGGRAPH 2007).
+"""Edge-aware upsampling: joint bilateral, guided by the luma of the frame (Kopf et al., SIGGRAPH 2007).
 
-A pixel takes the mean of the 4x4 depth pixels around it, weighted by distance and by how near the brightness under each
-is to its own, so a border follows the frame's edge instead of the model's soft grid. Every result is a mean of
-existing values: it cannot overshoot, so there are no halos. Where no neighbour resembles the pixel, the bilinear value
-decides.
+Each pixel is the mean of the 4x4 depth pixels around it, weighted by distance and by similarity of luma, so depth edges
+follow the edges of the frame. The result is a weighted mean of existing values, so it has no overshoot and no halos.
+Where no neighbour is similar, the result is the bilinear value.
 
-The weight is a polynomial (Tukey's biweight) instead of an exponential, and the depth rows are spread to the frame's
-width once and kept, so that the inner loop has neither lookup nor division.
+The weight is a polynomial (Tukey's biweight) instead of an exponential, and depth rows are expanded to the frame width
+once, so the inner loop has neither lookups nor divisions.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ if TYPE_CHECKING:
 f32, i64 = np.float32, np.int64
 
 _REACH = 56.0
-"""Difference of 8-bit brightness from which a neighbour has no say."""
+"""Difference in 8-bit luma from which the weight of a neighbour is 0."""
 _SIGMA = 0.85
 """Spatial standard deviation in depth pixels."""
 _FALLBACK = 1e-3
-"""Weight of the bilinear value; the best neighbour's is near 0.2."""
+"""Weight of the bilinear value; the largest weight of a neighbour is about 0.2."""
 _UNLIKE = 4096.0
-"""Brightness of a depth pixel without a value: unlike any pixel's."""
+"""Luma assigned to an invalid depth pixel, so that its weight is 0."""
 
 
 class GuidedScratch:
-    """Buffers for one image width and number of bands; what depends on depth's size is made when that changes."""
+    """Buffers for one image width and number of bands. ``fit`` adapts them to the depth size."""
 
     def __init__(self, width_px: int, bands: int) -> None:
         self.spread = np.empty((bands, 4, 2, 4, width_px), np.float32)
@@ -65,9 +64,9 @@ def upsample(
 
     Args:
         guide: uint8 [H, W].
-        small: uint16 [h, w + 1], nearness at depth's resolution.
+        small: uint16 [h, w + 1], nearness at depth resolution.
         axes: (x_first, x_part, y_first, y_part) of ``nearness.axis``.
-        image: uint16 [H, W], bilinear; INVALID stays.
+        image: uint16 [H, W], bilinear; INVALID is unchanged.
     """
     scratch.fit((small.shape[0], small.shape[1] - 1), axes)
     low, x_first, y_first = scratch.low, axes[0], axes[2]
@@ -93,7 +92,7 @@ def _spatial(part: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 @partial(kernel, fastmath=True)
 def _mean_guide(guide, small, line, low, start, stop):  # type: ignore[no-untyped-def]
-    """Mean brightness under each depth pixel of rows ``start`` to ``stop``."""
+    """Mean luma of each depth pixel of rows ``start`` to ``stop``."""
     height, width = guide.shape
     rows, columns = low.shape
     for j in range(start, stop):

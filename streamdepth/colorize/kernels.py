@@ -1,20 +1,20 @@
-"""The pass over a frame: nearness, table lookup and blend on the frame's own planes.
+"""One pass over a frame: nearness, table lookup and blend in the planes of the frame.
 
-Shape of the loop, and why. A row is worked in stages through row buffers that stay in the L1 cache, instead of pixel by
-pixel: the table lookup is the only stage that cannot use vector lanes, so it is kept alone in a scalar loop (about one
-cycle a pixel), and the stages around it vectorise: interpolation in int32 lanes, the blend in 16-bit lanes with a
-high multiply. Fused into one loop, the lookup makes the whole loop scalar (1.3 us instead of 0.6 us for a row of
-1920). AVX-512 gathers instead of scalar loads were slower (0.6 us instead of 0.4 us a row on Zen 5).
+Each row is processed in stages through row buffers in the L1 cache, instead of pixel by pixel. The table lookup cannot
+be vectorised, so it is a separate scalar loop (about one cycle per pixel); the other stages vectorise: interpolation in
+int32 lanes, the blend in 16-bit lanes with a high multiply. In a fused loop the lookup makes all stages scalar (1.3 us
+instead of 0.6 us for a row of 1920). AVX-512 gathers were slower than scalar loads (0.6 us instead of 0.4 us per row on
+Zen 5).
 
-What bounds it, at 1920x1080 and 4:2:0 on one Zen 5 core: 1.1 ms of stages, of which the lookups take 0.50 (luma 0.40),
-interpolation 0.29 and the blends 0.19; a bare copy of the planes takes 0.2. So the lookup does first, instructions
-second, memory last. Packing two entries into one 64-bit store saved a tenth of the lookup and was left out.
+Time at 1920x1080, 4:2:0, on one Zen 5 core: 1.1 ms, of which the lookups take 0.50 (luma 0.40), interpolation 0.29 and
+blends 0.19; copying the planes alone takes 0.2. Packing two entries into one 64-bit store would save a tenth of the
+lookup.
 
-A blend is ``(v << s) - high16((v << s) * a) + k``, rounded, with ``s = 16 - bits``: with a = 0 and k = 0 it returns
-``v`` bit for bit, and it never leaves 16 bits.
+A blend is ``(v << s) - high16((v << s) * a) + k``, rounded, with ``s = 16 - bits``. With a = 0 and k = 0 it returns
+``v`` exactly; it does not overflow 16 bits.
 
-Compiled with numba, ``nogil``, cached on disk. Pure functions: all buffers are passed in. Planes are C-contiguous
-[rows, words of a line], wider than the image where lines are padded.
+Compiled with numba, ``nogil``, cached on disk. Pure functions: all buffers are arguments. Planes are C-contiguous
+[rows, words per line], wider than the image if lines are padded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ u8, u16, u32, u64, i32, f32 = np.uint8, np.uint16, np.uint32, np.uint64, np.int3
 
 @stage
 def _entries(rows, place, width, shift, count, marked, entries):  # type: ignore[no-untyped-def]
-    """Nearness to table entries; ``marked`` rows may hold INVALID and LINE."""
+    """Nearness to table entries; ``marked`` rows may contain INVALID and LINE."""
     half = (1 << shift) >> 1
     if not marked:
         for x in range(width):
@@ -45,10 +45,9 @@ def _entries(rows, place, width, shift, count, marked, entries):  # type: ignore
 
 @stage
 def _chroma_nearness(rows, upper, lower, chroma_width, marked, chroma):  # type: ignore[no-untyped-def]
-    """Mean nearness of the luma pixels a chroma sample of two by two, or two by one, covers. Rows are padded to an
-    even width.
+    """Mean nearness of the luma pixels of each chroma sample (2x2 or 2x1). Rows are padded to an even width.
 
-    A marked block is a line where half of it is one, and not valid where nothing in it is.
+    A marked block is LINE if at least half of its valid pixels are, and INVALID if all are.
     """
     if not marked:
         for x in range(chroma_width):
@@ -107,7 +106,7 @@ def _blend_luma(source, y, terms, width, pre, shift, post, out):  # type: ignore
 
 @stage
 def _blend_chroma(source_u, source_v, y, terms, width, pre, shift, post, out_u, out_v, out_y, v):  # type: ignore[no-untyped-def]
-    """``v`` is the row of V relative to U's, where both are rows of one buffer."""
+    """``v`` is the row of V relative to the row of U, if both are in one buffer."""
     half = u32((1 << shift) >> 1)
     pre, shift, post = u32(pre), u32(shift), u32(post)
     for x in range(width):
@@ -131,14 +130,14 @@ def blend_yuv(  # type: ignore[no-untyped-def]
     Args:
         source, target: three planes each, Y, U, V; with ``interleaved`` V is ignored and U holds UV pairs.
         size: (width, height) of the image.
-        nearness: (small, x_first, x_part, y_first, y_part, image, use_image), as ``_nearness_row`` takes them.
-        tables: (luma uint32, chroma uint64) as ``tables.BlendTables``.
+        nearness: (small, x_first, x_part, y_first, y_part, image, use_image) for ``_nearness_row``.
+        tables: (luma uint32, chroma uint64) of ``tables.BlendTables``.
         fixed: (pre, shift, post, entry shift, entry count): a word is shifted up by ``pre`` to 16 bits, the result
             down by ``shift`` and up again by ``post``.
-        marked: nearness may hold INVALID and LINE.
-        scratch: as ``field.NearnessField.scratch`` gives it. Buffers a stage reads and writes are different arrays:
-            between rows of one array the compiler cannot rule out overlap and gives up vector lanes.
-        words: scratch of the image's type [4, >= chroma width].
+        marked: nearness may contain INVALID and LINE.
+        scratch: buffers of ``field.NearnessField.scratch``. Each stage reads and writes different arrays: with rows of
+            one array the compiler cannot exclude overlap and does not vectorise.
+        words: scratch of the image type [4, >= chroma width].
     """
     source_y, source_u, source_v = source
     target_y, target_u, target_v = target
@@ -184,8 +183,8 @@ def paint_yuv(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Paint depth alone, rows ``start`` to ``stop`` in chroma rows, at ``origin`` (x, y) of the target.
 
-    ``tables`` as ``tables.PaintTables``; ``pairs`` is scratch of the chroma table's type [>= chroma width], the other
-    arguments are as ``blend_yuv`` takes them.
+    ``tables`` is from ``tables.PaintTables``, ``pairs`` is scratch of the chroma table type [>= chroma width]; other
+    arguments as for ``blend_yuv``.
     """
     target_y, target_u, target_v = target
     origin_x, origin_y = origin
@@ -230,7 +229,7 @@ def blend_packed(  # type: ignore[no-untyped-def]
 ):
     """Blend rows ``start`` to ``stop`` of a packed RGB image over itself.
 
-    A fourth channel is the source's straight alpha; the colour then goes over it by Porter and Duff's *over*.
+    A fourth channel is straight alpha of the source; the colour is composited with Porter-Duff over.
     """
     width, _ = size
     _, _, _, entry_shift, count = fixed
@@ -276,7 +275,7 @@ def blend_packed(  # type: ignore[no-untyped-def]
 def paint_packed(  # type: ignore[no-untyped-def]
     target, channels, origin, size, nearness, table, fixed, marked, scratch, start, stop
 ):
-    """Paint depth alone into a packed image at ``origin``; ``table`` holds a pixel's bytes in an uint32."""
+    """Paint depth alone into a packed image at ``origin``; ``table`` entries are the bytes of a pixel, in uint32."""
     origin_x, origin_y = origin
     width, _ = size
     _, _, _, entry_shift, count = fixed

@@ -1,12 +1,12 @@
-"""Nearness of every pixel: normalise depth at its own resolution, then bring it to the frame's.
+"""Nearness of every pixel: depth is normalised at its own resolution, then scaled to that of the frame.
 
 Units: ``NEARNESS_ONE`` is nearness 1 (see ``tables``). A *nearness image* is uint16 [H, W] in these units, with
-``INVALID`` where there is no depth and ``LINE`` or-ed in where a contour runs.
+``INVALID`` where depth is invalid and the bit ``LINE`` set on contours.
 
-The bilinear path needs no image: a depth row is stretched to the frame's width once and kept (two rows at a time),
-so a frame's row costs one vertical interpolation in int32 lanes.
+The bilinear path needs no image: depth rows are scaled to the frame width once and the last two are buffered, so a row
+of the frame costs one vertical interpolation in int32 lanes.
 
-Compiled with numba, ``nogil``, cached on disk. Pure functions: all buffers are passed in.
+Compiled with numba, ``nogil``, cached on disk. Pure functions: all buffers are arguments.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ u16, u32, i32 = np.uint16, np.uint32, np.int32
 
 
 def axis(small: int, large: int) -> tuple[NDArray[np.uint32], NDArray[np.uint16]]:
-    """Where each of ``large`` pixel centres lies among ``small`` ones: index of the lower neighbour and the part of
-    the way to the next in 1/32768. Beyond the outermost centres the edge value holds."""
+    """Position of each of ``large`` pixel centres among ``small`` ones: index of the lower neighbour, and the fraction
+    of the distance to the next in 1/32768. Edges are replicated."""
     position = (np.arange(large) + 0.5) * (small / large) - 0.5
     position = position.clip(0, small - 1)
     first = np.floor(position)
@@ -42,10 +42,10 @@ def axis(small: int, large: int) -> tuple[NDArray[np.uint32], NDArray[np.uint16]
 
 @kernel
 def normalise(values, valid, use_valid, scale, offset, out):  # type: ignore[no-untyped-def]
-    """Depth to nearness at depth's resolution; returns how many values are not valid.
+    """Depth to nearness at depth resolution; returns the number of invalid values.
 
-    ``out`` is uint16 [h, w + 1]: the last column is repeated, so that the right neighbour always exists. Clipping
-    comes before interpolation: what lies outside the range must not pull its neighbours.
+    ``out`` is uint16 [h, w + 1]: the last column is repeated, so that each pixel has a right neighbour. Values are
+    clipped before interpolation, so that values outside the range do not affect their neighbours.
     """
     height, width = values.shape
     invalid = 0
@@ -64,7 +64,7 @@ def normalise(values, valid, use_valid, scale, offset, out):  # type: ignore[no-
 
 @stage
 def stretch_row(small, row, x_first, x_part, width, terms, stretched, slot):  # type: ignore[no-untyped-def]
-    """Depth row ``row`` at the frame's width, into ``stretched[slot]``. ``terms``: scratch, uint32 [>= width]."""
+    """Scale depth row ``row`` to the frame width, into ``stretched[slot]``. ``terms``: scratch, uint32 [>= width]."""
     for x in range(width):
         i = x_first[x]
         terms[x] = u32(small[row, i]) | (u32(small[row, i + u32(1)]) << u32(16))
@@ -76,8 +76,8 @@ def stretch_row(small, row, x_first, x_part, width, terms, stretched, slot):  # 
 
 @stage
 def bilinear_row(small, x_first, x_part, y_first, y_part, y, width, terms, stretched, held, out, place):  # type: ignore[no-untyped-def]
-    """Nearness of the frame's row ``y``, into ``out[place]``. ``stretched`` [2, >= width] keeps depth rows
-    between calls, ``held`` [2] which ones."""
+    """Nearness of row ``y`` of the frame, into ``out[place]``. ``stretched`` [2, >= width] buffers depth rows between
+    calls, ``held`` [2] their indices."""
     top = np.int64(y_first[y])
     bottom = min(top + 1, small.shape[0] - 1)
     if held[top & 1] != top:
@@ -96,8 +96,8 @@ def bilinear_row(small, x_first, x_part, y_first, y_part, y, width, terms, stret
 
 @kernel
 def bilinear_image(small, x_first, x_part, y_first, y_part, masked, terms, stretched, held, out, start, stop):  # type: ignore[no-untyped-def]
-    """Rows ``start`` to ``stop`` of a nearness image. Where depth is not valid (``masked``) the nearest depth pixel
-    decides whether there is a value, and the valid ones among the four neighbours share the weight."""
+    """Rows ``start`` to ``stop`` of a nearness image. With invalid depth (``masked``), a pixel is valid if its nearest
+    depth pixel is, and the weights are normalised over the valid ones of the four neighbours."""
     width = out.shape[1]
     held[0] = -1
     held[1] = -1
@@ -127,18 +127,18 @@ def bilinear_image(small, x_first, x_part, y_first, y_part, masked, terms, stret
 
 @stage
 def _levels_row(image, y, bands, width, out, place):  # type: ignore[no-untyped-def]
-    """Which of ``bands`` equal parts of nearness each pixel is in; 255 where there is none."""
+    """Index of the one of ``bands`` equal nearness intervals that each pixel is in; 255 if invalid."""
     for x in range(width):
         value = u32(image[y, x]) & u32(INVALID)
-        # 257 / 2**22 is 1 / NEARNESS_ONE, a little less, so nearness 1 is still in the last part.
+        # 257 / 2**22 is slightly less than 1 / NEARNESS_ONE, so nearness 1 is in the last interval.
         part = (value * bands * u32(257)) >> u32(22)
         out[place, x] = u32(255) if value == u32(INVALID) else part
 
 
 @kernel
 def draw_contours(image, levels, thickness, scratch, start, stop):  # type: ignore[no-untyped-def]
-    """Mark where nearness crosses one of ``levels`` evenly spaced values between a pixel and those ``thickness`` to
-    the right and below. In place; rows of another band may already be marked, which does not change their nearness.
+    """Set ``LINE`` where nearness crosses one of ``levels`` evenly spaced values between a pixel and the pixels
+    ``thickness`` to the right and below. In place; ``LINE`` set by another band does not change nearness.
 
     ``scratch``: uint16 [>= 2, >= width].
     """

@@ -1,8 +1,8 @@
-"""Palettes: the 44 of the npm package ``colormap``, the ``cmap`` catalogue, and stops of one's own.
+"""Palettes: the 44 of the npm package ``colormap``, the ``cmap`` catalogue, and user-defined colour stops.
 
-A name is looked up without case, ``-``, ``_`` and spaces. Where both sources know a name (``jet``, ``viridis``), the
-npm one wins, because stills must equal what ``transformers.js`` users already have; the other stays reachable with its
-namespace (``matlab:jet``). A trailing ``_r`` reverses a catalogue name, as matplotlib users expect.
+Names ignore case, ``-``, ``_`` and spaces. A name in both sources (``jet``, ``viridis``) means the npm palette, so that
+still images equal those of ``transformers.js``; the other one is available with its namespace (``matlab:jet``). A
+trailing ``_r`` reverses a palette of the catalogue, as in matplotlib.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from streamdepth.core.look import Stop, Style
 
 GRAYSCALE_NAMES = ("grayscale", "greyscale", "gray", "grey")
-"""Near = white. Stills in one of these are one-channel images."""
+"""Near = white. Still images in one of these have one channel."""
 
 _STOP_FILE_SUFFIXES = (".json", ".yaml", ".yml")
 _GRAYSCALE_STOPS = ((0.0, (0, 0, 0)), (1.0, (255, 255, 255)))
-_FORM = "[position 0..1, red, green, blue 0..255 (, alpha 0..255)] rising from 0 to 1"
+_FORM = "[position 0..1, red, green, blue 0..255 (, alpha 0..255)] increasing from 0 to 1"
 
 
 def palette(style: Style | Sequence[Any], n: int = 256, *, reverse: bool = False) -> NDArray[np.uint8]:
     """The colours of a style, from farthest to nearest.
 
     Args:
-        style: a name, a path of a ``.json``/``.yaml`` file with stops, or the stops themselves (see ``parse_stops``).
+        style: a name, the path of a ``.json``/``.yaml`` file with stops, or stops (see ``parse_stops``).
         n: number of colours, 2 or more.
         reverse: nearest to farthest instead.
 
@@ -47,26 +47,26 @@ def palette(style: Style | Sequence[Any], n: int = 256, *, reverse: bool = False
         uint8 [n, 4], red, green, blue, alpha; a new array.
 
     Raises:
-        UsageError: an unknown name (the nearest ones are listed), malformed stops, or ``n`` below 2.
+        UsageError: an unknown name (similar ones are listed), malformed stops, or ``n`` below 2.
     """
     if n < 2:
-        raise UsageError(f"a palette needs at least 2 colours, not {n}")
+        raise UsageError(f"a palette has at least 2 colours, not {n}")
     table = _named(style, n) if isinstance(style, str) else shades(parse_stops(style), n)
     return np.ascontiguousarray(table[::-1]) if reverse else table.copy()
 
 
 def checked_style(style: Style) -> Style:
-    """``style`` itself.
+    """Return ``style`` unchanged.
 
     Raises:
-        UsageError: no such palette, as :func:`palette` raises it.
+        UsageError: as :func:`palette`.
     """
     palette(style, 2)
     return style
 
 
 def palette_names() -> list[str]:
-    """The names this package defines itself: the 44 of npm ``colormap`` and ``grayscale``, sorted."""
+    """The names defined by this package: the 44 of npm ``colormap`` and ``grayscale``, sorted."""
     return sorted([*_npm(), GRAYSCALE_NAMES[0]])
 
 
@@ -76,12 +76,12 @@ def catalogue_names() -> list[str]:
 
 
 def is_grayscale(style: Style) -> bool:
-    """Whether stills in this style are one-channel images."""
+    """True if still images in this style have one channel."""
     return isinstance(style, str) and _plain(style) in GRAYSCALE_NAMES
 
 
 def nearest_names(name: str, count: int = 5) -> list[str]:
-    """Known names that look like ``name``, best first; may be empty."""
+    """Known names similar to ``name``, best first; may be empty."""
     known = {_plain(own): own for own in (*palette_names(), *GRAYSCALE_NAMES)}
     known = {**{plain: plain for plain in _catalogue() if ":" not in plain}, **known}
     plain = _plain(name).rpartition(":")[2]
@@ -91,14 +91,14 @@ def nearest_names(name: str, count: int = 5) -> list[str]:
 
 
 def parse_stops(raw: Any, *, what: str = "stops") -> tuple[Stop, ...]:
-    """Validate stops of one's own.
+    """Validate user-defined colour stops.
 
     Args:
         raw: a sequence of stops, each ``[position, red, green, blue]``, ``[position, red, green, blue, alpha]``,
             ``[position, [red, green, blue(, alpha)]]``, ``[position, "#rrggbb(aa)"]`` or the npm package's
-            ``{"index": position, "rgb": [red, green, blue(, alpha 0..1)]}``. Positions rise from 0 to 1; colours and
-            alpha are 0..255.
-        what: what to call it in an error.
+            ``{"index": position, "rgb": [red, green, blue(, alpha 0..1)]}``. Positions increase from 0 to 1; colours
+            and alpha are 0..255.
+        what: name of the stops in error messages.
 
     Raises:
         UsageError: anything else.
@@ -110,15 +110,15 @@ def parse_stops(raw: Any, *, what: str = "stops") -> tuple[Stop, ...]:
         raise UsageError(f"{what}: expected 2 to 4096 stops, not {len(stops)}")
     positions = [position for position, _ in stops]
     if positions[0] != 0 or positions[-1] != 1 or any(b < a for a, b in pairwise(positions)):
-        raise UsageError(f"{what}: positions must rise from 0 to 1, not {positions[:8]}")
+        raise UsageError(f"{what}: positions must increase from 0 to 1, not {positions[:8]}")
     return stops
 
 
 def load_stops(path: str | Path) -> tuple[Stop, ...]:
-    """Stops from a JSON or YAML file, which holds a list, or a mapping with a list under ``stops``.
+    """Stops from a JSON or YAML file, which contains a list, or a mapping with a list under ``stops``.
 
     Raises:
-        UsageError: a file that cannot be read or does not hold stops.
+        UsageError: the file cannot be read or contains no valid stops.
     """
     path = Path(path)
     try:
@@ -139,11 +139,11 @@ def load_stops(path: str | Path) -> tuple[Stop, ...]:
 
 
 def shades(stops: Sequence[Stop], n: int) -> NDArray[np.uint8]:
-    """``n`` colours between stops, the way npm ``colormap`` 2.3.2 makes them, so that its palettes come out exactly.
+    """``n`` colours interpolated between stops exactly as in npm ``colormap`` 2.3.2.
 
-    A stop sits on a whole entry (position times n - 1, rounded half up), the entries between two stops are
-    interpolated by their count, and a channel is rounded half up. With fewer entries than stops (that package refuses)
-    the line between the stops is sampled evenly.
+    Each stop is at a whole entry (position times n - 1, rounded half up); entries between two stops are interpolated
+    linearly, and channels are rounded half up. With fewer entries than stops, which that package refuses, the stops are
+    sampled evenly.
 
     Returns:
         uint8 [n, 4].
@@ -210,11 +210,11 @@ def _named(name: str, n: int) -> NDArray[np.uint8]:
     if known is None:
         nearest = nearest_names(name)
         hint = f"nearest: {', '.join(nearest)}; " if nearest else ""
-        raise UsageError(f"unknown style {name!r}; {hint}`streamdepth styles` lists them all")
+        raise UsageError(f"unknown style {name!r}; {hint}run `streamdepth styles` for a list")
     from cmap import Colormap
 
     lut = np.asarray(Colormap(known).lut(n))
-    if len(lut) != n:  # a list of distinct colours shorter than n comes as it is
+    if len(lut) != n:  # a qualitative palette with fewer colours than n
         lut = lut[np.arange(n) * len(lut) // n]
     table = np.floor(lut * 255 + 0.5).clip(0, 255).astype(np.uint8)
     return np.ascontiguousarray(table[::-1]) if reverse else table
@@ -226,7 +226,7 @@ def _plain(name: str) -> str:
 
 @lru_cache(maxsize=1)
 def _npm() -> Mapping[str, Any]:
-    """As they are in the file: to parse all of them takes 25 ms."""
+    """Not parsed: parsing all palettes takes 25 ms."""
     raw: Mapping[str, Any] = json.loads(files("streamdepth.colorize").joinpath("palettes.json").read_text("utf-8"))
     palettes: Mapping[str, Any] = raw["palettes"]
     return palettes
@@ -234,7 +234,7 @@ def _npm() -> Mapping[str, Any]:
 
 @lru_cache(maxsize=1)
 def _catalogue() -> dict[str, str]:
-    """Plain name -> the catalogue's full one. Without a namespace it is the entry the catalogue itself prefers."""
+    """Normalised name -> full name. Names without a namespace resolve as in the catalogue."""
     from cmap import Catalog
 
     catalog = Catalog()

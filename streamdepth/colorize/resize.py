@@ -1,4 +1,4 @@
-"""Depth values at another size, for data outputs: bilinear between pixel centres, float32, not a number aware."""
+"""Resizes depth for data outputs: bilinear between pixel centres, float32, ignores NaN."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ f32, i64 = np.float32, np.int64
 
 
 def resize_bilinear(values: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
-    """Resize depth as the colour stage sees it: pixel centres at half integers, edges held, no antialiasing.
+    """Resize depth as the colour stage does: pixel centres at half integers, edges replicated, no antialiasing.
 
-    Where there is no finite value among the neighbours' nearest, the result is NaN; elsewhere the finite ones share
-    the weight. The same size gives the same values.
+    The result is NaN where the nearest pixel is not finite; elsewhere the weights are normalised over the finite
+    neighbours. The same size gives the same values.
 
     Args:
         values: float32 [h, w].
@@ -37,18 +37,18 @@ def resize_bilinear(values: NDArray[np.float32], width: int, height: int) -> NDA
 def resize_to_uint16(
     values: NDArray[np.float32], width: int, height: int, scale: float, offset: float, out: NDArray[np.uint16]
 ) -> int:
-    """Resize and quantise in one pass: ``code = round((value - offset) / scale)``, 1..65535; 0 where there is no value.
+    """Resize and quantise in one pass: ``code = round((value - offset) / scale)``, 1..65535; 0 where invalid.
 
     Args:
         values: float32 [h, w].
         out: uint16 [height, width], C-contiguous, written.
 
     Returns:
-        How many values lay outside 1..65535 and were clipped. Thread-safe.
+        Number of values outside 1..65535 that were clipped. Thread-safe.
     """
     _check(values, width, height)
     if out.shape != (height, width) or out.dtype != np.uint16 or not out.flags.c_contiguous:
-        raise UsageError(f"depth codes go to a contiguous uint16 [{height}, {width}], not {out.dtype} {out.shape}")
+        raise UsageError(f"depth codes need a contiguous uint16 [{height}, {width}], not {out.dtype} {out.shape}")
     if not (np.isfinite(scale) and np.isfinite(offset)) or scale == 0:
         raise UsageError(f"depth scale and offset are finite and scale is not 0, not {scale}, {offset}")
     axes = _axes(values.shape, width, height)
@@ -81,7 +81,7 @@ def _axes(
 
 @kernel
 def _row(values, x_first, x_part, y_first, y_part, y, finite, wide, held, out):  # type: ignore[no-untyped-def]
-    """One row of the result; ``wide`` [2, width] and ``held`` [2] keep stretched rows between calls."""
+    """One row of the result; ``wide`` [2, width] and ``held`` [2] buffer scaled rows between calls."""
     height = values.shape[0]
     top = i64(y_first[y])
     bottom = min(top + 1, height - 1)

@@ -1,4 +1,4 @@
-"""An image of all palettes: each painted on the same depth, with its name."""
+"""A contact sheet of palettes: each applied to the same depth, with its name."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def preview(
     columns: int = 6,
     cell_width_px: int = 300,
 ) -> NDArray[np.uint8]:
-    """The sheet.
+    """Render the contact sheet.
 
     Args:
         names: palettes to show; None = the 44 of npm ``colormap`` and ``grayscale``.
-        depth: float32 [h, w] to paint; None = a scene of our own.
-        sense: what ``depth`` means.
-        image: uint8 [h, w, 3] RGB the depth belongs to: shown first, if given.
-        columns: cells in a row.
-        cell_width_px: width of one cell's image.
+        depth: float32 [h, w]; None = a synthetic scene.
+        sense: meaning of ``depth``.
+        image: uint8 [h, w, 3] RGB input of ``depth``; shown first.
+        columns: cells per row.
+        cell_width_px: width of one image.
 
     Returns:
         uint8 [H, W, 3] RGB.
@@ -94,11 +94,11 @@ def write_preview(path: Path, sheet: NDArray[np.uint8]) -> None:
     try:
         Image.fromarray(sheet).save(path, format="PNG", optimize=True)
     except OSError as error:
-        raise SinkError(f"{path}: {error.strerror or error}; choose another file") from error
+        raise SinkError(f"{path}: cannot be written ({error.strerror or error}); choose another file") from error
 
 
 def scene(width_px: int = 600, height_px: int = 400) -> NDArray[np.float32]:
-    """Inverse depth of a made-up scene by ray casting: a floor, a back wall, four balls and a column.
+    """Inverse depth of a synthetic scene, ray cast: a floor, a back wall, four spheres and a column.
 
     Returns:
         float32 [height_px, width_px], 1 / metres.
@@ -124,7 +124,7 @@ def scene(width_px: int = 600, height_px: int = 400) -> NDArray[np.float32]:
             b = rays @ centre
             inside = b**2 - a * (centre @ centre - radius**2)
             depth = np.where(inside > 0, np.minimum(depth, (b - np.sqrt(inside)) / a), depth)
-        # An upright column: the same with y left out.
+        # A vertical cylinder: the same without y.
         flat, axis, radius = rays[..., [0, 2]], np.array([2.6, 6.8]), 0.5
         a, b = (flat**2).sum(-1), flat @ axis
         inside = b**2 - a * (axis @ axis - radius**2)

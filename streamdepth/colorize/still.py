@@ -1,4 +1,4 @@
-"""Colour for still images: depth already at the image's size becomes pixels with an alpha channel."""
+"""Colours still images: depth to pixels with an alpha channel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 from streamdepth.colorize import bar, kernels
 from streamdepth.colorize.field import NearnessField
 from streamdepth.colorize.palettes import is_grayscale
-from streamdepth.colorize.resize import resize_bilinear, resize_to_uint16
 from streamdepth.colorize.tables import Steps, paint_tables
 from streamdepth.core.frame import ColorTags, DepthMap, DepthRange, Sense
 from streamdepth.media.pixel_formats import LAYOUTS
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamdepth.core.look import Look
-
-__all__ = ["paint", "resize_bilinear", "resize_to_uint16"]
 
 _RGBA = LAYOUTS["rgba"]
 
@@ -37,20 +34,19 @@ def paint(
     guide: NDArray[np.uint8] | None = None,
     size_px: tuple[int, int] | None = None,
 ) -> NDArray[np.uint8]:
-    """Depth as an image of its own: colours with the look's opacity as alpha, never composited.
+    """Colour depth, with the opacity of the look as alpha channel; nothing is composited.
 
-    A pixel without a value is transparent. ``view`` and ``transparent`` of the look play no part but for the view's
-    default opacity.
+    Invalid pixels are transparent. Of ``view`` only the default opacity is used; ``transparent`` is ignored.
 
     Args:
-        values: float32 [h, w], C-contiguous, at the image's size (or at the model's, with ``size_px``).
-        valid: bool [h, w], False where there is no value; NaN and infinity never are one.
-        guide: uint8 [H, W] brightness of the image, which guided upsampling follows.
-        size_px: (width, height) of the result; None = the values' own.
+        values: float32 [h, w], C-contiguous, at the size of the image (with ``size_px``: of any size).
+        valid: bool [h, w], False where invalid; NaN and infinity are always invalid.
+        guide: uint8 [H, W] luma of the image, for guided upsampling.
+        size_px: (width, height) of the result; None = the size of ``values``.
 
     Returns:
-        uint8 [H, W, 4], straight alpha; uint8 [H, W], near = white, for the ``grayscale`` style where every pixel is
-        opaque and nothing coloured is drawn on it.
+        uint8 [H, W, 4], straight alpha; for the ``grayscale`` style uint8 [H, W], near = white, if every pixel is
+        opaque and there is no colour bar.
 
     Raises:
         UsageError: an unknown style.
@@ -87,7 +83,7 @@ def _whole(work: Callable[[int, int, int], None], rows: int) -> None:
 
 
 def _over(under: NDArray[np.uint8], panel: NDArray[np.uint8]) -> None:
-    """Porter and Duff's *over* with straight alpha, in place."""
+    """Porter-Duff over with straight alpha, in place."""
     top, below = panel.astype(np.float64) / 255, under.astype(np.float64) / 255
     keep = below[:, :, 3:] * (1 - top[:, :, 3:])
     alpha = top[:, :, 3:] + keep

@@ -1,12 +1,12 @@
-"""Lookup tables: everything about a look and a frame's colour that does not change from pixel to pixel.
+"""Lookup tables from nearness to colour, for one look and one set of colour tags.
 
-A table has one entry for each step of nearness. Its finest step is 1/64 of a palette entry (``UNITS_PER_ENTRY``), so
-that 255 * 64 = 16320 is nearness 1: entry 64 k is palette entry k exactly, and a difference of two nearness values,
-doubled, still fits int16. 8-bit images use every fourth step (4081 entries, 16 KiB for luma: it stays in the L1
-cache); 10-bit ones all of them.
+A table has one entry per step of nearness. The finest step is 1/64 of a palette entry (``UNITS_PER_ENTRY``), so
+nearness 1 is 255 * 64 = 16320: entry 64 k is exactly palette entry k, and twice the difference of two nearness values
+fits int16. 8-bit images use every fourth step (4081 entries, 16 KiB for luma, which fits the L1 cache); 10-bit images
+use all.
 
-A blend entry is ``(a, k)``: a plane's new value is ``v * (1 - a) + k`` with ``k = a * colour``, alpha included,
-in 16-bit fixed point; the kernels do it in 16-bit lanes.
+A blend entry is ``(a, k)``: the new value of a plane is ``v * (1 - a) + k`` with ``k = a * colour``, in 16-bit fixed
+point.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 UNITS_PER_ENTRY = 64
 NEARNESS_ONE = 255 * UNITS_PER_ENTRY
-"""Nearness 1 in the kernels' units."""
+"""Nearness 1 in units of the kernels."""
 
 _CONTOUR_ALPHA = 0.85
 _CONTOUR_SHIFT = 0.7
@@ -36,12 +36,12 @@ _CONTOUR_SHIFT = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """How many steps a table has.
+    """Number of steps of a table.
 
     Attributes:
-        shift: nearness units are shifted down by this to give an entry.
-        count: entries from nearness 0 to 1. Entry ``count`` is "not valid"; from ``count + 1`` on come the contour
-            line's colours, one for each step, where contours are drawn.
+        shift: right shift from nearness units to table entry.
+        count: entries from nearness 0 to 1. Entry ``count`` is "invalid"; with contours, the colours of the contour
+            line follow from ``count + 1``, one per step.
     """
 
     shift: int
@@ -54,7 +54,7 @@ class Steps:
 
 
 def colours(look: Look, count: int) -> NDArray[np.float64]:
-    """Straight R, G, B, A of every entry, 0..1: the steps, "not valid", and the contour line's.
+    """Straight R, G, B, A of every entry, 0..1: the steps, "invalid", and the contour line.
 
     Returns:
         float64 [count + 1, 4], or [2 * count + 1, 4] with contours.
@@ -66,7 +66,7 @@ def colours(look: Look, count: int) -> NDArray[np.float64]:
     steps[:, 3] *= far + (near - far) * nearness
     parts = [steps, np.zeros((1, 4))]
     if look.contours:
-        # A line keeps its hue and moves towards the far end of the brightness scale, so it shows on any palette.
+        # The line keeps the hue and moves towards black or white, whichever is farther, to be visible on any palette.
         luma = steps[:, :3] @ np.array([0.2126, 0.7152, 0.0722])
         towards = np.where(luma < 0.5, 1.0, 0.0)[:, None]
         line = np.empty_like(steps)
@@ -79,7 +79,7 @@ def colours(look: Look, count: int) -> NDArray[np.float64]:
 def blend_terms(
     values: NDArray[np.float64], alpha: NDArray[np.float64], layout: PixelLayout
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """``a`` [n] and ``k`` [n, planes] in the kernels' fixed point: a in 1/65536, k in units of 2**-(16 - bits)."""
+    """``a`` [n] and ``k`` [n, planes] in fixed point: a in 1/65536, k in units of 2**-(16 - bits)."""
     a = np.minimum(np.rint(alpha * 65536), 65535).astype(np.uint64)
     k = np.rint(values * alpha[:, None] * (1 << (16 - layout.bits))).astype(np.uint64)
     return a, k
@@ -91,8 +91,8 @@ class BlendTables:
 
     Attributes:
         luma: uint32 [n], ``a << 16 | k`` of the Y plane.
-        chroma: uint64 [n]. Planar: ``kv << 32 | ku << 16 | a``. Packed: ``a << 48 | k2 << 32 | k1 << 16 | k0`` in the
-            order of the channels in memory.
+        chroma: uint64 [n]. Planar: ``kv << 32 | ku << 16 | a``. Packed: ``a << 48 | k2 << 32 | k1 << 16 | k0`` in
+            memory order of the channels.
     """
 
     luma: NDArray[np.uint32]
@@ -101,11 +101,11 @@ class BlendTables:
 
 @dataclass(frozen=True, slots=True)
 class PaintTables:
-    """For images of depth alone: the planes' values.
+    """For images of depth alone: plane values.
 
     Attributes:
         luma: uint8 or uint16 [n], the Y plane's words.
-        chroma: uint16 or uint32 [n], U in the lower half, V in the upper. Packed: uint32 [n], the pixel's bytes.
+        chroma: uint16 or uint32 [n], U in the lower half, V in the upper. Packed: uint32 [n], the bytes of a pixel.
     """
 
     luma: NDArray[np.uint8] | NDArray[np.uint16]

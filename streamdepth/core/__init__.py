@@ -1,1 +1,1 @@
-"""Values, contracts and tools that every other part builds on. Imports nothing of the other folders."""
+"""Values, stage contracts, queues and errors. Imports no other folder of the package."""

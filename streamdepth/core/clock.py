@@ -1,4 +1,4 @@
-"""Monotonic time, injected wherever time is read, so that tests do not sleep."""
+"""Monotonic time. Passed in wherever time is read, so that tests need no sleeps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's monotonic clock."""
+    """The monotonic clock of the system."""
 
     def monotonic_ns(self) -> int:
         return time.monotonic_ns()

@@ -1,13 +1,13 @@
-"""The stage contract: what a source and a sink are to the pipeline.
+"""The stage contract: the interface of sources and sinks, and base classes with defaults.
 
-Who calls what. One :class:`~streamdepth.pipeline.Pipeline` owns all threads. It calls ``open`` of every stage on the
-caller's thread before any thread starts, then the working method on one thread only (``Source.frames`` on the source's
-capture thread; ``Sink.process`` on the sink's own thread, or on the caller's where ``on_caller_thread``), and
-``close`` once that thread has ended. ``interrupt`` may be called at any time from any thread, also twice, also before
-``open`` and after ``close``: a blocked call must then return or raise within one second.
+Calls and threads: one :class:`~streamdepth.pipeline.Pipeline` owns all threads. It calls ``open`` of every stage on the
+caller's thread before any thread starts. It then calls the working method on one thread only: ``Source.frames`` on the
+source's capture thread, ``Sink.process`` on the sink's own thread, or on the caller's thread if ``on_caller_thread``.
+It calls ``close`` after that thread has ended. ``interrupt`` may be called at any time and from any thread, repeatedly,
+before ``open`` and after ``close``; a blocked call must then return or raise within one second.
 
-Who owns memory. A :class:`~streamdepth.core.frame.Frame`'s image may share memory with the decoder and is
-read-only. A :class:`~streamdepth.core.frame.DepthMap` lives in a ring of buffers and returns to it when its last
+Memory: a :class:`~streamdepth.core.frame.Frame`'s image may share memory with the decoder and is
+read-only. A :class:`~streamdepth.core.frame.DepthMap` uses a buffer from a ring, which is reused when the last
 reference is gone.
 """
 
@@ -30,39 +30,39 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Source(Protocol):
-    """Gives frames. Constructing one touches nothing; ``open`` does the work and raises ``SourceError``.
+    """Yields frames. The constructor does no I/O; ``open`` does, and raises ``SourceError``.
 
-    Subclass :class:`BaseSource` to get sensible defaults for its properties.
+    Subclass :class:`BaseSource` for defaults of the properties.
     """
 
     @property
     def id(self) -> str:
-        """Short redacted name for people, unique within a pipeline."""
+        """Short display name, credentials redacted, unique within a pipeline."""
         ...
 
     @property
     def live(self) -> bool:
-        """Frames come whether or not anybody is ready: the default policy is then ``latest``."""
+        """True if frames arrive at their own rate. The default policy is then ``latest``."""
         ...
 
     @property
     def dropped(self) -> Mapping[str, int]:
-        """Frames the source itself left out so far, by cause (``"corrupt"``, ...); they count as captured."""
+        """Frames the source has dropped so far, by cause (``"corrupt"``, ...). They count as captured."""
         ...
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Lines for people about what was repaired, left out or lost so far."""
+        """Messages about what has been repaired, skipped or lost so far."""
         ...
 
     def open(self) -> StreamInfo: ...
 
     def frames(self) -> Iterator[Frame]:
-        """Frames until the end of the source, or until interrupted (then it simply ends)."""
+        """Yield frames until the source ends or ``interrupt`` is called."""
         ...
 
     def again(self) -> Source | None:
-        """A fresh, unopened source that will give exactly the same frames, or None where that is impossible."""
+        """A new, unopened source that yields exactly the same frames, or None if that is impossible."""
         ...
 
     def interrupt(self) -> None: ...
@@ -74,83 +74,88 @@ class Source(Protocol):
 
 @runtime_checkable
 class Resumable(Protocol):
-    """A source that can be read again from its middle on."""
+    """A source that can be read again starting in the middle."""
 
     def resume(self, pts: int) -> Source | None:
-        """As ``again``, but frames before ``pts`` are left out and indices count from there. None where only a reading
-        from the start gives the same frames."""
+        """As ``again``, but starts at ``pts``, with indices counting from there. None if only a pass from the start
+        yields the same frames."""
         ...
 
 
 @runtime_checkable
 class Sink(Protocol):
-    """Takes results. Constructing one touches nothing; ``open`` does the work and raises ``SinkError``.
+    """Takes results. The constructor does no I/O; ``open`` does, and raises ``SinkError``.
 
-    Subclass :class:`BaseSink` to get sensible defaults for all but ``process``.
+    Subclass :class:`BaseSink` for defaults of everything except ``process``.
     """
 
     @property
     def name(self) -> str:
-        """Short redacted name for people."""
+        """Short display name, credentials redacted."""
         ...
 
     @property
     def control(self) -> LookControl | None:
-        """The look this sink wants its images in; None where it takes depth only."""
+        """The look of the images this sink takes; None if it takes depth only."""
         ...
 
     @property
     def live(self) -> bool:
-        """True where an old image is worthless: a full queue then drops its oldest instead of blocking."""
+        """True if only the newest image matters: a full queue then drops its oldest image instead of blocking."""
         ...
 
     @property
     def lasting(self) -> bool:
-        """True where something stays when the run has ended: asked to stop, it then finishes what was taken."""
+        """True if the output remains after the run. ``Pipeline.stop`` then finishes the frames already captured."""
         ...
 
     @property
     def on_caller_thread(self) -> bool:
-        """True where ``process`` must run on the thread that called ``Pipeline.run`` (windows)."""
+        """True if ``process`` must run on the thread that called ``Pipeline.run`` (windows)."""
         ...
 
     @property
     def note(self) -> str:
-        """One line for people about what was left out, converted or lost; empty if nothing was."""
+        """One line about what was skipped, converted or lost; empty if nothing was."""
+        ...
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Events other than writing, by name (``"resized"``, ``"late"``, ...). Reported per sink in ``--stats``."""
         ...
 
     def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:
-        """``image`` describes the images to come; None where ``control`` is None."""
+        """``image`` describes the images that follow; None if ``control`` is None."""
         ...
 
     def process(self, result: Result) -> None:
-        """Take one result. May raise ``StopPipeline`` to end the run normally."""
+        """Process one result. May raise ``StopPipeline`` to end the run normally."""
         ...
 
     def idle(self) -> None:
-        """Called about every 20 ms while no result waits, on the same thread as ``process``."""
+        """Called about every 20 ms while no result is queued, on the same thread as ``process``."""
         ...
 
     def flush(self) -> None:
-        """No more results will come: write what is held back."""
+        """No more results follow: write everything that is still buffered."""
         ...
 
     def interrupt(self) -> None: ...
 
     def close(self) -> None:
-        """Idempotent; leaves whatever was written readable, also after an error."""
+        """Idempotent. Leaves what was written readable, also after an error."""
         ...
 
 
 class BaseSource:
-    """Defaults of a source: a name, a clock, counted drops, a stop event, and no second pass.
+    """Defaults for :class:`Source`: counts drops, ends ``frames`` with a stop event, cannot be read twice.
 
-    A subclass adds ``open`` and ``frames``, which ends once ``_stop`` is set. See :class:`Source` for who calls what.
+    A subclass adds ``open`` and ``frames``, which must end when ``_stop`` is set.
 
     Args:
-        source_id: short name for people, credentials redacted.
-        live: frames come whether they are read or not.
-        clock: stamps ``captured_ns``; None = the system's.
+        source_id: short display name, credentials redacted.
+        live: frames arrive at their own rate.
+        clock: stamps ``captured_ns``; None = the system clock.
     """
 
     def __init__(self, source_id: str, *, live: bool = False, clock: Clock | None = None) -> None:
@@ -187,10 +192,7 @@ class BaseSource:
 
 
 class BaseSink(ABC):
-    """A sink that takes depth only, runs on its own thread, loses nothing and has nothing to clean up.
-
-    See :class:`Sink` for who calls what and when.
-    """
+    """Defaults for :class:`Sink`: runs on its own thread, blocks when full, has nothing to clean up."""
 
     def __init__(self, name: str, control: LookControl | None = None) -> None:
         self._name = name
@@ -218,12 +220,10 @@ class BaseSink(ABC):
 
     @property
     def note(self) -> str:
-        """One line for people about what was left out or converted, empty if nothing is worth saying."""
         return ""
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """What happened to images on the way out besides being written, by cause (``"resized"``, ``"late"``, ...)."""
         return MappingProxyType({})
 
     def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:  # noqa: B027 - a default, not abstract

@@ -1,7 +1,7 @@
-"""Errors: one root, each kind also the builtin a Python programmer would catch.
+"""Errors: one root class; each error is also the matching builtin exception.
 
-Every message goes through :func:`streamdepth.core.redact.redact`, so credentials in a URL cannot reach a log by way
-of an exception. A message is one line that names the thing and, after the semicolon, the way out.
+Every message is passed through :func:`streamdepth.core.redact.redact`, so credentials in a URL do not reach a log
+through an exception. A message is one line: ``thing: what is wrong; what to do``.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _ALIKE = 0.7
-"""A slip in a word of four letters is 0.75, ``.mp5`` as well; words that only share letters lie below (``nope`` and
-``copper``: 0.6)."""
+"""One wrong letter in a word of four scores 0.75, as does ``.mp5``. Unrelated words that share letters score less
+(``nope`` and ``copper``: 0.6)."""
 
 
 class StreamDepthError(Exception):
-    """Root of everything this library raises on purpose.
+    """Root of all errors this library raises.
 
     Attributes:
         stage: pipeline stage the error came from (``"capture"``, ``"infer"``, ...), empty outside a pipeline.
-        source: redacted id of the source being worked on, empty when there is none.
-        exit_code: what the command line exits with.
+        source: redacted id of the source being processed, empty if there is none.
+        exit_code: exit code of the command line.
     """
 
     exit_code = 1
@@ -37,7 +37,7 @@ class StreamDepthError(Exception):
 
     @property
     def message(self) -> str:
-        """The message as given, redacted, without stage and source."""
+        """The redacted message without stage and source."""
         return str(self.args[0])
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ class StreamDepthError(Exception):
 
 
 class UsageError(StreamDepthError, ValueError):
-    """An option, argument or configuration value that cannot mean anything (exit code 2)."""
+    """An invalid option, argument or configuration value (exit code 2)."""
 
     exit_code = 2
 
@@ -56,19 +56,19 @@ class SourceError(StreamDepthError, OSError):
 
 
 class SourceNotFoundError(SourceError, FileNotFoundError):
-    """A source that is not there."""
+    """A source that does not exist."""
 
 
 class ModelError(StreamDepthError, ValueError):
-    """A model that cannot be loaded, or whose graph or output is not that of a depth model."""
+    """A model that cannot be loaded, or that is not a depth model."""
 
 
 class ModelNotFoundError(ModelError, FileNotFoundError):
-    """A model, revision or dtype that is not there."""
+    """A model, revision or dtype that does not exist."""
 
 
 class ProviderError(StreamDepthError, RuntimeError):
-    """An execution provider that was asked for by name and cannot run here."""
+    """An execution provider that was requested by name and cannot run on this machine."""
 
 
 class InferenceError(StreamDepthError, RuntimeError):
@@ -80,34 +80,34 @@ class SinkError(StreamDepthError, OSError):
 
 
 class OutputExistsError(SinkError, FileExistsError):
-    """An output that is already there and may not be overwritten."""
+    """An output that already exists and may not be overwritten."""
 
 
 class DisplayError(SinkError):
-    """A window that cannot be shown, usually because there is no display."""
+    """A window that cannot be opened, usually because there is no display."""
 
 
 class DataFormatError(StreamDepthError, ValueError):
-    """An image, tensor or depth file whose content does not fit its description."""
+    """An image, tensor or depth file whose content does not match its description."""
 
 
 class MissingDependencyError(StreamDepthError, ImportError):
-    """An optional package that is not installed; the message holds the command that installs it."""
+    """An optional package that is not installed; the message contains the install command."""
 
 
 class DeadlineError(StreamDepthError, TimeoutError):
-    """Something that did not answer or end within its deadline."""
+    """An operation that did not finish within its deadline."""
 
 
 class StageError(StreamDepthError, RuntimeError):
-    """An exception of somebody else's (a callback, a library) that ended a pipeline; the original is ``__cause__``."""
+    """An exception from a callback or another library that ended a pipeline; ``__cause__`` is the original."""
 
 
 class StopPipeline(Exception):  # noqa: N818 - a request, not an error
-    """Raised by a sink or a callback to end the run normally, as closing the window does."""
+    """Raised by a sink or a callback to end the run normally, for example when a window is closed."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """``", did you mean 'X'?"``, or an empty string where nothing is near."""
+    """``", did you mean 'X'?"`` for the most similar known word, or an empty string if none is similar."""
     found = difflib.get_close_matches(word, [one for one in known if one != word], n=1, cutoff=_ALIKE)
     return f", did you mean {found[0]!r}?" if found else ""

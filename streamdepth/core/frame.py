@@ -1,6 +1,6 @@
-"""The values that travel through a pipeline. Frozen, validated, and importing nothing of ours.
+"""The values that pass through a pipeline: frozen and validated.
 
-Units and layouts are in the names: ``_ns``, ``_seconds``, ``_px``, ``_hwc_rgb``.
+Names state units and layouts: ``_ns``, ``_seconds``, ``_px``, ``_hwc_rgb``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _AV_FORMAT: dict[Layout, str] = {
 
 
 class Sense(StrEnum):
-    """What a model's numbers mean."""
+    """The meaning of depth values."""
 
     RELATIVE_INVERSE = "relative_inverse"
     """Inverse depth up to an unknown scale and shift: near = large."""
@@ -68,7 +68,7 @@ class ColorTags:
         )
 
     def apply(self, image: av.VideoFrame) -> None:
-        """Tag an image of our own making."""
+        """Write the tags to ``image``."""
         image.colorspace = self.matrix
         image.color_range = self.range
         image.color_primaries = self.primaries
@@ -77,7 +77,7 @@ class ColorTags:
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """Size, pixel format and colour of images that go to a sink."""
+    """Size, pixel format and colour tags of images that go to a sink."""
 
     width_px: int
     height_px: int
@@ -86,29 +86,29 @@ class ImageInfo:
 
     def __post_init__(self) -> None:
         if self.width_px < 1 or self.height_px < 1:
-            raise ValueError(f"an image needs at least 1x1 pixels, not {self.width_px}x{self.height_px}")
+            raise ValueError(f"an image has at least 1x1 pixels, not {self.width_px}x{self.height_px}")
 
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """What a source found out when it was opened. Sizes are after rotation.
+    """Properties of an opened source. Sizes are after rotation.
 
     Attributes:
-        source_id: short name of the source for people, credentials redacted.
-        width_px, height_px: size of every frame (sources with images of many sizes: of the first).
-        pix_fmt: FFmpeg name of the decoder's pixel format.
-        time_base: unit of every frame's pts, in seconds.
-        rate: rational frames per second; None if unknown or meaningless.
-        frame_count: frames to expect, None if unknown; may be an estimate, never trust it for anything but progress.
+        source_id: short display name of the source, credentials redacted.
+        width_px, height_px: size of every frame (of the first, if the source has images of several sizes).
+        pix_fmt: pixel format of the decoder, as FFmpeg names it.
+        time_base: seconds per pts unit.
+        rate: frames per second; None if unknown or not meaningful.
+        frame_count: expected number of frames, None if unknown. May be an estimate: use it for progress only.
         duration_seconds: None if unknown.
-        live: frames come whether we are ready or not.
+        live: frames arrive at their own rate.
         color: colour tags of the decoded images.
         sample_aspect_ratio: width : height of one pixel, 1 if unknown.
-        origin_seconds: media time that becomes 0 in an output; 0 unless the source was trimmed with a start.
-        end_seconds: media time the source was trimmed to, None if not.
-        media_path: file or URL that audio and subtitles can be copied from, None if there is none.
-        media_options: FFmpeg's, to open ``media_path`` with.
-        note: one line for people about what was negotiated or converted, empty if nothing is worth saying.
+        origin_seconds: media time that is 0 in an output; 0 unless the source was trimmed at its start.
+        end_seconds: media time at which the source was trimmed, None if it was not.
+        media_path: file or URL from which audio and subtitles can be copied, None if there is none.
+        media_options: FFmpeg options for opening ``media_path``.
+        note: one line about what was negotiated or converted, empty if there is nothing to report.
     """
 
     source_id: str
@@ -130,7 +130,7 @@ class StreamInfo:
 
     def __post_init__(self) -> None:
         if self.width_px < 1 or self.height_px < 1:
-            raise ValueError(f"{self.source_id}: a frame needs at least 1x1 pixels")
+            raise ValueError(f"{self.source_id}: a frame has at least 1x1 pixels")
         if self.time_base <= 0:
             raise ValueError(f"{self.source_id}: time_base must be positive, not {self.time_base}")
         if self.rate is not None and self.rate <= 0:
@@ -139,18 +139,18 @@ class StreamInfo:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One image of a source. Never re-stamped and never written to on its way.
+    """One frame of a source. Its time stamps and pixels are never changed.
 
     Attributes:
-        source_id: same as the stream's.
-        index: 0, 1, 2, ... in the order the source gave them; gaps where a source dropped frames.
-        pts: presentation time in ``time_base`` units; strictly rising within a source.
+        source_id: as in :class:`StreamInfo`.
+        index: 0, 1, 2, ... in source order; with gaps where a source dropped frames.
+        pts: presentation time in ``time_base`` units; strictly increasing within a source.
         time_base: seconds per pts unit.
-        captured_ns: monotonic clock when the source handed the frame over.
-        image: decoded image in the decoder's pixel format, rotation applied. Its planes may be shared with the
-            decoder: read only.
-        key: True where the decoder says a key frame starts.
-        path: file that holds this image alone, None where there is none.
+        captured_ns: monotonic time at which the source yielded the frame.
+        image: decoded image in the decoder's pixel format, rotation applied. Read only: its planes may be shared with
+            the decoder.
+        key: True for a key frame of the codec.
+        path: file that contains only this image, None if there is none.
     """
 
     source_id: str
@@ -172,7 +172,7 @@ class Frame:
 
     @property
     def seconds(self) -> float:
-        """Media time of the frame."""
+        """Presentation time in seconds."""
         return float(self.pts * self.time_base)
 
     def to_rgb(self) -> NDArray[np.uint8]:
@@ -180,18 +180,18 @@ class Frame:
         import numpy as np
         from av.video.reformatter import VideoReformatter
 
-        # An image's own converter stays with it as long as it lives, with two threads; whole shots of them are kept.
+        # VideoFrame.reformat keeps a converter with two threads per frame, and whole shots of frames stay in memory.
         converted = VideoReformatter().reformat(self.image, format="rgb24")
         return np.asarray(converted.to_ndarray(), dtype=np.uint8)
 
 
 def image_from_array(array: NDArray[np.uint8], layout: Layout) -> av.VideoFrame:
-    """Wrap a uint8 array as an image, without a copy where the array is C-contiguous.
+    """Wrap a uint8 array as an image; copies only if the array is not C-contiguous.
 
     Args:
         array: [H, W, 3], [H, W, 4] or [H, W], as ``layout`` says.
     Raises:
-        ValueError: shape or dtype do not fit the layout.
+        ValueError: shape or dtype do not match the layout.
     """
     import av
     import numpy as np
@@ -213,13 +213,13 @@ class Camera(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DepthMap:
-    """Depth of one image, at the model's resolution.
+    """Depth of one frame, at the resolution of the model.
 
     Attributes:
-        values: float32 [h, w], C-contiguous; covers the whole image edge to edge (pixel centres at half integers).
-        sense: what the values mean.
-        valid: bool [h, w], False where the model gives no depth; None = valid wherever the value is finite.
-        propagated: moved here from images near by (``model_every``), not given by the model for this one.
+        values: float32 [h, w], C-contiguous; covers the whole frame (pixel centres at half integers).
+        sense: meaning of the values.
+        valid: bool [h, w], False where the model has no depth; None = valid wherever the value is finite.
+        propagated: computed from depth of other frames along the optical flow (``model_every``), not by the model.
     """
 
     values: NDArray[np.float32]
@@ -231,7 +231,7 @@ class DepthMap:
         if self.values.ndim != 2 or self.values.dtype != "float32" or 0 in self.values.shape:
             raise ValueError(f"depth is float32 [h, w], not {self.values.dtype} {list(self.values.shape)}")
         if self.valid is not None and self.valid.shape != self.values.shape:
-            raise ValueError(f"valid mask {list(self.valid.shape)} does not fit depth {list(self.values.shape)}")
+            raise ValueError(f"valid mask {list(self.valid.shape)} does not match depth {list(self.values.shape)}")
 
     @property
     def width_px(self) -> int:
@@ -260,22 +260,22 @@ class DepthMap:
 
 @dataclass(frozen=True, slots=True)
 class DepthRange:
-    """The span of depth values that becomes nearness 0..1, in the model's own units."""
+    """The interval of depth values mapped to nearness 0..1, in model units."""
 
     lo: float
     hi: float
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lo) and math.isfinite(self.hi)) or self.lo > self.hi:
-            raise ValueError(f"a depth range needs finite LO <= HI, not {self.lo}, {self.hi}")
+            raise ValueError(f"a depth range has finite LO <= HI, not {self.lo}, {self.hi}")
 
     @property
     def flat(self) -> bool:
-        """True where there is no contrast to show; nearness is then 0 everywhere."""
+        """True if there is no contrast; nearness is then 0 everywhere."""
         return self.hi - self.lo <= 1e-6 * max(abs(self.lo), abs(self.hi), 1e-20)
 
     def nearness_scale_offset(self, sense: Sense) -> tuple[float, float]:
-        """``(a, b)`` so that nearness = clip(a * value + b, 0, 1), 1 = nearest, whatever the sense."""
+        """``(a, b)`` such that nearness = clip(a * value + b, 0, 1), 1 = nearest, for any sense."""
         if self.flat:
             return 0.0, 0.0
         a = 1.0 / (self.hi - self.lo)
@@ -284,13 +284,13 @@ class DepthRange:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a sink receives for one frame.
+    """The data a sink receives for one frame.
 
     Attributes:
-        frame: the input, untouched.
-        depth: its depth at model resolution. Memory belongs to a ring: copy it to keep it beyond ``process``.
-        range: the range its colours use.
-        image: the coloured view in the sink's look, or None where the sink wants none. Not written to afterwards.
+        frame: the input frame.
+        depth: depth at model resolution. Its memory is reused: copy it to use it after ``process``.
+        range: the range used for its colours.
+        image: the coloured image in the look of the sink, or None if the sink takes none. Never modified.
     """
 
     frame: Frame

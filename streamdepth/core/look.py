@@ -1,4 +1,4 @@
-"""How depth is shown: a frozen value, and the one mutable holder that keys and page controls write to."""
+"""How depth is shown: a frozen value, and a mutable holder for changes during a run."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ Style = str | tuple[Stop, ...]
 
 
 class View(StrEnum):
-    """What an image shows."""
+    """Content of the output image."""
 
     DEPTH = "depth"
     OVERLAY = "overlay"
     SIDE = "side"
-    """The frame left, its depth right."""
+    """Frame on the left, depth on the right."""
     STACK = "stack"
-    """The frame on top, its depth below."""
+    """Frame on top, depth below."""
 
 
 class Upsampling(StrEnum):
-    """How depth gets from the model's resolution to the frame's."""
+    """How depth is scaled from model resolution to frame resolution."""
 
     BILINEAR = "bilinear"
     GUIDED = "guided"
-    """Borders follow the frame's own edges."""
+    """Depth edges follow the edges of the frame."""
 
 
 _DEFAULT_ALPHA = {View.DEPTH: 1.0, View.OVERLAY: 0.6, View.SIDE: 1.0, View.STACK: 1.0}
@@ -43,17 +43,17 @@ _DEFAULT_ALPHA = {View.DEPTH: 1.0, View.OVERLAY: 0.6, View.SIDE: 1.0, View.STACK
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Everything that decides how depth becomes colour.
+    """Everything that determines how depth is coloured.
 
     Attributes:
-        style: palette name, or own stops as ``((position 0..1, (r, g, b[, a])), ...)``.
-        alpha: opacity at the nearest and at the farthest point, 0..1 each; None = the view's own (overlay 0.6, else 1).
-        reverse: far takes the palette's high end instead of near.
-        view: what the image shows. Outside ``overlay`` depth fades to black with alpha, unless ``transparent``.
-        transparent: keep alpha as a channel instead of compositing (stills, containers that propagate alpha).
-        upsampling: bilinear, or guided by the frame's edges.
+        style: palette name, or colour stops as ``((position 0..1, (r, g, b[, a])), ...)``.
+        alpha: opacity at the nearest and at the farthest point, 0..1; None = default of the view (overlay 0.6, else 1).
+        reverse: map far instead of near to the high end of the palette.
+        view: content of the image. Except in ``overlay``, alpha blends towards black, unless ``transparent``.
+        transparent: keep alpha as a channel instead of compositing (still images, containers that support alpha).
+        upsampling: bilinear, or guided by the edges of the frame.
         contours: number of nearness levels outlined, 0 = none.
-        bar: paint a colour bar, with metres where the model has them.
+        bar: draw a colour bar, labelled in metres for metric models.
 
     Raises:
         UsageError: an unknown view or upsampling, or alpha or contours outside their range. Style names are checked
@@ -78,7 +78,7 @@ class Look:
 
     @property
     def alpha_ends(self) -> tuple[float, float]:
-        """Opacity at the nearest and the farthest point, the view's default filled in."""
+        """Opacity at the nearest and the farthest point, with the default of the view applied."""
         default = _DEFAULT_ALPHA[self.view]
         return (default, default) if self.alpha is None else self.alpha
 
@@ -99,10 +99,10 @@ def _are_ends(alpha: Any) -> bool:
 
 
 def parse_alpha(value: float | str | Sequence[float] | None) -> tuple[float, float] | None:
-    """A number, a pair, or text ``"A"`` / ``"A,B"`` -> (nearest, farthest), each clamped to 0..1; None stays None.
+    """Parse a number, a pair, or text ``"A"`` / ``"A,B"`` to (nearest, farthest), clamped to 0..1. None gives None.
 
     Raises:
-        ValueError: not a number, not finite, or neither one nor two of them.
+        ValueError: not one or two finite numbers.
     """
     if value is None:
         return None

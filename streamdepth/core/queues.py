@@ -1,4 +1,4 @@
-"""Bounded queues with a named overflow policy, whose waits can always be ended from outside."""
+"""Bounded queues with a named overflow policy. Every wait can be aborted."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ T = TypeVar("T")
 
 
 class Policy(StrEnum):
-    """What happens to frames that come faster than they can be worked on."""
+    """What happens to frames that arrive faster than they are processed."""
 
     EVERY = "every"
-    """Wait: lose nothing. Default for files."""
+    """Block; no frame is dropped. Default for files."""
     LATEST = "latest"
-    """The newest frame wins, each one it replaces is counted. Default for live sources."""
+    """Keep the newest frame; each replaced frame is counted as dropped. Default for live sources."""
 
 
-class Aborted(Exception):  # noqa: N818 - control flow between our own threads
-    """A wait was ended because the pipeline stops at once."""
+class Aborted(Exception):  # noqa: N818 - control flow between threads
+    """A wait was aborted because the pipeline stops immediately."""
 
 
-class Ended(Exception):  # noqa: N818 - control flow between our own threads
-    """The queue is empty and nothing will be put any more."""
+class Ended(Exception):  # noqa: N818 - control flow between threads
+    """The queue is empty and no more items follow."""
 
 
 class BoundedQueue(Generic[T]):
-    """First in, first out. Thread-safe; one lock, one condition.
+    """First in, first out. Thread-safe.
 
-    ``put`` on a full queue waits (``EVERY``) or replaces the oldest item (``LATEST``). ``end`` says that no more will
-    come: ``get`` then empties the queue and raises ``Ended``. ``abort`` makes every wait raise ``Aborted``.
+    ``put`` on a full queue blocks (``EVERY``) or replaces the oldest item (``LATEST``). After ``end`` no more items
+    follow: ``get`` returns what is left and then raises ``Ended``. ``abort`` makes every wait raise ``Aborted``.
     """
 
     def __init__(self, capacity: int, policy: Policy = Policy.EVERY) -> None:
@@ -43,10 +43,10 @@ class BoundedQueue(Generic[T]):
         self._changed = threading.Condition()
         self._ended = False
         self._aborted = False
-        self._takers = 0
+        self._consumers = 0
 
     def put(self, item: T) -> T | None:
-        """Add an item; returns the one it replaced, which the caller accounts for.
+        """Add an item; returns the item it replaced, which the caller must count.
 
         Raises:
             Aborted: the queue was aborted before there was room.
@@ -63,32 +63,32 @@ class BoundedQueue(Generic[T]):
             self._changed.notify_all()
             return replaced
 
-    def wait_for_taker(self) -> None:
-        """Wait until somebody waits for an item that is not there. For the one thread that puts.
+    def wait_for_consumer(self) -> None:
+        """Block until a consumer waits for an item. For the only producer.
 
         Raises:
-            Aborted: the queue was aborted before.
+            Aborted: the queue was aborted first.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._takers > len(self._items) or self._aborted)
+            self._changed.wait_for(lambda: self._consumers > len(self._items) or self._aborted)
             if self._aborted:
                 raise Aborted
 
     def get(self, timeout_seconds: float | None = None) -> T | None:
-        """Take the oldest item; None where ``timeout_seconds`` passed without one.
+        """Remove and return the oldest item; None if none arrived within ``timeout_seconds``.
 
         Raises:
-            Ended: nothing is left and nothing will come.
+            Ended: nothing is left and no more items follow.
             Aborted: the queue was aborted.
         """
         with self._changed:
             if not self._items:
-                self._takers += 1
+                self._consumers += 1
                 self._changed.notify_all()
                 try:
                     self._changed.wait_for(lambda: self._items or self._ended or self._aborted, timeout_seconds)
                 finally:
-                    self._takers -= 1
+                    self._consumers -= 1
             if self._aborted:
                 raise Aborted
             if self._items:
@@ -100,7 +100,7 @@ class BoundedQueue(Generic[T]):
             return None
 
     def take(self) -> T:
-        """``get`` that waits for as long as it takes."""
+        """``get`` without a timeout."""
         item = self.get()
         assert item is not None  # noqa: S101 - get() without timeout
         return item
@@ -116,7 +116,7 @@ class BoundedQueue(Generic[T]):
             self._changed.notify_all()
 
     def drain(self) -> list[T]:
-        """Take everything at once, also after an abort: what is left over must be counted."""
+        """Remove and return all items, also after an abort, so that they can be counted."""
         with self._changed:
             items = list(self._items)
             self._items.clear()

@@ -1,6 +1,6 @@
-"""The one place where secrets are taken out of text that people or machines will read.
+"""Removes secrets from text before it is shown or stored.
 
-Where text is ambiguous, a secret counts more than a readable host: see :func:`split_userinfo` for the rule.
+Ambiguous text is treated as a secret rather than as a host name: see :func:`split_userinfo` for the rule.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from urllib.parse import unquote
 _MASK = "***"
 _STREAMING = frozenset({"rtsp", "rtsps", "rtspu", "rtmp", "rtmps", "srt", "rtp", "udp", "tcp"})
 
-# A quote or bracket inside a password is told from one that closes a string by what follows it.
+# The character after a quote or bracket decides whether it is part of a password or closes a string.
 _IN_URL = r"(?:[^\s\"'<>]|[\"'<>](?=[^\s,)\]}:;>/\"']))"
 _URL = re.compile(rf"(?P<head>(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{{0,31}})://)(?P<rest>{_IN_URL}+)")
 _NESTED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,31}://")
@@ -48,9 +48,9 @@ _HUB_TOKEN = re.compile(r"\bhf_(?:[A-Za-z0-9]{20,}|(?=[A-Za-z]*[0-9])[A-Za-z0-9]
 
 
 def redact(text: str) -> str:
-    """Return ``text`` with user information of URLs, secret parameters and fields, auth headers and Hub tokens masked.
+    """Return ``text`` with URL user information, secret parameters and fields, auth headers and Hub tokens masked.
 
-    Works on any text a URL or header is part of, the ``repr`` of an exception included. Idempotent. Thread-safe.
+    The URL or header may be part of any text, such as the ``repr`` of an exception. Idempotent. Thread-safe.
     """
     text = _URL.sub(lambda m: m["head"] + _mask_rest(m["scheme"], m["rest"]), text)
     text = _ENCODED_URL.sub(_mask_encoded, text)
@@ -64,17 +64,17 @@ def redact(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """``redact(text)`` with all white space as single spaces, as errors are shown. Thread-safe."""
+    """``redact(text)`` on one line: each run of white space becomes one space. Thread-safe."""
     return redact(" ".join(text.split()))
 
 
 def split_userinfo(url: str) -> tuple[str | None, str]:
-    """``"scheme://user:pass@host/x"`` -> ``("user:pass", "scheme://host/x")``; no user information gives None.
+    """``"scheme://user:pass@host/x"`` -> ``("user:pass", "scheme://host/x")``; None without user information.
 
-    RFC 3986 (3.2.1) wants ``@ / ? #`` in a password escaped; people type them bare. So user information reaches to the
-    last ``@`` of the URL where the part before the first ``/`` holds an ``@`` or no valid port, and for streaming
-    schemes also where it holds a port (``rtsp://admin:12/34@cam``: no camera has ``@`` in its paths). What stays
-    ambiguous is taken as harmless: ``http://host:80/@name``, ``https://host/@scope/package``.
+    RFC 3986 (3.2.1) requires ``@ / ? #`` in a password to be escaped, but users type them unescaped. User information
+    therefore extends to the last ``@`` of the URL if the part before the first ``/`` contains an ``@`` or no valid
+    port, and for streaming schemes also if it contains a port (``rtsp://admin:12/34@cam``: camera paths contain no
+    ``@``). Other URLs are left as they are: ``http://host:80/@name``, ``https://host/@scope/package``.
     """
     match = _URL.match(url)
     if match is None:
@@ -106,7 +106,7 @@ def _mask_rest(scheme: str, rest: str) -> str:
         end = _userinfo_end(scheme, rest[done:])
         if end is not None:
             return f"{rest[:done]}{_MASK}@{rest[done + end + 1 :]}"
-        # One URL may hide behind another where no white space separates them.
+        # Another URL may follow without white space in between.
         nested = _NESTED.search(rest, done)
         if nested is None:
             break

@@ -1,4 +1,4 @@
-"""How many threads each stage gets, planned together from the cores there are."""
+"""Number of threads of each stage, planned from the number of cores."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from dataclasses import dataclass
 from streamdepth.core.errors import UsageError
 
 _MOST_DECODING = 4
-"""H.264 at 1080p decodes at 200 to 400 frames a second on one core; more threads only hold more images back."""
+"""One core decodes 200 to 400 frames of 1080p H.264 per second; more threads only add decoder delay."""
 _MOST_ENCODING = 12
-"""x264's own default is 1.5 a core; beyond a dozen its rows run out at 1080p and each thread still costs an image."""
+"""The default of x264 is 1.5 per core. Above 12, 1080p has too few rows, and each thread adds one image of delay."""
 _MOST_SESSION = 16
 _LEAST_SHARE = 3
-"""What FFmpeg and x264 take by themselves on two cores. Sharing two cores out to the last thread won nothing: two
-decoders with one thread each ran at 0.98 to 1.01 of that, two encoders with one each at 0.73, with two at 0.82, at the
-same CPU a frame (medians of pairs of runs, 720p, a busy machine). More cores were not measured."""
+"""The defaults of FFmpeg and x264 on two cores. Fewer threads per stage are not faster: relative to this, two decoders
+with one thread each ran at 0.98 to 1.01, two encoders at 0.73 with one thread each and at 0.82 with two, with equal CPU
+time per frame (medians of paired runs, 720p, loaded machine). More cores were not measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class ThreadPlan:
-    """Threads of each kind. Stages overlap, so that the sum may pass the cores; nothing spins.
+    """Threads per stage. Stages overlap, so the sum may exceed the number of cores. No thread spins.
 
     Attributes:
-        session: of one operator of the model.
-        decoder: of each decoder.
-        encoder: of each encoder.
-        kernels: that share the rows of one image when it is coloured.
+        session: intra-op threads of the inference session.
+        decoder: threads of each decoder.
+        encoder: threads of each encoder.
+        kernels: threads that share the rows of one image in the colour stage.
     """
 
     session: int
@@ -36,23 +36,23 @@ class ThreadPlan:
 
 
 def cores() -> int:
-    """Cores this process may use: its affinity where the system tells, which a container's limit often sets."""
+    """Cores this process may use: its CPU affinity if the system reports it (containers often set it), else all."""
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return max(1, os.cpu_count() or 1)
 
 
 def plan_threads(cores: int, *, decoders: int = 1, encoders: int = 1) -> ThreadPlan:
-    """Share out ``cores``.
+    """Divide ``cores`` among the stages.
 
-    The model gets all of them: it is what frames wait for, and threads that sleep between runs take nothing from the
-    others. Decoders and encoders share the cores among their own kind, one alone with a thread to spare, since a frame
-    thread mostly waits for its neighbour's rows. Colour takes a second thread only where a core is likely to be free.
+    The session gets all cores: it is the slowest stage, and its threads sleep between runs. Decoders share the cores
+    among themselves, as do encoders; a single one gets one extra thread, because frame threads mostly wait for rows of
+    the previous frame. The colour stage gets a second thread only if a core is likely to be idle.
 
     Args:
-        decoders, encoders: how many run at the same time; ``--range shot`` decodes twice.
+        decoders, encoders: number running at the same time; ``--range shot`` decodes twice.
     Raises:
-        UsageError: any count below 1 (0 encoders is fine).
+        UsageError: ``cores`` or ``decoders`` below 1, or ``encoders`` below 0.
     """
     for name, count in (("cores", cores), ("decoders", decoders)):
         if count < 1:

@@ -1,4 +1,4 @@
-"""Where one shot ends and the next begins, found by PySceneDetect's content detector on small images."""
+"""Cut detection with the content detector of PySceneDetect on small images."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import av
 from streamdepth.core.errors import MissingDependencyError
 
 _LONGER_SIDE_PX = 128
-"""PySceneDetect itself works on images scaled down to about 256 px; 128 finds the same cuts on its HSV means and
-costs 0.17 ms a frame, scaling included, at 960x540."""
+"""PySceneDetect scales images down to about 256 px by default. 128 px gives the same cuts and costs 0.17 ms per frame
+at 960x540, scaling included."""
 
 _MIN_SHOT_FRAMES = 15
 _THRESHOLD = 27.0
-"""PySceneDetect's own default."""
+"""Default of PySceneDetect."""
 
 
 def load_ahead() -> None:
-    """Import PySceneDetect on a thread of its own, for detectors to come, which wait for the rest of it.
+    """Import PySceneDetect on a background thread.
 
-    Its import starts FFmpeg to see whether there is one, and waits for it: 0.1 s of a start, in which a model can be
-    loaded. What fails fails again where a detector is made, and is told there.
+    The import runs FFmpeg once and waits for it (0.1 s), while the caller can load a model. ``CutDetector`` reports an
+    import error.
     """
 
     def load() -> None:
@@ -32,37 +32,37 @@ def load_ahead() -> None:
             import scenedetect  # noqa: F401
 
     with contextlib.suppress(ImportError):
-        import cv2  # noqa: F401 - takes itself out of the loaded modules for a moment, so not beside others
+        import cv2  # noqa: F401 - its import removes itself from sys.modules for a moment: not in parallel
 
         threading.Thread(target=load, name="streamdepth-load", daemon=True).start()
 
 
 class CutDetector:
-    """Says for each frame in turn whether a new shot starts with it. Owned by one thread.
+    """Detects for each frame in order whether a new shot starts with it. Used by one thread.
 
     Raises:
-        MissingDependencyError: PySceneDetect or the OpenCV it works with cannot be loaded.
+        MissingDependencyError: PySceneDetect or its OpenCV cannot be loaded.
     """
 
     def __init__(self, rate: Fraction | None = None) -> None:
-        # Imported here: scenedetect takes 0.4 s to load and only video with moving range control needs it.
+        # Imported here: scenedetect takes 0.4 s to load.
         try:
             from scenedetect.common import FrameTimecode
             from scenedetect.detector import FlashFilter
             from scenedetect.detectors import ContentDetector
         except ImportError as error:
             raise MissingDependencyError(
-                f"shots cannot be told apart: {error}; apt-get install libgl1 libglib2.0-0, or pip install scenedetect"
+                f"cuts cannot be detected: {error}; apt-get install libgl1 libglib2.0-0, or pip install scenedetect"
             ) from error
 
-        # SUPPRESS decides about the frame at hand; the default, MERGE, waits for the frames after it.
-        self._fresh = partial(
+        # SUPPRESS decides on the current frame; the default, MERGE, waits for later frames.
+        self._new_detector = partial(
             ContentDetector,
             threshold=_THRESHOLD,
             min_scene_len=_MIN_SHOT_FRAMES,
             filter_mode=FlashFilter.Mode.SUPPRESS,
         )
-        self._detector = self._fresh()
+        self._detector = self._new_detector()
         self._shape: tuple[int, ...] | None = None
         self._timecode = FrameTimecode
         self._rate = float(rate or Fraction(25))
@@ -70,7 +70,7 @@ class CutDetector:
         self._scaler = av.video.reformatter.VideoReformatter()
 
     def is_cut(self, image: av.VideoFrame) -> bool:
-        """True where ``image`` starts a new shot, as one of another shape does; never for the first."""
+        """True if ``image`` starts a new shot or has another size than the last one; False for the first image."""
         scale = min(1.0, _LONGER_SIDE_PX / max(image.width, image.height))
         small = self._scaler.reformat(
             image,
@@ -78,12 +78,12 @@ class CutDetector:
             width=max(1, round(image.width * scale)),
             height=max(1, round(image.height * scale)),
             interpolation="FAST_BILINEAR",
-            threads=1,  # an image's own scaler is made, with a thread for each core, for every image anew
+            threads=1,  # VideoFrame.reformat creates a scaler with one thread per core for every frame
         ).to_ndarray()
         reshaped = self._shape not in (None, small.shape)
         self._shape = small.shape
-        if reshaped:  # PySceneDetect compares images of one size
-            self._detector = self._fresh()
+        if reshaped:  # PySceneDetect requires images of one size
+            self._detector = self._new_detector()
         cuts = self._detector.process_frame(self._timecode(self._count, self._rate), small)
         self._count += 1
         return reshaped or bool(cuts)

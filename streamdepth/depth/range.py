@@ -1,8 +1,8 @@
-"""Range control: which span of depth values becomes nearness 0..1.
+"""Range control: the interval of depth values mapped to nearness 0..1.
 
-``frame`` gives each frame its own span, as most tools do, and flickers. ``ema`` smooths percentiles over time and
-starts afresh at a cut. ``shot`` (see :mod:`streamdepth.depth.shots`) gives a whole shot one span. ``fixed`` is the
-user's.
+``frame`` uses minimum and maximum of each frame, as most tools do, and flickers. ``ema`` smooths percentiles over time
+and resets at cuts. ``shot`` (see :mod:`streamdepth.depth.shots`) uses one range for a whole shot. ``fixed`` is set
+by the user.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ if TYPE_CHECKING:
     from streamdepth.core.frame import DepthMap
 
 PERCENTILES = (1.0, 99.0)
-"""Ends of a span: robust against speckle, and against the sky of a model that puts it at infinity."""
+"""Percentiles used as ends: robust against speckle and against sky at very large depth."""
 
 _SAMPLES = 4096
-"""Depth values looked at per frame. On six frames of a real clip at 252x252, percentiles of so many on a grid
-differed from those of all pixels by at most 0.25 % of the span, and cost 0.07 ms instead of 0.23 ms."""
+"""Depth values sampled per frame, on a grid. On six frames of a video at 252x252, their percentiles differ from those
+of all pixels by at most 0.25 % of the range and cost 0.07 ms instead of 0.23 ms."""
 
 EMA_SECONDS = 1.0
-"""Time constant of ``ema``: a range step is 63 % followed after one second: slow beside flicker, fast
-beside a walk."""
+"""Time constant of ``ema``: 63 % of a step is reached after one second."""
 
 
 class RangeMode(StrEnum):
@@ -44,14 +43,14 @@ class RangeMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RangeSpec:
-    """A range mode, with its ends where it is ``fixed`` (in the model's own units)."""
+    """A range mode; ``fixed`` has ends in model units."""
 
     mode: RangeMode
     fixed: DepthRange | None = None
 
     def __post_init__(self) -> None:
         if (self.mode is RangeMode.FIXED) != (self.fixed is not None):
-            raise ValueError("a fixed range has ends, the other modes have none")
+            raise ValueError("mode fixed needs ends; other modes take none")
 
     def __str__(self) -> str:
         return f"fixed:{self.fixed.lo:g},{self.fixed.hi:g}" if self.fixed else self.mode.value
@@ -74,18 +73,17 @@ class RangeSpec:
                 raise ValueError
             return cls(RangeMode(mode))
         except ValueError:
-            raise UsageError(f"range {text!r} is none of shot, ema, frame, fixed:LO,HI with LO < HI") from None
+            raise UsageError(f"range is one of shot, ema, frame, fixed:LO,HI with LO < HI, not {text!r}") from None
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What one frame's depth looks like.
+    """Statistics of the depth of one frame.
 
     Attributes:
-        samples: finite, valid values on a regular grid, float32 [n], n about 4,096 at most; empty where there
-            are none.
-        lo, hi: least and greatest finite value of all pixels; 0, 0 where there are none.
-        non_finite: some value is not finite where the model does not say so itself.
+        samples: valid values on a regular grid, float32 [n], n at most about 4,096; empty if there are none.
+        lo, hi: minimum and maximum of all valid pixels; 0, 0 if there are none.
+        non_finite: a pixel that is not masked out is not finite.
     """
 
     samples: NDArray[np.float32]
@@ -98,15 +96,15 @@ class Measurement:
         return DepthRange(self.lo, self.hi).flat
 
     def span(self) -> tuple[float, float]:
-        """Robust ends of this frame alone."""
+        """Percentiles of this frame: lo, hi."""
         lo, hi = np.percentile(self.samples, PERCENTILES) if self.samples.size else (0.0, 0.0)
         return float(lo), float(hi)
 
 
 def measure(depth: DepthMap) -> Measurement:
-    """Look at one depth map. Pure; any thread."""
+    """Measure one depth map. Thread-safe."""
     values = depth.values
-    # min and max propagate NaN and show infinities: one pass over the array settles the usual case.
+    # Minimum and maximum reveal NaN and infinities, so the common case needs no mask.
     lo, hi = float(values.min()), float(values.max())
     non_finite = not (math.isfinite(lo) and math.isfinite(hi))
     step = max(1, math.ceil(math.sqrt(values.size / _SAMPLES)))
@@ -117,27 +115,27 @@ def measure(depth: DepthMap) -> Measurement:
     if depth.valid is not None:
         non_finite = bool((~usable & depth.valid).any())
         usable &= depth.valid
-    kept = values[usable]
-    if kept.size == 0:
+    valid = values[usable]
+    if valid.size == 0:
         return Measurement(np.empty(0, np.float32), 0.0, 0.0, non_finite)
-    return Measurement(kept[:: max(1, kept.size // _SAMPLES)], float(kept.min()), float(kept.max()), non_finite)
+    return Measurement(valid[:: max(1, valid.size // _SAMPLES)], float(valid.min()), float(valid.max()), non_finite)
 
 
 class RangeControl(Protocol):
-    """Gives each frame its range, in order. Owned by one thread."""
+    """Returns the range of each frame, in order. Used by one thread."""
 
     def update(self, measurement: Measurement, seconds: float, *, cut: bool) -> DepthRange: ...
 
 
 class FrameRange:
-    """Each frame from its least to its greatest value."""
+    """From the minimum to the maximum of each frame."""
 
     def update(self, measurement: Measurement, seconds: float, *, cut: bool) -> DepthRange:  # noqa: ARG002
         return DepthRange(measurement.lo, measurement.hi)
 
 
 class FixedRange:
-    """The user's own ends."""
+    """Ends set by the user."""
 
     def __init__(self, ends: DepthRange) -> None:
         self._ends = ends
@@ -147,9 +145,9 @@ class FixedRange:
 
 
 class EmaRange:
-    """Percentiles smoothed over media time, so that the result does not depend on the frame rate; fresh at a cut.
+    """Percentiles smoothed over presentation time, independent of the frame rate. Reset at cuts.
 
-    A frame without any contrast or finite value (a black flash, a covered lens) keeps the range as it was.
+    A frame without contrast or finite values (a black frame, a covered lens) does not change the range.
     """
 
     def __init__(self, time_constant_seconds: float = EMA_SECONDS) -> None:
@@ -171,9 +169,9 @@ class EmaRange:
 
 
 class RangeSwitch:
-    """Holds the range mode of a run that may change while it runs. Thread-safe.
+    """Holds a range mode that can be changed during a run. Thread-safe.
 
-    Only single-pass modes: ``shot`` is a matter of how the pipeline is built.
+    Single-pass modes only: ``shot`` requires two passes, which are set up when the run starts.
 
     Raises:
         UsageError: ``shot``.
@@ -192,7 +190,7 @@ class RangeSwitch:
         return self._spec.mode
 
     def set(self, spec: RangeSpec) -> None:
-        """Counts from the next frame on. Raises ``UsageError`` for ``shot``."""
+        """Takes effect from the next frame. Raises ``UsageError`` for ``shot``."""
         checked = self._checked(spec)
         with self._lock:
             self._spec = checked
@@ -207,7 +205,7 @@ class RangeSwitch:
 
 
 class SwitchedRange:
-    """Follows a :class:`RangeSwitch`; a changed mode starts afresh."""
+    """Follows a :class:`RangeSwitch`; a changed mode starts without history."""
 
     def __init__(self, switch: RangeSwitch) -> None:
         self._switch = switch
@@ -222,10 +220,10 @@ class SwitchedRange:
 
 
 def range_control(spec: RangeSpec | RangeSwitch) -> RangeControl:
-    """The control of a single-pass mode.
+    """The range control of a single-pass mode.
 
     Raises:
-        UsageError: ``shot``, which needs the source twice.
+        UsageError: ``shot``, which requires two passes.
     """
     if isinstance(spec, RangeSwitch):
         return SwitchedRange(spec)

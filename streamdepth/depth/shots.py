@@ -1,8 +1,8 @@
-"""One range for each shot: depth is spooled until its shot has ended, then handed on with the shot's range.
+"""Shot spool: stores depth until its shot has ended, then returns it with the range of the shot.
 
-The depth pass appends, the colour pass takes, one shot behind. Depth waits on disk, a file a shot, so that memory stays
-flat; a shot longer than half the spool's budget is closed early and the next stretch of it glides to its own range.
-Decoded images wait in memory as far as a fixed budget goes: the colour pass reads the source again for the rest only.
+The depth pass appends, the colour pass takes, one shot behind. Depth is stored on disk, one file per shot, so memory
+does not grow. A shot larger than half the disk budget is split; the range of the next part is crossfaded from that of
+the previous one. Decoded frames are cached in memory up to a budget; the colour pass reads the others again.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from streamdepth.depth.range import Measurement
 
 SPOOL_BYTES = 2 << 30
-KEPT_BYTES = 256 << 20
-"""Decoded images kept: 185 frames of 4:2:0 at 1280x720, 82 at 1920x1080, about a shot of a film. Keeping a
-720p image instead of decoding it again saves 2 of 36 ms of CPU that a frame takes with the built-in model."""
+FRAME_CACHE_BYTES = 256 << 20
+"""Budget for decoded frames: 185 frames of 4:2:0 at 1280x720, 82 at 1920x1080, about one shot of a film. A cached 720p
+frame saves 2 of the 36 ms of CPU time per frame with the built-in model."""
 _CROSSFADE_FRAMES = 48
 _SAMPLES_PER_FRAME = 512
 _FRAMES_SAMPLED = 2048
-"""Frames of a shot whose values are kept for its percentiles (4 MB): a longer shot is looked at every 2nd, 4th, ...
-frame instead, so that memory does not follow its length."""
+"""Frames of a shot sampled for its percentiles (4 MB). Of a longer shot only every 2nd, 4th, ... frame is sampled, so
+memory does not grow with its length."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What tells a frame from the others of its source; fields as in ``Frame``."""
+    """Identifies a frame of a source; fields as in ``Frame``."""
 
     index: int
     pts: int
@@ -48,12 +48,12 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class Spooled:
-    """One frame as the colour pass gets it.
+    """One frame of the colour pass.
 
     Attributes:
-        frame: None where its image was not kept and has to be read again.
-        depth: a new array.
-        range: of its whole shot.
+        frame: None if the frame is not in the cache and must be read again.
+        depth: depth with a new array.
+        range: range of the shot.
     """
 
     stamp: Stamp
@@ -79,13 +79,13 @@ class _Shot:
     range: DepthRange | None = None
     size_bytes: int = 0
     frames: int = 0
-    kept: deque[Frame] = field(default_factory=deque)
-    """Frames of the last records, so many as there was room for."""
+    cached: deque[Frame] = field(default_factory=deque)
+    """The frames of the last records, as many as fit in the cache."""
     every: int = 1
     taken: int = 0
 
     def sample(self, measurement: Measurement) -> None:
-        """Keep some of a frame's values for the range of the whole shot."""
+        """Store samples of a frame for the range of the shot."""
         if self.frames % self.every == 0 and not measurement.flat:
             step = max(1, measurement.samples.size // _SAMPLES_PER_FRAME)
             self.samples.append(measurement.samples[::step].copy())
@@ -96,16 +96,16 @@ class _Shot:
 
 
 class ShotSpool:
-    """Hands depth from the depth pass to the colour pass, each frame with the range of its whole shot.
+    """Passes depth from the depth pass to the colour pass, with the range of the whole shot.
 
-    One thread appends, one takes. Waits end by ``abort``. The disk used never passes ``budget_bytes`` by more than one
-    frame: ``append`` then waits for the colour pass. Images kept never pass ``kept_bytes``: a shot gives up its first
-    ones, so that what has to be read again is one stretch that begins with the shot, where encoders put key frames.
+    One thread appends, one takes. ``abort`` ends all waits. ``append`` blocks when ``budget_bytes`` of disk are used.
+    When ``frame_cache_bytes`` are used, the first frames of the shot are removed from the cache, so that the frames to
+    read again are contiguous and start at the cut, where encoders place key frames.
     """
 
-    def __init__(self, budget_bytes: int = SPOOL_BYTES, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, budget_bytes: int = SPOOL_BYTES, frame_cache_bytes: int = FRAME_CACHE_BYTES) -> None:
         self._budget_bytes = budget_bytes
-        self._room_bytes = kept_bytes
+        self._cache_free_bytes = frame_cache_bytes
         self._changed = threading.Condition()
         self._closed: deque[_Shot] = deque()
         self._reading: _Shot | None = None
@@ -118,21 +118,21 @@ class ShotSpool:
 
     @property
     def shots(self) -> int:
-        """Shots begun so far."""
+        """Number of shots started so far."""
         return self._shots
 
     def __len__(self) -> int:
-        """Frames waiting."""
+        """Number of frames in the spool."""
         with self._changed:
             shots = [*self._closed, *(shot for shot in (self._reading, self._open) if shot)]
             return sum(len(shot.records) for shot in shots)
 
     def append(self, frame: Frame, depth: DepthMap, measurement: Measurement, *, cut: bool) -> None:
-        """Add one frame and its depth; ``cut`` where it starts a new shot.
+        """Add a frame and its depth; ``cut`` if a new shot starts with it.
 
         Raises:
-            SinkError: the spool cannot be written (a full disk).
-            Aborted: the shot_spool was aborted while waiting for room.
+            SinkError: the spool file cannot be written (disk full).
+            Aborted: the spool was aborted while waiting for room.
         """
         values = depth.values if depth.valid is None else np.where(depth.valid, depth.values, np.float32("nan"))
         with self._changed:
@@ -155,19 +155,19 @@ class ShotSpool:
             shot.spool.write(np.ascontiguousarray(values).data)
         except OSError as error:
             raise SinkError(
-                f"depth cannot be spooled in {tempfile.gettempdir()}: {error.strerror}; free some space, point TMPDIR "
-                "elsewhere, or use --range ema, which spools nothing"
+                f"depth cannot be spooled in {tempfile.gettempdir()}: {error.strerror}; free some space, set TMPDIR to "
+                "another folder, or use --range ema, which needs no spool"
             ) from error
         with self._changed:
             stamp = Stamp(frame.index, frame.pts, frame.captured_ns)
             shot.records.append(_Record(stamp, depth.sense, values.shape, depth.propagated))
-            self._keep(shot, frame)
+            self._cache(shot, frame)
             shot.sample(measurement)
             shot.size_bytes += values.nbytes
             self._used_bytes += values.nbytes
 
     def end(self) -> None:
-        """No more frames: the last shot is complete."""
+        """No more frames follow; the last shot is complete."""
         with self._changed:
             if self._open is not None:
                 self._close_shot(crossfade=False)
@@ -175,10 +175,10 @@ class ShotSpool:
             self._changed.notify_all()
 
     def take(self) -> Spooled:
-        """The next frame, as soon as its shot is complete.
+        """The next frame; blocks until its shot is complete.
 
         Raises:
-            Ended: all were taken. Aborted: the shot_spool was aborted.
+            Ended: all frames were taken. Aborted: the spool was aborted.
         """
         with self._changed:
             if self._reading is not None and not self._reading.records:
@@ -195,13 +195,13 @@ class ShotSpool:
             if self._aborted:
                 raise Aborted
             shot = self._reading
-            frame = self._let_go(shot) if len(shot.kept) == len(shot.records) else None
+            frame = self._evict(shot) if len(shot.cached) == len(shot.records) else None
             record = shot.records.popleft()
             shot.taken += 1
         height, width = record.shape
         values = np.empty((height, width), np.float32)
         shot.spool.readinto(values.data)  # type: ignore[attr-defined]  # a BufferedRandom, which IO[bytes] hides
-        assert shot.range is not None  # noqa: S101 - set when the shot was closed
+        assert shot.range is not None  # noqa: S101 - set by _close_shot
         depth = DepthMap(values, record.sense, propagated=record.propagated)
         return Spooled(record.stamp, frame, depth, _crossfade(shot, shot.range))
 
@@ -211,7 +211,7 @@ class ShotSpool:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Free disk and images. Idempotent; after both passes have ended."""
+        """Free disk and cache. Idempotent. Call it after both passes have ended."""
         with self._changed:
             for shot in (*self._closed, self._reading, self._open):
                 if shot is not None:
@@ -219,20 +219,20 @@ class ShotSpool:
             self._closed.clear()
             self._reading = self._open = None
 
-    def _keep(self, shot: _Shot, frame: Frame) -> None:
-        shot.kept.append(frame)
-        self._room_bytes -= _size_bytes(frame.image)
-        while self._room_bytes < 0 and shot.kept:
-            self._let_go(shot)
+    def _cache(self, shot: _Shot, frame: Frame) -> None:
+        shot.cached.append(frame)
+        self._cache_free_bytes -= _size_bytes(frame.image)
+        while self._cache_free_bytes < 0 and shot.cached:
+            self._evict(shot)
 
-    def _let_go(self, shot: _Shot) -> Frame:
-        frame = shot.kept.popleft()
-        self._room_bytes += _size_bytes(frame.image)
+    def _evict(self, shot: _Shot) -> Frame:
+        frame = shot.cached.popleft()
+        self._cache_free_bytes += _size_bytes(frame.image)
         return frame
 
     def _close_shot(self, *, crossfade: bool) -> None:
         shot, self._open = self._open, None
-        assert shot is not None  # noqa: S101 - the callers have looked
+        assert shot is not None  # noqa: S101 - checked by the callers
         if shot.samples:
             lo, hi = np.percentile(np.concatenate(shot.samples), PERCENTILES)
             shot.range = DepthRange(float(lo), float(hi))
@@ -245,14 +245,14 @@ class ShotSpool:
 
     def _discard(self, shot: _Shot) -> None:
         shot.spool.close()
-        shot.kept.clear()
+        shot.cached.clear()
         self._used_bytes -= shot.size_bytes
         shot.size_bytes = 0
         self._changed.notify_all()
 
 
 def _crossfade(shot: _Shot, own: DepthRange) -> DepthRange:
-    """The range of the frame just taken: its shot's, approached from the stretch before where the shot was divided."""
+    """The range of the frame just taken; after a split, it moves from the range of the previous part to its own."""
     if shot.crossfade_from is None or shot.taken >= _CROSSFADE_FRAMES:
         return own
     share = shot.taken / _CROSSFADE_FRAMES
@@ -269,6 +269,6 @@ def _spool_file() -> IO[bytes]:
         return tempfile.TemporaryFile(prefix="streamdepth-")
     except OSError as error:
         raise SinkError(
-            f"no temporary file for depth in {tempfile.gettempdir()}: {error.strerror}; point TMPDIR to a folder that "
-            "can be written, or use --range ema"
+            f"no temporary file for depth in {tempfile.gettempdir()}: {error.strerror}; set TMPDIR to a writable "
+            "folder, or use --range ema"
         ) from error

@@ -1,4 +1,4 @@
-"""Colour conversion of table entries: R'G'B' to the code values a frame's planes hold (ITU-T H.273)."""
+"""Colour conversion of table entries: R'G'B' to the code values of image planes (ITU-T H.273)."""
 
 from __future__ import annotations
 
@@ -30,12 +30,11 @@ _TO_BT2020 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.01
 
 
 def resolve_tags(tags: ColorTags, layout: PixelLayout, width_px: int, height_px: int) -> ColorTags:
-    """Fill in what a stream leaves unsaid, so that the coloured image looks the same wherever it is shown.
+    """Replace unspecified tags with explicit ones, so that all players show the same colours.
 
-    An unspecified matrix is what players take it for: BT.709 from 1280 wide or above 576 lines, else BT.601
-    (mpv's rule). It is decided from the source's size and then written into the output's tags, because the output may
-    have another size (side by side) and would be taken for something else. Range: what is tagged; unsaid it is
-    limited for YUV, full for ``yuvj``, gray and RGB (as swscale has it).
+    An unspecified matrix becomes BT.709 from 1280 columns or above 576 lines, else BT.601 (the rule of mpv). It is
+    derived from the size of the source and written to the tags of the output, which may have another size (side by
+    side). An unspecified range becomes limited for YUV, and full for ``yuvj``, gray and RGB (as in swscale).
     """
     matrix = tags.matrix
     if layout.family == "packed":
@@ -51,10 +50,10 @@ def plane_values(rgb: NDArray[np.float64], tags: ColorTags, layout: PixelLayout)
 
     Args:
         rgb: float64 [n, 3].
-        tags: resolved (``resolve_tags``).
+        tags: as returned by :func:`resolve_tags`.
 
     Returns:
-        float64 [n, 3]: Y, Cb, Cr, or the packed channels in R, G, B order; not rounded, within 0..2**bits - 1.
+        float64 [n, 3]: Y, Cb, Cr, or packed channels in R, G, B order; not rounded, within 0..2**bits - 1.
     """
     top = float((1 << layout.bits) - 1)
     if layout.family == "packed":
@@ -74,10 +73,10 @@ def plane_values(rgb: NDArray[np.float64], tags: ColorTags, layout: PixelLayout)
 
 
 def to_signal(rgb: NDArray[np.float64], tags: ColorTags) -> NDArray[np.float64]:
-    """sRGB palette colours to the non-linear R'G'B' of a high dynamic range signal; others are left as they are.
+    """Convert sRGB palette colours to the R'G'B' of a PQ or HLG signal; for other transfers return them unchanged.
 
-    White goes to 203 cd/m2, the reference white of ITU-R BT.2408: PQ by SMPTE ST 2084, HLG by ARIB STD-B67. Without
-    this an inferno yellow would shine at the signal's peak.
+    White maps to 203 cd/m2, the reference white of ITU-R BT.2408, instead of the peak of the signal. PQ as in SMPTE
+    ST 2084, HLG as in ARIB STD-B67.
     """
     if tags.transfer not in (_PQ, _HLG):
         return rgb
@@ -88,6 +87,6 @@ def to_signal(rgb: NDArray[np.float64], tags: ColorTags) -> NDArray[np.float64]:
         m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
         power = (linear * 203 / 10_000) ** m1
         return np.asarray(((c1 + c2 * power) / (1 + c3 * power)) ** m2)
-    scene = linear * 0.2646  # HLG signal 0.75, where BT.2408 puts reference white
+    scene = linear * 0.2646  # HLG signal 0.75, the reference white of BT.2408
     a, b, c = 0.17883277, 0.28466892, 0.55991073
     return np.where(scene <= 1 / 12, np.sqrt(3 * scene), a * np.log(np.maximum(12 * scene - b, 1e-9)) + c)

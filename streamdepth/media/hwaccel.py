@@ -1,4 +1,4 @@
-"""Decoding and encoding on hardware, where there is some: what is asked for, what is there, what to fall back to."""
+"""Hardware decoders and encoders: selection and fallback."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
     from av.video.codeccontext import VideoCodecContext
 
 KINDS = ("cuda", "vaapi")
-"""What ``auto`` tries, in this order."""
+"""Kinds that ``auto`` tries, in order."""
 ENCODERS: Mapping[str, Mapping[str, str]] = {
     "cuda": {"libx264": "h264_nvenc"},
     "vaapi": {"libx264": "h264_vaapi"},
 }
-"""Kind -> software encoder -> what stands in for it."""
-# All hardware has these; of ten bits, 4:4:4 and alpha some have one and none has all.
+"""Kind -> software encoder -> hardware encoder."""
+# All hardware supports these. 10 bits, 4:4:4 and alpha are each supported by some hardware only.
 _COMMON_FORMATS = ("yuv420p", "nv12")
-_QUESTIONS = {"cuda": "is the NVIDIA driver there?", "vaapi": "is there a /dev/dri/renderD* that you may open?"}
+_CHECKS = {"cuda": "check the NVIDIA driver", "vaapi": "check that /dev/dri/renderD* exists and may be opened"}
 
-_BUILD = "pip install --no-binary av av builds one with what your own FFmpeg has"
+_BUILD = "pip install --no-binary av av builds it with the system FFmpeg"
 
 
 class HwAccel(StrEnum):
     """``--hwaccel``."""
 
     AUTO = "auto"
-    """Whatever is there; silent where nothing is."""
+    """Any available hardware; no note if there is none."""
     CUDA = "cuda"
     VAAPI = "vaapi"
     NONE = "none"
@@ -47,61 +47,60 @@ class HwAccel(StrEnum):
         try:
             return cls(text)
         except ValueError:
-            raise UsageError(f"hwaccel {text!r} is none of {', '.join(cls)}") from None
+            raise UsageError(f"hwaccel is one of {', '.join(cls)}, not {text!r}") from None
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What is used instead of what was asked for.
+    """The selected decoder device or encoder.
 
     Attributes:
-        value: an ``av.codec.hwaccel.HWAccel`` for decoding, an encoder's name for encoding; None or the software
-            encoder where there is no hardware.
-        note: one line about a fallback from hardware that was asked for by name, else empty.
+        value: for decoding an ``av.codec.hwaccel.HWAccel`` or None; for encoding the name of an encoder.
+        note: one line about a fallback from hardware that was requested by name, else empty.
     """
 
     value: Any
     note: str = ""
 
 
-def decoder(wanted: HwAccel) -> Chosen:
-    """What ``av.open(hwaccel=)`` takes. Decoded images are brought back to memory; a codec or profile that the
-    hardware does not decode is decoded in software by FFmpeg itself."""
+def decoder(requested: HwAccel) -> Chosen:
+    """The argument for ``av.open(hwaccel=)``. Decoded images are copied to main memory; FFmpeg itself falls back to
+    software for codecs and profiles that the hardware does not support."""
     from av.codec.hwaccel import HWAccel
 
-    missed: list[str] = []
-    for kind in _kinds(wanted):
+    reasons: list[str] = []
+    for kind in _kinds(requested):
         reason = cannot_decode(kind)
         if not reason:
             return Chosen(HWAccel(device_type=kind, allow_software_fallback=True))
-        missed.append(reason)
-    return Chosen(None, _note(wanted, missed, "decoding"))
+        reasons.append(reason)
+    return Chosen(None, _note(requested, reasons, "decoding"))
 
 
-def encoder(wanted: HwAccel, software: str, pix_fmt: str, width_px: int, height_px: int) -> Chosen:
-    """The hardware's counterpart of a software encoder, tried in the size it is wanted for.
+def encoder(requested: HwAccel, software: str, pix_fmt: str, width_px: int, height_px: int) -> Chosen:
+    """The hardware encoder that replaces a software encoder, if it opens with this size.
 
     Args:
-        software, pix_fmt: the encoder and pixel format that would be used otherwise. Hardware takes over only what it
-            encodes without loss of bits or colour: 4:2:0 of 8 bits.
+        software, pix_fmt: the software encoder and its pixel format. Only 4:2:0 with 8 bits is encoded in hardware:
+            other formats would lose bits or colour resolution.
     """
-    missed: list[str] = []
-    for kind in _kinds(wanted):
+    reasons: list[str] = []
+    for kind in _kinds(requested):
         name = ENCODERS[kind].get(software)
         if name is None:
-            missed.append(f"nothing of {kind} stands in for {software}")
+            reasons.append(f"{kind} has no encoder that replaces {software}")
         elif pix_fmt not in _COMMON_FORMATS:
-            missed.append(f"{name} would not keep {pix_fmt}")
+            reasons.append(f"{name} does not support {pix_fmt}")
         elif reason := cannot_encode(name, width_px, height_px):
-            missed.append(reason)
+            reasons.append(reason)
         else:
             return Chosen(name)
-    return Chosen(software, _note(wanted, missed, "encoding"))
+    return Chosen(software, _note(requested, reasons, "encoding"))
 
 
 def upload_device(encoder: str) -> HWAccel | None:
-    """What an encoder's ``hwaccel=`` has to be: VAAPI's take images in device memory only, where PyAV then brings
-    them; NVENC takes them as they are."""
+    """The ``hwaccel=`` of an encoder. VAAPI encoders take images in device memory, to which PyAV copies them; NVENC
+    takes images in main memory."""
     if not encoder.endswith("_vaapi"):
         return None
     from av.codec.hwaccel import HWAccel
@@ -110,7 +109,7 @@ def upload_device(encoder: str) -> HWAccel | None:
 
 
 def cannot_decode(kind: str) -> str:
-    """Why nothing can be decoded on ``cuda`` or ``vaapi``, empty where it can. Opens the device for a moment."""
+    """The reason why ``cuda`` or ``vaapi`` cannot decode here, empty if it can. Opens and closes the device."""
     from av import Codec
     from av.codec.hwaccel import HWAccel, hwdevices_available
 
@@ -118,13 +117,13 @@ def cannot_decode(kind: str) -> str:
         return f"this PyAV was built without {kind}; {_BUILD}"
     try:
         HWAccel(device_type=kind, allow_software_fallback=False).create(Codec("h264", "r"))
-    except Exception:  # PyAV raises what FFmpeg's driver layer happens to return
-        return f"no {kind} device can be opened; {_QUESTIONS[kind]}"
+    except Exception:  # PyAV raises various errors of the driver layer
+        return f"no {kind} device can be opened; {_CHECKS[kind]}"
     return ""
 
 
 def cannot_encode(name: str, width_px: int = 256, height_px: int = 256) -> str:
-    """Why an encoder does not take 4:2:0 images of this size, empty where it does. Opens it for a moment."""
+    """The reason why an encoder cannot encode 4:2:0 images of this size, empty if it can. Opens and closes it."""
     import av
 
     try:
@@ -136,18 +135,18 @@ def cannot_encode(name: str, width_px: int = 256, height_px: int = 256) -> str:
     except Exception as error:  # as above
         if type(error).__name__ == "UnknownCodecError":
             return f"this PyAV was built without {name}; {_BUILD}"
-        return f"{name} cannot be opened for {width_px}x{height_px}; has this machine such an encoder, and is one free?"
+        return f"{name} cannot be opened for {width_px}x{height_px}; check that the hardware has a free encoder"
     return ""
 
 
-def _kinds(wanted: HwAccel) -> tuple[str, ...]:
-    if wanted is HwAccel.NONE:
+def _kinds(requested: HwAccel) -> tuple[str, ...]:
+    if requested is HwAccel.NONE:
         return ()
-    return KINDS if wanted is HwAccel.AUTO else (wanted.value,)
+    return KINDS if requested is HwAccel.AUTO else (requested.value,)
 
 
-def _note(wanted: HwAccel, missed: list[str], what: str) -> str:
-    # auto found nothing: nobody asked for anything in particular
-    if wanted in (HwAccel.AUTO, HwAccel.NONE) or not missed:
+def _note(requested: HwAccel, reasons: list[str], what: str) -> str:
+    # With auto no particular hardware was requested.
+    if requested in (HwAccel.AUTO, HwAccel.NONE) or not reasons:
         return ""
-    return f"{what} in software: {'; '.join(missed)}"
+    return f"{what} in software: {'; '.join(reasons)}"

@@ -1,4 +1,4 @@
-"""How kernels are compiled: once per machine, without the global interpreter lock."""
+"""Compiles numba kernels: cached on disk, without the global interpreter lock."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ if TYPE_CHECKING:
 
 
 def kernel(function: Callable[..., Any], *, fastmath: bool = False, inline: bool = False) -> Callable[..., Any]:
-    """Compile for the argument types of the first call and keep the machine code on disk.
+    """Compile on the first call for its argument types, and cache the machine code on disk.
 
-    It is kept beside the source, or where that cannot be written (an installed package) in the user's cache folder;
-    ``NUMBA_CACHE_DIR`` overrides both. Where no folder can be written at all, numba would refuse to start; the kernel
-    is then compiled anew in every process instead.
+    The cache is next to the source file, or in the cache folder of the user if that is not writable (an installed
+    package); ``NUMBA_CACHE_DIR`` overrides both. If no folder is writable, the kernel is compiled in every process.
 
-    ``inline`` puts the function into its callers: an array is seven machine arguments, so a call for each row costs
-    more than some of the work in it (0.3 us of 1 us a row of 640).
+    ``inline`` inlines the function into its callers. An array takes seven machine arguments, so a call per row costs
+    0.3 us of the 1 us for a row of 640.
     """
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath, "forceinline": inline}
     try:
@@ -28,5 +27,5 @@ def kernel(function: Callable[..., Any], *, fastmath: bool = False, inline: bool
 
 
 def stage(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A part of a kernel's loop over rows, inlined into it."""
+    """Compile a part of a kernel, inlined into the loop over rows."""
     return kernel(function, inline=True)

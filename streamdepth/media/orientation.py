@@ -1,4 +1,4 @@
-"""Images the right way up, and all of one size: what a decoder gives, made what the stream promised."""
+"""Applies the display matrix to decoded images, and converts them to one size and format."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """One of the eight ways an image can lie: first transposed or not, then mirrored in either axis.
+    """One of the eight orientations of an image: an optional transposition, then optional flips.
 
     Attributes:
-        transposed: rows become columns (x and y change places).
-        flip_x, flip_y: left and right, top and bottom change places, after the transposition.
-        exact: False where the file asks for a turn that is no multiple of 90 degrees; the nearest one is used.
+        transposed: exchange rows and columns.
+        flip_x, flip_y: flip horizontally, vertically, after the transposition.
+        exact: False if the file specifies a rotation that is not a multiple of 90 degrees; the nearest is used.
     """
 
     transposed: bool = False
@@ -36,7 +36,7 @@ class Orientation:
 
     @property
     def filters(self) -> tuple[tuple[str, str], ...]:
-        """libavfilter's filters and arguments that do it in the fewest passes."""
+        """Filters of libavfilter and their arguments, in as few passes as possible."""
         if self.transposed:
             direction = {
                 (False, False): "cclock_flip",
@@ -52,10 +52,10 @@ UPRIGHT = Orientation()
 
 
 def orientation_of(image: av.VideoFrame) -> Orientation:
-    """How the display matrix of a decoded image wants it shown.
+    """The orientation in the display matrix of a decoded image.
 
-    The matrix is nine int32 of ISO/IEC 14496-12 (16.16 fixed point, the last column 2.30); a point (x, y), y down, is
-    shown at (a x + c y, b x + d y).
+    The matrix is nine int32 as in ISO/IEC 14496-12 (16.16 fixed point, last column 2.30). It maps a point (x, y), y
+    down, to (a x + c y, b x + d y).
     """
     sides: Any = image.side_data
     for side in sides:
@@ -69,7 +69,7 @@ def orientation_of(image: av.VideoFrame) -> Orientation:
 
 
 def orientation_from(a: int, b: int, c: int, d: int) -> Orientation:
-    """The orientation nearest to the matrix ((a, b), (c, d)); a matrix of zeros means none."""
+    """The orientation nearest to the matrix ((a, b), (c, d)); upright for a matrix of zeros."""
     straight, crossed = abs(a) + abs(d), abs(b) + abs(c)
     if not straight and not crossed:
         return UPRIGHT
@@ -80,19 +80,19 @@ def orientation_from(a: int, b: int, c: int, d: int) -> Orientation:
 
 
 class FrameNormalizer:
-    """Applies the display matrix once, and brings images that differ from the first to its size and format.
+    """Applies the display matrix, and converts images that differ from the first one to its size and format.
 
-    Images that need nothing are passed on as they are, without a copy. Not thread-safe.
+    Other images are rerotated unchanged, without a copy. Not thread-safe.
 
     Attributes:
-        converted: images brought to the first one's shape, by what differed (``size``, ``pix_fmt``, ``color``).
-        orientation: of the first image.
+        converted: number of converted images by what differed (``size``, ``pix_fmt``, ``color``).
+        orientation: orientation of the first image.
     """
 
     def __init__(self) -> None:
         self.converted: Counter[str] = Counter()
         self.orientation = UPRIGHT
-        self._last_look: tuple[int, int, str, int] | None = None
+        self._last_form: tuple[int, int, str, int] | None = None
         self._orientation = UPRIGHT
         self._shape: tuple[int, int, str] | None = None
         self._color = ColorTags()
@@ -100,36 +100,35 @@ class FrameNormalizer:
         self._graph: Graph | None = None
 
     def normalize(self, image: av.VideoFrame) -> av.VideoFrame:
-        # Looking at side_data ties an image into a reference cycle, so that it waits for the cycle collector: 200 MB
-        # after ten clips of 480x270. The matrix is the stream's, so it is looked at only where something else about the
-        # image has changed.
-        look = (image.width, image.height, image.format.name, image.rotation)
-        if look != self._last_look:
-            self._last_look = look
+        # Reading side_data creates a reference cycle, so only the cycle collector frees the image (200 MB after ten
+        # videos of 480x270). The matrix belongs to the stream, so it is read only after another property has changed.
+        form = (image.width, image.height, image.format.name, image.rotation)
+        if form != self._last_form:
+            self._last_form = form
             self._orientation = orientation_of(image)
         orientation = self._orientation
         if not orientation.upright:
-            image = self._turn(image, orientation)
+            image = self._rotate(image, orientation)
         if self._shape is None:
             self.orientation = orientation
             self._shape = (image.width, image.height, image.format.name)
             self._color = ColorTags.of(image)
             return image
-        return self._fit(image)
+        return self._convert_to_first(image)
 
-    def _turn(self, image: av.VideoFrame, orientation: Orientation) -> av.VideoFrame:
+    def _rotate(self, image: av.VideoFrame, orientation: Orientation) -> av.VideoFrame:
         key = (image.width, image.height, image.format.name, orientation)
         if self._graph is None or key != self._graph_key:
             self._graph = _build_graph(image, orientation)
             self._graph_key = key
         pts, time_base = image.pts, image.time_base
-        # libavfilter refuses frames without a time base of its graph; times are put back untouched afterwards.
+        # libavfilter requires the time base of the graph; the original times are restored below.
         self._graph.vpush(image)
-        turned = self._graph.vpull()
-        turned.pts, turned.time_base = pts, time_base
-        return turned
+        rotated = self._graph.vpull()
+        rotated.pts, rotated.time_base = pts, time_base
+        return rotated
 
-    def _fit(self, image: av.VideoFrame) -> av.VideoFrame:
+    def _convert_to_first(self, image: av.VideoFrame) -> av.VideoFrame:
         if self._shape is None:
             return image
         width, height, pix_fmt = self._shape
@@ -141,10 +140,10 @@ class FrameNormalizer:
             return image
         for differs, cause in ((other_size, "size"), (other_format, "pix_fmt"), (other_color, "color")):
             self.converted[cause] += differs
-        fitted = self._convert(image, color if other_color else None)
-        fitted.pts, fitted.time_base = image.pts, image.time_base
-        self._color.apply(fitted)
-        return fitted
+        converted = self._convert(image, color if other_color else None)
+        converted.pts, converted.time_base = image.pts, image.time_base
+        self._color.apply(converted)
+        return converted
 
     def _convert(self, image: av.VideoFrame, color: ColorTags | None) -> av.VideoFrame:
         import av.error
@@ -162,7 +161,7 @@ class FrameNormalizer:
                     dst_color_range=self._color.range,
                 )
             except (av.error.FFmpegError, ValueError):
-                # libswscale knows few matrices; tags it does not know are as likely damage as meant.
+                # libswscale supports few matrices; unsupported tags are often damaged data.
                 pass
         return image.reformat(width=width, height=height, format=pix_fmt)
 
@@ -172,9 +171,10 @@ def _differ(one: int, other: int, unspecified: int) -> bool:
 
 
 def _even_subsampling(image: av.VideoFrame) -> str | None:
-    """The 4:4:4 format an image must take before x and y change places, None where its own will do.
+    """The 4:4:4 format to convert to before a transposition, None if none is needed.
 
-    4:2:2 turned is 4:4:0, which few encoders take; left to itself libavfilter picks packed formats no other part knows.
+    Transposed 4:2:2 is 4:4:0, which few encoders support; by default libavfilter selects packed formats that the colour
+    stage does not support.
     """
     name = image.format.name
     chroma = next((part for part in image.format.components if part.is_chroma), None)
@@ -197,7 +197,7 @@ def _build_graph(image: av.VideoFrame, orientation: Orientation) -> Graph:
     if orientation.transposed and (even := _even_subsampling(image)) is not None:
         nodes.append(graph.add("format", f"pix_fmts={even}"))
     nodes += [graph.add(name, args or None) for name, args in orientation.filters]
-    # An encoder that is handed the turned image must not find the order to turn it again.
+    # Otherwise an encoder would write the matrix and a player would rotate the image again.
     nodes.append(graph.add("sidedata", "mode=delete:type=DISPLAYMATRIX"))
     nodes.append(graph.add("buffersink"))
     graph.link_nodes(*nodes).configure()

@@ -1,4 +1,4 @@
-"""Any image Pillow can open, as the one pixel format the rest of the pipeline expects of stills: RGB, 8 bit."""
+"""Converts images opened by Pillow to 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ IMAGE_SUFFIXES = frozenset(
         *("qoi", "sgi", "tga", "tif", "tiff", "webp"),
     )
 )
-"""What counts as an image in a folder. Animated formats (.gif, .apng) are videos."""
+"""Suffixes of image files in a folder. Animated formats (.gif, .apng) are videos."""
 
 
 def image_from_pil(image: Image.Image) -> av.VideoFrame:
-    """A decoded image as an rgb24 ``av.VideoFrame``, full range, the right way up.
+    """A Pillow image as an rgb24 ``av.VideoFrame``, full range, with the EXIF orientation applied.
 
-    The EXIF orientation is applied. Palettes are looked up, CMYK, YCbCr, LAB and HSV are converted. Alpha is left out
-    and the colour under it kept, as ``transformers`` does. Grey of more than 8 bits, which Pillow itself would clip to
-    white, is scaled: 16-bit by 1/257, 32-bit integers beyond 16 bits and floats outside 0..1 by their own smallest and
-    largest finite value.
+    Palette, CMYK, YCbCr, LAB and HSV images are converted. Alpha is dropped without compositing, as in
+    ``transformers``. Gray with more than 8 bits, which Pillow would clip, is scaled: 16-bit by 1/257; 32-bit integers
+    above 16 bits and floats outside 0..1 from their smallest and largest finite value.
 
     Raises:
         OSError: the file is damaged (Pillow decodes lazily).
@@ -46,7 +45,7 @@ def rgb_from_pil(image: Image.Image) -> NDArray[np.uint8]:
         gray = _gray_8bit(np.asarray(image))
         return np.repeat(gray[..., None], 3, axis=2)
     if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")  # straight to RGB warns about, and misreads, some transparent palettes
+        image = image.convert("RGBA")  # direct conversion to RGB misreads some transparent palettes
     return np.array(image if image.mode == "RGB" else image.convert("RGB"), np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Pixel formats the colour kernels work in, and what the others are converted to first."""
+"""Pixel formats supported by the colour kernels, and the formats that others are converted to."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Family = Literal["planar", "semiplanar", "packed"]
 
 @dataclass(frozen=True, slots=True)
 class PixelLayout:
-    """How a pixel format lies in memory.
+    """Memory layout of a pixel format.
 
     Attributes:
-        name: FFmpeg's name.
+        name: FFmpeg name.
         family: ``planar`` Y, U, V; ``semiplanar`` Y and interleaved UV; ``packed`` RGB in one plane.
         bits: significant bits of a sample.
-        shift: how far a sample is shifted up in its word (p010: 6).
+        shift: left shift of a sample in its word (p010: 6).
         log2_chroma_w, log2_chroma_h: chroma subsampling.
-        channels: samples a pixel of a packed format, 0 otherwise.
+        channels: samples per pixel of a packed format, else 0.
         red, blue: index of these channels in a packed format.
-        full_range: the name itself says full range (``yuvj...``), or the format is RGB.
+        full_range: always full range (``yuvj...`` and RGB).
         chroma: has U and V planes; without them the image is gray.
     """
 
@@ -77,21 +77,21 @@ _ALL = (
     PixelLayout("rgba", "packed", channels=4, full_range=True),
 )
 LAYOUTS = {layout.name: layout for layout in _ALL}
-"""Formats worked in directly."""
+"""Formats that are processed without conversion."""
 
 _COLOURED = {"gray": "yuv420p", "gray10le": "yuv420p10le"}
 
 
 def coloured(layout: PixelLayout) -> PixelLayout:
-    """The layout of the coloured image: the source's own, gray with chroma planes added."""
+    """The layout of the coloured image: that of the source; for gray, with chroma planes."""
     return LAYOUTS[_COLOURED.get(layout.name, layout.name)]
 
 
 def working_format(format_: VideoFormat) -> str:
-    """The format an image is worked in: its own where supported, else the nearest that loses least.
+    """The format an image is processed in: its own if supported, else the most similar one.
 
-    Alpha goes to rgba, RGB to rgb24, deep gray to gray10le, YUV to the form with its subsampling (odd ones up to
-    4:4:4) in 8 or, where it has more, 10 bits.
+    Formats with alpha become rgba, RGB becomes rgb24, gray above 8 bits becomes gray10le. YUV keeps its subsampling
+    (unsupported ones become 4:4:4), in 8 bits or, above 8 bits, 10.
     """
     name = format_.name
     if name in LAYOUTS:

@@ -1,4 +1,4 @@
-"""Images as arrays: one [rows, words of a line] view for each plane, line padding included."""
+"""Images as arrays: one view [rows, words per line] per plane, including line padding."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def read(image: av.VideoFrame, layout: PixelLayout) -> Planes:
-    """Read-only views, top row first. A gray layout gets neutral chroma planes of 4:2:0 as well.
+    """Read-only views, top row first. For a gray layout, neutral 4:2:0 chroma planes are added.
 
-    An image stored bottom up (negative line size, as a vertical flip filter gives) is copied.
+    An image stored bottom up (negative line size, as from a vertical flip filter) is copied.
     """
     arrays = [_view(plane, layout) for plane in image.planes]
     if not layout.chroma:
@@ -33,19 +33,19 @@ def read(image: av.VideoFrame, layout: PixelLayout) -> Planes:
 
 
 def triple(planes: Planes) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Y, U, V; for a semi-planar image the last is the UV plane again, unused."""
+    """Y, U, V; for a semi-planar image the last is the UV plane again, and unused."""
     return planes[0], planes[1], planes[-1]
 
 
 class ImagePool:
-    """Makes the images that leave the colour stage, in memory that comes back when nobody holds them any more.
+    """Creates the output images of the colour stage in reused memory.
 
-    Fresh memory costs a page fault every 4 KiB: 0.4 ms for a 1080p image where several are held at once, a fifth of
-    the whole stage. So an image wraps an array of a small set, which is free again once the image, and with it
-    whatever an encoder still holds, has let go of it. Not thread-safe; images may be released on any thread.
+    New memory causes a page fault per 4 KiB: 0.4 ms per 1080p image, a fifth of the colour stage. Each image therefore
+    wraps one of a few arrays, which is reused when the image and all references of an encoder to it are gone. Not
+    thread-safe; images may be released on any thread.
     """
 
-    _KEPT = 12
+    _MAX_ARRAYS = 12
     _ALIGNMENT = 64
 
     def __init__(self) -> None:
@@ -55,19 +55,19 @@ class ImagePool:
         self._idle: list[int] = []
 
     def new(self, width_px: int, height_px: int, layout: PixelLayout) -> tuple[av.VideoFrame, Planes]:
-        """An image with undefined content, and its planes to write to. Where PyAV cannot wrap an array of that form,
-        or all are in use, it has memory of its own."""
+        """An image with undefined content, and its writable planes. It gets separate memory if PyAV cannot wrap an
+        array of its shape, or if all arrays are in use."""
         shape = _wrapped_shape(width_px, height_px, layout, self._ALIGNMENT)
         if shape is None:
-            return _own(width_px, height_px, layout)
+            return _allocate(width_px, height_px, layout)
         key = (width_px, height_px, layout.name)
         if key != self._key:
             self._key, self._arrays, self._planes, self._idle = key, [], [], []
         for index, idle in enumerate(self._idle):
             if self._references(index) == idle:
                 return self._wrap(index)
-        if len(self._arrays) == self._KEPT:
-            return _own(width_px, height_px, layout)
+        if len(self._arrays) == self._MAX_ARRAYS:
+            return _allocate(width_px, height_px, layout)
         array = _aligned(shape, self._ALIGNMENT)
         self._arrays.append(array)
         self._planes.append(_split_planes(array, height_px, layout))
@@ -84,13 +84,13 @@ class ImagePool:
         return image, self._planes[index]
 
 
-def _own(width_px: int, height_px: int, layout: PixelLayout) -> tuple[av.VideoFrame, Planes]:
+def _allocate(width_px: int, height_px: int, layout: PixelLayout) -> tuple[av.VideoFrame, Planes]:
     image = av.VideoFrame(width_px, height_px, layout.name)
     return image, [_view(plane, layout) for plane in image.planes]
 
 
 def _split_planes(array: NDArray[np.uint8], height_px: int, layout: PixelLayout) -> Planes:
-    """The planes of an image that wraps ``array``, laid out as FFmpeg fills it: each after the other."""
+    """The planes of an image that wraps ``array``, one after the other as in FFmpeg."""
     if layout.family == "packed":
         return [array.reshape(height_px, -1)]
     if layout.family == "semiplanar":
@@ -103,13 +103,13 @@ def _wrapped_shape(width_px: int, height_px: int, layout: PixelLayout, alignment
     if layout.family == "packed":
         return height_px, width_px, layout.channels
     if layout.name in ("yuv420p", "yuvj420p", "nv12") and width_px % 2 == 0 and height_px % 4 == 0:
-        # Chroma lines are half as long as luma's, and both shall be aligned.
+        # Chroma lines have half the length of luma lines; both must be aligned.
         return height_px * 3 // 2, -(-width_px // (2 * alignment)) * 2 * alignment
     return None
 
 
 def _aligned(shape: tuple[int, ...], alignment: int) -> NDArray[np.uint8]:
-    """An array at an aligned address, with room behind it for code that reads whole vectors past the end."""
+    """An array at an aligned address, padded for code that reads whole vectors past the end."""
     size = int(np.prod(shape))
     memory = np.empty(size + 2 * alignment, np.uint8)
     start = -memory.ctypes.data % alignment
@@ -117,7 +117,7 @@ def _aligned(shape: tuple[int, ...], alignment: int) -> NDArray[np.uint8]:
 
 
 def luma(planes: Planes, layout: PixelLayout, out: NDArray[np.uint8]) -> None:
-    """8-bit brightness of an image into ``out`` [H, W], to guide upsampling."""
+    """Write 8-bit luma of an image to ``out`` [H, W], for guided upsampling."""
     height, width = out.shape
     if layout.family == "packed":
         _packed_luma(planes[0], layout.channels, layout.red, layout.blue, out)
@@ -128,7 +128,7 @@ def luma(planes: Planes, layout: PixelLayout, out: NDArray[np.uint8]) -> None:
 
 
 def copy(source: Planes, target: Planes, layout: PixelLayout, size: tuple[int, int]) -> None:
-    """Copy an image to the target's top left corner."""
+    """Copy an image to the top left corner of the target."""
     for words, rows, _, from_, to in _cells(source, target, layout, size):
         to[:rows, :words] = from_[:rows, :words]
 
@@ -141,7 +141,7 @@ def extend_edges(
     second: tuple[int, int],
     out_size: tuple[int, int],
 ) -> None:
-    """Repeat the last column or row of both cells where an odd size left one pixel of luma between or after them."""
+    """Replicate the last column or row of both cells into the extra luma column or row after a cell of odd size."""
     width, height = size
     luma_plane = target[0]
     if layout.family == "packed":
@@ -175,7 +175,7 @@ def _view(plane: Any, layout: PixelLayout) -> NDArray[Any]:
 
 @kernel
 def _packed_luma(plane, channels, red, blue, out):  # type: ignore[no-untyped-def]
-    """BT.601 weights in 1/256: near enough for finding edges."""
+    """BT.601 weights in 1/256; sufficient for edge detection."""
     height, width = out.shape
     for y in range(height):
         line = plane[y]

@@ -1,4 +1,4 @@
-"""The one owner of threads, queues, policies, shutdown and counters."""
+"""Owns all threads, queues, policies, shutdown and statistics of a run."""
 
 from streamdepth.pipeline.pipeline import Pipeline
 from streamdepth.pipeline.stats import RunStats, SinkStats, Snapshot

@@ -1,4 +1,4 @@
-"""Frames of one or many sources become batches of one network size."""
+"""Groups frames of one or more sources into batches of one network input size."""
 
 from __future__ import annotations
 
@@ -18,34 +18,33 @@ if TYPE_CHECKING:
     from streamdepth.core.frame import Frame
 
 
-_LATELY = 2
-"""Intervals after which a silent source is no longer waited for."""
+_SILENT_INTERVALS = 2
+"""The batcher no longer waits for a source that gave no frame for this many frame intervals."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A frame and the number of the source (source) it came in on."""
+    """A frame and the number of its source."""
 
     source: int
     frame: Frame
 
 
 class MultiSourceQueue:
-    """A bounded queue for each source, emptied by one reader, oldest arrival first. Thread-safe.
+    """One bounded queue per source with one consumer, which takes the oldest arrival first. Thread-safe.
 
-    Each source has its own policy: a full ``EVERY`` source makes its source wait, a full ``LATEST`` source gives up its
-    oldest frame. No source can crowd out another.
+    Each source has its own capacity and policy: when full, ``EVERY`` blocks the source and ``LATEST`` drops its oldest
+    frame. A fast source cannot displace frames of another.
 
     Args:
-        capacity: frames of one source.
-        latest_capacity: of a ``LATEST`` one, ``capacity`` if not given. Each frame beyond the one that is needed next
-            is a frame that grows old here.
+        capacity: frames per source.
+        latest_capacity: frames per ``LATEST`` source; None = ``capacity``. Each frame of capacity adds latency.
     """
 
     def __init__(self, policies: Sequence[Policy], capacity: int, *, latest_capacity: int | None = None) -> None:
         latest_capacity = capacity if latest_capacity is None else latest_capacity
         if min(capacity, latest_capacity) < 1:
-            raise ValueError(f"a frame_queue holds at least 1 frame a source, not {min(capacity, latest_capacity)}")
+            raise ValueError(f"capacity is at least 1 frame per source, not {min(capacity, latest_capacity)}")
         self._policies = tuple(policies)
         self._capacities = tuple(latest_capacity if one is Policy.LATEST else capacity for one in policies)
         self._sources: tuple[deque[tuple[int, Frame]], ...] = tuple(deque() for _ in policies)
@@ -55,10 +54,10 @@ class MultiSourceQueue:
         self._aborted = False
 
     def put(self, source: int, frame: Frame) -> Frame | None:
-        """Add a frame; returns the one it replaced.
+        """Add a frame; returns the frame it replaced, which the caller must count.
 
         Raises:
-            Aborted: the frame_queue was aborted before there was room.
+            Aborted: the queue was aborted before there was room.
         """
         with self._changed:
             frames, capacity = self._sources[source], self._capacities[source]
@@ -74,10 +73,10 @@ class MultiSourceQueue:
             return replaced
 
     def take(self, timeout_seconds: float | None = None) -> Arrival | None:
-        """The frame that came first of all sources; None where ``timeout_seconds`` passed without one.
+        """The oldest frame of all sources; None if none arrived within ``timeout_seconds``.
 
         Raises:
-            Ended: all sources have ended and are empty. Aborted: the frame_queue was aborted.
+            Ended: all sources have ended and are empty. Aborted: the queue was aborted.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._aborted or any(self._sources) or not any(self._open), timeout_seconds)
@@ -94,7 +93,7 @@ class MultiSourceQueue:
             return Arrival(source, frame)
 
     def end(self, source: int) -> None:
-        """No more frames will come on this source."""
+        """No more frames of this source follow."""
         with self._changed:
             self._open[source] = False
             self._changed.notify_all()
@@ -105,8 +104,8 @@ class MultiSourceQueue:
             self._changed.notify_all()
 
     @property
-    def patient(self) -> bool:
-        """True where every open source would rather wait for a full batch than lose time."""
+    def blocking(self) -> bool:
+        """True if every source that has not ended uses ``EVERY``."""
         with self._changed:
             return all(
                 policy is Policy.EVERY for policy, is_open in zip(self._policies, self._open, strict=True) if is_open
@@ -117,15 +116,15 @@ class MultiSourceQueue:
 
 
 class Batcher:
-    """Groups arrivals of one network size. Owned by one thread.
+    """Groups frames of one network size. Used by one thread.
 
-    With ``EVERY`` sources only, batches are filled. With a ``LATEST`` source, a batch is what has arrived; more is
-    waited for only until its oldest frame is ``max_batch_wait_ns`` old, and only for sources not in it yet that gave a
-    frame lately: a second frame of one camera would come a whole interval later, a dead one's never.
+    With ``EVERY`` sources only, batches are filled. With a ``LATEST`` source, a batch contains what has arrived. It
+    waits for more only until its oldest frame is ``max_batch_wait_ns`` old, and only for sources that are not in the
+    batch yet and gave a frame recently: the next frame of a source already in it is a whole interval away.
 
     Args:
         max_batch_wait_ns: see :func:`max_batch_wait_ns`; 0 = never wait.
-        clock: the one that frames are stamped with.
+        clock: the clock that stamps the frames.
     """
 
     def __init__(
@@ -140,7 +139,7 @@ class Batcher:
         self._frame_queue = frame_queue
         self._batch = batch
         self._network_size = network_size
-        self._company_ns = max_batch_wait_ns
+        self._max_wait_ns = max_batch_wait_ns
         self._clock = clock or SystemClock()
         self._held: Arrival | None = None
         self._seen_ns: dict[int, int] = {}
@@ -159,7 +158,7 @@ class Batcher:
         self._seen_ns[first.source] = first.frame.captured_ns
         try:
             while len(arrivals) < self._batch:
-                arrival = self._frame_queue.take(self._patience_seconds(arrivals))
+                arrival = self._frame_queue.take(self._wait_seconds(arrivals))
                 if arrival is None:
                     break
                 self._seen_ns[arrival.source] = arrival.frame.captured_ns
@@ -171,29 +170,34 @@ class Batcher:
             pass
         return size, arrivals
 
-    def _patience_seconds(self, arrivals: Sequence[Arrival]) -> float | None:
-        """How long to wait for one frame more; None = for as long as it takes."""
-        if self._frame_queue.patient:
+    def _wait_seconds(self, arrivals: Sequence[Arrival]) -> float | None:
+        """How long to wait for one more frame; None = no limit."""
+        if self._frame_queue.blocking:
             return None
         now_ns = self._clock.monotonic_ns()
-        lively = {source for source, seen_ns in self._seen_ns.items() if now_ns - seen_ns <= _LATELY * self._company_ns}
-        if not lively - {arrival.source for arrival in arrivals}:
+        recent = {
+            source
+            for source, seen_ns in self._seen_ns.items()
+            if now_ns - seen_ns <= _SILENT_INTERVALS * self._max_wait_ns
+        }
+        if not recent - {arrival.source for arrival in arrivals}:
             return 0.0
         oldest_ns = min(arrival.frame.captured_ns for arrival in arrivals)
-        return max(0.0, (oldest_ns + self._company_ns - now_ns) / 1e9)
+        return max(0.0, (oldest_ns + self._max_wait_ns - now_ns) / 1e9)
 
     def _size(self, arrival: Arrival) -> tuple[int, int]:
         return self._network_size(arrival.frame.width_px, arrival.frame.height_px)
 
 
 def max_batch_wait_ns(rates: Iterable[Fraction | None]) -> int:
-    """How old a frame of a live source may get while its batch waits for others: one interval of the fastest source.
+    """Maximum age of a live frame whose batch waits for other sources: one interval of the fastest source.
 
-    Within it every source that keeps up with that one has delivered. It leaves one of the two intervals that an image's
-    age may exceed the model's time by, and no source's next frame is kept waiting by its last one.
+    Every source of that rate delivers a frame within one interval, and the next frame of each source is not delayed.
 
     Args:
-        rates: frames per second of the ``LATEST`` sources, None where unknown; 0 is returned where none is known.
+        rates: frames per second of the ``LATEST`` sources, None if unknown.
+    Returns:
+        Nanoseconds; 0 if no rate is known.
     """
     known = [rate for rate in rates if rate]
     return round(1e9 / max(known)) if known else 0

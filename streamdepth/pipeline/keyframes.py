@@ -1,4 +1,4 @@
-"""Every Nth frame of a source through the model, and depth for those between them, propagated along their motion."""
+"""Runs the model on key frames only; depth of the frames between them is propagated along the optical flow."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from streamdepth.depth.cuts import CutDetector
     from streamdepth.depth.propagation import DepthPropagator, KnownDepth
 
-_LIVE_FRAMES = 1
+_LIVE_CAPACITY = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Estimated:
-    """A frame whose depth is known.
+    """A frame and its depth.
 
     Attributes:
-        cut: it is the first of its shot that came this far; None where nobody has looked yet.
+        cut: first frame of a shot; None if not determined yet.
     """
 
     frame: Frame
@@ -35,11 +35,11 @@ class Estimated:
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A frame on its way past the model.
+class _Pending:
+    """A captured frame whose depth is not known yet.
 
     Attributes:
-        key: it went through the model as well.
+        key: True for a key frame, which also goes through the model.
         shot: index of the first frame of its shot.
     """
 
@@ -49,8 +49,8 @@ class _Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
-    """What the model said of a key frame."""
+class _KeyDepth:
+    """A key frame with its depth from the model."""
 
     index: int
     shot: int
@@ -59,21 +59,22 @@ class _Answer:
 
 
 class KeyframePropagation:
-    """What goes past the model. ``admit`` on the capture thread, ``run`` on one of its own.
+    """Selects key frames and gives the other frames propagated depth.
 
-    Under ``every`` a frame waits for the key frames before and after it, and gets depth of both. Under ``latest`` a
-    frame waits for nothing: its depth comes from the newest key frame that the model has answered for, its own
-    included. A new shot begins with a key frame, and nothing is propagated across its beginning.
+    ``submit`` is called on the capture thread; ``run`` is the loop of a separate thread. Under ``every``, a frame waits
+    for the key frames before and after it and uses both. Under ``latest``, a frame does not wait: it uses the newest
+    key frame whose depth is known, which may be the frame itself. A shot starts with a key frame; depth is not
+    propagated across cuts.
 
     Args:
-        every: so many frames from one key frame to the next, 2 or more.
-        batch: key frames of one model run.
-        known: depth of the key frames, in their order, as the model gives it.
-        dropped: told of each frame that is given up for a newer one.
+        every: distance from one key frame to the next, 2 or more.
+        batch: key frames per model run.
+        known: depth of the key frames in order, from the model.
+        dropped: called with the cause for each dropped frame.
 
     Attributes:
         ready: every frame with its depth, in order.
-        propagated: frames whose depth was propagated so far.
+        propagated: number of frames with propagated depth so far.
     """
 
     def __init__(
@@ -90,38 +91,38 @@ class KeyframePropagation:
         self.ready: BoundedQueue[Estimated] = BoundedQueue(known.capacity)
         self.propagated = 0
         self._every = every
-        self._patient = policy is Policy.EVERY
-        # two batches of key frames at work, one that waits, and the frames up to the next one
-        capacity = every * (3 * batch + 1) if self._patient else _LIVE_FRAMES
-        self._waiting: BoundedQueue[_Waiting] = BoundedQueue(capacity, policy)
+        self._blocking = policy is Policy.EVERY
+        # Two batches of key frames in the model, one waiting, and the frames up to the next key frame.
+        capacity = every * (3 * batch + 1) if self._blocking else _LIVE_CAPACITY
+        self._pending: BoundedQueue[_Pending] = BoundedQueue(capacity, policy)
         self._known = known
         self._dropped = dropped
         self._clock = clock
         self._cuts: CutDetector | None = None
-        self._carrier: DepthPropagator | None = None
+        self._opened_propagator: DepthPropagator | None = None
         self._since_key = every
         self._shot = 0
-        self._shots: dict[int, int] = {}  # of the key frames at the model
+        self._shots: dict[int, int] = {}  # shot of each key frame in the model, by frame index
         self._size_px = (0, 0)
 
     def open(self, cuts: CutDetector | None) -> None:
-        """Load what it works with.
+        """Load the optical flow.
 
         Args:
-            cuts: belongs to the capture thread from here on; None where shots cannot be told apart.
+            cuts: used by the capture thread from now on; None if cuts cannot be detected.
         """
         from streamdepth.depth.propagation import DepthPropagator
 
-        self._carrier = DepthPropagator()
+        self._opened_propagator = DepthPropagator()
         self._cuts = cuts
 
-    def admit(self, frame: Frame, to_model: Callable[[Frame], Frame | None]) -> None:
-        """Send a frame on its way, through the model where it is a key frame.
+    def submit(self, frame: Frame, to_model: Callable[[Frame], Frame | None]) -> None:
+        """Queue a frame, and send it to the model if it is a key frame.
 
         Args:
-            to_model: takes a frame to the model and returns the one that it replaced, which the model will not see.
+            to_model: queues a frame for the model and returns the frame it replaced there, if any.
         Raises:
-            Aborted: the pipeline stops at once.
+            Aborted: the pipeline was aborted.
         """
         size_px = (frame.width_px, frame.height_px)
         cut = self._cuts is not None and self._cuts.is_cut(frame.image)
@@ -134,108 +135,108 @@ class KeyframePropagation:
             replaced = to_model(frame)
             if replaced is not None:
                 del self._shots[replaced.index]
-        if self._waiting.put(_Waiting(frame, key, self._shot)) is not None:
+        if self._pending.put(_Pending(frame, key, self._shot)) is not None:
             self._dropped("policy")
 
     def end(self) -> None:
-        """No more frames will come."""
-        self._waiting.end()
+        """No more frames follow."""
+        self._pending.end()
 
     def run(self) -> None:
-        """The loop of its thread."""
+        """The loop of the propagation thread."""
         with contextlib.suppress(Ended):
-            if self._patient:
+            if self._blocking:
                 self._between_keys()
             else:
                 self._from_newest()
         self.ready.end()
         with contextlib.suppress(Ended):
-            while True:  # answers that come too late for any frame: the model must get rid of them
+            while True:  # Depth that arrives after the last frame: the model worker must not block on it.
                 self._known.take()
 
     def abort(self) -> None:
-        self._waiting.abort()
+        self._pending.abort()
         self.ready.abort()
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._pending)
 
     # Policy every -------------------------------------------------------------------------------------------------
 
     def _between_keys(self) -> None:
         before: KnownDepth | None = None
-        held: list[_Waiting] = []
+        held: list[_Pending] = []
         shot: int | None = None
         while True:
             try:
-                waiting = self._waiting.take()
+                pending = self._pending.take()
             except Ended:
-                self._hand_on(held, before, None)
+                self._emit(held, before, None)
                 raise
-            if not waiting.key:
-                held.append(waiting)
+            if not pending.key:
+                held.append(pending)
                 continue
             frame, depth = self._known.take()
             del self._shots[frame.index]
             following = self._known_depth(frame, depth)
-            self._hand_on(held, before, following if waiting.shot == shot else None)
+            self._emit(held, before, following if pending.shot == shot else None)
             held.clear()
-            self.ready.put(Estimated(frame, depth, cut=shot not in (None, waiting.shot)))
-            before, shot = following, waiting.shot
+            self.ready.put(Estimated(frame, depth, cut=shot not in (None, pending.shot)))
+            before, shot = following, pending.shot
 
-    def _hand_on(self, held: list[_Waiting], before: KnownDepth | None, after: KnownDepth | None) -> None:
-        """The frames between two key frames; without the second one, those after the first."""
+    def _emit(self, held: list[_Pending], before: KnownDepth | None, after: KnownDepth | None) -> None:
+        """Emit the frames between two key frames, or after the first one if there is no second."""
         if before is None:
-            return  # the first frame is a key frame: nothing is held yet
-        carrier = self._propagator
-        depths = carrier.between([carrier.small(waiting.frame.image) for waiting in held], before, after)
-        for waiting in held:
-            self.ready.put(Estimated(waiting.frame, self._propagated(lambda: next(depths)), cut=False))
+            return  # The first frame is a key frame, so no frame is held yet.
+        propagator = self._propagator
+        depths = propagator.between([propagator.small(pending.frame.image) for pending in held], before, after)
+        for pending in held:
+            self.ready.put(Estimated(pending.frame, self._propagated(lambda: next(depths)), cut=False))
 
     # Policy latest ------------------------------------------------------------------------------------------------
 
     def _from_newest(self) -> None:
-        newest: _Answer | None = None
+        newest: _KeyDepth | None = None
         shot: int | None = None
         while True:
-            waiting = self._waiting.take()
-            newest = self._newest(newest, waiting.shot)
-            if newest is None or newest.shot != waiting.shot:
-                # no answer will come any more, or only for a shot that has begun since
-                self._dropped("stopped" if newest is None or newest.shot < waiting.shot else "policy")
+            pending = self._pending.take()
+            newest = self._newest(newest, pending.shot)
+            if newest is None or newest.shot != pending.shot:
+                # No depth of this shot follows: the run ends, or the model has already reached a later shot.
+                self._dropped("stopped" if newest is None or newest.shot < pending.shot else "policy")
                 continue
-            own = newest.index == waiting.frame.index
-            depth = newest.depth if own else self._propagated(partial(self._onward, waiting.frame, newest.known))
-            self.ready.put(Estimated(waiting.frame, depth, cut=shot not in (None, waiting.shot)))
-            shot = waiting.shot
+            own = newest.index == pending.frame.index
+            depth = newest.depth if own else self._propagated(partial(self._forward, pending.frame, newest.known))
+            self.ready.put(Estimated(pending.frame, depth, cut=shot not in (None, pending.shot)))
+            shot = pending.shot
 
-    def _newest(self, newest: _Answer | None, shot: int) -> _Answer | None:
-        """The model's newest answer; waits only for one of ``shot`` or later."""
+    def _newest(self, newest: _KeyDepth | None, shot: int) -> _KeyDepth | None:
+        """The newest key frame with depth; waits only if there is none of ``shot`` or a later one."""
         while True:
             outdated = newest is None or newest.shot < shot
             try:
-                answer = self._known.get(None if outdated else 0.0)
+                found = self._known.get(None if outdated else 0.0)
             except Ended:
                 return newest
-            if answer is None:
+            if found is None:
                 return newest
-            frame, depth = answer
-            newest = _Answer(frame.index, self._shots.pop(frame.index), self._known_depth(frame, depth), depth)
+            frame, depth = found
+            newest = _KeyDepth(frame.index, self._shots.pop(frame.index), self._known_depth(frame, depth), depth)
 
     # Both ---------------------------------------------------------------------------------------------------------
 
     @property
     def _propagator(self) -> DepthPropagator:
-        assert self._carrier is not None  # noqa: S101 - made in open()
-        return self._carrier
+        assert self._opened_propagator is not None  # noqa: S101 - created in open()
+        return self._opened_propagator
 
     def _known_depth(self, frame: Frame, depth: DepthMap) -> KnownDepth:
         from streamdepth.depth.propagation import KnownDepth
 
         return KnownDepth.of(self._propagator.small(frame.image), depth)
 
-    def _onward(self, frame: Frame, before: KnownDepth) -> DepthMap:
-        return self._propagator.onward(self._propagator.small(frame.image), before)
+    def _forward(self, frame: Frame, before: KnownDepth) -> DepthMap:
+        return self._propagator.forward(self._propagator.small(frame.image), before)
 
     def _propagated(self, propagate: Callable[[], DepthMap]) -> DepthMap:
         started_ns = self._clock.monotonic_ns()

@@ -1,4 +1,4 @@
-"""What all sources of a run share: their frames to batches, batches through the model, depth back to each source."""
+"""The part shared by all sources: batches frames, runs the model, returns depth to each source in order."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ T = TypeVar("T")
 
 _QUEUE_FRAMES = 4
 _BATCHES_AHEAD = 2
-_HELD_BY_WORKER = 2
-"""ReorderBuffer each worker may have: one it works on, one that waits for a slower neighbour's."""
+_UNDELIVERED_PER_WORKER = 2
+"""Batches per worker: one in the model, and one that waits for an earlier batch of another worker."""
 
 
 class ModelWorker:
-    """``prepare`` is the loop of one thread, ``infer`` of as many as the engine has workers; the rest is for any.
+    """``prepare`` is the loop of one thread, ``infer`` of one thread per engine worker. Other methods: any thread.
 
     Attributes:
-        frame_queue: where sources put their frames.
-        patient: True where nobody waits for a frame: no source drops any.
-        timers: by stage, of each frame.
+        frame_queue: queue that sources put their frames into.
+        blocking: True if every source uses policy ``every``: throughput matters, not latency.
+        timers: milliseconds per frame of each stage.
     """
 
     def __init__(self, source_workers: Sequence[SourceWorker], *, batch: int, clock: Clock) -> None:
@@ -43,10 +43,10 @@ class ModelWorker:
         self.frame_queue = MultiSourceQueue(
             policies, max(_QUEUE_FRAMES, batch), latest_capacity=-(-batch // len(policies))
         )
-        self.patient = all(policy is Policy.EVERY for policy in policies)
+        self.blocking = all(policy is Policy.EVERY for policy in policies)
         self.timers = {"prepare": Timer(), "infer": Timer()}
         self._source_workers = source_workers
-        self._batches: BoundedQueue[tuple[Slot, list[Arrival]]] = BoundedQueue(_BATCHES_AHEAD if self.patient else 1)
+        self._batches: BoundedQueue[tuple[Slot, list[Arrival]]] = BoundedQueue(_BATCHES_AHEAD if self.blocking else 1)
         self._reorder_buffer = ReorderBuffer()
         self._aborted = threading.Event()
         self._clock = clock
@@ -59,8 +59,8 @@ class ModelWorker:
         )
         try:
             while True:
-                if not self.patient:
-                    self._batches.wait_for_taker()  # until then a newer frame may come
+                if not self.blocking:
+                    self._batches.wait_for_consumer()  # A newer frame may arrive until the model is free.
                 size, arrivals = batcher.next()
                 started_ns = self._clock.monotonic_ns()
                 slot = engine.acquire(size)
@@ -72,10 +72,10 @@ class ModelWorker:
             self._batches.end()
 
     def infer(self, engine: Runner) -> None:
-        """Batches are run side by side and handed on in the order they came."""
-        turns = self._reorder_buffer
+        """Run batches in parallel; depth is delivered in capture order."""
+        buffer = self._reorder_buffer
         while True:
-            turn, item = turns.take(self._batches.get)
+            position, item = buffer.take(self._batches.get)
             if item is None:
                 break
             slot, arrivals = item
@@ -83,15 +83,16 @@ class ModelWorker:
             try:
                 depths = engine.run(slot, len(arrivals))
             except InferenceError:
-                if self._aborted.is_set():  # the abort ended it, and is no error of its own
+                if self._aborted.is_set():  # The abort interrupted this run; it is not an error.
                     raise Aborted from None
                 raise
             self.timers["infer"].add((self._clock.monotonic_ns() - started_ns) // len(arrivals))
-            turns.hand_on(turn, partial(self._give, arrivals, depths), most_held=_HELD_BY_WORKER * engine.workers)
-            del item, slot, depths  # the ring lends a slot out again once nobody holds it
-        turns.finish(turn, self._end)
+            deliver = partial(self._deliver, arrivals, depths)
+            buffer.deliver(position, deliver, max_undelivered=_UNDELIVERED_PER_WORKER * engine.workers)
+            del item, slot, depths, deliver  # The ring reuses a slot when its last reference is gone.
+        buffer.finish(position, self._end)
 
-    def _give(self, arrivals: list[Arrival], depths: list[DepthMap]) -> None:
+    def _deliver(self, arrivals: list[Arrival], depths: list[DepthMap]) -> None:
         for arrival, depth in zip(arrivals, depths, strict=True):
             self._source_workers[arrival.source].depths.put((arrival.frame, depth))
 
@@ -100,11 +101,11 @@ class ModelWorker:
             source_worker.depths.end()
 
     def queued(self) -> dict[str, int]:
-        """Frames and batches that wait, by queue."""
+        """Number of waiting frames and batches, by queue."""
         return {"frame_queue": len(self.frame_queue), "batches": len(self._batches)}
 
     def abort(self) -> None:
-        """End every wait in here. A run in progress is the engine's to interrupt."""
+        """Abort every wait. ``Engine.interrupt`` ends a model run in progress."""
         self._aborted.set()
         self.frame_queue.abort()
         self._batches.abort()
@@ -112,19 +113,19 @@ class ModelWorker:
 
 
 class ReorderBuffer:
-    """Numbers what workers take and lets them hand on in that order. Thread-safe."""
+    """Numbers the items that parallel workers take, and delivers their results in that order. Thread-safe."""
 
     def __init__(self) -> None:
         self._taking = threading.Lock()
         self._changed = threading.Condition()
         self._taken = 0
         self._next = 0
-        self._held: dict[int, Callable[[], None]] = {}
-        self._handing = False
+        self._undelivered: dict[int, Callable[[], None]] = {}
+        self._delivering = False
         self._aborted = False
 
     def take(self, get: Callable[[], T | None]) -> tuple[int, T | None]:
-        """The next item of ``get`` and its turn; None instead of an item once ``get`` raises ``Ended``.
+        """The position and the next item of ``get``; the item is None after ``get`` raised ``Ended``.
 
         Raises:
             Aborted: ``get`` was aborted.
@@ -134,40 +135,42 @@ class ReorderBuffer:
                 item = get()
             except Ended:
                 item = None
-            turn = self._taken
+            position = self._taken
             self._taken += 1
-            return turn, item
+            return position, item
 
-    def hand_on(self, turn: int, give: Callable[[], None], *, most_held: int) -> None:
-        """Have ``give`` called once everybody with an earlier turn has handed on: by this thread, or by the one whose
-        turn comes before. Who is early leaves it behind and works on, instead of standing still beside a slow run.
+    def deliver(self, position: int, call: Callable[[], None], *, max_undelivered: int) -> None:
+        """Make ``call`` run after the calls of all earlier positions.
+
+        It runs on this thread, or later on the thread that delivers the previous position; this method then returns
+        immediately, so that a worker does not wait for a slower one.
 
         Args:
-            most_held: so many turns may be taken and not handed on; this waits while there are more.
+            max_undelivered: blocks while this many positions or more are taken and not delivered.
 
         Raises:
-            Aborted: it was aborted before there was room.
+            Aborted: it was aborted first.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._aborted or turn - self._next < most_held)
+            self._changed.wait_for(lambda: self._aborted or position - self._next < max_undelivered)
             if self._aborted:
                 raise Aborted
-            self._held[turn] = give
-            if self._handing:
+            self._undelivered[position] = call
+            if self._delivering:
                 return
-            self._handing = True
-        while (next_one := self._due()) is not None:
-            next_one()
+            self._delivering = True
+        while (due := self._due()) is not None:
+            due()
             self._done()
 
-    def finish(self, turn: int, end: Callable[[], None]) -> None:
-        """Call ``end`` on this thread once everybody with an earlier turn has handed on.
+    def finish(self, position: int, end: Callable[[], None]) -> None:
+        """Call ``end`` on this thread after all earlier positions were delivered.
 
         Raises:
-            Aborted: it was aborted meanwhile.
+            Aborted: it was aborted first.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._aborted or self._next == turn)
+            self._changed.wait_for(lambda: self._aborted or self._next == position)
             if self._aborted:
                 raise Aborted
         end()
@@ -175,9 +178,9 @@ class ReorderBuffer:
 
     def _due(self) -> Callable[[], None] | None:
         with self._changed:
-            give = self._held.pop(self._next, None)
-            self._handing = give is not None
-            return give
+            call = self._undelivered.pop(self._next, None)
+            self._delivering = call is not None
+            return call
 
     def _done(self) -> None:
         with self._changed:
@@ -185,7 +188,7 @@ class ReorderBuffer:
             self._changed.notify_all()
 
     def abort(self) -> None:
-        """End all waits. Idempotent."""
+        """Abort all waits. Idempotent."""
         with self._changed:
             self._aborted = True
             self._changed.notify_all()

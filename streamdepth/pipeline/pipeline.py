@@ -1,4 +1,4 @@
-"""capture -> batch -> infer -> colorize -> sink, threaded, for one or many sources."""
+"""capture -> batch -> infer -> colorize -> sink, threaded, for one or more sources."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from streamdepth.core.contracts import Source
 from streamdepth.core.errors import UsageError
 from streamdepth.core.queues import Policy
 from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch
-from streamdepth.depth.shots import KEPT_BYTES
+from streamdepth.depth.shots import FRAME_CACHE_BYTES
 from streamdepth.pipeline.model_worker import ModelWorker
 from streamdepth.pipeline.report import UNACCOUNTED, audit, opening_notes, run_stats, snapshot
 from streamdepth.pipeline.sink_worker import IDLE_SECONDS
 from streamdepth.pipeline.source_worker import SourceWorker
 from streamdepth.pipeline.stats import RunStats, Snapshot
-from streamdepth.pipeline.thread_group import ThreadGroup, held_back
+from streamdepth.pipeline.thread_group import ThreadGroup, signals_deferred
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,29 +38,29 @@ _WORKERS = 2
 
 
 class Pipeline:
-    """Runs sources through a depth model into sinks.
+    """Reads sources, runs a depth model and writes to sinks.
 
     Args:
-        sources: what to read: :class:`~streamdepth.core.contracts.Source` objects, or texts as the command line takes
-            them.
-        model: a DepthModel or DepthEstimator; None takes the built-in one.
-        sinks: what to write to; with several sources a function that makes the sinks of each.
-        callback: called with every frame and its depth, in order per source; may raise ``StopPipeline``.
-        policy: ``every`` or ``latest``; None = each source's own default (files ``every``, live ``latest``).
-        range: ``shot | ema | frame | fixed:LO,HI``; None = ``shot`` where the source can be read twice and something
-            lasting is written, else ``ema``, which shows its first image at once. A :class:`RangeSwitch` may change
-            while the run goes on.
+        sources: :class:`~streamdepth.core.contracts.Source` objects, or strings as on the command line.
+        model: a DepthModel or DepthEstimator; None uses the built-in one.
+        sinks: outputs; with several sources, a function that returns the sinks for a source.
+        callback: called with every frame and its depth, in order for each source; may raise ``StopPipeline``.
+        policy: ``every`` or ``latest``; None = default of each source (files ``every``, live ``latest``).
+        range: ``shot | ema | frame | fixed:LO,HI``; None = ``shot`` if the source can be read twice and a
+            lasting sink takes images, else ``ema``, which does not wait for the end of a shot. A :class:`RangeSwitch`
+            can be changed during the run.
         batch: frames per model run.
-        model_every: run the model on every Nth frame, 1 to 16; depth of those between is propagated along the motion of
-            the image (:mod:`streamdepth.depth.propagation`), from both sides under ``every``, from behind under
-            ``latest``. Under ``every`` about ``model_every * (3 * batch + 1)`` decoded frames then wait in memory.
-        color_threads: that share the rows of each image.
-        kept_bytes: memory for decoded images, so that ``shot`` reads fewer of them a second time.
-        deadline_seconds: how long an end may take without any progress before what blocks it is named and left behind.
+        model_every: run the model on every Nth frame, 1 to 16. Depth of the frames between is propagated along the
+            optical flow (:mod:`streamdepth.depth.propagation`), from both sides under ``every``, from the past under
+            ``latest``. Under ``every``, about ``model_every * (3 * batch + 1)`` decoded frames wait in memory.
+        color_threads: threads that share the rows of each image.
+        frame_cache_bytes: memory for decoded images, so that ``shot`` reads fewer of them a second time.
+        deadline_seconds: how long the end of a run may make no progress before the blocking threads are abandoned
+            and reported.
         clock: monotonic time.
 
-    Use it once: ``with Pipeline(...) as p: stats = p.run()``. ``run`` and the context belong to one thread; ``stop``,
-    ``abort`` and ``snapshot`` may be called from any.
+    Use it once: ``with Pipeline(...) as p: stats = p.run()``. Call ``run`` and the context manager on one thread;
+    ``stop``, ``abort`` and ``snapshot`` on any.
     """
 
     def __init__(
@@ -75,20 +75,20 @@ class Pipeline:
         batch: int = 1,
         model_every: int = 1,
         color_threads: int = 1,
-        kept_bytes: int = KEPT_BYTES,
+        frame_cache_bytes: int = FRAME_CACHE_BYTES,
         deadline_seconds: float = 10.0,
         clock: Clock | None = None,
     ) -> None:
         if not sources:
             raise UsageError("a pipeline needs at least one source")
         limits.BATCH.check("batch", batch)
-        if kept_bytes < 0:
-            raise UsageError(f"kept_bytes is at least 0, not {kept_bytes}")
+        if frame_cache_bytes < 0:
+            raise UsageError(f"frame_cache_bytes is at least 0, not {frame_cache_bytes}")
         if len(sources) > 1 and not callable(sinks) and sinks:
-            raise UsageError("several sources need sinks of their own: give a function that makes a source's sinks")
+            raise UsageError("several sources cannot share sinks; pass a function that returns the sinks for a source")
         self._clock = clock or SystemClock()
         self._deadline_seconds = deadline_seconds
-        self._kept_bytes = kept_bytes // len(sources)
+        self._frame_cache_bytes = frame_cache_bytes // len(sources)
         self._batch = batch
         limits.MODEL_EVERY.check("model_every", model_every)
         self._model_every = model_every
@@ -98,9 +98,9 @@ class Pipeline:
         try:
             self._policy = None if policy is None else Policy(policy)
         except ValueError:
-            raise UsageError(f"policy {policy!r} is neither every nor latest") from None
+            raise UsageError(f"policy is one of every, latest, not {policy!r}") from None
         self._source_workers = [
-            self._source_worker(number, made_source(source), sinks, callback) for number, source in enumerate(sources)
+            self._source_worker(number, to_source(source), sinks, callback) for number, source in enumerate(sources)
         ]
         self._model = ModelWorker(self._source_workers, batch=batch, clock=self._clock)
         self._woken = threading.Event()
@@ -116,22 +116,22 @@ class Pipeline:
     def _source_worker(
         self, number: int, source: Source, sinks: Sequence[Sink] | SinkMaker, callback: FrameCallback | None
     ) -> SourceWorker:
-        mine = list(sinks(source) if callable(sinks) else sinks)
+        own_sinks = list(sinks(source) if callable(sinks) else sinks)
         if callback is not None:
             from streamdepth.sinks.callback import CallbackSink
 
-            mine.append(CallbackSink(callback))
+            own_sinks.append(CallbackSink(callback))
         policy = self._policy or (Policy.LATEST if source.live else Policy.EVERY)
         return SourceWorker(
             number,
             source,
-            mine,
+            own_sinks,
             policy=policy,
-            range_spec=self._range_for(source, mine, policy),
+            range_spec=self._range_for(source, own_sinks, policy),
             batch=self._batch,
             model_every=self._model_every,
             color_threads=self._color_threads,
-            kept_bytes=self._kept_bytes,
+            frame_cache_bytes=self._frame_cache_bytes,
             clock=self._clock,
         )
 
@@ -140,17 +140,17 @@ class Pipeline:
         if self._range is not None:
             if self._range.mode is RangeMode.SHOT and not twice:
                 raise UsageError(
-                    f"--range shot reads {source.id} twice, which needs a file and --policy every; use --range ema"
+                    f"--range shot reads {source.id} twice, which requires a file and --policy every; use --range ema"
                 )
             return self._range
         colored = [sink for sink in sinks if sink.control is not None]
         if not colored:
-            return RangeSpec(RangeMode.FRAME)  # nobody looks at colours: spend nothing on them
+            return RangeSpec(RangeMode.FRAME)  # No sink takes colours: use the cheapest mode.
         if twice and any(sink.lasting for sink in colored) and source.again() is not None:
             return RangeSpec(RangeMode.SHOT)
         return RangeSpec(RangeMode.EMA)
 
-    # Life ---------------------------------------------------------------------------------------------------------
+    # Life cycle -------------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         self.open()
@@ -162,10 +162,10 @@ class Pipeline:
         self.close()
 
     def open(self) -> None:
-        """Open sources, model and sinks, in this order, so that a bad input leaves no output behind. Idempotent.
+        """Open sources, model and sinks, in this order, so that a bad input creates no output. Idempotent.
 
         Raises:
-            StreamDepthError: what cannot be opened; everything opened before it is closed again.
+            StreamDepthError: one cannot be opened; those opened before are closed again.
         """
         if self._opened:
             return
@@ -177,8 +177,8 @@ class Pipeline:
                 from streamdepth.inference.model import DepthModel
 
                 self._engines = DepthModel()
-            # Two runs at once cost less than one over all cores, but each takes longer: only where nobody waits for it.
-            if self._model.patient:
+            # Two parallel runs have more throughput than one on all cores, but each takes longer.
+            if self._model.blocking:
                 self._engine = self._engines.engine(self._batch, workers=_WORKERS)
             else:
                 self._engine = self._engines.live_engine(self._batch)
@@ -189,21 +189,21 @@ class Pipeline:
             raise
 
     def run(self) -> RunStats:
-        """Work until the sources end, ``stop`` is called, or something fails; then close everything.
+        """Run until the sources end, ``stop`` is called, or a stage fails; then close everything.
 
-        Ctrl-C on the main thread ends the run as ``stop`` does, and is raised again once all outputs are closed; a
-        second one aborts.
+        Ctrl-C on the main thread acts as ``stop``, and KeyboardInterrupt is raised after all outputs are closed; a
+        second Ctrl-C aborts.
 
         Raises:
-            UsageError: it is closed, as it is after a run.
-            StreamDepthError: the first error of any stage, naming stage and source. Statistics stay readable.
+            UsageError: the pipeline is closed, as it is after a run.
+            StreamDepthError: the first error of any stage, with stage and source. ``stats`` stays readable.
         """
         if self._closed:
-            raise UsageError("a pipeline runs once, and this one is closed; make a new one")
+            raise UsageError("this pipeline is closed, and a pipeline runs only once; create a new one")
         self.open()
-        self._staff()
+        self._add_threads()
         self._started_ns = self._clock.monotonic_ns()
-        serving = [
+        pumped = [
             sink_worker
             for source_worker in self._source_workers
             for sink_worker in source_worker.sink_workers
@@ -211,17 +211,17 @@ class Pipeline:
         ]
         interrupt: KeyboardInterrupt | None = None
         try:
-            with held_back():  # interrupted while it starts, a thread may be there or not
+            with signals_deferred():  # An interrupt during Thread.start leaves it undefined whether the thread runs.
                 self._thread_group.start()
-            self._watch(serving)
+            self._watch(pumped)
         except KeyboardInterrupt as pressed:
             interrupt = pressed
-            self._finish(serving)
+            self._finish(pumped)
         finally:
             if not self._thread_group.done:
                 self.abort()
             self._thread_group.join(self._deadline_seconds, self._clock)
-            self._settle()
+            self._finalize()
             self.close()
         if self._thread_group.error is not None:
             raise self._thread_group.error
@@ -230,7 +230,7 @@ class Pipeline:
         audit(self._stats)
         return self._stats
 
-    def _staff(self) -> None:
+    def _add_threads(self) -> None:
         thread_group = self._thread_group
         for source_worker in self._source_workers:
             name = source_worker.source.id if len(self._source_workers) > 1 else ""
@@ -254,22 +254,22 @@ class Pipeline:
 
     @property
     def _running_engine(self) -> Runner:
-        assert self._engine is not None  # noqa: S101 - made in open()
+        assert self._engine is not None  # noqa: S101 - created in open()
         return self._engine
 
     # The caller's thread ------------------------------------------------------------------------------------------
 
-    def _watch(self, serving: list[SinkWorker]) -> None:
-        """Serve the sinks that need the caller's thread and wait for the others; watch over an end without progress.
+    def _watch(self, pumped: list[SinkWorker]) -> None:
+        """Pump the sinks that run on the caller's thread and wait for the others; abort an end without progress.
 
-        A sink that has ended is taken out of ``serving``.
+        Removes sinks that have ended from ``pumped``.
         """
         progress, since_ns = self._progress(), self._clock.monotonic_ns()
-        while not self._thread_group.done or (serving and not self._aborted.is_set()):
-            for sink_worker in tuple(serving):
+        while not self._thread_group.done or (pumped and not self._aborted.is_set()):
+            for sink_worker in tuple(pumped):
                 if not self._thread_group.guard(sink_worker.pump, "sink", sink_worker.sink.name):
-                    serving.remove(sink_worker)
-            if not serving and not self._thread_group.done:
+                    pumped.remove(sink_worker)
+            if not pumped and not self._thread_group.done:
                 self._woken.wait(IDLE_SECONDS if self._stopped.is_set() else 0.5)
                 self._woken.clear()
             now_ns, done = self._clock.monotonic_ns(), self._progress()
@@ -281,16 +281,16 @@ class Pipeline:
             if self._aborted.is_set():
                 break
 
-    def _finish(self, serving: list[SinkWorker]) -> None:
-        """Bring what was taken to its end after a first Ctrl-C; a second one aborts."""
+    def _finish(self, pumped: list[SinkWorker]) -> None:
+        """Finish the captured frames after a first Ctrl-C; a second one aborts."""
         try:
             self._on_stop()
-            self._watch(serving)
+            self._watch(pumped)
         except KeyboardInterrupt:
             self.abort()
 
     def _progress(self) -> tuple[int, ...]:
-        """Counts of which one changes while anything moves: in ``shot`` long before an image is written."""
+        """Counters of which at least one changes while the run makes progress."""
         now = self.snapshot()
         written = sum(
             sink_worker.written for source_worker in self._source_workers for sink_worker in source_worker.sink_workers
@@ -306,14 +306,14 @@ class Pipeline:
     # Ending -------------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Take no more frames; what was taken is finished and written. Any thread, any time."""
+        """Capture no more frames; captured frames are processed and written. Any thread, any time."""
         self._stopped.set()
         for source_worker in self._source_workers:
             source_worker.stop()
         self._woken.set()
 
     def abort(self) -> None:
-        """End at once: frames on their way are dropped and counted; outputs are closed readable. Any thread."""
+        """End immediately: frames in the pipeline are dropped and counted; outputs stay readable. Any thread."""
         self._stopped.set()
         self._aborted.set()
         self._model.abort()
@@ -324,7 +324,7 @@ class Pipeline:
         self._woken.set()
 
     def _on_stop(self) -> None:
-        # A closed window leaves nothing to finish; a file beside it wants all that was read.
+        # If only a window was closed, nothing remains to be finished; a file needs all captured frames.
         if any(source_worker.lasting for source_worker in self._source_workers):
             self.stop()
         else:
@@ -342,21 +342,21 @@ class Pipeline:
         for close in closers:
             try:
                 close()
-            except Exception as error:  # the rest must be closed too
+            except Exception as error:  # close the others first
                 first = first or error
         if first is not None and self._thread_group.error is None:
             raise first
 
-    # Books --------------------------------------------------------------------------------------------------------
+    # Statistics -------------------------------------------------------------------------------------------------------
 
     @property
     def stats(self) -> RunStats:
-        """The books of the last run; final once ``run`` has returned or raised."""
+        """Statistics of the run; final after ``run`` has returned or raised."""
         return self._stats
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Lines for people, known once it is open: what was assumed, converted or fallen back to."""
+        """Messages known after ``open``: assumptions, conversions and fallbacks."""
         return opening_notes(self._source_workers, self._engine) if self._engine is not None else ()
 
     @property
@@ -367,11 +367,11 @@ class Pipeline:
         )
 
     def snapshot(self) -> Snapshot:
-        """Where the run stands. Any thread."""
+        """Current state of the run. Any thread."""
         seconds = (self._clock.monotonic_ns() - self._started_ns) / 1e9 if self._started_ns else 0.0
         return snapshot(self._source_workers, self._model.queued(), seconds=seconds, stopping=self._stopped.is_set())
 
-    def _settle(self) -> None:
+    def _finalize(self) -> None:
         seconds = (self._clock.monotonic_ns() - self._started_ns) / 1e9
         lost_to = (
             "error" if self._thread_group.error is not None else "stopped" if self._aborted.is_set() else UNACCOUNTED
@@ -381,12 +381,12 @@ class Pipeline:
         )
 
 
-def made_source(source: Source | str) -> Source:
-    """A source as it is, or the one a text names on the command line."""
+def to_source(source: Source | str) -> Source:
+    """``source``, or the source that a command-line string names."""
     if isinstance(source, str):
         from streamdepth.sources.select import source_for
 
         return source_for(source)
     if not isinstance(source, Source):
-        raise UsageError(f"{source!r} is no source; give what a command line takes as text, or a Source")
+        raise UsageError(f"{source!r} is not a source; pass a Source, or a string as on the command line")
     return source

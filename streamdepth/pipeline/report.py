@@ -1,4 +1,4 @@
-"""Reading the books of a run: all source_workers' counters and timers as one value."""
+"""Merges the counters and timers of all source workers into the statistics of a run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from streamdepth.pipeline.source_worker import SourceWorker
 
 UNACCOUNTED = "unaccounted"
-"""Cause of what an orderly run lost without saying so: there must be none."""
+"""Cause of frames that are missing after a run without an error; any is a bug."""
 
 
 def run_stats(
     source_workers: Sequence[SourceWorker], shared: Mapping[str, Timer], engine: Runner, *, seconds: float, lost_to: str
 ) -> RunStats:
-    """Close the books. Frames still on their way are dropped with cause ``lost_to``."""
-    sinks = tuple(stats for source_worker in source_workers for stats in source_worker.settle(lost_to))
+    """The final statistics. Frames still in the pipeline count as dropped by ``lost_to``."""
+    sinks = tuple(stats for source_worker in source_workers for stats in source_worker.finalize(lost_to))
     captured, processed, dropped = _totals(source_workers)
     timers = dict(shared)
     for name in ("capture", "range", "colorize"):
@@ -34,15 +34,15 @@ def run_stats(
     for source_worker in source_workers:
         for sink_worker in source_worker.sink_workers:
             timers[f"sink {sink_worker.sink.name}"] = sink_worker.timer
-    odd = [source_worker.tally.read()[3:] for source_worker in source_workers]
+    counts = [source_worker.counters.read() for source_worker in source_workers]
     return RunStats(
         captured=captured,
         processed=processed,
         written=_written(source_workers),
         propagated=sum(propagation.propagated for propagation in propagations),
         dropped=dropped,
-        depth_flat=sum(flat for flat, _ in odd),
-        depth_non_finite=sum(non_finite for _, non_finite in odd),
+        depth_flat=sum(count.depth_flat for count in counts),
+        depth_non_finite=sum(count.depth_non_finite for count in counts),
         seconds=seconds,
         fps=processed / seconds if seconds > 0 else 0.0,
         stages_ms={name: summary for name, timer in timers.items() if (summary := timer.summary_ms())},
@@ -58,7 +58,7 @@ def run_stats(
 
 
 def opening_notes(source_workers: Sequence[SourceWorker], engine: Runner) -> tuple[str, ...]:
-    """What is worth saying before the first frame: what was assumed, converted or fallen back to."""
+    """Notes known before the first frame: assumptions, conversions and fallbacks."""
     notes = [*engine.spec.notes, engine.note]
     for source_worker in source_workers:
         notes += source_worker.opening_notes
@@ -74,17 +74,17 @@ def _closing_notes(source_workers: Sequence[SourceWorker]) -> list[str]:
 
 
 def audit(stats: RunStats) -> None:
-    """After an orderly end every frame must be accounted for, in the run's books and in each sink's.
+    """Check that every frame is counted exactly once, in the run and in each sink.
 
     Raises:
-        StageError: one is not.
+        StageError: the counts do not add up.
     """
-    books = {"run": stats.dropped, **{sink.name: sink.dropped for sink in stats.sinks}}
-    wrong = [f"{name} {count}" for name, book in books.items() if (count := book.get(UNACCOUNTED))]
+    dropped = {"run": stats.dropped, **{sink.name: sink.dropped for sink in stats.sinks}}
+    wrong = [f"{name} {count}" for name, causes in dropped.items() if (count := causes.get(UNACCOUNTED))]
     if wrong or stats.captured != stats.processed + sum(stats.dropped.values()):
         raise StageError(
             f"frames unaccounted for ({', '.join(wrong)}): captured {stats.captured}, processed {stats.processed}, "
-            f"dropped {stats.dropped}; this is a bug of streamdepth"
+            f"dropped {stats.dropped}; please report this bug"
         )
 
 
@@ -126,15 +126,15 @@ def _totals(source_workers: Sequence[SourceWorker]) -> tuple[int, int, dict[str,
     captured = processed = 0
     dropped: Counter[str] = Counter()
     for source_worker in source_workers:
-        book = source_worker.tally.read()
-        captured += book[0]
-        processed += book[1]
-        dropped.update(book[2])
+        counts = source_worker.counters.read()
+        captured += counts.captured
+        processed += counts.processed
+        dropped.update(counts.dropped)
     return captured, processed, {cause: count for cause, count in sorted(dropped.items()) if count}
 
 
 def _written(source_workers: Sequence[SourceWorker]) -> int:
-    """Frames taken by the busiest sink of each source_worker, summed."""
+    """Frames written by the sink that wrote most, summed over the sources."""
     return sum(
         max((sink_worker.written for sink_worker in source_worker.sink_workers), default=0)
         for source_worker in source_workers

@@ -1,4 +1,4 @@
-"""Frames of a source that were not kept, read once more."""
+"""Reads frames that did not fit in memory a second time."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ if TYPE_CHECKING:
     from streamdepth.core.frame import Frame
     from streamdepth.depth.shots import Stamp
 
-_WORTH_SEEKING_FRAMES = 48
-"""A seek decodes from the key frame before its target, half a group of images on average; encoders put one at a cut,
-where a stretch to be read again begins."""
+_MIN_SEEK_FRAMES = 48
+"""A seek decodes from the key frame before its target, half a group of pictures on average. The frames to read again
+begin at a cut, where encoders place key frames."""
 
 
 class SecondPass:
-    """Finds frames of ``source`` again, in rising order. Opens nothing before the first is asked for.
+    """Finds frames of ``source`` again, in increasing order. Opens the source on the first request.
 
-    Used by one thread; ``interrupt`` may be called and ``count`` read from any. The source itself is left alone.
+    Used by one thread; ``interrupt`` may be called and ``count`` read from any thread. Reads through a second source
+    object; ``source`` itself is not touched.
 
     Attributes:
-        count: frames read so far, those passed over included.
+        count: frames read so far, including skipped ones.
 
     Raises:
         SourceError: it cannot be read a second time.
@@ -49,21 +50,21 @@ class SecondPass:
         """The frame with this stamp.
 
         Raises:
-            SourceError: it is not there any more. Aborted: interrupted.
+            SourceError: the source no longer has this frame. Aborted: interrupted.
         """
-        sought = False
-        if self._frames is None or stamp.index - self._next_index > _WORTH_SEEKING_FRAMES:
-            sought = self._start(stamp)
+        seeked = False
+        if self._frames is None or stamp.index - self._next_index > _MIN_SEEK_FRAMES:
+            seeked = self._start(stamp)
         frame = self._forward(stamp.pts)
-        if sought and (frame is None or frame.pts != stamp.pts):
-            # time stamps that only count from the start of the file
+        if seeked and (frame is None or frame.pts != stamp.pts):
+            # Some files have time stamps that are only correct when read from the start.
             self._start(None)
             frame = self._forward(stamp.pts)
         if frame is None or frame.pts != stamp.pts:
             found = "its end" if frame is None else f"pts {frame.pts}"
             raise SourceError(
-                f"{self._source.id} gave {found} instead of pts {stamp.pts} when read again; it changed meanwhile? "
-                "--range ema reads it once"
+                f"{self._source.id} gave {found} instead of pts {stamp.pts} in the second pass (was it modified?); "
+                "use --range ema, which reads it once"
             )
         self._next_index = stamp.index + 1
         return replace(frame, index=stamp.index, captured_ns=stamp.captured_ns)
@@ -82,11 +83,11 @@ class SecondPass:
         self._frames = None
 
     def _start(self, stamp: Stamp | None) -> bool:
-        """Begin a new reading, near ``stamp`` where the source can do that; True if so."""
+        """Open a new reader, near ``stamp`` if the source can seek; True if it does."""
         reader = self._source.resume(stamp.pts) if stamp is not None and isinstance(self._source, Resumable) else None
-        sought = reader is not None
+        seeked = reader is not None
         reader = reader or self._source.again()
-        assert reader is not None  # noqa: S101 - asked in the constructor
+        assert reader is not None  # noqa: S101 - checked in the constructor
         self.close()
         with self._lock:
             self._reader = reader
@@ -98,11 +99,11 @@ class SecondPass:
             self._check()
             raise
         self._frames = reader.frames()
-        return sought
+        return seeked
 
     def _forward(self, pts: int) -> Frame | None:
         """The first frame at or after ``pts``; None at the end."""
-        assert self._frames is not None  # noqa: S101 - find() has started a reading
+        assert self._frames is not None  # noqa: S101 - opened in find()
         for frame in self._frames:
             self.count += 1
             if frame.pts >= pts:

@@ -1,4 +1,4 @@
-"""One sink in a run: its queue, its books, its loop."""
+"""One sink of a run: its queue, its counters, its loop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IDLE_SECONDS = 0.02
 
 
 class SinkWorker:
-    """Feeds one sink from a bounded queue. ``offer`` on the colour thread, ``pump`` on the sink's thread."""
+    """Feeds one sink from a bounded queue. ``offer`` runs on the colour thread, ``pump`` on the thread of the sink."""
 
     def __init__(self, sink: Sink, clock: Clock, latency: Timer) -> None:
         self.sink = sink
@@ -36,31 +36,31 @@ class SinkWorker:
         self._offered = 0
         self._written = 0
         self._dropped: Counter[str] = Counter()
-        self._retired = False
+        self._closed_by_sink = False
 
     def offer(self, result: Result) -> None:
-        replaced = None if self._retired else self.queue.put(result)
+        replaced = None if self._closed_by_sink else self.queue.put(result)
         with self._lock:
             self._offered += 1
             self._dropped["policy"] += replaced is not None
 
     def pump(self) -> bool:
-        """Give the sink its next result, or an idle moment; False once it has had them all and was flushed."""
+        """Pass the next result to the sink, or call ``idle``; False after the last one, when the sink was flushed."""
         try:
             result = self.queue.get(IDLE_SECONDS)
         except Ended:
             self.sink.flush()
             return False
         try:
-            self._serve(result)
+            self._process(result)
         except StopPipeline:
-            # Nobody empties the queue from here on: an offer that waits for room must get it, and later ones not wait.
-            self._retired = True
+            # This queue has no consumer any more: a blocked offer must return, and later ones must not block.
+            self._closed_by_sink = True
             self.queue.drain()
             raise
         return True
 
-    def _serve(self, result: Result | None) -> None:
+    def _process(self, result: Result | None) -> None:
         if result is None:
             self.sink.idle()
             return
@@ -73,23 +73,28 @@ class SinkWorker:
             self._written += 1
 
     def run(self) -> None:
-        """The loop of a sink with a thread of its own."""
+        """The loop of the sink thread."""
         try:
             while self.pump():
                 pass
         finally:
             self.sink.close()
 
-    def settle(self, cause: str) -> SinkStats:
-        """Close the books after the run: what was offered and neither written nor replaced is lost to ``cause``.
+    def finalize(self, cause: str) -> SinkStats:
+        """The statistics after the run. Results neither written nor replaced count as dropped by ``cause``.
 
-        Where the sink itself asked for the end, the cause is ``"closed"``.
+        If the sink ended the run itself, the cause is ``"closed"``.
         """
         with self._lock:
             lost = self._offered - self._written - sum(self._dropped.values())
             dropped = Counter(self._dropped)
-            dropped["closed" if self._retired else cause] += lost
-        return SinkStats(self.sink.name, self._written, {name: count for name, count in dropped.items() if count})
+            dropped["closed" if self._closed_by_sink else cause] += lost
+        return SinkStats(
+            self.sink.name,
+            self._written,
+            {name: count for name, count in dropped.items() if count},
+            {name: count for name, count in self.sink.counts.items() if count},
+        )
 
     @property
     def written(self) -> int:

@@ -1,4 +1,4 @@
-"""One source's way through a run: capture, depth, range, colour, sinks. Loops only; the pipeline owns the threads."""
+"""The stages of one source: capture, depth, range, colour, sinks. Loops only; the pipeline owns the threads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streamdepth.depth.shots import ShotSpool
 from streamdepth.pipeline.keyframes import Estimated, KeyframePropagation
 from streamdepth.pipeline.second_pass import SecondPass
 from streamdepth.pipeline.sink_worker import SinkWorker
-from streamdepth.pipeline.stats import SinkStats, Tally, Timer
+from streamdepth.pipeline.stats import SinkStats, SourceCounters, Timer
 
 if TYPE_CHECKING:
     import av
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class SourceWorker:
-    """Books, queues and loops of one source. Each loop runs on one thread of the pipeline's."""
+    """Counters, queues and loops of one source. Each loop runs on one thread of the pipeline."""
 
     def __init__(
         self,
@@ -43,14 +43,14 @@ class SourceWorker:
         batch: int,
         model_every: int,
         color_threads: int,
-        kept_bytes: int,
+        frame_cache_bytes: int,
         clock: Clock,
     ) -> None:
         self.number = number
         self.source = source
         self.policy = policy
         self.range_spec = range_spec
-        self.tally = Tally()
+        self.counters = SourceCounters()
         self.latency = Timer()
         self.timers = {"capture": Timer(), "range": Timer(), "colorize": Timer()}
         self.sink_workers = [SinkWorker(sink, clock, self.latency) for sink in sinks]
@@ -58,7 +58,7 @@ class SourceWorker:
         self.propagation: KeyframePropagation | None = None
         if model_every > 1:
             self.propagation = KeyframePropagation(
-                model_every, policy=policy, batch=batch, known=self.depths, dropped=self.tally.dropped, clock=clock
+                model_every, policy=policy, batch=batch, known=self.depths, dropped=self.counters.dropped, clock=clock
             )
         self.info: StreamInfo | None = None
         self.shot_spool: ShotSpool | None = None
@@ -66,41 +66,41 @@ class SourceWorker:
         self._colorizer: Colorizer | None = None
         self._cuts: CutDetector | None = None
         self._color_threads = color_threads
-        self._kept_bytes = kept_bytes
+        self._frame_cache_bytes = frame_cache_bytes
         self._clock = clock
-        self._lacking = ""
+        self._missing = ""
         self._stopping = threading.Event()
 
     def load_ahead(self) -> None:
-        """Begin to load what ``open`` will need, for whoever has something else to do meanwhile."""
-        if self._finds_cuts:
+        """Start importing what ``open`` needs on another thread, while the caller loads the model."""
+        if self._needs_cuts:
             from streamdepth.depth.cuts import load_ahead
 
             load_ahead()
 
     @property
-    def _finds_cuts(self) -> bool:
+    def _needs_cuts(self) -> bool:
         if self.propagation is not None or isinstance(self.range_spec, RangeSwitch):
             return True
         return self.range_spec.mode in (RangeMode.SHOT, RangeMode.EMA)
 
     def open(self) -> StreamInfo:
-        """Open the source, then the sinks in the size and format their images will have.
+        """Open the source, then the sinks with the size and format of their images.
 
         Raises:
-            StreamDepthError: one of them cannot be opened; the rest is left to ``close``.
+            StreamDepthError: one of them cannot be opened; ``close`` closes the others.
         """
         self.info = info = self.source.open()
         if self.range_spec.mode is RangeMode.SHOT:
             self._second_pass = SecondPass(self.source)
-            self.shot_spool = ShotSpool(kept_bytes=self._kept_bytes)
-        if self._finds_cuts:
+            self.shot_spool = ShotSpool(frame_cache_bytes=self._frame_cache_bytes)
+        if self._needs_cuts:
             from streamdepth.depth.cuts import CutDetector
 
             try:
                 self._cuts = CutDetector(info.rate)
             except MissingDependencyError as error:
-                self._lacking = error.message
+                self._missing = error.message
         if self.propagation is not None:
             self.propagation.open(self._cuts)
         if any(sink_worker.sink.control is not None for sink_worker in self.sink_workers):
@@ -132,34 +132,34 @@ class SourceWorker:
                 if frame is None:
                     break
                 timer.add(clock.monotonic_ns() - before_ns)
-                self.tally.captured()
+                self.counters.captured()
                 if paced:
                     first_seconds = frame.seconds if first_seconds is None else first_seconds
                     due_ns = started_ns + int((frame.seconds - first_seconds) * 1e9)
                     if self._stopping.wait(max(0.0, (due_ns - clock.monotonic_ns()) / 1e9)):
-                        self.tally.dropped("stopped")
+                        self.counters.dropped("stopped")
                         break
                 if self.propagation is not None:
-                    self.propagation.admit(frame, partial(frame_queue.put, self.number))
+                    self.propagation.submit(frame, partial(frame_queue.put, self.number))
                 elif frame_queue.put(self.number, frame) is not None:
-                    self.tally.dropped("policy")
+                    self.counters.dropped("policy")
         finally:
             frame_queue.end(self.number)
             if self.propagation is not None:
                 self.propagation.end()
             for cause, count in self.source.dropped.items():
-                self.tally.captured(count)
-                self.tally.dropped(cause, count)
+                self.counters.captured(count)
+                self.counters.dropped(cause, count)
 
     def color(self) -> None:
-        """Range and colour in one pass, as depth comes."""
+        """Range and colour in one pass."""
         control = range_control(self.range_spec)
         try:
             while True:
                 estimated = self._next()
                 frame, depth = estimated.frame, estimated.depth
                 started_ns = self._clock.monotonic_ns()
-                measurement, cut = self._look_at(estimated)
+                measurement, cut = self._measure(estimated)
                 depth_range = control.update(measurement, frame.seconds, cut=cut)
                 self.timers["range"].add(self._clock.monotonic_ns() - started_ns)
                 self._deliver(frame, depth, depth_range)
@@ -167,35 +167,35 @@ class SourceWorker:
             self._end_sink_workers()
 
     def spool(self) -> None:
-        """First pass of ``shot``: keep depth until its shot has ended."""
-        assert self.shot_spool is not None  # noqa: S101 - made in open()
+        """First pass of ``shot``: store depth until the shot has ended."""
+        assert self.shot_spool is not None  # noqa: S101 - created in open()
         try:
             while True:
                 estimated = self._next()
                 started_ns = self._clock.monotonic_ns()
-                measurement, cut = self._look_at(estimated)
+                measurement, cut = self._measure(estimated)
                 self.shot_spool.append(estimated.frame, estimated.depth, measurement, cut=cut)
                 self.timers["range"].add(self._clock.monotonic_ns() - started_ns)
         except Ended:
             self.shot_spool.end()
 
     def color_shots(self) -> None:
-        """Second pass of ``shot``: the same frames, kept or read again, now with their shot's range."""
-        assert self.shot_spool is not None  # noqa: S101 - made in open()
-        assert self._second_pass is not None  # noqa: S101 - made in open()
+        """Second pass of ``shot``: the same frames, cached or read again, with the range of their shot."""
+        assert self.shot_spool is not None  # noqa: S101 - created in open()
+        assert self._second_pass is not None  # noqa: S101 - created in open()
         try:
             while True:
                 spooled = self.shot_spool.take()
                 frame = spooled.frame or self._second_pass.find(spooled.stamp)
                 self._deliver(frame, spooled.depth, spooled.range)
-                del spooled, frame  # an image that was kept goes before the next is waited for
+                del spooled, frame  # Frees a cached image before waiting for the next.
         except Ended:
             self._end_sink_workers()
 
-    def _look_at(self, estimated: Estimated) -> tuple[Measurement, bool]:
-        """Measure a frame's depth, book what is odd about it, and say whether a new shot starts with it."""
+    def _measure(self, estimated: Estimated) -> tuple[Measurement, bool]:
+        """Measure the depth of a frame, count flat and non-finite depth, and detect cuts."""
         measurement = measure(estimated.depth)
-        self.tally.odd_depth(flat=measurement.flat, non_finite=measurement.non_finite)
+        self.counters.depth(flat=measurement.flat, non_finite=measurement.non_finite)
         if estimated.cut is not None:
             return measurement, estimated.cut
         return measurement, self._cuts is not None and self._cuts.is_cut(estimated.frame.image)
@@ -218,7 +218,7 @@ class SourceWorker:
                     self.timers["colorize"].add(self._clock.monotonic_ns() - started_ns)
                 image = images[look]
             sink_worker.offer(Result(frame, depth, depth_range, image))
-        self.tally.processed()
+        self.counters.processed()
 
     def _end_sink_workers(self) -> None:
         for sink_worker in self.sink_workers:
@@ -227,12 +227,12 @@ class SourceWorker:
     # Ending -----------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Take no more frames; what was taken goes its way to the end."""
+        """Capture no more frames; captured frames are processed."""
         self._stopping.set()
         self.source.interrupt()
 
     def abort(self) -> None:
-        """End every wait of every loop, now."""
+        """Abort every wait of every loop."""
         self.stop()
         self.depths.abort()
         if self.propagation is not None:
@@ -246,7 +246,7 @@ class SourceWorker:
             sink_worker.sink.interrupt()
 
     def close(self) -> None:
-        """Close whatever is open; the first error is raised once everything was tried. Idempotent."""
+        """Close all stages, then raise the first error. Idempotent."""
         closers = [sink_worker.sink.close for sink_worker in self.sink_workers]
         stages = (self.source, self._second_pass, self.shot_spool, self._colorizer)
         closers += [stage.close for stage in stages if stage is not None]
@@ -254,32 +254,32 @@ class SourceWorker:
         for close in closers:
             try:
                 close()
-            except Exception as error:  # the rest must be closed too
+            except Exception as error:  # close the others first
                 first = first or error
         if first is not None:
             raise first
 
-    def settle(self, cause: str) -> list[SinkStats]:
-        """Close the books: frames on their way when the run was cut short are lost to ``cause``."""
-        captured, processed, dropped, _, _ = self.tally.read()
-        self.tally.dropped(cause, captured - processed - sum(dropped.values()))
-        return [sink_worker.settle(cause) for sink_worker in self.sink_workers]
+    def finalize(self, cause: str) -> list[SinkStats]:
+        """The statistics of the sinks after the run. Frames still in the pipeline count as dropped by ``cause``."""
+        counts = self.counters.read()
+        self.counters.dropped(cause, counts.captured - counts.processed - sum(counts.dropped.values()))
+        return [sink_worker.finalize(cause) for sink_worker in self.sink_workers]
 
     @property
     def opening_notes(self) -> tuple[str, ...]:
-        """What the source negotiated, what colours are converted, and what is missing here."""
+        """Notes of the source, on colour conversion, and on missing dependencies."""
         return (
             self.info.note if self.info is not None else "",
             self._colorizer.note if self._colorizer is not None else "",
-            self._lacking,
+            self._missing,
         )
 
     @property
     def reread(self) -> int:
-        """Frames read a second time so far, those passed over included."""
+        """Frames read in the second pass so far, including skipped ones."""
         return self._second_pass.count if self._second_pass is not None else 0
 
     @property
     def lasting(self) -> bool:
-        """Something stays of this source_worker when the run has ended."""
+        """True if the output of any sink remains after the run."""
         return any(sink_worker.sink.lasting for sink_worker in self.sink_workers)

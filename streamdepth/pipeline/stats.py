@@ -1,11 +1,11 @@
-"""Counting: every frame is accounted for, every stage is timed, in bounded memory."""
+"""Counters and timers of a run, in bounded memory. Every frame is counted, every stage is timed."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 _SAMPLES = 16_384
-"""Durations kept per stage: nine minutes at 30 fps, 128 kB; older ones make room."""
+"""Newest durations stored per stage: nine minutes at 30 fps, 128 kB."""
 
 
 class Timer:
-    """Durations of one thing, in nanoseconds. Thread-safe (a deque's append is atomic)."""
+    """Durations of one stage, in nanoseconds. Thread-safe (``deque.append`` is atomic)."""
 
     def __init__(self) -> None:
         self._samples_ns: deque[int] = deque(maxlen=_SAMPLES)
@@ -27,14 +27,14 @@ class Timer:
 
     @classmethod
     def merged(cls, timers: Iterable[Timer]) -> Timer:
-        """A new timer with the durations of all of them."""
+        """A new timer with the durations of all ``timers``."""
         merged = cls()
         for timer in timers:
             merged._samples_ns.extend(timer._samples_ns)
         return merged
 
     def summary_ms(self, percentiles: Iterable[int] = (50, 95)) -> dict[str, float]:
-        """``{"median": ..., "p95": ...}`` in milliseconds, empty where nothing was timed."""
+        """``{"median": ..., "p95": ...}`` in milliseconds; empty if nothing was timed."""
         samples = np.array(list(self._samples_ns), dtype=np.float64)
         if samples.size == 0:
             return {}
@@ -42,8 +42,18 @@ class Timer:
         return {names.get(p, f"p{p}"): round(float(np.percentile(samples, p)) / 1e6, 3) for p in percentiles}
 
 
-class Tally:
-    """The books of one source's way through the pipeline. Thread-safe."""
+class SourceCounts(NamedTuple):
+    """Counters of one source; see :class:`RunStats`."""
+
+    captured: int
+    processed: int
+    dropped: dict[str, int]
+    depth_flat: int
+    depth_non_finite: int
+
+
+class SourceCounters:
+    """Counts the frames of one source. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -66,43 +76,47 @@ class Tally:
             with self._lock:
                 self._dropped[cause] += count
 
-    def odd_depth(self, *, flat: bool, non_finite: bool) -> None:
+    def depth(self, *, flat: bool, non_finite: bool) -> None:
         with self._lock:
             self._flat += flat
             self._non_finite += non_finite
 
-    def read(self) -> tuple[int, int, dict[str, int], int, int]:
-        """captured, processed, dropped by cause, frames with flat depth, frames with non-finite depth."""
+    def read(self) -> SourceCounts:
         with self._lock:
-            return self._captured, self._processed, dict(self._dropped), self._flat, self._non_finite
+            return SourceCounts(self._captured, self._processed, dict(self._dropped), self._flat, self._non_finite)
 
 
 @dataclass(frozen=True, slots=True)
 class SinkStats:
-    """What one sink did: written + dropped = processed."""
+    """Statistics of one sink: ``written + sum(dropped) == processed`` of the run.
+
+    Attributes:
+        counts: other events reported by the sink, by name (``"resized"``, ``"reconnects"``, ...).
+    """
 
     name: str
     written: int
     dropped: dict[str, int]
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class RunStats:
-    """What a run did. ``processed + sum(dropped) == captured``.
+    """Statistics of a run: ``processed + sum(dropped) == captured``.
 
     Attributes:
-        captured: frames the sources gave, those they left out themselves included.
-        processed: frames whose depth went to every sink.
-        written: frames taken by the sink that took most.
-        propagated: frames whose depth was propagated from others instead of given by the model (``model_every``).
-        dropped: frames lost, by cause: ``"policy"`` a newer one won, ``"stopped"`` the run ended first, ``"error"``, or
-            a source's own causes.
-        depth_flat, depth_non_finite: frames whose depth had no contrast, or not-a-number or infinite values.
+        captured: frames of all sources, including those dropped by a source.
+        processed: frames whose depth was passed to every sink.
+        written: frames written by the sink of each source that wrote most.
+        propagated: frames with depth propagated from other frames (``model_every``).
+        dropped: dropped frames by cause: ``"policy"`` (replaced by a newer one), ``"stopped"`` (the run ended first),
+            ``"error"``, or a cause of the source.
+        depth_flat, depth_non_finite: frames whose depth has no contrast, or NaN or infinite values.
         seconds: from start to end of the run.
         fps: processed / seconds.
-        stages_ms: milliseconds a frame per stage: median and p95.
+        stages_ms: milliseconds per frame of each stage: median and p95.
         latency_ms: from capture to sink: median, p95, p99.
-        sinks: the same books per sink.
+        sinks: statistics of each sink.
     """
 
     captured: int = 0
@@ -125,7 +139,7 @@ class RunStats:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form, as ``--stats`` writes it."""
+        """As written by ``--stats``, for ``json.dumps``."""
         return {
             "captured": self.captured,
             "processed": self.processed,
@@ -138,7 +152,7 @@ class RunStats:
             "fps": round(self.fps, 3),
             "stages_ms": self.stages_ms,
             "latency_ms": self.latency_ms,
-            "sinks": [{"name": s.name, "written": s.written, "dropped": s.dropped} for s in self.sinks],
+            "sinks": [asdict(sink) for sink in self.sinks],
             "model": self.model,
             "dtype": self.dtype,
             "provider": self.provider,
@@ -149,7 +163,7 @@ class RunStats:
 
 
 def combined(runs: Sequence[RunStats]) -> RunStats:
-    """Several runs, one after the other, as one: counts and seconds add up, times are the worst of them."""
+    """Consecutive runs as one: counts and seconds are added, times are the maximum."""
     if len(runs) == 1:
         return runs[0]
     dropped: Counter[str] = Counter()
@@ -180,9 +194,9 @@ def _worst(tables: Iterable[Mapping[str, Mapping[str, float]]]) -> dict[str, dic
     worst: dict[str, dict[str, float]] = {}
     for table in tables:
         for name, row in table.items():
-            mine = worst.setdefault(name, {})
+            merged = worst.setdefault(name, {})
             for key, value in row.items():
-                mine[key] = max(value, mine.get(key, value))
+                merged[key] = max(value, merged.get(key, value))
     return worst
 
 
@@ -191,9 +205,9 @@ class Snapshot:
     """The state of a run at one moment, for progress bars and pages.
 
     Attributes:
-        expected: frames to expect in all, None if unknown; an estimate.
-        queues: items waiting per queue.
-        stopping: an end was asked for; what was taken is being finished.
+        expected: estimated total number of frames, None if unknown.
+        queues: number of items in each queue.
+        stopping: the run was asked to end and is finishing the captured frames.
     """
 
     captured: int
@@ -211,5 +225,5 @@ class Snapshot:
 
     @property
     def estimated(self) -> int:
-        """Frames whose depth is known: processed, or waiting for the end of their shot."""
+        """Frames with depth: processed, or waiting for the end of their shot."""
         return self.processed + self.queues.get("spool", 0)

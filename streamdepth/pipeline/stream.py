@@ -1,4 +1,4 @@
-"""Iteration over frames and their depth, for code that wants to pull."""
+"""Iteration over frames and their depth."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.queues import Aborted, BoundedQueue, Ended, Policy
-from streamdepth.pipeline.pipeline import Pipeline, made_source
+from streamdepth.pipeline.pipeline import Pipeline, to_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _AHEAD = 2
 
 
-class _Handoff(BaseSink):
-    """Hands results to the iterating thread; under ``latest`` the newest wins here too."""
+class _IteratorSink(BaseSink):
+    """Passes results to the iterating thread; under ``latest`` a full queue drops its oldest result."""
 
     def __init__(self, policy: Policy) -> None:
         super().__init__("iterator")
@@ -45,43 +45,43 @@ def stream(
     batch: int = 1,
     model_every: int = 1,
 ) -> Iterator[tuple[Frame, DepthMap]]:
-    """``for frame, depth in stream("clip.mp4")``: depth of every frame, decoded and inferred ahead on other threads.
+    """``for frame, depth in stream("clip.mp4")``: depth of every frame, decoded and computed ahead on other threads.
 
     Args:
         source: as for :class:`Pipeline`.
-        model: a DepthModel or DepthEstimator; None takes the built-in one.
-        policy: ``every`` or ``latest``; None = the source's own default.
+        model: a DepthModel or DepthEstimator; None uses the built-in one.
+        policy: ``every`` or ``latest``; None = default of the source.
         batch: frames per model run.
-        model_every: run the model on every Nth frame only, as in :class:`Pipeline`; others are ``DepthMap.propagated``.
+        model_every: as in :class:`Pipeline`; frames without a model run have ``DepthMap.propagated``.
 
     Yields:
-        The frame, and its depth at model resolution in the model's own units; both stay valid as long as they are
-        kept. Leaving the loop early ends the pipeline.
+        The frame and its depth at model resolution, in model units. Both stay valid while referenced. Leaving the loop
+        early ends the pipeline.
 
     Raises:
-        StreamDepthError: the first error of any stage, after the frames that came before it.
+        StreamDepthError: the first error of any stage, after the frames before it were yielded.
     """
-    opened = made_source(source)
+    opened = to_source(source)
     chosen = Policy(policy) if policy is not None else (Policy.LATEST if opened.live else Policy.EVERY)
-    handoff = _Handoff(chosen)
-    pipeline = Pipeline([opened], model, [handoff], policy=chosen, batch=batch, model_every=model_every)
+    sink = _IteratorSink(chosen)
+    pipeline = Pipeline([opened], model, [sink], policy=chosen, batch=batch, model_every=model_every)
     pipeline.open()
     failure: list[BaseException] = []
 
     def work() -> None:
         try:
             pipeline.run()
-        except BaseException as error:  # handed to the iterating thread below
+        except BaseException as error:  # raised on the iterating thread below
             failure.append(error)
         finally:
-            handoff.queue.end()
+            sink.queue.end()
 
     worker = threading.Thread(target=work, name="streamdepth-stream", daemon=True)
     worker.start()
     try:
         while True:
             try:
-                item = handoff.queue.take()
+                item = sink.queue.take()
             except (Ended, Aborted):
                 break
             yield item

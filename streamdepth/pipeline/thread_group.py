@@ -1,4 +1,4 @@
-"""The threads of one run: named, watched, and ended within a deadline. The first error wins."""
+"""The threads of one run: named, joined with a deadline; the first error is kept."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class ThreadGroup:
-    """Runs stage loops on threads of its own.
+    """Runs stage loops, one thread each.
 
-    A loop that raises ends the run: ``on_error`` is called once, on the failing thread, with the first error. A loop
-    that raises ``StopPipeline`` asks for a normal end through ``on_stop``. ``Aborted`` is how other loops then end.
+    The first loop that raises ends the run: ``on_error`` is called once, on its thread. A loop that raises
+    ``StopPipeline`` requests a normal end through ``on_stop``. Other loops then end with ``Aborted``. ``on_done`` is
+    called whenever a loop has ended.
     """
 
     def __init__(
@@ -45,13 +46,13 @@ class ThreadGroup:
 
     @property
     def done(self) -> bool:
-        """True once every loop has ended."""
+        """True if every loop has ended."""
         return self._running == 0
 
     def add(self, loop: Callable[[], None], *, stage: str, source: str = "") -> None:
-        """Prepare a thread named after its stage and source; ``start`` starts them all."""
+        """Create a thread named after its stage and source. ``start`` starts all threads."""
         name = f"streamdepth-{stage}" + (f"-{source}" if source else "")
-        # Daemons: a read that never returns must not keep the process alive after its deadline was reported.
+        # Daemon threads: a read that never returns must not keep the process alive.
         self._threads.append(
             threading.Thread(target=self._run, args=(loop, stage, source), name=name[:60], daemon=True)
         )
@@ -62,9 +63,9 @@ class ThreadGroup:
             thread.start()
 
     def guard(self, work: Callable[[], T], stage: str, source: str) -> T | None:
-        """Do work under the group's error rules, on the thread this is called on; None where it did not finish.
+        """Call ``work`` on the current thread with the error handling of the group; None if it raised.
 
-        Ctrl-C passes through: only the caller's thread can receive it, and it knows what to do.
+        KeyboardInterrupt is raised again: only the main thread receives it, and ``Pipeline.run`` handles it.
         """
         try:
             return work()
@@ -87,7 +88,7 @@ class ThreadGroup:
             self._on_done()
 
     def fail(self, error: BaseException, stage: str, source: str) -> None:
-        """Record an error if it is the first, naming where it came from, and end the run."""
+        """Record the error with its stage and source if it is the first, and end the run."""
         named = _named(error, stage, source)
         with self._lock:
             first = self._error is None
@@ -97,7 +98,7 @@ class ThreadGroup:
             self._on_error()
 
     def join(self, deadline_seconds: float, clock: Clock) -> None:
-        """Wait for all threads. One that is still there after the deadline becomes the error, unless one is known."""
+        """Wait for all threads. A thread that still runs after the deadline is an error, unless one is recorded."""
         ends_ns = clock.monotonic_ns() + int(deadline_seconds * 1e9)
         for thread in self._threads:
             if thread.ident is None:
@@ -106,8 +107,8 @@ class ThreadGroup:
         stuck = [thread.name.removeprefix("streamdepth-") for thread in self._threads if thread.is_alive()]
         if stuck and self._error is None:
             self._error = DeadlineError(
-                f"{', '.join(stuck)} did not end within {deadline_seconds:g} s; it was left behind and its output may "
-                "be incomplete"
+                f"{', '.join(stuck)} did not end within {deadline_seconds:g} s and was abandoned; its output may be "
+                "incomplete"
             )
 
 
@@ -124,22 +125,22 @@ def _named(error: BaseException, stage: str, source: str) -> BaseException:
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
-    """Let the handlers of SIGINT and SIGTERM run after the block, where the signals came during it.
+def signals_deferred() -> Iterator[None]:
+    """Defer SIGINT and SIGTERM received in the block until after it.
 
-    Does nothing on other threads than the main one, which alone runs handlers, and to handlers that are not Python's.
+    No effect outside the main thread, which alone runs handlers, and for handlers not set by Python.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[tuple[int, FrameType | None]] = []
+    received: list[tuple[int, FrameType | None]] = []
     handlers = {number: handler for number in _SIGNALS if callable(handler := signal.getsignal(number))}
     for number in handlers:
-        signal.signal(number, lambda *signaled: came.append(signaled))
+        signal.signal(number, lambda *signaled: received.append(signaled))
     try:
         yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    for which, frame in came:
+    for which, frame in received:
         handlers[signal.Signals(which)](which, frame)

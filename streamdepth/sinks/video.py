@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.media.hwaccel import HwAccel, encoder, upload_device
-from streamdepth.media.letterbox import Fitter, has_alpha
+from streamdepth.media.letterbox import Letterbox, has_alpha
 from streamdepth.sinks.encoding import (
     Encoding,
     check_preset,
@@ -107,7 +107,7 @@ class VideoSink(BaseSink):
         self._muxed: MuxedFile | None = None
         self._stream: VideoStream | None = None
         self._copier: PacketCopier | None = None
-        self._fitter: Fitter | None = None
+        self._letterbox: Letterbox | None = None
         self._info: StreamInfo | None = None
         self._time_base = Fraction(1, 1000)
         self._origin = Fraction(0)
@@ -122,7 +122,7 @@ class VideoSink(BaseSink):
 
     @property
     def counts(self) -> Mapping[str, int]:
-        resized = self._fitter.resized if self._fitter is not None else 0
+        resized = self._letterbox.resized if self._letterbox is not None else 0
         return MappingProxyType({"resized": resized} if resized else {})
 
     def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:
@@ -152,9 +152,9 @@ class VideoSink(BaseSink):
             raise
 
     def process(self, result: Result) -> None:
-        if self._stream is None or self._fitter is None or result.image is None:
+        if self._stream is None or self._letterbox is None or result.image is None:
             raise SinkError(f"{self.name}: not open, or no image to write")
-        image = self._fitter(result.image)
+        image = self._letterbox(result.image)
         seconds = result.frame.pts * result.frame.time_base - self._origin
         pts = _nearest(seconds / self._time_base)
         if self._frames:
@@ -223,7 +223,7 @@ class VideoSink(BaseSink):
         interval = key_interval(encoding.codec, stream.rate)
         context.options = ({} if interval is None else {"g": str(interval)}) | dict(encoding.options)
         self._open_encoder(encoding, image)
-        self._fitter = Fitter(image.width_px, image.height_px, encoding.pix_fmt, encoding.color)
+        self._letterbox = Letterbox(image.width_px, image.height_px, encoding.pix_fmt, encoding.color)
         if self._copy_sound and stream.media_path is not None:
             self._copier = PacketCopier(
                 stream.media_path,

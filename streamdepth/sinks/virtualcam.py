@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import MissingDependencyError, SinkError, UsageError
-from streamdepth.media.letterbox import Fitter
+from streamdepth.media.letterbox import Letterbox
 from streamdepth.sinks.files import reason
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class VirtualCameraSink(BaseSink):
         super().__init__(f"virtualcam:{device or ''}", control)
         self._device = device
         self._camera: Any = None
-        self._fitter: Fitter | None = None
+        self._letterbox: Letterbox | None = None
 
     @property
     def live(self) -> bool:
@@ -72,13 +72,13 @@ class VirtualCameraSink(BaseSink):
             # One line per backend, each with advice after the first sentence.
             words = ", ".join(line.partition(". ")[0].rstrip(".") for line in reason(exc).splitlines())
             raise SinkError(f"{self.name}: cannot be opened ({words}); {_HINT}") from exc
-        self._fitter = Fitter(image.width_px, image.height_px, "rgb24", ColorTags(*_TAGS_RGB))
+        self._letterbox = Letterbox(image.width_px, image.height_px, "rgb24", ColorTags(*_TAGS_RGB))
 
     def process(self, result: Result) -> None:
-        if self._camera is None or self._fitter is None or result.image is None:
+        if self._camera is None or self._letterbox is None or result.image is None:
             raise SinkError(f"{self.name}: not open, or no image to send")
         try:
-            self._camera.send(self._fitter(result.image).to_ndarray())
+            self._camera.send(self._letterbox(result.image).to_ndarray())
         except (RuntimeError, OSError, ValueError) as exc:
             raise SinkError(f"{self.name}: the camera was closed ({reason(exc)}); start the run again") from exc
 

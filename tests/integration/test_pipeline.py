@@ -45,15 +45,15 @@ def test_every_frame_arrives_once_and_in_order(mode: str, batch: int) -> None:
 def test_a_pipeline_runs_once() -> None:
     pipeline = Pipeline([ScriptedSource(2)], fake_estimator(), range="frame")
     pipeline.run()
-    with pytest.raises(UsageError, match="a pipeline runs once, and this one is closed; make a new one"):
+    with pytest.raises(UsageError, match="this pipeline is closed, and a pipeline runs only once; create a new one"):
         pipeline.run()
 
 
 @pytest.mark.parametrize("value", [7, None, b"clip.mp4"])
 def test_what_is_no_source_is_named(value: Any) -> None:
-    with pytest.raises(UsageError, match=r"is no source; give what a command line takes as text, or a Source"):
+    with pytest.raises(UsageError, match=r"is not a source; pass a Source, or a string as on the command line"):
         next(iter(stream(value, fake_estimator())))
-    with pytest.raises(UsageError, match="is no source"):
+    with pytest.raises(UsageError, match="is not a source"):
         Pipeline([value], fake_estimator())
 
 
@@ -190,12 +190,12 @@ class TestUse:
     def test_wrong_values_are_named(self) -> None:
         with pytest.raises(UsageError, match="at least one source"):
             Pipeline([])
-        with pytest.raises(UsageError, match="neither every nor latest"):
+        with pytest.raises(UsageError, match="policy is one of every, latest"):
             Pipeline([ScriptedSource()], policy="newest")
         with pytest.raises(UsageError, match="batch must be 1 to 256 frames, not"):
             Pipeline([ScriptedSource()], batch=0)
-        with pytest.raises(UsageError, match="kept_bytes is at least 0"):
-            Pipeline([ScriptedSource()], kept_bytes=-1)
+        with pytest.raises(UsageError, match="frame_cache_bytes is at least 0"):
+            Pipeline([ScriptedSource()], frame_cache_bytes=-1)
         with pytest.raises(UsageError, match="function"):
             Pipeline([ScriptedSource(), ScriptedSource()], sinks=[RecordingSink()])
         with pytest.raises(UsageError, match="twice"):

@@ -88,9 +88,9 @@ class TestErrors:
             def again(self) -> ScriptedSource:
                 return ScriptedSource(3)
 
-        error = self.run(source=Shrinking(10), range="shot", kept_bytes=0)
+        error = self.run(source=Shrinking(10), range="shot", frame_cache_bytes=0)
         assert isinstance(error, SourceError)
-        assert "read again" in str(error)
+        assert "in the second pass" in str(error)
 
 
 class TestEnds:
@@ -189,7 +189,7 @@ class TestEnds:
         sink = RecordingSink()
         engine = FakeEngine(before=stop_and_dawdle)
         pipeline = Pipeline(
-            [TwiceSlow(1000)], fake_estimator(engine), [sink], range="shot", kept_bytes=0, deadline_seconds=0.6
+            [TwiceSlow(1000)], fake_estimator(engine), [sink], range="shot", frame_cache_bytes=0, deadline_seconds=0.6
         )
         stats = pipeline.run()
         assert stats.captured > 6  # so many that the deadline passes
@@ -209,7 +209,7 @@ class TestEnds:
                 return ScriptedSource(self.count, before=abort_at)
 
         sink = RecordingSink()
-        pipeline = Pipeline([TwicePassed(20)], fake_estimator(), [sink], range="shot", kept_bytes=0)
+        pipeline = Pipeline([TwicePassed(20)], fake_estimator(), [sink], range="shot", frame_cache_bytes=0)
         stats = pipeline.run()
         assert stats.dropped.keys() == {"stopped"}
         assert balanced(stats)

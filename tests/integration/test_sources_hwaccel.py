@@ -84,7 +84,7 @@ def test_a_camera_is_decoded_in_software_with_a_note(monkeypatch: pytest.MonkeyP
         source = live(server.url("/cam"), hwaccel="cuda", threads=1, max_frames=2, timeout_seconds=5)
         assert source.open().note == "h264 160x96; decoding in software: no cuda here"
         assert len(list(source.frames())) == 2
-    with pytest.raises(UsageError, match="none of auto, cuda"):
+    with pytest.raises(UsageError, match="hwaccel is one of auto, cuda"):
         live("rtsp://127.0.0.1/x", hwaccel="gpu")
     with pytest.raises(UsageError, match="decoder threads"):
         live("rtsp://127.0.0.1/x", threads=-1)
@@ -134,9 +134,9 @@ def test_the_hardwares_encoder_is_taken_where_it_opens(monkeypatch: pytest.Monke
     ("software", "pix_fmt", "why"),
     [
         ("libx264", "yuv420p", "no h264_nvenc here"),
-        ("libx264", "yuv420p10le", "h264_nvenc would not keep yuv420p10le"),
-        ("libx264", "yuv444p", "h264_nvenc would not keep yuv444p"),
-        ("ffv1", "bgra", "nothing of cuda stands in for ffv1"),
+        ("libx264", "yuv420p10le", "h264_nvenc does not support yuv420p10le"),
+        ("libx264", "yuv444p", "h264_nvenc does not support yuv444p"),
+        ("ffv1", "bgra", "cuda has no encoder that replaces ffv1"),
     ],
 )
 def test_what_hardware_cannot_take_is_encoded_in_software(
@@ -257,5 +257,5 @@ def test_images_in_device_memory_are_uploaded_from_nv12(monkeypatch: pytest.Monk
 
 
 def test_an_unknown_value_names_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="none of auto, cuda, vaapi, none"):
+    with pytest.raises(UsageError, match="hwaccel is one of auto, cuda, vaapi, none, not"):
         FileSource("x.mp4", hwaccel="gpu")

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamdepth.colorize.palettes import palette
-from streamdepth.colorize.still import paint, resize_bilinear, resize_to_uint16
+from streamdepth.colorize.resize import resize_bilinear, resize_to_uint16
+from streamdepth.colorize.still import paint
 from streamdepth.core.errors import UsageError
 from streamdepth.core.frame import DepthMap, DepthRange, Sense
 from streamdepth.core.look import Look, Upsampling

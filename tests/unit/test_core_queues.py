@@ -39,14 +39,14 @@ def test_every_waits_for_room() -> None:
 def test_somebody_who_wants_an_item_can_be_waited_for() -> None:
     queue: BoundedQueue[int] = BoundedQueue(1)
     with ThreadPoolExecutor(2) as pool:
-        waiting = pool.submit(queue.wait_for_taker)
+        waiting = pool.submit(queue.wait_for_consumer)
         assert not waiting.done()
         taking = pool.submit(queue.get, 5)
         waiting.result(5)
         queue.put(1)
         assert taking.result(5) == 1
         queue.put(2)
-        waiting = pool.submit(queue.wait_for_taker)
+        waiting = pool.submit(queue.wait_for_consumer)
         assert queue.get(5) == 2  # who finds one does not wait for it
         assert not waiting.done()
         queue.abort()

@@ -53,7 +53,7 @@ def _error(got: DepthMap, wanted: NDArray[np.float32], border: int = 12) -> floa
 def test_depth_moves_with_the_image(shift: int) -> None:
     before = _known(*_scene(0))
     image, wanted = _scene(shift)
-    got = DepthPropagator().onward(image, before)
+    got = DepthPropagator().forward(image, before)
     assert got.propagated
     assert got.sense is _SENSE
     assert _error(got, wanted) < 0.35
@@ -64,7 +64,7 @@ def test_depth_of_another_size_than_the_image_moves_as_far() -> None:
     image, wanted = _scene(8)
     first, depth = _scene(0)
     half = np.ascontiguousarray(depth.reshape(_HEIGHT // 2, 2, _WIDTH // 2, 2).mean(axis=(1, 3)))
-    got = DepthPropagator().onward(image, _known(first, half))
+    got = DepthPropagator().forward(image, _known(first, half))
     expected = wanted.reshape(_HEIGHT // 2, 2, _WIDTH // 2, 2).mean(axis=(1, 3))
     assert got.values.shape == expected.shape
     assert _error(got, expected) < 0.35
@@ -81,23 +81,23 @@ def test_what_one_image_hides_comes_from_the_other() -> None:
     """The card moves 18 px to the right: what it uncovers is only seen later, what it covers only earlier."""
     before, after = _known(*_scene(0, 60)), _known(*_scene(0, 78))
     image, wanted = _scene(0, 69)
-    carrier = DepthPropagator()
-    both = next(carrier.between([image], before, after))
+    propagator = DepthPropagator()
+    both = next(propagator.between([image], before, after))
     uncovered = np.s_[45:95, 62:67]
-    forward = carrier.onward(image, before)
+    forward = propagator.forward(image, before)
     missed = np.abs(forward.values[uncovered] - wanted[uncovered]).mean()
     assert np.abs(both.values[uncovered] - wanted[uncovered]).mean() < missed / 3
     assert _error(both, wanted) < min(_error(forward, wanted), float(np.abs(before.values - wanted).mean())) / 1.5
 
 
 def test_motion_too_far_for_one_look_is_followed_step_by_step() -> None:
-    carrier, before = DepthPropagator(), _known(*_scene(0))
+    propagator, before = DepthPropagator(), _known(*_scene(0))
     for shift in range(6, 73, 6):
         image, wanted = _scene(shift)
-        got = carrier.onward(image, before)
+        got = propagator.forward(image, before)
     seen = np.s_[12:-12, 12:-84]  # the rest has come into the image since
     assert np.abs(got.values[seen] - wanted[seen]).mean() < 1
-    leap = DepthPropagator().onward(image, before)
+    leap = DepthPropagator().forward(image, before)
     assert np.abs(leap.values[seen] - wanted[seen]).mean() > 10
 
 
@@ -125,7 +125,7 @@ def test_no_depth_stays_no_depth() -> None:
     holes = depth.copy()
     holes[60:90, 60:120] = np.nan
     moved, wanted = _scene(6)
-    got = DepthPropagator().onward(moved, _known(image, holes))
+    got = DepthPropagator().forward(moved, _known(image, holes))
     assert got.valid is None
     assert np.isnan(got.values[62:88, 58:112]).all()
     known = np.isfinite(got.values)
@@ -153,35 +153,35 @@ def test_images_of_other_sizes_are_left_out_of_a_blend_and_refused_alone() -> No
     image, depth = _scene(0)
     before, other = _known(image, depth), _known(image[:100].copy(), depth)
     smaller = _known(image, depth[:72].copy())
-    carrier = DepthPropagator()
+    propagator = DepthPropagator()
     for after in (other, smaller):
-        assert np.allclose(next(carrier.between([image], before, after)).values, depth, atol=0.01)
-    with pytest.raises(ValueError, match="cannot be compared"):
-        carrier.onward(image[:100].copy(), before)
+        assert np.allclose(next(propagator.between([image], before, after)).values, depth, atol=0.01)
+    with pytest.raises(ValueError, match="needs images of one size"):
+        propagator.forward(image[:100].copy(), before)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8, 4), (640, 3), (15, 700), (3000, 90)])
 def test_tiny_and_narrow_images_are_held(size: tuple[int, int]) -> None:
     width, height = size
     image = av.VideoFrame.from_ndarray(np.full((height, width, 3), 90, np.uint8), format="rgb24")
-    carrier = DepthPropagator()
-    small = carrier.small(image)
+    propagator = DepthPropagator()
+    small = propagator.small(image)
     assert (max(small.shape), min(small.shape) >= 32) == (256, True)
     depth = np.arange(32, dtype=np.float32).reshape(4, 8)
     known = _known(small, depth)
     for _ in range(3):
-        assert np.array_equal(carrier.onward(small, known).values, depth)
-    assert [np.array_equal(got.values, depth) for got in carrier.between([small] * 3, known, known)] == [True] * 3
+        assert np.array_equal(propagator.forward(small, known).values, depth)
+    assert [np.array_equal(got.values, depth) for got in propagator.between([small] * 3, known, known)] == [True] * 3
 
 
 def test_sizes_may_change() -> None:
     """OpenCV's search crashes the process where one that was used for another size is told where to begin."""
-    carrier = DepthPropagator()
+    propagator = DepthPropagator()
     depth = np.zeros((4, 8), np.float32)
     for width, height in [(256, 144), (144, 256), (256, 32), (32, 256), (256, 256)] * 3:
         known = _known(_texture(3, width, height), depth)
         for seed in (4, 5, 6):
-            assert carrier.onward(_texture(seed, width, height), known).values.shape == (4, 8)
+            assert propagator.forward(_texture(seed, width, height), known).values.shape == (4, 8)
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p10le", "nv12", "rgb24", "gray"])
@@ -199,5 +199,5 @@ def test_motion_is_looked_for_in_small_luma(pix_fmt: str, width: int, height: in
 
 def test_a_image_the_scaler_cannot_convert_is_named() -> None:
     image = av.VideoFrame(64, 64, "gray32be")
-    with pytest.raises(DataFormatError, match=r"64x64 gray32be image .*leave --model-every out"):
+    with pytest.raises(DataFormatError, match=r"64x64 gray32be frames .*remove --model-every"):
         DepthPropagator().small(image)

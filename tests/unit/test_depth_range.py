@@ -122,7 +122,7 @@ class TestRanges:
             RangeSpec.parse(text)
 
     def test_only_fixed_has_ends(self) -> None:
-        with pytest.raises(ValueError, match="fixed range has ends"):
+        with pytest.raises(ValueError, match="mode fixed needs ends"):
             RangeSpec(RangeMode.EMA, DepthRange(0, 1))
 
 
@@ -190,7 +190,7 @@ class TestShots:
     def test_images_are_kept_within_their_budget(self) -> None:
         """Room for four: a shot keeps its last ones, as far as the shots before it have left room."""
         frame_bytes = sum(plane.buffer_size for plane in at(0).image.planes)
-        shot_spool = ShotSpool(kept_bytes=4 * frame_bytes)
+        shot_spool = ShotSpool(frame_cache_bytes=4 * frame_bytes)
         depth = ramp(0, 1)
         frames = [at(pts) for pts in range(16)]
 

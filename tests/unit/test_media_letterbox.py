@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from streamdepth.core.frame import ColorTags
-from streamdepth.media.letterbox import Fitter
+from streamdepth.media.letterbox import Letterbox
 
 BT709 = ColorTags(1, 1, 1, 1)
 
@@ -19,13 +19,13 @@ def test_odd_sizes_come_out_whole(given: str, size_px: tuple[int, int], pix_fmt:
     image = av.VideoFrame(*size_px, given)
     for plane in image.planes:
         plane.update(bytes([200]) * plane.buffer_size)
-    fitted = Fitter(63, 47, pix_fmt, BT709)(image)
+    fitted = Letterbox(63, 47, pix_fmt, BT709)(image)
     assert (fitted.width, fitted.height, fitted.format.name) == (63, 47, pix_fmt)
 
 
 def test_another_shape_lies_in_the_middle_of_black() -> None:
     white = av.VideoFrame.from_ndarray(np.full((30, 90, 3), 255, np.uint8), format="rgb24")
-    fitted = Fitter(63, 47, "yuv420p", BT709)(white).to_ndarray(format="rgb24")
+    fitted = Letterbox(63, 47, "yuv420p", BT709)(white).to_ndarray(format="rgb24")
     lit = np.flatnonzero(fitted[:, 31, 0] > 128)
     assert abs(len(lit) - 21) <= 1
     assert abs(lit.mean() - 23) <= 1

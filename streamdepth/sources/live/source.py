@@ -14,7 +14,7 @@ from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.core.frame import Frame, StreamInfo
 from streamdepth.core.redact import redact
 from streamdepth.media.hwaccel import HwAccel
-from streamdepth.media.letterbox import Fitter
+from streamdepth.media.letterbox import Letterbox
 from streamdepth.net.backoff import Backoff, connected_again
 from streamdepth.net.tls import find_tls_config
 from streamdepth.net.url import LIVE_SCHEMES, find_credentials, parse_live_url
@@ -136,7 +136,7 @@ class LiveSource(BaseSource):
         self._index = 0
         self._info: StreamInfo | None = None
         self._pixel_aspect = Fraction(1)
-        self._fitter: Fitter | None = None
+        self._letterbox: Letterbox | None = None
         self._timeline = LiveTimeline()
         self._damaged_since_ns: int | None = None
 
@@ -254,7 +254,7 @@ class LiveSource(BaseSource):
             self._timeline.restart()
             self._damaged_since_ns = None
             self._pixel_aspect = item.sample_aspect_ratio
-            self._fitter = None
+            self._letterbox = None
         return item
 
     def _reconnect(self, cause: Ended) -> None:
@@ -321,8 +321,8 @@ class LiveSource(BaseSource):
         same_size = (image.width, image.height) == (info.width_px, info.height_px)
         if same_size and image.format.name == info.pix_fmt:
             return image
-        if self._fitter is None:
+        if self._letterbox is None:
             shape = self._pixel_aspect / info.sample_aspect_ratio
-            self._fitter = Fitter(info.width_px, info.height_px, info.pix_fmt, info.color, shape)
+            self._letterbox = Letterbox(info.width_px, info.height_px, info.pix_fmt, info.color, shape)
         self._rescaled += 1
-        return self._fitter(image)
+        return self._letterbox(image)
