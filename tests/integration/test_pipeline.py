@@ -1,9 +1,9 @@
-"""The runner: order, books, policies, errors and ends."""
+"""The pipeline: order, statistics, policies, errors and ends."""
 
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -21,6 +21,9 @@ from tests.support.stages import (
     flat_image,
     no_threads_left,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @pytest.mark.parametrize("mode", ["shot", "ema", "frame", "fixed:0,300"])
@@ -109,12 +112,22 @@ def test_a_live_sink_never_holds_the_others_up() -> None:
     slow = RecordingSink("slow", live=True, before=lambda _: assert_true(release.wait(10)))
     other = RecordingSink("other", before=lambda result: release.set() if result.frame.index == 19 else None)
     stats = Pipeline([ScriptedSource(20)], fake_estimator(), [slow, other], range="frame").run()
-    books = {sink.name: sink for sink in stats.sinks}
-    assert books["other"].written == 20
-    assert books["slow"].dropped["policy"] == 20 - books["slow"].written > 0
+    sinks = {sink.name: sink for sink in stats.sinks}
+    assert sinks["other"].written == 20
+    assert sinks["slow"].dropped["policy"] == 20 - sinks["slow"].written > 0
 
 
-def test_frames_a_source_left_out_are_in_the_books() -> None:
+def test_counters_of_a_sink_are_in_the_statistics() -> None:
+    class Counting(RecordingSink):
+        @property
+        def counts(self) -> Mapping[str, int]:
+            return {"resized": len(self.results), "late": 0}
+
+    stats = Pipeline([ScriptedSource(4)], fake_estimator(), [Counting()], range="frame").run()
+    assert stats.to_dict()["sinks"] == [{"name": "recording", "written": 4, "dropped": {}, "counts": {"resized": 4}}]
+
+
+def test_frames_a_source_dropped_are_in_the_statistics() -> None:
     stats = Pipeline([ScriptedSource(5, dropped={"corrupt": 2})], fake_estimator(), range="frame").run()
     assert (stats.captured, stats.processed, stats.dropped) == (7, 5, {"corrupt": 2})
 

@@ -151,6 +151,13 @@ class RtspPublishSink(BaseSink):
         return ", ".join(parts)
 
     @property
+    def counts(self) -> Mapping[str, int]:
+        """Connections made again, images sent and repeated, and images not sent, by cause."""
+        return MappingProxyType(
+            {"reconnects": self.reconnects, "sent": self._sent, "repeated": self._sent_again, **self.dropped}
+        )
+
+    @property
     def status(self) -> Mapping[str, object]:
         """State and counters in one read-only mapping, for statistics and pages."""
         return MappingProxyType(

@@ -140,6 +140,16 @@ class RtspServerSink(BaseSink):
         return {cause: count for cause, count in found.items() if count}
 
     @property
+    def counts(self) -> Mapping[str, int]:
+        """Encoded and repeated images, events of the server, and images skipped by viewers, by cause."""
+        events, skipped = self._hub.counters() if self._hub is not None else ({}, {})
+        repeated = self._pace.repeated if self._pace is not None else 0
+        return MappingProxyType(
+            {"encoded": self._encoded, "repeated": repeated, **self.dropped, **events}
+            | {f"skipped_{cause}": count for cause, count in skipped.items()}
+        )
+
+    @property
     def status(self) -> Mapping[str, object]:
         """State and counters in one read-only mapping, for statistics and pages."""
         events, skipped = self._hub.counters() if self._hub is not None else ({}, {})
