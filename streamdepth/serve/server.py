@@ -7,7 +7,7 @@ import logging
 import socket
 import threading
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from aiohttp import web
 
@@ -101,7 +101,7 @@ class WebServer:
         await runner.setup()
         server = None
         try:
-            server = await self._loop.create_server(lambda: self._protocol(runner), sock=bound, backlog=128)
+            server = await self._loop.create_server(lambda: _Admitting(self, runner), sock=bound, backlog=128)
             ready.set_result(None)
             await self._stopping.wait()
         finally:
@@ -109,12 +109,16 @@ class WebServer:
                 server.close()
             await runner.cleanup()
 
-    def _protocol(self, runner: web.AppRunner) -> asyncio.BaseProtocol:
+    def admit(self, transport: asyncio.Transport, runner: web.AppRunner) -> None:
+        """Hand a new connection on to aiohttp, or close it where there are as many as may be. On the loop."""
         assert runner.server is not None  # noqa: S101 - after setup()
         if len(runner.server.connections) >= self._max_connections:
             self.refused += 1
-            return _Refusing()
-        return runner.server()
+            transport.close()
+            return
+        handler = runner.server()
+        transport.set_protocol(handler)
+        handler.connection_made(transport)
 
 
 class _Redacted(logging.Filter):
@@ -133,9 +137,18 @@ def _logger() -> logging.Logger:
     return logger
 
 
-class _Refusing(asyncio.Protocol):
+class _Admitting(asyncio.Protocol):
+    """A connection before it is admitted.
+
+    The loop makes the protocols of all waiting connections before it tells the first of them that it is made. Where
+    connections come in a burst, a limit checked when a protocol is made would see none of the others.
+    """
+
+    def __init__(self, server: WebServer, runner: web.AppRunner) -> None:
+        self._server, self._runner = server, runner
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
+        self._server.admit(cast("asyncio.Transport", transport), self._runner)
 
 
 def _bind(listen: Listen) -> socket.socket:
