@@ -223,7 +223,7 @@ def test_external_data_outside_the_folder_is_refused(tmp_path: Path, location: s
             if entry.key == "location":
                 entry.value = location
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(ModelError, match="outside its own folder; do not tls this file"):
+    with pytest.raises(ModelError, match="outside its own folder; do not trust this file"):
         read_graph(path)
 
 
