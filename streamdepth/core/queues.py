@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 T = TypeVar("T")
 
@@ -27,6 +30,31 @@ class Ended(Exception):  # noqa: N818 - control flow between threads
     """The queue is empty and no more items follow."""
 
 
+class AbortableCondition(threading.Condition):
+    """A condition variable whose waits raise ``Aborted`` after ``abort``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._aborted = False
+
+    def wait_for(self, predicate: Callable[[], object], timeout: float | None = None) -> Any:
+        """As ``threading.Condition.wait_for``.
+
+        Raises:
+            Aborted: ``abort`` was called before or during the wait.
+        """
+        met = super().wait_for(lambda: self._aborted or predicate(), timeout)
+        if self._aborted:
+            raise Aborted
+        return met
+
+    def abort(self) -> None:
+        """Make all waits raise, now and later. Idempotent."""
+        with self:
+            self._aborted = True
+            self.notify_all()
+
+
 class BoundedQueue(Generic[T]):
     """First in, first out. Thread-safe.
 
@@ -40,9 +68,8 @@ class BoundedQueue(Generic[T]):
         self.capacity = capacity
         self.policy = policy
         self._items: deque[T] = deque()
-        self._changed = threading.Condition()
+        self._changed = AbortableCondition()
         self._ended = False
-        self._aborted = False
         self._consumers = 0
 
     def put(self, item: T) -> T | None:
@@ -55,10 +82,7 @@ class BoundedQueue(Generic[T]):
             replaced = None
             if self.policy is Policy.LATEST and len(self._items) >= self.capacity:
                 replaced = self._items.popleft()
-            while len(self._items) >= self.capacity and not self._aborted:
-                self._changed.wait()
-            if self._aborted:
-                raise Aborted
+            self._changed.wait_for(lambda: len(self._items) < self.capacity)
             self._items.append(item)
             self._changed.notify_all()
             return replaced
@@ -70,9 +94,7 @@ class BoundedQueue(Generic[T]):
             Aborted: the queue was aborted first.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._consumers > len(self._items) or self._aborted)
-            if self._aborted:
-                raise Aborted
+            self._changed.wait_for(lambda: self._consumers > len(self._items))
 
     def get(self, timeout_seconds: float | None = None) -> T | None:
         """Remove and return the oldest item; None if none arrived within ``timeout_seconds``.
@@ -82,15 +104,14 @@ class BoundedQueue(Generic[T]):
             Aborted: the queue was aborted.
         """
         with self._changed:
-            if not self._items:
+            waits = not self._items
+            if waits:
                 self._consumers += 1
                 self._changed.notify_all()
-                try:
-                    self._changed.wait_for(lambda: self._items or self._ended or self._aborted, timeout_seconds)
-                finally:
-                    self._consumers -= 1
-            if self._aborted:
-                raise Aborted
+            try:
+                self._changed.wait_for(lambda: self._items or self._ended, timeout_seconds)
+            finally:
+                self._consumers -= waits
             if self._items:
                 item = self._items.popleft()
                 self._changed.notify_all()
@@ -111,9 +132,7 @@ class BoundedQueue(Generic[T]):
             self._changed.notify_all()
 
     def abort(self) -> None:
-        with self._changed:
-            self._aborted = True
-            self._changed.notify_all()
+        self._changed.abort()
 
     def drain(self) -> list[T]:
         """Remove and return all items, also after an abort, so that they can be counted."""

@@ -8,7 +8,6 @@ the previous one. Decoded frames are cached in memory up to a budget; the colour
 from __future__ import annotations
 
 import tempfile
-import threading
 from collections import deque
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
@@ -17,7 +16,7 @@ import numpy as np
 
 from streamdepth.core.errors import SinkError
 from streamdepth.core.frame import DepthMap, DepthRange, Sense
-from streamdepth.core.queues import Aborted, Ended
+from streamdepth.core.queues import AbortableCondition, Ended
 from streamdepth.depth.range import PERCENTILES
 
 if TYPE_CHECKING:
@@ -106,14 +105,13 @@ class ShotSpool:
     def __init__(self, budget_bytes: int = SPOOL_BYTES, frame_cache_bytes: int = FRAME_CACHE_BYTES) -> None:
         self._budget_bytes = budget_bytes
         self._cache_free_bytes = frame_cache_bytes
-        self._changed = threading.Condition()
+        self._changed = AbortableCondition()
         self._closed: deque[_Shot] = deque()
         self._reading: _Shot | None = None
         self._open: _Shot | None = None
         self._last_range: DepthRange | None = None
         self._used_bytes = 0
         self._ended = False
-        self._aborted = False
         self._shots = 0
 
     @property
@@ -140,13 +138,10 @@ class ShotSpool:
                 self._close_shot(crossfade=not cut)
             self._changed.wait_for(
                 lambda: (
-                    self._aborted
-                    or self._used_bytes + values.nbytes <= self._budget_bytes
+                    self._used_bytes + values.nbytes <= self._budget_bytes
                     or (not self._closed and self._reading is None)
                 )
             )
-            if self._aborted:
-                raise Aborted
             if self._open is None:
                 self._shots += 1
                 self._open = _Shot(_spool_file(), None if cut else self._last_range)
@@ -184,16 +179,12 @@ class ShotSpool:
             if self._reading is not None and not self._reading.records:
                 self._discard(self._reading)
                 self._reading = None
+            self._changed.wait_for(lambda: self._reading or self._closed or self._ended)
             if self._reading is None:
-                self._changed.wait_for(lambda: self._aborted or self._closed or self._ended)
-                if self._aborted:
-                    raise Aborted
                 if not self._closed:
                     raise Ended
                 self._reading = self._closed.popleft()
                 self._reading.spool.seek(0)
-            if self._aborted:
-                raise Aborted
             shot = self._reading
             frame = self._evict(shot) if len(shot.cached) == len(shot.records) else None
             record = shot.records.popleft()
@@ -206,9 +197,7 @@ class ShotSpool:
         return Spooled(record.stamp, frame, depth, _crossfade(shot, shot.range))
 
     def abort(self) -> None:
-        with self._changed:
-            self._aborted = True
-            self._changed.notify_all()
+        self._changed.abort()
 
     def close(self) -> None:
         """Free disk and cache. Idempotent. Call it after both passes have ended."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from streamdepth.core.clock import SystemClock
-from streamdepth.core.queues import Aborted, Ended, Policy
+from streamdepth.core.queues import AbortableCondition, Ended, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -49,9 +48,8 @@ class MultiSourceQueue:
         self._capacities = tuple(latest_capacity if one is Policy.LATEST else capacity for one in policies)
         self._sources: tuple[deque[tuple[int, Frame]], ...] = tuple(deque() for _ in policies)
         self._open = [True] * len(self._policies)
-        self._changed = threading.Condition()
+        self._changed = AbortableCondition()
         self._arrivals = 0
-        self._aborted = False
 
     def put(self, source: int, frame: Frame) -> Frame | None:
         """Add a frame; returns the frame it replaced, which the caller must count.
@@ -64,9 +62,7 @@ class MultiSourceQueue:
             replaced = None
             if len(frames) >= capacity and self._policies[source] is Policy.LATEST:
                 replaced = frames.popleft()[1]
-            self._changed.wait_for(lambda: self._aborted or len(frames) < capacity)
-            if self._aborted:
-                raise Aborted
+            self._changed.wait_for(lambda: len(frames) < capacity)
             frames.append((self._arrivals, frame))
             self._arrivals += 1
             self._changed.notify_all()
@@ -79,9 +75,7 @@ class MultiSourceQueue:
             Ended: all sources have ended and are empty. Aborted: the queue was aborted.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._aborted or any(self._sources) or not any(self._open), timeout_seconds)
-            if self._aborted:
-                raise Aborted
+            self._changed.wait_for(lambda: any(self._sources) or not any(self._open), timeout_seconds)
             filled = [source for source, frames in enumerate(self._sources) if frames]
             if not filled:
                 if not any(self._open):
@@ -99,9 +93,7 @@ class MultiSourceQueue:
             self._changed.notify_all()
 
     def abort(self) -> None:
-        with self._changed:
-            self._aborted = True
-            self._changed.notify_all()
+        self._changed.abort()
 
     @property
     def blocking(self) -> bool:

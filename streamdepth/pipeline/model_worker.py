@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from streamdepth.core.errors import InferenceError
-from streamdepth.core.queues import Aborted, BoundedQueue, Ended, Policy
+from streamdepth.core.queues import AbortableCondition, Aborted, BoundedQueue, Ended, Policy
 from streamdepth.pipeline.batching import Batcher, MultiSourceQueue, max_batch_wait_ns
 from streamdepth.pipeline.stats import Timer
 
@@ -117,12 +117,11 @@ class ReorderBuffer:
 
     def __init__(self) -> None:
         self._taking = threading.Lock()
-        self._changed = threading.Condition()
+        self._changed = AbortableCondition()
         self._taken = 0
         self._next = 0
         self._undelivered: dict[int, Callable[[], None]] = {}
         self._delivering = False
-        self._aborted = False
 
     def take(self, get: Callable[[], T | None]) -> tuple[int, T | None]:
         """The position and the next item of ``get``; the item is None after ``get`` raised ``Ended``.
@@ -152,9 +151,7 @@ class ReorderBuffer:
             Aborted: it was aborted first.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._aborted or position - self._next < max_undelivered)
-            if self._aborted:
-                raise Aborted
+            self._changed.wait_for(lambda: position - self._next < max_undelivered)
             self._undelivered[position] = call
             if self._delivering:
                 return
@@ -170,9 +167,7 @@ class ReorderBuffer:
             Aborted: it was aborted first.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._aborted or self._next == position)
-            if self._aborted:
-                raise Aborted
+            self._changed.wait_for(lambda: self._next == position)
         end()
         self._done()
 
@@ -189,6 +184,4 @@ class ReorderBuffer:
 
     def abort(self) -> None:
         """Abort all waits. Idempotent."""
-        with self._changed:
-            self._aborted = True
-            self._changed.notify_all()
+        self._changed.abort()
