@@ -65,7 +65,7 @@ def serve(config: ServeConfig) -> None:
 
 def print_address(site: WebSite, *, quiet: bool) -> None:
     """Print where the page is. A generated token is printed even if ``quiet``: there is no other way to get it."""
-    if site.token_is_ours:
+    if site.token_generated:
         typer.echo(f"streamdepth: open {site.entry_url}")
     elif not quiet:
         typer.echo(f"streamdepth: open {site.address}/")
@@ -86,7 +86,7 @@ def _show(source: Source, estimator: DepthEstimator, site: WebSite, *, color_thr
             estimator,
             [sink],
             policy=Policy.LATEST,
-            range=site.range_switch,
+            range=site.view.range_switch,
             model_every=model_every,
             color_threads=color_threads,
         )

@@ -111,7 +111,7 @@ def parse_alpha(value: float | str | Sequence[float] | None) -> tuple[float, flo
     )
     try:
         numbers = [float(part) for part in parts]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = []
     if len(numbers) not in (1, 2) or any(number != number for number in numbers):
         raise ValueError(f"alpha is a number or a pair NEAR,FAR in 0..1, not {value!r}")

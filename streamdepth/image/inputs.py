@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
+import math
 import re
-import threading
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ from streamdepth.core.errors import DataFormatError, SourceError, SourceNotFound
 from streamdepth.core.frame import Frame
 from streamdepth.core.redact import redact
 from streamdepth.image.tensors import Tensor, tensor_of
-from streamdepth.media.pillow import rgb_from_pil
+from streamdepth.media.pillow import DAMAGED, open_raster, rgb_from_pil
 
 if TYPE_CHECKING:
     import av
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
 MAX_PIXELS = 178_956_970
 """Images above this are refused: Pillow's own limit for what it calls a decompression bomb."""
 
-# What warnings are shown is the process's: two threads that both change and restore it would leave it changed.
-_OPENING = threading.Lock()
 _SHOWN = 60
 _DATA_URL = re.compile(r"data:[^,]{0,200},", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
@@ -143,11 +139,57 @@ def _from_text(text: str, max_pixels: int) -> Still:
     raise SourceNotFoundError(f"{shown}: no such file; check the path")
 
 
-def _from_base64(text: str, shown: str, max_pixels: int) -> Still:
-    compact = re.sub(r"\s+", "", text).replace("-", "+").replace("_", "/")
+def from_json(value: Any) -> bytes | Mapping[str, Any]:
+    """The encoded image or the tensor that a JSON value holds. Files are never opened.
+
+    Args:
+        value: a base64 string with or without a ``data:`` prefix, Node.js' ``{"type": "Buffer", "data": [...]}``, or a
+            tensor ``{data, type, dims}`` (``dim`` too).
+    Raises:
+        UsageError: anything else.
+    """
+    if isinstance(value, str):
+        prefix = _DATA_URL.match(value)
+        try:
+            return _base64_bytes(value[prefix.end() :] if prefix else value)
+        except ValueError as exc:
+            raise UsageError(f"the text is not base64 ({exc}); encode the image's bytes") from None
+    if not isinstance(value, Mapping):
+        raise UsageError(f"a {type(value).__name__} holds no image; give base64, a list of them, or a tensor")
+    if "data" in value and {"dims", "dim"} & set(value):
+        return value
+    data = value.get("data")
+    if value.get("type") != "Buffer" or not isinstance(data, list):
+        found = _shortened(", ".join(map(str, value))) or "nothing"
+        raise UsageError(f"an object with {found} is neither an image nor a tensor {{data, type, dims}}")
     try:
-        data = base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
-    except (binascii.Error, ValueError) as exc:
+        return bytes(data)
+    except (TypeError, ValueError):
+        raise UsageError("the Buffer's data must be bytes 0..255; send the image's bytes") from None
+
+
+def pixel_count(data: bytes) -> float | None:
+    """Pixels of an encoded image, read from its header; inf where Pillow refuses it as too large, None if no image."""
+    from PIL import Image
+
+    try:
+        with open_raster(io.BytesIO(data)) as image:
+            return image.width * image.height
+    except Image.DecompressionBombError:
+        return math.inf
+    except DAMAGED:
+        return None
+
+
+def _base64_bytes(text: str) -> bytes:
+    compact = re.sub(r"\s+", "", text).replace("-", "+").replace("_", "/")
+    return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
+
+
+def _from_base64(text: str, shown: str, max_pixels: int) -> Still:
+    try:
+        data = _base64_bytes(text)
+    except ValueError as exc:
         raise DataFormatError(f"{shown!r}: not base64 ({exc}); encode the image's bytes again") from exc
     return _from_bytes(data, "the base64 string", max_pixels)
 
@@ -168,17 +210,16 @@ def _from_bytes(data: bytes, name: str, max_pixels: int) -> Still:
     if not data:
         raise DataFormatError(f"{name}: empty; give an encoded image")
     try:
-        with _OPENING, warnings.catch_warnings():
-            # Pillow warns from half its limit on; ours is checked before anything is decoded
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
+        image = open_raster(io.BytesIO(data))
     except UnidentifiedImageError as exc:
-        raise DataFormatError(f"{name}: not an image in a format Pillow reads; give PNG, JPEG, WebP or TIFF") from exc
+        raise DataFormatError(f"{name}: not an image in a supported format; give PNG, JPEG, WebP or TIFF") from exc
     except Image.DecompressionBombError as exc:
         raise DataFormatError(
             f"{name}: too many pixels to be decoded safely ({exc}); scale it down, or raise "
             "PIL.Image.MAX_IMAGE_PIXELS and max_pixels if it is trusted"
         ) from exc
+    except DAMAGED as exc:
+        raise DataFormatError(f"{name}: damaged image ({exc}); save or download it again") from exc
     with image:
         return _from_pil(image, name, max_pixels)
 
@@ -187,16 +228,16 @@ def _from_pil(image: Image.Image, name: str, max_pixels: int) -> Still:
     width, height = image.size
     _check_size(name, width, height, max_pixels)
     notes: list[str] = []
-    frames = int(getattr(image, "n_frames", 1))
-    # an MPO's further images are previews or the other eye of the same photograph
-    if frames > 1 and image.format != "MPO":
-        notes.append(f"{name}: the first of {frames} images")
     try:
+        frames = int(getattr(image, "n_frames", 1))
+        # further images of an MPO are previews or the second view of a stereo photograph
+        if frames > 1 and image.format != "MPO":
+            notes.append(f"{name}: the first of {frames} images")
         if frames > 1:
             image.seek(0)
         image.load()
         rgb = rgb_from_pil(image)
-    except (OSError, SyntaxError, ValueError, EOFError) as exc:
+    except DAMAGED as exc:
         raise DataFormatError(f"{name}: damaged image ({exc}); save or download it again") from exc
     return Still(rgb, name, tuple(notes))
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import struct
+import threading
+import warnings
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from streamdepth.core.frame import image_from_array
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import av
     from numpy.typing import NDArray
     from PIL import Image
@@ -21,6 +26,39 @@ IMAGE_SUFFIXES = frozenset(
     )
 )
 """Suffixes of image files in a folder. Animated formats (.gif, .apng) are videos."""
+
+
+RASTER_FORMATS = (
+    *("AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA"),
+    *("TIFF", "WEBP"),
+)
+"""Formats that are opened, by Pillow's names. Others are refused: Pillow runs Ghostscript on EPS, for example."""
+
+DAMAGED = (
+    *(OSError, SyntaxError, ValueError, EOFError, OverflowError, TypeError, IndexError, KeyError, AttributeError),
+    *(ZeroDivisionError, NotImplementedError, struct.error),
+)
+"""What Pillow's decoders raise for damaged files."""
+
+# Warning filters belong to the process: two threads that change and restore them at once leave them changed.
+_OPENING = threading.Lock()
+
+
+def open_raster(file: str | Path | IO[bytes]) -> Image.Image:
+    """``PIL.Image.open`` for :data:`RASTER_FORMATS` only, without its warning about large images.
+
+    Raises:
+        PIL.UnidentifiedImageError: another format, or no image.
+        PIL.Image.DecompressionBombError: more pixels than Pillow decodes.
+        OSError: the file cannot be read.
+    """
+    from PIL import Image
+
+    Image.init()
+    formats = [name for name in RASTER_FORMATS if name in Image.OPEN]
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Image.open(file, formats=formats)
 
 
 def image_from_pil(image: Image.Image) -> av.VideoFrame:

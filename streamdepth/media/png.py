@@ -15,14 +15,14 @@ _RLE = 3
 time of level 3, and files a fifth smaller."""
 
 
-def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+def encode_png(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
     """Encode an image as PNG, not interlaced. Thread-safe.
 
     Uses OpenCV with the Paeth filter only; Pillow tries all five filters on every row. At 720p this takes 16 instead of
     27 ms for depth as RGBA, 32 instead of 50 ms for a photograph, with file sizes within 3 %.
 
     Args:
-        pixels: uint8 [H, W] gray, or [H, W, C] with gray and alpha (2), RGB (3) or RGBA (4).
+        pixels: uint8 or uint16 [H, W] gray, or uint8 [H, W, C] with gray and alpha (2), RGB (3) or RGBA (4).
     """
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     if channels == 2:
@@ -41,7 +41,7 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     return bytes(content.data)
 
 
-def _gray_with_alpha(pixels: NDArray[np.uint8]) -> bytes:
+def _gray_with_alpha(pixels: NDArray[Any]) -> bytes:
     """Two channels, which OpenCV cannot write."""
     from PIL import Image
 

@@ -366,10 +366,11 @@ class Pipeline:
             sink_worker.sink for source_worker in self._source_workers for sink_worker in source_worker.sink_workers
         )
 
-    def snapshot(self) -> Snapshot:
-        """Current state of the run. Any thread."""
+    def snapshot(self, source_id: str | None = None) -> Snapshot:
+        """The current state of the run, or of one of its sources. Any thread."""
         seconds = (self._clock.monotonic_ns() - self._started_ns) / 1e9 if self._started_ns else 0.0
-        return snapshot(self._source_workers, self._model.queued(), seconds=seconds, stopping=self._stopped.is_set())
+        workers = [one for one in self._source_workers if source_id in (None, one.source.id)]
+        return snapshot(workers, self._model.queued(), seconds=seconds, stopping=self._stopped.is_set())
 
     def _finalize(self) -> None:
         seconds = (self._clock.monotonic_ns() - self._started_ns) / 1e9

@@ -1,8 +1,10 @@
-"""Answers of the API: JSON, errors as one line with the right status."""
+"""Shared by the HTTP handlers: error answers, JSON bodies, and looks as clients name them."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -24,6 +26,21 @@ if TYPE_CHECKING:
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+LOGGER = "streamdepth.web"
+"""Logger of the web server; silent unless the application configures logging."""
+
+LOOK_KEYS = ("style", "alpha", "reverse", "view", "contours", "bar", "edges")
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; object-src 'none'; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
 
 class ApiError(Exception):
     """An answer other than success. ``message`` is one line for the client."""
@@ -36,16 +53,30 @@ class ApiError(Exception):
 
 
 def failure(status: int, message: str, *, retry_after_seconds: int | None = None) -> web.Response:
-    """``{"error": message}``, secrets masked."""
+    """``{"error": message}`` with secrets masked."""
     headers = {} if retry_after_seconds is None else {"Retry-After": str(retry_after_seconds)}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return web.json_response({"error": one_line(message)}, status=status, headers=headers)
 
 
+def harden(response: web.StreamResponse, path: str) -> None:
+    """Set the security headers of every answer, and a ``Server`` header without versions."""
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+    response.headers["Server"] = "streamdepth"
+    if not path.startswith("/static/"):
+        response.headers.setdefault("Cache-Control", "no-store")
+
+
+async def harden_prepared(request: web.Request, response: web.StreamResponse) -> None:
+    """:func:`harden` as aiohttp's ``on_response_prepare`` signal calls it."""
+    harden(response, request.path)
+
+
 @web.middleware
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Whatever a handler raises becomes an answer; a bug of ours too."""
+    """Turn every exception of a handler into a JSON answer."""
     try:
         return await handler(request)
     except ApiError as error:
@@ -58,12 +89,24 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return failure(status_of(error), str(error))
     except (ConnectionError, asyncio.CancelledError):
         raise
-    except Exception as error:  # the server goes on; the client is told
-        return failure(500, f"internal error: {type(error).__name__}: {error}; please report it")
+    except MemoryError:
+        return failure(503, "the server is out of memory; try again later", retry_after_seconds=60)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return failure(507, "the server's disk is full; try again later", retry_after_seconds=60)
+        return internal_error(error)
+    except Exception as error:  # one request must not end the server
+        return internal_error(error)
+
+
+def internal_error(error: BaseException) -> web.Response:
+    """Log ``error`` and answer 500 with its type only: its text may hold paths of the server."""
+    logging.getLogger(LOGGER).error("internal error: %s: %s", type(error).__name__, error)
+    return failure(500, f"internal error ({type(error).__name__}); see the server's log and report it")
 
 
 def status_of(error: StreamDepthError) -> int:
-    """The HTTP status of an error of ours."""
+    """The HTTP status of a library error."""
     if isinstance(error, UsageError):
         return 400
     if isinstance(error, DataFormatError | SourceError):
@@ -75,69 +118,38 @@ def status_of(error: StreamDepthError) -> int:
 
 def _reason(request: web.Request, error: web.HTTPException) -> str:
     if isinstance(error, web.HTTPMethodNotAllowed):
-        return f"{request.method} is not possible here; use {', '.join(sorted(error.allowed_methods))}"
+        return f"{request.method} is not allowed here; use {', '.join(sorted(error.allowed_methods))}"
     if error.status == 404:
         return f"there is nothing at {request.path}"
     return error.reason
 
 
-async def json_object(request: web.Request, most_bytes: int) -> dict[str, Any]:
-    """A body that is one JSON object."""
-    if request.content_type != "application/json":
-        raise ApiError(415, f"send application/json, not {request.content_type}")
-    import json
-
-    try:
-        content = json.loads(await body(request, most_bytes))
-    except (ValueError, RecursionError) as exc:
-        raise ApiError(400, f"the body is not JSON ({exc})") from None
-    if not isinstance(content, dict):
-        raise ApiError(400, "the body is not a JSON object")
-    return content
-
-
-async def body(request: web.Request, most_bytes: int, within_seconds: float = 60.0) -> bytes:
-    """The whole body, refused as soon as it is too long."""
-    if (request.content_length or 0) > most_bytes:
-        raise ApiError(413, f"the body has {request.content_length:,} bytes, the limit is {most_bytes:,}")
-    taken = bytearray()
-    try:
-        async with asyncio.timeout(within_seconds):
-            async for chunk in request.content.iter_chunked(1 << 18):
-                taken += chunk
-                if len(taken) > most_bytes:
-                    raise ApiError(413, f"the body has more than {most_bytes:,} bytes")
-    except TimeoutError:
-        raise ApiError(408, f"the body did not come within {within_seconds:g} s") from None
-    return bytes(taken)
-
-
-LOOK_KEYS = ("style", "alpha", "reverse", "view", "contours", "bar", "edges")
+# Looks --------------------------------------------------------------------------------------------------------------
 
 
 def plain_style(value: Any) -> Style:
-    """A palette's name or stops; never a file, which is the server's own.
+    """A palette name or list of stops. File names are refused: they would be read on the server.
 
     Raises:
         ApiError: anything else (400).
     """
-    from streamdepth.colorize.palettes import checked_style, parse_stops
+    from streamdepth.colorize.palettes import palette, parse_stops
 
     if isinstance(value, str) and (value.lower().endswith((".json", ".yaml", ".yml")) or "/" in value or "\\" in value):
-        raise ApiError(400, "a style is a palette's name or a list of stops, not a file")
+        raise ApiError(400, "a style is a palette name or a list of stops, not a file")
     try:
         style: Style = value if isinstance(value, str) else parse_stops(value, what="style")
-        checked_style(style)
-    except UsageError as error:
+        palette(style)
+    except (UsageError, OverflowError) as error:
         raise ApiError(400, str(error)) from None
     return style
 
 
 def look_changes(content: dict[str, Any]) -> dict[str, Any]:
-    """Fields of :class:`Look` out of a client's JSON object or query.
+    """Fields of :class:`Look` from a client's JSON object or query.
 
     Raises:
-        ApiError: a value that cannot mean anything (400).
+        ApiError: an invalid value (400).
     """
     changes: dict[str, Any] = {}
     try:
@@ -156,15 +168,15 @@ def look_changes(content: dict[str, Any]) -> dict[str, Any]:
             elif key == "contours":
                 changes["contours"] = _whole(value)
             else:
-                changes[key] = _flag(key, value)
+                changes[key] = flag(key, value)
         Look(**changes)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ApiError(400, " ".join(str(error).split())) from None
     return changes
 
 
 def look_state(look: Look) -> dict[str, Any]:
-    """A look as JSON can hold it, with the names clients use."""
+    """A look as JSON, with the names clients use."""
     return {
         "style": look.style if isinstance(look.style, str) else [list(stop) for stop in look.style],
         "alpha": list(look.alpha_ends),
@@ -178,7 +190,7 @@ def look_state(look: Look) -> dict[str, Any]:
 
 
 def palettes_css() -> dict[str, list[str]]:
-    """Every palette's name with nine colours from far to near, for swatches."""
+    """Palette name -> nine CSS colours from far to near."""
     from streamdepth.colorize.palettes import palette, palette_names
 
     return {
@@ -187,16 +199,23 @@ def palettes_css() -> dict[str, list[str]]:
     }
 
 
+def flag(name: str, value: Any) -> bool:
+    """A Boolean from JSON or a query.
+
+    Raises:
+        ApiError: anything else (400).
+    """
+    found = {"1": True, "true": True, "yes": True, "": True, "0": False, "false": False, "no": False}.get(
+        str(value).lower()
+    )
+    if found is None:
+        raise ApiError(400, f"{name} is true or false, not {str(value)[:60]!r}")
+    return found
+
+
 def _whole(value: Any) -> int:
-    if isinstance(value, str) and value.isdecimal():
+    if isinstance(value, str) and value.isascii() and value.isdecimal():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"contours must be a whole number, not {value!r}")
     return value
-
-
-def _flag(name: str, value: Any) -> bool:
-    found = value if isinstance(value, bool) else {"true": True, "1": True, "false": False, "0": False}.get(str(value))
-    if found is None:
-        raise ValueError(f"{name} is true or false, not {value!r}")
-    return found

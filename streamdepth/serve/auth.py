@@ -1,4 +1,4 @@
-"""Who may talk to a web server: token, sessions, hosts and origins."""
+"""Access to a web server: token, sessions, allowed hosts and origins."""
 
 from __future__ import annotations
 
@@ -12,96 +12,85 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from streamdepth.serve.api import failure
+from streamdepth.serve.api import ApiError, failure
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from streamdepth.serve.api import Handler
+    from streamdepth.serve.bodies import BodyReader
 
-    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-COOKIE = "streamdepth"
 _SESSIONS = 256
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_PAUSE_SECONDS = 0.3
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; object-src 'none'; base-uri 'none'; "
-        "form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-}
+_DELAY_SECONDS = 0.3
 
 
 class AuthMiddleware:
-    """Decides about every request before its handler sees it.
+    """Checks every request before its handler runs.
 
-    With a token, all but ``open_paths`` needs it: as ``Authorization: Bearer``, or as the cookie that ``POST /login``
-    gives for it. Without one (loopback only) the ``Host`` must be a loopback name, so that no site can reach the server
-    by rebinding its own name. Requests from other origins are refused, whoever's cookie they propagate.
+    With a token, every path except ``open_paths`` requires it: as ``Authorization: Bearer``, or as the session cookie
+    that ``POST /login`` sets. Without one (loopback only) the ``Host`` must be a loopback name, so that no website can
+    reach the server by DNS rebinding. Requests from other origins are refused, whatever cookie they carry.
+
+    Args:
+        port: part of the cookie's name, since browsers share cookies between the ports of a host.
+        login_page: what ``GET /`` answers without a token.
     """
 
-    def __init__(self, token: str | None, open_paths: frozenset[str]) -> None:
+    def __init__(
+        self, token: str | None, open_paths: frozenset[str], *, port: int, bodies: BodyReader, login_page: Handler
+    ) -> None:
         self._token = token
         self._open_paths = open_paths
+        self._cookie = f"streamdepth-{port}"
+        self._bodies = bodies
+        self._login_page = login_page
         self._sessions: OrderedDict[str, None] = OrderedDict()
-        self._page: Handler | None = None
-
-    @property
-    def closed(self) -> bool:
-        """True where a token is needed."""
-        return self._token is not None
-
-    def login_page(self, handler: Handler) -> None:
-        """What ``GET /`` gets without a token."""
-        self._page = handler
 
     @web.middleware
     async def guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        refused = self._refused(request)
-        if refused is not None:
-            return refused
-        if self._token is not None and request.path not in self._open_paths and not self._known(request):
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return refusal
+        if self._token is not None and request.path not in self._open_paths and not self._is_authenticated(request):
             if "Authorization" in request.headers:
-                await asyncio.sleep(_PAUSE_SECONDS)
-            if request.path == "/" and request.method == "GET" and self._page is not None:
-                return await self._page(request)
-            return failure(401, "a token is needed; send it as Authorization: Bearer TOKEN, or open the page's link")
+                await asyncio.sleep(_DELAY_SECONDS)
+            if request.path == "/" and request.method == "GET":
+                return await self._login_page(request)
+            return failure(401, "a token is required; send it as Authorization: Bearer TOKEN, or open the page's link")
         return await handler(request)
 
     async def login(self, request: web.Request) -> web.StreamResponse:
         """``POST /login`` with ``{"token": ...}``."""
         try:
-            content = await request.json()
-        except ValueError:
-            content = None
-        given = content.get("token") if isinstance(content, dict) else None
+            content = await self._bodies.json_object(request)
+        except ApiError as error:
+            if error.status not in (400, 415):
+                raise
+            content = {}
+        given = content.get("token")
         if self._token is None or not isinstance(given, str) or not _same(given, self._token):
-            await asyncio.sleep(_PAUSE_SECONDS)
-            return failure(401, "that is not the token; it stands where streamdepth was started")
+            await asyncio.sleep(_DELAY_SECONDS)
+            return failure(401, "wrong token; use the one that streamdepth printed or was started with")
         session = secrets.token_urlsafe(24)
         self._sessions[session] = None
         while len(self._sessions) > _SESSIONS:
             self._sessions.popitem(last=False)
-        reply = web.Response(status=204)
-        reply.set_cookie(COOKIE, session, httponly=True, samesite="Strict", path="/")
-        return reply
+        answer = web.Response(status=204)
+        answer.set_cookie(self._cookie, session, httponly=True, samesite="Strict", path="/")
+        return answer
 
-    def _known(self, request: web.Request) -> bool:
+    def _is_authenticated(self, request: web.Request) -> bool:
         kind, _, given = request.headers.get("Authorization", "").partition(" ")
         if kind.lower() == "bearer" and self._token is not None and _same(given.strip(), self._token):
             return True
-        return request.cookies.get(COOKIE, "") in self._sessions
+        return request.cookies.get(self._cookie, "") in self._sessions
 
-    def _refused(self, request: web.Request) -> web.Response | None:
+    def _refusal(self, request: web.Request) -> web.Response | None:
         host = request.headers.get("Host", "")
         if self._token is None and not _is_loopback_name(host):
-            return failure(403, "this server answers to loopback names only; open it as http://127.0.0.1 or localhost")
+            return failure(403, "this server answers loopback names only; open it as http://127.0.0.1 or localhost")
         changes = request.method not in _SAFE_METHODS or "Upgrade" in request.headers
         origin = request.headers.get("Origin")
-        if origin is not None and changes and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and changes and _netloc(origin) != host.lower():
             return failure(403, "the request comes from another site")
         site, mode = request.headers.get("Sec-Fetch-Site"), request.headers.get("Sec-Fetch-Mode")
         if site in ("cross-site", "same-site") and (changes or mode != "navigate"):
@@ -109,17 +98,15 @@ class AuthMiddleware:
         return None
 
 
-async def harden(request: web.Request, response: web.StreamResponse) -> None:
-    """Headers of every answer."""
-    for name, value in _HEADERS.items():
-        response.headers.setdefault(name, value)
-    response.headers["Server"] = "streamdepth"
-    if not request.path.startswith("/static/"):
-        response.headers.setdefault("Cache-Control", "no-store")
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
-def _same(given: str, wanted: str) -> bool:
-    return hmac.compare_digest(given.encode("utf-8", "replace"), wanted.encode())
+def _same(given: str, expected: str) -> bool:
+    return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode())
 
 
 def _is_loopback_name(host: str) -> bool:

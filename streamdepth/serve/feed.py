@@ -1,4 +1,4 @@
-"""The newest image of a run, and the depth behind it, for any number of viewers."""
+"""The newest frame of a run with its depth, for any number of viewers."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _HELD = 4
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One moment of a run.
+    """One frame as it is shown.
 
     Attributes:
-        number: 1, 2, ... in the order they came.
-        image: the coloured view; read only.
-        frame: what the source gave; read only.
+        number: 1, 2, ... in order of arrival.
+        image: the coloured view; read-only.
+        frame: the source's frame; read-only.
         depth: a copy, at model resolution.
-        range: the range its colours use.
+        range: the range of its colours.
         index: of the frame in its source.
         seconds: media time.
     """
@@ -50,7 +50,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Depth at one point: ``value`` in the model's own units, ``nearness`` 0..1, None where there is no depth."""
+    """Depth at one point: ``value`` in the model's units, ``nearness`` 0..1; None where there is no depth."""
 
     value: float | None
     nearness: float | None
@@ -58,7 +58,7 @@ class Probe:
 
 
 class LiveFeed:
-    """Holds the newest moment; viewers take it when they can, so that a slow one sees fewer. Thread-safe."""
+    """Holds the newest frame. Viewers take it when they can; a slow viewer sees fewer frames. Thread-safe."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -72,10 +72,10 @@ class LiveFeed:
         self._held: OrderedDict[int, Shown] = OrderedDict()
 
     def put(self, result: Result) -> None:
-        """Take a result with an image; never blocks."""
+        """Show a result that has an image; never blocks."""
         image = result.image
         if image is None:
-            raise ValueError("a feed shows images, and was given a result without one")
+            raise ValueError("the result has no image to show")
         self._latencies_ns.append(self._clock.monotonic_ns() - result.frame.captured_ns)
         if self._paused:
             self.count_dropped("paused")
@@ -92,23 +92,23 @@ class LiveFeed:
                 index=result.frame.index,
                 seconds=result.frame.seconds,
             )
-        self._tell()
+        self._notify()
 
     def repaint(self, shown: Shown, image: av.VideoFrame, depth_range: DepthRange) -> None:
-        """Show the same moment in another look, unless there is a newer one."""
+        """Show the same frame in another look, unless a newer one is shown."""
         with self._lock:
             if self._latest is not shown:
                 return
             self._count += 1
             self._latest = replace(shown, number=self._count, image=image, range=depth_range)
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for listener in self._listeners:
             listener()
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Have ``listener`` called, on the thread that puts, after every new moment. It must not block."""
+        """Call ``listener`` after every new frame, on the thread that puts it. It must not block."""
         self._listeners = (*self._listeners, listener)
 
     @property
@@ -125,12 +125,12 @@ class LiveFeed:
 
     @property
     def count(self) -> int:
-        """Moments shown so far."""
+        """Frames shown so far."""
         return self._count
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Images nobody or not everybody saw, by cause: ``paused``, ``slow viewer`` (one count a viewer)."""
+        """Frames that some or all viewers did not see, by cause: ``paused``, ``slow viewer`` (once per viewer)."""
         with self._lock:
             return dict(self._dropped)
 
@@ -140,14 +140,14 @@ class LiveFeed:
                 self._dropped[cause] += count
 
     def take_latencies_ms(self) -> list[float]:
-        """From capture to here, in milliseconds, of what came since the last call."""
+        """Milliseconds from capture to :meth:`put` of the frames since the last call."""
         taken = []
         while self._latencies_ns:
             taken.append(self._latencies_ns.popleft() / 1e6)
         return taken
 
     def hold(self) -> Shown | None:
-        """Keep the present moment to be fetched by number; the fifth makes the first go."""
+        """Keep the newest frame, to be fetched by number; the newest four are kept."""
         with self._lock:
             shown = self._latest
             if shown is not None:
@@ -175,17 +175,17 @@ def probe(shown: Shown, x: float, y: float) -> Probe:
 
 
 def png(image: av.VideoFrame) -> bytes:
-    """An image as PNG, RGB."""
+    """A frame as RGB PNG."""
     return encode_png(np.asarray(image.to_ndarray(format="rgb24"), np.uint8))
 
 
 def jpeg(image: av.VideoFrame, quality: int) -> bytes:
-    """An image as JPEG."""
+    """A frame as JPEG."""
     import cv2
 
     done, data = cv2.imencode(".jpg", image.to_ndarray(format="bgr24"), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
-        raise ValueError("the image cannot be encoded as JPEG")
+        raise ValueError("the frame cannot be encoded as JPEG")
     return data.tobytes()
 
 

@@ -1,13 +1,14 @@
-"""``POST /v1/depth``: depth of a still, for flows and scripts."""
+"""``POST /v1/depth``: depth of images, for flows and scripts."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
-import io
 import json
-import math
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,183 +16,247 @@ from aiohttp import web
 
 from streamdepth.core.errors import StreamDepthError
 from streamdepth.core.look import parse_alpha
-from streamdepth.serve.api import ApiError, body, plain_style, status_of
+from streamdepth.image.inputs import from_json, pixel_count
+from streamdepth.media.png import encode_png
+from streamdepth.serve.api import ApiError, flag, plain_style, status_of
+from streamdepth.serve.bodies import drop, parse_json
 from streamdepth.serve.feed import npy
+from streamdepth.sinks.depth.format import encoded_16bit
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from concurrent.futures import Executor
 
     from streamdepth.core.look import Style
     from streamdepth.image.estimator import DepthEstimator, Estimate
+    from streamdepth.serve.bodies import BodyReader
     from streamdepth.serve.options import WebSettings
 
-_BINARY = ("application/octet-stream", "multipart/form-data", "application/json")
-_CURL = "application/x-www-form-urlencoded"  # what curl calls every --data it is not told the type of
-_OPTIONS = ("style", "alpha", "reverse")
-_WRAPPERS = ("image", "input", "inputs", "payload")
 _PNG, _NPY, _JSON = "image/png", "application/x-npy", "application/json"
+_FORM = "multipart/form-data"
+_CURL = "application/x-www-form-urlencoded"  # the default of curl --data
+_BINARY = ("application/octet-stream", _CURL)
+_OPTIONS = ("style", "alpha", "reverse", "data", "digits")
+_WRAPPERS = ("image", "input", "inputs", "payload")
+_DATA_FORMS = ("list", "none", "png16", "npy_base64")
+_MOST_DIGITS = 17
 _DEFAULT_STYLE = "inferno"
 _CHUNK_VALUES = 16_384
+_CLIENT_LEFT = 499
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """How an image is painted, and how its depth is written: ``data`` as JSON, with ``digits`` significant digits."""
+
+    style: Style | None = None
+    alpha: tuple[float, float] | None = None
+    reverse: bool = False
+    data: str = "list"
+    digits: int | None = None
 
 
 class ImagesApi:
-    """Takes an image in every form flows have them, one model run at a time, few waiting."""
+    """Estimates depth of images; one request runs at a time, few wait. Belongs to one event loop.
 
-    def __init__(self, estimator: DepthEstimator, settings: WebSettings, executor: Executor) -> None:
+    Attributes:
+        counts: number of answers by HTTP status; 499 where the client left.
+    """
+
+    def __init__(self, estimator: DepthEstimator, settings: WebSettings, bodies: BodyReader, worker: Executor) -> None:
         self._estimator = estimator
         self._settings = settings
-        self._executor = executor
+        self._bodies = bodies
+        self._worker = worker
         self._pending = 0
-        self.counts: dict[int, int] = {}
-
-    @property
-    def pending(self) -> int:
-        """Requests in work or waiting."""
-        return self._pending
+        self.counts: Counter[int] = Counter()
 
     async def depth(self, request: web.Request) -> web.StreamResponse:
-        """The body is an image; a JSON string (base64, ``data:`` URL), list of such, tensor, or object around one.
+        """The body is an image, or JSON: base64, a ``data:`` URL, a Buffer, a tensor, a list of them, or an object.
 
-        Query: ``style``, ``alpha``, ``reverse``. Answers ``{data, image, width, height}``, a list of such for a list;
-        ``Accept: image/png`` gives the image, ``application/x-npy`` float32 [H, W].
+        Query: ``style``, ``alpha``, ``reverse``, ``data`` (``list``, ``none``, ``png16``, ``npy_base64``), ``digits``.
+        Answers ``{data, image, width, height}``, for a list a list of them; with ``Accept: image/png`` the image, with
+        ``application/x-npy`` float32 [H, W].
         """
+        status = _CLIENT_LEFT
         try:
-            if self._pending >= self._settings.stills_waiting:
-                raise ApiError(503, "busy with other stills; try again in a second", retry_after_seconds=1)
-            self._pending += 1
-            try:
-                form = _answer_form(request.headers.get("Accept", "*/*"))
-                value, options = await self._input(request)
-                options |= dict(request.query)
-                loop = asyncio.get_running_loop()
-                content = await loop.run_in_executor(self._executor, self._work, value, options, form)
-            finally:
-                self._pending -= 1
+            answer = await self._answer(request)
+            status = answer.status
         except ApiError as error:
-            self._count(error.status)
+            status = error.status
             raise
         except StreamDepthError as error:
-            self._count(status_of(error))
+            status = status_of(error)
             raise
-        self._count(200)
-        return web.Response(body=content, content_type=form)
+        except Exception:
+            status = 500
+            raise
+        finally:
+            self.counts[status] += 1
+        return answer
 
-    def _count(self, status: int) -> None:
-        self.counts[status] = self.counts.get(status, 0) + 1
-
-    async def _input(self, request: web.Request) -> tuple[Any, dict[str, Any]]:
-        kind = request.content_type
-        if not kind.startswith("image/") and kind not in (*_BINARY, _CURL):
-            raise ApiError(415, f"{kind} is not taken; send an image (image/*, application/octet-stream) or JSON")
-        if kind == "multipart/form-data":
-            return await self._form_file(request), {}
-        data = await body(request, self._settings.max_body_bytes)
-        if not data:
-            raise ApiError(400, "the body is empty; send an image")
-        if kind == _CURL and _pixels(data) is None:
-            raise ApiError(415, "the form holds no image; send one whole (curl --data-binary @photo.jpg), or JSON as "
-                                "such (-H 'Content-Type: application/json')")  # fmt: skip
-        if kind != _JSON:
-            return data, {}
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        self._check_busy()
+        media_type = _media_type(request.headers.get("Accept", "*/*"))
+        body = await self._body(request)
+        self._check_busy()  # a place is taken only once the body is there
+        cancelled = threading.Event()
+        self._pending += 1
         try:
-            return _unwrapped(json.loads(data))
-        except (ValueError, RecursionError) as exc:
-            raise ApiError(400, f"the body is not JSON ({exc})") from None
+            loop = asyncio.get_running_loop()
+            work = partial(self._estimate, body, request.content_type, dict(request.query), media_type, cancelled)
+            del body
+            content = await loop.run_in_executor(self._worker, work)
+            if isinstance(content, bytes):
+                return web.Response(body=content, content_type=media_type)
+            return await self._stream(request, content)
+        finally:
+            cancelled.set()
+            self._pending -= 1
 
-    async def _form_file(self, request: web.Request) -> bytes:
-        reader = await request.multipart()
-        taken = bytearray()
-        part = await reader.next()
-        while part is not None and getattr(part, "filename", None) is None:
-            part = await reader.next()
-        if part is None or not hasattr(part, "read_chunk"):
-            raise ApiError(400, "the form holds no file; send the image as one")
-        while chunk := await part.read_chunk(1 << 18):
-            taken += chunk
-            if len(taken) > self._settings.max_body_bytes:
-                raise ApiError(413, f"the image has more than {self._settings.max_body_bytes:,} bytes")
-        return bytes(taken)
+    def _check_busy(self) -> None:
+        if self._pending >= self._settings.images_waiting:
+            raise ApiError(503, "busy with other images; try again in a second", retry_after_seconds=1)
 
-    def _work(self, value: Any, options: dict[str, Any], form: str) -> bytes:
-        style, alpha, reverse = _checked(options)
-        if form == _PNG and style is None:
-            style = _DEFAULT_STYLE
-        many = isinstance(value, list)
-        if many and not value:
-            raise ApiError(400, "the list is empty; send one image or more")
-        inputs = [self._image(one) for one in value] if many else self._image(value)
-        found = self._estimator(inputs, style=style, alpha=1.0 if alpha is None else alpha, reverse=reverse)
-        estimates = found if isinstance(found, list) else [found]
-        if form == _JSON:
-            return self._as_json(estimates, many=isinstance(found, list))
-        if len(estimates) != 1:
-            raise ApiError(406, f"{len(estimates)} images cannot be one {form}; ask for application/json")
-        one = estimates[0]
-        return (one.image or b"") if form == _PNG else npy(one.data)
-
-    def _image(self, value: Any) -> Any:
-        """Bytes, or a tensor; text is never taken for a file's name here."""
-        if isinstance(value, str):
-            value = _decoded(value)
-        if isinstance(value, dict):
-            if (
-                value.get("type") == "Buffer"
-                and isinstance(value.get("data"), list)
-                and not {"dims", "dim"} & set(value)
-            ):
-                value = _buffer(value["data"])
-            elif "data" in value and {"dims", "dim"} & set(value):
-                return value
+    async def _body(self, request: web.Request) -> bytes:
+        kind = request.content_type
+        if not kind.startswith("image/") and kind not in (*_BINARY, _FORM, _JSON):
+            raise ApiError(415, f"{kind} is not accepted; send an image (image/*, application/octet-stream) or JSON")
+        with self._bodies.buffer(self._settings.max_body_bytes) as buffer:
+            if kind == _FORM:
+                await self._bodies.read_form_file(request, buffer)
             else:
-                raise ApiError(400, f"an object with {', '.join(map(str, value)) or 'nothing'} is neither an image "
-                                    "nor a tensor {data, type, dim}")  # fmt: skip
-        if not isinstance(value, bytes):
-            raise ApiError(400, f"a {type(value).__name__} is no image; send base64, a list of them, or a tensor")
-        self._check_size(value)
-        return value
+                await self._bodies.read(request, buffer)
+            if not buffer.data:
+                raise ApiError(400, "the body is empty; send an image")
+            return bytes(buffer.data)
 
-    def _check_size(self, data: bytes) -> None:
-        if (_pixels(data) or 0) > self._settings.max_pixels:
-            raise ApiError(413, f"the image has more than {self._settings.max_pixels:,} pixels; scale it down")
+    async def _stream(self, request: web.Request, pieces: Iterator[bytes]) -> web.StreamResponse:
+        """Send JSON in pieces: as a list, depth of 16 megapixels takes 320 MB."""
+        answer = web.StreamResponse(headers={"Content-Type": f"{_JSON}; charset=utf-8"})
+        if "gzip" in request.headers.get("Accept-Encoding", "").lower():
+            answer.enable_compression(web.ContentCoding.gzip)
+        loop = asyncio.get_running_loop()
+        started, sent = loop.time(), 0
+        try:
+            await answer.prepare(request)
+            while piece := await loop.run_in_executor(None, next, pieces, b""):
+                sent += len(piece)
+                seconds = self._settings.stall_seconds + sent / self._settings.least_bytes_per_second
+                async with asyncio.timeout_at(started + seconds):
+                    await answer.write(piece)
+            async with asyncio.timeout(self._settings.stall_seconds):
+                await answer.write_eof()
+        except TimeoutError:
+            drop(request)
+        return answer
 
-    def _as_json(self, estimates: list[Estimate], *, many: bool) -> bytes:
+    # On the worker's thread -------------------------------------------------------------------------------------
+
+    def _estimate(
+        self, body: bytes, kind: str, query: dict[str, Any], media_type: str, cancelled: threading.Event
+    ) -> bytes | Iterator[bytes]:
+        """Depth of a whole request: bytes, or JSON in pieces."""
+        value, beside = _unwrapped(parse_json(body)) if kind == _JSON else (body, {})
+        if kind == _CURL and pixel_count(body) is None:
+            raise ApiError(415, "the form holds no image; send one as the whole body (curl --data-binary @photo.jpg), "
+                                "or JSON with -H 'Content-Type: application/json'")  # fmt: skip
+        options = _checked({**beside, **query}, media_type)
+        many = isinstance(value, list)
+        values: list[Any] = value if isinstance(value, list) else [value]
+        if not values:
+            raise ApiError(400, "the list is empty; send at least one image")
+        inputs = self._inputs(values)
+        estimates: list[Estimate] = []
+        alpha = 1.0 if options.alpha is None else options.alpha
+        for estimate in self._estimator.each(inputs, style=options.style, alpha=alpha, reverse=options.reverse):
+            estimates.append(estimate)
+            if cancelled.is_set():
+                return b""
+        if media_type == _JSON:
+            return self._json(estimates, options, many=many or len(estimates) > 1)
+        if len(estimates) != 1:
+            raise ApiError(406, f"{len(estimates)} images cannot be one {media_type}; accept application/json")
+        return (estimates[0].image or b"") if media_type == _PNG else npy(estimates[0].data)
+
+    def _inputs(self, values: list[Any]) -> list[Any]:
+        """Encoded images and tensors, counted and measured before any of them is decoded."""
+        inputs, images, pixels = [], 0, 0.0
+        for value in values:
+            item = value if isinstance(value, bytes) else from_json(value)
+            if isinstance(item, bytes):
+                images, pixels = images + 1, pixels + (pixel_count(item) or 0)
+            else:
+                dims = [d for d in item.get("dims", item.get("dim")) or () if isinstance(d, int)]
+                images += dims[0] if len(dims) > 3 else 1
+            if images > self._settings.max_images:
+                raise ApiError(413, f"a request has at most {self._settings.max_images} images; send several requests")
+            if pixels > self._settings.max_pixels:
+                raise ApiError(413, f"the images have more than {self._settings.max_pixels:,} pixels; scale them down")
+            inputs.append(item)
+        return inputs
+
+    def _json(self, estimates: list[Estimate], options: _Options, *, many: bool) -> Iterator[bytes]:
         pixels = sum(one.data.size for one in estimates)
-        if pixels > self._settings.max_json_pixels:
-            raise ApiError(413, f"{pixels:,} pixels are too many for JSON; ask for application/x-npy or image/png")
-        parts = [_node_json(one) for one in estimates]
-        return b"[" + b",".join(parts) + b"]" if many else parts[0]
+        if options.data == "list" and pixels > self._settings.max_json_pixels:
+            raise ApiError(
+                413, f"{pixels:,} pixels are too many for a JSON list; use ?data=png16, or accept application/x-npy"
+            )
+        return _joined(estimates, options) if many else estimate_json(estimates[0], options.data, options.digits)
 
 
-def _pixels(data: bytes) -> float | None:
-    """How many an image has, inf where Pillow holds it for a bomb; None: no image, the estimator says why."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.width * image.height
-    except Image.DecompressionBombError:
-        return math.inf
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-        return None
+def _joined(estimates: list[Estimate], options: _Options) -> Iterator[bytes]:
+    for number, one in enumerate(estimates):
+        yield b"," if number else b"["
+        yield from estimate_json(one, options.data, options.digits)
+    yield b"]"
 
 
-def _node_json(one: Estimate) -> bytes:
-    """``Estimate.to_node()`` as JSON, in pieces that let other threads run between them: the encoder holds the GIL."""
-    flat = one.data.reshape(-1)
-    finite = bool(np.isfinite(flat).all())
-    pieces = []
-    for first in range(0, flat.size, _CHUNK_VALUES):
-        values: list[float | None] = flat[first : first + _CHUNK_VALUES].tolist()
+def estimate_json(one: Estimate, data: str = "list", digits: int | None = None) -> Iterator[bytes]:
+    """``Estimate.to_node()`` as JSON in pieces: the encoder holds the GIL, and other threads run between the pieces.
+
+    Args:
+        data: ``list``, ``none`` (null), ``png16`` (a 16-bit PNG as a ``data:`` URL; ``scale`` and ``offset`` beside it
+            decode it: ``value = offset + scale * code``, code 0 = no depth) or ``npy_base64``.
+        digits: significant digits of a list; None = all.
+    """
+    more: dict[str, Any] = {}
+    yield b'{"data":'
+    if data == "list":
+        yield from _list_json(one.data.reshape(-1), digits)
+    elif data == "png16":
+        codes, coding = encoded_16bit(one.data, one.sense)
+        yield _json_text("data:image/png;base64,", encode_png(codes))
+        more = {"scale": coding.scale, "offset": coding.offset}
+    elif data == "npy_base64":
+        yield _json_text("", npy(one.data))
+    else:
+        yield b"null"
+    yield b',"image":' + (b"null" if one.image is None else _json_text("data:image/png;base64,", one.image)) + b","
+    yield json.dumps({"width": one.width, "height": one.height, **more}, separators=(",", ":"))[1:].encode()
+
+
+def _list_json(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]], digits: int | None) -> Iterator[bytes]:
+    finite = bool(np.isfinite(values).all())
+    yield b"["
+    for first in range(0, values.size, _CHUNK_VALUES):
+        chunk: list[float | None] = values[first : first + _CHUNK_VALUES].tolist()
         if not finite:
-            values = [value if value is not None and np.isfinite(value) else None for value in values]
-        pieces.append(json.dumps(values, separators=(",", ":"))[1:-1])
-    image = None if one.image is None else "data:image/png;base64," + base64.b64encode(one.image).decode("ascii")
-    tail = json.dumps({"image": image, "width": one.width, "height": one.height}, separators=(",", ":"))[1:]
-    return ('{"data":[' + ",".join(pieces) + "]," + tail).encode("ascii")
+            chunk = [value if value is not None and np.isfinite(value) else None for value in chunk]
+        if digits is None:
+            text = json.dumps(chunk, separators=(",", ":"))[1:-1]
+        else:
+            text = ",".join("null" if value is None else f"{value:.{digits}g}" for value in chunk)
+        yield ("," * (first > 0) + text).encode("ascii")
+    yield b"]"
 
 
-def _answer_form(accept: str) -> str:
-    """The best of what the client takes."""
+def _json_text(prefix: str, content: bytes) -> bytes:
+    return b'"' + prefix.encode() + base64.b64encode(content) + b'"'
+
+
+def _media_type(accept: str) -> str:
+    """The answer's media type: the one that the client prefers."""
     best, found = 0.0, ""
     for part in accept.split(","):
         kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
@@ -202,7 +267,7 @@ def _answer_form(accept: str) -> str:
                     weight = float(parameter[2:])
                 except ValueError:
                     weight = 0.0
-        form = {
+        answer = {
             "*/*": _JSON,
             "application/*": _JSON,
             _JSON: _JSON,
@@ -211,60 +276,49 @@ def _answer_form(accept: str) -> str:
             _NPY: _NPY,
             "application/octet-stream": _NPY,
         }.get(kind, "")
-        if form and weight > best:
-            best, found = weight, form
+        if answer and weight > best:
+            best, found = weight, answer
     if not found:
-        raise ApiError(406, f"answers are {_JSON}, {_PNG} or {_NPY}, not {accept}")
+        raise ApiError(406, f"answers are {_JSON}, {_PNG} or {_NPY}, not {accept[:200]}")
     return found
 
 
 def _unwrapped(value: Any) -> tuple[Any, dict[str, Any]]:
-    """The image out of an object around it, and the options beside it."""
-    if not isinstance(value, dict) or "data" in value:
+    """The image in an object, and the options beside it."""
+    if not isinstance(value, dict) or ("data" in value and not set(value) & set(_WRAPPERS)):
         return value, {}
     keys = [key for key in _WRAPPERS if key in value]
     others = set(value) - {*_WRAPPERS, *_OPTIONS}
     if len(keys) != 1 or others:
-        found = ", ".join(map(str, value)) or "nothing"
+        found = ", ".join(map(str, value))[:200] or "nothing"
         raise ApiError(400, f"an object has one of {', '.join(_WRAPPERS)}, and {', '.join(_OPTIONS)}, not {found}")
     return value[keys[0]], {key: value[key] for key in _OPTIONS if key in value}
 
 
-def _decoded(text: str) -> bytes:
-    head, comma, _ = text[:200].partition(",")
-    if comma and head.lower().startswith("data:"):
-        text = text[len(head) + 1 :]
-    compact = "".join(text.split()).replace("-", "+").replace("_", "/")
-    try:
-        return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        raise ApiError(400, "the text is not base64; encode the image's bytes") from None
-
-
-def _buffer(values: list[Any]) -> bytes:
-    try:
-        return bytes(values)
-    except (TypeError, ValueError):
-        raise ApiError(400, "the Buffer holds something else than bytes 0..255") from None
-
-
-def _checked(options: dict[str, Any]) -> tuple[Style | None, tuple[float, float] | None, bool]:
+def _checked(options: Mapping[str, Any], media_type: str) -> _Options:
     unknown = set(options) - set(_OPTIONS)
     if unknown:
-        raise ApiError(400, f"unknown option {', '.join(sorted(unknown))}; there are {', '.join(_OPTIONS)}")
+        raise ApiError(400, f"unknown option {', '.join(sorted(unknown))[:200]}; there are {', '.join(_OPTIONS)}")
     try:
         alpha = parse_alpha(options.get("alpha"))
     except ValueError as exc:
         raise ApiError(400, str(exc)) from None
     style = options.get("style")
-    return None if style in (None, "") else plain_style(style), alpha, truth("reverse", options.get("reverse", False))
-
-
-def truth(name: str, value: Any) -> bool:
-    """A yes or no, as JSON or as a query has it."""
-    found = {"1": True, "true": True, "yes": True, "": True, "0": False, "false": False, "no": False}.get(
-        str(value).lower()
+    if style in (None, ""):
+        style = _DEFAULT_STYLE if media_type == _PNG else None
+    data, digits = options.get("data", "list"), options.get("digits")
+    if data not in _DATA_FORMS:
+        raise ApiError(400, f"data is one of {', '.join(_DATA_FORMS)}, not {str(data)[:60]!r}")
+    if digits is not None and str(digits) not in map(str, range(1, _MOST_DIGITS + 1)):
+        raise ApiError(400, f"digits is 1..{_MOST_DIGITS}, not {str(digits)[:60]!r}")
+    if media_type != _JSON and (data != "list" or digits is not None):
+        raise ApiError(400, f"data and digits are for answers of {_JSON}, not of {media_type}")
+    if digits is not None and data != "list":
+        raise ApiError(400, f"digits are for data=list, not for data={data}")
+    return _Options(
+        style=None if style is None else plain_style(style),
+        alpha=alpha,
+        reverse=flag("reverse", options.get("reverse", False)),
+        data=data,
+        digits=None if digits is None else int(digits),
     )
-    if found is None:
-        raise ApiError(400, f"{name} is true or false, not {value!r}")
-    return found

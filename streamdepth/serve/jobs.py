@@ -1,40 +1,42 @@
-"""Video files that come in over HTTP and go back as depth videos."""
+"""Uploaded videos, their conversion, and ``/v1/jobs``."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import secrets
 import shutil
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import quote
 
-from streamdepth.core.errors import SourceError, StreamDepthError
-from streamdepth.core.frame import ImageInfo
-from streamdepth.core.look import Look, LookControl
+from aiohttp import web
+
+from streamdepth.core.errors import StreamDepthError
+from streamdepth.core.look import Look, LookControl, View
 from streamdepth.core.queues import Aborted, BoundedQueue, Ended
+from streamdepth.serve.api import LOGGER, ApiError, look_changes
+from streamdepth.serve.containers import check_container, codec_for_browsers
 
 if TYPE_CHECKING:
     from streamdepth.core.clock import Clock
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.pipeline import Pipeline
+    from streamdepth.serve.bodies import BodyReader
     from streamdepth.serve.options import WebSettings
 
-_DEMUXERS = (
-    *("mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "ogg", "asf", "gif", "ivf", "h264", "hevc"),
-    *("mjpeg", "m4v", "nut", "mxf", "apng", "yuv4mpegpipe", "dv"),
-)
-"""Containers a stranger's file may be. Left out: playlists and scripts (hls, concat, dash), which name other files."""
-
 _NOT_H264 = "written as VP9, because browsers play no H.264 of this size or pixel format; QuickTime plays no VP9"
+_FULL = "the server's disk is full; try again later"
 _JOIN_SECONDS = 5.0
 _CHECK_SECONDS = 0.25
 
 
 class JobState(StrEnum):
-    """Where a job is on its way, as the HTTP API says it."""
+    """State of a job in the HTTP API."""
 
     UPLOADING = "uploading"
     WAITING = "waiting"
@@ -50,7 +52,11 @@ class JobState(StrEnum):
 
 @dataclass(eq=False)
 class Job:
-    """One file's way. Written to by the upload, then by the worker; read by anybody."""
+    """One video. Written by the upload, then by the worker; read from any thread.
+
+    Attributes:
+        reserved_bytes: disk space that the rest of the upload takes.
+    """
 
     id: str
     name: str
@@ -63,6 +69,7 @@ class Job:
     expected: int | None = None
     seconds: float = 0.0
     ended_ns: int = 0
+    reserved_bytes: int = 0
     pipeline: Pipeline | None = field(default=None, repr=False)
 
     @property
@@ -76,12 +83,19 @@ class Job:
 
     @property
     def result_name(self) -> str:
-        """What to save the result as."""
+        """File name for the download."""
         stem = "".join(c if c.isalnum() or c in "-_. " else "_" for c in PurePosixPath(self.name).stem)[:80].strip()
         return f"{stem or 'video'}-depth.mp4"
 
+    def public(self, message: str) -> str:
+        """A message without paths of the server and without hints about options of the command line."""
+        text = message.replace(str(self.result), self.result_name).replace(str(self.upload), self.name)
+        text = text.replace(f"{self.folder}/", "").replace(str(self.folder), "the server's folder")
+        main, _, hint = text.partition("; ")
+        return main if " --" in f" {hint}" else text
+
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """JSON form."""
         done = self.frames / self.expected if self.expected else None
         left = self.seconds * (1 / done - 1) if done and self.state is JobState.RUNNING else None
         return {
@@ -100,9 +114,9 @@ class Job:
 
 
 class JobRunner:
-    """One job at a time on a thread of its own, few waiting, results kept for a while. Thread-safe.
+    """Runs one job at a time on its own thread; keeps the newest results for a while. Thread-safe.
 
-    Files live below ``folder``, which ``close`` empties.
+    Files are below ``folder``, which ``close`` deletes.
     """
 
     def __init__(self, estimator: DepthEstimator, folder: Path, settings: WebSettings, clock: Clock) -> None:
@@ -130,39 +144,56 @@ class JobRunner:
         with self._lock:
             return self._jobs.get(number)
 
-    def admit(self, name: str, look: Look) -> Job | None:
-        """Make room for an upload; None where too many are on their way."""
+    def admit(self, name: str, look: Look, size: int) -> Job:
+        """Start an upload and reserve its disk space.
+
+        Args:
+            size: bytes of the upload; 0 if unknown.
+        Raises:
+            ApiError: too many uploads and jobs (503), or not enough disk space (507).
+        """
         self._expire()
         with self._lock:
             pending = sum(not job.state.over for job in self._jobs.values())
             if pending > self._settings.jobs_waiting or self._closing.is_set():
-                return None
+                raise ApiError(503, "too many videos are waiting; try again later", retry_after_seconds=10)
+            if max(size, 1) > self._room():
+                raise ApiError(507, _FULL, retry_after_seconds=60)
             number = secrets.token_urlsafe(12)
-            job = Job(number, name, self._folder / number, look)
+            job = Job(number, name, self._folder / number, look, reserved_bytes=size)
             job.folder.mkdir()
             self._jobs[number] = job
             return job
 
-    def room(self) -> int:
-        """Bytes that may still be written."""
-        return shutil.disk_usage(self._folder).free - self._settings.free_disk_bytes
+    def write(self, job: Job, file: BinaryIO, chunk: bytes) -> None:
+        """Write a part of an upload.
+
+        Raises:
+            ApiError: not enough disk space (507).
+        """
+        with self._lock:
+            job.reserved_bytes = max(job.reserved_bytes - len(chunk), 0)
+            if len(chunk) > self._room():
+                raise ApiError(507, _FULL, retry_after_seconds=60)
+        file.write(chunk)
 
     def submit(self, job: Job) -> None:
         """The upload is complete."""
+        job.reserved_bytes = 0
         job.state = JobState.WAITING
         self._queue.put(job)
 
     def cancel(self, job: Job) -> None:
-        """End it wherever it is and take its files away."""
+        """End a job in any state and delete its files."""
         pipeline = job.pipeline
         self._end(job, JobState.CANCELLED)
         if pipeline is not None:
-            pipeline.abort()  # the worker takes the files away
+            pipeline.abort()  # the worker deletes the files
             return
         self._remove(job)
 
     def close(self) -> None:
-        """End the worker and take all files away. Idempotent."""
+        """End the worker and delete all files. Idempotent."""
         self._closing.set()
         self._queue.abort()
         for job in self.jobs:
@@ -170,6 +201,11 @@ class JobRunner:
         if self._thread.is_alive():
             self._thread.join(_JOIN_SECONDS)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _room(self) -> int:
+        """Bytes that may still be written, without what running uploads have reserved."""
+        reserved = sum(job.reserved_bytes for job in self._jobs.values())
+        return shutil.disk_usage(self._folder).free - self._settings.free_disk_bytes - reserved
 
     def _work(self) -> None:
         while True:
@@ -183,9 +219,12 @@ class JobRunner:
             try:
                 self._run(job)
             except StreamDepthError as error:
-                self._fail(job, error.message)
-            except Exception as error:  # the next job must get its turn
-                self._fail(job, f"internal error: {type(error).__name__}: {error}")
+                self._fail(job, job.public(error.message))
+            except MemoryError:
+                self._fail(job, f"{job.name}: the server is out of memory; send a smaller video")
+            except Exception as error:  # must not end the worker
+                logging.getLogger(LOGGER).error("job %s: %s: %s", job.name, type(error).__name__, error)
+                self._fail(job, f"{job.name}: internal error ({type(error).__name__}); see the server's log")
             job.pipeline = None
             job.upload.unlink(missing_ok=True)
             if job.state is JobState.CANCELLED:
@@ -197,8 +236,9 @@ class JobRunner:
         self._end(job, JobState.FAILED)
 
     def _end(self, job: Job, state: JobState) -> None:
-        """The first end counts. Its time is set before anybody can see that it is over."""
+        """Set the final state; the first one is kept. The time is set before the state can be seen."""
         if not job.state.over:
+            job.reserved_bytes = 0
             job.ended_ns = self._clock.monotonic_ns()
             job.state = state
 
@@ -207,8 +247,9 @@ class JobRunner:
         from streamdepth.sinks.select import sink_for
         from streamdepth.sources.file import FileSource
 
-        codec = codec_for_browsers(check_container(job.upload, job.name))
-        source = FileSource(job.upload, source_id=job.name)
+        most = self._settings.max_video_pixels
+        codec = codec_for_browsers(check_container(job.upload, job.name, most))
+        source = FileSource(job.upload, source_id=job.name, max_pixels=most)
         sink = sink_for(str(job.result), control=LookControl(job.look), overwrite=True, codec=codec)
         pipeline = Pipeline([source], self._estimator, [sink], model_every=self._settings.model_every)
         ended = threading.Event()
@@ -223,33 +264,33 @@ class JobRunner:
                 watcher.join()
         if job.state is JobState.RUNNING:
             job.frames = pipeline.stats.written
-            notes = [note.replace(str(job.result), job.result_name) for note in pipeline.stats.notes]
+            notes = [job.public(note) for note in pipeline.stats.notes]
             job.notes = (*notes, *([f"{job.result_name}: {_NOT_H264}"] if codec else []))
             if job.error or not job.result.exists():
-                self._fail(job, job.error or f"{job.name}: holds no frame that can be decoded")
+                self._fail(job, job.error or f"{job.name}: no frame can be decoded; send another video")
             else:
                 self._end(job, JobState.DONE)
 
     def _watch(self, job: Job, pipeline: Pipeline, ended: threading.Event) -> None:
-        """Progress and limits of a running job."""
+        """Update the progress of a running job and enforce its limits."""
         while not ended.wait(_CHECK_SECONDS):
-            books = pipeline.snapshot()
-            job.frames, job.expected, job.seconds = books.estimated, books.expected, books.seconds
+            stats = pipeline.snapshot()
+            job.frames, job.expected, job.seconds = stats.estimated, stats.expected, stats.seconds
             size = job.result.stat().st_size if job.result.exists() else 0
             if size > self._settings.max_result_bytes:
                 job.error = f"{job.name}: its depth video exceeds {self._settings.max_result_bytes:,} bytes; send less"
-            elif self.room() < 0:
-                job.error = f"{job.name}: the server's disk is full; try again later"
+            elif self._room() < 0:
+                job.error = f"{job.name}: {_FULL}"
             if job.error or job.state is JobState.CANCELLED:
                 pipeline.abort()
                 return
 
     def _expire(self) -> None:
-        """Of what is over, the newest few stay, for a while."""
+        """Delete finished jobs that are too old or too many."""
         now_ns = self._clock.monotonic_ns()
         over = [job for job in self.jobs if job.state.over]
-        late = [job for job in over if now_ns - job.ended_ns > self._settings.kept_seconds * 1e9]
-        for job in {*late, *over[: -self._settings.kept_results]}:
+        late = [job for job in over if now_ns - job.ended_ns > self._settings.result_seconds * 1e9]
+        for job in {*late, *over[: -self._settings.max_results]}:
             self._remove(job)
 
     def _remove(self, job: Job) -> None:
@@ -258,41 +299,91 @@ class JobRunner:
         shutil.rmtree(job.folder, ignore_errors=True)
 
 
-def check_container(path: Path, name: str) -> ImageInfo | None:
-    """Refuse what is no plain video file, above all playlists and scripts that would make FFmpeg open other things.
+class JobsApi:
+    """Routes of the job runner. Belongs to one event loop.
 
-    Returns:
-        Size and format of its images, None where only decoding will tell.
-
-    Raises:
-        SourceError: it is none.
+    Args:
+        control: the default look of results.
     """
-    import av
 
-    try:
-        # FFmpeg's own list is checked after probing and before anything is opened; files only, whatever it says.
-        options = {"format_whitelist": ",".join(_DEMUXERS), "protocol_whitelist": "file"}
-        with av.open(str(path), options=options) as container:
-            if not container.streams.video:
-                raise SourceError(f"{name}: holds no video; send MP4, MOV, MKV, WebM, AVI or MPEG-TS")
-            video = container.streams.video[0]
-            if not (video.width and video.height and video.pix_fmt):
-                return None
-            return ImageInfo(video.width, video.height, video.pix_fmt)
-    except (av.FFmpegError, OSError) as exc:
-        if isinstance(exc, SourceError):
+    def __init__(self, runner: JobRunner, settings: WebSettings, bodies: BodyReader, control: LookControl) -> None:
+        self._runner = runner
+        self._settings = settings
+        self._bodies = bodies
+        self._control = control
+
+    def add_to(self, app: web.Application) -> None:
+        app.router.add_post("/v1/jobs", self.create)
+        app.router.add_get("/v1/jobs", self.index)
+        app.router.add_get("/v1/jobs/{id}", self.state)
+        app.router.add_get("/v1/jobs/{id}/result", self.result)
+        app.router.add_delete("/v1/jobs/{id}", self.delete)
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        """The body is the video; the query has ``name`` and the look, by default that of the live view."""
+        name, look = self._options(request)
+        length = request.content_length or 0
+        if length > self._settings.max_upload_bytes:
+            raise ApiError(413, f"{name} has {length:,} bytes; the limit is {self._settings.max_upload_bytes:,}")
+        job = self._runner.admit(name, look, length)
+        try:
+            await self._receive(request, job)
+        except BaseException:
+            self._runner.cancel(job)
             raise
-        raise SourceError(f"{name}: not a video file; send MP4, MOV, MKV, WebM, AVI or MPEG-TS") from None
+        self._runner.submit(job)
+        return web.json_response(job.to_dict(), status=202, headers={"Location": f"/v1/jobs/{job.id}"})
 
+    async def index(self, _: web.Request) -> web.StreamResponse:
+        """All jobs, oldest first."""
+        return web.json_response([job.to_dict() for job in self._runner.jobs])
 
-def codec_for_browsers(image: ImageInfo | None) -> str | None:
-    """The encoder of a result that browsers play, None = the container's own, x264.
+    async def state(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(self._job(request).to_dict())
 
-    Of H.264 they decode 4:2:0 of 8 bits only, which x264 leaves for odd sides, finer chroma and more bits; VP9 they
-    decode in all of these.
-    """
-    from streamdepth.sinks.encoding import encoding_for
+    async def result(self, request: web.Request) -> web.StreamResponse:
+        """The finished video as a download; with ``?inline=1`` for playing."""
+        job = self._job(request)
+        if job.state is not JobState.DONE:
+            raise ApiError(409, f"{job.name} is {job.state}; its result is available once it is done")
+        disposition = "inline" if request.query.get("inline") == "1" else "attachment"
+        headers = {
+            "Content-Disposition": f"{disposition}; filename*=UTF-8''{quote(job.result_name, safe='')}",
+            "Content-Type": "video/mp4",
+        }
+        return web.FileResponse(job.result, headers=headers)
 
-    if image is None or encoding_for(image, codec="libx264", transparent=False).pix_fmt == "yuv420p":
-        return None
-    return "libvpx-vp9"
+    async def delete(self, request: web.Request) -> web.StreamResponse:
+        """Cancel a job, or delete its result."""
+        self._runner.cancel(self._job(request))
+        return web.Response(status=204)
+
+    def _job(self, request: web.Request) -> Job:
+        job = self._runner.find(request.match_info["id"])
+        if job is None:
+            raise ApiError(404, "there is no such job; finished jobs are kept for a limited time")
+        return job
+
+    def _options(self, request: web.Request) -> tuple[str, Look]:
+        query = dict(request.query)
+        name = " ".join(query.pop("name", "video").replace("\\", "/").rpartition("/")[2].split())[:200] or "video"
+        base = self._control.look
+        view = base.view if base.view is not View.STACK else View.SIDE
+        changes = look_changes(query)
+        unknown = set(query) - {"style", "alpha", "reverse", "view", "contours", "bar", "edges"}
+        if unknown:
+            raise ApiError(400, f"unknown option {', '.join(sorted(unknown))[:200]}")
+        return name, replace(base, **{"view": view, "transparent": False, **changes})
+
+    async def _receive(self, request: web.Request, job: Job) -> None:
+        loop = asyncio.get_running_loop()
+        count, limit = 0, self._settings.max_upload_bytes
+        rate = self._settings.least_bytes_per_second
+        with job.upload.open("wb") as file:
+            async for chunk in self._bodies.chunks(request.content.readany, least_bytes_per_second=rate):
+                count += len(chunk)
+                if count > limit:
+                    raise ApiError(413, f"{job.name} has more than {limit:,} bytes")
+                await loop.run_in_executor(None, self._runner.write, job, file, chunk)
+        if not count:
+            raise ApiError(400, "the body is empty; send a video file")

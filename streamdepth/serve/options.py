@@ -1,4 +1,4 @@
-"""Where a web server listens, who may come in, and the limits it keeps."""
+"""Address, access token and limits of a web server."""
 
 from __future__ import annotations
 
@@ -24,52 +24,63 @@ _MEBI = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class WebSettings:
-    """Limits and habits of a web server.
+    """Limits of a web server. All values are greater than 0.
 
     Attributes:
-        max_connections: TCP connections at once; further ones are closed unanswered.
-        max_viewers: of Motion JPEG, which all share one encoder.
-        max_rtc_viewers: of WebRTC, which encodes for each of them; further ones get Motion JPEG.
-        max_body_bytes: request body of a still.
-        max_pixels: of a still; refused before it is decoded.
-        max_json_pixels: of a still whose depth is wanted as JSON, at about 20 bytes a pixel.
-        stills_waiting: stills in work or waiting; further ones are told to come back.
-        max_upload_bytes: a video file.
-        jobs_waiting: video files waiting; further ones are told to come back.
-        max_result_bytes: a finished video; a job that would exceed it fails.
-        free_disk_bytes: what jobs leave free on the disk.
-        kept_results, kept_seconds: how many finished jobs keep their files, and for how long.
+        max_connections: simultaneous TCP connections. When all are in use, the connection that has been idle longest is
+            closed for a new one; where none is idle, the new one is closed.
+        max_viewers: simultaneous Motion JPEG viewers; they share one encoder.
+        max_rtc_viewers: simultaneous WebRTC viewers, each with its own encoder; further ones fall back to Motion JPEG.
+        max_body_bytes: request body with images.
+        max_buffered_bytes: all request bodies in memory together.
+        max_images: images in one request.
+        max_pixels: pixels of all images of one request together, checked before any of them is decoded.
+        max_json_pixels: pixels whose depth is written as a JSON list, about 20 bytes each.
+        images_waiting: image requests that are running or waiting; further ones are answered 503.
+        max_upload_bytes: size of an uploaded video.
+        max_video_pixels: pixels of one frame of an uploaded video.
+        jobs_waiting: videos waiting; further ones are answered 503.
+        max_result_bytes: size of a finished video; a job that exceeds it fails.
+        free_disk_bytes: free disk space that uploads and jobs leave.
+        max_results, result_seconds: number of finished jobs whose files are kept, and for how long.
         jpeg_quality: 1..100.
-        model_every: of video files, as for :class:`~streamdepth.pipeline.Pipeline`.
-        stall_seconds: a viewer that takes nothing for so long is cut off, as is an upload that sends nothing.
+        model_every: for uploaded videos, as in :class:`~streamdepth.pipeline.Pipeline`.
+        stall_seconds: a client that sends or reads nothing for this long is disconnected.
+        body_seconds: time for a whole request body, except that of a video.
+        least_bytes_per_second: average rate below which an upload or a download is ended, after ``stall_seconds``.
     """
 
     max_connections: int = 128
     max_viewers: int = 32
     max_rtc_viewers: int = 4
     max_body_bytes: int = 32 * _MEBI
+    max_buffered_bytes: int = 128 * _MEBI
+    max_images: int = 16
     max_pixels: int = 50_000_000
     max_json_pixels: int = 16_000_000
-    stills_waiting: int = 4
+    images_waiting: int = 4
     max_upload_bytes: int = 512 * _MEBI
+    max_video_pixels: int = 4096 * 2304
     jobs_waiting: int = 4
     max_result_bytes: int = 2048 * _MEBI
     free_disk_bytes: int = 512 * _MEBI
-    kept_results: int = 4
-    kept_seconds: float = 1800.0
+    max_results: int = 4
+    result_seconds: float = 1800.0
     jpeg_quality: int = 85
     model_every: int = 1
     stall_seconds: float = 10.0
+    body_seconds: float = 60.0
+    least_bytes_per_second: float = 65_536.0
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
             if not getattr(self, name) > 0:
-                raise UsageError(f"{name} is more than 0, not {getattr(self, name)}")
+                raise UsageError(f"{name} must be greater than 0, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """An address to listen at, resolved. ``address`` is numeric."""
+    """A resolved address to listen on. ``address`` is numeric."""
 
     host: str
     address: str
@@ -81,7 +92,7 @@ class Listen:
 
     @property
     def everywhere(self) -> bool:
-        """Every address of this machine."""
+        """True for the unspecified address: every address of this machine."""
         return ipaddress.ip_address(self.address.partition("%")[0]).is_unspecified
 
     @property
@@ -90,32 +101,35 @@ class Listen:
 
 
 def check_url(url: str) -> str:
-    """The address for people, e.g. ``http://127.0.0.1:8080``.
+    """The address in its display form, e.g. ``http://127.0.0.1:8080``.
 
     Raises:
-        UsageError: not ``http://host:port`` and no more.
+        UsageError: ``url`` is not ``http://host:port``.
     """
     parsed = parse_live_url(url, frozenset({"http"}))
     if parsed.credentials is not None:
         raise UsageError(f"{parsed.label}: a web page has a token, not a password; put it into {TOKEN_VARIABLE}")
     parts = urlsplit(parsed.location)
     if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise UsageError(f"{parsed.label}: the page has the whole address; write http://{parts.netloc}")
+        raise UsageError(f"{parsed.label}: the page's address has no path; write http://{parts.netloc}")
     return f"http://{parts.netloc}"
 
 
 def resolve(url: str) -> Listen:
-    """Look the host up, IPv4 first.
+    """Look up the host; IPv4 addresses come first.
 
     Raises:
-        UsageError: as :func:`check_url`. SinkError: no address of any machine.
+        UsageError: as :func:`check_url`.
+        SinkError: the host is not an address of this machine.
     """
     check_url(url)
     parsed = parse_live_url(url, frozenset({"http"}))
     try:
         found = socket.getaddrinfo(parsed.host, parsed.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as exc:
-        raise SinkError(f"{parsed.label}: {parsed.host} is no address of this machine ({exc.strerror})") from exc
+        raise SinkError(
+            f"{parsed.label}: {parsed.host} is not an address of this machine ({exc.strerror}); use e.g. 127.0.0.1"
+        ) from exc
     addresses = sorted((str(entry[4][0]) for entry in found), key=lambda text: ":" in text)
     return Listen(parsed.host, addresses[0], parsed.port)
 
@@ -123,13 +137,13 @@ def resolve(url: str) -> Listen:
 def find_token(
     token: str | None = None, token_file: str | Path | None = None, environ: Mapping[str, str] | None = None
 ) -> str | None:
-    """The token given, a file's first line, or the environment's; None where there is none.
+    """The given token, the first line of a file, or the value of the environment variable; None if there is none.
 
     Raises:
-        UsageError: both a token and a file, an unreadable file, or a token that could be guessed or not be typed.
+        UsageError: both a token and a file, an unreadable file, or a token that is too short or not printable ASCII.
     """
     if token is not None and token_file is not None:
-        raise UsageError("a token is given twice; give the token or its file")
+        raise UsageError("a token and a token file are both given; give one of them")
     where = "the token"
     if token_file is not None:
         where = f"token file {token_file}"
@@ -150,5 +164,5 @@ def find_token(
 
 
 def new_token() -> str:
-    """192 random bits, as text for a URL."""
+    """192 random bits as URL-safe text."""
     return secrets.token_urlsafe(24)

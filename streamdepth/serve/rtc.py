@@ -1,4 +1,4 @@
-"""WebRTC for the page: the newest image to each peer, without any server but this one."""
+"""WebRTC for the page: the newest frame to each peer, without external servers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _H264 = "video/H264"
 
 
 class FeedTrack(MediaStreamTrack):
-    """The feed as a video track: what is newest when the peer's encoder asks. A still feed is repeated."""
+    """The feed as a video track: the newest frame whenever the encoder takes one. The last frame is repeated."""
 
     kind = "video"
 
@@ -57,7 +57,7 @@ class FeedTrack(MediaStreamTrack):
 
 
 def _for_encoder(image: av.VideoFrame) -> av.VideoFrame:
-    """An image of its own (the encoder writes to it), 4:2:0, even, no wider than its bit rate carries."""
+    """A copy for the encoder, which writes to it: 4:2:0, even sides, at most as wide as aiortc's bit rate allows."""
     scale = min(1.0, _WIDEST_PX / image.width)
     width, height = (max(2, round(side * scale)) & ~1 for side in (image.width, image.height))
     if (width, height, "yuv420p") == (image.width, image.height, image.format.name):
@@ -66,27 +66,23 @@ def _for_encoder(image: av.VideoFrame) -> av.VideoFrame:
 
 
 class Peers:
-    """The WebRTC connections of a page, bounded. Belongs to one event loop.
+    """The WebRTC connections of a page. Belongs to one event loop.
 
     Args:
-        address: the one address media goes through; None = every address of this machine.
-        most: connections at once.
+        address: the only address for media; None = every address of this machine.
+        limit: simultaneous connections.
     """
 
     def __init__(
         self,
-        next_shown: NextShown,
-        skipped: Callable[[int], None],
         clock: Clock,
         *,
         address: str | None,
-        most: int,
+        limit: int,
     ) -> None:
-        self._next_shown = next_shown
-        self._skipped = skipped
         self._clock = clock
         self._address = address
-        self._most = most
+        self._limit = limit
         self._peers: dict[RTCPeerConnection, str] = {}
         self._timers: set[asyncio.Task[None]] = set()
 
@@ -94,8 +90,15 @@ class Peers:
     def count(self) -> int:
         return len(self._peers)
 
-    async def answer(self, content: dict[str, Any]) -> dict[str, str]:
-        """A browser's offer -> the answer, candidates included. ``page`` names the page it is for, which has one.
+    async def answer(
+        self, content: dict[str, Any], next_shown: NextShown, skipped: Callable[[int], None]
+    ) -> dict[str, str]:
+        """Answer a browser's offer, candidates included.
+
+        Args:
+            content: ``{type: "offer", sdp, page}``; ``page`` identifies the page, which has one connection at a time.
+            next_shown: waits for a frame that is newer than the given number.
+            skipped: called with the number of frames that the peer did not see.
 
         Raises:
             ApiError: not an offer (400), or too many viewers (503).
@@ -105,8 +108,8 @@ class Peers:
             raise ApiError(400, "send a WebRTC offer: {type: 'offer', sdp}")
         page = str(content.get("page", ""))
         await self.leave(page)
-        if len(self._peers) >= self._most:
-            raise ApiError(503, f"{self._most} WebRTC viewers are watching already", retry_after_seconds=10)
+        if len(self._peers) >= self._limit:
+            raise ApiError(503, f"there are {self._limit} WebRTC viewers already", retry_after_seconds=10)
         peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._peers[peer] = page
 
@@ -119,8 +122,8 @@ class Peers:
             await peer.setRemoteDescription(RTCSessionDescription(sdp=sdp, type="offer"))
             video = next((one for one in peer.getTransceivers() if one.kind == "video"), None)
             if video is None:
-                raise ApiError(400, "the offer holds no video")
-            peer.addTrack(FeedTrack(self._next_shown, self._skipped, self._clock))
+                raise ApiError(400, "the offer has no video")
+            peer.addTrack(FeedTrack(next_shown, skipped, self._clock))
             codecs = RTCRtpSender.getCapabilities("video").codecs
             video.setCodecPreferences(sorted(codecs, key=lambda codec: codec.mimeType != _H264))
             self._stay_on_address(peer)
@@ -128,16 +131,16 @@ class Peers:
         except ApiError:
             await self._close(peer)
             raise
-        except Exception as error:  # aiortc raises many kinds for a description it cannot use
+        except Exception as error:  # aiortc raises many kinds for an unusable description
             await self._close(peer)
             raise ApiError(400, f"the offer cannot be answered ({type(error).__name__}: {error})") from None
-        timer = asyncio.create_task(self._expect(peer))
+        timer = asyncio.create_task(self._close_unconnected(peer))
         self._timers.add(timer)
         timer.add_done_callback(self._timers.discard)
         return {"type": peer.localDescription.type, "sdp": peer.localDescription.sdp}
 
     async def leave(self, page: str) -> None:
-        """A page is gone: its connection need not wait until ICE notices, half a minute later."""
+        """Close the connection of a page that has gone; ICE would notice only half a minute later."""
         if page:
             await asyncio.gather(*(self._close(peer) for peer, owner in tuple(self._peers.items()) if owner == page))
 
@@ -146,8 +149,8 @@ class Peers:
             timer.cancel()
         await asyncio.gather(*(self._close(peer) for peer in tuple(self._peers)))
 
-    async def _expect(self, peer: RTCPeerConnection) -> None:
-        """A peer that asked and never came makes room."""
+    async def _close_unconnected(self, peer: RTCPeerConnection) -> None:
+        """Close a peer that did not connect."""
         await asyncio.sleep(_CONNECT_SECONDS)
         if peer.connectionState != "connected":
             await self._close(peer)
@@ -157,7 +160,7 @@ class Peers:
         await peer.close()
 
     def _stay_on_address(self, peer: RTCPeerConnection) -> None:
-        """Offer the page's own address and no other, loopback too, which aioice by itself leaves out."""
+        """Offer the page's own address only, including loopback, which aioice leaves out by default."""
         if self._address is None:
             return
         for sender in peer.getSenders():

@@ -1,4 +1,4 @@
-"""An aiohttp application on a thread and event loop of its own."""
+"""An aiohttp application on its own thread and event loop, and the static files of the page."""
 
 from __future__ import annotations
 
@@ -7,24 +7,29 @@ import logging
 import socket
 import threading
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, cast
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
 from streamdepth.core.errors import DeadlineError, SinkError
 from streamdepth.core.redact import redact
+from streamdepth.serve.api import LOGGER, failure, harden, internal_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from streamdepth.serve.api import Handler
     from streamdepth.serve.options import Listen
 
 _START_SECONDS = 5.0
 _STOP_SECONDS = 5.0
 _DRAIN_SECONDS = 0.5
 _KEEPALIVE_SECONDS = 30.0
-LOGGER = "streamdepth.web"
-"""Where aiohttp reports clients that send garbage; silent unless the application sets up logging."""
+_MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+_STATIC = ("app.css", "app.js", "live.js", "graphs.js", "drop.js", "login.js", "icon.svg")
+OPEN_PATHS = frozenset({"/static/app.css", "/static/login.js", "/static/icon.svg", "/healthz", "/login"})
+"""Paths that need no token: the login page's files, which hold no data, the login and the health check."""
 
 
 class WebServer:
@@ -38,13 +43,12 @@ class WebServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
         self.port = listen.port
-        self.refused = 0
 
     def start(self) -> None:
         """Listen and serve.
 
         Raises:
-            SinkError: the port is taken or may not be used.
+            SinkError: the port is in use or not permitted.
         """
         bound = _bind(self._listen)
         self.port = int(bound.getsockname()[1])
@@ -53,12 +57,6 @@ class WebServer:
         self._thread = threading.Thread(target=self._work, args=(bound, ready), name=name, daemon=True)
         self._thread.start()
         ready.result(_START_SECONDS)
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The server's loop; for ``call_soon_threadsafe``, once started."""
-        assert self._loop is not None  # noqa: S101 - set before start() returns
-        return self._loop
 
     def stop(self) -> None:
         """End every connection. Idempotent.
@@ -71,7 +69,7 @@ class WebServer:
             return
         try:
             loop.call_soon_threadsafe(stopping.set)
-        except RuntimeError:  # the loop ended between the two
+        except RuntimeError:  # the loop has just ended
             return
         if threading.current_thread() is not thread:
             thread.join(_STOP_SECONDS)
@@ -92,16 +90,14 @@ class WebServer:
         self._stopping = asyncio.Event()
         runner = web.AppRunner(
             self._make_app(),
-            access_log=None,
-            logger=_logger(),
             handle_signals=False,
             shutdown_timeout=_DRAIN_SECONDS,
-            keepalive_timeout=_KEEPALIVE_SECONDS,
+            handler_cancellation=True,  # a client that has left needs no answer
         )
         await runner.setup()
         server = None
         try:
-            server = await self._loop.create_server(lambda: _Admitting(self, runner), sock=bound, backlog=128)
+            server = await self._loop.create_server(lambda: _NewConnection(self, runner), sock=bound, backlog=128)
             ready.set_result(None)
             await self._stopping.wait()
         finally:
@@ -110,19 +106,73 @@ class WebServer:
             await runner.cleanup()
 
     def admit(self, transport: asyncio.Transport, runner: web.AppRunner) -> None:
-        """Hand a new connection on to aiohttp, or close it where there are as many as may be. On the loop."""
-        assert runner.server is not None  # noqa: S101 - after setup()
-        if len(runner.server.connections) >= self._max_connections:
-            self.refused += 1
-            transport.close()
-            return
-        handler = runner.server()
-        transport.set_protocol(handler)
-        handler.connection_made(transport)
+        """Serve a new connection, in place of the one that has been idle longest if there are too many. On the loop."""
+        manager = runner.server
+        assert manager is not None and self._loop is not None  # noqa: PT018, S101 - after setup()
+        connections = [one for one in manager.connections if isinstance(one, _Connection) and one.transport is not None]
+        if len(connections) >= self._max_connections:
+            idle = [one for one in connections if one.idle]
+            if not idle:
+                transport.close()
+                return
+            min(idle, key=lambda one: one.idle_since).force_close()
+        connection = _Connection(
+            manager, loop=self._loop, access_log=None, logger=_logger(), keepalive_timeout=_KEEPALIVE_SECONDS
+        )
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+
+
+class _Connection(web.RequestHandler):
+    """A connection whose errors look like all other answers, and that can be closed while it is idle."""
+
+    __slots__ = ("idle_since",)
+
+    def __init__(self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
+        super().__init__(manager, loop=loop, **options)
+        self.idle_since = loop.time()
+
+    @property
+    def idle(self) -> bool:
+        """No request is being handled: none has arrived completely, or the answer to the last one was sent."""
+        return self._current_request is None
+
+    async def finish_response(self, *arguments: Any) -> Any:
+        try:
+            return await super().finish_response(*arguments)
+        finally:
+            self.idle_since = self._loop.time()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """The answer to a request that is not HTTP, or whose handler failed outside the middlewares."""
+        del message  # quotes what the client sent
+        if status >= 500 and exc is not None:
+            answer = internal_error(exc)
+        else:
+            answer = failure(status, "the request is not valid HTTP")
+        harden(answer, request.path)
+        answer.force_close()
+        return answer
+
+
+class _NewConnection(asyncio.Protocol):
+    """A connection before it is admitted.
+
+    For a burst of connections asyncio creates all their protocols before it calls ``connection_made`` of the first one:
+    a limit that is checked at creation would not see the others.
+    """
+
+    def __init__(self, server: WebServer, runner: web.AppRunner) -> None:
+        self._server, self._runner = server, runner
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._server.admit(cast("asyncio.Transport", transport), self._runner)
 
 
 class _Redacted(logging.Filter):
-    """Garbage is quoted, and may hold anything a client sends, its token too."""
+    """Log records quote what clients send, which may be a token."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args, record.exc_info = redact(record.getMessage()), (), None
@@ -137,20 +187,6 @@ def _logger() -> logging.Logger:
     return logger
 
 
-class _Admitting(asyncio.Protocol):
-    """A connection before it is admitted.
-
-    The loop makes the protocols of all waiting connections before it tells the first of them that it is made. Where
-    connections come in a burst, a limit checked when a protocol is made would see none of the others.
-    """
-
-    def __init__(self, server: WebServer, runner: web.AppRunner) -> None:
-        self._server, self._runner = server, runner
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._server.admit(cast("asyncio.Transport", transport), self._runner)
-
-
 def _bind(listen: Listen) -> socket.socket:
     bound = socket.socket(listen.family, socket.SOCK_STREAM)
     try:
@@ -160,5 +196,33 @@ def _bind(listen: Listen) -> socket.socket:
     except OSError as exc:
         bound.close()
         where = f"http://{listen.host}:{listen.port}"
-        raise SinkError(f"{where}: cannot listen there ({exc.strerror}); choose another port or address") from exc
+        raise SinkError(f"{where}: cannot listen ({exc.strerror}); choose another port or address") from exc
     return bound
+
+
+class Page:
+    """Serves the page's files from memory."""
+
+    def __init__(self) -> None:
+        folder = files("streamdepth.serve").joinpath("page")
+        self._files = {name: folder.joinpath(name).read_bytes() for name in (*_STATIC, "index.html", "login.html")}
+
+    def add_to(self, app: web.Application) -> None:
+        app.router.add_get("/", self._handler("index.html"))
+        for name in _STATIC:
+            app.router.add_get(f"/static/{name}", self._handler(name))
+
+    async def login(self, _: web.Request) -> web.StreamResponse:
+        """The form that asks for the token; status 401."""
+        return self._answer("login.html", 401)
+
+    def _handler(self, name: str) -> Handler:
+        async def serve(_: web.Request) -> web.StreamResponse:
+            return self._answer(name, 200)
+
+        return serve
+
+    def _answer(self, name: str, status: int) -> web.Response:
+        kind = _MEDIA_TYPES[name.rpartition(".")[2]]
+        headers = {"Cache-Control": "no-cache"}
+        return web.Response(body=self._files[name], status=status, content_type=kind, charset="utf-8", headers=headers)

@@ -19,24 +19,26 @@ if TYPE_CHECKING:
     from streamdepth.depth.range import RangeSwitch
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.serve.options import WebSettings
-    from streamdepth.serve.stats import Watched
+    from streamdepth.serve.stats import Run
+    from streamdepth.serve.view import LiveView
 
 
 class WebSink(BaseSink):
-    """Shows a run on a page with controls, graphs and a read-out; see :class:`~streamdepth.serve.site.WebSite`.
+    """Shows a run on a page with controls, graphs and depth under the pointer.
 
-    Never blocks: each viewer gets the newest image when it can take one.
+    ``process`` never blocks: each viewer gets the newest frame when it can take one.
 
     Args:
         url: ``http://host:port``.
         control: the look, which the page changes.
-        range_switch: the range mode, which the page changes; the same as the pipeline's ``range``.
-        source: asked for the state of its connection.
-        estimator: model for stills and files that are dropped on the page; None = neither.
-        token, token_file: see :class:`~streamdepth.serve.site.WebSite`.
-        site: a site of the caller's own, already started, instead of all others but ``source``; it outlives the sink.
+        range_switch: the range mode, which the page changes; the same object as the pipeline's ``range``.
+        source: its connection state is shown.
+        estimator: model for images and videos that are dropped on the page; None = neither is accepted.
+        token, token_file, settings: see :class:`~streamdepth.serve.site.WebSite`.
+        site: an existing site instead of a new one; the arguments above except ``source`` are then the site's.
+        view: the view of ``site`` to show the run in; None = its first.
     Raises:
-        UsageError: an argument that cannot mean anything.
+        UsageError: an invalid argument.
 
     Call :meth:`watch` with the pipeline for the page's graphs. ``process`` from one thread, the rest from any.
     """
@@ -53,8 +55,8 @@ class WebSink(BaseSink):
         token_file: str | Path | None = None,
         settings: WebSettings | None = None,
         site: WebSite | None = None,
+        view: LiveView | None = None,
     ) -> None:
-        self._owns_site = site is None
         self.site = site or WebSite(
             url,
             control=control,
@@ -64,9 +66,10 @@ class WebSink(BaseSink):
             token_file=token_file,
             settings=settings,
         )
-        super().__init__(self.site.label, self.site.control)
+        self.view = view or self.site.view
+        super().__init__(self.site.label, self.view.control)
         self._source = source
-        self._shows = False
+        self._open = False
 
     @property
     def live(self) -> bool:
@@ -74,30 +77,29 @@ class WebSink(BaseSink):
 
     @property
     def counts(self) -> Mapping[str, int]:
-        return MappingProxyType(self.site.feed.dropped)
+        return MappingProxyType(self.view.feed.dropped)
 
-    def watch(self, run: Watched) -> None:
-        """Whose books the page shows."""
-        self.site.board.watch(run)
+    def watch(self, run: Run) -> None:
+        """Show the statistics of this run."""
+        several = len(self.site.views) > 1
+        self.view.sampler.watch(run, self._source.id if several and self._source is not None else None)
 
     def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:
         if image is None:
-            raise SinkError(f"{self.name}: shows images, and was given none to come; it needs a look")
-        self.site.begin(stream, self._source)
-        self._shows = True
-        if self._owns_site:
-            self.site.start()
+            raise SinkError(f"{self.name}: shows images, but the run makes none; give it a look")
+        self.view.begin(stream, self._source)
+        self._open = True
+        self.site.hold()
 
     def process(self, result: Result) -> None:
-        if not self._shows:
-            raise SinkError(f"{self.name}: is not open")
+        if not self._open:
+            raise SinkError(f"{self.name}: is not open; call open() first")
         if result.image is None:
-            raise SinkError(f"{self.name}: shows images, and was given a result without one; it needs a look")
-        self.site.feed.put(result)
+            raise SinkError(f"{self.name}: shows images, but the result has none; give it a look")
+        self.view.feed.put(result)
 
     def close(self) -> None:
-        if self._shows:
-            self._shows = False
-            self.site.end()
-        if self._owns_site:
-            self.site.stop()
+        if self._open:
+            self._open = False
+            self.view.end()
+            self.site.release()

@@ -1,4 +1,4 @@
-"""A web site for depth: live page, stills API, video jobs, health and metrics. The parts, put together."""
+"""A website for depth: live page, image API, video jobs, health and metrics."""
 
 from __future__ import annotations
 
@@ -7,46 +7,42 @@ import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from streamdepth.core.clock import Clock, SystemClock
-from streamdepth.core.errors import MissingDependencyError, SinkError, UsageError
-from streamdepth.core.look import Look, LookControl, View
-from streamdepth.serve.feed import LiveFeed
+from streamdepth.core.errors import MissingDependencyError, SinkError
 from streamdepth.serve.options import WebSettings, check_url, find_token, new_token, resolve
-from streamdepth.serve.stats import Reporting, StatsSampler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aiohttp import web
 
-    from streamdepth.colorize.colorizer import Colorizer
-    from streamdepth.core.contracts import Source
-    from streamdepth.core.frame import StreamInfo
+    from streamdepth.core.look import LookControl
     from streamdepth.depth.range import RangeSwitch
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.serve.jobs import JobRunner
     from streamdepth.serve.options import Listen
     from streamdepth.serve.server import WebServer
+    from streamdepth.serve.view import LiveView
 
 
 class WebSite:
-    """Serves one live view at a time to many browsers, and depth of stills and files to programs.
+    """Shows live views to browsers, and estimates depth of images and videos for other programs.
 
     Args:
-        url: ``http://host:port``; port 0 takes a free one (see :attr:`port`).
-        control: the look of the live view, which the page changes; None makes one (side by side).
-        range_switch: the range mode the page may change; None = the page only shows it.
-        estimator: model for stills and video files; None = neither is served.
-        token, token_file: what clients must show; see :func:`~streamdepth.serve.options.find_token`. Beyond loopback
-            one is made where none is given (see :attr:`entry_url`).
+        url: ``http://host:port``; port 0 selects a free one (see :attr:`port`).
+        control: the look of the first live view, which the page changes; None = side by side.
+        range_switch: the range mode, which the page changes; None = it cannot change.
+        estimator: model for images and videos; None = neither is accepted.
+        token, token_file: what clients must present; see :func:`~streamdepth.serve.options.find_token`. Beyond loopback
+            a token is generated if none is given (see :attr:`entry_url`).
         settings: limits.
-        environ: where the token is looked for; None = the process's.
+        environ: environment variables for the token; None = those of the process.
     Raises:
-        UsageError: an argument that cannot mean anything.
+        UsageError: an invalid argument.
 
-    ``start`` and ``stop`` on one thread; ``begin``, ``end`` and the feed from any.
+    Thread-safe.
     """
 
     def __init__(
@@ -64,34 +60,55 @@ class WebSite:
     ) -> None:
         self.label = check_url(url)
         self.settings = settings or WebSettings()
-        self.clock: Clock = clock or SystemClock()
-        self.control = control or LookControl(Look(view=View.SIDE))
-        self.range_switch = range_switch
-        self.feed = LiveFeed(self.clock)
-        self.board = StatsSampler(self.feed, self.clock)
-        self.estimator = estimator
+        self._clock: Clock = clock or SystemClock()
         self._url = url
         self._token = find_token(token, token_file, environ)
-        self._token_is_ours = False
+        self._views: list[LiveView] = []
+        self._first = (control, range_switch)
+        self._estimator = estimator
+        self._token_generated = False
         self._lock = threading.Lock()
-        self._stream: StreamInfo | None = None
-        self._source: Source | None = None
-        self._painting = threading.Lock()
-        self._colorizer: Colorizer | None = None
+        self._holders = 0
         self._listen: Listen | None = None
         self._server: WebServer | None = None
         self._jobs: JobRunner | None = None
-        self._stills: ThreadPoolExecutor | None = None
+        self._image_worker: ThreadPoolExecutor | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     @property
+    def view(self) -> LiveView:
+        """The first live view."""
+        if not self._views:
+            self.add_view(control=self._first[0], range_switch=self._first[1])
+        return self._views[0]
+
+    @property
+    def views(self) -> tuple[LiveView, ...]:
+        """All live views, at least one."""
+        return (self.view, *self._views[1:])
+
+    def add_view(
+        self, name: str = "", *, control: LookControl | None = None, range_switch: RangeSwitch | None = None
+    ) -> LiveView:
+        """Add the live view of one source; call it before the site starts.
+
+        Args:
+            name: how clients select the view.
+        """
+        from streamdepth.serve.view import LiveView
+
+        view = LiveView(self._clock, name=name, control=control, range_switch=range_switch)
+        self._views.append(view)
+        return view
+
+    @property
     def port(self) -> int:
-        """The bound port; 0 before ``start``."""
+        """The bound port; 0 before the start."""
         return self._server.port if self._server is not None else 0
 
     @property
     def address(self) -> str:
-        """Where the page is, e.g. ``http://127.0.0.1:8080``; for people and logs."""
+        """The page's address for display, e.g. ``http://127.0.0.1:8080``."""
         if self._listen is None or self._server is None:
             return self.label
         host = socket.gethostname() if self._listen.everywhere else self._listen.host
@@ -99,91 +116,73 @@ class WebSite:
 
     @property
     def entry_url(self) -> str:
-        """The address with the token behind ``#``, where browsers keep it to themselves. Secret where there is one."""
+        """The page's address with the token after ``#``, which browsers do not send. Secret if there is a token."""
         return f"{self.address}/#token={self._token}" if self._token is not None else f"{self.address}/"
 
     @property
-    def token_is_ours(self) -> bool:
-        """True where the token was made here, so that its owner must be told."""
-        return self._token_is_ours
+    def token_generated(self) -> bool:
+        """True if the token was generated here, so that the user has to be shown :attr:`entry_url`."""
+        return self._token_generated
 
-    @property
-    def stream(self) -> StreamInfo | None:
-        """What is shown live; None while nothing is."""
-        return self._stream
-
-    @property
-    def source_status(self) -> Mapping[str, str | int]:
-        """State and counters of the live source, where it reports any."""
-        source = self._source
-        return source.status if isinstance(source, Reporting) else {}
-
-    def begin(self, stream: StreamInfo, source: Source | None = None) -> None:
-        """A run starts to feed the page.
-
-        Raises:
-            SinkError: another one does already.
-        """
-        with self._lock:
-            if self._stream is not None:
-                raise SinkError(f"{self.label}: shows {self._stream.source_id} already; give each source its own port")
-            self._stream, self._source = stream, source
-        with self._painting:
-            from streamdepth.colorize.colorizer import Colorizer
-
-            self._colorizer = Colorizer(stream)
-
-    def end(self) -> None:
-        """The run is over; its last image stays. Idempotent."""
-        with self._lock:
-            self._stream = self._source = None
-        self.board.watch(None)
-
-    def repaint(self) -> None:
-        """Show the present look on an image that stands: paused, or the last of a run that is over."""
-        shown = self.feed.latest
-        if shown is None or not (self.feed.paused or self._stream is None):
-            return
-        fixed = self.range_switch.spec.fixed if self.range_switch is not None else None
-        depth_range = fixed or shown.range
-        with self._painting:
-            if self._colorizer is None:
-                return
-            image = self._colorizer.render(shown.frame, shown.depth, depth_range, self.control.look)
-        self.feed.repaint(shown, image, depth_range)
-
-    def start(self) -> None:
-        """Listen and serve.
+    def hold(self) -> None:
+        """Start the site for one of its users, if it does not run yet.
 
         Raises:
             MissingDependencyError: the extra ``web`` is not installed.
             SinkError: the address cannot be used.
         """
+        with self._lock:
+            if not self._holders:
+                self._start()
+            self._holders += 1
+
+    def release(self) -> None:
+        """End one user's :meth:`hold`; the last one stops the site."""
+        with self._lock:
+            self._holders = max(self._holders - 1, 0)
+            if self._holders:
+                return
+        self._stop()
+
+    def start(self) -> None:
+        """Listen and serve until :meth:`stop`.
+
+        Raises:
+            SinkError: the address cannot be used, or the site runs already.
+        """
         if self._server is not None:
-            raise SinkError(f"{self.label}: is open already")
-        _need_libraries()
+            raise SinkError(f"{self.label}: runs already; stop it first")
+        self.hold()
+
+    def stop(self) -> None:
+        """End the server and its jobs, and delete its files. Idempotent."""
+        with self._lock:
+            self._holders = 0
+        self._stop()
+
+    def _start(self) -> None:
+        _check_libraries()
         from streamdepth.serve.server import WebServer
 
         self._listen = listen = resolve(self._url)
         if self._token is None and not listen.loopback:
-            self._token, self._token_is_ours = new_token(), True
-        if self.estimator is not None:
+            self._token, self._token_generated = new_token(), True
+        if self._estimator is not None:
             from streamdepth.serve.jobs import JobRunner
 
             self._folder = tempfile.TemporaryDirectory(prefix="streamdepth-web-")
-            self._stills = ThreadPoolExecutor(1, thread_name_prefix="web-stills")
-            self._jobs = JobRunner(self.estimator, Path(self._folder.name), self.settings, self.clock)
+            self._image_worker = ThreadPoolExecutor(1, thread_name_prefix="web-images")
+            self._jobs = JobRunner(self._estimator, Path(self._folder.name), self.settings, self._clock)
             self._jobs.start()
         server = WebServer(listen, self._make_app, max_connections=self.settings.max_connections)
         self._server = server
         try:
             server.start()
         except BaseException:
-            self.stop()
+            self._stop()
             raise
 
-    def stop(self) -> None:
-        """End the server, its jobs and its files. Idempotent."""
+    def _stop(self) -> None:
         server, self._server = self._server, None
         try:
             if server is not None:
@@ -191,63 +190,56 @@ class WebSite:
         finally:
             if self._jobs is not None:
                 self._jobs.close()
-            if self._stills is not None:
-                self._stills.shutdown(wait=False, cancel_futures=True)
+            if self._image_worker is not None:
+                self._image_worker.shutdown(wait=False, cancel_futures=True)
             if self._folder is not None:
                 self._folder.cleanup()
-            self._jobs = self._stills = self._folder = None
+            self._jobs = self._image_worker = self._folder = None
 
     def _make_app(self) -> web.Application:
         """On the server's thread, inside its loop."""
         from aiohttp import web
 
-        from streamdepth.serve.api import errors_as_json
-        from streamdepth.serve.auth import AuthMiddleware, harden
+        from streamdepth.serve.api import errors_as_json, harden_prepared
+        from streamdepth.serve.auth import AuthMiddleware
+        from streamdepth.serve.bodies import BodyReader, sends_in_time
         from streamdepth.serve.images_api import ImagesApi
-        from streamdepth.serve.jobs_api import JobsApi
+        from streamdepth.serve.jobs import JobsApi
         from streamdepth.serve.live_api import LiveApi
-        from streamdepth.serve.page import OPEN_PATHS, Page
+        from streamdepth.serve.server import OPEN_PATHS, Page
 
-        assert self._listen is not None  # noqa: S101 - set in start()
-        gate = AuthMiddleware(self._token, OPEN_PATHS | {"/healthz", "/login"})
-        app = web.Application(middlewares=[errors_as_json, gate.guard], client_max_size=1 << 16)
-        app.on_response_prepare.append(harden)
-        page = Page()
-        gate.login_page(page.login)
+        assert self._listen is not None and self._server is not None  # noqa: PT018, S101 - set in _start()
+        bodies, page = BodyReader(self.settings), Page()
+        auth = AuthMiddleware(self._token, OPEN_PATHS, port=self._server.port, bodies=bodies, login_page=page.login)
+        app = web.Application(middlewares=[sends_in_time(self.settings), errors_as_json, auth.guard])
+        app.on_response_prepare.append(harden_prepared)
         page.add_to(app)
-        stills = jobs = None
-        if self.estimator is not None and self._stills is not None and self._jobs is not None:
-            stills = ImagesApi(self.estimator, self.settings, self._stills)
-            app.router.add_post("/v1/depth", stills.depth)
-            jobs = JobsApi(self._jobs, self.settings, self.control)
-            jobs.add_to(app)
-        rtc_address = None if self._listen.everywhere else self._listen.address
-        live = LiveApi(self, stills, self._jobs, rtc_address=rtc_address)
+        images = None
+        if self._estimator is not None and self._image_worker is not None and self._jobs is not None:
+            images = ImagesApi(self._estimator, self.settings, bodies, self._image_worker)
+            app.router.add_post("/v1/depth", images.depth)
+            JobsApi(self._jobs, self.settings, bodies, self.view.control).add_to(app)
+        live = LiveApi(
+            self.views,
+            self.settings,
+            self._clock,
+            bodies,
+            images=images,
+            jobs=self._jobs,
+            model=None if self._estimator is None else self._estimator.spec.name,
+            rtc_address=None if self._listen.everywhere else self._listen.address,
+        )
         live.add_to(app)
-        app.router.add_post("/login", gate.login)
+        app.router.add_post("/login", auth.login)
         return app
 
 
-def _need_libraries() -> None:
+def _check_libraries() -> None:
     try:
-        import aiohttp  # noqa: F401 - seen to be there
+        import aiohttp  # noqa: F401 - whether it is installed
         import aiortc  # noqa: F401
+        import prometheus_client  # noqa: F401
     except ImportError as exc:
         raise MissingDependencyError(
             f"the web page needs {exc.name}; install it with: pip install 'streamdepth[web]'"
         ) from None
-
-
-def changed_range(site: WebSite, text: Any) -> None:
-    """Set the range mode a client asks for.
-
-    Raises:
-        UsageError: no such mode, ``shot``, or this run's range cannot change.
-    """
-    from streamdepth.depth.range import RangeSpec
-
-    if site.range_switch is None:
-        raise UsageError("the range of this run was chosen when it began and cannot change")
-    if not isinstance(text, str):
-        raise UsageError(f"range is ema, frame or fixed:LO,HI, not {text!r}")
-    site.range_switch.set(RangeSpec.parse(text))

@@ -1,78 +1,85 @@
-"""What a page shows of a run in numbers: samples twice a second, one minute of them."""
+"""Statistics of a run for the page, and ``/metrics`` for Prometheus."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from prometheus_client.core import Metric
 
     from streamdepth.core.clock import Clock
+    from streamdepth.core.contracts import Sink
     from streamdepth.pipeline.stats import Snapshot
     from streamdepth.serve.feed import LiveFeed
 
 SAMPLE_SECONDS = 0.5
-_KEPT = 120
+METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_HISTORY = 120
 _RATE_SAMPLES = 4
-"""Rates are over two seconds: half a second of 10 frames a second reads as 8 or 12."""
+"""Rates are averaged over two seconds: in half a second, 10 frames per second would show as 8 or 12."""
 
 
-class Watched(Protocol):
-    """A run whose books can be read at any time: a :class:`~streamdepth.pipeline.Pipeline`."""
+class Run(Protocol):
+    """A run whose state can be read at any time: a :class:`~streamdepth.pipeline.Pipeline`."""
 
-    def snapshot(self) -> Snapshot: ...
-
-
-@runtime_checkable
-class Reporting(Protocol):
-    """A source that says how its connection is, as :class:`~streamdepth.sources.live.source.LiveSource` does."""
+    def snapshot(self, source_id: str | None = None) -> Snapshot: ...
 
     @property
-    def status(self) -> Mapping[str, str | int]: ...
+    def sinks(self) -> tuple[Sink, ...]: ...
 
 
 class StatsSampler:
-    """Samples the books of whatever runs. ``sample`` on one thread; ``watch`` and the rest from any."""
+    """Samples the statistics of a run. ``sample`` on one thread; the rest from any."""
 
     def __init__(self, feed: LiveFeed, clock: Clock) -> None:
         self._feed = feed
         self._clock = clock
         self._started_ns = clock.monotonic_ns()
-        self._run: Watched | None = None
+        self._run: Run | None = None
+        self._source_id: str | None = None
         self._earlier: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=_RATE_SAMPLES)
-        self._history: deque[dict[str, Any]] = deque(maxlen=_KEPT)
-        self.books: Snapshot | None = None
+        self._history: deque[dict[str, Any]] = deque(maxlen=_HISTORY)
 
-    def watch(self, run: Watched | None) -> None:
-        """Whose books to read from now on."""
-        self._run = run
+    def watch(self, run: Run | None, source_id: str | None = None) -> None:
+        """Sample this run from now on, or one source of it."""
+        self._run, self._source_id = run, source_id
 
     @property
     def history(self) -> list[dict[str, Any]]:
+        """The samples of the last minute."""
         return list(self._history)
 
+    @property
+    def sinks(self) -> tuple[Sink, ...]:
+        """The sinks of the run."""
+        run = self._run
+        return run.sinks if run is not None else ()
+
     def sample(self, viewers: Mapping[str, int]) -> dict[str, Any]:
-        """Read the books."""
+        """Take one sample."""
         now_ns = self._clock.monotonic_ns()
         run = self._run
-        books = self.books = run.snapshot() if run is not None else None
+        stats = run.snapshot(self._source_id) if run is not None else None
         totals = (
-            books.captured if books else 0,
-            books.processed if books else 0,
-            books.dropped_total if books else 0,
+            stats.captured if stats else 0,
+            stats.processed if stats else 0,
+            stats.dropped_total if stats else 0,
             self._feed.count,
         )
         if self._earlier and any(now < then for now, then in zip(totals, self._earlier[-1][1], strict=True)):
-            self._earlier.clear()  # another run starts its books at nothing
+            self._earlier.clear()  # counters of another run start at zero
         then_ns, earlier = self._earlier[0] if self._earlier else (now_ns, totals)
         elapsed = max((now_ns - then_ns) / 1e9, 1e-3)
         rates = [(now - then) / elapsed for now, then in zip(totals, earlier, strict=True)]
         self._earlier.append((now_ns, totals))
         latencies = self._feed.take_latencies_ms()
         median, p95 = np.percentile(latencies, (50, 95)) if latencies else (None, None)
+        latest = self._feed.latest
         sample = {
             "t": round((now_ns - self._started_ns) / 1e9, 2),
             "fps_in": round(rates[0], 2),
@@ -83,124 +90,115 @@ class StatsSampler:
             "latency_p95_ms": None if p95 is None else round(float(p95), 1),
             "captured": totals[0],
             "processed": totals[1],
-            "dropped": dict(books.dropped) if books else {},
-            "expected": books.expected if books else None,
+            "dropped": dict(stats.dropped) if stats else {},
+            "expected": stats.expected if stats else None,
             "view_dropped": self._feed.dropped,
-            "queues": dict(books.queues) if books else {},
+            "queues": dict(stats.queues) if stats else {},
             "viewers": dict(viewers),
+            "range": None if latest is None else [latest.range.lo, latest.range.hi],
         }
         self._history.append(sample)
         return sample
 
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-
-class Exposition:
-    """Collects metric families and writes them."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-
-    def add(
-        self, name: str, kind: str, text: str, samples: Iterable[tuple[Mapping[str, str], float | int | None]]
-    ) -> None:
-        """One family; samples without a value are left out, a family without samples too."""
-        rows = [
-            f"streamdepth_{name}{_labels(labels)} {_number(value)}" for labels, value in samples if value is not None
-        ]
-        if rows:
-            self._lines += [f"# HELP streamdepth_{name} {_escape(text)}", f"# TYPE streamdepth_{name} {kind}", *rows]
-
-    def one(self, name: str, kind: str, text: str, value: float | int | None) -> None:
-        """A family of one sample without labels."""
-        self.add(name, kind, text, [({}, value)])
-
-    def __str__(self) -> str:
-        return "\n".join(self._lines) + "\n"
-
-
-def exposition(
-    sample: Mapping[str, Any],
-    *,
-    source: str,
-    status: Mapping[str, str | int],
-    stills: Mapping[int, int],
-    jobs: Mapping[str, int],
-    version: str,
-) -> str:
-    """All there is to say.
+class Metrics:
+    """Builds the families of ``/metrics``. A family without samples is left out.
 
     Args:
-        sample: the board's newest; see :class:`streamdepth.serve.stats.StatsSampler`.
-        source: its redacted name, empty where none runs.
-        status: of the source, where it reports one.
-        stills: answers of ``/v1/depth`` by HTTP status.
-        jobs: video jobs by state.
+        version: of the package.
+        views: newest sample and source status of each view, by source; the source is None where no run feeds the view.
+        sinks: all sinks of the runs.
+        images: number of ``/v1/depth`` answers by HTTP status.
+        jobs: number of video jobs by state.
     """
-    out = Exposition()
-    out.add("info", "gauge", "Version, always 1.", [({"version": version}, 1)])
-    if source:
-        named = {"source": source}
-        out.add("frames_captured_total", "counter", "Frames the source gave.", [(named, sample.get("captured"))])
-        out.add("frames_processed_total", "counter", "Frames with depth.", [(named, sample.get("processed"))])
-        dropped: Mapping[str, int] = sample.get("dropped", {})
-        out.add(
-            "frames_dropped_total",
-            "counter",
-            "Frames lost, by cause.",
-            [({**named, "cause": cause}, count) for cause, count in dropped.items()],
-        )
-        out.add("frames_per_second", "gauge", "Frames with depth a second.", [(named, sample.get("fps"))])
-        seconds = [(quantile, sample.get(key)) for quantile, key in (("0.5", "latency_ms"), ("0.95", "latency_p95_ms"))]
-        out.add(
-            "latency_seconds",
-            "gauge",
-            "From capture to the page's server, of the last half second.",
-            [({**named, "quantile": q}, None if ms is None else ms / 1000) for q, ms in seconds],
-        )
-        queues: Mapping[str, int] = sample.get("queues", {})
-        out.add("queue_items", "gauge", "Items waiting.", [({"queue": name}, count) for name, count in queues.items()])
-        state = status.get("state")
-        if state is not None:
-            out.add("source_state", "gauge", "What the source is doing, 1.", [({**named, "state": str(state)}, 1)])
-        counters = {key: value for key, value in status.items() if isinstance(value, int)}
-        out.add(
-            "source_events_total",
-            "counter",
-            "What happened to the connection.",
-            [({**named, "event": key}, value) for key, value in counters.items()],
-        )
-    viewers: Mapping[str, int] = sample.get("viewers", {})
-    out.add("viewers", "gauge", "Viewers of the page.", [({"kind": kind}, count) for kind, count in viewers.items()])
-    unseen: Mapping[str, int] = sample.get("view_dropped", {})
-    out.add(
-        "view_dropped_total",
-        "counter",
-        "Images a viewer did not see, by cause.",
-        [({"cause": cause}, count) for cause, count in unseen.items()],
-    )
-    out.add(
-        "stills_total",
-        "counter",
-        "Answers of /v1/depth, by status.",
-        [({"status": str(status_code)}, count) for status_code, count in sorted(stills.items())],
-    )
-    out.add("jobs", "gauge", "Video jobs, by state.", [({"state": state}, count) for state, count in jobs.items()])
-    return str(out)
+
+    def __init__(
+        self,
+        *,
+        version: str,
+        views: Sequence[tuple[str | None, Mapping[str, Any], Mapping[str, str | int]]],
+        sinks: Iterable[Sink],
+        images: Mapping[int, int],
+        jobs: Mapping[str, int],
+    ) -> None:
+        self._version = version
+        self._views = views
+        self._sinks = tuple(dict.fromkeys(sinks))
+        self._images = images
+        self._jobs = jobs
+
+    def text(self) -> bytes:
+        """The Prometheus text format."""
+        from prometheus_client import CollectorRegistry, generate_latest
+
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        return generate_latest(registry)
+
+    def collect(self) -> Iterator[Metric]:
+        families = (*self._server(), *self._runs(), *self._outputs())
+        yield from (family for family in families if family.samples)
+
+    def _server(self) -> Iterator[Metric]:
+        yield _gauge("info", "Version, always 1.", ("version",), [((self._version,), 1)])
+        viewers = {(kind,): n for _, sample, _ in self._views for kind, n in sample.get("viewers", {}).items()}
+        yield _gauge("viewers", "Viewers of the page.", ("kind",), viewers.items())
+        unseen: dict[tuple[str, ...], int] = {}
+        for _, sample, _ in self._views:
+            for cause, count in sample.get("view_dropped", {}).items():
+                unseen[(cause,)] = unseen.get((cause,), 0) + count
+        yield _counter("view_dropped", "Frames that a viewer did not see, by cause.", ("cause",), unseen.items())
+        images = [((str(status),), count) for status, count in sorted(self._images.items())]
+        yield _counter("stills", "Answers of /v1/depth, by status.", ("status",), images)
+        yield _gauge("jobs", "Video jobs, by state.", ("state",), [((k,), n) for k, n in self._jobs.items()])
+
+    def _runs(self) -> Iterator[Metric]:
+        live = [(source, sample, status) for source, sample, status in self._views if source is not None]
+        for key, text in (("captured", "Frames the source gave."), ("processed", "Frames with depth.")):
+            rows = [((source,), sample.get(key)) for source, sample, _ in live]
+            yield _counter(f"frames_{key}", text, ("source",), rows)
+        dropped = [((s, cause), n) for s, sample, _ in live for cause, n in sample.get("dropped", {}).items()]
+        yield _counter("frames_dropped", "Frames dropped, by cause.", ("source", "cause"), dropped)
+        rates = [((source,), sample.get("fps")) for source, sample, _ in live]
+        yield _gauge("frames_per_second", "Frames with depth per second.", ("source",), rates)
+        latencies = [
+            ((source, quantile), None if sample.get(key) is None else sample[key] / 1000)
+            for source, sample, _ in live
+            for quantile, key in (("0.5", "latency_ms"), ("0.95", "latency_p95_ms"))
+        ]
+        text = "From capture to the page's server, over the last half second."
+        yield _gauge("latency_seconds", text, ("source", "quantile"), latencies)
+        queues = {(queue,): n for _, sample, _ in live for queue, n in sample.get("queues", {}).items()}
+        yield _gauge("queue_items", "Items waiting.", ("queue",), queues.items())
+        states = [((source, str(status["state"])), 1) for source, _, status in live if "state" in status]
+        yield _gauge("source_state", "State of the source's connection, always 1.", ("source", "state"), states)
+        events = [((s, key), n) for s, _, status in live for key, n in status.items() if isinstance(n, int)]
+        yield _counter("source_events", "Events of the source's connection.", ("source", "event"), events)
+
+    def _outputs(self) -> Iterator[Metric]:
+        counts = [((s.name, event), n) for s in self._sinks for event, n in getattr(s, "counts", {}).items()]
+        yield _counter("sink_events", "Counters of a sink.", ("sink", "event"), counts)
+        status = [(s.name, getattr(s, "status", {})) for s in self._sinks]
+        states = [((name, str(found["state"])), 1) for name, found in status if "state" in found]
+        yield _gauge("sink_state", "State of a network sink, always 1.", ("sink", "state"), states)
+        viewers = [((name,), found["viewers"]) for name, found in status if "viewers" in found]
+        yield _gauge("sink_viewers", "Viewers of a served stream.", ("sink",), viewers)
 
 
-def _labels(labels: Mapping[str, str]) -> str:
-    if not labels:
-        return ""
-    inside = ",".join(f'{name}="{_escape(value, quote=True)}"' for name, value in labels.items())
-    return "{" + inside + "}"
+def _gauge(name: str, text: str, labels: tuple[str, ...], rows: Any) -> Metric:
+    from prometheus_client.core import GaugeMetricFamily
+
+    return _filled(GaugeMetricFamily(f"streamdepth_{name}", text, labels=labels), rows)
 
 
-def _escape(text: str, *, quote: bool = False) -> str:
-    text = text.replace("\\", "\\\\").replace("\n", "\\n")
-    return text.replace('"', '\\"') if quote else text
+def _counter(name: str, text: str, labels: tuple[str, ...], rows: Any) -> Metric:
+    from prometheus_client.core import CounterMetricFamily
+
+    return _filled(CounterMetricFamily(f"streamdepth_{name}", text, labels=labels), rows)
 
 
-def _number(value: float) -> str:
-    return repr(value) if isinstance(value, int) else f"{value:.9g}"
+def _filled(family: Any, rows: Iterable[tuple[tuple[str, ...], float | int | None]]) -> Metric:
+    for labels, value in dict(rows).items():  # one sample for sinks of the same name
+        if value is not None:
+            family.add_metric(labels, value)
+    return family  # type: ignore[no-any-return]

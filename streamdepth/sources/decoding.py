@@ -61,6 +61,7 @@ class Medium:
         threads: decoder threads, 0 = automatic.
         tls: the accepted certificates.
         hwaccel: hardware decoder.
+        max_pixels: largest frame that is decoded, None = FFmpeg's own limit.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Medium:
     threads: int
     tls: TlsConfig
     hwaccel: HwAccel = HwAccel.NONE
+    max_pixels: int | None = None
 
 
 class Decoding:
@@ -245,6 +247,8 @@ class Decoding:
         self.stream = self._choose(self._container)
         self.stream.thread_type = "AUTO"
         self.stream.thread_count = medium.threads
+        if medium.max_pixels is not None:
+            self.stream.codec_context.options = {"max_pixels": str(medium.max_pixels)}
         for other in self._container.streams:
             if other.index != self.stream.index:
                 other.discard = av.stream.Discard.all

@@ -58,6 +58,7 @@ class FileSource(BaseSource):
         tls_ca: CA certificates for ``https``, see :func:`~streamdepth.net.tls.find_tls_config`. For HLS and DASH only
             the server of the playlist is verified: FFmpeg does not pass the setting on to what the playlist names.
         source_id: short name; None = the file's name.
+        max_pixels: largest frame that is decoded; None = FFmpeg's own limit of about 16,000x16,000.
 
     Thread-safety: ``interrupt`` from any thread. URLs and pipes are read on a separate thread, so that ``interrupt``
     works while a server or a pipe sends nothing; that thread ends with its read.
@@ -76,6 +77,7 @@ class FileSource(BaseSource):
         hwaccel: HwAccel | str = HwAccel.NONE,
         tls_ca: str | Path | None = None,
         source_id: str | None = None,
+        max_pixels: int | None = None,
     ) -> None:
         text = os.fspath(path_or_url)
         if timeout_seconds <= 0:
@@ -92,6 +94,7 @@ class FileSource(BaseSource):
         self._threads = threads
         self._hwaccel = HwAccel.parse(hwaccel)
         self._tls_ca = tls_ca
+        self._max_pixels = max_pixels
         self._trust = find_tls_config(tls_ca)
         self._resume_pts: int | None = None
         self._detached: AbandonableCalls | None = None
@@ -196,6 +199,7 @@ class FileSource(BaseSource):
             hwaccel=self._hwaccel,
             tls_ca=self._tls_ca,
             source_id=self._id,
+            max_pixels=self._max_pixels,
         )
 
     def resume(self, pts: int) -> FileSource | None:
@@ -216,6 +220,7 @@ class FileSource(BaseSource):
             hwaccel=self._hwaccel,
             tls_ca=self._tls_ca,
             source_id=self._id,
+            max_pixels=self._max_pixels,
         )
 
     def interrupt(self) -> None:
@@ -242,6 +247,7 @@ class FileSource(BaseSource):
                 threads=self._threads,
                 tls=self._trust,
                 hwaccel=self._hwaccel,
+                max_pixels=self._max_pixels,
             )
         )
         self._decoding = decoding

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
 from streamdepth.core.frame import ColorTags, Frame, StreamInfo
-from streamdepth.media.pillow import IMAGE_SUFFIXES, image_from_pil
+from streamdepth.media.pillow import DAMAGED, IMAGE_SUFFIXES, image_from_pil, open_raster
 from streamdepth.sources.explain import check_readable, nearest_name, shown
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class ImagesSource(BaseSource):
         from PIL import Image
 
         try:
-            with Image.open(path) as image:
+            with open_raster(path) as image:
                 return image_from_pil(image)
         except FileNotFoundError:
             self._skip("missing", path, "no such file")
@@ -142,7 +142,7 @@ class ImagesSource(BaseSource):
             self._skip("unreadable", path, "is a folder, not an image")
         except Image.DecompressionBombError:
             self._skip("corrupt", path, f"has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels")
-        except (OSError, SyntaxError, ValueError, EOFError, OverflowError, MemoryError, TypeError) as error:
+        except (*DAMAGED, MemoryError) as error:
             # Pillow's decoders raise any of these on damaged files.
             empty = path.is_file() and path.stat().st_size == 0
             reason = " ".join(str(error).split("\n")[:1])

@@ -84,7 +84,7 @@ def test_inputs_that_are_no_image(estimator: DepthEstimator, tmp_path: Path) -> 
         ("none.png", SourceNotFoundError, "none.png: no such file"),
         ("none", SourceNotFoundError, "no such file"),
         (str(tmp_path), SourceError, "cannot be read"),
-        (text, DataFormatError, "not an image in a format"),
+        (text, DataFormatError, "not an image in a supported format"),
         (b"", DataFormatError, "empty"),
         (b"GIF89a", DataFormatError, "not an image|damaged"),
         (cut, DataFormatError, "damaged image"),

@@ -125,7 +125,7 @@ def test_beyond_loopback_a_token_is_made() -> None:
         bind.return_value = bound
         site.start()
     try:
-        assert site.token_is_ours
+        assert site.token_generated
         secret = site.entry_url.partition("#token=")[2]
         assert len(secret) >= 32
         assert secret not in site.address
@@ -142,7 +142,7 @@ def test_where_tokens_come_from(tmp_path: Path) -> None:
     assert find_token(token_file=file, environ={}) == TOKEN
     assert find_token(environ={TOKEN_VARIABLE: TOKEN}) == TOKEN
     assert find_token(environ={}) is None
-    with pytest.raises(UsageError, match="twice"):
+    with pytest.raises(UsageError, match="both given"):
         find_token(TOKEN, file)
     with pytest.raises(UsageError, match="cannot be read"):
         find_token(token_file=tmp_path / "nosuch")

@@ -200,13 +200,15 @@ def test_a_image_too_large_for_json_still_gives_npy(site: WebSite) -> None:
 def test_values_that_are_not_finite_become_null() -> None:
     from streamdepth.core.frame import Sense
     from streamdepth.image.estimator import Estimate
-    from streamdepth.serve.images_api import _node_json
+    from streamdepth.serve.images_api import estimate_json
 
     data = np.arange(6, dtype=np.float32).reshape(2, 3)
     data[1] = (np.nan, np.inf, 0.1)
     one = Estimate(data, None, 3, 2, Sense.METRIC_M)
-    assert json.loads(_node_json(one)) == one.to_node()
-    assert json.loads(_node_json(one))["data"][3:5] == [None, None]
+    text = b"".join(estimate_json(one))
+    assert json.loads(text) == one.to_node()
+    assert json.loads(text)["data"][3:5] == [None, None]
+    assert json.loads(b"".join(estimate_json(one, digits=2)))["data"] == [0, 1, 2, None, None, 0.1]
 
 
 def test_few_wait_the_rest_come_back(tmp_path: Path) -> None:
@@ -214,12 +216,12 @@ def test_few_wait_the_rest_come_back(tmp_path: Path) -> None:
     model = write_depth_model(tmp_path / "model.onnx", height=28, width=42)
 
     class Slow(DepthEstimator):
-        def __call__(self, *inputs: Any, **options: Any) -> Any:
+        def each(self, *inputs: Any, **options: Any) -> Any:
             assert go.wait(30)
-            return super().__call__(*inputs, **options)
+            return super().each(*inputs, **options)
 
     with Slow(model, sense="relative_inverse") as slow:
-        site = WebSite("http://127.0.0.1:0", estimator=slow, settings=WebSettings(stills_waiting=2), environ={})
+        site = WebSite("http://127.0.0.1:0", estimator=slow, settings=WebSettings(images_waiting=2), environ={})
         site.start()
         try:
             answers: list[Answer] = []
@@ -236,8 +238,8 @@ def test_few_wait_the_rest_come_back(tmp_path: Path) -> None:
                 client.join(20)
             assert [one.status for one in answers] == [503, 200, 200]
             metrics = http(f"{site.address}/metrics").body.decode()
-            assert 'streamdepth_stills_total{status="200"} 2' in metrics
-            assert 'streamdepth_stills_total{status="503"} 1' in metrics
+            assert 'streamdepth_stills_total{status="200"} 2.0' in metrics
+            assert 'streamdepth_stills_total{status="503"} 1.0' in metrics
         finally:
             go.set()
             site.stop()

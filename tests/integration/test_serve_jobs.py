@@ -173,7 +173,7 @@ def test_what_is_no_video(site: WebSite) -> None:
 def test_limits_of_size_and_number(tmp_path: Path) -> None:
     go = threading.Event()
     estimator = fake_estimator(before=lambda _: void(go.wait(20)))
-    for site in started(estimator, max_upload_bytes=100_000, jobs_waiting=1, kept_results=1):
+    for site in started(estimator, max_upload_bytes=100_000, jobs_waiting=1, max_results=1):
         try:
             assert send(site, bytes(100_001)).status == 413
             first = send(site, clip(tmp_path))

@@ -24,7 +24,7 @@ from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch, measure, 
 from streamdepth.serve.feed import LiveFeed, probe
 from streamdepth.serve.sink import WebSink
 from streamdepth.serve.site import WebSite
-from streamdepth.serve.stats import Exposition
+from streamdepth.serve.stats import Metrics
 from tests.support.stages import ScriptedSource, flat_image
 from tests.support.web import Running, eventually, http, read_parts, running
 
@@ -59,7 +59,7 @@ def test_one_image(run: Running) -> None:
 
 def test_snapshot_holds_one_moment(run: Running) -> None:
     held = http(f"{run.url}/v1/live/snapshot", method="POST").json
-    shown = run.site.feed.held(int(re.findall(r"\d+", held["image"])[-1]))
+    shown = run.site.view.feed.held(int(re.findall(r"\d+", held["image"])[-1]))
     assert shown is not None
     assert shown.index == held["frame"]
     image = Image.open(io.BytesIO(http(run.url + held["image"]).body))
@@ -74,8 +74,8 @@ def test_snapshot_holds_one_moment(run: Running) -> None:
 
 
 def next_image(run: Running) -> None:
-    count = run.site.feed.count
-    eventually(lambda: run.site.feed.count > count, "another image")
+    count = run.site.view.feed.count
+    eventually(lambda: run.site.view.feed.count > count, "another image")
 
 
 def test_depth_at_a_point(run: Running) -> None:
@@ -145,14 +145,14 @@ def test_controls_act_on_the_next_image(run: Running) -> None:
             "bar": True,
             "edges": "guided",
         }
-        count = run.site.feed.count
-        eventually(lambda: run.site.feed.count > count + 1, "images in that look")
+        count = run.site.view.feed.count
+        eventually(lambda: run.site.view.feed.count > count + 1, "images in that look")
     finally:
         control(run, style="inferno", alpha=None, reverse=False, contours=0, bar=False, edges="bilinear")
 
 
 def shown_range(run: Running) -> DepthRange | None:
-    latest = run.site.feed.latest
+    latest = run.site.view.feed.latest
     return latest.range if latest is not None else None
 
 
@@ -166,21 +166,21 @@ def test_range_changes_while_it_runs(run: Running) -> None:
 
 
 def test_pause_holds_the_image_and_counts_what_it_hides(run: Running) -> None:
-    before = run.site.feed.dropped.get("paused", 0)
+    before = run.site.view.feed.dropped.get("paused", 0)
     control(run, paused=True)
-    held = run.site.feed.count
-    eventually(lambda: run.site.feed.dropped.get("paused", 0) > before + 3, "images go by unseen")
-    assert run.site.feed.count - held <= 1
-    shown = run.site.feed.latest
+    held = run.site.view.feed.count
+    eventually(lambda: run.site.view.feed.dropped.get("paused", 0) > before + 3, "images go by unseen")
+    assert run.site.view.feed.count - held <= 1
+    shown = run.site.view.feed.latest
     assert shown is not None
     control(run, view="depth", range="fixed:-5,5")  # the image that stands takes the new look
     assert image_size(run) == (320, 180)
     assert shown_range(run) == DepthRange(-5, 5)
-    assert run.site.feed.latest is not None
-    assert run.site.feed.latest.index == shown.index
-    held = run.site.feed.count
+    assert run.site.view.feed.latest is not None
+    assert run.site.view.feed.latest.index == shown.index
+    held = run.site.view.feed.count
     control(run, paused=False, view="side", range="ema")
-    eventually(lambda: run.site.feed.count > held + 1, "images again")
+    eventually(lambda: run.site.view.feed.count > held + 1, "images again")
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_the_socket_pushes_state_and_numbers_and_answers_points(run: Running) ->
     stats = found["stats"]
     assert stats["captured"] >= stats["processed"] > 0
     assert stats["queues"].keys() >= {"frame_queue", "batches", "depths", "sinks"}
-    eventually(lambda: run.site.board.history[-1]["fps"] > 5, "frames a second")
+    eventually(lambda: run.site.view.sampler.history[-1]["fps"] > 5, "frames a second")
 
 
 def test_metrics_are_prometheus_text(run: Running) -> None:
@@ -282,17 +282,16 @@ def test_metrics_are_prometheus_text(run: Running) -> None:
     sample = re.compile(r'[a-z_]+(\{([a-z_]+="([^"\\]|\\.)*",?)+\})? -?[0-9.e+-]+')
     assert all(line.startswith("# ") or sample.fullmatch(line) for line in lines)
     values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-    assert int(values['streamdepth_frames_processed_total{source="test:"}']) > 0
-    assert 'streamdepth_latency_seconds{source="test:",quantile="0.95"}' in values
+    assert float(values['streamdepth_frames_processed_total{source="test:"}']) > 0
+    assert 'streamdepth_latency_seconds{quantile="0.95",source="test:"}' in values
 
 
 @given(st.text(max_size=30))
 def test_metric_labels_are_escaped(value: str) -> None:
-    out = Exposition()
-    out.add("x", "gauge", "Help.", [({"label": value}, 1)])
+    out = Metrics(version=value, views=(), sinks=(), images={}, jobs={}).text().decode()
     # Split as the format does, on line feeds only.
-    (line,) = [line for line in str(out).split("\n") if line and not line.startswith("#")]
-    inside = line.removeprefix('streamdepth_x{label="').removesuffix('"} 1')
+    (line,) = [line for line in out.split("\n") if line and not line.startswith("#")]
+    inside = line.removeprefix('streamdepth_info{version="').removesuffix('"} 1.0')
     assert re.sub(r"\\(.)", lambda m: "\n" if m[1] == "n" else m[1], inside, flags=re.S) == value
 
 
@@ -326,7 +325,7 @@ def _depth() -> tuple[DepthMap, DepthRange]:
 
 def test_one_site_shows_one_source(run: Running) -> None:
     sink = WebSink(site=run.site)
-    stream = run.site.stream
+    stream = run.site.view.stream
     assert stream is not None
     from streamdepth.core.frame import ImageInfo
 
@@ -348,8 +347,8 @@ def test_the_state_of_a_live_source_is_shown() -> None:
         status = http(f"{run.url}/v1/state").json["source"]["status"]
         assert status == camera.status
         metrics = http(f"{run.url}/metrics").body.decode()
-        assert 'streamdepth_source_state{source="scripted",state="waiting"} 1' in metrics
-        assert 'streamdepth_source_events_total{source="scripted",event="reconnects"} 3' in metrics
+        assert 'streamdepth_source_state{source="scripted",state="waiting"} 1.0' in metrics
+        assert 'streamdepth_source_events_total{event="reconnects",source="scripted"} 3.0' in metrics
         release.set()
 
 

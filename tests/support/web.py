@@ -83,7 +83,7 @@ class Running:
 
     def begin(self) -> None:
         self._thread.start()
-        eventually(lambda: self.site.feed.count or self.error, "a first image", 20)
+        eventually(lambda: self.site.view.feed.count or self.error, "a first image", 20)
         if self.error is not None:
             raise self.error
 

@@ -95,7 +95,7 @@ def test_webrtc_shows_the_image_and_its_depth(page: Browser, run: Running) -> No
     assert abs(left - right) > 5
     began = page.run("document.getElementById('video').currentTime")
     page.wait(f"document.getElementById('video').currentTime > {began} + 0.5")
-    assert run.site.board.history[-1]["viewers"]["webrtc"] >= 1
+    assert run.site.view.sampler.history[-1]["viewers"]["webrtc"] >= 1
     post = "{method: 'POST', headers: {'Content-Type': 'application/json'}, body: '{}'}"
     answer = page.run(f"fetch('/v1/live/offer', {post}).then((answer) => answer.status)")
     assert answer == 400
@@ -126,7 +126,7 @@ def test_motion_jpeg_takes_over_without_webrtc(run: Running, browser: Browser) -
 
 
 def test_every_control_acts(page: Browser, run: Running) -> None:
-    control = run.site.control
+    control = run.site.view.control
     for view in (View.STACK, View.OVERLAY, View.DEPTH, View.SIDE):
         page.click(f"#view [data-value={view}]")
         page.wait(f"document.querySelector('#view [data-value={view}]').getAttribute('aria-pressed') === 'true'")
@@ -153,7 +153,7 @@ def test_every_control_acts(page: Browser, run: Running) -> None:
     eventually(lambda: control.look.reverse and control.look.bar, "the switches")
     eventually(lambda: control.look.upsampling is Upsampling.GUIDED, "edges")
 
-    switch = run.site.range_switch
+    switch = run.site.view.range_switch
     assert switch is not None
     page.click("#range [data-value=frame]")
     eventually(lambda: switch.mode is RangeMode.FRAME, "a range a frame")
@@ -167,14 +167,14 @@ def test_every_control_acts(page: Browser, run: Running) -> None:
     eventually(lambda: switch.mode is RangeMode.EMA, "a smooth range")
 
     page.click("#pause")
-    eventually(lambda: run.site.feed.paused, "a pause")
+    eventually(lambda: run.site.view.feed.paused, "a pause")
     page.wait("document.getElementById('pause-text').textContent === 'Resume'")
     page.call("Input.dispatchKeyEvent", type="keyDown", key=" ", code="Space", text=" ")
     page.run("document.activeElement.blur()")
     page.call("Input.dispatchKeyEvent", type="keyUp", key=" ", code="Space")
-    if run.site.feed.paused:
+    if run.site.view.feed.paused:
         page.click("#pause")
-    eventually(lambda: not run.site.feed.paused, "it goes on")
+    eventually(lambda: not run.site.view.feed.paused, "it goes on")
     for name in ("reverse", "bar", "edges"):
         page.click(f"#{name}")
     control.update(style="inferno", alpha=None, contours=0)
@@ -186,15 +186,15 @@ def slide(page: Browser, name: str, value: float) -> None:
 
 
 def test_two_pages_agree(page: Browser, run: Running) -> None:
-    run.site.control.update(style="viridis")
+    run.site.view.control.update(style="viridis")
     page.wait("document.getElementById('palette-name').textContent === 'viridis'")
-    run.site.control.update(style="inferno")
+    run.site.view.control.update(style="inferno")
     page.wait("document.getElementById('palette-name').textContent === 'inferno'")
 
 
 def test_depth_under_the_pointer_in_metres(page: Browser, run: Running) -> None:
-    assert run.site.feed.latest is not None
-    assert run.site.feed.latest.depth.sense is Sense.METRIC_M
+    assert run.site.view.feed.latest is not None
+    assert run.site.view.feed.latest.depth.sense is Sense.METRIC_M
     page.wait(f"{WIDTH} === 640", 20)
     left, top, width, height = page.run(
         f"(() => {{const box = {ELEMENT}.getBoundingClientRect();return [box.left, box.top, box.width, box.height]}})()"
@@ -311,11 +311,13 @@ def test_a_closed_page_harms_nobody(run: Running) -> None:
     with Browser() as other:
         other.open(run.url)
         other.wait(SHOWN, 15)
-        assert run.site.board.history
+        assert run.site.view.sampler.history
     # The first page may still be open; the second's connection does not linger until ICE gives up.
-    eventually(lambda: max(run.site.board.history[-1]["viewers"].values()) <= 1, "the socket and its peer are gone")
-    count = run.site.feed.count
-    eventually(lambda: run.site.feed.count > count + 3, "images go on")
+    eventually(
+        lambda: max(run.site.view.sampler.history[-1]["viewers"].values()) <= 1, "the socket and its peer are gone"
+    )
+    count = run.site.view.feed.count
+    eventually(lambda: run.site.view.feed.count > count + 3, "images go on")
 
 
 def test_the_token_is_asked_for_once_and_hidden(browser: Browser) -> None:

@@ -73,6 +73,14 @@ def first_coding(sense: Sense, span: tuple[float, float] | None) -> Coding:
     return _roomy(*(span or (0.0, 1.0)))
 
 
+def encoded_16bit(values: NDArray[np.float32], sense: Sense) -> tuple[NDArray[np.uint16], Coding]:
+    """The codes of one image and their coding. Values that are not finite become 0, no depth."""
+    coding = first_coding(sense, span_of(values))
+    finite = np.isfinite(values)
+    codes = np.rint((np.where(finite, values, 0).astype(np.float64) - coding.offset) / coding.scale)
+    return np.where(finite, np.clip(codes, 1, CODES), 0).astype(np.uint16), coding
+
+
 def wider(coding: Coding, sense: Sense, span: tuple[float, float]) -> Coding:
     """The coding after ``coding`` that can hold ``span``, the lowest and highest value so far.
 

@@ -1,0 +1,237 @@
+"""Request and answer bodies, bounded in size, in time and, all together, in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from streamdepth.serve.api import ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from streamdepth.serve.api import Handler
+    from streamdepth.serve.options import WebSettings
+
+_CHUNK_BYTES = 1 << 18
+_SMALL_BODY_BYTES = 65_536
+_SMALL_ANSWER_BYTES = 65_536
+_MAX_JSON_PARTS = 100_000
+"""Commas and opening brackets outside long lists of numbers: what the parser handles in about 50 ms."""
+_PIECE_BYTES = 65_536
+_NUMBERS = re.compile(rb"\[[-+0-9.eE,\s]{256,}\]|\{\s*\"0\"\s*:[-+0-9.eE,\s\":]{256,}\}")
+"""A list of numbers, or what ``JSON.stringify`` makes of a typed array: ``{"0": 0.5, "1": 0.25, ...}``."""
+_INDEX = re.compile(rb"\"[0-9]+\"\s*:")
+
+
+class Buffer:
+    """One body in memory; its bytes count towards the limit of all bodies of a :class:`BodyReader`."""
+
+    def __init__(self, reader: BodyReader, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.data = bytearray()
+        self._reader = reader
+
+    def add(self, chunk: bytes) -> None:
+        """
+        Raises:
+            ApiError: the body is too long (413), or all bodies together are (503).
+        """
+        if len(self.data) + len(chunk) > self.limit_bytes:
+            raise ApiError(413, f"the body has more than {self.limit_bytes:,} bytes")
+        self._reader.reserve(len(chunk))
+        self.data += chunk
+
+
+class BodyReader:
+    """Reads request bodies. Belongs to one event loop.
+
+    Bodies in memory together hold at most ``settings.max_buffered_bytes``; a request that would exceed this is answered
+    503. A client that sends nothing for ``settings.stall_seconds`` is answered 408.
+    """
+
+    def __init__(self, settings: WebSettings) -> None:
+        self._settings = settings
+        self._reserved_bytes = 0
+
+    @contextmanager
+    def buffer(self, limit_bytes: int) -> Iterator[Buffer]:
+        """An empty buffer for one body, released at the end of the block."""
+        made = Buffer(self, limit_bytes)
+        try:
+            yield made
+        finally:
+            self._reserved_bytes -= len(made.data)
+            made.data = bytearray()
+
+    def reserve(self, count: int) -> None:
+        if self._reserved_bytes + count > self._settings.max_buffered_bytes:
+            raise ApiError(503, "too many large requests at once; try again later", retry_after_seconds=5)
+        self._reserved_bytes += count
+
+    async def read(self, request: web.Request, buffer: Buffer) -> None:
+        """Read the whole body within ``settings.body_seconds``.
+
+        Raises:
+            ApiError: too long (413) or too slow (408).
+        """
+        if (request.content_length or 0) > buffer.limit_bytes:
+            raise ApiError(413, f"the body has {request.content_length:,} bytes; the limit is {buffer.limit_bytes:,}")
+        async with self._body_deadline():
+            async for chunk in self.chunks(request.content.readany):
+                buffer.add(chunk)
+
+    async def read_form_file(self, request: web.Request, buffer: Buffer) -> None:
+        """Read the first file of a ``multipart/form-data`` body within ``settings.body_seconds``.
+
+        Raises:
+            ApiError: not a form, or a form without a file (400); too long (413) or too slow (408).
+        """
+        async with self._body_deadline():
+            try:
+                reader = await request.multipart()
+                part = await self._timed(reader.next)
+                while part is not None and getattr(part, "filename", None) is None:
+                    part = await self._timed(reader.next)
+                if part is None or not hasattr(part, "read_chunk"):
+                    raise ApiError(400, "the form holds no file; send the image as a file")
+                async for chunk in self.chunks(lambda: part.read_chunk(_CHUNK_BYTES)):
+                    buffer.add(chunk)
+            except (ApiError, OSError):  # OSError: TimeoutError and ConnectionError too
+                raise
+            except Exception as error:  # aiohttp's parser raises many kinds for a malformed form
+                raise ApiError(400, f"the body is not multipart/form-data ({' '.join(str(error).split())})") from None
+
+    async def json_object(self, request: web.Request) -> dict[str, Any]:
+        """A body of at most 64 KiB that is one JSON object.
+
+        Raises:
+            ApiError: another media type (415), no such object (400), too long (413) or too slow (408).
+        """
+        if request.content_type != "application/json":
+            raise ApiError(415, f"send application/json, not {request.content_type}")
+        with self.buffer(_SMALL_BODY_BYTES) as buffer:
+            await self.read(request, buffer)
+            content = parse_json(bytes(buffer.data))
+        if not isinstance(content, dict):
+            raise ApiError(400, "the body is not a JSON object")
+        return content
+
+    async def chunks(
+        self, read: Callable[[], Awaitable[bytes]], *, least_bytes_per_second: float = 0
+    ) -> AsyncIterator[bytes]:
+        """Chunks of a body until its end.
+
+        Args:
+            least_bytes_per_second: average rate that is required after the first ``settings.stall_seconds``.
+        Raises:
+            ApiError: nothing came for ``settings.stall_seconds``, or the body comes too slowly (408).
+        """
+        loop = asyncio.get_running_loop()
+        started, count = loop.time(), 0
+        while chunk := await self._timed(read):
+            count += len(chunk)
+            if count < (loop.time() - started - self._settings.stall_seconds) * least_bytes_per_second:
+                raise ApiError(408, f"the body comes at less than {least_bytes_per_second:,.0f} bytes per second")
+            yield chunk
+
+    def _body_deadline(self) -> Any:
+        seconds = self._settings.body_seconds
+        return _deadline(seconds, f"the body did not arrive within {seconds:g} s")
+
+    async def _timed(self, read: Callable[[], Awaitable[Any]]) -> Any:
+        seconds = self._settings.stall_seconds
+        async with _deadline(seconds, f"no data received for {seconds:g} s"):
+            return await read()
+
+
+@asynccontextmanager
+async def _deadline(seconds: float, message: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise ApiError(408, message) from None
+
+
+def parse_json(data: bytes) -> Any:
+    """Parse a JSON body without holding the GIL for more than about 0.1 s, so that the event loop is not blocked.
+
+    Lists of numbers, and typed arrays as objects of numbers, are parsed in pieces of 64 KiB; both give a list.
+
+    Raises:
+        ApiError: not JSON (400), or too many values (413).
+    """
+    lists: list[list[Any]] = []
+    key = "numbers"
+    while key.encode() in data:  # a key that marks where each list was must not be in the body
+        key += "_"
+
+    def cut(match: re.Match[bytes]) -> bytes:
+        lists.append(_parse_numbers(match[0]))
+        return b'{"%s":%d}' % (key.encode(), len(lists) - 1)
+
+    def restored(value: dict[str, Any]) -> Any:
+        return lists[value[key]] if value.keys() == {key} else value
+
+    try:
+        brackets = data.count(b"[") + data.count(b"{")
+        rest = _NUMBERS.sub(cut, data) if brackets <= _MAX_JSON_PARTS else data
+        if brackets + rest.count(b",") > _MAX_JSON_PARTS:
+            raise ApiError(413, f"the JSON has more than {_MAX_JSON_PARTS:,} values outside lists of numbers")
+        return json.loads(rest, object_hook=restored if lists else None)
+    except (ValueError, RecursionError) as exc:
+        raise ApiError(400, f"the body is not JSON ({' '.join(str(exc).split())})") from None
+
+
+def _parse_numbers(text: bytes) -> list[Any]:
+    is_object, text = text[:1] == b"{", text[1:-1]
+    values: list[Any] = []
+    start = 0
+    while start <= len(text):
+        end = text.find(b",", start + _PIECE_BYTES)
+        end = len(text) if end < 0 else end
+        piece = text[start:end]
+        if is_object:
+            piece, count = _INDEX.subn(b"", piece)
+            if count != piece.count(b",") + 1:
+                raise ValueError("an object has a value without a key")
+        if start and not piece.strip():
+            raise ValueError("a list ends with a comma")
+        values += json.loads(b"[" + piece + b"]")
+        start = end + 1
+    return values
+
+
+def sends_in_time(settings: WebSettings) -> Any:
+    """A middleware that ends an answer which the client reads at less than ``least_bytes_per_second``."""
+
+    @web.middleware
+    async def send(request: web.Request, handler: Handler) -> web.StreamResponse:
+        answer = await handler(request)
+        size = 0
+        if isinstance(answer, web.FileResponse):
+            size = (await asyncio.to_thread(answer._path.stat)).st_size
+        elif isinstance(answer, web.Response) and isinstance(answer.body, bytes | bytearray):
+            size = len(answer.body)
+        if size > _SMALL_ANSWER_BYTES:
+            try:
+                async with asyncio.timeout(settings.stall_seconds + size / settings.least_bytes_per_second):
+                    await answer.prepare(request)
+                    await answer.write_eof()
+            except TimeoutError:
+                drop(request)
+        return answer
+
+    return send
+
+
+def drop(request: web.Request) -> None:
+    """Close a request's connection at once, unsent data included."""
+    if request.transport is not None:
+        request.transport.abort()
