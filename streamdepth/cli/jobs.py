@@ -1,4 +1,4 @@
-"""From a configuration to runs: which sources go together, and which sinks each of them feeds."""
+"""Plan of a run: which sources share a pipeline, and which sinks each source feeds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamdepth.cli.stats_file import check_place
 from streamdepth.core.errors import UsageError
 from streamdepth.core.look import LookControl
 from streamdepth.core.queues import Policy
@@ -26,7 +25,7 @@ _NAME = "{name}"
 
 @dataclass(frozen=True)
 class Job:
-    """One pipeline's worth of sources."""
+    """The sources of one pipeline."""
 
     sources: tuple[Source, ...]
     config: RunConfig
@@ -37,6 +36,12 @@ class Job:
     def title(self) -> str:
         return ", ".join(source.id for source in self.sources)
 
+    @property
+    def files(self) -> list[str]:
+        """Files and folders that the sinks write."""
+        names = (*self.config.output, *self.config.data)
+        return [_named(output, source) for source in self.sources for output in names]
+
     def sinks(self, source: Source, estimator: DepthEstimator, switch: RangeSwitch | None) -> Sequence[Sink]:
         """The sinks of one source; called by the pipeline."""
         return make_sinks(
@@ -45,11 +50,11 @@ class Job:
 
 
 def plan(config: RunConfig) -> list[Job]:
-    """Clips one after the other, cameras and streams together.
+    """Plan the pipelines of a run: one per clip, one for all cameras and streams.
 
     Raises:
         UsageError: no source, nothing to do with it, or outputs that would overwrite each other or the sources.
-        StreamDepthError: a source that is not there, or a place where statistics cannot be written.
+        StreamDepthError: a source that is not there.
     """
     from streamdepth.sources.select import at_once, expand
 
@@ -60,39 +65,36 @@ def plan(config: RunConfig) -> list[Job]:
     if "-" in (*config.output, *config.data):
         raise UsageError("-: nothing is written to standard output; name a file such as out.mkv, or a folder/")
     if "data_size" in config.model_fields_set and not config.data:
-        raise UsageError(f"data-size {config.data_size}: no depth data is written; add --data OUT, or leave it out")
+        raise UsageError(f"data-size {config.data_size}: no depth data is written; add --data OUT, or omit --data-size")
     threads = thread_plan(config, at_once(config.sources))
     sources = expand(config.sources, **config.source_options(threads.decoder))
     several = len(sources) > 1
     if several:
         _check_names(config)
-    if config.stats is not None:
-        written = [_named(output, source) for source in sources for output in (*config.output, *config.data)]
-        check_place(config.stats, sources=config.sources, outputs=written)
     live = tuple(source for source in sources if source.live)
     jobs = [Job((source,), config, several, threads) for source in sources if not source.live]
     if live and jobs:
         raise UsageError(
-            f"{live[0].id} is live and {jobs[0].title} is a file; run them apart, they keep time in different ways"
+            f"{live[0].id} is live and {jobs[0].title} is a file, which need different timing; run them separately"
         )
     return [Job(live, config, several, threads)] if live else jobs
 
 
 def folder_notes(config: RunConfig) -> list[str]:
-    """A line for each output that will be a new folder though nothing in its name says so."""
+    """A note for each output without a suffix, which becomes a folder."""
     names = [output for output in (*config.output, *config.data) if ":" not in output and not output.endswith("/")]
     return [
-        f"{name} has no suffix: its images go into a folder of this name"
+        f"{name} has no suffix; images are written to a folder of this name"
         for name in names
         if not Path(name).suffix and not Path(name).exists()
     ]
 
 
 def thread_plan(config: RunConfig, at_once: int) -> ThreadPlan:
-    """Threads of each decoder, encoder and colour stage of a run, where the configuration does not set them.
+    """Threads of each decoder, encoder and colour stage of a run, unless the configuration sets them.
 
     Args:
-        at_once: how many sources run side by side.
+        at_once: number of sources that run at the same time.
     """
     twice = config.range in (None, "shot") and config.policy is not Policy.LATEST and bool(config.output)
     outputs = len(config.output) + len(config.serve) + len(config.data)
@@ -111,7 +113,7 @@ def _check_names(config: RunConfig) -> None:
     for output in (*config.output, *config.data, *config.serve):
         if _NAME not in output and output != "null:":
             raise UsageError(
-                f"{output}: several sources need an output each; write {_NAME} where each one's name goes, "
+                f"{output}: several sources need an output each; write {_NAME} for the name of the source, "
                 f"e.g. {_example(output)}"
             )
 
@@ -124,21 +126,21 @@ def _example(output: str) -> str:
 
 
 def _named(output: str, source: Source) -> str:
-    """The output of one source: its name without folder and suffix, safe in a file name and a URL."""
+    """The output of one source, with ``{name}`` replaced by its name without folder and suffix."""
     name = re.sub(r"[^\w.-]+", "_", Path(source.id).stem or source.id).strip("_.") or "source"
     return output.replace(_NAME, name)
 
 
 def serves_page(url: str) -> bool:
-    """A page for the browser, and not a stream for players."""
+    """True for a page for browsers, False for a stream for players."""
     return url.lower().startswith(("http://", "https://"))
 
 
 def range_switch(config: RunConfig) -> RangeSwitch | None:
-    """What a served page changes the range with; None where none is served.
+    """Control of the range for served pages; None if there is no page.
 
     Raises:
-        UsageError: a page beside ``--range shot``, which is fixed before the first image.
+        UsageError: a page with ``--range shot``, which is fixed before the first frame.
     """
     if not any(serves_page(url) for url in config.serve):
         return None
@@ -218,6 +220,6 @@ def make_sinks(
         from streamdepth.sinks.window.sink import WindowSink
 
         title = f"streamdepth {source.id}" if several else "streamdepth"
-        # Nobody waits for a film to play where it is being written as well.
+        # A file that is written as well is not slowed down to its playing speed.
         sinks.append(WindowSink(title, control=LookControl(look), paced=not source.live and not sinks))
     return sinks

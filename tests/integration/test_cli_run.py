@@ -95,7 +95,7 @@ class TestRun:
     ) -> None:
         arguments = ["run", "test:?size=64x48", "--max-frames", "1", "--range", "ema", "--overwrite", "-o"]
         assert main([*arguments, f"{tmp_path}/out"]) == 0
-        assert f"{tmp_path}/out has no suffix: its images go into a folder" in one_line(capsys)
+        assert f"{tmp_path}/out has no suffix; images are written to a folder" in one_line(capsys)
         assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".png"]
         assert main([*arguments, "null:"]) == 0
         assert capsys.readouterr().err == ""
