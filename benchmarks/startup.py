@@ -23,11 +23,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
-    from streamdepth.bench.run import made_clip
+    from streamdepth.bench.run import synthetic_clip
     from streamdepth.inference.providers import likely
 
     with tempfile.TemporaryDirectory() as folder:
-        clip = made_clip(Path(folder) / "clip.mkv", 5)
+        clip = synthetic_clip(Path(folder) / "clip.mkv", 5)
         run = [sys.executable, "-m", "streamdepth", "run", str(clip), "--max-frames", "1", "--overwrite", "--quiet"]
         commands = {
             "python -c pass": [sys.executable, "-c", "pass"],

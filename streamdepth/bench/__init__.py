@@ -1,4 +1,4 @@
-"""Measuring on the machine at hand: providers, dtypes, sizes and batches, and where the time of a run goes."""
+"""Measurement of this machine: providers, dtypes, sizes and batches, and the time of each stage."""
 
 from streamdepth.bench.report import BenchReport, Comparison, ModelRun, StageCost, WholeRun, compare, load_report
 from streamdepth.bench.run import bench

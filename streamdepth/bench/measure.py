@@ -1,9 +1,11 @@
-"""Measuring one thing at a time: a model in one setting, and each stage of a run alone."""
+"""Measurement of a model in one setting, of each stage alone, and of a whole run."""
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from itertools import repeat
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from streamdepth.inference.model import DepthModel, EngineSource
 
 _LEAST_RUNS, _MOST_RUNS = 3, 50
+_AVAILABLE = 0.9
 
 
 class Stopwatch(Protocol):
@@ -37,13 +40,41 @@ class Stopwatch(Protocol):
 
 
 def system_stopwatch() -> tuple[float, float]:
-    """The machine's."""
+    """The clocks of the machine."""
     return time.monotonic(), time.process_time()
+
+
+def busy_note(cores: int, stopwatch: Stopwatch = system_stopwatch, seconds: float = 0.2) -> str:
+    """Note that other processes use the machine, empty if this one gets 90 % of the CPU time it asks for.
+
+    Args:
+        seconds: for which every core is kept busy.
+    """
+    ended = threading.Event()
+    threads = [threading.Thread(target=_spin, args=(ended,), name=f"busy-{core}") for core in range(cores)]
+    started = stopwatch()
+    for thread in threads:
+        thread.start()
+    ended.wait(seconds)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    wall, cpu = (now - then for now, then in zip(stopwatch(), started, strict=True))
+    available = cpu / (wall * cores) if wall > 0 else 1.0
+    if available >= _AVAILABLE:
+        return ""
+    return f"the machine is busy: {available:.0%} of the CPU time was available; repeat when idle"
+
+
+def _spin(ended: threading.Event) -> None:
+    data = bytes(1 << 16)
+    while not ended.is_set():
+        hashlib.sha256(data)  # without the interpreter's lock
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """Some decoded frames, to run each stage on."""
+    """Decoded frames to run each stage on."""
 
     info: StreamInfo
     frames: tuple[Frame, ...]
@@ -51,10 +82,10 @@ class Clip:
 
 
 def read_clip(source: Source, most_frames: int, stopwatch: Stopwatch = system_stopwatch) -> Clip:
-    """Decode up to ``most_frames`` frames, timed. Closes the source.
+    """Decode and time up to ``most_frames`` frames. Closes the source.
 
     Raises:
-        SourceError: it cannot be read, or gives no frame.
+        SourceError: it cannot be read.
     """
     try:
         info = source.open()
@@ -70,7 +101,7 @@ def read_clip(source: Source, most_frames: int, stopwatch: Stopwatch = system_st
 
 
 class timed:  # noqa: N801 - a context manager
-    """Times its blocks together."""
+    """Sum of the times of its ``with`` blocks."""
 
     def __init__(self, name: str, stopwatch: Stopwatch) -> None:
         self._name, self._stopwatch = name, stopwatch
@@ -86,7 +117,7 @@ class timed:  # noqa: N801 - a context manager
         self.cpu_seconds += cpu - self._started[1]
 
     def cost(self, frames: int) -> StageCost:
-        """The blocks' time, shared out over so many frames."""
+        """The sum divided by a number of frames."""
         each = 1e3 / max(1, frames)
         return StageCost(self._name, round(self.wall_seconds * each, 4), round(self.cpu_seconds * each, 4))
 
@@ -94,9 +125,10 @@ class timed:  # noqa: N801 - a context manager
 def measure_model(
     model: DepthModel, batch: int, image: Frame, seconds: float, stopwatch: Stopwatch = system_stopwatch
 ) -> tuple[ModelRun, NDArray[np.float32] | None]:
-    """Run the model for about ``seconds`` in batches of ``batch``; the times, and depth of ``image`` to compare.
+    """Run the model for about ``seconds`` in batches of ``batch``.
 
-    A setting that does not run gives a run whose note says why.
+    Returns:
+        The times, and the depth of ``image``. If the setting does not run, the note says why and depth is None.
     """
     spec = model.spec
     try:
@@ -141,7 +173,7 @@ def measure_model(
 
 
 def correlation(depth: NDArray[np.float32], reference: NDArray[np.float32]) -> float | None:
-    """Pearson's, None where shapes differ or either is flat."""
+    """Pearson correlation; None if shapes differ or a map is constant."""
     if depth.shape != reference.shape or not (np.ptp(depth) > 0 and np.ptp(reference) > 0):
         return None
     return round(float(np.corrcoef(depth.ravel(), reference.ravel())[0, 1]), 6)
@@ -150,10 +182,10 @@ def correlation(depth: NDArray[np.float32], reference: NDArray[np.float32]) -> f
 def measure_stages(
     clip: Clip, engine: Engine, look: Look, stopwatch: Stopwatch = system_stopwatch
 ) -> tuple[StageCost, ...]:
-    """Each stage over the whole clip with nothing beside it, so that none waits for another.
+    """Run each stage alone over the whole clip, so that none waits for another.
 
-    Every image is encoded with its own depth, and all are painted before the first is encoded: a still overlay costs
-    a quarter less, and an encoder's threads work on while the next image is being painted.
+    Every frame is encoded with its own depth: a static overlay encodes in 3/4 of the time. All frames are coloured
+    before the first is encoded: the threads of an encoder work on while the next frame is coloured.
     """
     from streamdepth.colorize.colorizer import Colorizer
     from streamdepth.core.look import LookControl
@@ -191,7 +223,7 @@ def measure_stages(
 
 
 def _span(depths: Sequence[DepthMap]) -> DepthRange:
-    """The range of all of them as one shot."""
+    """The common range of all depth maps, as of one shot."""
     from streamdepth.depth.range import PERCENTILES, measure
 
     samples = np.concatenate([measure(depth).samples for depth in depths])
@@ -210,7 +242,7 @@ def measure_whole(
     model_every: int = 1,
     stopwatch: Stopwatch = system_stopwatch,
 ) -> WholeRun:
-    """Source to encoded file through a pipeline, and what the stages' own costs say of it."""
+    """Run a pipeline from source to encoded file, and compare it with the costs of the stages."""
     from streamdepth.core.look import LookControl
     from streamdepth.pipeline import Pipeline
     from streamdepth.sinks.video import VideoSink
@@ -231,9 +263,9 @@ def summary(
     cores: int,
     model_every: int = 1,
 ) -> WholeRun:
-    """A whole run against its parts."""
-    sparing = {"prepare": model_every, "model": model_every}
-    costs = {stage.name: stage.cpu_ms / sparing.get(stage.name, 1) for stage in stages}
+    """A whole run compared with its stages."""
+    frames_per_run = {"prepare": model_every, "model": model_every}
+    costs = {stage.name: stage.cpu_ms / frames_per_run.get(stage.name, 1) for stage in stages}
     unavoidable_ms = sum(costs.get(name, 0.0) for name in ("decode", "model", "encode"))
     fps = frames / wall_seconds if wall_seconds > 0 else 0.0
     cpu_ms = cpu_seconds / max(1, frames) * 1e3

@@ -1,4 +1,4 @@
-"""What a benchmark found: frozen values, to JSON and back, and the comparison of two of them."""
+"""Results of a benchmark as frozen values, to JSON and back, and the comparison of two of them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _NOISE = 0.1
-"""Two measurements of the same thing on a quiet machine differ by so much."""
+"""Relative difference of two measurements of the same thing on an idle machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRun:
-    """The model alone, one setting.
+    """The model alone, in one setting.
 
     Attributes:
         size: network input, ``WxH``.
-        frame_ms: median milliseconds a frame. None where the setting does not run, which ``note`` explains.
-        cpu_ms: CPU milliseconds a frame, all threads.
-        batch_ms: how long a frame waits for its batch.
-        correlation: with the same image on the CPU provider in the same dtype; None where nothing was compared.
+        frame_ms: median milliseconds per frame. None if the setting does not run; ``note`` says why.
+        cpu_ms: CPU milliseconds per frame, all threads.
+        batch_ms: median milliseconds per batch.
+        correlation: with the depth of the same image on the CPU provider; None if nothing was compared.
     """
 
     provider: str
@@ -45,13 +45,13 @@ class ModelRun:
 
     @property
     def options(self) -> str:
-        """As the command line takes them."""
+        """The setting as command-line options."""
         return f"--provider {self.provider} --dtype {self.dtype} --size {self.size} --batch {self.batch}"
 
 
 @dataclass(frozen=True, slots=True)
 class StageCost:
-    """One stage alone, on its own thread or threads: milliseconds a frame."""
+    """One stage alone, with its own threads: milliseconds per frame."""
 
     name: str
     wall_ms: float
@@ -60,14 +60,14 @@ class StageCost:
 
 @dataclass(frozen=True, slots=True)
 class WholeRun:
-    """All stages at once, as ``streamdepth run`` does it.
+    """All stages at the same time, as in ``streamdepth run``.
 
     Attributes:
-        bound_fps: what the cores could do if they did nothing but decode, infer and encode.
+        bound_fps: frames per second if the cores only decoded, inferred and encoded.
         efficiency: ``fps / bound_fps``.
-        idle: share of the cores' time this process did not use, for want of work or because others had it.
-        elsewhere_cpu_ms: CPU milliseconds a frame beyond the stages' sum.
-        model_every: frames for one run of the model; depth of the others was propagated.
+        idle: share of the cores' time that this process did not use: it waited, or other processes ran.
+        elsewhere_cpu_ms: CPU milliseconds per frame beyond the sum of the stages.
+        model_every: frames per run of the model; depth of the others was propagated.
     """
 
     frames: int
@@ -82,11 +82,11 @@ class WholeRun:
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """Everything measured.
+    """All results.
 
     Attributes:
-        recommended: a :class:`ModelRun` of ``runs``, None where nothing ran.
-        sparing: as ``whole``, with fewer runs of the model.
+        recommended: one of ``runs``, None if nothing ran.
+        propagating: as ``whole``, with depth propagated between key frames.
     """
 
     machine: Mapping[str, str]
@@ -97,10 +97,10 @@ class BenchReport:
     whole: WholeRun | None
     recommended: ModelRun | None
     notes: tuple[str, ...] = ()
-    sparing: WholeRun | None = None
+    propagating: WholeRun | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """For JSON."""
         return {"format": FORMAT, **asdict(self), "machine": dict(self.machine)}
 
     @classmethod
@@ -120,24 +120,24 @@ class BenchReport:
             whole=None if values["whole"] is None else WholeRun(**values["whole"]),
             recommended=None if values["recommended"] is None else ModelRun(**values["recommended"]),
             notes=tuple(values["notes"]),
-            sparing=None if values.get("sparing") is None else WholeRun(**values["sparing"]),
+            propagating=None if values.get("propagating") is None else WholeRun(**values["propagating"]),
         )
 
     def values_ms(self) -> dict[str, float]:
-        """Milliseconds a frame of everything that two reports may share, by name."""
+        """Name -> milliseconds per frame, for comparison."""
         values = {f"model {run.key}": run.frame_ms for run in self.runs if run.frame_ms is not None}
         values |= {f"stage {stage.name} (CPU)": stage.cpu_ms for stage in self.stages}
         if self.whole is not None and self.whole.fps > 0:
             values["whole run"] = 1000 / self.whole.fps
             values["whole run (CPU)"] = self.whole.cpu_ms
-        if self.sparing is not None and self.sparing.fps > 0:
-            values[f"whole run, --model-every {self.sparing.model_every}"] = 1000 / self.sparing.fps
+        if self.propagating is not None and self.propagating.fps > 0:
+            values[f"whole run, --model-every {self.propagating.model_every}"] = 1000 / self.propagating.fps
         return values
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One value then and now, in milliseconds a frame."""
+    """One value before and now, in milliseconds per frame."""
 
     name: str
     before_ms: float
@@ -145,7 +145,7 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """Above 1 = faster now."""
+        """Above 1: faster now."""
         return self.before_ms / self.now_ms if self.now_ms > 0 else float("inf")
 
     @property
@@ -157,7 +157,7 @@ class Comparison:
 
 
 def compare(before: BenchReport, now: BenchReport) -> tuple[Comparison, ...]:
-    """Whatever both have measured, in the order of ``now``."""
+    """The values that both reports have, in the order of ``now``."""
     then = before.values_ms()
     return tuple(Comparison(name, then[name], value) for name, value in now.values_ms().items() if name in then)
 
@@ -166,11 +166,11 @@ def load_report(path: Path) -> BenchReport:
     """A report written with ``bench --json``.
 
     Raises:
-        UsageError: it cannot be read, or is something else.
+        UsageError: it cannot be read or is not such a report.
     """
     try:
         return BenchReport.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UsageError(f"report {path}: {error.strerror}; give a file written with bench --json") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UsageError(f"report {path} is not one of bench --json ({error}); write it again") from None
+        raise UsageError(f"report {path}: not a report of bench --json ({error}); write it again") from None

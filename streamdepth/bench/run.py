@@ -1,4 +1,4 @@
-"""The whole benchmark: every provider that can run here, in every setting asked for, then the stages."""
+"""The benchmark: every available provider in every requested setting, then the stages of a run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from streamdepth.bench.measure import (
     Stopwatch,
+    busy_note,
     correlation,
     measure_model,
     measure_stages,
@@ -35,11 +36,11 @@ if TYPE_CHECKING:
     from streamdepth.models.spec import ModelSpec
 
 _TEST_SOURCE = "test:?size=1280x720&rate=30&frames={frames}"
-_SPARING = 4
-"""The ``--model-every`` that is measured beside every frame: depth then misses the model's by 1 to 3 % of the range
+_PROPAGATION = 4
+"""``--model-every`` of the second whole run: depth then differs from the model's by 1 to 3 % of the range
 (benchmarks/propagation.py)."""
 _WORTH = 1.05
-"""A larger batch must be so much faster a frame: it costs memory and latency."""
+"""Required speed-up per frame of a larger batch, which costs memory and latency."""
 _MOST_LATENCY_MS = 1000.0
 _LEAST_CORRELATION = 0.999
 
@@ -60,17 +61,17 @@ def bench(
     progress: Callable[[str], None] | None = None,
     stopwatch: Stopwatch = system_stopwatch,
 ) -> BenchReport:
-    """Measure a model in many settings, recommend one, and show where the time of a run with it goes.
+    """Measure a model in several settings, recommend one, and measure the stages of a run with it.
 
     Args:
-        source: what to read, as ``streamdepth run`` takes it, a clip; None = a made-up one of 1280x720.
-        providers: names; () = all that can run here. A named one that cannot is reported, with the reason.
-        dtypes: of the model's files; one that is not there is reported.
+        source: a clip, named as for ``streamdepth run``; None = a synthetic one of 1280x720.
+        providers: names; () = all available ones. A named provider that is not available is reported with the reason.
+        dtypes: of the model's files; a missing one is reported.
         sizes: network sizes; () = the model's own.
-        batches: frames a run.
+        batches: frames per model run.
         frames: of the source, at most.
         seconds: for each setting of the model.
-        progress: told what is measured next.
+        progress: called with what is measured next.
     Raises:
         UsageError: nothing to measure. StreamDepthError: the source cannot be read, or no setting runs.
     """
@@ -79,8 +80,8 @@ def bench(
     say = progress or (lambda _: None)
     if source is None:
         with tempfile.TemporaryDirectory(prefix="streamdepth-bench-") as folder:
-            say("making a clip")
-            clip_path = str(made_clip(Path(folder) / "made-up 1280x720.mkv", frames))
+            say("encoding a synthetic clip")
+            clip_path = str(synthetic_clip(Path(folder) / "synthetic 1280x720.mkv", frames))
             return bench(
                 clip_path, model, providers=providers, dtypes=dtypes, sizes=sizes, batches=batches, frames=frames,
                 seconds=seconds, threads=threads, sense=sense, revision=revision, progress=progress,
@@ -88,11 +89,12 @@ def bench(
             )  # fmt: skip
     opened = _source(source, frames)
     if opened.live:
-        raise UsageError(f"{opened.id} is live and sets its own pace; bench a file")
+        raise UsageError(f"{opened.id} is live, its frame rate is fixed; measure with a file")
     say(f"decoding {opened.id}")
     clip = read_clip(opened, frames, stopwatch)
     if not clip.frames:
         raise UsageError(f"{opened.id} has no frames to measure with")
+    busy = busy_note(cores(), stopwatch)
     runs: list[ModelRun] = []
     references: dict[str, NDArray[np.float32]] = {}
     for provider, dtype, size in product(_providers(providers), dtypes, sizes or ("",)):
@@ -104,15 +106,16 @@ def bench(
     if best is None:
         raise StreamDepthError(f"{model}: no setting runs here: {'; '.join(dict.fromkeys(r.note for r in runs))}")
     say(f"stages with {best.key}")
-    stages, (whole, sparing), spec = _whole(
+    stages, (whole, propagating), spec = _whole(
         model, opened, clip, best, threads=threads, sense=sense, revision=revision, frames=frames, source=source,
         stopwatch=stopwatch,
     )  # fmt: skip
-    return BenchReport(machine(), spec.name, opened.id, tuple(runs), stages, whole, best, spec.notes, sparing)
+    notes = (*spec.notes, *((busy,) if busy else ()))
+    return BenchReport(machine(), spec.name, opened.id, tuple(runs), stages, whole, best, notes, propagating)
 
 
 def recommend(runs: Sequence[ModelRun]) -> ModelRun | None:
-    """The fastest setting that says what the CPU says, at the size measured first; the smallest batch that will do."""
+    """The fastest setting that agrees with the CPU, at the size measured first, with the smallest sufficient batch."""
     good = [
         run
         for run in runs
@@ -128,7 +131,7 @@ def recommend(runs: Sequence[ModelRun]) -> ModelRun | None:
 
 
 def machine() -> dict[str, str]:
-    """What figures depend on besides the settings."""
+    """Properties of the machine that the results depend on."""
     import onnxruntime
 
     names = {"av", "numba", "numpy"}
@@ -152,8 +155,8 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def made_clip(path: Path, frames: int) -> Path:
-    """Encode ``frames`` frames of the built-in scene, 1280x720 at 30 a second, as cameras and phones do (H.264)."""
+def synthetic_clip(path: Path, frames: int) -> Path:
+    """Encode ``frames`` frames of the synthetic scene as H.264, 1280x720 at 30 fps."""
     import av
 
     from streamdepth.sources.select import source_for
@@ -181,7 +184,7 @@ def _source(text: str, frames: int) -> Source:
 def _providers(named: Sequence[str]) -> list[str]:
     from streamdepth.inference.providers import all_providers, why_not
 
-    # the CPU first: what others are compared with
+    # The CPU first: others are compared with it.
     names = list(named) or [provider.name for provider in all_providers() if not why_not(provider)]
     return sorted(dict.fromkeys(names), key=lambda name: name != "cpu")
 
@@ -245,7 +248,7 @@ def _whole(
     depth_model = DepthModel(
         model, dtype=best.dtype, size=best.size, provider=best.provider, threads=threads, sense=sense, revision=revision
     )
-    engine = depth_model.engine(workers=2)  # as a run of a file has it: the model's own CPU time, without waits
+    engine = depth_model.engine(workers=2)  # as in a run of a file
     try:
         stages = measure_stages(clip, engine, look, stopwatch)
     finally:
@@ -258,4 +261,4 @@ def _whole(
             stopwatch=stopwatch,
         )  # fmt: skip
 
-    return stages, (run(1), run(_SPARING)), depth_model.spec
+    return stages, (run(1), run(_PROPAGATION)), depth_model.spec

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from streamdepth.cli.terminal import table
+from streamdepth.cli.terminal import progress_shown, say, table
 
 if TYPE_CHECKING:
     from streamdepth.bench import BenchReport
@@ -19,7 +19,6 @@ def bench(config: BenchConfig) -> None:
     from streamdepth.bench import bench as measure
     from streamdepth.bench import compare as against
     from streamdepth.bench import load_report
-    from streamdepth.cli.terminal import progress_shown, say
 
     before = load_report(config.compare) if config.compare is not None else None
     report = measure(
@@ -51,7 +50,8 @@ def bench(config: BenchConfig) -> None:
         table(
             ("", "before, ms", "now, ms", "times as fast", ""),
             [(c.name, f"{c.before_ms:.2f}", f"{c.now_ms:.2f}", f"{c.ratio:.2f}", c.verdict) for c in compared],
-            title=f"against {config.compare}",
+            title=f"compared with {config.compare}",
+            headings=True,
         )
 
 
@@ -72,24 +72,25 @@ def _print(report: BenchReport) -> None:
             for run in report.runs
         ],
         title=f"{report.model}, {', '.join(value for value in report.machine.values() if value)}",
+        headings=True,
     )
     rows = [(stage.name, f"{stage.wall_ms:.2f}", f"{stage.cpu_ms:.2f}") for stage in report.stages]
     if report.whole is not None:
-        rows.append(("elsewhere", "", f"{report.whole.elsewhere_cpu_ms:.2f}"))
+        rows.append(("other", "", f"{report.whole.elsewhere_cpu_ms:.2f}"))
         rows.append(("whole run", f"{1000 / report.whole.fps:.2f}" if report.whole.fps else "-",
                      f"{report.whole.cpu_ms:.2f}"))  # fmt: skip
-    table(("stage alone", "ms / frame", "CPU ms / frame"), rows, title=f"{report.source}")
+    table(("stage", "ms / frame", "CPU ms / frame"), rows, title=report.source, headings=True)
     if report.whole is not None:
         whole = report.whole
         typer.echo(
-            f"{whole.fps:.1f} fps of the {whole.bound_fps:.1f} that decoding, model and encoding alone allow "
-            f"({whole.efficiency:.0%}); cores idle {whole.idle:.0%}"
+            f"{whole.fps:.1f} fps, {whole.efficiency:.0%} of the {whole.bound_fps:.1f} fps that decoding, model and "
+            f"encoding alone allow; cores idle {whole.idle:.0%}"
         )
-    if report.sparing is not None:
-        every = report.sparing.model_every
-        typer.echo(
-            f"{report.sparing.fps:.1f} fps with --model-every {every}, depth of the frames between propagated along"
-        )
+    if report.propagating is not None:
+        every = report.propagating.model_every
+        typer.echo(f"{report.propagating.fps:.1f} fps with --model-every {every}, depth of the other frames propagated")
+    for note in report.notes:
+        say(note)
     if report.recommended is not None:
         typer.echo(f"recommended: {report.recommended.options}")
 

@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         with process.signals_as_interrupts():
             return _invoke(list(arguments))
     process.hold_collections()
+    process.escape_unencodable()
     with process.signals_as_interrupts():
         code = _invoke(sys.argv[1:])
     process.leave_stuck_threads(code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import os
 import signal
 import sys
@@ -38,6 +39,13 @@ def resume_collections() -> None:
 def skip_final_collection() -> None:
     """Leave all memory to the operating system: the interpreter's collection at exit takes 0.3 s."""
     gc.freeze()
+
+
+def escape_unencodable() -> None:
+    """Print characters that the output's encoding lacks as escapes, e.g. a Japanese path on a cp1252 pipe."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def leave_stuck_threads(code: int) -> None:

@@ -38,7 +38,7 @@ def frames_bar(title: str, snapshot: Callable[[], Snapshot], *, quiet: bool) -> 
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("[bold]{task.description}"),
+        TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(),
         TextColumn("{task.fields[frames]} frames"),
         TextColumn("{task.fields[behind]}"),
@@ -60,7 +60,7 @@ def frames_bar(title: str, snapshot: Callable[[], Snapshot], *, quiet: bool) -> 
                 total=now.expected,
                 completed=done,
                 frames=f"{done}/{now.expected}" if now.expected else str(done),
-                behind=f"{now.written} written" if done > now.processed else "",
+                behind=f"{now.written} written" if now.written and done > now.processed else "",
                 fps=done / now.seconds if now.seconds > 0 else 0.0,
                 drops=f"{now.dropped_total} dropped" if now.dropped_total else "",
             )
@@ -88,7 +88,7 @@ def bytes_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int | None], None]
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (
-        TextColumn("[bold]{task.description}"),
+        TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
@@ -105,18 +105,24 @@ def bytes_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int | None], None]
         yield update
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
-    """Print a table on standard output: formatted on a terminal, tab-separated lines elsewhere."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", headings: bool = False) -> None:
+    """Print a table on standard output: formatted on a terminal, tab-separated lines elsewhere.
+
+    Args:
+        headings: tab-separated lines begin with title and columns; otherwise scripts get the rows alone.
+    """
     if not sys.stdout.isatty():
-        for row in rows:
+        heading = [[title], columns] if headings else []
+        for row in (*heading, *rows):
             sys.stdout.write("\t".join(row) + "\n")
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    formatted = Table(*columns, title=title or None, title_justify="left", header_style="bold")
+    formatted = Table(*columns, title=Text(title) if title else None, title_justify="left", header_style="bold")
     for row in rows:
-        formatted.add_row(*row)
+        formatted.add_row(*map(Text, row))  # brackets in names are no markup
     Console().print(formatted)
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from streamdepth.bench import BenchReport, ModelRun, StageCost, bench, compare, load_report
-from streamdepth.bench.measure import correlation, summary
-from streamdepth.bench.run import made_clip, recommend
+from streamdepth.bench.measure import busy_note, correlation, summary
+from streamdepth.bench.run import recommend, synthetic_clip
+from streamdepth.cli import main
 from streamdepth.core.errors import StreamDepthError, UsageError
 from tests.support.models import write_depth_model
 
@@ -57,12 +58,12 @@ def test_a_report_holds_every_setting_and_stage(report: BenchReport) -> None:
     assert report.whole.frames == 6
 
 
-def test_a_run_with_carried_depth_is_measured_too(report: BenchReport) -> None:
+def test_a_run_with_propagated_depth_is_measured_too(report: BenchReport) -> None:
     assert report.whole is not None
-    assert report.sparing is not None
-    assert (report.whole.model_every, report.sparing.model_every) == (1, 4)
-    assert report.sparing.frames == report.whole.frames
-    assert report.sparing.fps > 0
+    assert report.propagating is not None
+    assert (report.whole.model_every, report.propagating.model_every) == (1, 4)
+    assert report.propagating.frames == report.whole.frames
+    assert report.propagating.fps > 0
 
 
 def test_a_setting_that_does_not_run_says_why(report: BenchReport) -> None:
@@ -83,7 +84,7 @@ def test_a_report_survives_json(report: BenchReport, tmp_path: Path) -> None:
 def test_what_is_no_report_is_refused_in_a_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(text)
-    with pytest.raises(UsageError, match="is not one of bench --json"):
+    with pytest.raises(UsageError, match="not a report of bench --json"):
         load_report(path)
     with pytest.raises(UsageError, match="No such file"):
         load_report(tmp_path / "none.json")
@@ -162,27 +163,34 @@ def test_a_model_that_runs_nowhere_is_an_error(clip: Path) -> None:
 def test_a_clip_is_made_where_none_is_given(tmp_path: Path) -> None:
     import av
 
-    with av.open(str(made_clip(tmp_path / "made.mkv", 2))) as container:
+    with av.open(str(synthetic_clip(tmp_path / "made.mkv", 2))) as container:
         assert [(f.width, f.height) for f in container.decode(video=0)] == [(1280, 720)] * 2
 
 
-def test_the_command_prints_tables_json_and_comparisons(clip: Path, tmp_path: Path) -> None:
-    import typer
-    from typer.testing import CliRunner
-
-    from streamdepth.cli.bench import bench as command
-
-    app = typer.Typer()
-    app.command()(command)
-    common = [str(clip), "--provider", "cpu", "--batch", "1", "--max-frames", "3", "--seconds", "0.01"]
-    first = CliRunner().invoke(app, [*common, "--json"])
-    assert first.exit_code == 0, first.output
+def test_the_command_prints_tables_json_and_comparisons(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["bench", str(clip), "--provider", "cpu", "--batch", "1", "--max-frames", "3", "--seconds", "0.01"]
+    assert main([*common, "--json"]) == 0
     saved = tmp_path / "before.json"
-    saved.write_text(first.stdout)
-    second = CliRunner().invoke(app, [*common, "--compare", str(saved)])
-    assert second.exit_code == 0, second.output
-    assert "recommended: --provider cpu" in second.stdout
-    assert "fps with --model-every 4" in second.stdout
-    assert "whole run" in second.stdout
-    third = CliRunner().invoke(app, [*common, "--json", "--compare", str(saved)])
-    assert {row["name"] for row in json.loads(third.stdout)["compared"]} >= {"whole run", "stage encode (CPU)"}
+    saved.write_text(capsys.readouterr().out)
+    assert main([*common, "--compare", str(saved)]) == 0
+    printed = capsys.readouterr().out
+    assert "recommended: --provider cpu" in printed
+    assert "fps with --model-every 4" in printed
+    assert "whole run" in printed
+    assert "provider\tdtype\tsize\tbatch\tms / frame" in printed
+    assert f"compared with {saved}" in printed
+    assert main([*common, "--json", "--compare", str(saved)]) == 0
+    compared = json.loads(capsys.readouterr().out)["compared"]
+    assert {row["name"] for row in compared} >= {"whole run", "stage encode (CPU)"}
+
+
+@pytest.mark.parametrize(("cpu_seconds", "noted"), [(0.4, False), (0.31, True), (0.0, True)])
+def test_a_busy_machine_is_noted(cpu_seconds: float, noted: bool) -> None:
+    """The stopwatch of a machine with two cores on which the process gets a part of the CPU time."""
+    readings = iter([(0.0, 0.0), (0.2, cpu_seconds)])
+    note = busy_note(2, lambda: next(readings), seconds=0.0)
+    assert bool(note) == noted
+    if noted:
+        assert note == f"the machine is busy: {cpu_seconds / 0.4:.0%} of the CPU time was available; repeat when idle"

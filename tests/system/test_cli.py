@@ -226,3 +226,26 @@ def _read_all(descriptor: int) -> str:
         chunks.append(chunk)
     os.close(descriptor)
     return b"".join(chunks).decode(errors="replace")
+
+
+class TestEncodings:
+    @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+    def test_output_has_escapes_for_what_the_encoding_lacks(self, encoding: str, tmp_path: Path) -> None:
+        folder = tmp_path / "深度"
+        folder.mkdir()
+        environ = {**os.environ, "PYTHONIOENCODING": encoding, "STREAMDEPTH_CACHE": str(folder)}
+        done = subprocess.run([*PYTHON, "doctor"], capture_output=True, env=environ, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert b"\\u6df1\\u5ea6" in done.stdout
+        missing = subprocess.run(
+            [*PYTHON, "run", str(folder / "x.mp4"), "-o", "y.mp4"], capture_output=True, env=environ, timeout=60
+        )
+        assert missing.returncode == 1
+        assert b"\\u6df1\\u5ea6/x.mp4: no such file" in missing.stderr
+
+    def test_help_is_ascii_where_the_encoding_is(self) -> None:
+        environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
+        done = subprocess.run([*PYTHON, "run", "--help"], capture_output=True, env=environ, timeout=60)
+        assert done.returncode == 0
+        assert b"--output" in done.stdout
+        assert b"\\u" not in done.stdout

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[[Snapshot], str]:
+def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """The last state of the bar, as text."""
 
-    def show(state: Snapshot) -> str:
+    def show(state: Snapshot, title: str = "clip") -> str:
         out = io.StringIO()
         monkeypatch.setattr(terminal, "progress_shown", lambda _: True)
         monkeypatch.setattr(
             terminal, "_console", lambda: Console(file=out, width=120, force_terminal=True, color_system=None)
         )
-        with terminal.frames_bar("clip", lambda: state, quiet=False):
+        with terminal.frames_bar(title, lambda: state, quiet=False):
             pass
         return out.getvalue()
 
@@ -46,15 +46,15 @@ def snapshot(processed: int, written: int, spool: int, *, expected: int | None =
     )
 
 
-def test_frames_that_wait_for_their_shot_count(shown: Callable[[Snapshot], str]) -> None:
+def test_frames_that_wait_for_their_shot_count(shown: Callable[..., str]) -> None:
     text = shown(snapshot(0, 0, 430))
-    assert "430 frames 0 written 43.0 fps" in " ".join(text.split())
+    assert "430 frames 43.0 fps" in " ".join(text.split())  # a clip of one shot is written at its end
     text = shown(snapshot(100, 98, 330, expected=900))
     assert "430/900 frames 98 written" in " ".join(text.split())
     assert "3 dropped" in text
 
 
-def test_written_is_left_out_where_nothing_waits(shown: Callable[[Snapshot], str]) -> None:
+def test_written_is_left_out_where_nothing_waits(shown: Callable[..., str]) -> None:
     text = shown(snapshot(430, 428, 0))
     assert "430 frames" in text
     assert "written" not in text
@@ -74,3 +74,17 @@ def test_an_endless_shot_shows_how_far_depth_is() -> None:
     assert pipeline.run().written == 9
     assert (seen[0].processed, seen[0].estimated) == (0, 8)
     assert pipeline.snapshot().estimated == 9
+
+
+def test_names_with_brackets_are_shown_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    terminal.table(("what helps",), [("pip install 'streamdepth[openvino]'",)], title="[bold]clip")
+    printed = capsys.readouterr().out
+    assert "streamdepth[openvino]" in printed
+    assert "[bold]clip" in printed
+
+
+def test_a_title_with_brackets_is_shown_as_it_is(shown: Callable[..., str]) -> None:
+    assert "a[red]b.mp4" in shown(snapshot(1, 1, 0), "a[red]b.mp4")
