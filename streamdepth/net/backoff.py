@@ -1,21 +1,25 @@
-"""How long to wait before the next connection attempt, and how to tell of those made."""
+"""Waiting times: before the next connection attempt, and before the answer to a wrong password."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from random import Random
 
+_GUESS_SECONDS = 0.3
+_GUESS_ADDRESSES = 1024
+
 
 class Backoff:
-    """Exponential waits with jitter: ``initial * factor**n``, at most ``longest``, each shortened by up to ``jitter``.
+    """Exponential back-off with jitter: ``initial * factor**n``, at most ``longest``, shortened by up to ``jitter``.
 
-    Jitter keeps a hundred cameras behind one switch from coming back in the same millisecond. Not thread-safe.
+    Jitter prevents many cameras behind one switch from being connected to in the same millisecond. Not thread-safe.
 
     Args:
-        random: source of jitter, injected so that tests are exact.
-        jitter: 0..1, the largest part taken off a wait.
+        random: source of jitter.
+        jitter: 0..1, the largest part by which a wait is shortened.
     """
 
     def __init__(
@@ -40,7 +44,7 @@ class Backoff:
         self._wait_seconds = initial_seconds
 
     def next_seconds(self) -> float:
-        """The wait before the next attempt; each call makes the following one longer."""
+        """The wait before the next attempt; each call lengthens the following one."""
         wait = self._wait_seconds
         self._wait_seconds = min(wait * self._factor, self._longest_seconds)
         return wait * (1.0 - self._jitter * self._random.random())
@@ -50,6 +54,24 @@ class Backoff:
         self._wait_seconds = self._initial_seconds
 
 
+class GuessDelays:
+    """Delays after wrong passwords: one answer per 0.3 s for each address, however many connections it has.
+
+    Belongs to one event loop.
+    """
+
+    def __init__(self) -> None:
+        self._next: OrderedDict[str, float] = OrderedDict()
+
+    def next_seconds(self, address: str, now_seconds: float) -> float:
+        """The delay before this answer; each call delays the following answer to the address."""
+        at = max(self._next.pop(address, now_seconds), now_seconds) + _GUESS_SECONDS
+        self._next[address] = at
+        while len(self._next) > _GUESS_ADDRESSES:
+            self._next.popitem(last=False)
+        return at - now_seconds
+
+
 def connected_again(times: int) -> str:
-    """A note for people on ``times`` reconnections, 1 or more."""
+    """A note on ``times`` reconnections, 1 or more."""
     return "connected again once" if times == 1 else f"connected again {times} times"

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from streamdepth.net.backoff import GuessDelays
 from streamdepth.serve.api import ApiError, failure
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 _SESSIONS = 256
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_DELAY_SECONDS = 0.3
 
 
 class AuthMiddleware:
@@ -43,6 +43,7 @@ class AuthMiddleware:
         self._cookie = f"streamdepth-{port}"
         self._bodies = bodies
         self._login_page = login_page
+        self._guesses = GuessDelays()
         self._sessions: OrderedDict[str, None] = OrderedDict()
 
     @web.middleware
@@ -52,7 +53,7 @@ class AuthMiddleware:
             return refusal
         if self._token is not None and request.path not in self._open_paths and not self._is_authenticated(request):
             if "Authorization" in request.headers:
-                await asyncio.sleep(_DELAY_SECONDS)
+                await self._delay(request)
             if request.path == "/" and request.method == "GET":
                 return await self._login_page(request)
             return failure(401, "a token is required; send it as Authorization: Bearer TOKEN, or open the page's link")
@@ -68,7 +69,7 @@ class AuthMiddleware:
             content = {}
         given = content.get("token")
         if self._token is None or not isinstance(given, str) or not _same(given, self._token):
-            await asyncio.sleep(_DELAY_SECONDS)
+            await self._delay(request)
             return failure(401, "wrong token; use the one that streamdepth printed or was started with")
         session = secrets.token_urlsafe(24)
         self._sessions[session] = None
@@ -77,6 +78,10 @@ class AuthMiddleware:
         answer = web.Response(status=204)
         answer.set_cookie(self._cookie, session, httponly=True, samesite="Strict", path="/")
         return answer
+
+    async def _delay(self, request: web.Request) -> None:
+        now = asyncio.get_running_loop().time()
+        await asyncio.sleep(self._guesses.next_seconds(request.remote or "", now))
 
     def _is_authenticated(self, request: web.Request) -> bool:
         kind, _, given = request.headers.get("Authorization", "").partition(" ")

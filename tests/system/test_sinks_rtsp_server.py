@@ -233,7 +233,7 @@ def test_image_changes_size_in_mid_stream() -> None:
 
 
 def test_port_in_use(server: RtspServerSink) -> None:
-    with pytest.raises(SinkError, match=r"cannot listen there \(address already in use\); choose another port"):
+    with pytest.raises(SinkError, match=r"cannot listen \(address already in use\); choose another port"):
         make_sink(f"rtsp://127.0.0.1:{server.port}/x").open(stream_info(), image_info())
 
 
@@ -276,7 +276,7 @@ def test_unwatched_images_are_counted_and_not_encoded() -> None:
         ("rtsp://127.0.0.1/x", {"max_clients": 0}, "max_clients"),
         ("rtsp://127.0.0.1/x", {"rate": 0}, "rate"),
         ("rtsp://127.0.0.1/x", {"bitrate": 1}, "bitrate"),
-        ("rtsp://127.0.0.1/x", {"gop_seconds": 0}, "key frames"),
+        ("rtsp://127.0.0.1/x", {"gop_seconds": 0}, "gop"),
         ("rtsp://127.0.0.1/x", {"preset": "warp"}, "preset"),
     ],
 )

@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 
-from streamdepth.sinks.rtsp.hub import Settings
+from streamdepth.sinks.rtsp.delivery import Settings
 from tests.support.rtsp import (
     Feeder,
     RawClient,

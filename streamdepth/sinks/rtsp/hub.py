@@ -1,4 +1,4 @@
-"""The server's event loop: who is connected, what they are sent, and the counters of it all."""
+"""The RTSP server's event loop: its streams, its connections and their counters."""
 
 from __future__ import annotations
 
@@ -7,74 +7,42 @@ import contextlib
 import socket
 import threading
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from streamdepth.core.errors import SinkError
+from streamdepth.net.backoff import GuessDelays
 from streamdepth.sinks.rtsp.viewer import Viewer, ViewerState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from streamdepth.core.clock import Clock
     from streamdepth.sinks.rtsp.auth import Authenticator
+    from streamdepth.sinks.rtsp.delivery import Mount, Settings
     from streamdepth.sinks.rtsp.media import AccessUnit
 
 _CHECK_SECONDS = 0.5
 _SPARE_CONNECTIONS = 16
-_WORST_PENDING = 32
+_MAX_PENDING = 32
 _PORT_ATTEMPTS = 32
 _GOODBYE_SECONDS = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Limits of a server.
-
-    Attributes:
-        max_clients: connections that are served; a few more get 503, the rest are closed.
-        backlog_bytes: unsent bytes at which a viewer skips to the next key frame.
-        stall_seconds: how long a viewer may stay that far behind before it is cut off.
-        idle_seconds: how long a connection that does not play may be silent.
-        session_seconds: how long a UDP viewer may send neither request nor receiver report.
+class Hub:
+    """Runs in its own thread and event loop. ``start``, ``stop``, ``add``, ``remove``, ``broadcast`` and counters from
+    any thread.
     """
 
-    max_clients: int = 64
-    backlog_bytes: int = 512 * 1024
-    stall_seconds: float = 15.0
-    idle_seconds: float = 10.0
-    session_seconds: float = 60.0
-
-
-class Hub:
-    """Runs in one thread with its own event loop; ``start``, ``stop``, ``broadcast`` and counters from any thread."""
-
-    def __init__(
-        self,
-        *,
-        path: str,
-        ssrc: int,
-        settings: Settings,
-        authenticator: Authenticator | None,
-        describe: Callable[[str, str], str],
-        request_key: Callable[[], None],
-        clock: Clock,
-        name: str,
-    ) -> None:
-        self.path = path
-        self.ssrc = ssrc
+    def __init__(self, *, settings: Settings, authenticator: Authenticator | None, clock: Clock, name: str) -> None:
         self.settings = settings
         self.authenticator = authenticator
-        self.describe = describe
-        self.request_key = request_key
         self.udp_ports: tuple[int, int] | None = None
-        self.playing = 0
         self.port = 0
         self._clock = clock
+        self._mounts: dict[str, Mount] = {}
+        self._guesses = GuessDelays()
         self._viewers: set[Viewer] = set()
         self._udp: list[asyncio.DatagramTransport] = []
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
-        self._dropped: Counter[str] = Counter()
         self._pending = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._done: asyncio.Event | None = None
@@ -100,7 +68,7 @@ class Hub:
             raise self._error
 
     def stop(self, timeout_seconds: float) -> None:
-        """Say goodbye to everybody and end. Idempotent."""
+        """Say goodbye to all viewers and end. Idempotent."""
         loop, done = self._loop, self._done
         if loop is not None and done is not None:
             with contextlib.suppress(RuntimeError):
@@ -108,33 +76,44 @@ class Hub:
         if self._thread.is_alive():
             self._thread.join(timeout_seconds)
 
-    def broadcast(self, unit: AccessUnit, wall_seconds: float) -> None:
-        """Hand an image to every viewer. Never blocks; a loop that is far behind loses images, counted."""
+    def add(self, mount: Mount) -> None:
+        """Serve a stream.
+
+        Raises:
+            SinkError: its path is in use.
+        """
+        with self._lock:
+            if mount.path in self._mounts:
+                raise SinkError(f"the path {mount.path or '/'} is served already; give each stream its own path")
+            self._mounts = {**self._mounts, mount.path: mount}
+
+    def remove(self, mount: Mount) -> None:
+        """End a stream: its viewers are told so and disconnected. Idempotent."""
+        with self._lock:
+            self._mounts = {path: one for path, one in self._mounts.items() if one is not mount}
+        loop = self._loop
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._end_mount, mount)
+
+    def broadcast(self, mount: Mount, unit: AccessUnit, wall_seconds: float) -> None:
+        """Send a frame to every viewer of a stream. Never blocks; if the loop is far behind, frames are dropped."""
         loop = self._loop
         with self._lock:
-            if loop is None or self._pending >= _WORST_PENDING:
-                self._dropped["server_busy"] += 1
+            if loop is None or self._pending >= _MAX_PENDING:
+                mount.count_dropped("server_busy")
                 return
             self._pending += 1
         try:
-            loop.call_soon_threadsafe(self._send_all, unit, wall_seconds)
+            loop.call_soon_threadsafe(self._send_all, mount, unit, wall_seconds)
         except RuntimeError:
             with self._lock:
                 self._pending -= 1
 
-    def count(self, what: str) -> None:
+    def counters(self) -> dict[str, int]:
+        """Events of all connections."""
         with self._lock:
-            self._counts[what] += 1
-
-    def count_dropped(self, cause: str) -> None:
-        """An image that one viewer did not get."""
-        with self._lock:
-            self._dropped[cause] += 1
-
-    def counters(self) -> tuple[dict[str, int], dict[str, int]]:
-        """(events, images single viewers did not get by cause)."""
-        with self._lock:
-            return dict(self._counts), dict(self._dropped)
+            return dict(self._counts)
 
     @property
     def alive(self) -> bool:
@@ -147,8 +126,24 @@ class Hub:
 
     # Called by viewers, inside the loop
 
+    def find(self, path: str) -> Mount | None:
+        return self._mounts.get(path)
+
+    def count(self, event: str) -> None:
+        with self._lock:
+            self._counts[event] += 1
+
+    def guess_delay_seconds(self, address: str) -> float:
+        return self._guesses.next_seconds(address, self.now())
+
     def join(self, viewer: Viewer) -> bool | None:
-        """True = come in, False = answer with 503, None = not even that."""
+        if len(self._viewers) >= self.settings.max_clients:
+            for other in self._viewers:
+                if not other.has_asked:
+                    self.count("idle")
+                    self._viewers.discard(other)
+                    other.abort()
+                    break
         if len(self._viewers) >= self.settings.max_clients + _SPARE_CONNECTIONS:
             self.count("refused")
             return None
@@ -159,10 +154,12 @@ class Hub:
 
     def leave(self, viewer: Viewer) -> None:
         self._viewers.discard(viewer)
-        self.changed()
+        self.state_changed()
 
-    def changed(self) -> None:
-        self.playing = sum(viewer.state is ViewerState.PLAYING for viewer in self._viewers)
+    def state_changed(self) -> None:
+        playing = Counter(viewer.mount for viewer in self._viewers if viewer.state is ViewerState.PLAYING)
+        for mount in self._mounts.values():
+            mount.playing = playing[mount]
 
     def send_udp(self, which: int, packet: bytes, address: tuple[str, int]) -> None:
         self._udp[which].sendto(packet, address)
@@ -202,9 +199,9 @@ class Hub:
                     viewer.check()
         finally:
             server.close()
-            await self._part()
+            await self._end()
 
-    async def _part(self) -> None:
+    async def _end(self) -> None:
         for viewer in tuple(self._viewers):
             viewer.say_goodbye()
         deadline = self.now() + _GOODBYE_SECONDS
@@ -214,7 +211,7 @@ class Hub:
             viewer.abort()
         for transport in self._udp:
             transport.close()
-        # Lets the aborted connections and closed sockets go.
+        # The aborted connections and closed sockets end in the next two iterations of the loop.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
@@ -231,15 +228,21 @@ class Hub:
             self.udp_ports = (ports[0], ports[1])
             return
 
-    def _send_all(self, unit: AccessUnit, wall_seconds: float) -> None:
+    def _send_all(self, mount: Mount, unit: AccessUnit, wall_seconds: float) -> None:
         with self._lock:
             self._pending -= 1
         for viewer in tuple(self._viewers):
-            viewer.send(unit, wall_seconds)
+            if viewer.mount is mount:
+                viewer.send(unit, wall_seconds)
+
+    def _end_mount(self, mount: Mount) -> None:
+        for viewer in tuple(self._viewers):
+            if viewer.mount is mount:
+                viewer.say_goodbye()
 
 
 class _Reports(asyncio.DatagramProtocol):
-    """Receiver reports: their coming is what counts."""
+    """Receives receiver reports; only their arrival matters."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
@@ -249,12 +252,12 @@ class _Reports(asyncio.DatagramProtocol):
         self._hub.receive_udp((str(addr[0]), int(addr[1])))
 
     def error_received(self, exc: Exception) -> None:
-        # "Port unreachable" of a viewer that went away; its RTSP connection says so too.
+        # "Port unreachable" of a viewer that has gone; its RTSP connection ends too.
         del exc
 
 
 def _bind_pair(address: str) -> tuple[socket.socket, socket.socket] | None:
-    """An even port for RTP and the odd one above it for RTCP (RFC 3550 11), or None where that did not work out."""
+    """An even port for RTP and the odd port above it for RTCP (RFC 3550 11); None if one of them is in use."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     first, second = socket.socket(family, socket.SOCK_DGRAM), socket.socket(family, socket.SOCK_DGRAM)
     try:

@@ -1,4 +1,4 @@
-"""Depth as an RTSP server of its own: any player opens the address."""
+"""A built-in RTSP server for depth, which any player can open."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, StreamDepthError, UsageError
 from streamdepth.net.url import find_credentials, parse_live_url
 from streamdepth.sinks.rtsp.auth import Authenticator
-from streamdepth.sinks.rtsp.hub import Hub, Settings
+from streamdepth.sinks.rtsp.delivery import Mount, Settings
+from streamdepth.sinks.rtsp.hub import Hub
 from streamdepth.sinks.rtsp.media import CLOCK_RATE, Encoder, sdp
 from streamdepth.sinks.rtsp.pace import Pace, black, check_encoding, output_rate
 
@@ -28,34 +29,152 @@ if TYPE_CHECKING:
 
     from streamdepth.core.frame import ImageInfo, Result, StreamInfo
     from streamdepth.core.look import LookControl
+    from streamdepth.sinks.rtsp.media import AccessUnit
 
-_KEY_PAUSE_NS = 500_000_000
+_KEY_INTERVAL_NS = 500_000_000
 _START_SECONDS = 5.0
 _STOP_SECONDS = 2.0
 _FLUSH_SECONDS = 0.5
 
 
+class RtspServer:
+    """Listens on one address and serves the streams of one or more sinks, each at its own path. Thread-safe.
+
+    Args:
+        url: ``rtsp://address:port``; its path is ignored. Port 0 selects a free one. ``user:password@`` in it is what
+            viewers must present.
+        username, password, credentials_file: alternatives, see :func:`~streamdepth.net.url.find_credentials`.
+        settings: limits.
+    Raises:
+        UsageError: an invalid argument.
+    """
+
+    def __init__(
+        self,
+        url: str = "rtsp://127.0.0.1:8554",
+        *,
+        username: str | None = None,
+        password: str | None = None,
+        credentials_file: str | Path | None = None,
+        environ: Mapping[str, str] | None = None,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._url = parse_live_url(url, frozenset({"rtsp"}))
+        self._credentials = find_credentials(
+            self._url, username=username, password=password, credentials_file=credentials_file, environ=environ
+        )
+        self._settings = settings or Settings()
+        self._clock: Clock = clock or SystemClock()
+        self._lock = threading.Lock()
+        self._hub: Hub | None = None
+        self._mounts: set[Mount] = set()
+
+    @property
+    def port(self) -> int:
+        """The bound port; the URL's before the first stream."""
+        return self._hub.port if self._hub is not None else self._url.port
+
+    @property
+    def alive(self) -> bool:
+        """The server runs."""
+        return self._hub is not None and self._hub.alive
+
+    @property
+    def connections(self) -> int:
+        return self._hub.connections if self._hub is not None else 0
+
+    @property
+    def events(self) -> Mapping[str, int]:
+        """Events of all connections."""
+        return self._hub.counters() if self._hub is not None else {}
+
+    def add(self, mount: Mount) -> None:
+        """Serve a stream; the first one starts the server.
+
+        Raises:
+            SinkError: the address cannot be used, or the path is in use.
+            UsageError: an address beyond loopback without credentials.
+        """
+        with self._lock:
+            hub = self._hub if self._mounts else None
+            if hub is None:
+                hub = self._start()
+                self._hub = hub
+            hub.add(mount)
+            self._mounts.add(mount)
+
+    def remove(self, mount: Mount) -> None:
+        """End a stream; the last one stops the server. Idempotent."""
+        with self._lock:
+            if mount not in self._mounts or self._hub is None:
+                return
+            self._mounts.discard(mount)
+            self._hub.remove(mount)
+            if not self._mounts:
+                self._hub.stop(_STOP_SECONDS)
+
+    def broadcast(self, mount: Mount, unit: AccessUnit, wall_seconds: float) -> None:
+        """Send a frame to every viewer of a stream. Never blocks."""
+        if self._hub is not None:
+            self._hub.broadcast(mount, unit, wall_seconds)
+
+    def _start(self) -> Hub:
+        hub = Hub(
+            settings=self._settings,
+            authenticator=Authenticator(self._credentials, self._clock) if self._credentials is not None else None,
+            clock=self._clock,
+            name=f"rtsp-server {self._url.label}",
+        )
+        try:
+            hub.start(self._address(), self._url.port, _START_SECONDS)
+        except OSError as exc:
+            if isinstance(exc, StreamDepthError):
+                raise
+            hub.stop(_STOP_SECONDS)
+            # asyncio puts the system's message into a sentence that repeats the address.
+            reason = os.strerror(exc.errno).lower() if exc.errno and exc.errno > 0 else str(exc)
+            raise SinkError(f"{self._url.label}: cannot listen ({reason}); choose another port or address") from exc
+        return hub
+
+    def _address(self) -> str:
+        host, label = self._url.host, self._url.label
+        try:
+            found = socket.getaddrinfo(host, self._url.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        except OSError as exc:
+            raise SinkError(
+                f"{label}: {host} is not an address of this machine ({exc.strerror}); use e.g. 127.0.0.1"
+            ) from exc
+        address = min((str(entry[4][0]) for entry in found), key=lambda text: ":" in text)
+        if self._credentials is None and not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+            raise UsageError(
+                f"{label}: would show the stream to the network without a password; put user:password@ into the "
+                "address, or serve on 127.0.0.1"
+            )
+        return address
+
+
 class RtspServerSink(BaseSink):
     """Serves the coloured view to many RTSP players at once (RFC 2326), over TCP and UDP.
 
-    A viewer that joins gets a key frame at once (at most one extra every 0.5 s for all of them). A slow or frozen one
-    skips to the next key frame and is cut off after ``Settings.stall_seconds``; it never holds up others or the
-    pipeline. The last image is repeated where the input pauses. Nothing is encoded while nobody watches.
+    A viewer that joins gets a key frame at once (at most one extra every 0.5 s for all of them). A slow viewer skips to
+    the next key frame and is disconnected after ``Settings.stall_seconds``; it never delays others or the pipeline. The
+    last frame is repeated while the input pauses. Nothing is encoded while there are no viewers.
 
     Args:
-        url: ``rtsp://address:port/path``; port 0 takes a free one (see :attr:`port`). ``user:password@`` in it is
-            what viewers have to give.
-        username, password, credentials_file: the same by other ways, see
-            :func:`~streamdepth.net.url.find_credentials`.
-        rate: output images a second, 0..240; None = the source's, at most 30.
-        bitrate: bits a second; None = constant quality.
-        gop_seconds: longest distance between key frames.
-        preset: x264's speed.
-        low_latency, announce: see :class:`~streamdepth.sinks.rtsp.media.Encoder`; turn announcing off for a
-            player that chokes on it.
+        url: ``rtsp://address:port/path``; port 0 selects a free one (see :attr:`port`). ``user:password@`` in it is
+            what viewers must present.
+        username, password, credentials_file: alternatives, see :func:`~streamdepth.net.url.find_credentials`.
+        rate: output frames per second, 0..240; None = the source's, at most 30.
+        bitrate: bits per second; None = constant quality.
+        gop_seconds: largest distance between key frames.
+        preset: x264's speed preset.
+        low_latency, announce: see :class:`~streamdepth.sinks.rtsp.media.Encoder`; set ``announce`` to False for a
+            player that cannot handle it.
         settings: limits.
+        server: an existing server that other sinks use too; of ``url`` only the path is then used.
     Raises:
-        UsageError: an argument that cannot mean anything, or an address beyond loopback without credentials.
+        UsageError: an invalid argument, or an address beyond loopback without credentials.
 
     Thread-safety: ``process`` from one thread, the rest from any.
     """
@@ -77,18 +196,24 @@ class RtspServerSink(BaseSink):
         low_latency: bool = True,
         announce: bool = True,
         settings: Settings | None = None,
+        server: RtspServer | None = None,
         clock: Clock | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._url = parse_live_url(url, frozenset({"rtsp"}))
+        parsed = parse_live_url(url, frozenset({"rtsp"}))
         limits.MAX_CLIENTS.check("max_clients", max_clients)
         check_encoding(rate=rate, bitrate=bitrate, gop_seconds=gop_seconds, preset=preset)
-        super().__init__(self._url.label, control)
-        self._credentials = find_credentials(
-            self._url, username=username, password=password, credentials_file=credentials_file, environ=environ
+        super().__init__(parsed.label, control)
+        self._server = server or RtspServer(
+            url,
+            username=username,
+            password=password,
+            credentials_file=credentials_file,
+            environ=environ,
+            settings=settings or Settings(max_clients=max_clients),
+            clock=clock,
         )
-        self._settings = settings or Settings(max_clients=max_clients)
-        self._rate_wanted = rate
+        self._rate_option = rate
         self._bitrate = bitrate
         self._gop_seconds = gop_seconds
         self._preset = preset
@@ -97,16 +222,16 @@ class RtspServerSink(BaseSink):
         self._clock: Clock = clock or SystemClock()
         self._wall_clock = wall_clock
         self._rate = Fraction(25)
-        self._path = unquote(urlsplit(self._url.location).path).rstrip("/")
+        self._path = unquote(urlsplit(parsed.location).path).rstrip("/")
         self._pace: Pace | None = None
         self._encoder: Encoder | None = None
-        self._hub: Hub | None = None
+        self._mount: Mount | None = None
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
-        self._key_wanted = threading.Event()
+        self._key_requested = threading.Event()
         self._parameter_sets = (b"", b"")
         self._error: StreamDepthError | None = None
-        # Two counters, as two threads count: before, and after an image was queued.
+        # Two counters, because two threads count: before and after a frame was queued.
         self._unwatched = 0
         self._unseen = 0
         self._encoded = 0
@@ -118,61 +243,60 @@ class RtspServerSink(BaseSink):
     @property
     def port(self) -> int:
         """The bound port; the URL's before ``open``."""
-        return self._hub.port if self._hub is not None else self._url.port
+        return self._server.port
 
     @property
     def viewers(self) -> int:
         """Viewers that play."""
-        return self._hub.playing if self._hub is not None else 0
+        return self._mount.playing if self._mount is not None else 0
 
     @property
     def state(self) -> str:
         """``idle``, ``serving`` or ``closed``."""
         if self._stop.is_set():
             return "closed"
-        return "idle" if self._hub is None else "serving"
+        return "idle" if self._mount is None else "serving"
 
     @property
     def dropped(self) -> Mapping[str, int]:
-        """Images given to ``process`` that nobody could see, by cause."""
+        """Frames given to ``process`` that no viewer could see, by cause."""
         superseded = self._pace.superseded if self._pace is not None else 0
         found = {"superseded": superseded, "unwatched": self._unwatched + self._unseen}
         return {cause: count for cause, count in found.items() if count}
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Encoded and repeated images, events of the server, and images skipped by viewers, by cause."""
-        events, skipped = self._hub.counters() if self._hub is not None else ({}, {})
+        """Encoded, repeated and sent frames, events of the server, and frames that viewers skipped, by cause."""
+        sent, skipped = self._mount.counters() if self._mount is not None else (0, {})
         repeated = self._pace.repeated if self._pace is not None else 0
         return MappingProxyType(
-            {"encoded": self._encoded, "repeated": repeated, **self.dropped, **events}
+            {"encoded": self._encoded, "repeated": repeated, **self.dropped, "sent": sent, **self._server.events}
             | {f"skipped_{cause}": count for cause, count in skipped.items()}
         )
 
     @property
     def status(self) -> Mapping[str, object]:
         """State and counters in one read-only mapping, for statistics and pages."""
-        events, skipped = self._hub.counters() if self._hub is not None else ({}, {})
+        sent, skipped = self._mount.counters() if self._mount is not None else (0, {})
         return MappingProxyType(
             {
                 "state": self.state,
                 "viewers": self.viewers,
-                "connections": self._hub.connections if self._hub is not None else 0,
+                "connections": self._server.connections,
                 "encoded": self._encoded,
                 "repeated": self._pace.repeated if self._pace is not None else 0,
                 "dropped": dict(self.dropped),
                 "skipped_by_viewers": skipped,
-                "events": events,
+                "events": {**self._server.events, "sent": sent},
             }
         )
 
     def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:
         if image is None:
-            raise SinkError(f"{self.name}: serves images, and was given none to come; it needs a look")
-        if self._hub is not None:
-            raise SinkError(f"{self.name}: is open already")
-        address = self._bindable_address()
-        self._rate = output_rate(self._rate_wanted, stream)
+            raise SinkError(f"{self.name}: serves frames, but the run makes no images; give it a look")
+        if self._mount is not None:
+            raise SinkError(f"{self.name}: is open already; close it first")
+        self._rate = output_rate(self._rate_option, stream)
         self._pace = Pace(self._rate, self._clock)
         self._encoder = Encoder(
             rate=self._rate,
@@ -182,43 +306,32 @@ class RtspServerSink(BaseSink):
             low_latency=self._low_latency,
             announce=self._announce,
         )
-        # DESCRIBE needs parameter sets before the first image is there, and viewers something to see.
+        # DESCRIBE needs parameter sets before the first frame is there, and viewers need something to show.
         first = black(image)
         self._encoder.encode(first, 0, key=True)
         self._parameter_sets = (self._encoder.sps, self._encoder.pps)
         self._pace.replace(first)
-        self._hub = Hub(
-            path=self._path,
-            ssrc=self._encoder.ssrc,
-            settings=self._settings,
-            authenticator=Authenticator(self._credentials, self._clock) if self._credentials is not None else None,
-            describe=self._describe,
-            request_key=self._request_key,
-            clock=self._clock,
-            name=f"rtsp-server {self.name}",
-        )
+        mount = Mount(self._path, self._encoder.ssrc, describe=self._describe, request_key=self._request_key)
         try:
-            self._hub.start(address, self._url.port, _START_SECONDS)
-        except OSError as exc:
+            self._server.add(mount)
+        except StreamDepthError:
             self.close()
-            # asyncio wraps the system's words into a sentence that repeats the address.
-            reason = os.strerror(exc.errno).lower() if exc.errno and exc.errno > 0 else str(exc)
-            raise SinkError(f"{self.name}: cannot listen there ({reason}); choose another port or address") from exc
-        if self._url.port == 0:
-            self._name = self._name.replace(":0", f":{self._hub.port}", 1)
+            raise
+        self._mount = mount
+        self._name = self._name.replace(":0/", f":{self.port}/", 1)
         self._thread = threading.Thread(target=self._work, name=f"rtsp-encoder {self.name}", daemon=True)
         self._thread.start()
 
     def process(self, result: Result) -> None:
         if self._error is not None:
             raise self._error
-        if self._pace is None or self._hub is None:
-            raise SinkError(f"{self.name}: is not open")
-        if not self._hub.alive and not self._stop.is_set():
-            raise SinkError(f"{self.name}: the server ended by itself; start it again")
+        if self._pace is None or self._mount is None:
+            raise SinkError(f"{self.name}: is not open; call open() first")
+        if not self._server.alive and not self._stop.is_set():
+            raise SinkError(f"{self.name}: the server has ended unexpectedly; start the run again")
         if result.image is None:
-            raise SinkError(f"{self.name}: serves images, and was given a result without one; it needs a look")
-        if self._hub.playing == 0:
+            raise SinkError(f"{self.name}: serves frames, but the result has no image; give it a look")
+        if self._mount.playing == 0:
             self._unwatched += 1
             self._pace.replace(result.image)
             return
@@ -237,8 +350,8 @@ class RtspServerSink(BaseSink):
         self.interrupt()
         if self._thread is not None:
             self._thread.join(_STOP_SECONDS)
-        if self._hub is not None:
-            self._hub.stop(_STOP_SECONDS)
+        if self._mount is not None:
+            self._server.remove(self._mount)
         if self._encoder is not None and (self._thread is None or not self._thread.is_alive()):
             self._encoder.close()
 
@@ -247,50 +360,35 @@ class RtspServerSink(BaseSink):
         return sdp(address=address, sps=sps, pps=pps, rate=self._rate, control=control)
 
     def _request_key(self) -> None:
-        if not self._key_wanted.is_set() and self._pace is not None:
-            self._key_wanted.set()
+        if not self._key_requested.is_set() and self._pace is not None:
+            self._key_requested.set()
             self._pace.hurry()
 
     def _work(self) -> None:
-        assert self._pace is not None and self._encoder is not None and self._hub is not None  # noqa: PT018, S101
+        assert self._pace is not None and self._encoder is not None and self._mount is not None  # noqa: PT018, S101
         try:
-            self._encode(self._pace, self._encoder, self._hub)
+            self._encode(self._pace, self._encoder, self._mount)
         except StreamDepthError as exc:
             self._error = exc
 
-    def _encode(self, pace: Pace, encoder: Encoder, hub: Hub) -> None:
+    def _encode(self, pace: Pace, encoder: Encoder, mount: Mount) -> None:
         start_ns = self._clock.monotonic_ns()
-        last_key_ns = start_ns - _KEY_PAUSE_NS
+        last_key_ns = start_ns - _KEY_INTERVAL_NS
         while not self._stop.is_set():
             due = pace.take(0.5)
             if due is None:
                 continue
-            if hub.playing == 0:
+            if mount.playing == 0:
                 self._unseen += due.fresh
                 continue
             now_ns = due.now_ns
-            key = self._key_wanted.is_set() and now_ns - last_key_ns >= _KEY_PAUSE_NS
+            key = self._key_requested.is_set() and now_ns - last_key_ns >= _KEY_INTERVAL_NS
             if key:
-                self._key_wanted.clear()
+                self._key_requested.clear()
             pts = (now_ns - start_ns) * CLOCK_RATE // 1_000_000_000
             unit = encoder.encode(due.image, pts, key=key)
             self._encoded += 1
             if unit.key:
                 last_key_ns = now_ns
                 self._parameter_sets = (encoder.sps, encoder.pps)
-            hub.broadcast(unit, self._wall_clock())
-
-    def _bindable_address(self) -> str:
-        host, port = self._url.host, self._url.port
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        except OSError as exc:
-            raise SinkError(f"{self.name}: {host} is no address of this machine ({exc.strerror})") from exc
-        addresses = sorted((str(entry[4][0]) for entry in found), key=lambda text: ":" in text)
-        address = addresses[0]
-        if self._credentials is None and not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
-            raise UsageError(
-                f"{self.name}: would show the stream to the network without a password; put user:password@ into the "
-                "address, or serve on 127.0.0.1"
-            )
-        return address
+            self._server.broadcast(mount, unit, self._wall_clock())

@@ -1,43 +1,38 @@
-"""One viewer's connection: its requests, its state, and what it is sent."""
+"""One viewer's RTSP connection: its requests and its session."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 import socket
-from collections import deque
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
-from streamdepth.sinks.rtsp.media import goodbye, sender_report
+from streamdepth.sinks.rtsp.delivery import Delivery
+from streamdepth.sinks.rtsp.media import goodbye
 from streamdepth.sinks.rtsp.protocol import (
     Interleaved,
     Message,
     MessageParser,
     ProtocolError,
     Transport,
-    format_interleaved,
     format_response,
     parse_transport,
 )
 
 if TYPE_CHECKING:
-    from streamdepth.sinks.rtsp.hub import Hub
+    from streamdepth.sinks.rtsp.auth import Authenticator
+    from streamdepth.sinks.rtsp.delivery import Mount, Settings
     from streamdepth.sinks.rtsp.media import AccessUnit
 
 METHODS = "OPTIONS, DESCRIBE, SETUP, PLAY, PAUSE, TEARDOWN, GET_PARAMETER, SET_PARAMETER"
 CONTROL = "trackID=0"
 _SEND_BUFFER_BYTES = 256 * 1024
-_REPORT_SECONDS = 5.0
-_BURST_PACKETS = 64
-_CHUNK_PACKETS = 32
-_CHUNK_SECONDS = 0.001
-_UDP_BACKLOG_PACKETS = 4096
 
 
 class ViewerState(StrEnum):
-    """Of a viewer's session (RFC 2326, A.1)."""
+    """State of a viewer's session (RFC 2326, A.1)."""
 
     INIT = "init"
     READY = "ready"
@@ -45,45 +40,73 @@ class ViewerState(StrEnum):
     CLOSED = "closed"
 
 
-class Viewer(asyncio.Protocol):
-    """Lives in the server's event loop; nothing of it is thread-safe.
+class ViewerHost(Protocol):
+    """The server of a viewer, inside its event loop."""
 
-    It never waits for its viewer: where more than ``backlog_bytes`` are unsent, images are left out up to the next
+    settings: Settings
+    authenticator: Authenticator | None
+    udp_ports: tuple[int, int] | None
+
+    def now(self) -> float: ...
+
+    def find(self, path: str) -> Mount | None:
+        """The stream at a path."""
+        ...
+
+    def join(self, viewer: Viewer) -> bool | None:
+        """True = serve the viewer, False = answer 503, None = close the connection."""
+        ...
+
+    def leave(self, viewer: Viewer) -> None: ...
+
+    def state_changed(self) -> None: ...
+
+    def count(self, event: str) -> None: ...
+
+    def guess_delay_seconds(self, address: str) -> float:
+        """How long to delay the answer to a wrong password."""
+        ...
+
+    def send_udp(self, which: int, packet: bytes, address: tuple[str, int]) -> None: ...
+
+
+class Viewer(asyncio.Protocol):
+    """Belongs to the server's event loop; not thread-safe.
+
+    The server never waits for a viewer: while more than ``backlog_bytes`` are unsent, frames are skipped up to the next
     key frame.
     """
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
+    def __init__(self, host: ViewerHost) -> None:
+        self._host = host
         self._parser = MessageParser()
-        self._wire: asyncio.Transport | None = None
+        self._waiting: list[Message] = []
+        self._delay: asyncio.TimerHandle | None = None
+        self._connection: asyncio.Transport | None = None
         self._peer = ""
         self._refused = False
         self._session = ""
-        self._path: Transport | None = None
-        self._udp_queue: deque[bytes] = deque()
-        self._udp_timer: asyncio.TimerHandle | None = None
-        self._needs_key = True
-        self._packets = 0
-        self._octets = 0
-        self._reported_at = float("-inf")
-        self._heard_at = hub.now()
+        self._delivery: Delivery | None = None
+        self._made_at = self._heard_at = host.now()
         self._stuck_since: float | None = None
+        self.mount: Mount | None = None
+        self.has_asked = False
         self.state = ViewerState.INIT
 
     # Connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_server always gives
-        self._wire = transport
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - create_server gives nothing else
+        self._connection = transport
         peer = transport.get_extra_info("peername")
         self._peer = str(peer[0]) if peer else ""
-        # The loop must never hold more for a viewer than the backlog limit allows.
+        # The loop must never hold more data for a viewer than the backlog limit.
         sock = transport.get_extra_info("socket")
         if sock is not None:
-            # Left alone, Linux hides up to 4 MB, tens of seconds of an image, before a slow viewer shows.
+            # By default, Linux buffers up to 4 MB, tens of seconds of video, before a slow viewer is noticed.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-        transport.set_write_buffer_limits(high=self._hub.settings.backlog_bytes)
-        admitted = self._hub.join(self)
+        transport.set_write_buffer_limits(high=self._host.settings.backlog_bytes)
+        admitted = self._host.join(self)
         if admitted is None:
             transport.abort()
             return
@@ -92,62 +115,72 @@ class Viewer(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self.state = ViewerState.CLOSED
-        self._cancel_udp()
-        self._hub.leave(self)
+        self._end_delivery()
+        if self._delay is not None:
+            self._delay.cancel()
+        self._host.leave(self)
 
     def data_received(self, data: bytes) -> None:
-        self._heard_at = self._hub.now()
         try:
             items = self._parser.feed(data)
         except ProtocolError:
-            self._hub.count("garbage")
+            self._host.count("garbage")
             self._reply(400, {})
             self._hang_up()
             return
-        for item in items:
-            if isinstance(item, Interleaved) or item.is_response:
-                continue
-            self._handle(item)
-            if self._wire is None or self._wire.is_closing():
-                return
-        if self._backlog() > 2 * self._hub.settings.backlog_bytes:
-            # Requests without end from somebody who reads no answers.
+        if items:
+            # Only complete messages count: single bytes of a request would keep a connection open for ever.
+            self._heard_at = self._host.now()
+        self._waiting += [item for item in items if not isinstance(item, Interleaved) and not item.is_response]
+        self._handle_waiting()
+        if self._backlog() > 2 * self._host.settings.backlog_bytes:
+            # Endless requests from a client that reads no answers.
             self.abort()
 
     def heard(self) -> None:
-        """A receiver report came over UDP."""
-        self._heard_at = self._hub.now()
+        """A receiver report arrived over UDP."""
+        self._heard_at = self._host.now()
 
     def abort(self) -> None:
-        if self._wire is not None:
-            self._wire.abort()
+        if self._connection is not None:
+            self._connection.abort()
 
     def say_goodbye(self) -> None:
-        """Tell the viewer that the stream is over, and close."""
-        if self.state is ViewerState.PLAYING:
-            self._send_rtcp(goodbye(self._hub.ssrc))
+        """Tell the viewer that the stream has ended, and close the connection."""
+        if self.state is ViewerState.PLAYING and self._delivery is not None and self.mount is not None:
+            self._delivery.send_rtcp(goodbye(self.mount.ssrc))
         self._hang_up()
 
     def check(self) -> None:
-        """Called twice a second: ends what is half open, frozen or gone."""
-        now, settings = self._hub.now(), self._hub.settings
+        """Called twice a second: end connections that are half open, stalled or gone."""
+        now, settings = self._host.now(), self._host.settings
         silent_seconds = now - self._heard_at
-        if self.state is ViewerState.PLAYING and self._path is not None:
+        if self.state is ViewerState.PLAYING and self._delivery is not None:
             if self._backlog() <= settings.backlog_bytes:
                 self._stuck_since = None
             elif self._stuck_since is None:
                 self._stuck_since = now
             elif now - self._stuck_since > settings.stall_seconds:
-                self._hub.count("frozen")
+                self._host.count("frozen")
                 self.abort()
-            if not self._path.tcp and silent_seconds > settings.session_seconds:
-                self._hub.count("idle")
-                self.abort()
-        elif silent_seconds > settings.idle_seconds:
-            self._hub.count("idle")
+            idle = not self._delivery.tcp and silent_seconds > settings.session_seconds
+        elif self.state is ViewerState.READY:
+            idle = silent_seconds > settings.session_seconds
+        else:
+            idle = silent_seconds > settings.idle_seconds or now - self._made_at > settings.setup_seconds
+        if idle:
+            self._host.count("idle")
             self.abort()
 
     # Requests
+
+    def _handle_waiting(self) -> None:
+        while self._waiting and self._delay is None:
+            if self._connection is None or self._connection.is_closing():
+                self._waiting.clear()
+                return
+            self.has_asked = True
+            self._handle(self._waiting.pop(0))
 
     def _handle(self, request: Message) -> None:
         cseq = request.headers.get("cseq", "")
@@ -157,7 +190,7 @@ class Viewer(asyncio.Protocol):
             return
         base = {"CSeq": cseq, "Server": "streamdepth"}
         if self._refused:
-            self._hub.count("refused")
+            self._host.count("refused")
             self._reply(503, {**base, "Retry-After": "10"})
             self._hang_up()
         elif not request.start[2].startswith("RTSP/1."):
@@ -166,195 +199,155 @@ class Viewer(asyncio.Protocol):
             self._reply(551, {**base, "Unsupported": request.headers["require"][:256]})
         elif request.method == "OPTIONS":
             self._reply(200, {**base, "Public": METHODS})
-        elif not self._authorized(request, base):
-            pass
-        elif not self._ours(request):
-            self._reply(404, base)
-        else:
-            self._dispatch(request, base)
+        elif self._authorized(request, base):
+            mount = self._find(request)
+            if mount is None or self.mount not in (None, mount):
+                self._reply(404, base)
+            else:
+                self._dispatch(request, mount, base)
 
-    def _dispatch(self, request: Message, base: dict[str, str]) -> None:
+    def _dispatch(self, request: Message, mount: Mount, base: dict[str, str]) -> None:
         if request.method == "DESCRIBE":
-            self._describe(request, base)
+            self._describe(request, mount, base)
         elif request.method == "SETUP":
-            self._setup(request, base)
+            self._setup(request, mount, base)
         elif request.method not in METHODS.split(", "):
             self._reply(501, {**base, "Allow": METHODS})
         elif not self._session and request.method in ("PLAY", "PAUSE"):
             self._reply(455, base)
-        elif self._session and self._named_session(request) not in ("", self._session):
+        elif self._session and _session_of(request) not in ("", self._session):
             self._reply(454, base)
         elif request.method == "PLAY":
-            self._play(base)
+            self._play(mount, base)
         elif request.method == "PAUSE":
-            self.state = ViewerState.READY
-            self._hub.changed()
+            self._set_state(ViewerState.READY)
             self._reply(200, {**base, "Session": self._session})
         elif request.method == "TEARDOWN":
-            # The connection stays: players still send on it, and one took its end for an error.
-            self._cancel_udp()
-            self._session, self._path, self.state = "", None, ViewerState.INIT
-            self._hub.changed()
+            # The connection stays open: players still send on it, and one of them reports a close as an error.
+            self._end_delivery()
+            self._session, self.mount, self._made_at = "", None, self._host.now()
+            self._set_state(ViewerState.INIT)
             self._reply(200, base)
         else:
             self._reply(200, {**base, "Session": self._session} if self._session else base)
 
-    def _describe(self, request: Message, base: dict[str, str]) -> None:
-        local = self._wire.get_extra_info("sockname") if self._wire else None
-        body = self._hub.describe(str(local[0]) if local else "127.0.0.1", CONTROL)
+    def _describe(self, request: Message, mount: Mount, base: dict[str, str]) -> None:
+        local = self._connection.get_extra_info("sockname") if self._connection else None
+        body = mount.describe(str(local[0]) if local else "127.0.0.1", CONTROL)
         location = request.url.split("?", 1)[0].rstrip("/") + "/"
         self._reply(200, {**base, "Content-Type": "application/sdp", "Content-Base": location}, body.encode())
 
-    def _setup(self, request: Message, base: dict[str, str]) -> None:
+    def _setup(self, request: Message, mount: Mount, base: dict[str, str]) -> None:
         if self.state is ViewerState.PLAYING:
             self._reply(455, base)
             return
-        path = parse_transport(request.headers.get("transport", ""))
-        if path is None or (not path.tcp and self._hub.udp_ports is None):
+        chosen = parse_transport(request.headers.get("transport", ""))
+        ports = self._host.udp_ports
+        if chosen is None or self._connection is None or (not chosen.tcp and ports is None):
             self._reply(461, base)
             return
-        if path.tcp:
-            path = Transport(True, path.pair or (0, 1))
-            pair = f"interleaved={path.pair[0]}-{path.pair[1]}" if path.pair else ""
-            text = f"RTP/AVP/TCP;unicast;{pair};ssrc={self._hub.ssrc:08X}"
+        pair = chosen.pair or (0, 1)
+        if chosen.tcp or ports is None:
+            text = f"RTP/AVP/TCP;unicast;interleaved={pair[0]}-{pair[1]};ssrc={mount.ssrc:08X}"
         else:
-            assert path.pair is not None and self._hub.udp_ports is not None  # noqa: PT018, S101
-            # Only ever to the peer itself: a "destination" would make this an amplifier.
+            # Media goes to the peer only: a "destination" would allow amplification attacks.
             text = (
-                f"RTP/AVP;unicast;client_port={path.pair[0]}-{path.pair[1]};"
-                f"server_port={self._hub.udp_ports[0]}-{self._hub.udp_ports[1]};ssrc={self._hub.ssrc:08X}"
+                f"RTP/AVP;unicast;client_port={pair[0]}-{pair[1]};server_port={ports[0]}-{ports[1]};"
+                f"ssrc={mount.ssrc:08X}"
             )
-        self._path = path
+        self._end_delivery()
+        self._delivery = Delivery(
+            self._host.send_udp,
+            self._connection,
+            self._peer,
+            Transport(chosen.tcp, pair),
+            mount,
+            backlog_bytes=self._host.settings.backlog_bytes,
+        )
+        self.mount = mount
         self._session = self._session or secrets.token_hex(8)
-        self.state = ViewerState.READY
-        timeout = f"{self._session};timeout={round(self._hub.settings.session_seconds)}"
+        self._set_state(ViewerState.READY)
+        timeout = f"{self._session};timeout={round(self._host.settings.session_seconds)}"
         self._reply(200, {**base, "Transport": text, "Session": timeout})
 
-    def _play(self, base: dict[str, str]) -> None:
-        if self.state is not ViewerState.PLAYING:
-            self._needs_key = True
-            self.state = ViewerState.PLAYING
-            self._hub.changed()
-            self._hub.request_key()
+    def _play(self, mount: Mount, base: dict[str, str]) -> None:
+        if self.state is not ViewerState.PLAYING and self._delivery is not None:
+            self._delivery.needs_key = True
+            self._set_state(ViewerState.PLAYING)
+            mount.request_key()
         self._reply(200, {**base, "Session": self._session, "Range": "npt=now-"})
 
     def _authorized(self, request: Message, base: dict[str, str]) -> bool:
-        gate = self._hub.authenticator
+        authenticator = self._host.authenticator
         header = request.headers.get("authorization")
-        if gate is None or gate.admits(header, request.method):
+        if authenticator is None or authenticator.admits(header, request.method):
             return True
-        digest, basic = gate.challenges(stale=gate.is_stale(header))
-        if header is not None:
-            self._hub.count("unauthorized")
-        # Two headers of one name, which a mapping cannot hold.
-        self._reply(401, {**base, "WWW-Authenticate": digest, "WWW-Authenticate ": basic})
+        stale = authenticator.is_stale(header)
+        digest, basic = authenticator.challenges(stale=stale)
+        # Two headers of the same name, which a mapping cannot hold.
+        answer = {**base, "WWW-Authenticate": digest, "WWW-Authenticate ": basic}
+        if header is None or stale:
+            self._reply(401, answer)
+            return False
+        self._host.count("unauthorized")
+        delay_seconds = self._host.guess_delay_seconds(self._peer)
+        self._delay = asyncio.get_running_loop().call_later(delay_seconds, self._refuse, answer)
         return False
 
-    def _ours(self, request: Message) -> bool:
+    def _refuse(self, answer: dict[str, str]) -> None:
+        self._delay = None
+        self._reply(401, answer)
+        self._handle_waiting()
+
+    def _find(self, request: Message) -> Mount | None:
         try:
             path = unquote(urlsplit(request.url).path).rstrip("/")
         except ValueError:
-            return False
-        return path in (self._hub.path, f"{self._hub.path}/{CONTROL}")
-
-    @staticmethod
-    def _named_session(request: Message) -> str:
-        return request.headers.get("session", "").partition(";")[0].strip()
+            return None
+        return self._host.find(path.removesuffix(f"/{CONTROL}"))
 
     # Media
 
     def send(self, unit: AccessUnit, wall_seconds: float) -> None:
-        """Send one image, or leave it out."""
-        if self.state is not ViewerState.PLAYING or self._path is None:
-            return
-        full = self._backlog() > self._hub.settings.backlog_bytes
-        if full or len(self._udp_queue) > _UDP_BACKLOG_PACKETS:
-            self._needs_key = True
-            self._hub.count_dropped("slow_viewer")
-            return
-        if self._needs_key and not unit.key:
-            self._hub.count_dropped("before_key_frame")
-            self._hub.request_key()
-            return
-        self._needs_key = False
-        if self._hub.now() - self._reported_at >= _REPORT_SECONDS:
-            self._reported_at = self._hub.now()
-            report = sender_report(self._hub.ssrc, wall_seconds, unit.rtp_time, self._packets, self._octets)
-            self._send_rtcp(report)
-        self._packets += len(unit.packets)
-        self._octets += sum(len(packet) - 12 for packet in unit.packets)
-        self._hub.count("sent")
-        if self._path.tcp and self._wire is not None and self._path.pair is not None:
-            channel = self._path.pair[0]
-            self._wire.write(b"".join(format_interleaved(channel, packet) for packet in unit.packets))
-        else:
-            self._send_udp(unit.packets)
-
-    def _send_udp(self, packets: tuple[bytes, ...]) -> None:
-        if self._udp_timer is not None:
-            self._udp_queue.extend(packets)
-            return
-        self._send_now(packets[:_BURST_PACKETS])
-        self._udp_queue.extend(packets[_BURST_PACKETS:])
-        self._schedule_udp()
-
-    def _schedule_udp(self) -> None:
-        # A key frame sent in one go overflows the default receive buffer (208 KiB) of players.
-        self._udp_timer = None
-        if self._udp_queue:
-            self._udp_timer = asyncio.get_running_loop().call_later(_CHUNK_SECONDS, self._send_chunk)
-
-    def _send_chunk(self) -> None:
-        count = min(_CHUNK_PACKETS, len(self._udp_queue))
-        self._send_now(tuple(self._udp_queue.popleft() for _ in range(count)))
-        self._schedule_udp()
-
-    def _send_now(self, packets: tuple[bytes, ...]) -> None:
-        if self._path is not None and self._path.pair is not None:
-            for packet in packets:
-                self._hub.send_udp(0, packet, (self._peer, self._path.pair[0]))
-
-    def _send_rtcp(self, packet: bytes) -> None:
-        if self._path is None or self._path.pair is None or self._wire is None:
-            return
-        if self._path.tcp:
-            self._wire.write(format_interleaved(self._path.pair[1], packet))
-        else:
-            self._hub.send_udp(1, packet, (self._peer, self._path.pair[1]))
+        """Send one frame, or skip it."""
+        if self.state is ViewerState.PLAYING and self._delivery is not None:
+            self._delivery.send(unit, self._host.now(), wall_seconds)
 
     @property
     def udp_address(self) -> tuple[str, int] | None:
         """Where receiver reports of this viewer come from."""
-        if self._path is None or self._path.tcp or self._path.pair is None:
-            return None
-        return self._peer, self._path.pair[1]
+        return self._delivery.report_address if self._delivery is not None else None
 
-    # Plumbing
+    def _set_state(self, state: ViewerState) -> None:
+        self.state = state
+        self._host.state_changed()
+
+    def _end_delivery(self) -> None:
+        if self._delivery is not None:
+            self._delivery.close()
+            self._delivery = None
 
     def _backlog(self) -> int:
-        return 0 if self._wire is None else self._wire.get_write_buffer_size()
-
-    def _cancel_udp(self) -> None:
-        if self._udp_timer is not None:
-            self._udp_timer.cancel()
-            self._udp_timer = None
-        self._udp_queue.clear()
+        return 0 if self._connection is None else self._connection.get_write_buffer_size()
 
     def _reply(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
-        if self._wire is None or self._wire.is_closing():
+        if self._connection is None or self._connection.is_closing():
             return
         try:
-            self._wire.write(
-                format_response(status, headers, body).replace(b"WWW-Authenticate :", b"WWW-Authenticate:")
-            )
+            answer = format_response(status, headers, body).replace(b"WWW-Authenticate :", b"WWW-Authenticate:")
         except ProtocolError:
-            self._wire.write(format_response(400, {}))
+            self._connection.write(format_response(400, {}))
             self._hang_up()
+            return
+        self._connection.write(answer)
 
     def _hang_up(self) -> None:
-        if self._wire is not None:
-            # close() would wait for a frozen viewer to read; the hub aborts what is left.
-            self._wire.close()
+        if self._connection is not None:
+            # close() waits for a stalled viewer to read; the hub aborts what is left.
+            self._connection.close()
         if self.state is ViewerState.PLAYING:
-            self.state = ViewerState.CLOSED
-            self._hub.changed()
+            self._set_state(ViewerState.CLOSED)
+
+
+def _session_of(request: Message) -> str:
+    return request.headers.get("session", "").partition(";")[0].strip()
