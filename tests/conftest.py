@@ -1,4 +1,4 @@
-"""What holds for the whole suite."""
+"""What holds for the whole suite: what tests may need, which are slow, and fixtures of more than one file."""
 
 from __future__ import annotations
 
@@ -7,8 +7,19 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
+import pytest
+
+from tests.support import need
+from tests.support.media import draw_index, write_clip
+from tests.support.paths import ROOT
+
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from streamdepth.image.estimator import DepthEstimator
+
+_SYSTEM = ROOT / "tests" / "system"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -27,3 +38,38 @@ def pytest_configure(config: pytest.Config) -> None:
         leave(code or 70)
 
     os._exit = left  # type: ignore[assignment]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(_SYSTEM):
+            item.add_marker(pytest.mark.slow)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        for name in mark.args:
+            need.program(name)
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """``tmp_path / "clip.mp4"``: 12 frames of 64x48."""
+    return write_clip(tmp_path / "clip.mp4", frames=12, width=64, height=48)
+
+
+@pytest.fixture(scope="session")
+def numbered_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """50 frames that show their own index, with sound and subtitles. Read only."""
+    path = tmp_path_factory.mktemp("numbered") / "clip.mp4"
+    return write_clip(path, frames=50, draw=draw_index, audio=True, subtitles=True)
+
+
+@pytest.fixture(scope="session")
+def dpt_estimator() -> Iterator[DepthEstimator]:
+    """The small DPT of the goldens, on the CPU."""
+    from streamdepth.image.estimator import DepthEstimator
+    from tests.support.goldens import FOLDER
+
+    with DepthEstimator(FOLDER / "dpt" / "model.onnx", provider="cpu") as made:
+        yield made

@@ -167,6 +167,7 @@ def test_a_clip_is_made_where_none_is_given(tmp_path: Path) -> None:
         assert [(f.width, f.height) for f in container.decode(video=0)] == [(1280, 720)] * 2
 
 
+@pytest.mark.slow
 def test_the_command_prints_tables_json_and_comparisons(
     clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,7 @@ class TestStills:
         Image.fromarray(ramp).save(path)
         return path
 
+    @pytest.mark.slow
     def test_a_still_as_jpg_and_webp(self, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         from PIL import Image
 
@@ -84,6 +85,7 @@ class TestStills:
         assert main(["image", f"{tmp_path}/**/*.jpg", "-o", f"{tmp_path}/{{name}}.npy"]) == 0
         assert sorted(path.name for path in tmp_path.glob("*.npy")) == ["photo-2.npy", "photo.npy"]
 
+    @pytest.mark.slow
     def test_a_folder_of_images_run_as_a_film_keeps_their_names(
         self, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -17,20 +17,13 @@ from streamdepth.core.errors import SinkError
 from streamdepth.sinks.video import VideoSink
 from streamdepth.sources.file import FileSource
 from streamdepth.sources.live.source import LiveSource
+from tests.support import need
 from tests.support.cli import one_line
 from tests.support.media import read_pts, write_clip
 from tests.support.models import write_depth_model
-from tests.support.stages import shared
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    path = tmp_path / "clip.mp4"
-    write_clip(path, frames=12, width=64, height=48)
-    return path
 
 
 class TestRun:
@@ -100,6 +93,7 @@ class TestRun:
         assert main([*arguments, "null:"]) == 0
         assert capsys.readouterr().err == ""
 
+    @pytest.mark.slow
     def test_several_clips_each_get_their_own_output(self, tmp_path: Path) -> None:
         for name in ("one", "two"):
             write_clip(tmp_path / f"{name}.mp4", frames=4, width=32, height=32)
@@ -164,6 +158,7 @@ class TestRun:
         assert main(["run", str(clip), "-o", str(tmp_path / "out.mp4"), "--config", str(config)]) == 0
         assert asked == {"decoder": {2}, "encoder": {3}, "color": {4}}
 
+    @pytest.mark.slow
     def test_batch_auto_measures(self, clip: Path, tmp_path: Path) -> None:
         stats = tmp_path / "s.json"
         assert main(["run", str(clip), "-o", "null:", "--batch", "auto", "--stats", str(stats)]) == 0
@@ -171,9 +166,7 @@ class TestRun:
 
     def test_a_third_party_model_of_metres(self, clip: Path, tmp_path: Path) -> None:
         """FastDepth: metres, far = large, RGB in 0..1 without mean and deviation."""
-        model = shared("models/fastdepth/fastdepth.onnx")
-        if not model.exists():
-            pytest.skip("the shared third-party model is not here")
+        model = need.shared("models/fastdepth/fastdepth.onnx")
         data = tmp_path / "d.mkv"
         options = ["--model", str(model), "--sense", "metric_m", "--normalize", "none"]
         assert main(["run", str(clip), *options, "-o", "null:", "--data", str(data)]) == 0

@@ -15,13 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    path = tmp_path / "clip.mp4"
-    write_clip(path, frames=12, width=64, height=48)
-    return path
-
-
 class TestWrongUse:
     @pytest.mark.parametrize(
         ("arguments", "code", "says"),
@@ -166,6 +159,7 @@ class TestWrongUse:
         assert "garbage.mp4" in said
         assert f"streamdepth: {json.loads(stats.read_text())['error']}\n" == said
 
+    @pytest.mark.slow
     def test_a_bad_clip_of_several_is_passed_over(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "a.mp4").write_bytes(bytes(range(256)) * 50)
         for name in ("b", "c"):

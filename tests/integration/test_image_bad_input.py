@@ -15,14 +15,7 @@ from streamdepth.inference.pattern import pattern
 from tests.support.goldens import FOLDER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture(scope="module")
-def estimator() -> Iterator[DepthEstimator]:
-    with DepthEstimator(FOLDER / "dpt" / "model.onnx") as made:
-        yield made
 
 
 def encoded(image: Image.Image) -> bytes:
@@ -50,16 +43,16 @@ def encoded(image: Image.Image) -> bytes:
         ({"data": [0.0] * 12, "dims": [12]}, "does not fit"),
     ],
 )
-def test_bad_tensors(estimator: DepthEstimator, tensor: dict[str, Any], message: str) -> None:
+def test_bad_tensors(dpt_estimator: DepthEstimator, tensor: dict[str, Any], message: str) -> None:
     with pytest.raises(DataFormatError, match=message) as caught:
-        estimator(tensor)
+        dpt_estimator(tensor)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("alpha", ["x", (1, 2, 3), [None]])
-def test_an_alpha_that_is_none_without_a_style(estimator: DepthEstimator, alpha: Any) -> None:
+def test_an_alpha_that_is_none_without_a_style(dpt_estimator: DepthEstimator, alpha: Any) -> None:
     with pytest.raises(UsageError, match="alpha is a number or a pair"):
-        estimator(pattern(8, 8), alpha=alpha)
+        dpt_estimator(pattern(8, 8), alpha=alpha)
 
 
 def test_a_tensor_too_small_for_the_network_in_the_package() -> None:
@@ -70,12 +63,12 @@ def test_a_tensor_too_small_for_the_network_in_the_package() -> None:
         built_in({"data": [0.0] * 18, "dims": [3, 3, 2]})
 
 
-def test_a_tensor_of_a_size_the_graph_does_not_take(estimator: DepthEstimator) -> None:
+def test_a_tensor_of_a_size_the_graph_does_not_take(dpt_estimator: DepthEstimator) -> None:
     with pytest.raises(ModelError, match="its input is 64 wide, not 32"):
-        estimator({"data": np.zeros(3 * 64 * 32), "dims": [1, 3, 64, 32]})
+        dpt_estimator({"data": np.zeros(3 * 64 * 32), "dims": [1, 3, 64, 32]})
 
 
-def test_inputs_that_are_no_image(estimator: DepthEstimator, tmp_path: Path) -> None:
+def test_inputs_that_are_no_image(dpt_estimator: DepthEstimator, tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("no image")
     cut = encoded(Image.fromarray(pattern(64, 64)))[:-400]
@@ -109,7 +102,7 @@ def test_inputs_that_are_no_image(estimator: DepthEstimator, tmp_path: Path) -> 
     ]
     for value, kind, message in cases:
         with pytest.raises(kind, match=message) as caught:
-            estimator(value)
+            dpt_estimator(value)
         said = str(caught.value)
         assert "\n" not in said
         assert "secret" not in said
@@ -126,6 +119,6 @@ def test_decompression_bombs_are_refused_before_they_are_decoded() -> None:
         assert small(pattern(50, 20)).width == 50
 
 
-def test_nothing_is_returned_where_one_of_a_list_is_bad(estimator: DepthEstimator) -> None:
+def test_nothing_is_returned_where_one_of_a_list_is_bad(dpt_estimator: DepthEstimator) -> None:
     with pytest.raises(SourceNotFoundError):
-        estimator([pattern(20, 20), "missing.png"])
+        dpt_estimator([pattern(20, 20), "missing.png"])

@@ -33,16 +33,9 @@ from tests.support.media import write_clip
 from tests.support.models import write_depth_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-
-@pytest.fixture(scope="module")
-def estimator() -> Iterator[DepthEstimator]:
-    with DepthEstimator(FOLDER / "dpt" / "model.onnx", provider="cpu") as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +44,8 @@ def pixels() -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def depth(estimator: DepthEstimator, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return one(estimator(pixels)).data
+def depth(dpt_estimator: DepthEstimator, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return one(dpt_estimator(pixels)).data
 
 
 def one(result: Estimate | list[Estimate]) -> Estimate:
@@ -66,8 +59,8 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return out.getvalue()
 
 
-def test_result(estimator: DepthEstimator, pixels: NDArray[np.uint8]) -> None:
-    result = one(estimator(pixels))
+def test_result(dpt_estimator: DepthEstimator, pixels: NDArray[np.uint8]) -> None:
+    result = one(dpt_estimator(pixels))
     assert result.data.shape == (40, 60)
     assert result.data.dtype == np.float32
     assert (result.width, result.height) == (60, 40)
@@ -88,7 +81,7 @@ def test_stills_are_exact_by_default() -> None:
 
 
 def test_every_form_of_one_image_gives_the_same_depth(
-    estimator: DepthEstimator, pixels: NDArray[np.uint8], depth: NDArray[np.float32], tmp_path: Path
+    dpt_estimator: DepthEstimator, pixels: NDArray[np.uint8], depth: NDArray[np.float32], tmp_path: Path
 ) -> None:
     image = Image.fromarray(pixels)
     png = encoded(image)
@@ -119,14 +112,14 @@ def test_every_form_of_one_image_gives_the_same_depth(
         image_of(pixels),
         frame,
     ]
-    results = estimator(forms)
+    results = dpt_estimator(forms)
     assert isinstance(results, list)
     assert len(results) == len(forms)
     for form, result in zip(forms, results, strict=True):
         np.testing.assert_array_equal(result.data, depth, err_msg=repr(type(form)))
 
 
-def test_grey_forms(estimator: DepthEstimator, pixels: NDArray[np.uint8]) -> None:
+def test_grey_forms(dpt_estimator: DepthEstimator, pixels: NDArray[np.uint8]) -> None:
     grey = pixels[:, :, 1]
     wide = grey.astype(np.uint16) * 257
     tiff = Image.fromarray(wide)
@@ -142,27 +135,27 @@ def test_grey_forms(estimator: DepthEstimator, pixels: NDArray[np.uint8]) -> Non
         encoded(Image.fromarray(grey.astype(np.float32) / 255), "TIFF"),
         encoded(Image.fromarray(wide.astype(np.int32)), "TIFF"),
     ]
-    results = estimator(forms)
+    results = dpt_estimator(forms)
     assert isinstance(results, list)
     for number, result in enumerate(results):
         np.testing.assert_array_equal(result.data, results[0].data, err_msg=str(number))
 
 
-def test_palette_and_bilevel_images(estimator: DepthEstimator) -> None:
+def test_palette_and_bilevel_images(dpt_estimator: DepthEstimator) -> None:
     few = Image.fromarray(np.repeat(np.repeat(np.eye(6, dtype=np.uint8) * 255, 8, 0), 8, 1))
     rgb = few.convert("RGB")
     forms = [rgb, rgb.convert("P", palette=Image.Palette.ADAPTIVE), encoded(rgb, "GIF"), few.convert("1"), few]
     transparent = rgb.convert("P", palette=Image.Palette.ADAPTIVE)
     forms.append(encoded(transparent, transparency=b"\x00\x80"))
     forms.append(np.asarray(few) > 0)
-    results = estimator(forms)
+    results = dpt_estimator(forms)
     assert isinstance(results, list)
     for number, result in enumerate(results):
         np.testing.assert_array_equal(result.data, results[0].data, err_msg=str(number))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(estimator: DepthEstimator, pixels: NDArray[np.uint8], orientation: int) -> None:
+def test_exif_orientation(dpt_estimator: DepthEstimator, pixels: NDArray[np.uint8], orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     # EXIF 2.3, tag 274: which side of the stored pixels is the top, which the left
@@ -176,29 +169,29 @@ def test_exif_orientation(estimator: DepthEstimator, pixels: NDArray[np.uint8], 
         7: pixels[::-1, ::-1].transpose(1, 0, 2),
         8: np.rot90(pixels),
     }[orientation]
-    got = one(estimator(encoded(Image.fromarray(pixels), exif=exif)))
-    np.testing.assert_array_equal(got.data, one(estimator(np.ascontiguousarray(upright))).data)
+    got = one(dpt_estimator(encoded(Image.fromarray(pixels), exif=exif)))
+    np.testing.assert_array_equal(got.data, one(dpt_estimator(np.ascontiguousarray(upright))).data)
     assert (got.height, got.width) == upright.shape[:2]
 
 
-def test_animated_image_gives_its_first_frame_and_says_so(estimator: DepthEstimator) -> None:
+def test_animated_image_gives_its_first_frame_and_says_so(dpt_estimator: DepthEstimator) -> None:
     frames = [Image.fromarray(pattern(32, 24, n)) for n in range(3)]
     data = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])
-    got = one(estimator(data))
-    np.testing.assert_array_equal(got.data, one(estimator(frames[0])).data)
+    got = one(dpt_estimator(data))
+    np.testing.assert_array_equal(got.data, one(dpt_estimator(frames[0])).data)
     assert "the first of 3 images" in got.notes[0]
 
 
-def test_a_list_may_mix_sizes_and_forms_and_keeps_its_order(estimator: DepthEstimator) -> None:
+def test_a_list_may_mix_sizes_and_forms_and_keeps_its_order(dpt_estimator: DepthEstimator) -> None:
     sizes = [(60, 40), (33, 77), (60, 40), (1, 1), (200, 10)]
     images = [pattern(w, h, n) for n, (w, h) in enumerate(sizes)]
-    results = estimator(tuple(images))
+    results = dpt_estimator(tuple(images))
     assert isinstance(results, list)
     assert [(r.width, r.height) for r in results] == sizes
     for result, pixels in zip(results, images, strict=True):
-        np.testing.assert_array_equal(result.data, one(estimator(pixels)).data)
-    assert estimator([]) == []
-    assert len(estimator([images[0]])) == 1
+        np.testing.assert_array_equal(result.data, one(dpt_estimator(pixels)).data)
+    assert dpt_estimator([]) == []
+    assert len(dpt_estimator([images[0]])) == 1
 
 
 # Prepared tensors --------------------------------------------------------------------------------------------------
@@ -210,10 +203,10 @@ def prepared() -> NDArray[np.float32]:
     return np.asarray(rng.uniform(-1, 1, (1, 3, 64, 64)), dtype=np.float32)
 
 
-def test_prepared_tensor_is_used_as_it_is(estimator: DepthEstimator, prepared: NDArray[np.float32]) -> None:
+def test_prepared_tensor_is_used_as_it_is(dpt_estimator: DepthEstimator, prepared: NDArray[np.float32]) -> None:
     import onnxruntime as ort
 
-    session = ort.InferenceSession(str(estimator.spec.path), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(dpt_estimator.spec.path), providers=["CPUExecutionProvider"])
     raw = session.run(None, {"pixel_values": prepared})[0][0]
     flat = prepared.reshape(-1)
     forms: list[Any] = [
@@ -225,7 +218,7 @@ def test_prepared_tensor_is_used_as_it_is(estimator: DepthEstimator, prepared: N
         {"data": {str(i): v for i, v in enumerate(flat.tolist())}, "type": "float32", "dims": [1, 3, 64, 64]},
         {"data": flat.astype(np.float64), "type": "float64", "dims": [1, 3, 64, 64], "location": "cpu", "size": 12288},
     ]
-    results = estimator(forms)
+    results = dpt_estimator(forms)
     assert isinstance(results, list)
     for result in results:
         assert (result.width, result.height) == (64, 64)
@@ -233,10 +226,10 @@ def test_prepared_tensor_is_used_as_it_is(estimator: DepthEstimator, prepared: N
 
 
 def test_a_tensor_of_several_images_counts_as_that_many(
-    estimator: DepthEstimator, prepared: NDArray[np.float32]
+    dpt_estimator: DepthEstimator, prepared: NDArray[np.float32]
 ) -> None:
     two = np.concatenate([prepared, -prepared])
-    results = estimator({"data": two, "type": "float32", "dims": [2, 3, 64, 64]})
+    results = dpt_estimator({"data": two, "type": "float32", "dims": [2, 3, 64, 64]})
     assert isinstance(results, list)
     assert len(results) == 2
 
@@ -244,8 +237,8 @@ def test_a_tensor_of_several_images_counts_as_that_many(
 # Images of depth --------------------------------------------------------------------------------------------------
 
 
-def test_image_is_a_png_with_alpha_at_the_images_size(estimator: DepthEstimator, pixels: NDArray[np.uint8]) -> None:
-    result = one(estimator(pixels, style="viridis", alpha=(0.3, 0.8)))
+def test_image_is_a_png_with_alpha_at_the_images_size(dpt_estimator: DepthEstimator, pixels: NDArray[np.uint8]) -> None:
+    result = one(dpt_estimator(pixels, style="viridis", alpha=(0.3, 0.8)))
     assert result.image is not None
     image = Image.open(io.BytesIO(result.image))
     assert (image.format, image.mode, image.size) == ("PNG", "RGBA", (60, 40))
@@ -256,36 +249,38 @@ def test_image_is_a_png_with_alpha_at_the_images_size(estimator: DepthEstimator,
 
 
 @pytest.mark.parametrize("style", ["grayscale", "greyscale"])
-def test_grayscale_styles_have_one_channel(estimator: DepthEstimator, pixels: NDArray[np.uint8], style: str) -> None:
-    result = one(estimator(pixels, style=style))
+def test_grayscale_styles_have_one_channel(
+    dpt_estimator: DepthEstimator, pixels: NDArray[np.uint8], style: str
+) -> None:
+    result = one(dpt_estimator(pixels, style=style))
     assert result.image is not None
     image = Image.open(io.BytesIO(result.image))
     assert image.mode == "L"
     wanted = (result.data - result.data.min()) / np.ptp(result.data) * 255
     assert np.abs(np.asarray(image) - wanted).max() <= 1.01
-    flipped = one(estimator(pixels, style=style, reverse=True))
+    flipped = one(dpt_estimator(pixels, style=style, reverse=True))
     assert flipped.image is not None
     assert np.abs(np.asarray(Image.open(io.BytesIO(flipped.image))) - (255 - wanted)).max() <= 1.01
-    faded = one(estimator(pixels, style=style, alpha=0.5))
+    faded = one(dpt_estimator(pixels, style=style, alpha=0.5))
     assert faded.image is not None
     assert Image.open(io.BytesIO(faded.image)).mode == "LA"
 
 
-def test_bad_looks_are_told_before_any_work(estimator: DepthEstimator) -> None:
+def test_bad_looks_are_told_before_any_work(dpt_estimator: DepthEstimator) -> None:
     with pytest.raises(UsageError, match="nosuchstyle"):
-        estimator("not read.png", style="nosuchstyle")
+        dpt_estimator("not read.png", style="nosuchstyle")
     with pytest.raises(UsageError, match="alpha"):
-        estimator("not read.png", style="viridis", alpha="x")
+        dpt_estimator("not read.png", style="viridis", alpha="x")
 
 
-def test_node_form_is_json(estimator: DepthEstimator, pixels: NDArray[np.uint8]) -> None:
-    result = one(estimator(pixels, style="inferno"))
+def test_node_form_is_json(dpt_estimator: DepthEstimator, pixels: NDArray[np.uint8]) -> None:
+    result = one(dpt_estimator(pixels, style="inferno"))
     node = json.loads(json.dumps(result.to_node(), allow_nan=False))
     assert sorted(node) == ["data", "height", "image", "width"]
     again = np.array(node["data"], dtype=np.float32).reshape(node["height"], node["width"])
     np.testing.assert_array_equal(again, result.data)
     # what goes out can come in again
-    assert one(estimator(node["image"])).width == 60
+    assert one(dpt_estimator(node["image"])).width == 60
     broken = Estimate(np.array([[1, np.nan]], np.float32), None, 2, 1, Sense.METRIC_M)
     assert broken.to_node() == {"data": [1.0, None], "image": None, "width": 2, "height": 1}
 
@@ -294,12 +289,12 @@ def test_node_form_is_json(estimator: DepthEstimator, pixels: NDArray[np.uint8])
 
 
 def test_many_threads_may_call(
-    estimator: DepthEstimator, pixels: NDArray[np.uint8], depth: NDArray[np.float32]
+    dpt_estimator: DepthEstimator, pixels: NDArray[np.uint8], depth: NDArray[np.float32]
 ) -> None:
     wrong: list[int] = []
 
     def work() -> None:
-        wrong.extend(n for n in range(5) if not np.array_equal(one(estimator(pixels)).data, depth))
+        wrong.extend(n for n in range(5) if not np.array_equal(one(dpt_estimator(pixels)).data, depth))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -344,7 +339,8 @@ def test_closed_estimator_and_bad_arguments(tmp_path: Path) -> None:
         flat(pattern(8, 8))
 
 
-def test_verify(estimator: DepthEstimator, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_verify(dpt_estimator: DepthEstimator, tmp_path: Path) -> None:
     path = FOLDER / "dpt" / "model.onnx"
     fast = verify(path, provider="cpu")
     assert fast.ok
@@ -357,7 +353,7 @@ def test_verify(estimator: DepthEstimator, tmp_path: Path) -> None:
     assert "exact path" in fast.reference
     assert all(len(row) == len(fast.COLUMNS) for row in fast.rows())
     told: list[str] = []
-    same = verify(estimator, path, [pattern(40, 30)], provider="cpu", progress=told.append)
+    same = verify(dpt_estimator, path, [pattern(40, 30)], provider="cpu", progress=told.append)
     assert same.max_error == 0
     assert same.correlation == pytest.approx(1)
     assert not same.aligned
@@ -374,7 +370,7 @@ def test_verify(estimator: DepthEstimator, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least one image"):
         verify(path, images=[])
     with pytest.raises(UsageError, match="give a reference"):
-        verify(estimator)
+        verify(dpt_estimator)
     flat = write_depth_model(tmp_path / "flat.onnx", fault="flat")
     with pytest.raises(ModelError, match="flat"):
         verify(flat, sense="relative_depth")

@@ -88,6 +88,7 @@ def test_a_bad_look_is_told_at_once(estimator: DepthEstimator) -> None:
         estimator.each(["not read.png"], style="nosuchstyle")
 
 
+@pytest.mark.slow
 def test_neighbours_of_one_size_share_a_run_of_a_fixed_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_depth_model(tmp_path / "three.onnx", batch=3, inverse=True)
     with DepthEstimator(path, sense="relative_inverse") as three:

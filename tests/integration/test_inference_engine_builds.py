@@ -19,6 +19,7 @@ from streamdepth.inference.model import EngineFactory
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing
 from tests.support.building import FakeBuild, Said, two_models
+from tests.support.clock import ManualClock
 from tests.support.models import write_depth_model
 
 if TYPE_CHECKING:
@@ -38,16 +39,7 @@ def request_of(spec: ModelSpec, **changes: Any) -> BuildRequest:
 
 
 def wait(build: BuildProcess) -> str:
-    return follow(build, threading.Event(), StandingClock(), lambda _: None, "it")
-
-
-class StandingClock:
-    def __init__(self, step_seconds: float = 0) -> None:
-        self._now_ns, self._step_ns = 0, int(step_seconds * 1e9)
-
-    def monotonic_ns(self) -> int:
-        self._now_ns += self._step_ns
-        return self._now_ns
+    return follow(build, threading.Event(), ManualClock(now_ns=0), lambda _: None, "it")
 
 
 def test_a_real_build_says_why_it_cannot(
@@ -108,7 +100,7 @@ def test_what_takes_long_is_told_every_half_minute() -> None:
         if len(lines) == 3:
             build.ended.set()
 
-    assert follow(build, threading.Event(), StandingClock(10), tell, "it") == ""
+    assert follow(build, threading.Event(), ManualClock(step_seconds=10, now_ns=0), tell, "it") == ""
     assert lines == ["it: still building, 30 s", "it: still building, 60 s", "it: still building, 90 s"]
     assert build.closed == 1
 
@@ -120,12 +112,12 @@ def test_a_run_of_a_file_builds_first_or_says_why_not(
     build.ended.set()
     monkeypatch.setattr("streamdepth.inference.build_process.BuildProcess", lambda _: build)
     monkeypatch.setattr("streamdepth.inference.providers.why_not", lambda _: "")
-    build_first(request_of(specs[0]), StandingClock(), lines.append)
+    build_first(request_of(specs[0]), ManualClock(now_ns=0), lines.append)
     assert len(lines) == 1
     assert "building, which takes minutes and is kept" in lines[0]
     build.failed = "no room on the disk"
     with pytest.raises(ProviderError, match="provider tensorrt: no room on the disk"):
-        build_first(request_of(specs[0]), StandingClock(), lines.append)
+        build_first(request_of(specs[0]), ManualClock(now_ns=0), lines.append)
     build.ended.clear()
 
     def pressed(_: float) -> bool:
@@ -133,7 +125,7 @@ def test_a_run_of_a_file_builds_first_or_says_why_not(
 
     monkeypatch.setattr(threading.Event, "wait", lambda _, seconds: pressed(seconds))
     with pytest.raises(KeyboardInterrupt):
-        build_first(request_of(specs[0]), StandingClock(), lines.append)
+        build_first(request_of(specs[0]), ManualClock(now_ns=0), lines.append)
     assert build.closed == 3
 
 
@@ -223,7 +215,7 @@ def test_tensorrt_that_cannot_run_is_an_error_at_once(specs: tuple[ModelSpec, Mo
     for use in (
         lambda: opener.live(1, exact=False),
         lambda: opener.engine(1, exact=False),
-        lambda: build_first(request, StandingClock(), said),
+        lambda: build_first(request, ManualClock(now_ns=0), said),
     ):
         with pytest.raises(ProviderError, match="provider tensorrt: there is no NVIDIA driver"):
             cast("Callable[[], Any]", use)()

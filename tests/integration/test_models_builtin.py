@@ -17,7 +17,8 @@ import pytest
 
 import streamdepth as sd
 from streamdepth.models.resolve import resolve
-from tests.support.paths import ROOT, SHARED
+from tests.support import need
+from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -27,7 +28,6 @@ FOLDER = Path(str(files("streamdepth.models.builtin")))
 PLAIN_OPERATORS = {
     "Add", "Cast", "Clip", "Concat", "Conv", "Div", "ReduceMean", "Relu", "Resize", "Shape", "Slice", "Squeeze", "Sub",
 }  # fmt: skip
-EVAL = SHARED / "eval"
 
 
 def record() -> dict[str, Any]:
@@ -199,12 +199,11 @@ def test_neighbouring_frames_give_nearly_the_same_depth() -> None:
     assert change < 0.03 * np.ptp(depth)
 
 
-@pytest.mark.skipif(not EVAL.is_dir(), reason="needs the evaluation photographs in ../shared/eval")
 def test_accuracy_on_photographs_is_what_the_card_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     accuracy = runpy.run_path(str(ROOT / "benchmarks" / "accuracy.py"))
     for name, every, cap in (("indoor_kitchen", 50, "INDOOR_CAP_M"), ("street_kitti", 1, "OUTDOOR_CAP_M")):
-        photographs = accuracy["images"](EVAL / name, every)
+        photographs = accuracy["images"](need.shared(f"eval/{name}"), every)
         scores = [accuracy["score"](estimator()(rgb).data, depth, accuracy[cap]) for rgb, depth in photographs]
         absrel, delta1 = np.mean(scores, 0)
         said = record()["accuracy"][name]

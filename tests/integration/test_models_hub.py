@@ -226,6 +226,7 @@ def test_a_gated_repository(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> No
 # --- the environment, which huggingface_hub reads when it is imported
 
 
+@pytest.mark.slow
 def test_the_environment_in_a_process_of_its_own(setup: Setup, tmp_path: Path) -> None:
     code = (
         "import sys; from streamdepth.models.resolve import resolve\n"

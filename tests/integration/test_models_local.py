@@ -16,9 +16,9 @@ from streamdepth.core.frame import Sense
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import ModelSpec, Preprocessing
 from streamdepth.models.target import target_of
+from tests.support import need
 from tests.support.hub import DA_PREPROCESSOR
 from tests.support.models import write_depth_model, write_json
-from tests.support.paths import SHARED
 
 
 def test_the_model_in_the_package() -> None:
@@ -287,9 +287,7 @@ def test_a_spec_is_frozen_and_travels(tmp_path: Path) -> None:
 
 
 def test_a_third_party_model() -> None:
-    path = SHARED / "models" / "fastdepth" / "fastdepth.onnx"
-    if not path.is_file():
-        pytest.skip("the shared third-party model is not here")
+    path = need.shared("models/fastdepth/fastdepth.onnx")
     spec = resolve(path, sense="metric_m", preprocessing={"do_normalize": False, "resample": "bilinear"})
     assert (spec.fixed_size_px, spec.fixed_batch, spec.image_input.name) == ((224, 224), 1, "0")
     assert spec.depth_output.shape == (1, 1, 224, 224)

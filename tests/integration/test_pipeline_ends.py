@@ -172,6 +172,7 @@ class TestEnds:
         assert balanced(pipeline.stats)
         assert no_threads_left()
 
+    @pytest.mark.slow
     def test_an_end_that_moves_is_given_its_time(self) -> None:
         """Depth that fills a shot writes nothing until the shot ends; nor does a second reading that looks for it."""
         slow = threading.Event()

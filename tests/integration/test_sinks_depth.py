@@ -24,7 +24,7 @@ from streamdepth.sinks.depth.format import CODES, Coding, first_coding, span_of,
 from streamdepth.sinks.depth.reader import read_depth
 from streamdepth.sinks.depth.sink import DepthFolderSink, DepthVideoSink
 from streamdepth.version import __version__
-from tests.support.sinks import FFPROBE, depth_map, paint, probe, result, run_sink, small_disk, stream_info
+from tests.support.sinks import depth_map, paint, probe, result, run_sink, small_disk, stream_info
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -115,7 +115,7 @@ def test_codes_are_bit_exact_for_other_programs(tmp_path: Path) -> None:
         assert stored[0].coding == Coding(0.001, 0.0)
 
 
-@pytest.mark.skipif(FFPROBE is None, reason="ffprobe is not installed")
+@pytest.mark.needs("ffprobe")
 def test_the_video_says_what_it_is(tmp_path: Path) -> None:
     path = tmp_path / "out.mkv"
     stamps = [0, 33, 70, 171, 200]
@@ -280,6 +280,7 @@ sys.stdin.read()
 
 
 @pytest.mark.parametrize(("name", "least"), [("out.mkv", 60), ("png", 100), ("npy", 100)])
+@pytest.mark.slow
 def test_a_killed_run_can_be_read(tmp_path: Path, name: str, least: int) -> None:
     path = tmp_path / name
     with subprocess.Popen(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from fractions import Fraction
 from typing import TYPE_CHECKING, cast
@@ -15,9 +14,9 @@ import pytest
 from streamdepth.core.errors import UsageError
 from streamdepth.core.frame import ColorTags
 from streamdepth.sinks.video import VideoSink
+from tests.support import need
 from tests.support.media import audio_samples, decode_images, read_pts, stream_kinds, write_clip
 from tests.support.sinks import (
-    FFPROBE,
     control,
     image_info,
     info_of,
@@ -28,7 +27,6 @@ from tests.support.sinks import (
     result,
     results_of,
     run_sink,
-    shared_clip,
     stream_info,
 )
 
@@ -47,8 +45,7 @@ TIMINGS: dict[str, tuple[Fraction, list[int], Fraction | None]] = {
     "late start": (Fraction(1, 90000), [127920 + index * 3003 for index in range(40)], Fraction(30000, 1001)),
 }
 
-FFMPEG = shutil.which("ffmpeg")
-needs_ffprobe = pytest.mark.skipif(FFPROBE is None, reason="ffprobe is not installed")
+needs_ffprobe = pytest.mark.needs("ffprobe")
 
 
 def milliseconds(pts: int, time_base: Fraction) -> int:
@@ -144,7 +141,7 @@ def test_what_the_container_cannot_hold_is_said(tmp_path: Path) -> None:
     assert "audio" not in matroska.note
 
 
-@pytest.mark.skipif(FFMPEG is None, reason="ffmpeg is not installed")
+@pytest.mark.needs("ffmpeg")
 @pytest.mark.parametrize(
     ("given", "wanted", "codec", "said"),
     [
@@ -160,7 +157,7 @@ def test_text_subtitles_go_into_every_container(tmp_path: Path, given: str, want
     run_sink(sink, info_of(clip), results_of(clip))
     assert stream_kinds(path)[1] == ("subtitle", codec)
     assert said in sink.note
-    command = [str(FFMPEG), "-v", "error", "-i", str(path), "-map", "0:s", "-f", "webvtt", "-"]
+    command = ["ffmpeg", "-v", "error", "-i", str(path), "-map", "0:s", "-f", "webvtt", "-"]
     text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
     times = ["00:00.000 --> 00:00.800", "00:01.000 --> 00:01.800"]
     assert re.findall(r"(\d\d:.* --> .*)\n", text) == times
@@ -354,8 +351,9 @@ def test_the_callers_image_is_not_written_to(tmp_path: Path) -> None:
 
 
 @needs_ffprobe
+@pytest.mark.slow
 def test_the_shared_clips(tmp_path: Path) -> None:
-    clip = shared_clip("nasa_13013.mp4")
+    clip = need.shared("media/nasa_13013.mp4")
     for suffix in (".mp4", ".mkv"):
         path = tmp_path / f"nasa{suffix}"
         sink = VideoSink(path, control=control(), options=FAST)

@@ -229,6 +229,7 @@ def test_opening_a_sound_input_that_says_nothing_is_interruptible(tmp_path: Path
 
 
 @pytest.mark.parametrize("before_open", [True, False])
+@pytest.mark.slow
 def test_interrupt_lets_the_video_go_on_without_a_stalled_input(tmp_path: Path, before_open: bool) -> None:
     """A server that sends the first half of a clip and then nothing, with the connection open."""
     clip = write_clip(tmp_path / "in.ts", frames=200, audio=True, draw=_noise)

@@ -13,16 +13,11 @@ import pytest
 
 from streamdepth.core.errors import SourceError, SourceNotFoundError
 from streamdepth.sources.file import FileSource
-from tests.support.files import numbered_clip, read
+from tests.support.files import read
 from tests.support.media import (
     write_audio,
     write_clip,
 )
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return numbered_clip(tmp_path_factory.mktemp("clip"))
 
 
 def cut_off(path: Path) -> None:
@@ -91,16 +86,16 @@ def test_bad_files_are_one_clear_line(tmp_path: Path, name: str, make: object, m
     assert isinstance(caught.value, FileNotFoundError) == (name == "missing.mp4")
 
 
-def test_unreadable_file(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_file(numbered_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The tests may run as root, who may read everything.
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(SourceError, match=r"clip.mp4: permission denied; check its permissions"):
-        FileSource(clip).open()
+        FileSource(numbered_clip).open()
 
 
-def test_mistyped_name_gets_a_hint(clip: Path) -> None:
+def test_mistyped_name_gets_a_hint(numbered_clip: Path) -> None:
     with pytest.raises(SourceNotFoundError, match=r"did you mean '.*clip.mp4'"):
-        FileSource(clip.with_name("clip.mp")).open()
+        FileSource(numbered_clip.with_name("clip.mp")).open()
 
 
 @pytest.mark.parametrize(
@@ -120,9 +115,9 @@ def test_mistyped_name_gets_a_hint(clip: Path) -> None:
         b"lat\xefn.mp4",
     ],
 )
-def test_any_file_name(clip: Path, tmp_path: Path, name: str | bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_file_name(numbered_clip: Path, tmp_path: Path, name: str | bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     text = os.fsdecode(name)
-    shutil.copy(clip, tmp_path / text)
+    shutil.copy(numbered_clip, tmp_path / text)
     monkeypatch.chdir(tmp_path)
     info, frames, _ = read(text, max_frames=2)
     assert len(frames) == 2

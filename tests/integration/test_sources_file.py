@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
 import subprocess
 import threading
 from fractions import Fraction
@@ -18,7 +17,9 @@ from streamdepth.core.contracts import Source
 from streamdepth.core.errors import SourceError
 from streamdepth.core.frame import ColorTags
 from streamdepth.sources.file import FileSource
-from tests.support.files import numbered_clip, read
+from tests.support import need
+from tests.support.clock import ManualClock
+from tests.support.files import read
 from tests.support.media import (
     decode_rgb,
     draw_index,
@@ -27,42 +28,23 @@ from tests.support.media import (
     read_pts,
     write_clip,
 )
-from tests.support.paths import SHARED
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-MEDIA = SHARED / "media"
 
-
-class TickClock:
-    """1 ms later at every look."""
-
-    def __init__(self) -> None:
-        self.now_ns = 0
-
-    def monotonic_ns(self) -> int:
-        self.now_ns += 1_000_000
-        return self.now_ns
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return numbered_clip(tmp_path_factory.mktemp("clip"))
-
-
-def test_frames_are_those_of_the_file(clip: Path) -> None:
-    clock = TickClock()
-    info, frames, source = read(clip, clock=clock)
+def test_frames_are_those_of_the_file(numbered_clip: Path) -> None:
+    clock = ManualClock(step_seconds=0.001, now_ns=0)
+    info, frames, source = read(numbered_clip, clock=clock)
     assert isinstance(source, Source)
     assert (info.width_px, info.height_px, info.pix_fmt, info.rate) == (160, 120, "yuv420p", Fraction(25))
     assert (info.frame_count, info.live, info.source_id) == (50, False, "clip.mp4")
     assert info.duration_seconds == pytest.approx(2, abs=0.05)
-    assert info.media_path == str(clip)
+    assert info.media_path == str(numbered_clip)
     assert (info.origin_seconds, info.end_seconds, info.sample_aspect_ratio) == (Fraction(0), None, Fraction(1))
-    assert [frame.pts for frame in frames] == read_pts(clip)
+    assert [frame.pts for frame in frames] == read_pts(numbered_clip)
     assert [frame.index for frame in frames] == list(range(50))
     assert [read_index(frame.to_rgb()) for frame in frames] == list(range(50))
     assert [frame.captured_ns for frame in frames] == [1_000_000 * n for n in range(1, 51)]
@@ -102,6 +84,7 @@ def test_odd_and_tiny_sizes(tmp_path: Path, size: tuple[int, int]) -> None:
     assert len(frames) == 3
 
 
+@pytest.mark.slow
 def test_8k(tmp_path: Path) -> None:
     def flat(_: int, width: int, height: int) -> NDArray[np.uint8]:
         return np.full((height, width, 3), 90, np.uint8)
@@ -181,8 +164,8 @@ def test_best_of_several_streams(tmp_path: Path) -> None:
     assert (info.width_px, len(frames)) == (320, 9)
 
 
-def test_again_gives_the_same_frames(clip: Path) -> None:
-    source = FileSource(clip, start_seconds=0.5, max_frames=4)
+def test_again_gives_the_same_frames(numbered_clip: Path) -> None:
+    source = FileSource(numbered_clip, start_seconds=0.5, max_frames=4)
     source.open()
     first = [(frame.pts, frame.to_rgb().tobytes()) for frame in source.frames()]
     second = source.again()
@@ -193,8 +176,8 @@ def test_again_gives_the_same_frames(clip: Path) -> None:
     second.close()
 
 
-def test_contract_of_open_frames_close(clip: Path) -> None:
-    source = FileSource(clip)
+def test_contract_of_open_frames_close(numbered_clip: Path) -> None:
+    source = FileSource(numbered_clip)
     with pytest.raises(SourceError, match="call open\\(\\) before frames"):
         next(source.frames())
     assert source.open() is source.open()
@@ -209,16 +192,16 @@ def test_contract_of_open_frames_close(clip: Path) -> None:
     source.interrupt()
 
 
-def test_interrupt_before_open_gives_no_frames(clip: Path) -> None:
-    source = FileSource(clip)
+def test_interrupt_before_open_gives_no_frames(numbered_clip: Path) -> None:
+    source = FileSource(numbered_clip)
     source.interrupt()
     with pytest.raises(SourceError, match="interrupted"):
         source.open()
     source.close()
 
 
-def test_images_live_on_after_close(clip: Path) -> None:
-    _, frames, source = read(clip)
+def test_images_live_on_after_close(numbered_clip: Path) -> None:
+    _, frames, source = read(numbered_clip)
     source.close()
     assert read_index(frames[7].to_rgb()) == 7
 
@@ -259,10 +242,11 @@ def test_named_pipe_is_read_once_and_can_be_interrupted(tmp_path: Path) -> None:
     source.close()
 
 
-@pytest.mark.skipif(not MEDIA.is_dir() or shutil.which("ffprobe") is None, reason="needs real clips and ffprobe")
+@pytest.mark.needs("ffprobe")
 @pytest.mark.parametrize("name", ["nasa_13013.mp4", "rollercoaster_960x540.mp4"])
 def test_real_clips_against_ffprobe(name: str) -> None:
-    with av.open(str(MEDIA / name)) as container:
+    path = need.shared(f"media/{name}")
+    with av.open(str(path)) as container:
         best = container.streams.best("video")
         assert best is not None
         stream = best.index
@@ -277,14 +261,14 @@ def test_real_clips_against_ffprobe(name: str) -> None:
             "frame=pts",
             "-of",
             "csv=p=0",
-            MEDIA / name,
+            path,
         ],
         capture_output=True,
         text=True,
         check=True,
     )
     expected = [int(line.strip(",")) for line in shown.stdout.split()]
-    _, frames, source = read(MEDIA / name)
+    _, frames, source = read(path)
     assert [frame.pts for frame in frames] == expected
     assert source.dropped == {}
 

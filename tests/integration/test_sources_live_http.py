@@ -114,6 +114,7 @@ def test_stream_that_breaks_off_is_opened_again() -> None:
     assert source.reconnects >= 2
 
 
+@pytest.mark.slow
 def test_hls_comes_in_segments() -> None:
     """Silence between two segments is longer than the deadline and no reason to connect again."""
     segment = b"".join(encode_ts(20))

@@ -13,9 +13,9 @@ import pytest
 
 from streamdepth.cli import main
 from tests.support.cli import one_line
+from tests.support.clock import ManualClock
 from tests.support.live import Consumer, Quiet, assert_rising, live, serve_http
 from tests.support.media import read_pts
-from tests.support.screen import ManualClock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,6 +78,7 @@ def test_a_recorded_playlist_is_a_file(tmp_path: Path, kind: str) -> None:
     assert read_pts(out) == [40 * index for index in range(_SEGMENTS * _PER_SEGMENT)]
 
 
+@pytest.mark.slow
 def test_a_live_playlist_that_ends_is_over_and_nothing_comes_twice(tmp_path: Path) -> None:
     with serve_http(growing(tmp_path)) as base:
         source = live(f"{base}/x.m3u8", retries=0)

@@ -12,7 +12,7 @@ import pytest
 
 from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.sources.file import FileSource
-from tests.support.files import numbered_clip, read
+from tests.support.files import read
 from tests.support.media import (
     draw_index,
     read_index,
@@ -22,11 +22,6 @@ from tests.support.media import (
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return numbered_clip(tmp_path_factory.mktemp("clip"))
 
 
 def test_variable_rate_keeps_every_pts(tmp_path: Path) -> None:
@@ -83,9 +78,9 @@ def test_parts_are_exact_to_the_frame(
         assert info.origin_seconds == 0
 
 
-def test_start_behind_the_end(clip: Path) -> None:
+def test_start_behind_the_end(numbered_clip: Path) -> None:
     with pytest.raises(SourceError, match=r"no frame at or after 100 s; choose an earlier start"):
-        FileSource(clip, start_seconds=100).open()
+        FileSource(numbered_clip, start_seconds=100).open()
 
 
 @pytest.mark.parametrize(
@@ -99,9 +94,9 @@ def test_start_behind_the_end(clip: Path) -> None:
         {"threads": -1},
     ],
 )
-def test_limits_that_mean_nothing(clip: Path, options: dict[str, float]) -> None:
+def test_limits_that_mean_nothing(numbered_clip: Path, options: dict[str, float]) -> None:
     with pytest.raises(UsageError):
-        FileSource(clip, **options)  # type: ignore[arg-type]
+        FileSource(numbered_clip, **options)  # type: ignore[arg-type]
 
 
 def test_frames_without_pts_are_all_given(tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ def test_index_at_the_end_on_a_server_without_ranges(tmp_path: Path) -> None:
         front.close()
 
 
+@pytest.mark.slow
 def test_name_server_that_never_answers() -> None:
     """Real look-ups."""
     found = silent_dns.ask()
@@ -163,6 +164,7 @@ def test_ctrl_c_while_finding_out(number: signal.Signals) -> None:
     assert (process.returncode, said) == (130, "streamdepth: interrupted\n")
 
 
+@pytest.mark.slow
 def test_reading_may_take_longer_than_finding_out() -> None:
     """A file that comes in two halves, with more time between them than an answer may take."""
     chunks = encode_ts(60)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from streamdepth.sources.file import FileSource
-from tests.support.media import draw_index, write_clip
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,8 +19,3 @@ def read(path: Path | str, **options: object) -> tuple[StreamInfo, list[Frame], 
     frames = list(source.frames())
     source.close()
     return info, frames, source
-
-
-def numbered_clip(folder: Path) -> Path:
-    """50 frames that hold their numbers, with sound and subtitles."""
-    return write_clip(folder / "clip.mp4", frames=50, draw=draw_index, audio=True, subtitles=True)

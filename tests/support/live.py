@@ -17,7 +17,8 @@ import av
 import numpy as np
 
 from streamdepth.sources.live.source import LiveSource
-from tests.support.rtsp import end_process, need_ffmpeg, wait_until
+from tests.support import need
+from tests.support.rtsp import end_process, wait_until
 
 if TYPE_CHECKING:
     import ssl
@@ -143,7 +144,7 @@ def rtmp_server() -> Iterator[int]:
         "-v quiet -re -f lavfi -i testsrc2=size=160x96:rate=25 -c:v libx264 -preset ultrafast -tune zerolatency -g 25"
     )
     url = f"rtmp://127.0.0.1:{port}/live/x"
-    process = subprocess.Popen([need_ffmpeg(), *words.split(), "-f", "flv", "-listen", "1", url], text=True)
+    process = subprocess.Popen([need.program("ffmpeg"), *words.split(), "-f", "flv", "-listen", "1", url], text=True)
     try:
         yield port
     finally:

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import av
 import numpy as np
-import pytest
 
 from streamdepth.core.frame import DepthMap, DepthRange, Frame, ImageInfo, Result, Sense, StreamInfo
+from tests.support import need
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,15 +44,7 @@ def need_gstreamer() -> None:
     """Skip the test where the server cannot run."""
     missing = _gstreamer_missing()
     if missing:
-        pytest.skip(missing)
-
-
-def need_ffmpeg() -> str:
-    """The ffmpeg program, or skip."""
-    path = shutil.which("ffmpeg")
-    if path is None:
-        pytest.skip("ffmpeg is not installed")
-    return path
+        need.missing(missing)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:

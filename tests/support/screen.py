@@ -6,12 +6,12 @@ import contextlib
 import ctypes
 import ctypes.util
 import os
-import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pytest
+
+from tests.support import need
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from tests.support.clock import ManualClock
+
 
 @contextlib.contextmanager
 def x_display(size: str = "1280x800") -> Iterator[str]:
     """Start Xvfb on a free display and yield its name. Skips the test where Xvfb or xdotool is missing."""
     for tool in ("Xvfb", "xdotool"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed")
+        need.program(tool)
     read_end, write_end = os.pipe()
     server = subprocess.Popen(
         ["Xvfb", "-displayfd", str(write_end), "-screen", "0", f"{size}x24", "-nolisten", "tcp", "-noreset"],
@@ -38,7 +39,7 @@ def x_display(size: str = "1280x800") -> Iterator[str]:
         with os.fdopen(read_end) as ready:
             number = ready.readline().strip()
         if not number:
-            pytest.skip("Xvfb does not start here")
+            need.missing("Xvfb does not start here")
         yield f":{number}"
     finally:
         server.terminate()
@@ -56,25 +57,10 @@ def screenshot(display: str, path: Path) -> NDArray[np.uint8]:
     """The whole screen as RGB [H, W, 3]."""
     from PIL import Image
 
-    if shutil.which("import") is None:
-        pytest.skip("ImageMagick is not installed")
-    command = ["import", "-display", display, "-window", "root", str(path)]
+    command = [need.program("import"), "-display", display, "-window", "root", str(path)]
     subprocess.run(command, check=True, timeout=20, capture_output=True)
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"), np.uint8)
-
-
-class ManualClock:
-    """Time that passes when told to."""
-
-    def __init__(self) -> None:
-        self.now_ns = 1_000_000_000
-
-    def monotonic_ns(self) -> int:
-        return self.now_ns
-
-    def advance(self, seconds: float) -> None:
-        self.now_ns += round(seconds * 1e9)
 
 
 class FakeWindow:
@@ -120,7 +106,7 @@ def close_window(display: str, window: int) -> None:
     """Ask a window to close as its title bar's button does: WM_DELETE_WINDOW (ICCCM 4.2.8.1), by Xlib itself."""
     name = ctypes.util.find_library("X11")
     if name is None:
-        pytest.skip("libX11 is not installed")
+        need.missing("libX11 is not installed")
     x11 = ctypes.CDLL(name)
     x11.XOpenDisplay.restype = ctypes.c_void_p
     x11.XInternAtom.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import subprocess
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
@@ -15,7 +14,6 @@ import pytest
 
 from streamdepth.core.frame import ColorTags, DepthMap, DepthRange, Frame, ImageInfo, Result, Sense, StreamInfo
 from streamdepth.core.look import Look, LookControl
-from tests.support.paths import SHARED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamdepth.core.contracts import Sink
-
-FFPROBE = shutil.which("ffprobe")
 
 
 def control(**changes: Any) -> LookControl:
@@ -133,8 +129,7 @@ def run_sink(sink: Sink, info: StreamInfo, results: Iterable[Result], image: Ima
 
 def probe(path: Path, *, stream: str = "v:0") -> dict[str, Any]:
     """What ffprobe says of a stream: its fields, plus ``pts`` and ``seconds`` of every frame and ``all`` streams."""
-    assert FFPROBE is not None
-    command = [FFPROBE, "-v", "error", "-select_streams", stream, "-show_streams", "-show_frames", "-of", "json"]
+    command = ["ffprobe", "-v", "error", "-select_streams", stream, "-show_streams", "-show_frames", "-of", "json"]
     ran = subprocess.run([*command, str(path)], capture_output=True, text=True, check=True, timeout=60)
     found = json.loads(ran.stdout)
     described = dict(found["streams"][0])
@@ -170,11 +165,3 @@ def small_disk(folder: Path, *, kilobytes: int) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True, timeout=10)
-
-
-def shared_clip(name: str) -> Path:
-    """A clip of the media folder beside the checkout. Skips the test where it is absent."""
-    path = SHARED / "media" / name
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
-    return path

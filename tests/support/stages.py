@@ -16,11 +16,9 @@ from streamdepth.core.clock import Clock, SystemClock
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.frame import DepthMap, Frame, ImageInfo, Result, Sense, StreamInfo
 from streamdepth.core.look import Look, LookControl
-from tests.support.paths import SHARED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.pipeline import RunStats
@@ -223,11 +221,6 @@ def fake_estimator(engine: FakeEngine | None = None, **engine_options: Any) -> D
 
     spec = SimpleNamespace(name="fake", dtype="fp32")
     return cast("DepthEstimator", SimpleNamespace(engine=make, live_engine=make, spec=spec))
-
-
-def shared(name: str) -> Path:
-    """A file of the shared folder beside the checkout, which need not exist."""
-    return SHARED / name
 
 
 def assert_true(value: bool) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-import pytest
+from tests.support import need
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def self_signed(path: Path, *, name: str = "localhost", days: int = 1) -> Path:
     """A PEM file with a key and a certificate for ``name``; for 127.0.0.1 too where that is localhost."""
-    x509 = pytest.importorskip("cryptography.x509", reason="cryptography, which comes with aiortc, makes certificates")
+    x509 = need.module("cryptography.x509", "the extra web")
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 

@@ -7,7 +7,6 @@ import base64
 import itertools
 import json
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -24,6 +23,7 @@ from streamdepth.pipeline import Pipeline
 from streamdepth.serve.sink import WebSink
 from streamdepth.serve.site import WebSite
 from streamdepth.sources.pattern import PatternSource
+from tests.support import need
 from tests.support.stages import fake_estimator
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from streamdepth.image.estimator import DepthEstimator
 
 TOKEN = "a-token-nobody-guesses"  # noqa: S105
-CHROMIUM = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
 _FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -130,7 +129,6 @@ class Browser:
     """One page of a headless Chromium. Use as a context; every call has a deadline."""
 
     def __init__(self, width: int = 1440, height: int = 900, *, mobile: bool = False) -> None:
-        assert CHROMIUM is not None
         self._size = (width, height, mobile)
         self._home = tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
         self._loop = asyncio.new_event_loop()
@@ -144,7 +142,12 @@ class Browser:
     def __enter__(self) -> Self:
         try:
             self._process = subprocess.Popen(
-                [CHROMIUM or "", *_FLAGS, f"--user-data-dir={self._home.name}/profile", "about:blank"],
+                [
+                    need.program("chromium", "google-chrome", "chrome"),
+                    *_FLAGS,
+                    f"--user-data-dir={self._home.name}/profile",
+                    "about:blank",
+                ],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,

@@ -13,7 +13,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import av
-import pytest
 
 import streamdepth as sd
 from streamdepth import doctor
@@ -21,22 +20,17 @@ from streamdepth.cli import main
 from streamdepth.pipeline import Pipeline
 from streamdepth.sources.pattern import PatternSource
 from tests.support.cli import one_line
-from tests.support.media import read_pts, write_clip
+from tests.support.media import read_pts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import pytest
+
     from streamdepth.core.frame import Frame
 
 PYTHON = [sys.executable, "-m", "streamdepth"]
-
-
-@pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    path = tmp_path / "clip.mp4"
-    write_clip(path, frames=12, width=64, height=48)
-    return path
 
 
 class TestLists:

@@ -11,6 +11,7 @@ import pytest
 
 import streamdepth
 from streamdepth.core import errors
+from tests.support import need
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def test_the_wheel_holds_all_that_is_needed(tmp_path: Path) -> None:
-    pytest.importorskip("hatchling", reason="building a wheel needs hatchling (extra: test)")
+    need.module("hatchling", "the extra test")
     command = [
         sys.executable,
         "-m",

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -22,6 +21,7 @@ import pytest
 
 from streamdepth.image.estimator import DepthEstimator
 from streamdepth.serve.site import WebSite
+from tests.support import need
 from tests.support.media import write_clip
 from tests.support.models import write_depth_model
 from tests.support.paths import ROOT
@@ -162,8 +162,8 @@ def test_every_extra_exists(path: Path) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command(command: str, desk: Path) -> None:
-    if shutil.which(command.split()[0]) is None and not command.startswith("streamdepth "):
-        pytest.skip(f"no {command.split()[0]} here")
+    if not command.startswith("streamdepth "):
+        need.program(command.split()[0])
     with ExitStack() as stack:
         environment = {}
         if "--show" in command or "live-overlay" in command:

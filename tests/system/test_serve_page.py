@@ -19,7 +19,7 @@ from streamdepth.sources.pattern import PatternSource
 from tests.integration.test_serve_jobs import clip, drawn
 from tests.support.models import write_depth_model
 from tests.support.stages import ScriptedSource, fake_estimator
-from tests.support.web import CHROMIUM, TOKEN, Browser, Running, eventually, running
+from tests.support.web import TOKEN, Browser, Running, eventually, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from streamdepth.image.estimator import DepthEstimator
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: chromium)")
+pytestmark = pytest.mark.browser
 
 SHOWN = "!document.getElementById('transport').hidden"
 ELEMENT = "document.querySelector('#stage > video:not([hidden]), #stage > img:not([hidden])')"

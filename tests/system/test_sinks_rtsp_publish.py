@@ -17,6 +17,7 @@ from streamdepth.core.contracts import Sink
 from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.core.look import Look, LookControl
 from streamdepth.sinks.rtsp.publish import RtspPublishSink
+from tests.support import need
 from tests.support.rtsp import (
     Feeder,
     GstServer,
@@ -24,7 +25,6 @@ from tests.support.rtsp import (
     image_info,
     listener,
     make_result,
-    need_ffmpeg,
     say_garbage,
     say_nothing,
     stream_info,
@@ -189,7 +189,19 @@ def test_ffmpeg_records_it(tmp_path: Path) -> None:
         port = probe.getsockname()[1]
     target = tmp_path / "out.mkv"
     url = f"rtsp://127.0.0.1:{port}/live"
-    command = [need_ffmpeg(), "-v", "error", "-rtsp_flags", "listen", "-i", url, "-c", "copy", "-frames:v", "30"]
+    command = [
+        need.program("ffmpeg"),
+        "-v",
+        "error",
+        "-rtsp_flags",
+        "listen",
+        "-i",
+        url,
+        "-c",
+        "copy",
+        "-frames:v",
+        "30",
+    ]
     player = subprocess.Popen([*command, str(target)], text=True)
     try:
         with publishing(url) as sink, Feeder(sink):

@@ -6,7 +6,6 @@ import base64
 import contextlib
 import hashlib
 import re
-import shutil
 import subprocess
 import threading
 import time
@@ -17,12 +16,12 @@ import pytest
 
 from streamdepth.core.contracts import Sink
 from streamdepth.core.errors import SinkError, UsageError
+from tests.support import need
 from tests.support.rtsp import (
     Feeder,
     RawClient,
     image_info,
     make_result,
-    need_ffmpeg,
     stream_info,
     wait_until,
     watch,
@@ -56,7 +55,7 @@ def test_libav_plays(server: RtspServerSink, transport: str) -> None:
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 def test_ffmpeg_plays(server: RtspServerSink, transport: str) -> None:
-    command = [need_ffmpeg(), "-v", "error", "-rtsp_transport", transport, "-i", url_of(server)]
+    command = [need.program("ffmpeg"), "-v", "error", "-rtsp_transport", transport, "-i", url_of(server)]
     done = subprocess.run(
         [*command, "-frames:v", "10", "-f", "null", "-"], capture_output=True, text=True, check=False, timeout=30
     )
@@ -67,12 +66,9 @@ def test_ffmpeg_plays(server: RtspServerSink, transport: str) -> None:
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 def test_gstreamer_plays(server: RtspServerSink, transport: str) -> None:
-    program = shutil.which("gst-launch-1.0")
-    if program is None:
-        pytest.skip("gst-launch-1.0 is not installed")
     elements = f"rtspsrc location={url_of(server)} protocols={transport} latency=0 ! rtph264depay ! h264parse"
     done = subprocess.run(
-        [program, "-q", *elements.split(), "!", "fakesink", "num-buffers=10"],
+        [need.program("gst-launch-1.0"), "-q", *elements.split(), "!", "fakesink", "num-buffers=10"],
         capture_output=True,
         text=True,
         check=False,

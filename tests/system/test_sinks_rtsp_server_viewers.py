@@ -12,11 +12,11 @@ import threading
 import time
 
 from streamdepth.sinks.rtsp.delivery import Settings
+from tests.support import need
 from tests.support.rtsp import (
     Feeder,
     RawClient,
     end_process,
-    need_ffmpeg,
     wait_until,
     watch,
 )
@@ -59,7 +59,18 @@ def test_limit_on_clients() -> None:
 
 def test_killed_viewer() -> None:
     with serving() as sink, Feeder(sink) as feeder:
-        command = [need_ffmpeg(), "-v", "quiet", "-rtsp_transport", "tcp", "-i", url_of(sink), "-f", "null", "-"]
+        command = [
+            need.program("ffmpeg"),
+            "-v",
+            "quiet",
+            "-rtsp_transport",
+            "tcp",
+            "-i",
+            url_of(sink),
+            "-f",
+            "null",
+            "-",
+        ]
         player = subprocess.Popen(command, text=True)
         assert wait_until(lambda: sink.viewers == 1)
         end_process(player)
@@ -73,7 +84,18 @@ def test_frozen_viewer_skips_and_harms_nobody() -> None:
     with serving(width_px=320, height_px=180, settings=settings) as sink:
         feeder = Feeder(sink, width_px=320, height_px=180, noise=True)
         with feeder:
-            command = [need_ffmpeg(), "-v", "quiet", "-rtsp_transport", "tcp", "-i", url_of(sink), "-f", "null", "-"]
+            command = [
+                need.program("ffmpeg"),
+                "-v",
+                "quiet",
+                "-rtsp_transport",
+                "tcp",
+                "-i",
+                url_of(sink),
+                "-f",
+                "null",
+                "-",
+            ]
             player = subprocess.Popen(command, text=True)
             try:
                 assert wait_until(lambda: sink.viewers == 1)
@@ -123,7 +145,7 @@ def test_fifty_viewers() -> None:
             for n in range(6)
         ]
         command = [
-            need_ffmpeg(),
+            need.program("ffmpeg"),
             "-v",
             "error",
             "-rtsp_transport",

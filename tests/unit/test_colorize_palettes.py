@@ -22,7 +22,7 @@ from streamdepth.colorize.palettes import (
     parse_stops,
 )
 from streamdepth.core.errors import UsageError
-from tests.support.paths import SHARED
+from tests.support import need
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,7 +74,6 @@ NPM_256 = {
     "yignbu": "fb1140b3252f801e",
     "yiorrd": "03313b117aab25ac",
 }
-REFERENCE = SHARED / "reference" / "colormaps_256.json"
 
 
 @pytest.mark.parametrize("name", NPM_256)
@@ -86,9 +85,8 @@ def test_npm_palettes_are_equal_entry_for_entry(name: str) -> None:
 
 
 def test_npm_palettes_against_the_packages_own_output() -> None:
-    if not REFERENCE.exists():
-        pytest.skip("the reference file of npm colormap's output is not beside this checkout")
-    for name, entries in json.loads(REFERENCE.read_text()).items():
+    reference = need.shared("reference/colormaps_256.json")
+    for name, entries in json.loads(reference.read_text()).items():
         np.testing.assert_array_equal(palette(name)[:, :3], entries, err_msg=name)
 
 

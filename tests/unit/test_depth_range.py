@@ -22,7 +22,7 @@ from streamdepth.core.queues import Aborted, Ended
 from streamdepth.depth.cuts import CutDetector
 from streamdepth.depth.range import EmaRange, FixedRange, FrameRange, RangeMode, RangeSpec, measure
 from streamdepth.depth.shots import ShotSpool, Stamp
-from tests.support.stages import shared
+from tests.support import need
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -292,9 +292,7 @@ class TestCuts:
         assert [index for index, size in enumerate(sizes) if detector.is_cut(noise(3, size=size))] == [3, 23]
 
     def test_a_real_clip_of_one_shot_has_no_cut(self) -> None:
-        path = shared("media/rollercoaster_960x540.mp4")
-        if not path.exists():
-            pytest.skip("the shared clips are not here")
+        path = need.shared("media/rollercoaster_960x540.mp4")
         detector = CutDetector(Fraction(24))
         with av.open(str(path)) as container:
             assert not any(detector.is_cut(frame) for frame in container.decode(video=0))

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
 
 import cv2
 import numpy as np
 import pytest
 
+_TRAINING = "streamdepth.models.builtin.training"
+# These modules are not type-checked: they are not a part of the wheel.
+generate, place, raycast, scene, textures, views = (
+    cast("Any", import_module(f"{_TRAINING}.{name}"))
+    for name in ("generate", "place", "raycast", "scene", "textures", "views")
+)
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-generate: Any = pytest.importorskip("streamdepth.models.builtin.training.generate")
-place: Any = pytest.importorskip("streamdepth.models.builtin.training.place")
-raycast: Any = pytest.importorskip("streamdepth.models.builtin.training.raycast")
-scene: Any = pytest.importorskip("streamdepth.models.builtin.training.scene")
-textures: Any = pytest.importorskip("streamdepth.models.builtin.training.textures")
-views: Any = pytest.importorskip("streamdepth.models.builtin.training.views")
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,7 @@ def seen(s: Any, bank: Any, width: int, height: int, focal_px: float) -> NDArray
     return inv
 
 
+@pytest.mark.slow
 def test_a_rod_stands_where_its_ends_are_and_as_deep(bank: Any) -> None:
     s = scene.Scene(np.random.default_rng(1), bank)
     near, far, radius = np.array([-1.0, -0.5, 4.0]), np.array([1.5, 0.75, 8.0]), 0.05

@@ -10,6 +10,7 @@ import pytest
 from streamdepth.core.frame import Frame
 from streamdepth.core.queues import Aborted, Ended, Policy
 from streamdepth.pipeline.batching import Batcher, MultiSourceQueue, max_batch_wait_ns
+from tests.support.clock import ManualClock
 from tests.support.stages import TIME_BASE, flat_image
 
 IMAGES = {32: flat_image(0, 32), 64: flat_image(0, 64)}
@@ -97,16 +98,6 @@ def test_a_live_lane_never_waits_for_a_full_batch() -> None:
     assert [len(Batcher(frame_queue, 8, same_size).next()[1])] == [1]
 
 
-class HandClock:
-    """Stands still until told otherwise."""
-
-    def __init__(self) -> None:
-        self.now_ns = 0
-
-    def monotonic_ns(self) -> int:
-        return self.now_ns
-
-
 COMPANY_NS = max_batch_wait_ns([Fraction(10), Fraction(25), None])
 
 
@@ -124,7 +115,7 @@ def seen_before(frame_queue: MultiSourceQueue, batcher: Batcher, sources: int) -
 def test_live_lanes_wait_for_each_other_up_to_one_interval_of_the_fastest() -> None:
     assert COMPANY_NS == 40_000_000
     assert max_batch_wait_ns([None, None]) == max_batch_wait_ns([]) == 0
-    frame_queue, clock = MultiSourceQueue([Policy.LATEST, Policy.LATEST], 4), HandClock()
+    frame_queue, clock = MultiSourceQueue([Policy.LATEST, Policy.LATEST], 4), ManualClock(now_ns=0)
     batcher = Batcher(frame_queue, 8, same_size, max_batch_wait_ns=10**10, clock=clock)
     seen_before(frame_queue, batcher, 2)
     frame_queue.put(0, taken(1, 0))
@@ -136,7 +127,7 @@ def test_live_lanes_wait_for_each_other_up_to_one_interval_of_the_fastest() -> N
 
 
 def test_a_frame_past_its_deadline_goes_alone() -> None:
-    frame_queue, clock = MultiSourceQueue([Policy.LATEST, Policy.LATEST], 4), HandClock()
+    frame_queue, clock = MultiSourceQueue([Policy.LATEST, Policy.LATEST], 4), ManualClock(now_ns=0)
     batcher = Batcher(frame_queue, 8, same_size, max_batch_wait_ns=COMPANY_NS, clock=clock)
     seen_before(frame_queue, batcher, 2)
     frame_queue.put(0, taken(1, 0))
@@ -145,7 +136,7 @@ def test_a_frame_past_its_deadline_goes_alone() -> None:
 
 
 def test_the_deadline_is_of_the_oldest_frame_and_ends_the_wait() -> None:
-    frame_queue, clock = MultiSourceQueue([Policy.LATEST, Policy.LATEST], 4), HandClock()
+    frame_queue, clock = MultiSourceQueue([Policy.LATEST, Policy.LATEST], 4), ManualClock(now_ns=0)
     batcher = Batcher(frame_queue, 8, same_size, max_batch_wait_ns=COMPANY_NS, clock=clock)
     seen_before(frame_queue, batcher, 2)
     clock.now_ns = COMPANY_NS - 1000
@@ -154,7 +145,7 @@ def test_the_deadline_is_of_the_oldest_frame_and_ends_the_wait() -> None:
 
 
 def test_nobody_waits_for_a_second_frame_of_the_same_camera_nor_for_a_dead_one() -> None:
-    frame_queue, clock = MultiSourceQueue([Policy.LATEST, Policy.LATEST], 4), HandClock()
+    frame_queue, clock = MultiSourceQueue([Policy.LATEST, Policy.LATEST], 4), ManualClock(now_ns=0)
     alone = Batcher(frame_queue, 8, same_size, max_batch_wait_ns=10**12, clock=clock)
     frame_queue.put(0, taken(0, 0))
     assert len(alone.next()[1]) == 1  # the other has never been seen

@@ -29,19 +29,8 @@ from streamdepth.sinks.rtsp.protocol import (
     format_response,
     parse_transport,
 )
+from tests.support.clock import ManualClock
 from tests.support.rtsp import stream_info
-
-
-class FakeClock:
-    def __init__(self) -> None:
-        self.now_ns = 10_000_000_000
-
-    def monotonic_ns(self) -> int:
-        return self.now_ns
-
-    def advance(self, seconds: float) -> None:
-        self.now_ns += round(seconds * 1e9)
-
 
 _STREAM = (
     b"OPTIONS rtsp://h/x RTSP/1.0\r\nCSeq: 1\r\nX-A: b: c\r\n\r\n"
@@ -159,7 +148,7 @@ def test_digest_of_the_standard() -> None:
 
 
 def test_gatekeeper_admits_its_own_challenge_and_no_old_one() -> None:
-    clock, right = FakeClock(), Credentials('us"er'.replace('"', ""), "p:w")
+    clock, right = ManualClock(), Credentials('us"er'.replace('"', ""), "p:w")
     gate = Authenticator(right, clock)
     for challenges in (gate.challenges(), gate.challenges()[1:]):
         proof = answer_challenge(challenges, right, "PLAY", "rtsp://h/x")
@@ -178,7 +167,7 @@ def test_gatekeeper_admits_its_own_challenge_and_no_old_one() -> None:
 
 @given(st.text(max_size=200))
 def test_gatekeeper_survives_anything(header: str) -> None:
-    gate = Authenticator(Credentials("u", "p"), FakeClock())
+    gate = Authenticator(Credentials("u", "p"), ManualClock())
     for text in (header, f"Basic {header}", f'Digest nonce="{header}", response="x"', f"Digest {header}"):
         assert not gate.admits(text, "PLAY")
         assert not gate.is_stale(text)
@@ -191,7 +180,7 @@ def plain_image(width_px: int = 64, height_px: int = 48, value: int = 100) -> av
 
 
 def test_pace_gives_the_newest_and_repeats_on_time() -> None:
-    clock = FakeClock()
+    clock = ManualClock()
     pace = Pace(Fraction(10), clock)
     assert pace.take(0) is None
     first, second = plain_image(), plain_image()
@@ -213,7 +202,7 @@ def test_pace_gives_the_newest_and_repeats_on_time() -> None:
 
 
 def test_pace_keeps_a_distance_and_can_be_hurried() -> None:
-    clock = FakeClock()
+    clock = ManualClock()
     pace = Pace(Fraction(10), clock)
     pace.submit(plain_image())
     assert pace.take(0)

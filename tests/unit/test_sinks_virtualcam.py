@@ -12,6 +12,7 @@ import pytest
 from streamdepth.core.errors import MissingDependencyError, SinkError
 from streamdepth.core.frame import ColorTags
 from streamdepth.sinks.virtualcam import VirtualCameraSink
+from tests.support import need
 from tests.support.sinks import control, image_info, paint, result, run_sink, stream_info
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Device:
 @pytest.fixture
 def package(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The real one, with no device but ours."""
-    found: Any = pytest.importorskip("pyvirtualcam", reason="pyvirtualcam (extra virtualcam) is not installed")
+    found: Any = need.module("pyvirtualcam", "the extra virtualcam")
     monkeypatch.setattr(found.camera, "BACKENDS", {"test": Device})
     Device.made.clear()
     return found
@@ -143,7 +144,7 @@ def test_pyvirtualcam_finds_no_such_device() -> None:
 
 
 def test_pyvirtualcam_without_a_loopback_device() -> None:
-    package: Any = pytest.importorskip("pyvirtualcam", reason="pyvirtualcam (extra virtualcam) is not installed")
+    package: Any = need.module("pyvirtualcam", "the extra virtualcam")
     try:
         package.Camera(width=64, height=48, fps=25).close()
     except RuntimeError:

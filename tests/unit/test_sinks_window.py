@@ -17,7 +17,8 @@ from streamdepth.core.look import Look, LookControl, Upsampling, View
 from streamdepth.sinks.window.backend import Cv2Backend, check_display
 from streamdepth.sinks.window.controls import HELP, change_look, draw_lines
 from streamdepth.sinks.window.sink import WindowSink, to_bgr
-from tests.support.screen import FakeWindow, ManualClock
+from tests.support.clock import ManualClock
+from tests.support.screen import FakeWindow
 from tests.support.sinks import control, image_info, paint, result, stream_info
 
 if TYPE_CHECKING:

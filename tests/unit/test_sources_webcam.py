@@ -15,6 +15,7 @@ from streamdepth.core.contracts import Source
 from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
 from streamdepth.sources.cameras import Camera, CameraMode, find_camera, list_cameras
 from streamdepth.sources.webcam import WebcamSource
+from tests.support.clock import ManualClock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,15 +57,6 @@ class FakeCapture:
         self.released.set()
 
 
-class StepClock:
-    def __init__(self) -> None:
-        self.now_ns = 0
-
-    def monotonic_ns(self) -> int:
-        self.now_ns += 40_000_000
-        return self.now_ns
-
-
 def test_negotiated_mode_is_reported() -> None:
     capture = FakeCapture()
     source = WebcamSource(0, width=1280, height=720, rate=60, open_capture=lambda _: capture)
@@ -85,7 +77,7 @@ def test_negotiated_mode_is_reported() -> None:
 def test_frames_share_memory_and_rise() -> None:
     capture = FakeCapture(stepped=True)
     assert capture.permit is not None
-    source = WebcamSource("0", open_capture=lambda _: capture, clock=StepClock())
+    source = WebcamSource("0", open_capture=lambda _: capture, clock=ManualClock(step_seconds=0.04, now_ns=0))
     source.open()
     frames = source.frames()
     given = [next(frames)]
