@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+pytestmark = pytest.mark.slow  # the renderer's kernels take about 20 seconds to compile
+
+
 @pytest.fixture(scope="module")
 def bank() -> Any:
     return textures.make_bank(7, None)
@@ -38,7 +41,6 @@ def seen(s: Any, bank: Any, width: int, height: int, focal_px: float) -> NDArray
     return inv
 
 
-@pytest.mark.slow
 def test_a_rod_stands_where_its_ends_are_and_as_deep(bank: Any) -> None:
     s = scene.Scene(np.random.default_rng(1), bank)
     near, far, radius = np.array([-1.0, -0.5, 4.0]), np.array([1.5, 0.75, 8.0]), 0.05
