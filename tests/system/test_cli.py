@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import av
+import pytest
 
 import streamdepth as sd
 from streamdepth import doctor
@@ -25,8 +26,6 @@ from tests.support.media import read_pts
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    import pytest
 
     from streamdepth.core.frame import Frame
 
