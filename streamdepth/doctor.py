@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamdepth.core.errors import StreamDepthError
-from streamdepth.core.threads import cores
+from streamdepth.core.host import cores
 from streamdepth.version import __version__
 
 _PACKAGES = ("av", "numba", "numpy", "onnx", "opencv-python", "huggingface_hub", "scenedetect", "cmap", "pillow")
@@ -179,7 +179,7 @@ def _cameras() -> list[Finding]:
 
 
 def _cache() -> Finding:
-    from streamdepth.inference.nvidia import cache_root
+    from streamdepth.core.host import cache_root
 
     folder = cache_root()
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())

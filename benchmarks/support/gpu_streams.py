@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import av
 
 from streamdepth.core.errors import StreamDepthError
+from streamdepth.core.host import cores
 from streamdepth.core.look import Look, View
-from streamdepth.core.threads import cores
 from streamdepth.image.estimator import DepthEstimator
 from streamdepth.pipeline import Pipeline, RunStats
 from streamdepth.sinks.select import sink_for

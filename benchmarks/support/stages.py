@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamdepth.bench.measure import measure_stages, measure_whole, read_clip
+from streamdepth.core.host import cores
 from streamdepth.core.look import Look, View
-from streamdepth.core.threads import cores
 from streamdepth.sources.select import source_for
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from streamdepth.bench.measure import (
 )
 from streamdepth.bench.report import BenchReport, ModelRun, StageCost, WholeRun
 from streamdepth.core.errors import StreamDepthError, UsageError
-from streamdepth.core.threads import cores
+from streamdepth.core.host import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

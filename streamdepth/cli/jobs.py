@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamdepth.core.errors import UsageError
+from streamdepth.core.host import cores
 from streamdepth.core.look import LookControl
 from streamdepth.core.queues import Policy
-from streamdepth.core.threads import cores, plan_threads
+from streamdepth.core.threads import plan_threads
 
 if TYPE_CHECKING:
     from streamdepth.config import RunConfig

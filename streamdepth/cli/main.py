@@ -45,6 +45,7 @@ def _invoke(arguments: list[str]) -> int:
     if debug:
         arguments.remove(_DEBUG)
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # OpenCV prints warnings beside our one line
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime: nothing is sent, no warning without a home
     from streamdepth.cli.app import make_app
 
     try:

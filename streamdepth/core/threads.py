@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import os
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from streamdepth.core.errors import UsageError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-_MEMBERSHIP, _MOUNT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 _MOST_DECODING = 4
 """One core decodes 200 to 400 frames of 1080p H.264 per second; more threads only add decoder delay."""
 _MOST_ENCODING = 12
@@ -40,52 +32,6 @@ class ThreadPlan:
     decoder: int
     encoder: int
     kernels: int
-
-
-def cores(membership: Path = _MEMBERSHIP, mount: Path = _MOUNT) -> int:
-    """Number of cores this process may use: its CPU affinity, limited by the CPU quota of its control groups.
-
-    A quota of 1.5 cores (``docker run --cpus=1.5``) counts as 2.
-
-    Args:
-        membership: control groups of the process, in the format of ``/proc/self/cgroup``.
-        mount: where control groups are mounted.
-    """
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min([available, *_quotas(membership, mount)])))
-
-
-def _quotas(membership: Path, mount: Path) -> Iterator[float]:
-    """Quotas in cores of the process's control groups and their parents, version 1 and 2."""
-    try:
-        lines = membership.read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        lines = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        # A container has its own root: the path is then that of the host, and the limits are at the root.
-        names = [path.strip("/"), *(str(parent) for parent in PurePosixPath(path.strip("/")).parents)]
-        if not controllers:
-            yield from (_quota_v2(base / name) for base in (mount, mount / "unified") for name in names)
-        elif "cpu" in controllers.split(","):
-            yield from (_quota_v1(base / name) for base in (mount / controllers, mount / "cpu") for name in names)
-
-
-def _quota_v2(group: Path) -> float:
-    quota, _, period = _text(group / "cpu.max").partition(" ")
-    return int(quota) / int(period) if quota.isdecimal() else math.inf
-
-
-def _quota_v1(group: Path) -> float:
-    quota, period = _text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us")
-    return int(quota) / int(period) if quota.isdecimal() and period.isdecimal() else math.inf  # -1: no limit
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
 
 
 def plan_threads(cores: int, *, decoders: int = 1, encoders: int = 1) -> ThreadPlan:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 import numpy as np
 
 from streamdepth.core.errors import DataFormatError, InferenceError, UsageError
+from streamdepth.core.host import cores
 from streamdepth.core.look import Look, parse_alpha
-from streamdepth.core.threads import cores
 from streamdepth.image.ahead import in_order
 from streamdepth.image.inputs import MAX_PIXELS, Still, read
 from streamdepth.image.tensors import rows_of

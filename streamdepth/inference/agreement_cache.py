@@ -11,8 +11,8 @@ import importlib.metadata
 import json
 from typing import TYPE_CHECKING
 
+from streamdepth.core.host import cache_root
 from streamdepth.inference.agreement import FAILS
-from streamdepth.inference.nvidia import cache_root
 from streamdepth.version import __version__
 
 if TYPE_CHECKING:

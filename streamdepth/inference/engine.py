@@ -14,7 +14,8 @@ import numpy as np
 from streamdepth.core import limits
 from streamdepth.core.errors import InferenceError, ModelError, UsageError
 from streamdepth.core.frame import DepthMap, Sense
-from streamdepth.core.threads import cores, plan_threads
+from streamdepth.core.host import cores
+from streamdepth.core.threads import plan_threads
 from streamdepth.inference import feeds, fused, postprocess, sanity_check, session_errors
 from streamdepth.inference.buffers import BufferPool
 from streamdepth.inference.device import GRAPH_ID, NO_GRAPH, DeviceBinding, DeviceRing

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from streamdepth.core.errors import ModelError
-from streamdepth.inference.nvidia import cache_root
+from streamdepth.core.host import cache_root
 
 
 def graphs_folder() -> Path:

@@ -8,17 +8,17 @@ import importlib.metadata
 import importlib.util
 import io
 import json
-import os
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from streamdepth.core.host import cache_root
 from streamdepth.inference.geometry import plan
 from streamdepth.inference.pattern import HEIGHT_PX, WIDTH_PX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from streamdepth.inference.assignment import Assignment
     from streamdepth.models.spec import ModelSpec
@@ -160,18 +160,6 @@ def tensorrt_version() -> str:
 def engine_folder(key: EngineKey, root: Path | None = None) -> Path:
     """Where the engines of ``key`` are kept. Not created."""
     return (root or cache_root()) / "tensorrt" / key.digest
-
-
-def cache_root() -> Path:
-    """The user's cache folder for streamdepth: ``STREAMDEPTH_CACHE``, or the system's usual place."""
-    own = os.environ.get("STREAMDEPTH_CACHE")
-    if own:
-        return Path(own)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", str(Path.home() / "AppData" / "Local"))) / "streamdepth"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "streamdepth"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streamdepth"
 
 
 def tensorrt_options(key: EngineKey, folder: Path, *, device: int = 0, graph: bool = False) -> dict[str, str]:

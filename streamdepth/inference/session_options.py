@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from streamdepth.core.threads import cores, plan_threads
+from streamdepth.core.host import cores
+from streamdepth.core.threads import plan_threads
 
 
 def made(threads: int | None) -> Any:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.errors import ModelError, ProviderError, StreamDepthError
-from streamdepth.core.threads import cores, plan_threads
+from streamdepth.core.host import cache_root, cores
+from streamdepth.core.threads import plan_threads
 from streamdepth.inference import (
     agreement_cache,
     assignment,
@@ -190,7 +191,7 @@ def _open(
 def _own_session(spec: ModelSpec, provider: Provider, threads: int | None) -> openvino_runtime.RuntimeSession:
     planned = plan_threads(cores()).session
     each = threads or planned
-    cache = nvidia.cache_root() / provider.name
+    cache = cache_root() / provider.name
     try:
         return openvino_runtime.RuntimeSession(spec.path, threads=each, streams=max(1, planned // each), cache=cache)
     except Exception as exc:  # its classes are those of the C++ library, one for nearly everything

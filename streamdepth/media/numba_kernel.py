@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from numba import njit
+from numba import config, njit
+
+from streamdepth.core.host import cache_root, has_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +21,9 @@ def kernel(function: Callable[..., Any], *, fastmath: bool = False, inline: bool
     ``inline`` inlines the function into its callers. An array takes seven machine arguments, so a call per row costs
     0.3 us of the 1 us for a row of 640.
     """
+    settings: Any = config  # its attributes are made at run time
+    if not has_home() and not settings.CACHE_DIR:  # numba would create a folder named "~" in the current one
+        settings.CACHE_DIR = str(cache_root() / "numba")
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath, "forceinline": inline}
     try:
         return cast("Callable[..., Any]", njit(cache=True, **options)(function))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError
+from streamdepth.core.host import cache_root
 from streamdepth.models.hub_errors import hub_error, is_unreachable
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ class HubAccess:
             return self.cache_dir.expanduser()
         from huggingface_hub import constants
 
-        return Path(constants.HF_HUB_CACHE)
+        usual = Path(constants.HF_HUB_CACHE)
+        return cache_root() / "hub" if usual.parts[0] == "~" else usual  # a user without a home
 
     @property
     def is_offline(self) -> bool:

@@ -12,8 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from streamdepth.core.errors import InferenceError, ModelError, ModelNotFoundError, ProviderError
+from streamdepth.core.host import cache_root
 from streamdepth.image.estimator import DepthEstimator
-from streamdepth.inference import agreement, half, nvidia, precision, providers, sessions
+from streamdepth.inference import agreement, half, precision, providers, sessions
 from streamdepth.inference.sessions import open_session
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing
@@ -176,7 +177,7 @@ def test_a_verdict_is_remembered_but_not_a_failure_to_run(good: ModelSpec) -> No
         raise AssertionError("asked again")
 
     assert precision.for_cuda(good, open_half=unused, fp32=never)[0].dtype == "fp16"
-    [file] = (nvidia.cache_root() / "agreement").iterdir()
+    [file] = (cache_root() / "agreement").iterdir()
     assert json.loads(file.read_text()) == {"wrong": ""}
     file.write_text("damaged")
     assert precision.for_cuda(good, open_half=on_cpu, fp32=never)[0].dtype == "fp16"
@@ -267,7 +268,7 @@ def test_auto_that_cannot_use_cuda_is_not_judged_on_the_cpu(good: ModelSpec, mon
         engine = estimator.engine()
         assert (engine.provider, engine.spec.dtype) == ("cpu", "fp32")
         engine.close()
-    assert not (nvidia.cache_root() / "agreement").exists()
+    assert not (cache_root() / "agreement").exists()
 
 
 def test_an_engine_whose_graph_cannot_be_recorded_runs_without_one(

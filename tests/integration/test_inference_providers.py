@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from streamdepth.core.errors import ProviderError, UsageError
-from streamdepth.core.threads import ThreadPlan, cores, plan_threads
+from streamdepth.core.host import cores
+from streamdepth.core.threads import ThreadPlan, plan_threads
 from streamdepth.inference import agreement, assignment, openvino_runtime, plugins, providers, sessions
 from streamdepth.models.resolve import resolve
 

@@ -13,6 +13,7 @@ import pytest
 
 from streamdepth.cli import main
 from streamdepth.core.errors import ProviderError, UsageError
+from streamdepth.core.host import cache_root
 from streamdepth.inference import assignment, fused, nvidia, providers, session_options, sessions
 from streamdepth.inference.build import build
 from streamdepth.models.resolve import resolve
@@ -100,7 +101,7 @@ def test_an_engine_is_built_once_there_is_one(tmp_path: Path) -> None:
 
 def test_the_cache_is_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path))
-    assert nvidia.cache_root() == tmp_path
+    assert cache_root() == tmp_path
 
 
 def test_a_cuda_graph_is_refused_with_the_reason(spec: ModelSpec, dynamic: ModelSpec) -> None:

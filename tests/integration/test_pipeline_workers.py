@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from streamdepth.core.errors import InferenceError, StreamDepthError
+from streamdepth.core.host import cores
 from streamdepth.core.queues import Aborted, BoundedQueue
-from streamdepth.core.threads import cores
 from streamdepth.inference.engine import Engine
 from streamdepth.models.resolve import resolve
 from streamdepth.pipeline import Pipeline

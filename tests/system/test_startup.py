@@ -15,8 +15,9 @@ import pytest
 
 from streamdepth.cli import main, process
 from streamdepth.core.errors import MissingDependencyError
+from streamdepth.core.host import cache_root
 from streamdepth.depth import cuts
-from streamdepth.inference import agreement, agreement_cache, nvidia, openvino_runtime, plugins, providers, sessions
+from streamdepth.inference import agreement, agreement_cache, openvino_runtime, plugins, providers, sessions
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.geometry import plan
 from streamdepth.inference.model import DepthModel
@@ -233,7 +234,7 @@ class TestVerdicts:
     @pytest.mark.parametrize("content", ["", "damaged", "null", "[]", "{}", "\x00"])
     def test_a_damaged_file_is_asked_again_and_mended(self, content: str, spec: ModelSpec, opened: list[str]) -> None:
         sessions.open_session(spec)
-        [file] = (nvidia.cache_root() / "agreement").iterdir()
+        [file] = (cache_root() / "agreement").iterdir()
         file.write_text(content)
         for _ in range(2):
             assert sessions.open_session(spec).provider == "openvino"

@@ -1,0 +1,126 @@
+"""Cores of a process: affinity, and the quotas of its control groups."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from streamdepth.core.host import cache_root, cores
+from streamdepth.core.threads import plan_threads
+from tests.support.paths import ROOT
+
+_PROCESS = "10:memory:/docker/0c4f\n4:cpu,cpuacct:/docker/0c4f\n0::/docker/0c4f\n"
+
+
+@pytest.fixture(autouse=True)
+def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+
+
+def _write(files: dict[str, str], root: Path) -> tuple[Path, Path]:
+    """Control groups below ``root`` as files, and the process's membership."""
+    for name, content in files.items():
+        path = root / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    membership = root / "membership"
+    membership.write_text(_PROCESS)
+    return membership, root / "cgroup"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 64),
+        ({"cpu.max": "max 100000\n"}, 64),
+        ({"cpu.max": "150000 100000\n"}, 2),  # --cpus=1.5, with the container's own root
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"docker/0c4f/cpu.max": "400000 100000\n"}, 4),  # with the host's root
+        ({"docker/cpu.max": "300000 100000\n", "docker/0c4f/cpu.max": "max 100000\n"}, 3),  # of the parent
+        ({"unified/docker/0c4f/cpu.max": "200000 50000\n"}, 4),  # version 2 beside version 1
+        ({"cpu/docker/0c4f/cpu.cfs_quota_us": "-1\n", "cpu/docker/0c4f/cpu.cfs_period_us": "100000\n"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "150000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+        ({"cpu,cpuacct/docker/0c4f/cpu.cfs_quota_us": "25\n", "cpu,cpuacct/docker/0c4f/cpu.cfs_period_us": "10\n"}, 3),
+        ({"memory/docker/0c4f/cpu.max": "100000 100000\n"}, 64),  # not a place for it
+        ({"cpu.max": "9900000 100000\n"}, 64),  # more than there are
+    ],
+)  # fmt: skip
+def test_quotas_limit_the_cores(files: dict[str, str], expected: int, tmp_path: Path) -> None:
+    assert cores(*_write(files, tmp_path)) == expected
+
+
+def test_a_system_without_control_groups_has_its_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cores(tmp_path / "none", tmp_path) == 64
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert cores(tmp_path / "none", tmp_path) == 6
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert cores(tmp_path / "none", tmp_path) == 1
+
+
+def test_threads_are_planned_for_the_quota(tmp_path: Path) -> None:
+    planned = plan_threads(cores(*_write({"cpu.max": "150000 100000"}, tmp_path)))
+    assert (planned.session, planned.decoder, planned.encoder, planned.kernels) == (2, 3, 3, 1)
+
+
+class TestCacheFolder:
+    @pytest.fixture(autouse=True)
+    def nobody(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A user with a uid that has no entry, and without HOME."""
+        for name in ("HOME", "XDG_CACHE_HOME", "STREAMDEPTH_CACHE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(os, "getuid", lambda: 54321)
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def test_a_user_without_a_home_gets_one_below_the_temporary_folder(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        created = tmp_path / "streamdepth-54321"
+        monkeypatch.setattr(os, "getuid", lambda: 54321 if not created.exists() else created.stat().st_uid)
+        assert cache_root() == created
+        assert created.stat().st_mode & 0o777 == 0o700
+
+    def test_a_folder_of_another_user_is_not_used(self, tmp_path: Path) -> None:
+        (tmp_path / "streamdepth-54321").mkdir()
+        found = cache_root()
+        assert found.parent == tmp_path
+        assert found.name != "streamdepth-54321"
+
+    def test_a_user_with_a_home_has_it_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert cache_root().is_relative_to(tmp_path)
+        monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path / "own"))
+        assert cache_root() == tmp_path / "own"
+
+
+def test_a_run_by_a_user_without_a_home_leaves_nothing_in_the_folder() -> None:
+    """A container's uid without an entry: only the output and the caches below the temporary folder are written."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None or os.getuid() != 0:
+        pytest.skip("changing the uid needs root and setpriv")
+    command = [setpriv, "--reuid", "54321", "--regid", "54321", "--clear-groups", sys.executable]
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        work, temporary = Path(folder) / "work", Path(folder) / "tmp"
+        for path in (Path(folder), work, temporary):
+            path.mkdir(exist_ok=True)
+            path.chmod(0o777)
+        environ = {"PATH": os.environ["PATH"], "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
+        if subprocess.run([*command, "-c", "import streamdepth, av"], cwd=work, env=environ).returncode:
+            pytest.skip("another user cannot reach the interpreter or the package")
+        done = subprocess.run(
+            [*command, "-m", "streamdepth", "run", "test:", "-o", "out.mkv", "--max-frames", "3"],
+            cwd=work,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert [path.name for path in work.iterdir()] == ["out.mkv"]
+        assert [path.name for path in temporary.iterdir()] == ["streamdepth-54321"]
