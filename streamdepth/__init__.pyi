@@ -83,6 +83,7 @@ from streamdepth.geometry.intrinsics import Intrinsics as Intrinsics
 from streamdepth.geometry.readers import read_intrinsics as read_intrinsics
 from streamdepth.image.estimator import DepthEstimator as DepthEstimator
 from streamdepth.image.estimator import Estimate as Estimate
+from streamdepth.inference.model import DepthModel as DepthModel
 from streamdepth.models.spec import ModelSpec as ModelSpec
 from streamdepth.models.spec import Preprocessing as Preprocessing
 from streamdepth.pipeline import Pipeline as Pipeline

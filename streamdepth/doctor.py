@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamdepth.core.errors import StreamDepthError
-from streamdepth.core.host import cores
+from streamdepth.core.host import cache_root, cores
 from streamdepth.version import __version__
 
 _PACKAGES = ("av", "numba", "numpy", "onnx", "opencv-python", "huggingface_hub", "scenedetect", "cmap", "pillow")
@@ -179,15 +179,13 @@ def _cameras() -> list[Finding]:
 
 
 def _cache() -> Finding:
-    from streamdepth.core.host import cache_root
+    from streamdepth.inference.cache import HINT
 
     folder = cache_root()
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if os.access(there, os.W_OK):
         return Finding("cache", f"{folder}")
-    return Finding(
-        "cache", f"{folder} cannot be written", there=False, hint="point STREAMDEPTH_CACHE to a folder that can be"
-    )
+    return Finding("cache", f"{folder} cannot be written", there=False, hint=HINT)
 
 
 def _model() -> Finding:

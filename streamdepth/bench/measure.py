@@ -173,10 +173,11 @@ def measure_model(
 
 
 def correlation(depth: NDArray[np.float32], reference: NDArray[np.float32]) -> float | None:
-    """Pearson correlation; None if shapes differ or a map is constant."""
-    if depth.shape != reference.shape or not (np.ptp(depth) > 0 and np.ptp(reference) > 0):
-        return None
-    return round(float(np.corrcoef(depth.ravel(), reference.ravel())[0, 1]), 6)
+    """Pearson's correlation, None if shapes differ or either is flat."""
+    from streamdepth.inference.agreement import difference
+
+    found = difference(depth, reference).correlation if depth.shape == reference.shape else None
+    return None if found is None else round(found, 6)
 
 
 def measure_stages(

@@ -144,8 +144,8 @@ def build(config: BuildConfig) -> None:
     """Build TensorRT engines and graphs in advance, which take minutes in the first run on a GPU."""
     from streamdepth.cli.terminal import bytes_bar, say
     from streamdepth.core.clock import SystemClock
+    from streamdepth.inference.build import BuildRequest, build_first
     from streamdepth.inference.build import build as make
-    from streamdepth.inference.build_process import BuildRequest, build_first
     from streamdepth.inference.model import DepthModel
 
     images = tuple(_size(text) for text in config.image_size)

@@ -14,7 +14,8 @@ from streamdepth.core import limits
 from streamdepth.core.frame import Sense
 from streamdepth.core.look import Look, View, parse_alpha
 from streamdepth.media.hwaccel import HwAccel
-from streamdepth.models import dtypes
+from streamdepth.models.layout import SUFFIXES
+from streamdepth.models.providers import AUTO
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,7 +70,7 @@ def _tls_ca(value: str) -> str:
 
 
 Alpha = Annotated[tuple[float, float] | None, BeforeValidator(parse_alpha)]
-DTYPES = (dtypes.AUTO, *dtypes.SUFFIXES)
+DTYPES = (AUTO, *SUFFIXES)
 
 
 class Settings(Options):

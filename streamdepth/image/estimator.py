@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import base64
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
-from typing import TYPE_CHECKING, Any, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 import numpy as np
 
 from streamdepth.core.errors import DataFormatError, InferenceError, UsageError
+from streamdepth.core.frame import DepthRange
 from streamdepth.core.host import cores
 from streamdepth.core.look import Look, parse_alpha
-from streamdepth.image.ahead import in_order
-from streamdepth.image.inputs import MAX_PIXELS, Still, read
+from streamdepth.image.inputs import MAX_PIXELS, InputImage, read
 from streamdepth.image.tensors import rows_of
 from streamdepth.inference.model import DepthModel
+from streamdepth.media.png import encode_png
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Executor
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -29,12 +32,58 @@ if TYPE_CHECKING:
     from streamdepth.core.look import Style
     from streamdepth.image.inputs import ImageLike
     from streamdepth.inference.engine import Engine, RawDepth
-    from streamdepth.inference.model import ModelOptions
-    from streamdepth.inference.runner import Runner
+    from streamdepth.inference.model import ModelOptions, Runner
     from streamdepth.models.spec import ModelSpec
 
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_order(pool: Executor, work: Callable[[T], R], values: Iterable[T], *, ahead: int) -> Iterator[R]:
+    """``map(work, values)`` on a pool, at most ``ahead`` results before the one that is consumed.
+
+    ``values`` is advanced on the thread that consumes results. An error of ``values`` or of ``work`` is raised after
+    the results of all values before.
+    """
+    waiting: deque[Future[R]] = deque()
+    for future in _submitted(pool, work, values):
+        waiting.append(future)
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _submitted(pool: Executor, work: Callable[[T], R], values: Iterable[T]) -> Iterator[Future[R]]:
+    """The work on each value; an error of ``values`` takes the place of the missing value."""
+    try:
+        for value in values:
+            yield pool.submit(work, value)
+    except Exception as error:  # raised again where the result is consumed
+        failed: Future[R] = Future()
+        failed.set_exception(error)
+        yield failed
+
+
+def _png(values: NDArray[np.float32], sense: Sense, look: Look) -> bytes:
+    """Paint float32 [H, W] depth over the range of its finite values, as ``transformers``' pipeline does.
+
+    Returns:
+        PNG: RGBA; one channel for the ``grayscale`` styles (grey with alpha if not opaque everywhere).
+    """
+    from streamdepth.colorize.palettes import is_grayscale
+    from streamdepth.colorize.still import paint
+
+    finite = values[np.isfinite(values)]
+    span = DepthRange(float(finite.min()), float(finite.max())) if finite.size else DepthRange(0.0, 0.0)
+    pixels = paint(np.ascontiguousarray(values), sense, span, look)
+    if pixels.ndim == 3 and is_grayscale(look.style):
+        pixels = np.ascontiguousarray(pixels[..., (0, 3)])
+    return encode_png(pixels)
+
+
 _IMAGES_AT_ONCE = 4
-"""Threads that read and paint beside the model. Each may hold 0.2 GB where images have 12 megapixels."""
+"""Threads that read and paint beside the model. Each may hold 0.2 GB for an image of 12 megapixels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,10 +92,10 @@ class Estimate:
 
     Attributes:
         data: float32 [H, W] at the image's size, in the model's own sense.
-        image: PNG of it, None where no style was asked for.
-        width, height: of the image, in pixels.
-        sense: what ``data`` means.
-        notes: one line each about what was left out, converted or assumed.
+        image: PNG, None without a style.
+        width, height: size of the image in pixels.
+        sense: meaning of ``data``.
+        notes: one line for each thing left out, converted or assumed.
     """
 
     data: NDArray[np.float32]
@@ -57,9 +106,9 @@ class Estimate:
     notes: tuple[str, ...] = ()
 
     def to_node(self) -> dict[str, Any]:
-        """``{data, image, width, height}`` as JSON can hold it.
+        """``{data, image, width, height}`` as values of JSON.
 
-        ``data`` is the list of all values, row after row, with None where a value is not finite; ``image`` is a
+        ``data`` is the list of all values in row-major order, None for values that are not finite; ``image`` is a
         ``data:image/png;base64,`` URL or None.
         """
         finite = np.isfinite(self.data)
@@ -72,9 +121,9 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """One image, or one row of a prepared tensor, on its way through."""
+    """One image, or one row of a prepared tensor."""
 
-    still: Still | None
+    image: InputImage | None
     row: NDArray[Any] | None
     net_size: tuple[int, int]
     notes: tuple[str, ...] = ()
@@ -177,15 +226,15 @@ class DepthEstimator:
         """Depth of one image or of a list of them.
 
         Args:
-            inputs: see :func:`streamdepth.image.inputs.read`; a list or tuple of such, of any sizes, is worked on as
-                :meth:`each` does.
-            style: palette for ``image``; None = no image. Near takes the palette's high end.
+            inputs: see :func:`streamdepth.image.inputs.read`; a list or tuple of such, of any sizes, is processed
+                as by :meth:`each`.
+            style: palette for ``image``; None = no image. Near has the palette's high end.
             alpha: opacity of ``image``, one number or (nearest, farthest), 0..1.
-            reverse: far takes the high end instead.
+            reverse: far has the high end instead.
         Returns:
-            An Estimate; for a list, a list in its order. A tensor of several images counts as that many.
+            An Estimate; for a list, a list in its order. A tensor of several images gives one for each.
         Raises:
-            UsageError, DataFormatError, SourceError: an input that cannot be used; nothing is returned then.
+            UsageError, DataFormatError, SourceError: an input that cannot be used; no result is returned.
             ModelError, ProviderError, InferenceError: the model cannot run.
         """
         look = self._look(style, alpha, reverse)
@@ -204,24 +253,24 @@ class DepthEstimator:
         alpha: float | str | Sequence[float] | None = 1.0,
         reverse: bool = False,
     ) -> Generator[Estimate]:
-        """Depth of images, one after the other in their order, with a few of them in memory at a time.
+        """Depth of images in order, with a few of them in memory at a time.
 
-        While the model runs, the next images are read and the last ones painted on threads of their own. With the
-        built-in model on two idle cores, 1280x720 JPEG to PNG takes 39 ms an image, and 72 ms with a call each; to
-        depth alone 13 and 18 ms. The model's 7 ms are the smaller part, so that batches of it would gain little.
+        While the model runs, other threads read the next images and paint the last ones. With the built-in model on
+        two idle cores, 1280x720 JPEG to PNG takes 39 ms per image, and 72 ms with a call for each; depth alone 13 and
+        18 ms. The model takes 7 ms of these, so batches would gain little.
 
         Args:
-            inputs: see :func:`streamdepth.image.inputs.read`; taken as results are. A tensor of several images
-                counts as that many.
+            inputs: see :func:`streamdepth.image.inputs.read`; consumed as results are. A tensor of several images
+                gives one result for each.
             style, alpha, reverse: as for a call.
         Raises:
-            UsageError: at once, a look that cannot be.
-            StreamDepthError: as for a call, in place of the image that cannot be used and after those before it.
+            UsageError: at once, an invalid style or alpha.
+            StreamDepthError: as for a call, in place of the image that cannot be used, after those before it.
         """
         return self._each(inputs, self._look(style, alpha, reverse))
 
     def close(self) -> None:
-        """Give the model back. Idempotent; engines handed out are not touched."""
+        """Close the estimator's engine. Idempotent; engines of other callers stay open."""
         with self._lock:
             self._closed = True
             if self._engine is not None:
@@ -233,7 +282,7 @@ class DepthEstimator:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # Inside -------------------------------------------------------------------------------------------------------
+    # Internal -------------------------------------------------------------------------------------------------------
 
     @staticmethod
     def _look(style: Style | None, alpha: float | str | Sequence[float] | None, reverse: bool) -> Look | None:
@@ -264,7 +313,7 @@ class DepthEstimator:
             pool.shutdown(cancel_futures=True)
 
     def _runs(self, items: Iterable[_Item], engine: Engine) -> Iterator[tuple[_Item, RawDepth]]:
-        """The network's answer to each; neighbours of one network size share a run, where the graph takes several."""
+        """The network's output for each; neighbours of one network size share a run if the graph has a batch."""
         for size, alike in groupby(items, key=lambda item: item.net_size):
             while batch := list(islice(alike, engine.batch)):
                 with self._lock:
@@ -272,8 +321,8 @@ class DepthEstimator:
                     for row, item in enumerate(batch):
                         if item.row is not None:
                             slot.write_tensor(row, item.row)
-                        elif item.still is not None:
-                            self._write(slot, row, item.still)
+                        elif item.image is not None:
+                            self._write(slot, row, item.image)
                     try:
                         answers = engine.run_raw(slot, len(batch))
                     except InferenceError as exc:
@@ -288,19 +337,19 @@ class DepthEstimator:
 
     def _items(self, value: Any, engine: Engine) -> list[_Item]:
         got = read(value, max_pixels=self._max_pixels)
-        if isinstance(got, Still):
+        if isinstance(got, InputImage):
             height, width = got.rgb.shape[:2]
             return [_Item(got, None, engine.network_size(width, height), got.notes)]
         return [_Item(None, row, (row.shape[2], row.shape[1])) for row in rows_of(got, self.spec)]
 
     @staticmethod
-    def _write(slot: Any, row: int, still: Still) -> None:
+    def _write(slot: Any, row: int, image: InputImage) -> None:
         if slot.exact:
-            slot.write_rgb(row, still.rgb)
+            slot.write_rgb(row, image.rgb)
             return
         from streamdepth.inference.preprocess import image_of
 
-        slot.write(row, image_of(still.rgb))
+        slot.write(row, image_of(image.rgb))
 
     def _estimate(self, item: _Item, raw: RawDepth, engine: Engine, look: Look | None) -> Estimate:
         from streamdepth.inference import postprocess
@@ -317,8 +366,6 @@ class DepthEstimator:
             )
         image = None
         if look is not None:
-            from streamdepth.image.painting import png
-
-            image = png(data, self.spec.sense, look)
+            image = _png(data, self.spec.sense, look)
         notes = (*item.notes, *((engine.note,) if engine.note else ()))
         return Estimate(data, image, width, height, self.spec.sense, notes)

@@ -1,4 +1,4 @@
-"""Whatever holds one image -> uint8 RGB, or a tensor that is to be used as it is."""
+"""Inputs of the image API: every form that holds one image -> uint8 RGB, or a prepared tensor."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
     ImageLike = str | Path | bytes | bytearray | memoryview | NDArray[Any] | Image.Image | av.VideoFrame | Frame
 
 MAX_PIXELS = 178_956_970
-"""Images above this are refused: Pillow's own limit for what it calls a decompression bomb."""
+"""Larger images are refused: Pillow's limit for decompression bombs."""
 
 _SHOWN = 60
 _DATA_URL = re.compile(r"data:[^,]{0,200},", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-# A base64 string of 24 characters holds 18 bytes; no image file is that short.
+# a base64 string of 24 characters has 18 bytes; no image file is shorter
 _SHORTEST_BASE64 = 24
 _LONGEST_PATH = 4096
 _FORMS = "a path, encoded bytes, a base64 string, a PIL image, an array, a video frame, or a tensor {data, type, dims}"
 
 
 @dataclass(frozen=True, slots=True)
-class Still:
+class InputImage:
     """One image ready for preprocessing.
 
     Attributes:
         rgb: uint8 [H, W, 3], upright.
-        name: what to call it in messages.
-        notes: one line each about what was left out or converted.
+        name: its name in messages.
+        notes: one line for each thing left out or converted.
     """
 
     rgb: NDArray[np.uint8]
@@ -54,14 +54,14 @@ class Still:
     notes: tuple[str, ...] = ()
 
 
-def read(value: Any, *, max_pixels: int = MAX_PIXELS) -> Still | Tensor:
+def read(value: Any, *, max_pixels: int = MAX_PIXELS) -> InputImage | Tensor:
     """Read one input.
 
     Args:
         value: one of
 
-            - ``Path`` or text naming a file, or a base64 string with or without a ``data:`` prefix (a file of that
-              name comes first);
+            - ``Path`` or text with the name of a file, or a base64 string with or without a ``data:`` prefix (a file of
+              that name takes precedence);
             - encoded image as bytes, bytearray or memoryview;
             - PIL image;
             - ndarray [H, W] or [H, W, 1] grey, [H, W, 2] grey and alpha, [H, W, 3] RGB or [H, W, 4] RGBA, as uint8,
@@ -69,13 +69,13 @@ def read(value: Any, *, max_pixels: int = MAX_PIXELS) -> Still | Tensor:
             - ``av.VideoFrame`` (its rotation is applied) or :class:`streamdepth.Frame`;
             - mapping ``{data, type, dims}`` (``dim`` too): see :func:`streamdepth.image.tensors.tensor_of`.
 
-            EXIF orientation is applied. Palettes and grey become RGB, 16 bits become 8, alpha is dropped, all as
-            ``transformers`` does (but 16 bits, which it clips). Of an animation the first image counts, with a note.
+            EXIF orientation is applied. Palettes and grey become RGB, 16 bits become 8, alpha is dropped, as in
+            ``transformers`` (except 16 bits, which it clips). The first image of an animation is used, with a note.
         max_pixels: larger images are refused before they are decoded.
     Raises:
         SourceNotFoundError, SourceError: no such file, or it cannot be read.
-        DataFormatError: what is there is no image, has no pixels, or too many.
-        UsageError: a value of no such form.
+        DataFormatError: not an image, without pixels, or with too many.
+        UsageError: a value of another form.
     """
     if isinstance(value, Mapping):
         return tensor_of(value)
@@ -94,36 +94,37 @@ def read(value: Any, *, max_pixels: int = MAX_PIXELS) -> Still | Tensor:
         return _from_pil(value, "the PIL image", max_pixels)
     if "av.video.frame.VideoFrame" in kinds:
         return _from_image(value, max_pixels, upright=False)
-    raise UsageError(f"a {type(value).__name__} holds no image; give {_FORMS}")
+    raise UsageError(f"a {type(value).__name__} is not an image; give {_FORMS}")
 
 
 def refuse_url(text: str) -> None:
-    """
+    """Refuse a URL, which would have to be downloaded.
+
     Raises:
-        UsageError: text is a URL, which would have to be fetched.
+        UsageError: the text is a URL.
     """
     if _URL.match(text):
-        raise UsageError(f"{redact(_shortened(text))}: stills are not fetched from URLs; download the image first")
+        raise UsageError(f"{redact(_shortened(text))}: images are not downloaded from URLs; download the image first")
 
 
 def _shortened(text: str) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
-def _from_text(text: str, max_pixels: int) -> Still:
+def _from_text(text: str, max_pixels: int) -> InputImage:
     if not text.strip():
-        raise UsageError(f"an empty string names no image; give {_FORMS}")
+        raise UsageError(f"an empty string is not an image; give {_FORMS}")
     prefix = _DATA_URL.match(text)
     shown = _shortened(text)
     if prefix:
         if not prefix[0].lower().rstrip(",").endswith(";base64"):
-            raise DataFormatError(f"{shown!r}: only base64 data: URLs hold images; encode it with ;base64")
+            raise DataFormatError(f"{shown!r}: a data: URL must be base64; encode it with ;base64")
         return _from_base64(text[prefix.end() :], shown, max_pixels)
     refuse_url(text)
     if len(text) < _LONGEST_PATH and "\0" not in text:
         try:
             there = Path(text).exists()
-        except OSError:  # too long a name for this file system: then it is none
+        except OSError:  # too long for a file name on this system
             there = False
         if there:
             return _from_path(Path(text), max_pixels)
@@ -133,7 +134,7 @@ def _from_text(text: str, max_pixels: int) -> Still:
         except DataFormatError as exc:
             if len(text) >= _LONGEST_PATH:
                 raise
-            raise SourceNotFoundError(f"{shown!r}: no such file, nor an image in base64; check the path") from exc
+            raise SourceNotFoundError(f"{shown!r}: no such file, and not an image in base64; check the path") from exc
     if len(text) >= _LONGEST_PATH:
         raise DataFormatError(f"{shown!r}: neither a path nor base64; give {_FORMS}")
     raise SourceNotFoundError(f"{shown}: no such file; check the path")
@@ -186,7 +187,7 @@ def _base64_bytes(text: str) -> bytes:
     return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
 
 
-def _from_base64(text: str, shown: str, max_pixels: int) -> Still:
+def _from_base64(text: str, shown: str, max_pixels: int) -> InputImage:
     try:
         data = _base64_bytes(text)
     except ValueError as exc:
@@ -194,7 +195,7 @@ def _from_base64(text: str, shown: str, max_pixels: int) -> Still:
     return _from_bytes(data, "the base64 string", max_pixels)
 
 
-def _from_path(path: Path, max_pixels: int) -> Still:
+def _from_path(path: Path, max_pixels: int) -> InputImage:
     try:
         data = path.read_bytes()
     except FileNotFoundError as exc:
@@ -204,7 +205,7 @@ def _from_path(path: Path, max_pixels: int) -> Still:
     return _from_bytes(data, str(path), max_pixels)
 
 
-def _from_bytes(data: bytes, name: str, max_pixels: int) -> Still:
+def _from_bytes(data: bytes, name: str, max_pixels: int) -> InputImage:
     from PIL import Image, UnidentifiedImageError
 
     if not data:
@@ -224,7 +225,7 @@ def _from_bytes(data: bytes, name: str, max_pixels: int) -> Still:
         return _from_pil(image, name, max_pixels)
 
 
-def _from_pil(image: Image.Image, name: str, max_pixels: int) -> Still:
+def _from_pil(image: Image.Image, name: str, max_pixels: int) -> InputImage:
     width, height = image.size
     _check_size(name, width, height, max_pixels)
     notes: list[str] = []
@@ -239,15 +240,15 @@ def _from_pil(image: Image.Image, name: str, max_pixels: int) -> Still:
         rgb = rgb_from_pil(image)
     except DAMAGED as exc:
         raise DataFormatError(f"{name}: damaged image ({exc}); save or download it again") from exc
-    return Still(rgb, name, tuple(notes))
+    return InputImage(rgb, name, tuple(notes))
 
 
-def _from_array(array: NDArray[Any], max_pixels: int) -> Still:
+def _from_array(array: NDArray[Any], max_pixels: int) -> InputImage:
     name = f"the array {array.dtype} [{', '.join(map(str, array.shape))}]"
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 2, 3, 4)):
         hint = "; move its channels last" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ""
         raise DataFormatError(
-            f"{name} is no image{hint or '; give [H, W], [H, W, 3] or [H, W, 4]'} (prepared network inputs go in as "
+            f"{name} is not an image{hint or '; give [H, W], [H, W, 3] or [H, W, 4]'} (a prepared network input is "
             "{data, type, dims})"
         )
     _check_size(name, array.shape[1], array.shape[0], max_pixels)
@@ -266,22 +267,22 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> Still:
             )
         values = np.clip(np.floor(array.astype(np.float64) * 255 + 0.5), 0, 255).astype(np.uint8)
     else:
-        raise DataFormatError(f"{name} has an unknown kind of pixel; convert it to uint8, uint16 or float32 in 0..1")
+        raise DataFormatError(f"{name} has an unsupported dtype; convert it to uint8, uint16 or float32 in 0..1")
     if values.ndim == 2:
-        return Still(_grey(values), name)
+        return InputImage(_grey(values), name)
     if values.shape[2] < 3:
-        return Still(_grey(values[:, :, 0]), name)
-    return Still(np.ascontiguousarray(values[:, :, :3]), name)
+        return InputImage(_grey(values[:, :, 0]), name)
+    return InputImage(np.ascontiguousarray(values[:, :, :3]), name)
 
 
-def _from_image(image: av.VideoFrame, max_pixels: int, *, upright: bool) -> Still:
+def _from_image(image: av.VideoFrame, max_pixels: int, *, upright: bool) -> InputImage:
     from streamdepth.inference.preprocess import to_rgb_array
 
     name = f"the {image.width}x{image.height} {image.format.name} frame"
     _check_size(name, image.width, image.height, max_pixels)
     rgb = to_rgb_array(image)
     turns = 0 if upright else round(image.rotation / 90) % 4
-    return Still(np.ascontiguousarray(np.rot90(rgb, turns)), name)
+    return InputImage(np.ascontiguousarray(np.rot90(rgb, turns)), name)
 
 
 def _grey(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -290,7 +291,7 @@ def _grey(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _check_size(name: str, width: int, height: int, max_pixels: int) -> None:
     if width < 1 or height < 1:
-        raise DataFormatError(f"{name}: {width}x{height}, no pixels; give an image of at least 1x1")
+        raise DataFormatError(f"{name}: {width}x{height} has no pixels; give an image of at least 1x1")
     if width * height > max_pixels:
         raise DataFormatError(
             f"{name}: {width}x{height} is {width * height:,} pixels, the limit is {max_pixels:,}; scale it down, or "

@@ -1,4 +1,4 @@
-"""Prepared tensors: ``{data, type, dims}`` as transformers.js hands them over."""
+"""Prepared tensors: ``{data, type, dims}`` as transformers.js has them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TYPES = {name: np.dtype(name) for name in _NAMES.split()}
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A network input somebody else prepared: goes in as it is."""
+    """A prepared network input, used unchanged."""
 
     values: NDArray[Any]
 
@@ -41,7 +41,7 @@ def tensor_of(value: Mapping[Any, Any]) -> Tensor:
         value: ``data`` is a flat or nested list of numbers, an ndarray or typed array, raw little-endian bytes, a
             base64 string of such bytes, or the object JSON makes of a typed array (``{"0": 0.1, "1": ...}``). ``type``
             is the element type (``float32`` if left out). ``dims`` or ``dim`` is the shape. Further keys, such as
-            transformers.js' ``size`` and ``location``, say nothing new and are not looked at.
+            transformers.js' ``size`` and ``location``, are ignored.
     Raises:
         DataFormatError: a key is missing, the type unknown, or data and shape do not fit.
     """
@@ -57,13 +57,13 @@ def tensor_of(value: Mapping[Any, Any]) -> Tensor:
     flat = _flat(value["data"], dtype)
     if flat.size != math.prod(dims):
         raise DataFormatError(
-            f"tensor data has {flat.size} values, dims {list(dims)} want {math.prod(dims)}; correct one of them"
+            f"tensor data has {flat.size} values, dims {list(dims)} need {math.prod(dims)}; correct one of them"
         )
     return Tensor(flat.reshape(dims))
 
 
 def rows_of(tensor: Tensor, spec: ModelSpec) -> list[NDArray[Any]]:
-    """One [3, H, W] array for each image in the tensor, checked against the model's input.
+    """One [3, H, W] array for each image of a tensor, checked against the model's input.
 
     Raises:
         DataFormatError: the model's input has another shape.
@@ -72,16 +72,16 @@ def rows_of(tensor: Tensor, spec: ModelSpec) -> list[NDArray[Any]]:
     inner = {"chw": 3, "hwc": 3, "nchw": 4}[layout]
     if values.ndim == inner:
         values = values[None]
-    # a plain NCHW tensor is what people have; a rank-5 network wants one view of each
+    # an NCHW tensor for a network of rank 5: one view of each image
     if layout == "nchw" and values.ndim == 4 and values.shape[1] == 3:
         values = values[:, None]
-    wanted = ["batch", "height", "width", "3"] if layout == "hwc" else ["batch", "3", "height", "width"]
+    expected = ["batch", "height", "width", "3"] if layout == "hwc" else ["batch", "3", "height", "width"]
     if layout == "nchw":
-        wanted.insert(1, "1")
+        expected.insert(1, "1")
     channels = -1 if layout == "hwc" else -3
-    fits = values.ndim == len(wanted) and values.shape[channels] == 3 and (layout != "nchw" or values.shape[1] == 1)
+    fits = values.ndim == len(expected) and values.shape[channels] == 3 and (layout != "nchw" or values.shape[1] == 1)
     if not fits:
-        raise DataFormatError(f"{tensor.name} does not fit {spec.name}; its input is [{', '.join(wanted)}]")
+        raise DataFormatError(f"{tensor.name} does not fit {spec.name}; its input is [{', '.join(expected)}]")
     if layout == "nchw":
         values = values[:, 0]
     return [row.transpose(2, 0, 1) if layout == "hwc" else row for row in values]

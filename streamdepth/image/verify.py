@@ -1,4 +1,4 @@
-"""Does a model give depth that makes sense, and how far is it from another one (q8 from fp32, say)?"""
+"""Verification: does a model give valid depth, and how much does it differ from another (q8 from fp32, say)?"""
 
 from __future__ import annotations
 
@@ -9,31 +9,29 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from streamdepth.core.errors import UsageError
+from streamdepth.inference.agreement import difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from streamdepth.image.estimator import DepthEstimator, Estimate
 
 _BUILT_IN = tuple((640, 480, variant) for variant in range(4))
-_FLAT = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class ImageReport:
-    """What a model gave for one image.
+    """Result of a model for one image.
 
     Attributes:
         name: file or built-in image.
         finite: share of pixels with a finite value, 0..1.
-        flat: no contrast among the finite ones.
-        lo, hi: smallest and largest finite value; 0, 0 where there is none.
-        max_error, mean_error: distance from the reference as a share of the reference's range on this image; None
-            where the reference is flat.
-        correlation: Pearson's, with the reference; None as above or where the model is flat.
+        flat: no contrast in the finite values.
+        lo, hi: smallest and largest finite value; 0, 0 if there are none.
+        max_error, mean_error: difference from the reference as a share of the reference's range on this image; None
+            if the reference is flat.
+        correlation: Pearson's, with the reference; None as above or if the model is flat.
     """
 
     name: str
@@ -48,11 +46,11 @@ class ImageReport:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """The outcome of :func:`verify`.
+    """Result of :func:`verify`.
 
     Attributes:
         model, reference: name, dtype and preprocessing path of each.
-        aligned: errors were taken after the best scale and shift, since model and reference do not share a unit.
+        aligned: errors are computed after the best scale and shift, because model and reference have different units.
     """
 
     COLUMNS: ClassVar[tuple[str, ...]] = (
@@ -72,12 +70,12 @@ class VerifyReport:
 
     @property
     def title(self) -> str:
-        """One line for people."""
+        """Heading of the table."""
         how = " after the best scale and shift" if self.aligned else ""
         return f"{self.model} against {self.reference}, errors as a share of the range{how}"
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Text under ``COLUMNS``: one row an image, and one for all."""
+        """Rows of text for ``COLUMNS``: one for each image, and one for all."""
         rows = [
             (
                 image.name,
@@ -98,7 +96,7 @@ class VerifyReport:
 
     @property
     def flat(self) -> bool:
-        """True where the model showed no contrast on any image."""
+        """Whether the model has no contrast on any image."""
         return all(image.flat for image in self.images)
 
     @property
@@ -123,7 +121,7 @@ class VerifyReport:
         return min((p.correlation for p in self.images if p.correlation is not None), default=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as values that JSON can hold."""
+        """Everything as values of JSON."""
         summary = {
             key: getattr(self, key) for key in ("ok", "finite", "flat", "max_error", "mean_error", "correlation")
         }
@@ -145,19 +143,19 @@ def verify(
 ) -> VerifyReport:
     """Run a model and a reference on images and compare.
 
-    Without ``reference`` and ``reference_dtype`` the model's fast path is held against its own exact one; with
-    either, both take the exact path. Values are compared as they are where both mean metres or are files of the same
-    model; otherwise the model's are first brought to the reference's by the least-squares scale and shift, and
-    inverted before where exactly one of the two has near = large.
+    Without ``reference`` and ``reference_dtype`` the model's fast path is compared with its exact path; with either,
+    both use the exact path. Values are compared directly if both are metres or files of the same model; otherwise the
+    model's are first aligned to the reference's by the least-squares scale and shift, and inverted before if exactly
+    one of the two has near = large.
 
     Args:
-        model, reference: a name or path, or an estimator, which stays open and whose own options count; such a model
-            needs such a reference.
+        model, reference: a name or path, or an estimator, which stays open and has its own options; a model given as
+            an estimator needs a reference.
         images: anything a :class:`DepthEstimator` takes; None = four built-in ones.
         dtype, revision, size, sense, provider: of the model, see :class:`DepthEstimator`. A reference of the same
             name shares revision, size and sense; any shares the provider.
         reference_dtype: of the reference; None = ``auto``.
-        progress: told the name of each image before it is run.
+        progress: called with the name of each image before it is run.
     Raises:
         UsageError: no images, a tensor of several, or an estimator without a reference.
         StreamDepthError: as :class:`DepthEstimator`; a model that fails its start-up check raises ModelError here.
@@ -168,17 +166,17 @@ def verify(
     from streamdepth.image.estimator import DepthEstimator
 
     if isinstance(model, DepthEstimator) and reference is None:
-        raise UsageError("verify compares an estimator with another one; give a reference, or the model's name")
+        raise UsageError("verify compares an estimator with another one; give a reference, or the name of the model")
 
     paths = reference is None and reference_dtype is None
     with ExitStack() as stack:
 
-        def opened(which: str | Path | DepthEstimator, kind: str, *, own: bool, exact: bool) -> DepthEstimator:
-            if isinstance(which, DepthEstimator):
-                return which
+        def opened(given: str | Path | DepthEstimator, kind: str, *, own: bool, exact: bool) -> DepthEstimator:
+            if isinstance(given, DepthEstimator):
+                return given
             return stack.enter_context(
                 DepthEstimator(
-                    which,
+                    given,
                     dtype=kind,
                     revision=revision if own else None,
                     size=size if own else None,
@@ -227,7 +225,7 @@ def _named(images: Iterable[Any] | None) -> Iterable[tuple[str, Any]]:
 
 def _one(result: Estimate | list[Estimate]) -> Estimate:
     if isinstance(result, list):
-        raise UsageError("verify compares image by image; give tensors with a batch of 1")
+        raise UsageError("verify compares single images; give tensors with a batch of 1")
     return result
 
 
@@ -240,30 +238,11 @@ def _same_unit(model: DepthEstimator, reference: DepthEstimator) -> bool:
     return one.path.parent == other.path.parent
 
 
-def _compare(name: str, got: Estimate, wanted: Estimate, *, aligned: bool) -> ImageReport:
-    good = np.isfinite(got.data)
-    values = got.data[good]
-    lo, hi = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    flat = hi - lo <= _FLAT * max(abs(lo), abs(hi), 1e-20)
-    report = ImageReport(name, float(good.mean()), flat, lo, hi)
-    both = good & np.isfinite(wanted.data)
-    truth = wanted.data[both].astype(np.float64)
-    mine = got.data[both].astype(np.float64)
-    span = float(np.ptp(truth)) if truth.size else 0.0
-    if span <= _FLAT * max(float(np.abs(truth).max(initial=0.0)), 1e-20):
-        return report
-    if aligned:
-        if got.sense.near_is_large != wanted.sense.near_is_large:
-            mine = 1 / np.maximum(mine, 1e-6)
-        mine = _fitted(mine, truth)
-    error = np.abs(mine - truth) / span
-    correlation = None if flat else float(np.corrcoef(mine, truth)[0, 1])
-    return ImageReport(name, report.finite, flat, lo, hi, float(error.max()), float(error.mean()), correlation)
-
-
-def _fitted(values: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``a * values + b`` nearest to ``truth`` in the least-squares sense."""
-    centred = values - values.mean()
-    power = float((centred**2).sum())
-    scale = float((centred * (truth - truth.mean())).sum()) / power if power > 0 else 0.0
-    return np.asarray(scale * centred + truth.mean())
+def _compare(name: str, got: Estimate, reference: Estimate, *, aligned: bool) -> ImageReport:
+    finite = got.data[np.isfinite(got.data)]
+    lo, hi = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    depth = got.data.astype(np.float64)
+    if aligned and got.sense.near_is_large != reference.sense.near_is_large:
+        depth = 1 / np.maximum(depth, 1e-6)
+    found = difference(depth, reference.data, aligned=aligned)
+    return ImageReport(name, found.finite, found.flat, lo, hi, found.max_error, found.mean_error, found.correlation)

@@ -1,4 +1,4 @@
-"""Which batch pays: throughput measured against the time one batch takes."""
+"""Choice of the batch: throughput measured against the time of one batch."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 CANDIDATES = (1, 2, 4, 8, 16, 32)
 _RUNS = 5
 _WORTH = 1.05
-"""A larger batch must be at least this much faster a frame: it costs memory and latency."""
+"""A larger batch must be faster per frame by this factor: it costs memory and latency."""
 _PATIENT_SECONDS = 1.0
 _LIVE_SECONDS = 0.1
-"""A batch that takes longer is felt when something moves before the camera; one image may still take as it must."""
+"""A longer batch is noticeable in a live picture; a batch of one is never refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchChoice:
-    """The batch that pays, and milliseconds a frame measured for each batch tried."""
+    """The chosen batch, and the measured milliseconds per frame of each batch tried."""
 
     batch: int
     frame_ms: dict[int, float]
@@ -41,17 +41,16 @@ def best_batch(
     most_seconds: float | None = None,
     clock: Clock | None = None,
 ) -> BatchChoice:
-    """Run the model on a built-in image with growing batches until a larger one no longer pays.
+    """Run the model on the built-in image with growing batches until a larger one brings no gain.
 
     Args:
-        width_px, height_px: size of the images to come, where the network's size follows theirs.
-        live_sources: how many sources run with policy ``latest``; 0 = none, and throughput is all that counts. A
-            larger batch than there are live sources would wait for a second frame of one of them.
-        most_seconds: a batch above 1 that takes longer is refused: its frames would wait too long. None = 1 s, and
-            0.1 s where a source is live.
-        clock: what measures.
+        width_px, height_px: size of the expected images: the network's size may depend on it.
+        live_sources: number of sources with policy ``latest``; 0 = none: only throughput counts. A batch larger than
+            the number of live sources would wait for a second frame of one of them.
+        most_seconds: longest time of a batch above 1. None = 1 s, and 0.1 s with live sources.
+        clock: measures the runs.
     Returns:
-        The smallest batch within 5 % of the fastest that is not refused. A graph of fixed batch leaves no choice.
+        The smallest batch within 5 % of the fastest that is not too slow. A graph of fixed batch has one choice.
     Raises:
         StreamDepthError: the model cannot run.
     """
@@ -62,7 +61,7 @@ def best_batch(
     image = av.VideoFrame.from_ndarray(pattern(width_px, height_px), format="rgb24")
     measured: dict[int, float] = {}
     best = 0
-    # three cameras are best served by three at once
+    # with three cameras, a batch of three is tried too
     for batch in sorted({*(batch for batch in CANDIDATES if batch <= most), min(most, CANDIDATES[-1])}):
         engine = model.trial_engine(batch)
         try:

@@ -1,4 +1,4 @@
-"""The running model: input and output buffers in rotation, bound to an ONNX Runtime session once."""
+"""The running model: input and output buffers in rotation, bound once to an ONNX Runtime session."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from streamdepth.core.errors import InferenceError, ModelError, UsageError
 from streamdepth.core.frame import DepthMap, Sense
 from streamdepth.core.host import cores
 from streamdepth.core.threads import plan_threads
-from streamdepth.inference import feeds, fused, postprocess, sanity_check, session_errors
-from streamdepth.inference.buffers import BufferPool
-from streamdepth.inference.device import GRAPH_ID, NO_GRAPH, DeviceBinding, DeviceRing
+from streamdepth.inference import graphs, postprocess
+from streamdepth.inference.agreement import check_depth
 from streamdepth.inference.geometry import Geometry, fixed_sides, plan
+from streamdepth.inference.memory import GRAPH_ID, NO_GRAPH, BufferPool, DeviceBinding, DeviceRing, PageLock
+from streamdepth.inference.ort import run_error
 from streamdepth.inference.pattern import HEIGHT_PX, WIDTH_PX, pattern
-from streamdepth.inference.pinned import PageLock
-from streamdepth.inference.providers import AUTO, ON_DEVICE, likely, runs_on_cores
+from streamdepth.inference.providers import ON_DEVICE, likely, runs_on_cores
 from streamdepth.inference.sessions import open_session
-from streamdepth.inference.slots import Buffers, Slot
+from streamdepth.inference.slots import Buffers, Slot, SlotPlan, focal_note
+from streamdepth.models.providers import AUTO, CPU
 from streamdepth.models.spec import Family
 
 if TYPE_CHECKING:
@@ -34,25 +35,23 @@ if TYPE_CHECKING:
 
     from streamdepth.models.spec import ModelSpec
 
-__all__ = ["Engine", "RawDepth", "Slot"]
-
 T = TypeVar("T")
 
 _FOV_OUTPUT = "field_of_view"
-# A folder of images of many shapes must not keep the buffers of each shape.
+# buffers are kept for this number of network sizes: a folder of images may have many
 _SIZES_KEPT = 8
 _GEOMETRIES_KEPT = 256
 _RUNS_ON_DEVICE = 2
-"""One computes while the other's images go up and its depth comes down."""
+"""One computes while the other uploads images and downloads depth."""
 
 
 @dataclass(frozen=True, slots=True)
 class RawDepth:
-    """A network's answer before anything is cut off or converted.
+    """A network's output before it is cropped or converted.
 
     Attributes:
-        values: float32 [h, w], covering the whole network input. Memory of the ring, as in a DepthMap.
-        geometry: how the image lies in it; None for a prepared tensor.
+        values: float32 [h, w], covering the whole network input. Memory of a pool, as in a DepthMap.
+        geometry: where the image is in it; None for a prepared tensor.
         field_of_view_degrees: DepthPro's second output, None where the graph has none.
     """
 
@@ -81,17 +80,17 @@ class Engine:
 
     Args:
         provider: a name of :func:`streamdepth.inference.providers.provider_names`.
-        batch: images a run takes; a graph of fixed batch above 1 dictates it, one of batch 1 runs them in turn.
+        batch: images of a run; a graph of fixed batch above 1 overrides it, one of batch 1 runs them one by one.
         exact: preprocess as ``transformers`` does instead of the fast way.
-        threads: cores the model may use, None = planned from all there are.
-        workers: threads that would like to call ``run`` at once. On the CPU they share the cores out: two runs of one
-            thread each take 11 % less CPU than one of two (128 against 143 ms, Depth Anything V2 small, 252x252), since
-            none waits for another within an operator. On a GPU the runs come one after the other, but copies of one
-            overlap the work of another. Elsewhere, and where an output has to be converted on the CPU, there is one.
-            See the property of this name for what it became.
-        bytes_in: take images as bytes and preprocess in the graph (see :mod:`streamdepth.inference.fused`), which
-            excludes ``exact``; None = where the model runs on an NVIDIA GPU and its graph allows it.
-        cuda_graph: record the model's run as a CUDA graph and replay it, where it can be.
+        threads: cores the model may use, None = planned from all cores.
+        workers: threads that would call ``run`` at once. On the CPU they share the cores: two runs of one thread each
+            take 11 % less CPU time than one run of two threads (128 and 143 ms, Depth Anything V2 small, 252x252),
+            because threads do not wait for each other within an operator. On a GPU runs are sequential, but copies of
+            one overlap the computation of another. Otherwise, and where an output is converted on the CPU, there is
+            one. The attribute ``workers`` has the result.
+        bytes_in: take images as bytes and preprocess in the graph (see :mod:`streamdepth.inference.graphs`), which
+            excludes ``exact``; None = on an NVIDIA GPU, if the graph allows it.
+        cuda_graph: record the run as a CUDA graph and replay it, where possible.
     Raises:
         UsageError: ``batch`` or ``threads`` below 1, or ``bytes_in`` with ``exact``.
         ModelError, ProviderError: as :func:`streamdepth.inference.sessions.open_session`.
@@ -113,11 +112,11 @@ class Engine:
         if threads is not None:
             limits.SESSION_THREADS.check("threads", threads)
         if exact and bytes_in:
-            raise UsageError("bytes_in preprocesses in the graph, exact as transformers does; choose one")
+            raise UsageError("bytes_in and exact exclude each other; choose one")
         if bytes_in is None:
-            bytes_in = not exact and likely(provider) in ON_DEVICE and not fused.obstacle(spec)
+            bytes_in = not exact and likely(provider) in ON_DEVICE and not graphs.fusing_obstacle(spec)
         if bytes_in:
-            spec = fused.fused(spec)
+            spec = graphs.fused(spec)
         self.spec = spec
         self.exact = exact
         fixed = spec.fixed_batch
@@ -132,9 +131,9 @@ class Engine:
         opened = open_session(spec, provider, each, batch=self.batch, graph=cuda_graph)
         self.session: Any = opened.session
         self.provider = opened.provider
-        notes = [opened.note, feeds.focal_note(spec)]
+        notes = [opened.note, focal_note(spec)]
         if self.batch != batch:
-            notes.append(f"{spec.name}: its graph takes {self.batch} images at once, not {batch}")
+            notes.append(f"{spec.name}: its graph has a fixed batch of {self.batch}, not {batch}")
         self.note = "; ".join(note for note in notes if note)
         outputs = {output.name: output for output in self.session.get_outputs()}
         self._output = spec.depth_output.name
@@ -142,7 +141,7 @@ class Engine:
             raise ModelError(f"{spec.name}: has no output {self._output!r}; its outputs are {', '.join(outputs)}")
         self._output_dtype = postprocess.output_dtype(outputs[self._output].type, spec)
         several = opened.device or self._output_dtype == np.float32
-        as_expected = opened.provider == expected or (on_cores and opened.provider == "cpu")
+        as_expected = opened.provider == expected or (on_cores and opened.provider == CPU.name)
         self.workers = workers if as_expected and several else 1
         """Threads that may call ``run`` at once."""
         self.cuda_graph = opened.graph
@@ -153,15 +152,16 @@ class Engine:
         self._interrupted = False
         self._every_option: list[Any] = []
         self._options = self._run_options()
-        # the output's shape is learnt with memory of ONNX Runtime's own, which must not get into a CUDA graph
+        # the run that learns the output's shape uses ONNX Runtime's memory, which must not be in a CUDA graph
         self._first_options = self._run_options(NO_GRAPH[1])
         self._device = opened.device
         self._alone = threading.Lock()
-        self._graphs = itertools.count(1)  # 0 is ONNX Runtime's own
+        self._graph_ids = itertools.count(1)  # 0 is ONNX Runtime's default
         self.page_lock = PageLock() if opened.device else None
-        """Locks host memory that is copied to and from the device; None where there is none."""
-        # all others have memory of their own, or may have: inputs are copied there when they are bound
-        self._binds_afresh = opened.provider != "cpu"
+        """Locks host memory that is copied to and from the device; None without a device."""
+        # other providers may have their own memory, and copy inputs when they are bound
+        self._binds_afresh = opened.provider != CPU.name
+        self._slot_plan = SlotPlan(spec, exact, self.batch, self.rows_per_run, self.geometry, self.page_lock)
         self._rings: OrderedDict[tuple[int, int], _Ring] = OrderedDict()
         self._geometries: dict[tuple[int, int], Geometry] = {}
         self._inputs_made = 0
@@ -189,10 +189,10 @@ class Engine:
         return self.geometry(width_px, height_px).net_size
 
     def acquire(self, size: tuple[int, int]) -> Slot:
-        """A free slot for network size (width, height); a new one only where all others are in use. Thread-safe.
+        """A free slot for network size (width, height), new only if all others are in use. Thread-safe.
 
         Raises:
-            ModelError: the graph has another size, or wants an input that cannot be fed.
+            ModelError: the graph has another size, or an input that cannot be computed.
             InferenceError: the engine is closed.
         """
         if self._closed:
@@ -204,18 +204,17 @@ class Engine:
         try:
             buffers = ring.free.pop()
         except IndexError:
-            buffers = Buffers(self, size)
+            buffers = Buffers(self._slot_plan, size)
             self._inputs_made += 1
-        slot = Slot(self, size, buffers)
+        slot = Slot(self._slot_plan, size, buffers)
         weakref.finalize(slot, ring.free.append, buffers).atexit = False
         return slot
 
     def run(self, slot: Slot, count: int) -> list[DepthMap]:
         """Depth of the first ``count`` rows of a slot, in the model's sense; metric output in metres.
 
-        Each map covers its whole image edge to edge. It is never overwritten as long as anybody refers to its
-        values, and costs no allocation where nobody does for long (ZoeDepth, DepthPro and zero-padded models excepted:
-        theirs are converted into new arrays).
+        Each map covers its whole image edge to edge. Its memory is reused when it has no references left (maps of
+        ZoeDepth, DepthPro and zero-padded models are new arrays).
 
         Raises:
             InferenceError: the run failed or was interrupted.
@@ -266,17 +265,17 @@ class Engine:
         return [RawDepth(maps[row], slot.geometries[row], views[row] if views else None) for row in range(count)]
 
     def check(self, width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX) -> None:
-        """Run a built-in image of the given size, which also warms everything up for that size.
+        """Run the built-in image at this size, which also warms everything up for the size.
 
         Raises:
-            ModelError: depth is not finite or has no contrast; says what to try.
+            ModelError: depth is not finite or has no contrast.
             InferenceError: the run failed.
         """
         from streamdepth.inference.preprocess import image_of
 
         slot = self.acquire(self.network_size(width_px, height_px))
         slot.write(0, image_of(pattern(width_px, height_px)))
-        sanity_check.judge(self.run(slot, 1)[0].values, self.spec, self.provider)
+        check_depth(self.run(slot, 1)[0].values, self.spec, self.provider)
 
     def interrupt(self) -> None:
         """End the run in progress and refuse all later ones. Thread-safe, idempotent."""
@@ -286,13 +285,13 @@ class Engine:
                 options.terminate = True
 
     def close(self) -> None:
-        """Give the session back once no run is in progress. Idempotent; maps and slots handed out stay valid."""
+        """Release the session when no run is in progress. Idempotent; maps and slots in use stay valid."""
         self._closed = True
         with self._rings_lock:
             self._rings.clear()
         self.session = None
 
-    # Inside -------------------------------------------------------------------------------------------------------
+    # Internal -------------------------------------------------------------------------------------------------------
 
     def _ring(self, size: tuple[int, int]) -> _Ring:
         with self._rings_lock:
@@ -306,7 +305,7 @@ class Engine:
             return ring
 
     def _learn(self, ring: _Ring, slot: Slot) -> Sequence[Any]:
-        """The output's shape at this size, from a first run into memory of ONNX Runtime's own; and its outputs."""
+        """Learn the output's shape at this size from a first run into ONNX Runtime's memory; returns its outputs."""
         binding = slot.bound(self.session, 0, afresh=self._binds_afresh)
         binding.bind_output(self._output, "cpu")
         if self._fov:
@@ -338,7 +337,7 @@ class Engine:
         fed: dict[str, NDArray[Any]],
         shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]],
     ) -> DeviceBinding:
-        options = self._run_options(str(next(self._graphs)) if self.cuda_graph else None)
+        options = self._run_options(str(next(self._graph_ids)) if self.cuda_graph else None)
         name = self.spec.image_input.name
         return DeviceBinding(self.session, name, like, fed, shapes, self._device, options=options, lock=self.page_lock)
 
@@ -358,7 +357,7 @@ class Engine:
         self, ring: DeviceRing, slot: Slot, number: int, part: NDArray[np.float32]
     ) -> list[float | None]:
         def run() -> list[float | None]:
-            with ring.lent() as device:
+            with ring.lend() as device:
                 device.upload(slot.host_input(number))
                 with self._alone:  # neither CUDA graphs nor TensorRT take two runs of a session at once
                     device.run()
@@ -378,7 +377,7 @@ class Engine:
         except Exception as exc:
             if self._interrupted:
                 raise InferenceError(f"{self.spec.name}: inference was interrupted") from exc
-            raise session_errors.run_error(exc, self.spec, size, self.rows_per_run) from exc
+            raise run_error(exc, self.spec, size, self.rows_per_run) from exc
 
     def _check_usable(self) -> None:
         if self.session is None:

@@ -1,4 +1,4 @@
-"""A live run that starts at once on one provider and goes on, between two batches, on one that had to be made first."""
+"""Engine swap: a live run starts at once on one provider and continues, between two batches, on another."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from streamdepth.core.clock import SystemClock
 from streamdepth.core.errors import StreamDepthError
-from streamdepth.inference.build_process import follow
+from streamdepth.inference.build import follow
 from streamdepth.inference.nvidia import follows_image
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from streamdepth.core.clock import Clock
     from streamdepth.core.frame import DepthMap
-    from streamdepth.inference.build_process import Build
+    from streamdepth.inference.build import Build
     from streamdepth.inference.engine import Engine
     from streamdepth.inference.slots import Slot
     from streamdepth.models.spec import ModelSpec
@@ -26,20 +26,20 @@ _RETIRE_SECONDS = 0.05
 
 
 class EngineSwap:
-    """Runs on ``first`` until a second engine is ready, then on that. A :class:`~streamdepth.inference.runner.Runner`.
+    """Runs on ``first`` until a second engine is ready, then on the second. A :class:`Runner`.
 
-    A slot runs on the engine it was acquired from, so that batches on their way when the second one is ready still
-    come out of the first, in order, and nobody waits: building goes on in a process of its own, opening and warming up
-    in a thread without Python's lock. The first engine is closed once its last slot is gone. Where the second cannot
-    be had, the first goes on, and the note says why.
+    A slot runs on the engine it was acquired from, so batches in flight during the swap finish on the first engine, in
+    order, and nothing blocks: the build runs in another process, opening and warm-up in a thread without Python's
+    lock. The first engine is closed when its last slot is gone. If the second engine fails, the first continues, and
+    the note says why.
 
-    Building begins with the first slot: only then is the size of the images known. A model whose network size
-    follows the image's keeps the first engine for all other sizes.
+    The build begins with the first slot, when the size of the images is known. A model whose network size depends on
+    the image keeps the first engine for all other sizes.
 
     Args:
-        first: closed with this.
-        build: starts building for images of (width, height).
-        second: opens what was built, checked.
+        first: the engine to begin with; closed with the swap.
+        build: starts a build for images of (width, height).
+        second: opens the built engine, checked.
         on_status: called when building begins, continues and ends; on a thread of this object.
     """
 
@@ -62,7 +62,7 @@ class EngineSwap:
         self._second: Engine | None = None
         self._size: tuple[int, int] | None = None
         self._images: dict[tuple[int, int], tuple[int, int]] = {}
-        self._out: weakref.WeakSet[Slot] = weakref.WeakSet()
+        self._first_slots: weakref.WeakSet[Slot] = weakref.WeakSet()
         self._outcome = ""
 
     @property
@@ -79,7 +79,7 @@ class EngineSwap:
 
     @property
     def workers(self) -> int:
-        """One: whoever is in a hurry has one batch at a time."""
+        """One: a live run has one batch at a time."""
         return 1
 
     @property
@@ -100,7 +100,7 @@ class EngineSwap:
             if self._second is not None and size == self._size:
                 return self._second.acquire(size)
             slot = self._first.acquire(size)
-            self._out.add(slot)
+            self._first_slots.add(slot)
             if self._thread is None and not self._ending.is_set():
                 self._thread = threading.Thread(
                     target=self._make_second, args=(size,), name="streamdepth-build", daemon=True
@@ -109,7 +109,9 @@ class EngineSwap:
             return slot
 
     def run(self, slot: Slot, count: int) -> list[DepthMap]:
-        return slot.engine.run(slot, count)
+        engine = self._first if slot in self._first_slots else self._second
+        assert engine is not None  # noqa: S101 - a slot is of the first engine or of the second
+        return engine.run(slot, count)
 
     def interrupt(self) -> None:
         self._ending.set()
@@ -119,23 +121,23 @@ class EngineSwap:
                     engine.interrupt()
 
     def close(self) -> None:
-        """End building if it goes on, and close both engines."""
+        """End the build if it is running, and close both engines."""
         self._ending.set()
         if self._thread is not None:
-            # a session that is being opened cannot be interrupted; left behind, it closes itself
+            # opening a session cannot be interrupted; the thread closes it when it is done
             self._thread.join(_JOIN_SECONDS)
         with self._lock:
             self._first.close()
             if self._second is not None:
                 self._second.close()
 
-    # On its own thread --------------------------------------------------------------------------------------------
+    # On the build thread --------------------------------------------------------------------------------------------
 
     def _make_second(self, size: tuple[int, int]) -> None:
         name, first = self._first.spec.name, self._first.provider
         what = f"{name}: TensorRT's engine"
         image = self._images.get(size, size)
-        self._on_status(f"{what} is being built, which may take minutes; running on {first} meanwhile")
+        self._on_status(f"{what} is being built, which may take minutes; running on {first} until then")
         try:
             reason = follow(self._build(image), self._ending, self._clock, self._on_status, what)
             if not (reason or self._ending.is_set()):
@@ -144,7 +146,7 @@ class EngineSwap:
             reason = str(error)
         if self._second is not None:
             seconds = (self._clock.monotonic_ns() - self._started_ns) / 1e9
-            outcome = f"on {first} for the first {seconds:.0f} s, on {self._second.provider} from then on"
+            outcome = f"on {first} for the first {seconds:.0f} s, on {self._second.provider} after that"
         elif not self._ending.is_set():
             outcome = f"stays on {first}: {reason}"
         else:
@@ -155,7 +157,7 @@ class EngineSwap:
             self._retire()
 
     def _switch(self, engine: Engine, size: tuple[int, int], image: tuple[int, int]) -> str:
-        """Go on with ``engine`` from the next batch; where that cannot be, close it and say why (not if all ends)."""
+        """Use ``engine`` from the next batch on. If it does not fit, close it and return why (empty when closing)."""
         reason = self._warmed(engine, size, image)
         with self._lock:
             if not (reason or self._ending.is_set()):
@@ -165,7 +167,7 @@ class EngineSwap:
         return reason
 
     def _warmed(self, engine: Engine, size: tuple[int, int], image: tuple[int, int]) -> str:
-        """Why the second engine cannot take over, empty where it can; its first run at this size is over then."""
+        """Why the second engine cannot take over, empty where it can. Warms it up for this size."""
         if engine.batch != self._first.batch:
             return f"it takes {engine.batch} images at once, not {self._first.batch}"
         if engine.network_size(*image) != size:
@@ -177,10 +179,10 @@ class EngineSwap:
         return ""
 
     def _retire(self) -> None:
-        """Close the first engine once nothing of its is on its way, unless other sizes may come."""
+        """Close the first engine when its last slot is gone, unless other sizes may follow."""
         if follows_image(self._first.spec):
             return
-        while len(self._out):
+        while len(self._first_slots):
             if self._ending.wait(_RETIRE_SECONDS):
                 return
         self._first.close()

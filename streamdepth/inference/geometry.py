@@ -1,4 +1,4 @@
-"""Which size an image gets on its way into a network, and which part of the network's output is the image."""
+"""Size of an image on its way into a network, and the part of the network's output that is the image."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _ZOE_PAD_FACTOR = 3
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """The way of one image size through a network.
+    """How images of one size go through a network.
 
     Attributes:
         width_px, height_px: the image.
         pad_x_px, pad_y_px: image pixels reflected on each side before the resize (ZoeDepth), else 0.
         net_width_px, net_height_px: the network's input.
-        left_px, top_px, inner_width_px, inner_height_px: where the image, ZoeDepth's border included, lies in the
-            network's input; smaller than it where a zero border was added.
+        left_px, top_px, inner_width_px, inner_height_px: rectangle of the image, ZoeDepth's border included, in the
+            network's input; smaller than the input where a zero border is added.
     """
 
     width_px: int
@@ -44,27 +44,27 @@ class Geometry:
 
     @property
     def reflected(self) -> bool:
-        """True where the network sees a reflected border around the image."""
+        """Whether the network sees a reflected border around the image."""
         return self.pad_x_px > 0 or self.pad_y_px > 0
 
     @property
     def padded(self) -> bool:
-        """True where the network sees a border of zeros around the image."""
+        """Whether the network sees a border of zeros around the image."""
         return (self.inner_width_px, self.inner_height_px) != self.net_size
 
 
 def plan(spec: ModelSpec, width_px: int, height_px: int) -> Geometry:
     """How an image of this size goes through ``spec``'s network.
 
-    The resize rules are those of ``transformers``' image processors of the same family. A graph of fixed size has the
-    image stretched to it, where the rule would give another size. A side never gets smaller than one multiple, where
+    The resize rules are those of ``transformers``' image processors of the same family. For a graph
+    of fixed size the image is stretched to that size if the rule gives another. A side has at least one multiple;
     ``transformers`` would compute 0 and fail.
 
     Raises:
         ValueError: a side below 1 pixel.
     """
     if width_px < 1 or height_px < 1:
-        raise ValueError(f"an image needs at least 1x1 pixels, not {width_px}x{height_px}")
+        raise ValueError(f"an image has at least 1x1 pixels, not {width_px}x{height_px}")
     pre = spec.preprocessing
     pad_x = pad_y = 0
     if pre.family is Family.ZOEDEPTH and pre.do_pad:

@@ -1,4 +1,4 @@
-"""A depth model: what is known of it, and the engines that run it."""
+"""A depth model: its specification, and the engines that run it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,70 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 from streamdepth.core import limits
 from streamdepth.core.clock import SystemClock
 from streamdepth.core.errors import InferenceError
-from streamdepth.inference import providers, sessions
-from streamdepth.inference.build_process import BuildProcess, BuildRequest, build_first
+from streamdepth.inference import agreement, providers, sessions
+from streamdepth.inference.build import BuildProcess, BuildRequest, build_first, is_built
 from streamdepth.inference.nvidia import follows_image
+from streamdepth.models.providers import AUTO, CPU, CUDA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from streamdepth.core.frame import Sense
+    from streamdepth.core.frame import DepthMap, Sense
     from streamdepth.inference.engine import Engine
-    from streamdepth.inference.runner import Runner
+    from streamdepth.inference.slots import Slot
     from streamdepth.models.hub import Progress
     from streamdepth.models.spec import ModelSpec, Preprocessing
 
-_CUDA, _TENSORRT = "cuda", "tensorrt"
+
+class Runner(Protocol):
+    """What a pipeline runs: an :class:`~streamdepth.inference.engine.Engine`, or an engine swap."""
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    @property
+    def provider(self) -> str:
+        """The provider in use."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Rows of a slot."""
+        ...
+
+    @property
+    def workers(self) -> int:
+        """Threads that may call ``run`` at once."""
+        ...
+
+    @property
+    def note(self) -> str:
+        """What was assumed, left out or fallen back from so far; may be empty."""
+        ...
+
+    def network_size(self, width_px: int, height_px: int) -> tuple[int, int]:
+        """(width, height) of the network's input for an image. Thread-safe."""
+        ...
+
+    def acquire(self, size: tuple[int, int]) -> Slot:
+        """A free slot for network size (width, height). Thread-safe."""
+        ...
+
+    def run(self, slot: Slot, count: int) -> list[DepthMap]:
+        """Depth of the first ``count`` rows of a slot."""
+        ...
+
+    def interrupt(self) -> None:
+        """End the run in progress and refuse all later ones. Thread-safe, idempotent."""
+        ...
+
+    def close(self) -> None:
+        """Release everything. Idempotent."""
+        ...
+
+
+_CUDA, _TENSORRT = CUDA.name, "tensorrt"
 
 
 class EngineSource(Protocol):
@@ -89,7 +138,7 @@ class DepthModel:
         *,
         dtype: str = "auto",
         revision: str | None = None,
-        provider: str = providers.AUTO,
+        provider: str = AUTO,
         size: str | int | Sequence[int] | None = None,
         sense: str | Sense | None = None,
         preprocessing: Preprocessing | Mapping[str, Any] | None = None,
@@ -164,12 +213,12 @@ class DepthModel:
 
 
 class EngineFactory:
-    """Opens engines of one model. Thread-safe.
+    """Makes engines of one model. Thread-safe.
 
     Args:
         provider: a name of :func:`streamdepth.inference.providers.provider_names`.
         threads: threads of one operator on the CPU, None = from the cores.
-        fp32: finds the model's float32 file, should its half-precision one not pass on a GPU.
+        fp32: finds the model's float32 file, if its half-precision one disagrees on a GPU.
         on_status: called with one line when something takes long or changes; may be called on another thread.
     """
 
@@ -189,12 +238,12 @@ class EngineFactory:
 
     @property
     def spec(self) -> ModelSpec:
-        """The model; on CUDA, from the first engine on, in the precision that passed there."""
+        """The model; on CUDA, from the first engine on, in the precision that is used there."""
         known = self._on_cuda
         return self._spec if known is None or providers.likely(self._provider) != _CUDA else known[0]
 
     def engine(self, batch: int, *, exact: bool, workers: int = 1) -> Engine:
-        """An engine, once all that it needs is built; the caller closes it.
+        """A new engine, after everything that it needs is built. The caller closes it.
 
         Raises:
             ProviderError, ModelError, InferenceError: see :class:`streamdepth.inference.engine.Engine`.
@@ -204,19 +253,19 @@ class EngineFactory:
             missing = self._missing(batch, exact=exact)
             if missing is not None and follows_image(self._spec):
                 self._on_status(
-                    f"{self._spec.name}: its network size follows the image's, and TensorRT takes minutes for the "
-                    "first image of each; give --size WxH to have it built once"
+                    f"{self._spec.name}: its network size depends on the image, and TensorRT takes minutes for the "
+                    "first image of each size; give --size WxH to build it once"
                 )
             elif missing is not None:
                 build_first(missing, SystemClock(), self._on_status)
         return self._opened(self._provider, batch, exact=exact, workers=workers)
 
     def trial(self, batch: int) -> Engine:
-        """As ``engine``, to measure with: nothing is built for it, and CUDA stands for TensorRT."""
+        """As ``engine``, to measure with: nothing is built, and CUDA replaces TensorRT."""
         return self._opened(_CUDA if self._provider == _TENSORRT else self._provider, batch, exact=False)
 
     def live(self, batch: int, *, exact: bool) -> Runner:
-        """As ``engine``, at once: on CUDA for as long as TensorRT's engine is not there."""
+        """As ``engine``, available at once: on CUDA until TensorRT's engine is built."""
         missing = None
         if self._provider == _TENSORRT:
             providers.check_runs(providers.provider_named(_TENSORRT))
@@ -233,9 +282,7 @@ class EngineFactory:
         )
 
     def _missing(self, batch: int, *, exact: bool) -> BuildRequest | None:
-        """What TensorRT would spend minutes on, None where it is there."""
-        from streamdepth.inference.build import is_built
-
+        """The build that TensorRT needs, None where it is done."""
         if is_built(self._spec, batch, exact=exact):
             return None
         return BuildRequest(self._spec, batch=batch, exact=exact)
@@ -247,16 +294,15 @@ class EngineFactory:
         return engine
 
     def _in_precision(self, provider: str) -> tuple[ModelSpec, str]:
-        """The model in the precision that a provider is good for, and a line where that had to be float32."""
+        """The model in the precision for a provider, and a line if that has to be float32."""
         if providers.likely(provider) != _CUDA or providers.why_not(providers.provider_named(_CUDA)):
-            return self._spec, ""  # the engine says why not, or falls back
+            return self._spec, ""  # the engine reports why, or falls back
         with self._deciding:
             if self._on_cuda is None:
-                from streamdepth.inference import precision
-
-                self._on_cuda = precision.for_cuda(
+                self._on_cuda = agreement.for_cuda(
                     self._spec,
                     open_half=lambda half: sessions.open_session(half, _CUDA, graph=False).session,
+                    open_reference=lambda spec: sessions.open_session(spec, CPU.name).session,
                     fp32=self._fp32,
                 )
             return self._on_cuda
@@ -281,6 +327,6 @@ class EngineFactory:
         except InferenceError as error:
             if providers.likely(provider) not in providers.ON_DEVICE:
                 raise
-            engine = made(cuda_graph=False)  # which fails again where it was not the recording
+            engine = made(cuda_graph=False)  # fails again if the recording was not the cause
             engine.note = "; ".join(text for text in (engine.note, f"no CUDA graph: {error.message}") if text)
             return engine

@@ -1,9 +1,8 @@
-"""What the CUDA and TensorRT providers are told, and where TensorRT's engines are kept. Values; nothing is opened."""
+"""Options of the CUDA and TensorRT providers, keys of TensorRT's engines, and what the NVIDIA driver reports."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import importlib.util
 import io
@@ -13,42 +12,40 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.host import cache_root
+from streamdepth.inference.cache import content_digest, digest
 from streamdepth.inference.geometry import plan
 from streamdepth.inference.pattern import HEIGHT_PX, WIDTH_PX
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from streamdepth.inference.assignment import Assignment
+    from streamdepth.inference.ort import Assignment
     from streamdepth.models.spec import ModelSpec
 
-CUDA_EXTRA = 'pip install "streamdepth[cuda]"'
-_READ_BYTES = 1 << 20
 DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 
 def preload() -> str:
-    """Load CUDA and cuDNN from the packages of extra ``cuda`` where they are installed; what ONNX Runtime says of it.
+    """Load CUDA and cuDNN from the packages of extra ``cuda`` if they are installed; ONNX Runtime's output.
 
-    Without those packages the system's own libraries are found in the usual way, and nothing is done.
+    Without these packages the system's libraries are found in the usual way.
     """
     import onnxruntime as ort
 
     if importlib.util.find_spec("nvidia") is None or not hasattr(ort, "preload_dlls"):
         return ""
-    said = io.StringIO()
-    # its failures are printed, not raised
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    output = io.StringIO()
+    # failures are printed, not raised
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         ort.preload_dlls()
-    return " ".join(said.getvalue().split())
+    return " ".join(output.getvalue().split())
 
 
 def cuda_options(*, device: int = 0, graph: bool = False) -> dict[str, str]:
     """Options of the CUDA provider.
 
-    ``HEURISTIC``: an exhaustive search of convolution algorithms costs seconds at every new shape, before the first
-    frame. ``kSameAsRequested``: a depth model's few shapes need no room to grow.
+    ``HEURISTIC``: an exhaustive search of convolution algorithms takes seconds for every new shape, before the first
+    frame. ``kSameAsRequested``: the few shapes of a depth model need no spare memory.
     """
     return {
         "device_id": str(device),
@@ -60,17 +57,17 @@ def cuda_options(*, device: int = 0, graph: bool = False) -> dict[str, str]:
 
 
 def graph_obstacle(spec: ModelSpec, assignment: Assignment | None) -> str:
-    """Why a run of this model cannot be recorded as a CUDA graph and replayed; empty where it can.
+    """Why a run of this model cannot be recorded as a CUDA graph; empty where it can.
 
-    A recorded graph replays fixed addresses and shapes, and nothing may run on the CPU in between.
+    A graph replays fixed addresses and shapes, with no node on the CPU.
 
     Args:
-        assignment: None where it is not known.
+        assignment: None where it is unknown.
     """
     if follows_image(spec):
-        return f"the network size of {spec.name} follows the image's, and a recorded run has one; give --size WxH"
+        return f"the network size of {spec.name} depends on the image, and a recorded run has one size; give --size WxH"
     if assignment is None:
-        return "this onnxruntime does not say which nodes run on the GPU"
+        return "this onnxruntime does not report which nodes run on the GPU"
     left = sum(assignment.left.values())
     if left:
         return f"{spec.name} leaves {left} of its nodes to another provider"
@@ -84,14 +81,14 @@ def follows_image(spec: ModelSpec) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class EngineKey:
-    """All that a TensorRT engine depends on: another value of any needs another engine.
+    """Everything that a TensorRT engine depends on: a change of any value needs another engine.
 
     Attributes:
         model: SHA-256 of the model file and of its external data, hexadecimal.
         shapes: input name -> smallest and largest shape, where the network's size does not depend on the image;
-            empty where it does, and TensorRT then widens the engine's range as sizes come.
-        batch: most images a run.
-        dtype: ``fp32`` or ``fp16``, what TensorRT may compute in.
+            empty where it does: TensorRT then widens the engine's range for each new size.
+        batch: maximum images of a run.
+        dtype: ``fp32`` or ``fp16``, the type that TensorRT may compute in.
         gpu: name and compute capability.
         onnxruntime, tensorrt: versions.
     """
@@ -106,9 +103,8 @@ class EngineKey:
 
     @property
     def digest(self) -> str:
-        """Short name of the key's folder."""
-        text = json.dumps(asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:24]
+        """Name of the key's folder."""
+        return digest(json.dumps(asdict(self), sort_keys=True))
 
 
 def engine_key(spec: ModelSpec, *, batch: int, fp16: bool, gpu: str, tensorrt: str | None = None) -> EngineKey:
@@ -117,7 +113,7 @@ def engine_key(spec: ModelSpec, *, batch: int, fp16: bool, gpu: str, tensorrt: s
 
     fixed = spec.fixed_batch
     return EngineKey(
-        model=model_digest((spec.path, *spec.external_data)),
+        model=content_digest((spec.path, *spec.external_data)),
         shapes=_shapes(spec, batch),
         batch=batch if fixed is None else fixed,
         dtype="fp16" if fp16 else "fp32",
@@ -129,7 +125,7 @@ def engine_key(spec: ModelSpec, *, batch: int, fp16: bool, gpu: str, tensorrt: s
 
 def _shapes(spec: ModelSpec, batch: int) -> tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]:
     if follows_image(spec) or spec.other_inputs:
-        return ()  # further inputs have shapes of their own
+        return ()  # further inputs have their own shapes
     width, height = plan(spec, WIDTH_PX, HEIGHT_PX).net_size
     image = (height, width, 3) if spec.image_layout == "hwc" else (3, height, width)
     middle = (1,) if spec.image_layout == "nchw" else ()
@@ -139,18 +135,8 @@ def _shapes(spec: ModelSpec, batch: int) -> tuple[tuple[str, tuple[int, ...], tu
     return ((spec.image_input.name, (least, *middle, *image), (most, *middle, *image)),)
 
 
-def model_digest(paths: Sequence[Path]) -> str:
-    """SHA-256 of the contents of files, in order."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(_READ_BYTES):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def tensorrt_version() -> str:
-    """Version of the TensorRT package installed, empty where it came another way."""
+    """Version of the installed TensorRT package, empty where there is no such package."""
     for name in ("tensorrt-cu13-libs", "tensorrt-cu12-libs", "tensorrt_cu13_libs", "tensorrt", "tensorrt-libs"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(name)
@@ -158,14 +144,14 @@ def tensorrt_version() -> str:
 
 
 def engine_folder(key: EngineKey, root: Path | None = None) -> Path:
-    """Where the engines of ``key`` are kept. Not created."""
+    """Folder of the engines of ``key``. Not created."""
     return (root or cache_root()) / "tensorrt" / key.digest
 
 
 def tensorrt_options(key: EngineKey, folder: Path, *, device: int = 0, graph: bool = False) -> dict[str, str]:
     """Options of the TensorRT provider: caches of engines and timings, and a profile from batch 1 up for fixed sizes.
 
-    A profile is a promise: a size outside it would fail. Without one TensorRT widens its own as sizes come.
+    A size outside the profile fails. Without a profile TensorRT widens its own for each new size.
     """
     options = {
         "device_id": str(device),
@@ -185,7 +171,7 @@ def tensorrt_options(key: EngineKey, folder: Path, *, device: int = 0, graph: bo
 
 
 def is_built(folder: Path) -> bool:
-    """Whether an engine lies in the folder, so that a session starts in seconds instead of minutes."""
+    """Whether the folder has an engine: a session then starts in seconds instead of minutes."""
     return folder.is_dir() and any(entry.suffix == ".engine" for entry in folder.iterdir())
 
 
@@ -200,7 +186,7 @@ def driver() -> Any:
 
 
 def no_driver() -> str:
-    """Why no GPU of NVIDIA's can be used, empty where one can."""
+    """Why no NVIDIA GPU can be used, empty where one can."""
     import ctypes
 
     cuda = driver()

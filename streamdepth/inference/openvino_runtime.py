@@ -1,9 +1,9 @@
-"""OpenVINO's own runtime, in the shape of an ONNX Runtime session.
+"""OpenVINO's own runtime with the interface of an ONNX Runtime session.
 
-ONNX Runtime's plugin for OpenVINO takes Intel hardware only. The runtime itself runs on any x86-64 or Arm processor and
-uses what that has, bf16 on AMD's since Zen 4. CPU time of a run on one core of an AMD EPYC (Zen 5) against that of ONNX
-Runtime's CPU provider: Depth Anything V2 small at 252x252 60 to 145 ms, at 518x518 321 to 673, the built-in model 4.8
-to 8.7, FastDepth 3.0 to 6.0.
+ONNX Runtime's plugin for OpenVINO supports Intel hardware only. The runtime itself runs on any x86-64 or Arm processor
+and uses its instructions, bf16 on AMD since Zen 4. CPU time of a run on one core of an AMD EPYC (Zen 5) with OpenVINO
+and with ONNX Runtime's CPU provider: Depth Anything V2 small at 252x252 60 and 145 ms, at 518x518 321 and 673, the
+built-in model 4.8 and 8.7, FastDepth 3.0 and 6.0.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.util
-import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamdepth.core.errors import InferenceError
+from streamdepth.inference.cache import prune, writable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 PACKAGE = "openvino"
 _SHAPES_KEPT = 8
 _WAKE_MS = 50
-"""How often a run in progress looks whether it was told to end."""
+"""Interval at which a run checks for an interruption."""
 _CACHE_BYTES = 256 << 20
-"""A compiled model is about as large as the model, and there is one for each size; OpenVINO keeps them for ever."""
+"""A compiled model is about as large as the model, one for each size, and OpenVINO never deletes them."""
 _ORT_TYPES = {"f16": "tensor(float16)", "f32": "tensor(float)", "f64": "tensor(double)", "u8": "tensor(uint8)"}
 
 
 def installed() -> bool:
-    """Whether the package is there. Imports nothing."""
+    """Whether the package is installed. Imports nothing."""
     return importlib.util.find_spec(PACKAGE) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """An input or output, described as ONNX Runtime does; unknown sides are None."""
+    """An input or output as ONNX Runtime describes it; dynamic dimensions are None."""
 
     name: str
     type: str
@@ -51,17 +51,16 @@ class Port:
 
 
 class RuntimeSession:
-    """Runs a model with OpenVINO on the CPU; what :class:`Engine` uses of ``onnxruntime.InferenceSession``.
+    """Runs a model with OpenVINO on the CPU; has the part of ``onnxruntime.InferenceSession`` that an engine uses.
 
-    A model is compiled for each shape of its inputs when it comes first (0.4 s for the built-in one), which runs faster
-    than one compiled for all shapes; the results are kept in ``cache``. Runs may overlap, each with a binding of its
-    own. Thread-safe, but for one binding being used twice at once.
+    A model is compiled for each new shape of its inputs (0.4 s for the built-in one), which runs faster than one
+    compiled for all shapes; the results are stored in ``cache``. Runs may overlap, each with its own binding.
+    Thread-safe, except for concurrent use of one binding.
 
     Args:
         threads: threads of one run.
-        streams: runs at once.
-        cache: folder for compiled models, made where it is not there; without one, or where it cannot be written, none
-            are kept.
+        streams: concurrent runs.
+        cache: folder for compiled models, created if necessary; None, or one that cannot be written, stores none.
     Raises:
         RuntimeError: OpenVINO cannot read the model.
     """
@@ -75,14 +74,14 @@ class RuntimeSession:
         self._config: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": threads * streams,
             "NUM_STREAMS": streams,
-            # decoder and encoder share these cores, and move
+            # decoder and encoder share these cores
             "ENABLE_CPU_PINNING": False,
         }
-        if cache is not None and _can_write(cache):
-            _prune(cache)
+        if cache is not None and writable(cache):
+            prune(cache, _CACHE_BYTES)
             self._config["CACHE_DIR"] = str(cache)
         self._model: Any
-        with _plainly():
+        with _short_errors():
             self._model = self._core.read_model(path)
         self._inputs = tuple(_port(one) for one in self._model.inputs)
         self._outputs = tuple(_port(one) for one in self._model.outputs)
@@ -99,18 +98,18 @@ class RuntimeSession:
         return Binding(self)
 
     def run_with_iobinding(self, binding: Binding, options: Any = None) -> None:
-        """Run what a binding holds.
+        """Run the model on the inputs of a binding.
 
         Args:
             options: ``onnxruntime.RunOptions``; its ``terminate`` ends the run.
         Raises:
-            InferenceError: it was told to end.
+            InferenceError: the run was interrupted.
             RuntimeError: OpenVINO cannot run the model on these shapes.
         """
         binding.run(options)
 
     def run(self, names: Sequence[str] | None, fed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Outputs by name, None = all, in memory of their own."""
+        """Outputs by name, None = all, in new memory."""
         binding = self.io_binding()
         for name, array in fed.items():
             whole = np.ascontiguousarray(array)
@@ -126,8 +125,8 @@ class RuntimeSession:
         with self._compiling:
             compiled = self._compiled.get(key)
             if compiled is None:
-                with _plainly():
-                    # as read at first for the first shape, often the only one; its weights are not kept for others
+                with _short_errors():
+                    # the model read first serves the first shape, often the only one; others read it again
                     model, self._model = self._model, None
                     if model is None:
                         model = self._core.read_model(self._path)
@@ -147,7 +146,7 @@ class RuntimeSession:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """An output, as ``onnxruntime.OrtValue`` shows it."""
+    """An output with the interface of ``onnxruntime.OrtValue``."""
 
     array: NDArray[Any]
 
@@ -159,7 +158,7 @@ class Value:
 
 
 class Binding:
-    """Inputs and outputs of one run at addresses of the caller's, as ``onnxruntime.IOBinding``.
+    """Inputs and outputs of one run at the caller's addresses, as ``onnxruntime.IOBinding``.
 
     The memory must live as long as it is bound. One thread at a time.
     """
@@ -176,11 +175,11 @@ class Binding:
     ) -> None:
         """
         Args:
-            keep: an object that owns the memory, held as long as it is bound.
+            keep: an object that owns the memory, referenced while it is bound.
         """
         place, known = (address, tuple(shape)), self._places.get(name)
         if place == known:
-            return  # it is read there at every run, not copied when it is bound
+            return  # every run reads from there; nothing is copied on binding
         self._places[name] = place
         self._inputs[name] = array = _at(address, dtype, shape) if keep is None else keep
         if known is None or known[1] != place[1]:
@@ -197,7 +196,7 @@ class Binding:
         shape: Sequence[int] = (),
         address: int = 0,
     ) -> None:
-        """Without ``address`` the output goes into memory of the request's own, from where it is copied."""
+        """Bind an output; without ``address`` it is copied from the request's memory."""
         array = _at(address, dtype, shape) if address else None
         self._outputs[name] = array
         if self._request is not None and array is not None:
@@ -210,14 +209,14 @@ class Binding:
             for name, array in bound.items():
                 self._request.set_tensor(name, self._session.tensor(array))
         request = self._request
-        with _plainly():
+        with _short_errors():
             request.start_async()
             while not (done := request.wait_for(_WAKE_MS)) and not (options is not None and options.terminate):
                 pass
         if not done:
             request.cancel()
             self._request = None
-            raise InferenceError("the run was told to end")
+            raise InferenceError("the run was interrupted")
 
     def get_outputs(self) -> list[Value]:
         found = []
@@ -227,36 +226,13 @@ class Binding:
 
 
 @contextlib.contextmanager
-def _plainly() -> Iterator[None]:
-    """OpenVINO's exceptions, without the places in its sources and the conditions that their texts begin with."""
+def _short_errors() -> Iterator[None]:
+    """OpenVINO's exceptions without source locations and failed conditions."""
     try:
         yield
     except RuntimeError as exc:
         lines = [line for line in str(exc).splitlines() if line and not line.startswith(("Exception from", "Check '"))]
         raise RuntimeError(" ".join(lines)) from exc
-
-
-def _can_write(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
-
-
-def _prune(folder: Path) -> None:
-    """Delete what was used longest ago beyond ``_CACHE_BYTES``; a session that has it open keeps it."""
-    found = []
-    for path in folder.iterdir():
-        with contextlib.suppress(OSError):  # another process may be at it too
-            known = path.stat()
-            found.append((max(known.st_atime, known.st_mtime), known.st_size, path))
-    left_bytes = _CACHE_BYTES
-    for _, size_bytes, path in sorted(found, reverse=True):
-        left_bytes -= size_bytes
-        if left_bytes < 0:
-            with contextlib.suppress(OSError):
-                path.unlink()
 
 
 def _at(address: int, dtype: Any, shape: Sequence[int]) -> NDArray[Any]:

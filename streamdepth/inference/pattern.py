@@ -1,4 +1,4 @@
-"""The built-in image of start-up checks and verification: no file, same on every machine."""
+"""The built-in image of start-up checks and verification: computed, the same on every machine."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WIDTH_PX, HEIGHT_PX = 854, 480
-"""Of the start-up check: the shape of most video, so that a model whose size follows the image's is compiled once."""
+"""Size for the start-up check: the shape of most video, so that a model whose size depends on it is compiled once."""
 
 
 def pattern(width_px: int, height_px: int, variant: int = 0) -> NDArray[np.uint8]:
-    """A little scene with sky, ground, a chequered floor, boxes and a ball, as uint8 [H, W, 3] RGB.
+    """A scene with sky, ground, a chequered floor, boxes and a ball, as uint8 [H, W, 3] RGB.
 
     Args:
-        variant: 0, 1, 2, ...: other places and colours.
+        variant: 0, 1, 2, ...: other positions and colours.
     """
     rng = np.random.default_rng(1000 + variant)
     x = (np.arange(width_px, dtype=np.float32) + 0.5) / width_px

@@ -26,10 +26,10 @@ _DTYPES = {
 
 
 def output_dtype(ort_type: str, spec: ModelSpec) -> np.dtype[Any]:
-    """The dtype of what ONNX Runtime calls ``ort_type``.
+    """The NumPy dtype of an output of ONNX Runtime's type ``ort_type``.
 
     Raises:
-        ModelError: depth does not come in it.
+        ModelError: the type cannot hold depth.
     """
     if ort_type not in _DTYPES:
         raise ModelError(
@@ -40,7 +40,7 @@ def output_dtype(ort_type: str, spec: ModelSpec) -> np.dtype[Any]:
 
 
 def map_shape(shape: tuple[int, ...], rows: int) -> tuple[int, int] | None:
-    """(height, width) of the maps in an output of this shape holding ``rows`` of them; None where it holds none.
+    """(height, width) of the ``rows`` maps in an output of this shape; None where it has another form.
 
     Accepts [h, w] (one row), [rows, h, w], and those with axes of length 1 before or after h, w.
     """
@@ -68,7 +68,7 @@ def crop_rect(geometry: Geometry, shape: tuple[int, int]) -> tuple[int, int, int
 
 
 def cropped(values: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
-    """The part of ``values`` [h, w] that is the image; a copy where something is cut off."""
+    """The part of ``values`` [h, w] that is the image; a copy if something is cut off."""
     if not geometry.padded:
         return values
     left, top, width, height = crop_rect(geometry, (values.shape[0], values.shape[1]))
@@ -130,7 +130,7 @@ def to_image(
     """A raw map of the whole network input -> float32 [image height, image width].
 
     With ``exact`` this is what ``transformers``' depth-estimation pipeline gives; for zero-padded DPT models that
-    includes its habit of leaving the padding in. Without, padding is always cut off.
+    includes the padding, which the pipeline does not remove. Otherwise padding is always cut off.
 
     Args:
         field_of_view_degrees: DepthPro's second output; None where the graph gives metres itself.

@@ -1,86 +1,139 @@
-"""What runs a model: ONNX Runtime's execution providers, asked for by short names, and which of them can run here."""
+"""Execution providers: which can run here and why another cannot, and those that come as plugin packages.
+
+A plugin package is called ``onnxruntime-ep-NAME`` and has the path of a library, which registers with a running ONNX
+Runtime; ONNX Runtime then lists the devices it offers. Any such package can be used by its name.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import importlib
+import importlib.util
 import sys
+import threading
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.core.errors import ProviderError, UsageError
-from streamdepth.inference import (
-    nvidia,
-    openvino_runtime,
-    plugins,
-    session_errors,
-)
+from streamdepth.core.errors import ProviderError, UsageError, nearest
+from streamdepth.inference import nvidia, openvino_runtime
+from streamdepth.inference.ort import first_line
+from streamdepth.models.providers import AUTO, CPU, PROVIDERS, Provider, find_provider
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-
-AUTO = "auto"
+AUTO_ORDER = tuple(one.name for one in sorted(PROVIDERS, key=lambda one: one.auto) if one.auto)
+ON_DEVICE = tuple(one.name for one in PROVIDERS if one.nvidia)
+"""Providers whose inputs and outputs stay on an NVIDIA GPU between host and model."""
+_DEVICES = ("cpu", "gpu", "npu")
+_PLATFORMS = {"win32": "Windows", "darwin": "macOS"}
+_PREFIX = "onnxruntime_ep_"
+_REGISTERING = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class Provider:
-    """One execution provider.
+class Plugin:
+    """An installed plugin package.
 
     Attributes:
-        name: what users type.
-        ort_name: what ONNX Runtime calls it.
-        package: what to install to get it, empty where it comes with every build.
-        library: shared library of ONNX Runtime that holds it, without prefix and suffix; empty = inside the main one.
-        nvidia: needs an NVIDIA driver.
-        plugin: module of the package that registers it with a running ONNX Runtime, empty where there is none.
-        runtime: package of the provider's own runtime, which takes over on the CPU where ONNX Runtime cannot use the
-            provider; empty where there is none.
-        device: kind of device it runs on (``cpu``, ``gpu``, ``npu``), for plugins; empty = the first it offers.
+        name: the name users type, ``openvino``.
+        module, package: ``onnxruntime_ep_openvino``, ``onnxruntime-ep-openvino``.
     """
 
     name: str
-    ort_name: str
-    package: str = ""
-    library: str = ""
-    nvidia: bool = False
-    plugin: str = ""
-    device: str = ""
-    runtime: str = ""
+    module: str
+    package: str
 
 
-PROVIDERS: tuple[Provider, ...] = (
-    Provider("cpu", "CPUExecutionProvider"),
-    Provider("cuda", "CUDAExecutionProvider", "onnxruntime-gpu", "onnxruntime_providers_cuda", nvidia=True),
-    Provider("tensorrt", "TensorrtExecutionProvider", "onnxruntime-gpu", "onnxruntime_providers_tensorrt", nvidia=True),
-    Provider(
-        "openvino",
-        "OpenVINOExecutionProvider",
-        "onnxruntime-ep-openvino",
-        "onnxruntime_providers_openvino",
-        plugin="onnxruntime_ep_openvino",
-        device="cpu",
-        runtime=openvino_runtime.PACKAGE,
-    ),
-    Provider("directml", "DmlExecutionProvider", "onnxruntime-directml"),
-    Provider("coreml", "CoreMLExecutionProvider", "onnxruntime"),
-)
-ON_DEVICE = ("cuda", "tensorrt")
-"""Providers whose inputs and outputs stay on an NVIDIA GPU between host and model."""
-AUTO_ORDER = ("cuda", "directml", "openvino", "cpu")
-_DEVICES = ("cpu", "gpu", "npu")
+def installed_plugins() -> tuple[Plugin, ...]:
+    """All plugin packages that can be imported, sorted by name. Imports none of them."""
+    modules = {name for folder in sys.path for name in _beginning(folder) if importlib.util.find_spec(name) is not None}
+    return tuple(
+        Plugin(module.removeprefix(_PREFIX).replace("_", "-"), module, module.replace("_", "-"))
+        for module in sorted(modules)
+    )
+
+
+def _beginning(folder: str) -> Iterator[str]:
+    """Names of possible plugin modules in a folder. ``pkgutil`` would look into every subfolder, which takes 20 ms."""
+    with contextlib.suppress(OSError):
+        for entry in Path(folder).iterdir():
+            name = entry.name.partition(".")[0]
+            if name.startswith(_PREFIX) and name.isidentifier():
+                yield name
+
+
+def find_plugin(name: str) -> Plugin | None:
+    """The plugin of this name, or the only one whose name ends in it: ``tensorrt-rtx`` finds ``nv-tensorrt-rtx``."""
+    there = installed_plugins()
+    exact = [plugin for plugin in there if plugin.name == name]
+    close = exact or [plugin for plugin in there if plugin.name.endswith(f"-{name}")]
+    return close[0] if len(close) == 1 else None
+
+
+def plugin_devices(plugin: Plugin) -> tuple[Any, ...]:
+    """The devices (``OrtEpDevice``) a plugin offers on this machine, in its order; may be none. Thread-safe.
+
+    Raises:
+        ProviderError: the package or its library cannot be loaded, or is for another ONNX Runtime.
+    """
+    with _REGISTERING:
+        names = _register(plugin)
+    import onnxruntime as ort
+
+    return tuple(device for device in ort.get_ep_devices() if device.ep_name in names)
+
+
+@cache
+def built_in() -> frozenset[str]:
+    """ONNX Runtime's names of the providers it was built with.
+
+    Its list also has the providers of registered plugins, so it is read once, before the first registration.
+    """
+    import onnxruntime as ort
+
+    return frozenset(ort.get_available_providers())
+
+
+def device_kind(device: Any) -> str:
+    """``cpu``, ``gpu`` or ``npu``."""
+    return str(device.device.type.name).lower()
+
+
+@cache
+def _register(plugin: Plugin) -> frozenset[str]:
+    """Names of the providers in a plugin. A registration lasts as long as the process, as in ONNX Runtime itself."""
+    import onnxruntime as ort
+
+    built_in()
+    try:
+        module = importlib.import_module(plugin.module)
+        ort.register_execution_provider_library(plugin.name, str(module.get_library_path()))
+        return frozenset(str(name) for name in module.get_ep_names())
+    except Exception as exc:
+        raise ProviderError(
+            f"provider {plugin.name}: the package {plugin.package} cannot be loaded with onnxruntime "
+            f"{ort.__version__} ({first_line(exc)}); pip install --upgrade {plugin.package}, or use --provider cpu"
+        ) from exc
 
 
 def provider_names() -> tuple[str, ...]:
-    """Every name ``open_session`` takes, ``auto`` first, installed plugins last. A plugin takes ``NAME:DEVICE`` too."""
+    """Every name that ``open_session`` takes, ``auto`` first, plugins last; a plugin also as ``NAME:DEVICE``."""
     return (AUTO, *(p.name for p in all_providers()))
 
 
 def all_providers() -> tuple[Provider, ...]:
-    """The known providers, and the installed plugins beside them."""
+    """The rows of the table, and the other installed plugins."""
     known = {p.plugin for p in PROVIDERS}
-    others = (p for p in plugins.installed() if p.module not in known)
-    return (*PROVIDERS, *(Provider(p.name, "", p.package, plugin=p.module) for p in others))
+    others = (p for p in installed_plugins() if p.module not in known)
+    return (*PROVIDERS, *(_of_plugin(one) for one in others))
+
+
+def _of_plugin(plugin: Plugin) -> Provider:
+    return Provider(plugin.name, "", package=plugin.package, plugin=plugin.module)
 
 
 def provider_named(name: str) -> Provider:
@@ -90,50 +143,50 @@ def provider_named(name: str) -> Provider:
         UsageError: there is none, or it takes no device.
     """
     short, _, device = name.partition(":")
-    chosen = next((p for p in all_providers() if p.name == short), None)
+    chosen = find_provider(short)
     if chosen is None:
-        found = plugins.find(short)
-        chosen = None if found is None else Provider(found.name, "", found.package, plugin=found.module)
+        plugin = find_plugin(short)
+        chosen = None if plugin is None else _of_plugin(plugin)
     if chosen is None:
-        raise UsageError(f"unknown provider {name!r}; choose one of {', '.join(provider_names())}")
+        names = provider_names()
+        raise UsageError(f"unknown provider {name!r}{nearest(short, names)}; choose one of {', '.join(names)}")
     if device and (not chosen.plugin or device not in _DEVICES):
         raise UsageError(f"provider {name!r}: a plugin's device is {', '.join(_DEVICES)}; use --provider {short}")
     return replace(chosen, device=device) if device else chosen
 
 
 def likely(provider: str = AUTO) -> str:
-    """The provider that ``auto`` tries first here; any other name as it is. Loads nothing but the GPU's driver."""
+    """The provider that ``auto`` tries first here; another name unchanged. Loads only the GPU's driver."""
     if provider != AUTO:
         return provider
-    there = plugins.built_in()
+    there = built_in()
     for name in AUTO_ORDER:
-        candidate = next(p for p in PROVIDERS if p.name == name)
+        candidate = provider_named(name)
         if candidate.plugin and to_be_tried(candidate):
             if not why_not(candidate):
                 return name
         elif candidate.ort_name in there and not (candidate.nvidia and nvidia.no_driver()):
             return name
-    return "cpu"
+    return CPU.name
 
 
 def why_not(provider: Provider) -> str:
-    """Why this provider cannot run on this machine, with the way out after a semicolon; empty where it can.
+    """Why this provider cannot run on this machine, with a hint after a semicolon; empty where it can.
 
-    Loads the provider's library as the session would, since ONNX Runtime lists providers it cannot load.
+    Loads the provider's library as a session would, because ONNX Runtime also lists providers that it cannot load.
     """
     import onnxruntime as ort
 
     if on_own_runtime(provider):
         return ""
-    if provider.plugin and (provider.ort_name not in plugins.built_in() or plugin_of(provider) is not None):
+    if provider.plugin and (provider.ort_name not in built_in() or plugin_of(provider) is not None):
         return _why_not_plugin(provider)
-    if provider.ort_name not in plugins.built_in():
-        where = {"directml": "win32", "coreml": "darwin"}.get(provider.name)
-        if where is not None and sys.platform != where:
-            return f"exists only on {'Windows' if where == 'win32' else 'macOS'}; use --provider cpu"
+    if provider.ort_name not in built_in():
+        if provider.platform not in ("", sys.platform):
+            return f"exists only on {_PLATFORMS[provider.platform]}; use --provider cpu"
         return (
-            f"the installed onnxruntime was built without it; install the package {provider.package} in place of "
-            "the one there, or use --provider cpu"
+            f"the installed onnxruntime was built without it; replace it by the package {provider.package}, or use "
+            "--provider cpu"
         )
     if provider.nvidia:
         reason = nvidia.no_driver()
@@ -143,16 +196,18 @@ def why_not(provider: Provider) -> str:
     if provider.library:
         reason = _cannot_load(Path(ort.__file__).parent / "capi", provider.library)
         if reason:
-            wanted = f"the libraries that onnxruntime {ort.__version__} needs"
-            way = f"{nvidia.CUDA_EXTRA} brings {wanted}" if provider.name == "cuda" else f"install {wanted}"
-            return f"{reason}; {way}, or use --provider cpu"
+            libraries = f"the libraries that onnxruntime {ort.__version__} needs"
+            extra = f'pip install "streamdepth[{provider.extra}]" brings {libraries}'
+            hint = extra if provider.extra else f"install {libraries}"
+            return f"{reason}; {hint}, or use --provider cpu"
     return ""
 
 
 def check_runs(provider: Provider) -> None:
-    """
+    """Check that a provider can run on this machine.
+
     Raises:
-        ProviderError: the provider cannot run on this machine; says why and what would help.
+        ProviderError: it cannot; says why and what to do.
     """
     reason = why_not(provider)
     if reason:
@@ -160,60 +215,57 @@ def check_runs(provider: Provider) -> None:
 
 
 def runs_on_cores(name: str) -> bool:
-    """Whether runs of the provider of this name share the cores, so that two of one thread each may go side by side."""
-    return name == "cpu" or any(one.name == name and on_own_runtime(one) for one in PROVIDERS)
+    """Whether runs of this provider use the CPU's cores, so that two runs of one thread each may overlap."""
+    return name == CPU.name or any(one.name == name and on_own_runtime(one) for one in PROVIDERS)
 
 
 def on_own_runtime(provider: Provider) -> bool:
+    """Whether the provider's own runtime is used: ONNX Runtime has neither the provider nor a device of its plugin."""
     if not provider.runtime or provider.device not in ("", "cpu") or not openvino_runtime.installed():
         return False
-    if provider.ort_name in plugins.built_in():
+    if provider.ort_name in built_in():
         return False
     plugin = plugin_of(provider)
     try:
-        return plugin is None or device_of(plugins.devices(plugin), provider) is None
+        return plugin is None or device_of(plugin_devices(plugin), provider) is None
     except ProviderError:  # a plugin for another ONNX Runtime
         return True
 
 
-def plugin_of(provider: Provider) -> plugins.Plugin | None:
-    return next((p for p in plugins.installed() if p.module == provider.plugin), None)
+def plugin_of(provider: Provider) -> Plugin | None:
+    return next((p for p in installed_plugins() if p.module == provider.plugin), None)
 
 
 def _why_not_plugin(provider: Provider) -> str:
     plugin = plugin_of(provider)
     if plugin is None:
-        wanted = f"'streamdepth[{provider.name}]'" if provider.runtime else provider.package
-        return f"the package {provider.package} is not installed; pip install {wanted}, or use --provider cpu"
+        package = f"'streamdepth[{provider.extra}]'" if provider.extra else provider.package
+        return f"the package {provider.package} is not installed; pip install {package}, or use --provider cpu"
     try:
-        offered = plugins.devices(plugin)
+        offered = plugin_devices(plugin)
     except ProviderError as exc:
         return exc.message.removeprefix(f"provider {plugin.name}: ")
     if device_of(offered, provider) is None:
-        kinds = ", ".join(sorted({plugins.device_kind(device) for device in offered}))
-        what = f"{provider.device or 'device'} of this machine"
-        return (
-            f"{plugin.package} does not run on the {what}{f' but on its {kinds}' if kinds else ''} (OpenVINO's plugin "
-            f"takes Intel hardware only); pip install {provider.runtime}, which runs on any, or use --provider cpu"
-            if provider.name == "openvino"
-            else f"{plugin.package} does not run on the {what}{f' but on its {kinds}' if kinds else ''}; "
-            "use --provider cpu"
-        )
+        kinds = ", ".join(sorted({device_kind(device) for device in offered}))
+        text = f"{plugin.package} does not run on the {provider.device or 'device'} of this machine"
+        text += (f" but on its {kinds}" if kinds else "") + (f" ({provider.note})" if provider.note else "")
+        hint = f"pip install {provider.runtime}, which runs on any, or " if provider.runtime else ""
+        return f"{text}; {hint}use --provider cpu"
     return ""
 
 
 def device_of(offered: Sequence[Any], provider: Provider) -> Any:
-    """The device to use of those a plugin offers, None where the kind wanted is not among them."""
-    fit = [device for device in offered if provider.device in ("", plugins.device_kind(device))]
+    """The first device of the provider's kind among those that a plugin offers, None where there is none."""
+    fit = [device for device in offered if provider.device in ("", device_kind(device))]
     return fit[0] if fit else None
 
 
 def to_be_tried(provider: Provider) -> bool:
-    """False where the hardware or package is simply not there: the CPU is then the choice, not a fallback."""
+    """False where hardware or package is absent: the CPU is then the first choice, not a fallback."""
     if provider.nvidia and nvidia.no_driver():
         return False
     return (
-        provider.ort_name in plugins.built_in()
+        provider.ort_name in built_in()
         or (bool(provider.plugin) and plugin_of(provider) is not None)
         or on_own_runtime(provider)
     )
@@ -230,5 +282,5 @@ def _cannot_load(folder: Path, library: str) -> str:
             ctypes.CDLL(str(shared), mode=ctypes.RTLD_GLOBAL)
         ctypes.CDLL(str(path))
     except OSError as exc:
-        return f"{path.name} cannot be loaded ({session_errors.first_line(exc)})"
+        return f"{path.name} cannot be loaded ({first_line(exc)})"
     return ""

@@ -1,7 +1,7 @@
-"""Sessions: a model loaded on the provider that was asked for, or on the first that ``auto`` finds good.
+"""Sessions: a model loaded on the requested provider, or on the first one that ``auto`` accepts.
 
-A provider asked for by name either runs the model or the session is refused with the reason; only ``auto`` falls back,
-and its note says from what and why.
+A provider requested by name runs the model, or the session is refused with the reason. Only ``auto`` falls back, and
+its note says from what and why.
 """
 
 from __future__ import annotations
@@ -12,19 +12,11 @@ from typing import TYPE_CHECKING, Any
 from streamdepth.core.errors import ModelError, ProviderError, StreamDepthError
 from streamdepth.core.host import cache_root, cores
 from streamdepth.core.threads import plan_threads
-from streamdepth.inference import (
-    agreement_cache,
-    assignment,
-    fused,
-    nvidia,
-    openvino_runtime,
-    plugins,
-    precision,
-    providers,
-    session_errors,
-    session_options,
-)
-from streamdepth.inference.providers import AUTO, PROVIDERS, Provider, provider_named
+from streamdepth.inference import agreement, graphs, nvidia, openvino_runtime, providers
+from streamdepth.inference.cache import HINT, writable
+from streamdepth.inference.ort import RECORD, assignment_of, first_line, load_error, session_options
+from streamdepth.inference.providers import provider_named
+from streamdepth.models.providers import AUTO, CPU, CUDA, Provider
 
 if TYPE_CHECKING:
     from streamdepth.models.spec import ModelSpec
@@ -32,13 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """A running session. ``note`` says what ``auto`` fell back from, or what the provider left to the CPU; or empty."""
+    """A session. ``note`` says what ``auto`` fell back from, or what the provider left to the CPU; or empty."""
 
     session: Any
     provider: str
     note: str = ""
     device: str = ""
-    """Where inputs and outputs may stay between host and model, in ONNX Runtime's words; empty = host memory."""
+    """Device that inputs and outputs may stay on, by ONNX Runtime's name; empty = host memory."""
     graph: bool = False
     """Runs are recorded as CUDA graphs."""
 
@@ -58,13 +50,13 @@ def open_session(
         batch: the most images a run will take; TensorRT builds its engine for it.
         graph: record runs as CUDA graphs where that is possible; where it is not, the note says why.
     Raises:
-        ProviderError: no such provider, or it cannot run here; says why and what would help.
+        ProviderError: no such provider, or it cannot run here; says why and what to do.
         ModelError: the model cannot be loaded.
     """
     if provider == AUTO:
         return _open_auto(spec, threads, batch, graph=graph)
     chosen = provider_named(provider)
-    if chosen.name == "tensorrt" and precision.may_halve(spec):
+    if chosen.name == "tensorrt" and agreement.may_halve(spec):
         return _open_halved(spec, chosen, threads, batch, graph=graph)
     return replace(_open(spec, chosen, threads, batch, graph=graph), provider=provider)
 
@@ -72,7 +64,7 @@ def open_session(
 def _open_auto(spec: ModelSpec, threads: int | None, batch: int, *, graph: bool) -> OpenSession:
     missed: list[str] = []
     for name in providers.AUTO_ORDER[:-1]:
-        candidate = next(p for p in PROVIDERS if p.name == name)
+        candidate = provider_named(name)
         if not providers.to_be_tried(candidate):
             continue
         try:
@@ -80,40 +72,37 @@ def _open_auto(spec: ModelSpec, threads: int | None, batch: int, *, graph: bool)
         except ProviderError as exc:
             missed.append(exc.message.replace("; ", ", "))
     note = f"running on the CPU; {'; '.join(missed)}" if missed else ""
-    return replace(_open(spec, PROVIDERS[0], threads), note=note)
+    return replace(_open(spec, CPU, threads), note=note)
 
 
 def _tried(spec: ModelSpec, provider: Provider, threads: int | None, batch: int, *, graph: bool) -> OpenSession:
-    """A session for ``auto``; one that may compute in a narrower type only where it says what the CPU says.
+    """A session for ``auto``. A provider that may compute in a narrower type has to agree with the CPU.
 
     Raises:
-        ProviderError: the provider cannot run the model, or says something else.
+        ProviderError: the provider cannot run the model, or its depth differs from the CPU's.
     """
     if not provider.plugin:
         return _open(spec, provider, threads, batch, graph=graph)
-    key = agreement_cache.on_processor(spec, provider)
-    wrong = agreement_cache.known(key)
+    key = agreement.processor_key(spec, provider)
+    wrong = agreement.cached(key)
     if not wrong:
         opened = _open(spec, provider, threads, batch, graph=graph)
         if wrong is None:
-            from streamdepth.inference.agreement import disagreement
-
-            wrong = disagreement(spec, opened.session, _open(spec, PROVIDERS[0], threads).session)
-            agreement_cache.keep(key, wrong)
+            wrong = agreement.disagreement(spec, opened.session, _open(spec, CPU, threads).session)
+            agreement.store(key, wrong)
         if not wrong:
             return replace(opened, note="")
     raise ProviderError(f"provider {provider.name} {wrong}")
 
 
 def _open_halved(spec: ModelSpec, provider: Provider, threads: int | None, batch: int, *, graph: bool) -> OpenSession:
-    """TensorRT computing in half precision where it then says what the CPU says, else in float32 with a note."""
-    from streamdepth.inference.agreement import disagreement
+    """TensorRT in half precision if its depth agrees with the CPU's, else in float32 with a note."""
 
-    def judge() -> str:
-        halved = _open(spec, provider, threads, batch, half=True)  # built now, and read from the cache from here on
-        return disagreement(spec, halved.session, _open(spec, PROVIDERS[0], threads).session)
+    def compare() -> str:
+        halved = _open(spec, provider, threads, batch, half=True)  # built now, later read from the cache
+        return agreement.disagreement(spec, halved.session, _open(spec, CPU, threads).session)
 
-    wrong = precision.verdict(spec, provider.name, judge)
+    wrong = agreement.gpu_disagreement(spec, provider.name, compare)
     opened = _open(spec, provider, threads, batch, graph=graph, half=not wrong)
     if not wrong:
         return opened
@@ -130,40 +119,40 @@ def _open(
     graph: bool = False,
     half: bool = False,
 ) -> OpenSession:
-    """A session; its note is about heavy nodes left to the CPU, and about what keeps a CUDA graph from being recorded.
+    """A session. Its note names heavy nodes left to the CPU, and what prevents a CUDA graph.
 
     Args:
         half: TensorRT may compute a float32 graph in half precision.
     Raises:
         ProviderError: the provider cannot run here, or leaves all heavy nodes to the CPU.
-        ModelError: the model is at fault.
+        ModelError: the model cannot be loaded.
     """
     import onnxruntime as ort
 
     providers.check_runs(provider)
     if providers.on_own_runtime(provider):
         return OpenSession(_own_session(spec, provider, threads), provider.name)
-    options = session_options.made(threads)
-    beside = fused.weights_folder(spec)
+    options = session_options(threads)
+    beside = graphs.weights_folder(spec)
     if beside:
-        options.add_session_config_entry(fused.EXTERNAL_FOLDER, beside)
+        options.add_session_config_entry(graphs.EXTERNAL_FOLDER, beside)
     plugin = providers.plugin_of(provider) if provider.plugin else None
-    wanted: list[Any] = []
+    requested: list[Any] = []
     ort_name = provider.ort_name
     if plugin is not None:
-        device = providers.device_of(plugins.devices(plugin), provider)
+        device = providers.device_of(providers.plugin_devices(plugin), provider)
         ort_name = str(device.ep_name)
         options.add_provider_for_devices([device], {})
     else:
-        wanted = _with_options(spec, provider, batch, half=half)
-    if provider.name != "cpu":
-        options.add_session_config_entry(*assignment.RECORD)
+        requested = _with_options(spec, provider, batch, half=half)
+    if provider.name != CPU.name:
+        options.add_session_config_entry(*RECORD)
         if plugin is None:
-            wanted.append(PROVIDERS[0].ort_name)
-    # A path, not bytes: external data is looked for beside it. With a folder of weights given, only bytes obey it.
+            requested.append(CPU.ort_name)
+    # ONNX Runtime looks for external data beside a path; it uses the configured folder only with bytes
     model = spec.path.read_bytes() if beside else str(spec.path)
     try:
-        session = ort.InferenceSession(model, sess_options=options, providers=wanted or None)
+        session = ort.InferenceSession(model, sess_options=options, providers=requested or None)
     except Exception as exc:
         raise _refused(exc, spec, provider) from exc
     running = session.get_providers()
@@ -172,72 +161,65 @@ def _open(
             f"provider {provider.name}: onnxruntime could not start it and fell back to "
             f"{', '.join(running)}; check driver and libraries, or use --provider cpu"
         )
-    note = _left_to_cpu(session, ort_name, spec, provider) if provider.name != "cpu" else ""
+    note = _left_to_cpu(session, ort_name, spec, provider) if provider.name != CPU.name else ""
     opened = OpenSession(session, provider.name, note, "cuda" if provider.nvidia else "")
     if not (graph and provider.nvidia):
         return opened
-    reason = nvidia.graph_obstacle(spec, assignment.of(session, ort_name))
+    reason = nvidia.graph_obstacle(spec, assignment_of(session, ort_name))
     if not reason:
-        # whether a graph is possible is known only of a session, and has to be said before there is one
+        # whether a graph can be recorded is known from a session only, and a session takes it as an option
         recorded = _with_options(spec, provider, batch, graph=True, half=half)
         try:
-            session = ort.InferenceSession(model, sess_options=options, providers=[*recorded, PROVIDERS[0].ort_name])
+            session = ort.InferenceSession(model, sess_options=options, providers=[*recorded, CPU.ort_name])
             return replace(opened, session=session, graph=True)
-        except Exception as exc:  # control flow in the graph is refused only here
-            reason = session_errors.first_line(exc)
+        except Exception as exc:  # control flow in the graph is refused here
+            reason = first_line(exc)
     return replace(opened, note="; ".join(text for text in (note, f"no CUDA graph: {reason}") if text))
 
 
 def _own_session(spec: ModelSpec, provider: Provider, threads: int | None) -> openvino_runtime.RuntimeSession:
     planned = plan_threads(cores()).session
     each = threads or planned
-    cache = cache_root() / provider.name
     try:
-        return openvino_runtime.RuntimeSession(spec.path, threads=each, streams=max(1, planned // each), cache=cache)
-    except Exception as exc:  # its classes are those of the C++ library, one for nearly everything
+        return openvino_runtime.RuntimeSession(
+            spec.path, threads=each, streams=max(1, planned // each), cache=cache_root() / provider.name
+        )
+    except Exception as exc:  # the C++ library has one class for nearly all errors
         raise _refused(exc, spec, provider) from exc
 
 
 def _with_options(
     spec: ModelSpec, provider: Provider, batch: int, *, graph: bool = False, half: bool = False
 ) -> list[Any]:
-    """The providers of a session in order, with their options; CUDA behind TensorRT, for nodes it does not take."""
-    cuda_name = next(p.ort_name for p in PROVIDERS if p.name == "cuda")
-    if provider.name == "cuda":
-        return [(cuda_name, nvidia.cuda_options(graph=graph))]
+    """The providers of a session in order, with their options; CUDA after TensorRT, for nodes that it does not take."""
+    if provider is CUDA:
+        return [(CUDA.ort_name, nvidia.cuda_options(graph=graph))]
     if provider.name != "tensorrt":
         return [provider.ort_name]
     key = nvidia.engine_key(spec, batch=batch, fp16=half, gpu=nvidia.gpu_name())
     folder = nvidia.engine_folder(key)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise ProviderError(
-            f"provider tensorrt: engines cannot be kept in {folder} ({exc.strerror}); point STREAMDEPTH_CACHE to a "
-            "folder that can be written"
-        ) from exc
+    if not writable(folder):
+        raise ProviderError(f"provider tensorrt: engines cannot be stored in {folder}; {HINT}")
     engine = (provider.ort_name, nvidia.tensorrt_options(key, folder, graph=graph))
-    return [engine, (cuda_name, nvidia.cuda_options())]
+    return [engine, (CUDA.ort_name, nvidia.cuda_options())]
 
 
 def _left_to_cpu(session: Any, ort_name: str, spec: ModelSpec, provider: Provider) -> str:
-    given = assignment.of(session, ort_name)
-    if given is None:
+    nodes = assignment_of(session, ort_name)
+    if nodes is None:
         return ""
-    if given.heavy_left and not given.heavy_taken:
+    if nodes.heavy_left and not nodes.heavy_taken:
         raise ProviderError(
             f"provider {provider.name}: takes none of the heavy nodes of {spec.name} ({spec.dtype}); try another "
             "--dtype, or use --provider cpu"
         )
-    return given.report(provider.name)
+    return nodes.report(provider.name)
 
 
 def _refused(exc: Exception, spec: ModelSpec, provider: Provider) -> StreamDepthError:
-    known = session_errors.load_error(exc, spec)
+    known = load_error(exc, spec)
     if known is not None:
         return known
-    if provider.name != "cpu":
-        return ProviderError(
-            f"provider {provider.name}: cannot run {spec.name}: {session_errors.first_line(exc)}; use --provider cpu"
-        )
-    return ModelError(f"{spec.name}: cannot be loaded: {session_errors.first_line(exc)}; export it again")
+    if provider.name != CPU.name:
+        return ProviderError(f"provider {provider.name}: cannot run {spec.name}: {first_line(exc)}; use --provider cpu")
+    return ModelError(f"{spec.name}: cannot be loaded: {first_line(exc)}; export it again")

@@ -1,42 +1,124 @@
-"""The input side of a batch: memory and bindings made once, lent out as slots."""
+"""Inputs of a run: the memory of a batch, lent as slots, and values for the graph's further inputs."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamdepth.inference import feeds
-from streamdepth.inference.buffers import BufferPool
+from streamdepth.core.errors import ModelError
+from streamdepth.inference.memory import BufferPool
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import av
     from numpy.typing import NDArray
 
-    from streamdepth.inference.engine import Engine
     from streamdepth.inference.geometry import Geometry
+    from streamdepth.inference.memory import PageLock
     from streamdepth.inference.preprocess import FastWriter
+    from streamdepth.models.spec import ModelSpec, TensorSpec
+
+_MASKS = ("pixel_mask", "bool_masked_pos")
+_FOCAL = ("focal_length", "focallength_px", "focal_length_px", "f_px", "focal", "fx")
+_INTRINSICS = ("intrinsics", "k", "camera_intrinsics")
+_ASSUMED_VIEW_DEGREES = 60.0
+
+
+def focal_note(spec: ModelSpec) -> str:
+    """One line if a camera is assumed, else empty."""
+    names = [t.name for t in spec.other_inputs if t.name.lower() in (*_FOCAL, *_INTRINSICS)]
+    if not names:
+        return ""
+    return f"{spec.name}: input {names[0]} assumes a horizontal field of view of {_ASSUMED_VIEW_DEGREES:g} degrees"
+
+
+def feed(tensor: TensorSpec, spec: ModelSpec, rows: int, size: tuple[int, int]) -> NDArray[Any]:
+    """The value of one further input, for ``rows`` images at network size (width, height).
+
+    ``pixel_mask`` is all ones. Focal length and intrinsics, in pixels of the network's input, are those of a horizontal
+    field of view of 60 degrees.
+
+    Raises:
+        ModelError: the meaning of the input is unknown.
+    """
+    width, height = size
+    name = tensor.name.lower()
+    focal = width / 2 / math.tan(math.radians(_ASSUMED_VIEW_DEGREES) / 2)
+    dtype = np.dtype(tensor.dtype)
+    if name in _MASKS:
+        tail = (height, width)
+        shape = _shape(tensor, rows, tail)
+        return np.full(shape, name == "pixel_mask", dtype=dtype)
+    if name in _FOCAL:
+        return np.full(_shape(tensor, rows, ()), focal, dtype=dtype)
+    if name in _INTRINSICS:
+        matrix = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], dtype=dtype)
+        return np.ascontiguousarray(np.broadcast_to(matrix, _shape(tensor, rows, (3, 3))))
+    shape_text = "[" + ", ".join(str(d) or "?" for d in tensor.shape) + "]"
+    raise ModelError(
+        f"{spec.name}: has a further input {tensor.name} ({tensor.dtype} {shape_text}) that cannot be computed from "
+        "an image; export the model with this input as a constant"
+    )
+
+
+def _shape(tensor: TensorSpec, rows: int, tail: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape with dynamic dimensions set: the trailing ones from ``tail``, the first to ``rows``, others to 1."""
+    rank = len(tensor.shape)
+    dims: list[int] = []
+    for axis, dimension in enumerate(tensor.shape):
+        from_end = axis - (rank - len(tail))
+        if isinstance(dimension, int):
+            dims.append(dimension)
+        elif from_end >= 0:
+            dims.append(tail[from_end])
+        else:
+            dims.append(rows if axis == 0 else 1)
+    return tuple(dims)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotPlan:
+    """What an engine and its slots share.
+
+    Attributes:
+        exact: preprocess as ``transformers`` does.
+        batch: rows of a slot.
+        rows_per_run: rows of one run of the graph.
+        geometry: how an image of (width, height) goes through the network.
+        page_lock: locks the memory for a GPU; None = ordinary memory.
+    """
+
+    spec: ModelSpec
+    exact: bool
+    batch: int
+    rows_per_run: int
+    geometry: Callable[[int, int], Geometry]
+    page_lock: PageLock | None
 
 
 class Buffers:
-    """Everything of one slot that is made once: input memory, its views, and the bindings to it."""
+    """What a slot reuses: input memory, its views, and the bindings to it."""
 
-    def __init__(self, engine: Engine, size: tuple[int, int]) -> None:
-        spec = engine.spec
+    def __init__(self, plan: SlotPlan, size: tuple[int, int]) -> None:
+        spec = plan.spec
         width, height = size
         shape: tuple[int, ...] = (height, width, 3) if spec.image_layout == "hwc" else (3, height, width)
         if spec.image_layout == "nchw":
             shape = (1, *shape)
         dtype = np.dtype(spec.image_input.dtype)
-        rows = engine.batch
-        pool = BufferPool(rows * int(np.prod(shape)) * dtype.itemsize, engine.page_lock)
+        rows = plan.batch
+        pool = BufferPool(rows * int(np.prod(shape)) * dtype.itemsize, plan.page_lock)
         self.input = pool.lend().view(dtype).reshape(rows, *shape)
         self.input[...] = 0
         self.rows_chw: list[NDArray[Any]] = [self._chw(self.input[row], spec.image_layout) for row in range(rows)]
         self.writer: FastWriter | None = None
-        per_run = engine.rows_per_run
+        per_run = plan.rows_per_run
         run_shape = (per_run, *shape) if len(spec.image_input.shape) == len(shape) + 1 else shape
-        self._fed = [(t.name, feeds.feed(t, spec, per_run, size)) for t in spec.other_inputs]
+        self._fed = [(t.name, feed(t, spec, per_run, size)) for t in spec.other_inputs]
         self._name, self._per_run, self._run_shape = spec.image_input.name, per_run, run_shape
         self._bindings: list[Any] = [None] * len(range(0, rows, per_run))
 
@@ -44,8 +126,8 @@ class Buffers:
         """ONNX Runtime's binding of one run, its inputs bound to this memory.
 
         Args:
-            afresh: bind the inputs again. A provider with memory of its own copies them when they are bound, and sees
-                nothing of what is written later.
+            afresh: bind the inputs again. A provider with its own memory copies inputs when they are bound, and does
+                not see later writes.
         """
         binding = self._bindings[run]
         if binding is None:
@@ -58,7 +140,7 @@ class Buffers:
         return binding
 
     def host_input(self, run: int) -> NDArray[Any]:
-        """The images of one run, as the graph takes them."""
+        """The images of one run, in the layout of the graph."""
         first = run * self._per_run
         return self.input[first : first + self._per_run].reshape(self._run_shape)
 
@@ -81,27 +163,22 @@ class Buffers:
 class Slot:
     """The input of one batch, lent by :meth:`Engine.acquire`. One thread at a time.
 
-    It goes back to the ring when nobody refers to it any more, run or not.
+    Its buffers return to the engine when the slot has no references left, run or not.
     """
 
-    def __init__(self, engine: Engine, size: tuple[int, int], buffers: Buffers) -> None:
-        self._engine = engine
+    def __init__(self, plan: SlotPlan, size: tuple[int, int], buffers: Buffers) -> None:
+        self._plan = plan
         self._buffers = buffers
         self.size = size
-        self.geometries: list[Geometry | None] = [None] * engine.batch
-
-    @property
-    def engine(self) -> Engine:
-        """The one that lent it, and that runs it."""
-        return self._engine
+        self.geometries: list[Geometry | None] = [None] * plan.batch
 
     @property
     def exact(self) -> bool:
-        """Whether the engine preprocesses as ``transformers`` does."""
-        return self._engine.exact
+        """Whether images are preprocessed as ``transformers`` does."""
+        return self._plan.exact
 
     def host_input(self, run: int) -> NDArray[Any]:
-        """The images of one run, as the graph takes them: memory of the slot."""
+        """The images of one run, in the layout of the graph. Memory of the slot."""
         return self._buffers.host_input(run)
 
     @property
@@ -113,14 +190,14 @@ class Slot:
         """Preprocess an image into row ``row``.
 
         Args:
-            image: any pixel format the scaler takes; its matrix and range are honoured. Only read.
+            image: any pixel format the scaler takes; its matrix and range are honoured. Not changed.
         Raises:
-            ValueError: its network size is not the slot's.
+            ValueError: its network size differs from the slot's.
             DataFormatError: it cannot be converted.
         """
-        geometry = self._engine.geometry(image.width, image.height)
+        geometry = self._plan.geometry(image.width, image.height)
         self._check(geometry.net_size)
-        if self._engine.exact:
+        if self._plan.exact:
             from streamdepth.inference.preprocess import to_rgb_array
 
             self.write_rgb(row, to_rgb_array(image))
@@ -128,35 +205,35 @@ class Slot:
         if self._buffers.writer is None:
             from streamdepth.inference.preprocess import FastWriter
 
-            self._buffers.writer = FastWriter(self._engine.spec)
+            self._buffers.writer = FastWriter(self._plan.spec)
         self._buffers.writer.write(self._buffers.rows_chw[row], image, geometry)
         self.geometries[row] = geometry
 
     def write_rgb(self, row: int, rgb: NDArray[np.uint8]) -> None:
         """Preprocess a uint8 [H, W, 3] RGB image into row ``row`` the exact way."""
-        from streamdepth.inference import exact
+        from streamdepth.inference.preprocess import exact_input, exact_rules
 
-        spec = self._engine.spec
-        geometry = self._engine.geometry(rgb.shape[1], rgb.shape[0])
+        spec = self._plan.spec
+        geometry = self._plan.geometry(rgb.shape[1], rgb.shape[0])
         self._check(geometry.net_size)
         target = self._buffers.rows_chw[row]
-        target[...] = exact.prepare(rgb, exact.rules(spec), geometry)
+        target[...] = exact_input(rgb, exact_rules(spec), geometry)
         self.geometries[row] = geometry
 
     def write_tensor(self, row: int, chw: NDArray[Any]) -> None:
-        """Take a prepared [3, net height, net width] array as it is, converted to the input's dtype only."""
+        """Copy a prepared [3, net height, net width] array, converted to the input's dtype only."""
         self._check((chw.shape[2], chw.shape[1]))
         self._buffers.rows_chw[row][...] = chw
         self.geometries[row] = None
 
     def bound(self, session: Any, run: int, *, afresh: bool = False) -> Any:
-        """ONNX Runtime's binding of one of the runs a batch takes, see :meth:`Buffers.bound`."""
+        """ONNX Runtime's binding of one of the runs of a batch, see :meth:`Buffers.bound`."""
         return self._buffers.bound(session, run, afresh=afresh)
 
     def input_chw(self, row: int) -> NDArray[Any]:
-        """What row ``row`` holds, as [3, net height, net width] in the input's dtype. A view: valid until rewritten."""
+        """Row ``row`` as [3, net height, net width] in the input's dtype. A view, valid until rewritten."""
         return self._buffers.rows_chw[row]
 
     def _check(self, size: tuple[int, int]) -> None:
         if size != self.size:
-            raise ValueError(f"this slot takes network size {self.size[0]}x{self.size[1]}, not {size[0]}x{size[1]}")
+            raise ValueError(f"this slot has network size {self.size[0]}x{self.size[1]}, not {size[0]}x{size[1]}")

@@ -1,4 +1,4 @@
-"""What there is to choose from: known models, what the cache has, one model in detail, and fetching ahead of use."""
+"""The model commands: list known and cached models, show one in detail, and download one ahead of use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 
 from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError
 from streamdepth.core.frame import Sense
-from streamdepth.models.dtypes import DEFAULT_DTYPE, in_order, split_dtype
 from streamdepth.models.hub import (
     HubAccess,
     Listing,
@@ -19,11 +18,11 @@ from streamdepth.models.hub import (
     list_repository,
     pull_hint,
 )
-from streamdepth.models.layout import check_dtype, variants
+from streamdepth.models.known import KnownModel, find_known, known_models
+from streamdepth.models.layout import BUILT_IN, check_dtype, in_order, split_dtype, variants
 from streamdepth.models.locate import builtin_record, find_target, folder_variants, hub_choice
+from streamdepth.models.providers import AUTO
 from streamdepth.models.resolve import resolve
-from streamdepth.models.table import KnownModel, find_known, known_models
-from streamdepth.models.target import BUILT_IN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,15 +38,15 @@ class ModelEntry:
     """One line of ``models list``.
 
     Attributes:
-        name: what to give as the model.
-        kind: in the package, in the table, or only found in the cache.
-        sense: what its numbers mean, None if unknown before the graph is read.
+        name: name to use for ``--model``.
+        kind: in the package, in the table, or only in the cache.
+        sense: meaning of the output, None if unknown before the graph is read.
         licence: SPDX id or name, empty if unknown.
         sizes_mb: dtype -> megabytes to download (in the package: on disk).
-        speed_ms: ``"dtype WxH"`` -> milliseconds an image where measured (two x86-64 cores, ONNX Runtime's CPU).
-        cached: dtypes that are in the cache.
-        cached_bytes: what the cache holds of it altogether.
-        notes: lines for people.
+        speed_ms: ``"dtype WxH"`` -> measured milliseconds per image (two x86-64 cores, ONNX Runtime's CPU provider).
+        cached: dtypes in the cache.
+        cached_bytes: size in the cache.
+        notes: one line each.
     """
 
     name: str
@@ -63,7 +62,7 @@ class ModelEntry:
 
 @dataclass(frozen=True, slots=True)
 class VariantFile:
-    """One dtype of a model: its graph's path in the repository or folder, bytes with weights, whether it is here."""
+    """One dtype of a model: path of its graph in the repository or folder, bytes with weights, whether it is local."""
 
     dtype: str
     file: str
@@ -73,17 +72,17 @@ class VariantFile:
 
 @dataclass(frozen=True, slots=True)
 class ModelDetails:
-    """``models show``: everything that can be known without a download.
+    """``models show``: everything that is known without a download.
 
     Attributes:
-        name: as asked for, redacted.
-        revision: commit or version shown, empty where there is none.
-        variants: dtypes there are.
-        chosen: dtype that ``dtype`` means for the provider.
-        spec: of the chosen dtype, None while its graph is not on this machine.
-        known: its row in the table.
-        licence: the table's or the model card's.
-        notes: lines for people.
+        name: as requested, redacted.
+        revision: commit or version, empty where there is none.
+        variants: available dtypes.
+        chosen: dtype for the requested one and the provider.
+        spec: specification of the chosen dtype, None if its graph is not local.
+        known: row in the table.
+        licence: from the table or the model card.
+        notes: one line each.
     """
 
     name: str
@@ -98,7 +97,7 @@ class ModelDetails:
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """What ``models pull`` did: the model, every local file of it, and those that came over the network."""
+    """Result of ``models pull``: the model, its local files, and those that were downloaded or repaired."""
 
     spec: ModelSpec
     files: tuple[Path, ...]
@@ -107,7 +106,7 @@ class Pulled:
 
 
 def list_models(access: HubAccess | None = None) -> tuple[ModelEntry, ...]:
-    """The model in the package, the table's, then others in the cache. Touches no network."""
+    """The built-in model, those of the table, then others in the cache. No network access."""
     cached = _scan_cache(access or HubAccess())
     record = builtin_record()
     file = Path(resolve(BUILT_IN).path)
@@ -143,7 +142,7 @@ def list_models(access: HubAccess | None = None) -> tuple[ModelEntry, ...]:
 
 
 def _scan_cache(access: HubAccess) -> dict[str, tuple[str, tuple[str, ...], int]]:
-    """Lower-case repository -> its name, the dtypes cached of it, bytes; only repositories with ONNX files."""
+    """Lower-case repository -> its name, cached dtypes, bytes; only repositories with ONNX files."""
     if not access.cache.is_dir():
         return {}
     from huggingface_hub import scan_cache_dir
@@ -160,12 +159,12 @@ def _scan_cache(access: HubAccess) -> dict[str, tuple[str, tuple[str, ...], int]
 def show_model(
     model: str | Path,
     *,
-    dtype: str = DEFAULT_DTYPE,
+    dtype: str = AUTO,
     revision: str | None = None,
     provider: str = "cpu",
     access: HubAccess | None = None,
 ) -> ModelDetails:
-    """One model in detail. Asks the Hub what a repository has, but downloads nothing larger than its configuration.
+    """One model in detail. Lists a repository on the Hub, and downloads its configuration only.
 
     Raises:
         As :func:`~streamdepth.models.resolve.resolve`.
@@ -213,7 +212,7 @@ def _size_here(graph: Path) -> int:
 
 
 def _size(listing: Listing, graph: str) -> int | None:
-    """Bytes of a graph and its weight files, by the names exporters give them (``model.onnx_data``, ``_data_1``)."""
+    """Bytes of a graph and its weight files, by the usual names (``model.onnx_data``, ``_data_1``)."""
     sizes = [entry.size for file, entry in listing.files.items() if file == graph or file.startswith(f"{graph}_data")]
     return None if any(size is None for size in sizes) else sum(size or 0 for size in sizes)
 
@@ -221,42 +220,42 @@ def _size(listing: Listing, graph: str) -> int | None:
 def pull(
     model: str,
     *,
-    dtype: str = DEFAULT_DTYPE,
+    dtype: str = AUTO,
     revision: str | None = None,
     provider: str = "cpu",
     force: bool = False,
     progress: Progress | None = None,
     access: HubAccess | None = None,
 ) -> Pulled:
-    """Fetch a Hub model into the cache, check every file of it, and repair what is damaged there.
+    """Download a Hub model into the cache, check its files, and repair damaged ones.
 
     Args:
-        force: download again even what is sound.
+        force: download undamaged files again too.
     Raises:
         UsageError: not a Hub name.
-        ModelError: as :func:`~streamdepth.models.resolve.resolve`, or what came in is not what the Hub announced.
+        ModelError: as :func:`~streamdepth.models.resolve.resolve`, or a file differs from the Hub's digest.
     """
     check_dtype(dtype)
     access = access or HubAccess()
     target = find_target(model, access)
     if target.kind != "hub":
-        raise UsageError(f"model {target.name}: is on this machine already; only Hub names (org/name) can be pulled")
+        raise UsageError(f"model {target.name}: is local; only Hub names (org/name) can be pulled")
     listing = list_repository(access, target.repository, revision)
     if listing.cached_only and force:
         raise ModelError(f"{target.repository}: cannot be downloaded again; {listing.note}, go online first")
     repaired = _repair(access, listing, progress)
-    came: list[str] = []
+    downloaded: list[str] = []
 
     def report(file: str, done_bytes: int, total_bytes: int | None, /) -> None:
-        if file not in came:
-            came.append(file)
+        if file not in downloaded:
+            downloaded.append(file)
         if progress is not None:
             progress(file, done_bytes, total_bytes)
 
     spec = resolve(
         model,
         dtype=dtype,
-        # a name, not the commit just listed, so that the cache learns what the name is now
+        # the name, not the commit just listed, so that the cache stores the commit of the name
         revision=revision,
         provider=provider,
         access=access,
@@ -264,11 +263,11 @@ def pull(
         force=force,
     )
     snapshot = access.folder(target.repository) / "snapshots" / spec.revision
-    for file in came:
+    for file in downloaded:
         if _damaged(snapshot / file, listing.files.get(file, RepoFile())):
-            raise ModelError(f"{target.repository}/{file}: came in damaged; {pull_hint(target.repository)}")
+            raise ModelError(f"{target.repository}/{file}: damaged download; {pull_hint(target.repository)}")
     files = (spec.path, *spec.external_data)
-    return Pulled(spec, files, tuple(came), repaired)
+    return Pulled(spec, files, tuple(downloaded), repaired)
 
 
 def _repair(access: HubAccess, listing: Listing, progress: Progress | None) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What an ONNX graph says of itself: names, ranks, shapes, dtypes, and the files its weights are in."""
+"""The interface of an ONNX graph: names, ranks, shapes and dtypes, metadata, and the files of its weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _DEPTH_NAMES = ("predicted_depth", "depth", "depths", "output", "disparity", "in
 
 @dataclass(frozen=True, slots=True)
 class ExternalData:
-    """A file with weights, named relative to the graph's folder, and the bytes the graph needs of it at least."""
+    """A file with weights, relative to the graph's folder, and the minimum of bytes that the graph needs."""
 
     location: str
     needed_bytes: int
@@ -43,7 +43,7 @@ class ExternalData:
 
 @dataclass(frozen=True, slots=True)
 class RawTensor:
-    """A graph input or output as declared; ``shape`` is None where the graph does not say."""
+    """A graph input or output as declared; ``shape`` is None where it is not declared."""
 
     name: str
     elem_type: int
@@ -68,7 +68,7 @@ class RawTensor:
 
 @dataclass(frozen=True, slots=True)
 class GraphInfo:
-    """An ONNX file's outside. ``inputs`` leaves out weights that old exporters list as inputs."""
+    """The interface of an ONNX file. ``inputs`` leaves out weights that old exporters list as inputs."""
 
     inputs: tuple[RawTensor, ...]
     outputs: tuple[RawTensor, ...]
@@ -78,12 +78,12 @@ class GraphInfo:
 
 
 def read_graph(path: Path) -> GraphInfo:
-    """Read the graph of an ONNX file without its weights (a 1.3 GB file costs no more than a small one).
+    """Read the graph of an ONNX file without its weights (a file of 1.3 GB takes no longer than a small one).
 
     Raises:
-        ModelError: not an ONNX file, damaged, or empty; the message says which.
+        ModelError: not an ONNX file, damaged, or empty.
     """
-    _refuse_what_is_no_model(path)
+    _refuse_other_files(path)
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -93,7 +93,7 @@ def read_graph(path: Path) -> GraphInfo:
         raise ModelError(f"{path}: not an ONNX file, or damaged ({exc}); export or download it again") from exc
     graph = model.graph
     if not graph.node or not graph.output:
-        raise ModelError(f"{path}: not an ONNX model, there is no graph in it; export or download it again")
+        raise ModelError(f"{path}: not an ONNX model, it has no graph; export or download it again")
     weights = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
     kinds = [t.data_type for t in graph.initializer if len(t.dims) > 1]
     return GraphInfo(
@@ -105,7 +105,7 @@ def read_graph(path: Path) -> GraphInfo:
     )
 
 
-def _refuse_what_is_no_model(path: Path) -> None:
+def _refuse_other_files(path: Path) -> None:
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -118,13 +118,13 @@ def _refuse_what_is_no_model(path: Path) -> None:
     start = head.lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise ModelError(f"{path}: a web page, not an ONNX model; download the file itself")
-    # A serialised model holds control bytes from its first field (varint ir_version) on; text has none.
+    # a serialised model has control bytes from its first field (varint ir_version) on; text has none
     if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
         raise ModelError(f"{path}: a text file, not an ONNX model; give the exported .onnx file")
 
 
 def _text(value: str | bytes) -> str:
-    # protobuf hands over text that is not UTF-8 as bytes
+    # protobuf returns text that is not UTF-8 as bytes
     return value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
 
 
@@ -132,7 +132,7 @@ def _raw(value: Any) -> RawTensor:
     kind = value.type.tensor_type
     shape: tuple[int | str, ...] | None = None
     if kind.HasField("shape"):
-        # 0 and -1 are how some exporters write "any"
+        # some exporters write 0 or -1 for a dynamic dimension
         shape = tuple(
             d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else _text(d.dim_param) for d in kind.shape.dim
         )
@@ -166,7 +166,7 @@ def _external(path: Path, model: Any) -> tuple[ExternalData, ...]:
             continue
         entry = {_text(e.key): _text(e.value) for e in tensor.external_data}
         location = entry.get("location", "").replace("\\", "/")
-        # The ONNX format keeps these files beside or below the graph; anything else tries to read files of others.
+        # by the ONNX format these files are beside or below the graph; other paths may read foreign files
         if not location or location.startswith("/") or ".." in location.split("/") or ":" in location.split("/")[0]:
             raise ModelError(
                 f"{path}: refers to weights in {location!r}, outside its own folder; do not trust this file"
@@ -200,13 +200,13 @@ def check_external(path: Path, graph: GraphInfo) -> tuple[Path, ...]:
 
 
 def image_input(model: str | Path, graph: GraphInfo, name: str | None = None) -> tuple[TensorSpec, ImageLayout]:
-    """The input that takes images, and its layout without the batch axis.
+    """The image input, and its layout without the batch axis.
 
     Args:
-        model: what messages call it.
-        name: the one the user wants; None = found by shape, then by name.
+        model: its name in messages.
+        name: the user's choice; None = found by shape, then by name.
     Raises:
-        ModelError: there is none, there are several with nothing to tell them apart, or its shape is not an image's.
+        ModelError: none, several without a known name, or not the shape of an image.
     """
     if name is not None:
         chosen = next((t for t in graph.inputs if t.name == name), None)
@@ -215,7 +215,7 @@ def image_input(model: str | Path, graph: GraphInfo, name: str | None = None) ->
         layout = _image_layout(chosen)
         if isinstance(layout, str):
             return _spec(chosen), layout
-        raise ModelError(f"{model}: input {chosen.describe()} takes no images: {layout.reason}")
+        raise ModelError(f"{model}: input {chosen.describe()} does not take images: {layout.reason}")
     layouts = [(t, _image_layout(t)) for t in graph.inputs]
     fits = [(t, found) for t, found in layouts if isinstance(found, str)]
     if not fits:
@@ -251,7 +251,7 @@ def _image_layout(tensor: RawTensor) -> ImageLayout | _NoImage:
         return _NoImage(f"rank {len(shape)}, images have rank 3 to 5")
     if len(shape) == 5:
         if isinstance(shape[1], int) and shape[1] != 1:
-            return _NoImage(f"takes clips of {shape[1]} images at once, streamdepth gives single images")
+            return _NoImage(f"takes clips of {shape[1]} images, streamdepth gives single images")
         return "nchw" if _may_be(shape[2], 3) else _NoImage(_channels(shape[2]))
     first, last = shape[-3], shape[-1]
     if first == 3:
@@ -262,7 +262,7 @@ def _image_layout(tensor: RawTensor) -> ImageLayout | _NoImage:
         return _NoImage(_channels(first))
     if last in (1, 4):
         return _NoImage(_channels(last))
-    # An undeclared channel axis is the first one, as in every exporter that names it "num_channels".
+    # an undeclared channel axis is the first one, as in exporters that name it "num_channels"
     return "chw"
 
 

@@ -1,37 +1,130 @@
-"""The Hugging Face Hub: what a repository has, and files of it in the local cache.
+"""The Hugging Face Hub: files of a repository, in the local cache, and its errors as one line with a hint.
 
-Everything on the wire is ``huggingface_hub``'s: tokens (``HF_TOKEN``, the stored login) go to the configured endpoint
+All network access is ``huggingface_hub``'s: tokens (``HF_TOKEN``, the stored login) are sent to the configured endpoint
 only, redirects to other hosts lose them, a broken transfer resumes with a range request, files are locked and renamed
-into place. Its environment (``HF_ENDPOINT``, ``HF_HUB_CACHE``, ``HF_HUB_OFFLINE``...) applies; what :class:`HubAccess`
-names comes first.
+into place. Its environment variables (``HF_ENDPOINT``, ``HF_HUB_CACHE``, ``HF_HUB_OFFLINE``...) apply; values of
+:class:`HubAccess` take precedence.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError
+from streamdepth.core.errors import DeadlineError, ModelError, ModelNotFoundError, StreamDepthError, UsageError
 from streamdepth.core.host import cache_root
-from streamdepth.models.hub_errors import hub_error, is_unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_TOKEN_HINT = "set HF_TOKEN to a token that may read it"  # noqa: S105 - a sentence
+
+
+def _kinds(exc: BaseException) -> set[str]:
+    """Class names of an error and its causes.
+
+    By name, because huggingface_hub 1 uses httpx and huggingface_hub 2 uses httpx2, with the same names.
+    """
+    names: set[str] = set()
+    current: BaseException | None = exc
+    while current is not None:
+        names |= {kind.__name__ for kind in type(current).__mro__}
+        current = current.__cause__
+    return names
+
+
+def _status(exc: BaseException) -> int:
+    current: BaseException | None = exc
+    while current is not None:
+        code = getattr(getattr(current, "response", None), "status_code", None)
+        if isinstance(code, int):
+            return code
+        current = current.__cause__
+    return 0
+
+
+def is_unreachable(exc: BaseException) -> bool:
+    """Whether the Hub could not be reached, so that the cache is used instead."""
+    if _status(exc) >= 500 or _status(exc) == 429:
+        return True
+    return _status(exc) == 0 and bool(_kinds(exc) & {"TransportError", "OfflineModeIsEnabled"})
+
+
+def hub_error(
+    exc: BaseException, repository: str, endpoint: str, *, revision: str = "main", file: str = ""
+) -> StreamDepthError:
+    """The error to raise for an exception of ``huggingface_hub``; ``file`` is empty for a request of the repository."""
+    kinds, status = _kinds(exc), _status(exc)
+    what = f"{repository}/{file}" if file else repository
+    if "GatedRepoError" in kinds:
+        return ModelError(f"{repository}: gated; accept its terms at {endpoint}/{repository} and {_TOKEN_HINT}")
+    if "RevisionNotFoundError" in kinds:
+        return ModelNotFoundError(f"{repository}: has no revision {revision!r}; give a branch, tag or commit of it")
+    if "RemoteEntryNotFoundError" in kinds:
+        return ModelNotFoundError(
+            f"{repository}: has no file {file or '?'} at {revision}; check the name and --revision"
+        )
+    if "DisabledRepoError" in kinds:
+        return ModelError(f"{repository}: disabled by the Hub; choose another model")
+    if status == 401 or "RepositoryNotFoundError" in kinds:
+        return ModelNotFoundError(
+            f"{repository}: not found at {endpoint}, or private; check the name, or {_TOKEN_HINT}"
+        )
+    if status == 403:
+        return ModelError(f"{what}: access denied by {endpoint} (403); {_TOKEN_HINT}")
+    if status == 404:
+        return ModelNotFoundError(f"{what}: not found at {endpoint}; check the name, --revision and HF_ENDPOINT")
+    if status == 429:
+        return ModelError(f"{what}: {endpoint} limits the rate (429); wait some minutes, or set HF_TOKEN")
+    if status >= 500:
+        return ModelError(f"{what}: {endpoint} failed ({status}); try again later")
+    if status >= 400:
+        return ModelError(f"{what}: {endpoint} refused the request ({status}); check the name and HF_ENDPOINT")
+    if "OfflineModeIsEnabled" in kinds:
+        return ModelNotFoundError(f"{what}: offline, and not in the cache; go online once, or unset HF_HUB_OFFLINE")
+    if "TimeoutException" in kinds:
+        return DeadlineError(f"{what}: {endpoint} did not answer in time; check the network and try again")
+    if "ProxyError" in kinds:
+        return ModelError(f"{what}: the proxy refuses {endpoint}; check HTTPS_PROXY and NO_PROXY")
+    if "TransportError" in kinds:
+        return ModelError(f"{what}: cannot reach {endpoint} ({_reason(exc)}); check the network and HF_ENDPOINT")
+    if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ModelError(f"{what}: no space left in the cache; free some, or set HF_HUB_CACHE to another disk")
+    if isinstance(exc, OSError) and exc.errno is not None and exc.filename is not None:
+        why = f"{exc.filename}: {exc.strerror}"
+        return ModelError(f"{what}: cannot write to the cache ({why}); set HF_HUB_CACHE to a writable folder")
+    if "Consistency check failed" in str(exc):
+        return ModelError(f"{what}: incomplete download; run `streamdepth models pull {repository} --force`")
+    return ModelError(f"{what}: no download from {endpoint} ({_reason(exc)}); check the network and HF_ENDPOINT")
+
+
+def _reason(exc: BaseException) -> str:
+    """The innermost cause with a text, in one line."""
+    reason = type(exc).__name__
+    current: BaseException | None = exc
+    while current is not None:
+        text = str(current).strip().splitlines()
+        if (text and "Errno" in text[0]) or (isinstance(current, OSError) and text):
+            reason = text[0]
+        current = current.__cause__ or current.__context__
+    return reason[:200]
+
+
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# what git allows in a name, less what no Hub has; it also becomes a path in the cache
+# the names of git that a Hub allows; the name is also a path in the cache
 _REVISION = re.compile(r"[A-Za-z0-9][\w./+@-]*")
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 
 
 class Progress(Protocol):
-    """Called while a file comes in, on the thread that downloads.
+    """Called during a download, on its thread.
 
-    ``done_bytes`` rises from 0 to ``total_bytes`` (None if the server does not say) for each ``file``; it may fall
-    where a broken transfer starts again. What it raises ends the download.
+    ``done_bytes`` rises from 0 to ``total_bytes`` (None if unknown) for each ``file``; it may fall when a broken
+    transfer starts again. An exception ends the download.
     """
 
     def __call__(self, file: str, done_bytes: int, total_bytes: int | None, /) -> None: ...
@@ -39,14 +132,14 @@ class Progress(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HubAccess:
-    """How to reach the Hub. None = as the environment says.
+    """How to reach the Hub. None = from the environment.
 
     Attributes:
         endpoint: base URL, e.g. of a mirror.
         cache_dir: the Hub's cache folder.
         token: access token; sent to the endpoint only.
         offline: True never touches the network.
-        timeout_seconds: for the Hub's first answer, before the cache is used instead.
+        timeout_seconds: for the Hub's first answer; after that the cache is used.
     """
 
     endpoint: str | None = None
@@ -81,13 +174,13 @@ class HubAccess:
         return bool(constants.HF_HUB_OFFLINE) or os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE
 
     def folder(self, repository: str) -> Path:
-        """Where the cache keeps a repository: ``blobs``, ``refs`` and ``snapshots`` (a documented layout)."""
+        """Folder of a repository in the cache, with ``blobs``, ``refs`` and ``snapshots`` (a documented layout)."""
         return self.cache / f"models--{repository.replace('/', '--')}"
 
 
 @dataclass(frozen=True, slots=True)
 class RepoFile:
-    """A file of a repository; size and SHA-256 are None where the Hub did not say."""
+    """A file of a repository; size and SHA-256 are None where unknown."""
 
     size: int | None = None
     sha256: str | None = None
@@ -95,16 +188,16 @@ class RepoFile:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a repository has at one commit.
+    """The files of a repository at one commit.
 
     Attributes:
         repository: ``org/name``.
-        revision: as asked for.
-        commit: what that is now, or was when it was cached.
-        files: path -> what is known of it.
+        revision: as requested.
+        commit: commit of the revision now, or when it was cached.
+        files: path -> size and digest.
         licence: from the model card, empty if unknown.
-        cached_only: True where the network was not used: ``files`` are those in the cache.
-        note: why the cache was used, empty if it was not.
+        cached_only: the network was not used; ``files`` are those in the cache.
+        note: why the cache was used, else empty.
     """
 
     repository: str
@@ -117,21 +210,21 @@ class Listing:
 
 
 def list_repository(access: HubAccess, repository: str, revision: str | None = None) -> Listing:
-    """Ask the Hub (one request), or the cache where offline or where the Hub cannot be reached.
+    """List a repository by one request to the Hub, or from the cache if offline or the Hub cannot be reached.
 
     Raises:
         ModelNotFoundError: no such repository or revision, or not in the cache while offline.
         ModelError: access denied, the Hub is down, or cannot be reached, and there is nothing in the cache.
-        UsageError: not a repository's or a revision's name.
+        UsageError: invalid name of a repository or revision.
     """
-    wanted = revision or "main"
-    if not _REVISION.fullmatch(wanted) or ".." in wanted:
-        raise UsageError(f"revision {wanted!r}: give a branch, tag or commit")
+    name = revision or "main"
+    if not _REVISION.fullmatch(name) or ".." in name:
+        raise UsageError(f"revision {name!r}: give a branch, tag or commit")
     if access.is_offline:
-        found = _from_cache(access, repository, wanted, "offline: using the cache")
+        found = _from_cache(access, repository, name, "offline: using the cache")
         if found is None:
             raise ModelNotFoundError(
-                f"{repository}: offline, and revision {wanted} is not in the cache {access.cache};"
+                f"{repository}: offline, and revision {name} is not in the cache {access.cache};"
                 " go online once, or unset HF_HUB_OFFLINE"
             )
         return found
@@ -145,10 +238,10 @@ def list_repository(access: HubAccess, repository: str, revision: str | None = N
     except HFValidationError as exc:
         raise UsageError(f"model {repository!r}: a Hub name is org/name; check it, or give a path") from exc
     except Exception as exc:
-        error = hub_error(exc, repository, access.base_url, revision=wanted)
+        error = hub_error(exc, repository, access.base_url, revision=name)
         if not is_unreachable(exc):
             raise error from exc
-        found = _from_cache(access, repository, wanted, f"{error.message.split(';')[0]}: using the cache")
+        found = _from_cache(access, repository, name, f"{error.message.split(';')[0]}: using the cache")
         if found is None:
             raise error from exc
         return found
@@ -160,11 +253,11 @@ def list_repository(access: HubAccess, repository: str, revision: str | None = N
         files[sibling.rfilename] = RepoFile(sibling.size, sha256)
     card: Any = info.card_data
     licence = card.get("license") if card is not None else None
-    return Listing(repository, wanted, info.sha, files, _licence(licence))
+    return Listing(repository, name, info.sha, files, _licence(licence))
 
 
 def cached_listing(access: HubAccess, repository: str, revision: str) -> Listing | None:
-    """What the cache has of a revision, without asking the Hub; None if nothing."""
+    """The cached files of a revision, without a request; None if there are none."""
     found = _from_cache(access, repository, revision, "")
     return None if found is None else replace(found, note="")
 
@@ -179,7 +272,7 @@ def _from_cache(access: HubAccess, repository: str, revision: str, note: str) ->
     snapshot = folder / "snapshots" / commit
     if not commit or not snapshot.is_dir():
         return None
-    # a link whose target is gone is a file that is not there
+    # a dangling link is a missing file
     files = {p.relative_to(snapshot).as_posix(): RepoFile(p.stat().st_size) for p in snapshot.rglob("*") if p.is_file()}
     if not files:
         return None
@@ -195,7 +288,7 @@ def _read_ref(folder: Path, revision: str) -> str:
 
 
 def cached_path(access: HubAccess, listing: Listing, file: str) -> Path | None:
-    """Where the cache has a file of the listing's commit, None if it has not."""
+    """Path of a file of the listing's commit in the cache, None if it is not cached."""
     path = access.folder(listing.repository) / "snapshots" / listing.commit / file
     return path if path.is_file() else None
 
@@ -203,9 +296,9 @@ def cached_path(access: HubAccess, listing: Listing, file: str) -> Path | None:
 def fetch(
     access: HubAccess, listing: Listing, file: str, *, force: bool = False, progress: Progress | None = None
 ) -> Path:
-    """Local path of a file inside its snapshot folder, downloaded if it has to be.
+    """Local path of a file in its snapshot folder, downloaded if necessary.
 
-    Not the real path of the blob behind it: next to that, a graph does not find its weight files.
+    Not the real path of the blob, beside which a graph does not find its weight files.
 
     Raises:
         ModelNotFoundError: no such file.
@@ -216,19 +309,19 @@ def fetch(
         _check_size(access, listing, file, cached)
         return cached
     if listing.cached_only:
-        wanted = "cannot be downloaded again" if force else "is not in the cache"
-        raise ModelNotFoundError(f"{listing.repository}: {file} {wanted}, the Hub cannot be asked; go online once")
+        reason = "cannot be downloaded again" if force else "is not in the cache"
+        raise ModelNotFoundError(f"{listing.repository}: {file} {reason}, and the Hub is not reachable; go online once")
     if cached is not None and not cached.is_symlink():
-        # where links do not work the cache holds copies, which huggingface_hub does not replace
+        # without links the cache has copies, which huggingface_hub does not replace
         cached.unlink()
     return _download(access, listing, file, listing.commit, force, progress)
 
 
 def remember_revision(access: HubAccess, listing: Listing, file: str) -> None:
-    """Let the cache know which commit a branch or tag is now, so that it can be found offline later.
+    """Store the commit of a branch or tag in the cache, so that it can be found offline.
 
-    Files are fetched by commit, all of one commit even where the branch moves meanwhile; the cache learns the name
-    only from a download by name.
+    Files are fetched by commit, so that all are of one commit even if the branch moves; the cache stores a name only
+    with a download by name.
     """
     if listing.cached_only or _COMMIT.fullmatch(listing.revision):
         return
@@ -263,7 +356,7 @@ def _download(
 
 
 def pull_hint(repository: str) -> str:
-    """The way out of a damaged cache entry."""
+    """Hint for a damaged cache entry."""
     return f"run `streamdepth models pull {repository} --force`"
 
 
@@ -278,9 +371,9 @@ def _check_size(access: HubAccess, listing: Listing, file: str, path: Path) -> N
 
 
 def _reporter(file: str, progress: Progress | None, raised: list[BaseException]) -> type[Any]:
-    """A progress bar class, as ``huggingface_hub`` wants one, that draws nothing and tells ``progress``.
+    """A progress bar class for ``huggingface_hub`` that draws nothing and calls ``progress``.
 
-    What ``progress`` raises is put into ``raised`` too, to tell it from the download's own errors.
+    Exceptions of ``progress`` are added to ``raised``, to distinguish them from errors of the download.
     """
 
     class Reporter:

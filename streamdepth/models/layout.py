@@ -1,24 +1,161 @@
-"""Which ONNX file of a folder or repository to take."""
+"""The names of models and of their files: what a model's name means, and which ONNX file of a folder to take."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Literal
+from urllib.parse import urlsplit
 
-from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError
-from streamdepth.models.dtypes import AUTO, SUFFIXES, auto_order, in_order, split_dtype
+from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError, nearest
+from streamdepth.core.redact import redact
+from streamdepth.models.known import known_models
+from streamdepth.models.providers import AUTO, dtype_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from streamdepth.models.hub_config import JsConfig
+    from streamdepth.models.config import JsConfig
     from streamdepth.models.spec import Origin
+
+SUFFIXES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "fp32": "",
+        "fp16": "_fp16",
+        "int8": "_int8",
+        "uint8": "_uint8",
+        "q8": "_quantized",
+        "q4": "_q4",
+        "q4f16": "_q4f16",
+        "bnb4": "_bnb4",
+    }
+)
+"""dtype -> suffix of the file name between stem and ``.onnx``, as in transformers.js repositories."""
+
+
+def split_dtype(stem: str) -> tuple[str, str]:
+    """``"model_quantized"`` -> ``("model", "q8")``; a stem without a known suffix is ``"fp32"``."""
+    for dtype, suffix in SUFFIXES.items():
+        if suffix and stem.endswith(suffix) and stem != suffix:
+            return stem.removesuffix(suffix), dtype
+    return stem, "fp32"
+
+
+def in_order(dtypes: Iterable[str]) -> list[str]:
+    """The given dtypes in the order of :data:`SUFFIXES`."""
+    known = list(SUFFIXES)
+    return sorted(dtypes, key=known.index)
+
+
+BUILT_IN = "built-in"
+HUB_SCHEME = "hf://"
+_BUILT_IN_NAMES = frozenset({BUILT_IN, "builtin", "built_in"})
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# a graph is in the folder, in onnx/, or in one folder per variant
+_FOLDER_DEPTH = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The meaning of a model's name, before anything is opened.
+
+    Attributes:
+        kind: where the model is.
+        name: as the user wrote it, redacted.
+        path: of a file or folder.
+        repository: ``org/name`` on the Hub.
+        file: one file of the repository, empty = chosen by dtype.
+        note: for a name that could also mean something else.
+    """
+
+    kind: Literal["built-in", "file", "folder", "hub"]
+    name: str
+    path: Path = field(default_factory=Path)
+    repository: str = ""
+    file: str = ""
+    note: str = ""
+
+
+def target_of(model: str | Path, base_url: str = "https://huggingface.co") -> Target:
+    """Find out what a name means.
+
+    ``built-in``; then an existing file, or a folder with a model in it; then ``org/name`` on the Hub.
+    ``hf://org/name[/file.onnx]`` and web addresses of the Hub always mean the Hub, ``./org/name`` and absolute paths
+    always mean the disk.
+
+    Raises:
+        UsageError: empty, or an address of something else.
+        ModelNotFoundError: neither a path that exists nor a Hub name.
+    """
+    text = os.fspath(model).strip() if isinstance(model, str) else os.fspath(model)
+    name = redact(text)
+    if not text:
+        raise UsageError(f"model: empty; give {BUILT_IN}, a path or a Hub name (org/name)")
+    if isinstance(model, str):
+        if text in _BUILT_IN_NAMES:
+            return Target("built-in", BUILT_IN)
+        if "://" in text:
+            return _remote(text, name, base_url)
+    path = Path(text).expanduser()
+    hub_like = isinstance(model, str) and bool(_HUB_NAME.fullmatch(text)) and not text.lower().endswith(".onnx")
+    try:
+        if path.is_file():
+            return Target("file", name, path)
+        if path.is_dir() and (not hub_like or any(onnx_files(path))):
+            note = f"{name}: the local folder is used; the Hub's is {HUB_SCHEME}{text}" if hub_like else ""
+            return Target("folder", name, path, note=note)
+    except OSError as exc:
+        raise ModelError(f"{name}: cannot be read ({exc.strerror}); check the path") from exc
+    if hub_like:
+        return Target("hub", name, repository=text)
+    raise ModelNotFoundError(f"{name}: no such file or folder{_hint(text)}")
+
+
+def _remote(text: str, name: str, base_url: str) -> Target:
+    if text.startswith(HUB_SCHEME):
+        rest = text.removeprefix(HUB_SCHEME)
+    else:
+        parts = urlsplit(text)
+        if parts.scheme not in ("http", "https") or parts.hostname not in (
+            "huggingface.co",
+            urlsplit(base_url).hostname,
+        ):
+            raise UsageError(f"model {name}: not a Hub address; download the file and give its path")
+        rest = parts.path
+    segments = rest.strip("/").split("/")
+    # the address of a page continues with /tree/main, /blob/main/onnx/model.onnx and similar
+    repository, rest_segments = "/".join(segments[:2]), segments[2:]
+    if rest_segments[:1] in (["tree"], ["blob"], ["resolve"]):
+        rest_segments = rest_segments[2:]
+    file = "/".join(rest_segments)
+    if not _HUB_NAME.fullmatch(repository) or (file and not file.lower().endswith(".onnx")):
+        raise UsageError(f"model {name}: give {HUB_SCHEME}org/name or {HUB_SCHEME}org/name/path/file.onnx")
+    return Target("hub", name, repository=repository, file=file)
+
+
+def _hint(text: str) -> str:
+    by_last = {m.name.split("/")[1].lower(): m.name for m in known_models()}
+    near = nearest(text.lower(), by_last)
+    for last, name in by_last.items():
+        near = near.replace(f"'{last}'", f"'{name}'")
+    return near or f"; give {BUILT_IN}, an existing path, or a Hub name (org/name)"
+
+
+def onnx_files(folder: Path) -> Iterator[str]:
+    """Paths of the ONNX files in a folder, relative to it."""
+    base = len(folder.parts)
+    for root, folders, names in os.walk(folder):
+        here = Path(root)
+        folders[:] = [] if len(here.parts) - base >= _FOLDER_DEPTH else sorted(f for f in folders if f[0] != ".")
+        yield from ((here / n).relative_to(folder).as_posix() for n in sorted(names) if n.lower().endswith(".onnx"))
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The file to take, its dtype, and who decided on it."""
+    """The chosen file, its dtype, and the origin of the choice."""
 
     path: str
     dtype: str
@@ -26,10 +163,10 @@ class Choice:
 
 
 def check_dtype(dtype: str) -> str:
-    """``dtype`` itself.
+    """Check the name of a dtype and return it.
 
     Raises:
-        UsageError: not one that exists.
+        UsageError: an unknown name.
     """
     if dtype not in SUFFIXES and dtype != AUTO:
         raise UsageError(f"dtype {dtype!r}: choose one of {AUTO}, {', '.join(SUFFIXES)}")
@@ -37,16 +174,16 @@ def check_dtype(dtype: str) -> str:
 
 
 def variants(files: Iterable[str], js: JsConfig, where: str, prefix: str = "") -> Mapping[str, str]:
-    """dtype -> path of every form of the model among ``files`` (relative, with ``/``).
+    """dtype -> path of each variant of the model among ``files`` (relative, with ``/``).
 
-    Looks in the transformers.js place first, then at the root, then for the one model anywhere.
+    Looks in the folder of the transformers.js layout first, then at the root, then for a single model anywhere.
 
     Args:
         where: name of the folder or repository in messages.
-        prefix: what to put before a file's path to name it; empty = ``where``.
+        prefix: prefix of a file's path in messages; empty = ``where``.
     Raises:
         ModelNotFoundError: no ONNX file.
-        ModelError: several models, and nothing to choose by.
+        ModelError: several models.
     """
     onnx = sorted(f for f in files if f.lower().endswith(".onnx"))
     if not onnx:
@@ -75,10 +212,10 @@ def _folder(path: PurePosixPath) -> str:
 
 
 def choose(found: Mapping[str, str], dtype: str, provider: str, js: JsConfig, where: str) -> Choice:
-    """One of the variants: the dtype asked for, or for ``auto`` the author's choice, else the provider's best.
+    """One of the variants: the requested dtype, or for ``auto`` the author's choice, else the provider's best.
 
     Raises:
-        ModelNotFoundError: the dtype asked for is not there; lists what is.
+        ModelNotFoundError: no file of the requested dtype; lists the others.
     """
     if dtype != AUTO:
         if dtype not in found:
@@ -88,5 +225,5 @@ def choose(found: Mapping[str, str], dtype: str, provider: str, js: JsConfig, wh
         return Choice(found[dtype], dtype, "user")
     if js.dtype in found:
         return Choice(found[js.dtype], js.dtype, "config")
-    best = next(d for d in auto_order(provider) if d in found)
+    best = next(d for d in dtype_order(provider) if d in found)
     return Choice(found[best], best, "default")

@@ -1,4 +1,4 @@
-"""Where a model is: in the package, in a file or folder, or on the Hub; and the configuration that lies beside it."""
+"""Where a model is: in the package, in a file or folder, or on the Hub; and the configuration beside it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError
-from streamdepth.models.dtypes import AUTO, split_dtype
+from streamdepth.models.config import CONFIG_NAME, PREPROCESSOR_NAME, JsConfig, js_config, read_json
 from streamdepth.models.graph import GraphInfo, check_external, read_graph
 from streamdepth.models.hub import (
     HubAccess,
@@ -21,10 +21,19 @@ from streamdepth.models.hub import (
     pull_hint,
     remember_revision,
 )
-from streamdepth.models.hub_config import CONFIG_NAME, PREPROCESSOR_NAME, JsConfig, js_config, read_json
-from streamdepth.models.layout import Choice, choose, variants
-from streamdepth.models.table import KnownModel, find_known
-from streamdepth.models.target import BUILT_IN, HUB_SCHEME, Target, onnx_files, target_of
+from streamdepth.models.known import KnownModel, find_known
+from streamdepth.models.layout import (
+    BUILT_IN,
+    HUB_SCHEME,
+    Choice,
+    Target,
+    choose,
+    onnx_files,
+    split_dtype,
+    target_of,
+    variants,
+)
+from streamdepth.models.providers import AUTO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,7 +48,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A model's file and everything that lies beside it. ``where`` of each configuration is for messages."""
+    """A model's file and everything beside it. The ``where`` of a configuration names it in messages."""
 
     name: str
     source: Literal["built-in", "file", "hub"]
@@ -61,7 +70,7 @@ class Located:
 
 
 def find_target(model: str | Path, access: HubAccess) -> Target:
-    """:func:`~streamdepth.models.target.target_of` with the Hub in use; loads its client only where that matters."""
+    """:func:`~streamdepth.models.layout.target_of` for the configured Hub; loads its client only if necessary."""
     return target_of(model, access.base_url) if "://" in str(model) else target_of(model)
 
 
@@ -75,10 +84,10 @@ def locate(
     progress: Progress | None = None,
     force: bool = False,
 ) -> Located:
-    """Find the model's file, downloading what is needed of a repository.
+    """Find the model's file, and download the necessary files of a repository.
 
     Raises:
-        UsageError: a revision or dtype where there is nothing to choose.
+        UsageError: a revision or dtype that the model does not have.
         ModelError, ModelNotFoundError: see :mod:`streamdepth.models.hub` and :mod:`streamdepth.models.graph`.
     """
     if target.kind == "hub":
@@ -99,7 +108,7 @@ def builtin_record() -> Mapping[str, Any]:
 
 
 def _builtin_folder() -> Path:
-    # ONNX Runtime wants a path; the package is never imported from a zip, since its other dependencies cannot be either
+    # ONNX Runtime needs a path; the package cannot be imported from a zip, like its dependencies
     return Path(str(package_files("streamdepth.models.builtin")))
 
 
@@ -109,7 +118,7 @@ def _locate_builtin(dtype: str) -> Located:
         raise ModelNotFoundError(f"{BUILT_IN}: has no {dtype} file; it has {record['dtype']}: choose that or {AUTO}")
     path = _builtin_folder() / record["file"]
     if not path.is_file():
-        raise ModelNotFoundError(f"{BUILT_IN}: {path} is missing; install streamdepth again")
+        raise ModelNotFoundError(f"{BUILT_IN}: {path} is missing; reinstall streamdepth")
     graph = read_graph(path)
     return Located(
         name=BUILT_IN,
@@ -154,7 +163,7 @@ def _locate_file(target: Target, dtype: str) -> Located:
 
 
 def _beside(path: Path, name: str) -> Path | None:
-    """A configuration file in the graph's folder, or one above where the layout or its content says it belongs."""
+    """A configuration file in the graph's folder, or in its parent if the layout or the content matches."""
     folder = path.absolute().parent
     if (folder / name).is_file():
         return folder / name
@@ -163,7 +172,7 @@ def _beside(path: Path, name: str) -> Path | None:
         return None
     if folder.name == "onnx":
         return above
-    # any program may keep a config.json there: take it only where it is a model's
+    # other programs may have a config.json there: use a model's only
     try:
         keys = read_json(above).keys()
     except ModelError:
@@ -173,7 +182,7 @@ def _beside(path: Path, name: str) -> Path | None:
 
 
 def folder_variants(target: Target, provider: str) -> tuple[Mapping[str, str], JsConfig, Mapping[str, Any]]:
-    """dtype -> path in a local folder, and what its ``config.json`` says."""
+    """dtype -> path in a local folder, and the content of its ``config.json``."""
     config = target.path / CONFIG_NAME
     settings = read_json(config) if config.is_file() else {}
     js = js_config(settings, provider, str(config))
@@ -214,7 +223,7 @@ def _locate_hub(
     progress: Progress | None,
     force: bool,
 ) -> Located:
-    # A commit never changes: where the very file asked for is cached, the Hub has nothing to add.
+    # a commit never changes: no request if the file is cached
     if revision and _COMMIT.fullmatch(revision) and (dtype != AUTO or target.file) and not force:
         cached = cached_listing(access, target.repository, revision)
         if cached is not None:
@@ -229,7 +238,7 @@ def _locate_hub(
 def hub_choice(
     target: Target, listing: Listing, dtype: str, provider: str, access: HubAccess, force: bool = False
 ) -> tuple[Choice, JsConfig, Mapping[str, Any]]:
-    """Which file of a repository to take, and its ``config.json``."""
+    """The file of a repository to use, and its ``config.json``."""
     settings = _hub_json(access, listing, CONFIG_NAME, force) or {}
     where = f"{target.repository}/{CONFIG_NAME}"
     js = js_config(settings, provider, where)
@@ -258,7 +267,7 @@ def _from_listing(
     choice, js, settings = hub_choice(target, listing, dtype, provider, access, force)
     preprocessor = _hub_json(access, listing, PREPROCESSOR_NAME, force)
     path = fetch(access, listing, choice.path, force=force, progress=progress)
-    graph = _sound(read_graph, repository, path)
+    graph = _checked(read_graph, repository, path)
     folder = choice.path.rpartition("/")[0]
     for data in graph.external:
         file = f"{folder}/{data.location}" if folder else data.location
@@ -267,7 +276,7 @@ def _from_listing(
             place = "the cache" if listing.cached_only else "the repository"
             raise kind(f"{repository}: {choice.path} needs {file}, which is not in {place}; {pull_hint(repository)}")
         fetch(access, listing, file, force=force, progress=progress)
-    external = _sound(lambda p: check_external(p, graph), repository, path)
+    external = _checked(lambda p: check_external(p, graph), repository, path)
     remember_revision(access, listing, choice.path)
     return Located(
         name=target.name,
@@ -293,15 +302,15 @@ def _hub_json(access: HubAccess, listing: Listing, name: str, force: bool) -> di
     if name not in listing.files:
         return None
     path = fetch(access, listing, name, force=force)
-    return _sound(read_json, listing.repository, path)
+    return _checked(read_json, listing.repository, path)
 
 
-def _sound(read: Callable[[Path], _T], repository: str, path: Path) -> _T:
-    """``read(path)``, and the way out of a damaged download where that fails."""
+def _checked(read: Callable[[Path], _T], repository: str, path: Path) -> _T:
+    """``read(path)``; on failure an error with the hint for a damaged download."""
     try:
         return read(path)
     except ModelError as exc:
         what = exc.message.split(";")[0]
         raise ModelError(
-            f"{repository}: damaged cache entry, or no depth model: {what}; {pull_hint(repository)}"
+            f"{repository}: damaged cache entry, or not a depth model: {what}; {pull_hint(repository)}"
         ) from exc

@@ -1,8 +1,8 @@
-"""From what a person calls a model to one frozen :class:`~streamdepth.models.spec.ModelSpec`.
+"""From the name of a model to one frozen :class:`~streamdepth.models.spec.ModelSpec`.
 
-Where values come from, later ones winning: the graph, the configuration files beside it, the table of known models, the
-user. A preprocessor file outranks the table's rules; sizes a graph insists on outrank everything, because it runs with
-nothing else.
+Sources of values, later ones first: the user, the table of known models, the configuration files beside the graph, the
+graph. A preprocessor file outranks the table's rules; the fixed sizes of a graph outrank everything, because it runs
+with no others.
 """
 
 from __future__ import annotations
@@ -14,25 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.errors import ModelError, UsageError
 from streamdepth.core.frame import Sense
-from streamdepth.models.dtypes import DEFAULT_DTYPE
+from streamdepth.models.config import preprocessing_of, sense_is_certain, sense_of
 from streamdepth.models.graph import depth_output, image_input, other_inputs
 from streamdepth.models.hub import HubAccess
-from streamdepth.models.hub_config import preprocessing_of, says_metres_or_not, sense_of
+from streamdepth.models.known import preprocessing_from
 from streamdepth.models.layout import check_dtype
 from streamdepth.models.locate import find_target, locate
-from streamdepth.models.size import apply_size, fit_to_graph, parse_size
-from streamdepth.models.spec import ModelSpec, Preprocessing, TensorSpec
-from streamdepth.models.table import preprocessing_from
+from streamdepth.models.providers import AUTO
+from streamdepth.models.spec import ModelSpec, Preprocessing, TensorSpec, apply_size, fit_to_graph, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from streamdepth.models.hub import Progress
     from streamdepth.models.locate import Located
-    from streamdepth.models.size import Size
-    from streamdepth.models.spec import Origin
+    from streamdepth.models.spec import Origin, Size
 
-# Keys a graph's own metadata may carry, in rising priority; ONNX names none for this.
+# keys of a graph's metadata, in rising priority; ONNX has no standard for them
 _META_SENSE = "streamdepth.sense"
 _META_LICENCE = ("license", "licence", "streamdepth.licence")
 
@@ -40,7 +38,7 @@ _META_LICENCE = ("license", "licence", "streamdepth.licence")
 def resolve(
     model: str | Path,
     *,
-    dtype: str = DEFAULT_DTYPE,
+    dtype: str = AUTO,
     revision: str | None = None,
     size: str | int | Sequence[int] | Size | None = None,
     sense: str | Sense | None = None,
@@ -54,35 +52,35 @@ def resolve(
     access: HubAccess | None = None,
     force: bool = False,
 ) -> ModelSpec:
-    """Find a model, download it if need be, and learn everything about it without running it.
+    """Find a model, download it if necessary, and read everything about it without running it.
 
     Args:
         model: ``"built-in"``, a path of an ``.onnx`` file or of a folder in the transformers.js layout, or a Hub name
-            (see :func:`~streamdepth.models.target.target_of` for how the three are told apart).
-        dtype: ``auto`` takes what the repository's author or else the provider prefers; a named one is taken or
-            missing, never replaced. Why ``auto`` is the default: :mod:`streamdepth.models.dtypes`.
+            (see :func:`~streamdepth.models.layout.target_of` for the distinction).
+        dtype: ``auto`` takes the preference of the repository's author, else of the provider (see
+            :mod:`streamdepth.models.providers`); a named dtype is never replaced.
         revision: branch, tag or commit of a Hub repository.
-        size: network size, ``N`` or ``WxH``; see :func:`~streamdepth.models.size.apply_size`.
-        sense: what the output means, if the model does not say it. Where it does, only which way relative depth
-            goes can be told otherwise, and not whether it is metres.
-        provider: short name of the execution provider ``auto`` chooses for.
+        size: network size, ``N`` or ``WxH``; see :func:`~streamdepth.models.spec.apply_size`.
+        sense: meaning of the output, if the model does not say it. If it does, only the direction of relative depth
+            can be changed, not whether it is metres.
+        provider: execution provider that ``auto`` chooses the dtype for.
         input_name, output_name: of the image and the depth, where the graph has several.
-        preprocessing: whole rules, or a mapping of the fields to change.
-        metres_per_unit: what to multiply a metric output by.
+        preprocessing: all rules, or a mapping of the fields to change.
+        metres_per_unit: factor from a metric output to metres.
         cache_dir: the Hub cache to use; shorthand for the same field of ``access``.
-        progress: told about downloads.
+        progress: called during downloads.
         access: how to reach the Hub.
-        force: download again what is cached already.
+        force: download cached files again.
     Raises:
-        UsageError: an argument that cannot mean anything, or that the model cannot take.
+        UsageError: an invalid argument, or one that the model does not allow.
         ModelNotFoundError: no such model, revision, file or dtype.
-        ModelError: not a depth model, damaged, or the Hub refuses it or cannot be reached.
-        DeadlineError: the Hub did not answer in time, and the cache has nothing.
+        ModelError: not a depth model, damaged, or refused by the Hub, or the Hub cannot be reached.
+        DeadlineError: the Hub did not answer in time, and nothing is cached.
 
     Thread-safe; two processes may fetch the same model at once.
     """
     check_dtype(dtype)
-    asked = _sense(sense)
+    given_sense = _sense(sense)
     if metres_per_unit is not None and not (isfinite(metres_per_unit) and metres_per_unit > 0):
         raise UsageError(f"metres_per_unit {metres_per_unit}: a positive number of metres")
     target_size = None if size is None else parse_size(size)
@@ -101,7 +99,7 @@ def resolve(
     return build_spec(
         found,
         size=target_size,
-        sense=asked,
+        sense=given_sense,
         input_name=input_name,
         output_name=output_name,
         preprocessing=preprocessing,
@@ -119,7 +117,7 @@ def build_spec(
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     metres_per_unit: float | None = None,
 ) -> ModelSpec:
-    """The spec of a model whose files are at hand; arguments and errors as in :func:`resolve`."""
+    """The specification of a model with local files; arguments and errors as in :func:`resolve`."""
     notes = list(found.notes)
     origins: dict[str, Origin] = {"dtype": found.dtype_origin}
     called = found.path if found.source == "file" else found.name
@@ -132,7 +130,7 @@ def build_spec(
 
     rules, origins["preprocessing"] = _preprocessing(found, preprocessing, notes)
     if image.dtype == "uint8":
-        # such a graph normalises by itself: its input has no room for anything but the image's own bytes
+        # the type holds image bytes only, so the graph normalises
         rules = replace(rules, do_rescale=False, do_normalize=False)
     fixed = _fixed_size(image, layout)
     fitted = fit_to_graph(rules, fixed)
@@ -147,7 +145,7 @@ def build_spec(
     if unit is None:
         unit = float(found.builtin.get("metres_per_unit", 1.0))
     elif meaning is not Sense.METRIC_M:
-        hint = "choose a metric model" if _is_settled(found) else f"say sense {Sense.METRIC_M} too"
+        hint = "choose a metric model" if _unit_is_certain(found) else f"give sense {Sense.METRIC_M} too"
         raise UsageError(f"metres_per_unit: {found.name} gives {meaning}, not metres; {hint}")
     origins["metres_per_unit"] = "user" if metres_per_unit is not None else "default"
     if found.known is not None:
@@ -182,35 +180,35 @@ def _sense(value: str | Sense | None) -> Sense | None:
 
 
 def _fix(tensor: TensorSpec, found: Located) -> TensorSpec:
-    """Dimensions the model's author fixed by name (``free_dimension_overrides``) put in."""
+    """The tensor with the dimensions that the author fixed by name (``free_dimension_overrides``)."""
     sizes = dict(found.js.free_dimensions)
     return replace(tensor, shape=tuple(sizes.get(d, d) if isinstance(d, str) else d for d in tensor.shape))
 
 
 def _fixed_size(image: TensorSpec, layout: str) -> tuple[int | None, int | None]:
-    """(width, height) the graph insists on, None for a side that is free."""
+    """The graph's fixed (width, height), None for a dynamic side."""
     height, width = image.shape[-3:-1] if layout == "hwc" else image.shape[-2:]
     return width if isinstance(width, int) else None, height if isinstance(height, int) else None
 
 
 def _preprocessing(
-    found: Located, wanted: Preprocessing | Mapping[str, Any] | None, notes: list[str]
+    found: Located, given: Preprocessing | Mapping[str, Any] | None, notes: list[str]
 ) -> tuple[Preprocessing, Origin]:
-    if isinstance(wanted, Preprocessing):
-        return wanted, "user"
+    if isinstance(given, Preprocessing):
+        return given, "user"
     rules, origin = _own_preprocessing(found)
-    if wanted is not None:
+    if given is not None:
         try:
-            changed = preprocessing_from(wanted, rules)
+            changed = preprocessing_from(given, rules)
         except ValueError as exc:
             raise UsageError(f"preprocessing: {exc}") from exc
         if origin != "default" and changed != rules:
-            notes.append(f"{found.name}: how images become input is known, and changed by you: {', '.join(wanted)}")
+            notes.append(f"{found.name}: known preprocessing changed by the user: {', '.join(given)}")
         return changed, "user"
     if origin == "default":
         notes.append(
-            f"{found.name}: nothing says how images become input; Depth Anything's rules are assumed"
-            " (RGB, 1/255, ImageNet mean and standard deviation)"
+            f"{found.name}: preprocessing unknown; Depth Anything's is assumed (RGB, 1/255, ImageNet mean and standard"
+            " deviation)"
         )
     return rules, origin
 
@@ -226,32 +224,29 @@ def _own_preprocessing(found: Located) -> tuple[Preprocessing, Origin]:
         return found.known.preprocessing, "table"
     if found.preprocessor is not None:
         kind = found.preprocessor.get("image_processor_type") or found.preprocessor.get("feature_extractor_type")
-        raise ModelError(
-            f"{found.preprocessor_where}: {kind} is not an image processor of depth models that is known here;"
-            " give the preprocessing yourself"
-        )
+        raise ModelError(f"{found.preprocessor_where}: unknown image processor {kind}; give the preprocessing")
     return Preprocessing(), "default"
 
 
-def _meaning(found: Located, asked: Sense | None, notes: list[str]) -> tuple[Sense, Origin]:
+def _meaning(found: Located, given: Sense | None, notes: list[str]) -> tuple[Sense, Origin]:
     own, origin = _own_meaning(found)
-    if asked is not None:
-        if _is_settled(found) and (asked is Sense.METRIC_M) != (own is Sense.METRIC_M):
-            raise UsageError(f"sense {asked}: {found.name} gives {own}; leave sense out, or choose another model")
-        return asked, "user"
+    if given is not None:
+        if _unit_is_certain(found) and (given is Sense.METRIC_M) != (own is Sense.METRIC_M):
+            raise UsageError(f"sense {given}: {found.name} gives {own}; leave sense out, or choose another model")
+        return given, "user"
     if own is not None:
         return own, origin
     notes.append(
-        f"{found.name}: nothing says what its numbers mean; near = large is assumed"
-        f" (sense {Sense.RELATIVE_INVERSE}). If far comes out bright, say {Sense.RELATIVE_DEPTH} or {Sense.METRIC_M}"
+        f"{found.name}: sense unknown; near = large ({Sense.RELATIVE_INVERSE}) is assumed. If far things come out"
+        f" bright, use --sense {Sense.RELATIVE_DEPTH} or {Sense.METRIC_M}"
     )
     return Sense.RELATIVE_INVERSE, "default"
 
 
-def _is_settled(found: Located) -> bool:
-    """Whether it is known, and not for the user to say, if the model gives metres."""
+def _unit_is_certain(found: Located) -> bool:
+    """Whether it is certain if the model gives metres, so that the user cannot change it."""
     own, origin = _own_meaning(found)
-    return own is not None and (origin != "config" or bool(found.builtin) or says_metres_or_not(found.config))
+    return own is not None and (origin != "config" or bool(found.builtin) or sense_is_certain(found.config))
 
 
 def _own_meaning(found: Located) -> tuple[Sense | None, Origin]:
@@ -259,16 +254,16 @@ def _own_meaning(found: Located) -> tuple[Sense | None, Origin]:
         return found.known.sense, "table"
     if found.builtin:
         return Sense(found.builtin["sense"]), "config"
-    said = sense_of(found.config)
-    if said is not None:
-        return said, "config"
+    configured = sense_of(found.config)
+    if configured is not None:
+        return configured, "config"
     declared = found.graph.metadata.get(_META_SENSE)
     if declared is None:
         return None, "default"
     try:
         return Sense(declared), "graph"
     except ValueError as exc:
-        raise ModelError(f"{found.path}: its {_META_SENSE} is {declared!r}, none of {', '.join(Sense)}") from exc
+        raise ModelError(f"{found.path}: its {_META_SENSE} is {declared!r}, not one of {', '.join(Sense)}") from exc
 
 
 def _licence(found: Located) -> tuple[str, Origin]:

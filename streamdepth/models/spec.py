@@ -1,22 +1,25 @@
-"""What is known of a model before it runs: one frozen value."""
+"""Everything known of a model before it runs, as one frozen value; and network sizes given by the user."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import re
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from math import isfinite
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+from streamdepth.core.errors import UsageError
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from streamdepth.core.frame import Sense
 
 
 class Family(StrEnum):
-    """Which image processor's rules a model follows (names as in ``transformers``)."""
+    """Image processor whose rules a model follows (names as in ``transformers``)."""
 
     DPT = "dpt"
     """Depth Anything, DPT, MiDaS: resize (keeping aspect or not, to a multiple), rescale, normalise, optional pad."""
@@ -28,6 +31,7 @@ class Family(StrEnum):
     """Rescale, normalise, bilinear without antialias to a square."""
 
 
+MAX_SIDE_PX = 8192
 Resample = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 RESAMPLES: tuple[Resample, ...] = ("nearest", "bilinear", "bicubic", "lanczos")
 TensorDtype = Literal["float32", "float16", "uint8", "int64", "int32", "bool"]
@@ -36,14 +40,14 @@ Origin = Literal["graph", "config", "table", "user", "default"]
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How an image becomes the network's input. Defaults are Depth Anything's.
+    """How an image is converted to the network's input. The defaults are Depth Anything's.
 
     Attributes:
-        family: whose order of operations applies.
+        family: order of operations.
         width_px, height_px: target size of the resize rule (not always the network's size).
         do_resize, do_rescale, do_normalize, do_pad: steps, as in ``preprocessor_config.json``.
-        keep_aspect: keep the aspect ratio, taking the scale nearer to 1.
-        multiple_of: each side becomes a multiple of this.
+        keep_aspect: keep the aspect ratio, with the scale nearer to 1.
+        multiple_of: each side is rounded to a multiple of this.
         resample: filter of the resize.
         rescale_factor: multiplies 8-bit values.
         mean, std: per channel R, G, B, after rescaling.
@@ -89,29 +93,29 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model: where it is, what it takes, what its numbers mean.
+    """A model: its files, its inputs and outputs, and the meaning of its output.
 
     Each field comes from, in rising priority: the graph, the configuration files beside it, the table of known
-    models, the user. One exception: a preprocessor file is the model author's own word on preprocessing, so that the
-    table's rules serve only where there is none. ``origins`` says for the fields that matter where they came from.
+    models, the user. One exception: the model author's preprocessor file outranks the table's rules. ``origins`` has
+    the source of the important fields.
 
     Attributes:
-        name: what the user called it, credentials redacted.
-        path: local ONNX file, inside its snapshot folder where it came from the Hub.
+        name: as the user wrote it, credentials redacted.
+        path: local ONNX file, in its snapshot folder if it is from the Hub.
         source: ``"built-in"``, ``"file"`` or ``"hub"``.
         revision: commit or version, empty if unknown.
-        dtype: dtype of the file chosen (``"fp32"``, ``"q8"``, ...).
-        sense: what the output means.
-        preprocessing: how images become input.
+        dtype: dtype of the chosen file (``"fp32"``, ``"q8"``, ...).
+        sense: meaning of the output.
+        preprocessing: how images are converted to input.
         image_input: the input that takes images, rank 3 to 5.
         image_layout: layout of that input, without its batch axis: ``"chw"``, ``"hwc"`` or ``"nchw"`` (rank 5).
         depth_output: the output that holds depth.
-        other_inputs: further inputs the graph wants, with how they are fed known to the engine.
+        other_inputs: further inputs of the graph.
         licence: SPDX id or name, empty if unknown.
-        metres_per_unit: what to multiply a metric output by.
+        metres_per_unit: factor from a metric output to metres.
         origins: field name -> "graph" | "config" | "table" | "user" | "default"; read only.
-        notes: one line each for people about what was assumed, converted or fallen back to.
-        external_data: files with weights that the graph refers to, local.
+        notes: one line for each assumption, conversion or fallback.
+        external_data: local files of the graph's external weights.
     """
 
     name: str
@@ -166,7 +170,7 @@ class ModelSpec:
 
     @property
     def fixed_batch(self) -> int | None:
-        """The batch size the graph insists on, None where it takes any."""
+        """The fixed batch size of the graph, None where it is dynamic."""
         first = self.image_input.shape[0]
         if len(self.image_input.shape) == 3:
             return 1
@@ -174,7 +178,7 @@ class ModelSpec:
 
     @property
     def fixed_size_px(self) -> tuple[int, int] | None:
-        """(width, height) the graph insists on, None where it takes any."""
+        """The fixed (width, height) of the graph, None where a side is dynamic."""
         height, width = self.image_input.shape[-3:-1] if self.image_layout == "hwc" else self.image_input.shape[-2:]
         return (width, height) if isinstance(width, int) and isinstance(height, int) else None
 
@@ -187,3 +191,111 @@ def _plain(value: Any) -> Any:
 
 def _tensor_dict(tensor: TensorSpec) -> dict[str, Any]:
     return {"name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape)}
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A network size: exactly ``width_px`` x ``height_px``, or (height None) a target for the resize rule."""
+
+    width_px: int
+    height_px: int | None = None
+
+    def __post_init__(self) -> None:
+        for side in (self.width_px, self.height_px):
+            if side is not None and not 1 <= side <= MAX_SIDE_PX:
+                raise UsageError(f"size {self}: a side is 1 to {MAX_SIDE_PX} pixels")
+
+    def __str__(self) -> str:
+        return str(self.width_px) if self.height_px is None else f"{self.width_px}x{self.height_px}"
+
+
+def parse_size(value: str | int | Sequence[int] | Size) -> Size:
+    """``518``, ``"518"``, ``"640x384"`` or ``(640, 384)`` (width, height) -> a size.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if isinstance(value, Size):
+        return value
+    if isinstance(value, bool):
+        raise UsageError(f"size {value!r}: give N or WxH in pixels, e.g. 518 or 640x384")
+    if isinstance(value, int):
+        return Size(value)
+    if isinstance(value, str):
+        found = re.fullmatch(r"\s*(\d{1,6})(?:\s*[xX×]\s*(\d{1,6}))?\s*", value)  # noqa: RUF001 - as people paste it
+        if found:
+            return Size(int(found[1]), int(found[2]) if found[2] else None)
+    elif len(value) == 2 and all(isinstance(side, int) for side in value):
+        return Size(value[0], value[1])
+    raise UsageError(f"size {value!r}: give N or WxH in pixels, e.g. 518 or 640x384")
+
+
+def fit_to_graph(pre: Preprocessing, fixed: tuple[int | None, int | None]) -> Preprocessing:
+    """Rules that resize to the fixed (width, height) of a graph; None = a dynamic side."""
+    width, height = fixed
+    if width is None and height is None:
+        return pre
+    target = (width or pre.width_px, height or pre.height_px)
+    if pre.family is Family.GLPN:
+        # GLPN's floor to a multiple cannot reach a given size; DPT's rule with the same filter can
+        pre = replace(pre, family=Family.DPT)
+    # exactly this size for any image: no aspect ratio, no rounding
+    return replace(
+        pre,
+        width_px=target[0],
+        height_px=target[1],
+        do_resize=True,
+        do_pad=_pads_first(pre),
+        keep_aspect=False,
+        multiple_of=1,
+    )
+
+
+def apply_size(pre: Preprocessing, size: Size, fixed: tuple[int | None, int | None], name: str) -> Preprocessing:
+    """Apply the user's size to the rules.
+
+    ``N`` is a target for the model's resize rule: with the aspect ratio if the family keeps it, else the shorter side
+    of the model's own shape. ``WxH`` is exact.
+
+    Raises:
+        UsageError: the graph or the model's patch size does not allow it; says which sizes are allowed.
+    """
+    multiple = pre.multiple_of
+    if size.height_px is None:
+        target = size.width_px
+        if pre.keep_aspect or pre.family is Family.GLPN:
+            width = height = target
+        else:
+            scale = target / min(pre.width_px, pre.height_px)
+            width = max(multiple, round(pre.width_px * scale / multiple) * multiple)
+            height = max(multiple, round(pre.height_px * scale / multiple) * multiple)
+    else:
+        width, height = size.width_px, size.height_px
+    target_px = (width, height)
+    if any(side not in (None, given) for side, given in zip(fixed, target_px, strict=True)):
+        only = "x".join("any" if side is None else str(side) for side in fixed)
+        raise UsageError(f"size {size}: the graph of {name} takes only {only} (width x height)")
+    if size.height_px is None:
+        if target < multiple:
+            raise UsageError(f"size {size}: {name} needs at least {multiple} pixels a side")
+        family = Family.DPT if pre.family is Family.GLPN else pre.family
+        keep = pre.keep_aspect or pre.family is Family.GLPN
+        return replace(pre, family=family, width_px=width, height_px=height, do_resize=True, keep_aspect=keep)
+    if width % multiple or height % multiple:
+        near = "x".join(str(max(multiple, round(side / multiple) * multiple)) for side in target_px)
+        raise UsageError(f"size {size}: {name} takes multiples of {multiple}, the nearest is {near}")
+    family = Family.DPT if pre.family is Family.GLPN else pre.family
+    return replace(
+        pre,
+        family=family,
+        width_px=width,
+        height_px=height,
+        do_resize=True,
+        do_pad=_pads_first(pre),
+        keep_aspect=False,
+    )
+
+
+def _pads_first(pre: Preprocessing) -> bool:
+    """Whether padding comes before the resize (ZoeDepth), so that the network still gets the given size."""
+    return pre.do_pad and pre.family is Family.ZOEDEPTH

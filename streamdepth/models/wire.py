@@ -1,6 +1,6 @@
 """A serialised ONNX model without the bytes of its weights.
 
-Protocol buffers are self-delimiting, so a reader can step over a gigabyte of weights without touching it: only pages
+Fields of protocol buffers have a length, so a reader can skip gigabytes of weights without touching them: only pages
 with field headers are read. Field numbers: onnx.proto, ``ModelProto.graph`` = 7, ``GraphProto.node`` = 1 and
 ``initializer`` = 5, ``TensorProto`` data in 4, 5, 6, 7, 9, 10 and 11; wire types: protobuf encoding guide.
 """
@@ -26,12 +26,10 @@ _TENSOR_DATA: Final = frozenset({4, 5, 6, 7, 9, 10, 11})
 
 
 def slim_model(path: Path) -> bytes:
-    """Serialised ``ModelProto`` of the file with the data of its initializers left out.
-
-    Weights written as ``Constant`` nodes stay.
+    """Serialised ``ModelProto`` of the file without the data of its initializers. ``Constant`` nodes are kept.
 
     Raises:
-        ValueError: not a protocol buffer, or cut off.
+        ValueError: not a protocol buffer, or truncated.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         out = bytearray()
@@ -74,11 +72,11 @@ def _fields(data: Buffer, start: int, end: int) -> Iterator[tuple[int, int, int,
             length, body = _read_varint(data, body, end)
             stop = body + length
         else:
-            raise ValueError(f"no protocol buffer at byte {at}")
+            raise ValueError(f"not a protocol buffer at byte {at}")
         if number == 0:
-            raise ValueError(f"no protocol buffer at byte {at}")
+            raise ValueError(f"not a protocol buffer at byte {at}")
         if stop > end:
-            raise ValueError(f"cut off: {stop - end} bytes are missing")
+            raise ValueError(f"truncated: {stop - end} bytes are missing")
         yield number, at, body, stop
         at = stop
 
@@ -87,13 +85,13 @@ def _read_varint(data: Buffer, at: int, end: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if at >= end:
-            raise ValueError("cut off within a number")
+            raise ValueError("truncated within a number")
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift
         if not byte & 0x80:
             return value, at
-    raise ValueError(f"no protocol buffer at byte {at}")
+    raise ValueError(f"not a protocol buffer at byte {at}")
 
 
 def _varint(value: int) -> bytes:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from streamdepth.core.clock import Clock
     from streamdepth.core.frame import DepthMap
-    from streamdepth.inference.runner import Runner
+    from streamdepth.inference.model import Runner
     from streamdepth.inference.slots import Slot
     from streamdepth.pipeline.batching import Arrival
     from streamdepth.pipeline.source_worker import SourceWorker

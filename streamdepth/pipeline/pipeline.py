@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from streamdepth.core.clock import Clock
     from streamdepth.core.contracts import Sink
     from streamdepth.core.frame import DepthMap, Frame
-    from streamdepth.inference.model import EngineSource
-    from streamdepth.inference.runner import Runner
+    from streamdepth.inference.model import EngineSource, Runner
     from streamdepth.pipeline.sink_worker import SinkWorker
 
     FrameCallback = Callable[[Frame, DepthMap], None]

@@ -11,7 +11,7 @@ from streamdepth.pipeline.stats import RunStats, Snapshot, Timer
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from streamdepth.inference.runner import Runner
+    from streamdepth.inference.model import Runner
     from streamdepth.pipeline.source_worker import SourceWorker
 
 UNACCOUNTED = "unaccounted"

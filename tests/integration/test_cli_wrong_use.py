@@ -50,7 +50,7 @@ class TestWrongUse:
             (["styles", "--preview", "x.jpg"], 2, "end its name with .png"),
             (["run", "test:", "-o", "-"], 2, "standard output"),
             (["run", "test:", "--data", "-"], 2, "standard output"),
-            (["image", "http://host/x.jpg", "--json"], 2, "http://host/x.jpg: stills are not fetched from URLs"),
+            (["image", "http://host/x.jpg", "--json"], 2, "http://host/x.jpg: images are not downloaded from URLs"),
         ],
         ids=lambda value: " ".join(value[:4]) if isinstance(value, list) else None,
     )

@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from streamdepth.core.errors import DataFormatError, InferenceError, UsageError
-from streamdepth.image.ahead import in_order
-from streamdepth.image.estimator import DepthEstimator
+from streamdepth.image.estimator import DepthEstimator, in_order
 from streamdepth.inference.pattern import pattern
 from tests.support.goldens import FOLDER
 from tests.support.models import write_depth_model

@@ -13,12 +13,11 @@ import onnxruntime as ort
 import pytest
 
 from streamdepth.core.errors import InferenceError
-from streamdepth.inference import assignment, nvidia, sessions
-from streamdepth.inference.buffers import BufferPool
-from streamdepth.inference.device import DeviceBinding, DeviceRing
+from streamdepth.inference import nvidia, sessions
+from streamdepth.inference import ort as ort_words
 from streamdepth.inference.engine import Engine
+from streamdepth.inference.memory import PAGE_BYTES, BufferPool, DeviceBinding, DeviceRing, PageLock
 from streamdepth.inference.pattern import pattern
-from streamdepth.inference.pinned import PAGE_BYTES, PageLock
 from streamdepth.inference.preprocess import image_of
 from streamdepth.inference.sessions import open_session
 from streamdepth.models.resolve import resolve
@@ -171,11 +170,11 @@ def test_a_binding_whose_run_failed_is_not_used_again() -> None:
         return made[-1]
 
     ring = DeviceRing(make)
-    with ring.lent() as first:
+    with ring.lend() as first:
         pass
-    with pytest.raises(ZeroDivisionError), ring.lent() as second:
+    with pytest.raises(ZeroDivisionError), ring.lend() as second:
         assert 1 / (second is not first)
-    with ring.lent() as third:
+    with ring.lend() as third:
         assert third is not first
     assert len(made) == 2
 
@@ -192,13 +191,13 @@ def binding(output: Any = None) -> DeviceBinding:
     )
     if output is not None:
         made._outputs = [output]
-        made._lands = made._can_land()
+        made._copies_in_place = made._can_copy_in_place()
     return made
 
 
-def test_depth_lands_in_the_same_host_memory_every_time() -> None:
+def test_depth_copies_in_place_in_the_same_host_memory_every_time() -> None:
     device = binding(ort.OrtValue.ortvalue_from_numpy(np.array([[1, 2]], np.float32)))
-    assert device._lands
+    assert device._copies_in_place
     first = device.download()[0]
     assert first.tolist() == [[1, 2]]
     assert device.download()[0].ctypes.data == first.ctypes.data
@@ -206,7 +205,7 @@ def test_depth_lands_in_the_same_host_memory_every_time() -> None:
 
 def test_an_onnx_runtime_that_cannot_copy_down_in_place_is_asked_for_an_array() -> None:
     device = binding(SimpleNamespace(numpy=lambda: np.array([[3, 4]], np.float32)))
-    assert not device._lands
+    assert not device._copies_in_place
     assert device.download()[0].tolist() == [[3, 4]]
 
 
@@ -325,4 +324,4 @@ def test_further_inputs_do_not_keep_a_graph_from_being_recorded(tmp_path: Path) 
     path = write_depth_model(tmp_path / "m.onnx", inputs_after={"focal_length": ("float32", ["batch"])})
     further = resolve(path, preprocessing=RULES)
     assert further.other_inputs
-    assert nvidia.graph_obstacle(further, assignment.split([("it", "Conv")], "it")) == ""
+    assert nvidia.graph_obstacle(further, ort_words.split_nodes([("it", "Conv")], "it")) == ""

@@ -12,7 +12,7 @@ import pytest
 
 from streamdepth.core.errors import ProviderError
 from streamdepth.inference import nvidia
-from streamdepth.inference.build_process import BuildProcess, BuildRequest, build_first, follow
+from streamdepth.inference.build import BuildProcess, BuildRequest, build_first, follow
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.engine_swap import EngineSwap
 from streamdepth.inference.model import EngineFactory
@@ -55,11 +55,11 @@ def test_a_real_build_ends_well_where_it_can(specs: tuple[ModelSpec, ModelSpec],
     """The child's own code, with a build that keeps what it was asked for."""
     kept = tmp_path / "asked"
     program = (
-        "import sys, pathlib; from streamdepth.inference import build, build_process\n"
+        "import sys, pathlib; from streamdepth.inference import build\n"
         f"def keep(spec, provider, **options): pathlib.Path({str(kept)!r}).write_text(f'{{spec.name}} {{options}}')\n"
         "build.build = keep\n"
-        "import pickle; sys.modules['__main__'].BuildRequest = build_process.BuildRequest\n"
-        "sys.exit(build_process.main())"
+        "import pickle; sys.modules['__main__'].BuildRequest = build.BuildRequest\n"
+        "sys.exit(build.main())"
     )
     build = BuildProcess(request_of(specs[0], batch=3, exact=True), command=[sys.executable, "-c", program])
     assert wait(build) == ""
@@ -78,9 +78,9 @@ def test_closing_kills_a_build(specs: tuple[ModelSpec, ModelSpec]) -> None:
 
 def test_a_build_ends_with_its_parent(specs: tuple[ModelSpec, ModelSpec]) -> None:
     program = (
-        "import sys, time; from streamdepth.inference import build, build_process\n"
+        "import sys, time; from streamdepth.inference import build\n"
         "build.build = lambda *_, **__: time.sleep(600)\n"
-        "sys.exit(build_process.main())"
+        "sys.exit(build.main())"
     )
     child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
     assert child.stdin is not None
@@ -110,11 +110,11 @@ def test_a_run_of_a_file_builds_first_or_says_why_not(
 ) -> None:
     build, lines = FakeBuild(), list[str]()
     build.ended.set()
-    monkeypatch.setattr("streamdepth.inference.build_process.BuildProcess", lambda _: build)
+    monkeypatch.setattr("streamdepth.inference.build.BuildProcess", lambda _: build)
     monkeypatch.setattr("streamdepth.inference.providers.why_not", lambda _: "")
     build_first(request_of(specs[0]), ManualClock(now_ns=0), lines.append)
     assert len(lines) == 1
-    assert "building, which takes minutes and is kept" in lines[0]
+    assert "building; this takes minutes once" in lines[0]
     build.failed = "no room on the disk"
     with pytest.raises(ProviderError, match="provider tensorrt: no room on the disk"):
         build_first(request_of(specs[0]), ManualClock(now_ns=0), lines.append)
@@ -143,7 +143,7 @@ def opener_of(
 
     said = Said()
     monkeypatch.setattr(EngineFactory, "_opened", opened)
-    monkeypatch.setattr("streamdepth.inference.build.is_built", lambda *_, **__: built)
+    monkeypatch.setattr("streamdepth.inference.model.is_built", lambda *_, **__: built)
     monkeypatch.setattr("streamdepth.inference.providers.why_not", lambda _: "")
 
     def never() -> ModelSpec:
@@ -179,7 +179,7 @@ def test_a_live_run_starts_on_cuda_where_there_is_none(
     assert isinstance(runner, EngineSwap)
     assert asked == ["cuda"]
     runner.acquire(runner.network_size(640, 480))
-    said.wait_for("from then on")
+    said.wait_for("after that")
     assert asked == ["cuda", "tensorrt"]
     assert (requests[0].images, requests[0].batch) == (((640, 480),), 2)
     runner.close()

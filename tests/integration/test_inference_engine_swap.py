@@ -62,7 +62,7 @@ class Stage:
 
     def switch(self) -> str:
         self.build.ended.set()
-        return self.said.wait_for("from then on")
+        return self.said.wait_for("after that")
 
 
 @pytest.fixture
@@ -75,14 +75,14 @@ def stage(specs: tuple[ModelSpec, ModelSpec]) -> Iterator[Stage]:
 def test_batches_on_their_way_stay_on_the_first_and_the_next_goes_to_the_second(stage: Stage) -> None:
     assert stage.rises()
     waiting = [stage.slot() for _ in range(3)]
-    stage.said.wait_for("is being built, which may take minutes; running on cpu meanwhile")
+    stage.said.wait_for("is being built, which may take minutes; running on cpu until then")
     assert stage.build.image == (48, 32)
     stage.switch()
     after = stage.slot()
     assert [stage.rises(slot) for slot in waiting] == [True] * 3
     assert not stage.rises(after)
     assert not stage.rises()
-    assert "on cpu from then on" in stage.engine_swap.note
+    assert "on cpu after that" in stage.engine_swap.note
     assert stage.engine_swap.spec is stage.opened[0].spec
     assert stage.build.closed == 1
 
@@ -124,7 +124,7 @@ def test_a_live_run_loses_no_frame_when_the_second_takes_over(specs: tuple[Model
     assert sink.indices == list(range(20))
     rises = [bool(result.depth.values[-1, 0] > result.depth.values[0, 0]) for result in sink.results]
     assert rises == [True] * 10 + [False] * 10
-    assert any("from then on" in note for note in stats.notes)
+    assert any("after that" in note for note in stats.notes)
 
 
 def test_a_build_that_fails_leaves_the_first_in_place_and_says_why(stage: Stage) -> None:
@@ -202,4 +202,4 @@ def test_an_engine_opened_while_the_run_ended_is_closed(stage: Stage) -> None:
     go_on.set()
     stage.engine_swap.close()
     assert stage.opened[0].session is None
-    assert not any("from then on" in line or "stays" in line for line in stage.said.lines)
+    assert not any("after that" in line or "stays" in line for line in stage.said.lines)

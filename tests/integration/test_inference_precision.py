@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from streamdepth.core.errors import InferenceError, ModelError, ModelNotFoundError, ProviderError
 from streamdepth.core.host import cache_root
 from streamdepth.image.estimator import DepthEstimator
-from streamdepth.inference import agreement, half, precision, providers, sessions
+from streamdepth.inference import agreement, graphs, providers, sessions
 from streamdepth.inference.sessions import open_session
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing
@@ -75,7 +75,7 @@ def never() -> ModelSpec:
 
 
 def test_a_model_in_half_precision_says_the_same(good: ModelSpec) -> None:
-    made = half.halved(good)
+    made = graphs.halved(good)
     assert (made.dtype, made.image_input) == ("fp16", good.image_input)
     kinds = {tensor.data_type for tensor in onnx.load(str(made.path)).graph.initializer}
     assert TensorProto.FLOAT16 in kinds
@@ -84,21 +84,21 @@ def test_a_model_in_half_precision_says_the_same(good: ModelSpec) -> None:
 
 def test_the_model_in_the_package_passes() -> None:
     spec = resolve("built-in")
-    chosen, note = precision.for_cuda(spec, open_half=on_cpu, fp32=never)
+    chosen, note = agreement.for_cuda(spec, open_reference=on_cpu, open_half=on_cpu, fp32=never)
     assert (chosen.dtype, note) == ("fp16", "")
 
 
 def test_it_is_made_once_of_the_models_content(good: ModelSpec) -> None:
-    first = half.halved(good).path
+    first = graphs.halved(good).path
     stamp = first.stat().st_mtime_ns
-    assert half.halved(good).path == first
+    assert graphs.halved(good).path == first
     assert first.stat().st_mtime_ns == stamp
 
 
 def test_weights_among_the_inputs_are_converted_too(tmp_path: Path) -> None:
     path = write_depth_model(tmp_path / "old.onnx", batch=1, height=48, width=64, initializers_as_inputs=True)
     old = resolve(path, preprocessing=RULES)
-    graph = onnx.load(str(half.halved(old).path)).graph
+    graph = onnx.load(str(graphs.halved(old).path)).graph
     assert [value.name for value in graph.input] == [old.image_input.name]
     assert TensorProto.FLOAT not in {tensor.data_type for tensor in graph.initializer if len(tensor.dims) == 2}
 
@@ -106,7 +106,7 @@ def test_weights_among_the_inputs_are_converted_too(tmp_path: Path) -> None:
 def test_weights_beside_the_model_go_into_it(tmp_path: Path) -> None:
     path = write_depth_model(tmp_path / "m.onnx", batch=1, height=48, width=64, external_data="m.onnx_data")
     spec = resolve(path, preprocessing=RULES)
-    made = half.halved(spec)
+    made = graphs.halved(spec)
     assert made.external_data == ()
     assert agreement.disagreement(made, on_cpu(made), on_cpu(spec)) == ""
 
@@ -114,13 +114,13 @@ def test_weights_beside_the_model_go_into_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["fp16", "q8"])
 def test_what_is_not_float32_is_left_alone(good: ModelSpec, dtype: str) -> None:
     with pytest.raises(ModelError, match=f"is {dtype}, not fp32"):
-        half.halved(dataclasses.replace(good, dtype=dtype))
+        graphs.halved(dataclasses.replace(good, dtype=dtype))
 
 
 def test_a_graph_the_converter_chokes_on_is_one_line(good: ModelSpec) -> None:
     good.path.write_bytes(good.path.read_bytes()[:300])
-    with pytest.raises(ModelError, match="cannot be brought to half precision") as caught:
-        half.halved(good)
+    with pytest.raises(ModelError, match="cannot be converted to half precision") as caught:
+        graphs.halved(good)
     assert "\n" not in str(caught.value)
 
 
@@ -128,12 +128,12 @@ def test_a_graph_the_converter_chokes_on_is_one_line(good: ModelSpec) -> None:
 
 
 def test_a_model_that_passes_runs_in_half_precision(good: ModelSpec) -> None:
-    chosen, note = precision.for_cuda(good, open_half=on_cpu, fp32=never)
+    chosen, note = agreement.for_cuda(good, open_reference=on_cpu, open_half=on_cpu, fp32=never)
     assert (chosen.dtype, note) == ("fp16", "")
 
 
 def test_a_model_that_does_not_stays_in_float32_and_says_by_how_much(bad: ModelSpec) -> None:
-    chosen, note = precision.for_cuda(bad, open_half=on_cpu, fp32=never)
+    chosen, note = agreement.for_cuda(bad, open_reference=on_cpu, open_half=on_cpu, fp32=never)
     assert chosen is bad
     assert note.startswith(f"{bad.name}: computed in fp32, since fp16 ")
     assert "of the range" in note or "not finite" in note
@@ -143,44 +143,44 @@ def test_a_half_precision_file_that_does_not_pass_gives_way_to_the_float32_one(g
     file = dataclasses.replace(good, dtype="fp16")
 
     def wrong(_: ModelSpec) -> Any:
-        return on_cpu(half.halved(bad))
+        return on_cpu(graphs.halved(bad))
 
-    chosen, note = precision.for_cuda(file, open_half=wrong, fp32=lambda: bad)
+    chosen, note = agreement.for_cuda(file, open_reference=on_cpu, open_half=wrong, fp32=lambda: bad)
     assert chosen is bad
     assert "computed in fp32" in note
 
     def nothing() -> ModelSpec:
         raise ModelNotFoundError("no such file")
 
-    chosen, note = precision.for_cuda(file, open_half=wrong, fp32=nothing)
+    chosen, note = agreement.for_cuda(file, open_reference=on_cpu, open_half=wrong, fp32=nothing)
     assert chosen is file
     assert "has no fp32 file" in note
 
 
 def test_nobody_who_asked_for_float32_gets_less(good: ModelSpec) -> None:
     asked = dataclasses.replace(good, origins={**good.origins, "dtype": "user"})
-    assert precision.for_cuda(asked, open_half=on_cpu, fp32=never) == (asked, "")
+    assert agreement.for_cuda(asked, open_reference=on_cpu, open_half=on_cpu, fp32=never) == (asked, "")
     quantised = dataclasses.replace(good, dtype="q8")
-    assert precision.for_cuda(quantised, open_half=on_cpu, fp32=never) == (quantised, "")
+    assert agreement.for_cuda(quantised, open_reference=on_cpu, open_half=on_cpu, fp32=never) == (quantised, "")
 
 
 def test_a_verdict_is_remembered_but_not_a_failure_to_run(good: ModelSpec) -> None:
     def fails(_: ModelSpec) -> Any:
         raise ProviderError("provider cuda: out of memory")
 
-    chosen, note = precision.for_cuda(good, open_half=fails, fp32=never)
+    chosen, note = agreement.for_cuda(good, open_reference=on_cpu, open_half=fails, fp32=never)
     assert chosen is good
     assert "out of memory" in note
-    assert precision.for_cuda(good, open_half=on_cpu, fp32=never)[0].dtype == "fp16"
+    assert agreement.for_cuda(good, open_reference=on_cpu, open_half=on_cpu, fp32=never)[0].dtype == "fp16"
 
     def unused(_: ModelSpec) -> Any:
         raise AssertionError("asked again")
 
-    assert precision.for_cuda(good, open_half=unused, fp32=never)[0].dtype == "fp16"
+    assert agreement.for_cuda(good, open_reference=on_cpu, open_half=unused, fp32=never)[0].dtype == "fp16"
     [file] = (cache_root() / "agreement").iterdir()
     assert json.loads(file.read_text()) == {"wrong": ""}
     file.write_text("damaged")
-    assert precision.for_cuda(good, open_half=on_cpu, fp32=never)[0].dtype == "fp16"
+    assert agreement.for_cuda(good, open_reference=on_cpu, open_half=on_cpu, fp32=never)[0].dtype == "fp16"
 
 
 def test_a_cache_that_cannot_be_written_is_asked_again(
@@ -188,8 +188,8 @@ def test_a_cache_that_cannot_be_written_is_asked_again(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path / "file"))
-    assert precision.verdict(good, "cuda", lambda: "differs") == "differs"
-    assert precision.verdict(good, "cuda", lambda: "") == ""
+    assert agreement.gpu_disagreement(good, "cuda", lambda: "differs") == "differs"
+    assert agreement.gpu_disagreement(good, "cuda", lambda: "") == ""
 
 
 # TensorRT -----------------------------------------------------------------------------------------------------------
@@ -201,10 +201,10 @@ def halves(sessions: Sessions) -> list[str]:
 
 def test_tensorrt_computes_in_half_precision_where_it_agrees(good: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     sessions = Sessions(monkeypatch)
-    assert precision.tensorrt_halves(good) is None
+    assert agreement.tensorrt_halves(good) is None
     assert open_session(good, "tensorrt", graph=False).note == ""
     assert halves(sessions) == ["1", "1"]  # judged, then opened
-    assert precision.tensorrt_halves(good) is True
+    assert agreement.tensorrt_halves(good) is True
     open_session(good, "tensorrt", graph=False)
     assert halves(sessions) == ["1"] * 3
 
@@ -217,7 +217,7 @@ def test_tensorrt_is_told_to_compute_in_float32_where_it_does_not(
     opened = open_session(good, "tensorrt", graph=False)
     assert opened.note == f"{good.name}: computed in fp32, since fp16 differs from the CPU (correlation 0.9)"
     assert halves(sessions) == ["1", "0"]
-    assert precision.tensorrt_halves(good) is False
+    assert agreement.tensorrt_halves(good) is False
     assert len({options["trt_engine_cache_path"] for options in sessions.asked}) == 2
 
 
@@ -226,7 +226,7 @@ def test_tensorrt_is_not_judged_where_float32_was_asked_for(good: ModelSpec, mon
     asked = dataclasses.replace(good, origins={**good.origins, "dtype": "user"})
     open_session(asked, "tensorrt", graph=False)
     assert halves(sessions) == ["0"]
-    assert precision.tensorrt_halves(asked) is False
+    assert agreement.tensorrt_halves(asked) is False
 
 
 # The estimator ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from streamdepth.inference import exact, postprocess
+from streamdepth.inference import postprocess, preprocess
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.preprocess import image_of
 from tests.support.goldens import ARCHITECTURES, INPUT_STRIDE, Golden, load
@@ -50,7 +50,7 @@ def test_network_input_is_that_of_transformers(golden: Golden) -> None:
     engine = Engine(golden.spec, provider="cpu", exact=True)
     for key, rgb in golden.images.items():
         geometry = engine.geometry(rgb.shape[1], rgb.shape[0])
-        got = exact.prepare(rgb, golden.spec.preprocessing, geometry)
+        got = preprocess.exact_input(rgb, golden.spec.preprocessing, geometry)
         assert got.shape[1:] == tuple(golden.arrays[f"input_shape_{key}"])
         wanted = golden.arrays[f"input_{key}"]
         assert np.abs(got[:, ::INPUT_STRIDE, ::INPUT_STRIDE] - wanted).max() <= 1e-6

@@ -11,7 +11,8 @@ import pytest
 from streamdepth.core.errors import ProviderError, UsageError
 from streamdepth.core.host import cores
 from streamdepth.core.threads import ThreadPlan, plan_threads
-from streamdepth.inference import agreement, assignment, openvino_runtime, plugins, providers, sessions
+from streamdepth.inference import agreement, openvino_runtime, providers, sessions
+from streamdepth.inference import ort as ort_words
 from streamdepth.models.resolve import resolve
 
 if TYPE_CHECKING:
@@ -30,13 +31,13 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path / "cache"))
 
 
-def a_plugin(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, library: str = "missing.so") -> plugins.Plugin:
+def a_plugin(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, library: str = "missing.so") -> providers.Plugin:
     module = f"onnxruntime_ep_{name}"
     (folder / f"{module}.py").write_text(
         f"def get_library_path():\n    return {str(folder / library)!r}\n\ndef get_ep_names():\n    return ['X']\n"
     )
     monkeypatch.syspath_prepend(folder)
-    found = plugins.find(name.replace("_", "-"))
+    found = providers.find_plugin(name.replace("_", "-"))
     assert found is not None
     return found
 
@@ -88,7 +89,7 @@ def test_a_plugin_without_a_device_of_the_kind_wanted_says_which_it_has(
     spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a_plugin(tmp_path, monkeypatch, "acme")
-    monkeypatch.setattr(plugins, "devices", lambda _: (cpu_device(),))
+    monkeypatch.setattr(providers, "plugin_devices", lambda _: (cpu_device(),))
     with pytest.raises(ProviderError, match="does not run on the npu of this machine but on its cpu"):
         sessions.open_session(spec, "acme:npu")
 
@@ -96,7 +97,7 @@ def test_a_plugin_without_a_device_of_the_kind_wanted_says_which_it_has(
 def test_a_session_runs_on_a_plugins_device(spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a_plugin(tmp_path, monkeypatch, "acme")
     # ONNX Runtime's own device stands for the plugin's: all but the registering is real
-    monkeypatch.setattr(plugins, "devices", lambda _: (cpu_device(),))
+    monkeypatch.setattr(providers, "plugin_devices", lambda _: (cpu_device(),))
     opened = sessions.open_session(spec, "acme:cpu")
     assert (opened.provider, opened.note) == ("acme:cpu", "")
     fed = agreement.inputs(spec)
@@ -107,7 +108,7 @@ def test_a_session_runs_on_a_plugins_device(spec: ModelSpec, tmp_path: Path, mon
 def auto_with_openvino(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if importlib.util.find_spec("onnxruntime_ep_openvino") is None:
         a_plugin(tmp_path, monkeypatch, "openvino")
-    monkeypatch.setattr(plugins, "devices", lambda _: (cpu_device(),))
+    monkeypatch.setattr(providers, "plugin_devices", lambda _: (cpu_device(),))
     monkeypatch.setattr(openvino_runtime, "installed", lambda: False)
     monkeypatch.setattr(providers, "AUTO_ORDER", ("openvino", "cpu"))
 
@@ -134,7 +135,7 @@ def test_auto_says_why_an_installed_plugin_is_not_used(
     spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     auto_with_openvino(monkeypatch, tmp_path)
-    monkeypatch.setattr(plugins, "devices", lambda _: ())
+    monkeypatch.setattr(providers, "plugin_devices", lambda _: ())
     opened = sessions.open_session(spec)
     assert opened.provider == "cpu"
     assert opened.note.startswith("running on the CPU; provider openvino: onnxruntime-ep-openvino does not run on")
@@ -158,21 +159,21 @@ def test_the_real_openvino_plugin_runs_or_says_why_not(spec: ModelSpec) -> None:
 
 def test_heavy_nodes_left_to_the_cpu_are_counted_by_operator() -> None:
     nodes = [("Fast", "Conv")] * 6 + [("CPUExecutionProvider", "MatMul")] * 2 + [("CPUExecutionProvider", "Shape")] * 9
-    given = assignment.split(nodes, "Fast")
+    given = ort_words.split_nodes(nodes, "Fast")
     assert given.heavy_left == Counter(MatMul=2)
     assert given.report("fast") == "provider fast leaves 2 of 8 heavy nodes to the CPU (2 MatMul)"
 
 
 def test_shape_arithmetic_on_the_cpu_is_not_worth_a_word() -> None:
-    assert assignment.split([("Fast", "Conv"), ("CPUExecutionProvider", "Gather")], "Fast").report("fast") == ""
+    assert ort_words.split_nodes([("Fast", "Conv"), ("CPUExecutionProvider", "Gather")], "Fast").report("fast") == ""
 
 
 def test_a_provider_that_takes_no_heavy_node_is_refused(
     spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a_plugin(tmp_path, monkeypatch, "acme")
-    monkeypatch.setattr(plugins, "devices", lambda _: (cpu_device(),))
-    monkeypatch.setattr(assignment, "of", lambda *_: assignment.Assignment(Counter(Cast=1), Counter(Conv=30)))
+    monkeypatch.setattr(providers, "plugin_devices", lambda _: (cpu_device(),))
+    monkeypatch.setattr(sessions, "assignment_of", lambda *_: ort_words.Assignment(Counter(Cast=1), Counter(Conv=30)))
     with pytest.raises(ProviderError, match="takes none of the heavy nodes"):
         sessions.open_session(spec, "acme")
 
@@ -181,9 +182,9 @@ def test_onnx_runtime_tells_which_nodes_went_where(spec: ModelSpec) -> None:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.add_session_config_entry(*assignment.RECORD)
+    options.add_session_config_entry(*ort_words.RECORD)
     session = ort.InferenceSession(str(spec.path), options, providers=["CPUExecutionProvider"])
-    given = assignment.of(session, "CPUExecutionProvider")
+    given = ort_words.assignment_of(session, "CPUExecutionProvider")
     if given is None:
         pytest.skip("this onnxruntime does not tell")
     assert given.heavy_taken > 10

@@ -14,14 +14,16 @@ import pytest
 from streamdepth.cli import main
 from streamdepth.core.errors import ProviderError, UsageError
 from streamdepth.core.host import cache_root
-from streamdepth.inference import assignment, fused, nvidia, providers, session_options, sessions
+from streamdepth.inference import graphs, nvidia, sessions
+from streamdepth.inference import ort as ort_words
 from streamdepth.inference.build import build
+from streamdepth.models import providers as provider_table
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing
 from tests.support.models import write_depth_model
 
 if TYPE_CHECKING:
-    from streamdepth.inference.build_process import BuildRequest
+    from streamdepth.inference.build import BuildRequest
     from streamdepth.models.spec import ModelSpec
 
 
@@ -105,11 +107,11 @@ def test_the_cache_is_where_the_user_says(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_cuda_graph_is_refused_with_the_reason(spec: ModelSpec, dynamic: ModelSpec) -> None:
-    whole = assignment.Assignment(Counter(Conv=3), Counter())
+    whole = ort_words.Assignment(Counter(Conv=3), Counter())
     assert nvidia.graph_obstacle(spec, whole) == ""
     follows = dataclasses.replace(dynamic, preprocessing=Preprocessing())
     assert "give --size WxH" in nvidia.graph_obstacle(follows, whole)
-    assert "1 of its nodes" in nvidia.graph_obstacle(spec, assignment.Assignment(Counter(Conv=3), Counter(Shape=1)))
+    assert "1 of its nodes" in nvidia.graph_obstacle(spec, ort_words.Assignment(Counter(Conv=3), Counter(Shape=1)))
     assert nvidia.graph_obstacle(spec, None)
     assert nvidia.cuda_options(graph=True)["enable_cuda_graph"] == "1"
 
@@ -145,7 +147,7 @@ def depth_of(spec: ModelSpec, batch: int = 1) -> Any:
 
 
 def test_images_as_bytes_give_the_depth_of_the_fast_path(spec: ModelSpec, tmp_path: Path) -> None:
-    bytes_in = fused.fused(spec, tmp_path)
+    bytes_in = graphs.fused(spec, tmp_path)
     assert bytes_in.image_input.dtype == "uint8"
     wanted = depth_of(spec)[0]
     assert np.abs(depth_of(bytes_in)[0] - wanted).max() < 1e-4 * np.ptp(wanted)
@@ -160,7 +162,7 @@ def test_every_shape_of_input_takes_images_as_bytes(rank: int, opset: int, dtype
     plain = resolve(path, preprocessing=NORMALISED)
     assert len(plain.image_input.shape) == rank
     tolerance = 1e-5 if dtype == "float32" else 4e-3
-    np.testing.assert_allclose(depth_of(fused.fused(plain, tmp_path))[0], depth_of(plain)[0], atol=tolerance)
+    np.testing.assert_allclose(depth_of(graphs.fused(plain, tmp_path))[0], depth_of(plain)[0], atol=tolerance)
 
 
 def test_weights_beside_the_model_are_found_from_the_cache(tmp_path: Path) -> None:
@@ -169,19 +171,19 @@ def test_weights_beside_the_model_are_found_from_the_cache(tmp_path: Path) -> No
     small_model(path, 4, 17, "float32", external=True)
     plain = resolve(path, preprocessing=NORMALISED)
     assert plain.external_data
-    bytes_in = fused.fused(plain, tmp_path / "cache")
-    assert fused.weights_folder(bytes_in) == str(path.parent)
-    assert fused.weights_folder(plain) == ""
+    bytes_in = graphs.fused(plain, tmp_path / "cache")
+    assert graphs.weights_folder(bytes_in) == str(path.parent)
+    assert graphs.weights_folder(plain) == ""
     np.testing.assert_allclose(depth_of(bytes_in)[0], depth_of(plain)[0], atol=1e-5)
 
 
 def test_a_graph_is_made_once_and_again_when_the_model_changes(spec: ModelSpec, tmp_path: Path) -> None:
-    first = fused.fused(spec, tmp_path).path
+    first = graphs.fused(spec, tmp_path).path
     made = first.stat().st_mtime_ns
-    assert fused.fused(spec, tmp_path).path == first
+    assert graphs.fused(spec, tmp_path).path == first
     assert first.stat().st_mtime_ns == made
     other = dataclasses.replace(spec, preprocessing=dataclasses.replace(spec.preprocessing, do_normalize=False))
-    assert fused.fused(other, tmp_path).path != first
+    assert graphs.fused(other, tmp_path).path != first
     assert [entry.suffix for entry in tmp_path.iterdir()] == [".onnx", ".onnx"]
 
 
@@ -190,9 +192,9 @@ def test_models_that_cannot_take_bytes_say_why(spec: ModelSpec, tmp_path: Path) 
 
     padded = dataclasses.replace(spec, preprocessing=dataclasses.replace(spec.preprocessing, do_pad=True))
     with pytest.raises(ModelError, match="pads after normalising"):
-        fused.fused(padded, tmp_path)
-    with pytest.raises(ModelError, match="takes uint8 already"):
-        fused.fused(fused.fused(spec, tmp_path), tmp_path)
+        graphs.fused(padded, tmp_path)
+    with pytest.raises(ModelError, match="already takes uint8"):
+        graphs.fused(graphs.fused(spec, tmp_path), tmp_path)
 
 
 def test_a_cache_that_cannot_be_written_says_so(spec: ModelSpec, tmp_path: Path) -> None:
@@ -200,7 +202,7 @@ def test_a_cache_that_cannot_be_written_says_so(spec: ModelSpec, tmp_path: Path)
 
     (tmp_path / "file").touch()
     with pytest.raises(ModelError, match="STREAMDEPTH_CACHE"):
-        fused.fused(spec, tmp_path / "file" / "below")
+        graphs.fused(spec, tmp_path / "file" / "below")
 
 
 NORMALISED = Preprocessing(width_px=16, height_px=12, keep_aspect=False, multiple_of=1)
@@ -250,7 +252,7 @@ def test_tensorrt_stands_before_cuda_and_both_get_options(
     spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path))
-    by_name = {provider.name: provider for provider in providers.PROVIDERS}
+    by_name = {provider.name: provider for provider in provider_table.PROVIDERS}
     order = sessions._with_options(spec, by_name["tensorrt"], 4)
     assert [name for name, _ in order] == ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
     assert Path(order[0][1]["trt_engine_cache_path"]).is_dir()
@@ -263,8 +265,8 @@ def test_tensorrt_stands_before_cuda_and_both_get_options(
 
 
 def test_inference_threads_do_not_spin_for_long() -> None:
-    assert session_options.spin("1.31.1") == ("session.intra_op.spin_duration_us", "20")
-    assert session_options.spin("1.23.0") == ("session.intra_op.allow_spinning", "0")
+    assert ort_words.spin("1.31.1") == ("session.intra_op.spin_duration_us", "20")
+    assert ort_words.spin("1.23.0") == ("session.intra_op.allow_spinning", "0")
 
 
 # Building ahead -----------------------------------------------------------------------------------------------------
@@ -290,7 +292,7 @@ def test_a_build_runs_every_size_and_says_where_the_engine_is(
     spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path))
-    monkeypatch.setattr("streamdepth.inference.build.Engine", _Engine)
+    monkeypatch.setattr("streamdepth.inference.engine.Engine", _Engine)
     said: list[str] = []
     made = build(spec, images=((640, 480), (480, 640)), batch=4, progress=said.append)
     assert _Engine.sizes == [(640, 480), (480, 640), (0, 0)]
@@ -304,7 +306,7 @@ def test_a_build_for_what_needs_none_or_cannot_run_here_is_refused(
     spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path))
-    with pytest.raises(UsageError, match="build is for tensorrt, cuda"):
+    with pytest.raises(UsageError, match="builds nothing; choose one of tensorrt, cuda"):
         build(spec, "cpu")
     with pytest.raises(UsageError, match="1x1 pixels"):
         build(spec, images=((0, 4),))
@@ -326,7 +328,7 @@ def test_the_build_command_builds_in_a_process_and_says_where(
     from streamdepth.inference.build import Built
 
     requests: list[BuildRequest] = []
-    monkeypatch.setattr("streamdepth.inference.build_process.build_first", lambda one, *_: requests.append(one))
+    monkeypatch.setattr("streamdepth.inference.build.build_first", lambda one, *_: requests.append(one))
     made = (Built("engine", tmp_path / "here", 1.0),)
     monkeypatch.setattr("streamdepth.inference.build.build", lambda *_, **__: made)
     sizes = ["--image-size", "640x480", "--image-size", "320x240"]

@@ -16,7 +16,7 @@ import onnxruntime as ort
 import pytest
 
 from streamdepth.core.errors import InferenceError, ModelError, ProviderError
-from streamdepth.inference import agreement, openvino_runtime, plugins, providers, sessions
+from streamdepth.inference import agreement, cache, openvino_runtime, providers, sessions
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.pattern import pattern
 from streamdepth.inference.preprocess import image_of
@@ -54,7 +54,7 @@ def there(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     monkeypatch.setattr(openvino_runtime, "installed", lambda: True)
     monkeypatch.setattr(openvino_runtime, "RuntimeSession", session)
-    monkeypatch.setattr(plugins, "installed", lambda: ())
+    monkeypatch.setattr(providers, "installed_plugins", lambda: ())
     monkeypatch.setattr(providers, "AUTO_ORDER", ("openvino", "cpu"))
     for module in ("sessions", "engine"):
         monkeypatch.setattr(f"streamdepth.inference.{module}.cores", lambda: 4)
@@ -91,16 +91,16 @@ def test_auto_goes_back_to_the_cpu_where_it_disagrees(spec: ModelSpec, monkeypat
 def test_a_plugin_with_a_fitting_device_comes_first(
     kind: str | None, own: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plugin = plugins.Plugin("openvino", "onnxruntime_ep_openvino", "onnxruntime-ep-openvino")
+    plugin = providers.Plugin("openvino", "onnxruntime_ep_openvino", "onnxruntime-ep-openvino")
     device = SimpleNamespace(device=SimpleNamespace(type=SimpleNamespace(name=kind)), ep_name="X")
 
-    def offered(_: plugins.Plugin) -> tuple[Any, ...]:
+    def offered(_: providers.Plugin) -> tuple[Any, ...]:
         if kind is None:
             raise ProviderError("provider openvino: made for another onnxruntime")
         return (device,)
 
-    monkeypatch.setattr(plugins, "installed", lambda: (plugin,))
-    monkeypatch.setattr(plugins, "devices", offered)
+    monkeypatch.setattr(providers, "installed_plugins", lambda: (plugin,))
+    monkeypatch.setattr(providers, "plugin_devices", offered)
     assert providers.runs_on_cores("openvino") is own
 
 
@@ -113,9 +113,9 @@ def test_the_runtime_stays_chosen_once_the_plugin_is_registered(
     gpu = SimpleNamespace(device=SimpleNamespace(type=SimpleNamespace(name="GPU")), ep_name=ort_name)
     package = SimpleNamespace(get_library_path=lambda: "", get_ep_names=lambda: [ort_name])
     # A registration is remembered for the life of the process. Another package name keeps it apart from the real one.
-    plugin = plugins.Plugin("openvino", "onnxruntime_ep_openvino", "stand-in")
+    plugin = providers.Plugin("openvino", "onnxruntime_ep_openvino", "stand-in")
     monkeypatch.setitem(sys.modules, plugin.module, package)
-    monkeypatch.setattr(plugins, "installed", lambda: (plugin,))
+    monkeypatch.setattr(providers, "installed_plugins", lambda: (plugin,))
     monkeypatch.setattr(ort, "get_available_providers", lambda: list(listed))
     monkeypatch.setattr(ort, "register_execution_provider_library", lambda *_: listed.append(ort_name))
     monkeypatch.setattr(ort, "get_ep_devices", lambda: [gpu])
@@ -133,19 +133,18 @@ def test_it_runs_on_the_cpu_only() -> None:
 
 def test_without_the_package_it_says_what_to_install(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino_runtime, "installed", lambda: False)
-    monkeypatch.setattr(plugins, "installed", lambda: ())
+    monkeypatch.setattr(providers, "installed_plugins", lambda: ())
     with pytest.raises(ProviderError, match=r"pip install 'streamdepth\[openvino\]', or use --provider cpu"):
         sessions.open_session(spec, "openvino")
     assert not providers.runs_on_cores("openvino")
 
 
-def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino_runtime, "_CACHE_BYTES", 2500)
+def test_the_cache_is_bounded(tmp_path: Path) -> None:
     for age in range(4):
         path = tmp_path / f"{age}.blob"
         path.write_bytes(bytes(1000))
         os.utime(path, (1e9 - age, 1e9 - age))
-    openvino_runtime._prune(tmp_path)
+    cache.prune(tmp_path, 2500)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.blob", "1.blob"]
 
 
@@ -154,7 +153,7 @@ def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def real(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "installed", lambda: ())
+    monkeypatch.setattr(providers, "installed_plugins", lambda: ())
 
 
 @needs_openvino
@@ -203,7 +202,7 @@ def test_it_takes_what_graphs_there_are(tmp_path: Path) -> None:
         write_depth_model(tmp_path / "batch.onnx", batch=2, height=32, width=48),
         write_depth_model(tmp_path / "hwc.onnx", layout="hwc", output_rank=2),
         write_depth_model(tmp_path / "second.onnx", outputs_before={"features": (1, 4)}),
-        write_depth_model(tmp_path / "half.onnx", input_dtype="float16", output_dtype="float16"),
+        write_depth_model(tmp_path / "graphs.onnx", input_dtype="float16", output_dtype="float16"),
     ]
     for path in graphs:
         found = resolve(path)
@@ -224,7 +223,7 @@ def test_an_interrupted_run_says_so(spec: ModelSpec) -> None:
     slow = np.zeros((1, 3, 2048, 2048), np.float32)
     binding.bind_input("pixel_values", "cpu", 0, np.float32, slow.shape, slow.ctypes.data)
     binding.bind_output("predicted_depth")
-    with pytest.raises(InferenceError, match="told to end"):
+    with pytest.raises(InferenceError, match="interrupted"):
         session.run_with_iobinding(binding, SimpleNamespace(terminate=True))
 
 

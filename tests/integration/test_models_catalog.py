@@ -10,9 +10,10 @@ import pytest
 from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError
 from streamdepth.core.frame import Sense
 from streamdepth.models.catalog import list_models, pull, show_model
-from streamdepth.models.dtypes import SUFFIXES, auto_order, split_dtype
 from streamdepth.models.hub import HubAccess
-from streamdepth.models.table import find_known, known_models
+from streamdepth.models.known import find_known, known_models
+from streamdepth.models.layout import SUFFIXES, split_dtype
+from streamdepth.models.providers import dtype_order
 from tests.support.hub import DA_PREPROCESSOR, FakeHub, FakeRepo, Fault
 from tests.support.models import write_depth_model
 
@@ -56,7 +57,7 @@ def test_the_table_is_sound() -> None:
 
 def test_every_order_has_every_dtype() -> None:
     for provider in ("cpu", "cuda", "tensorrt", "openvino", "coreml", "unheard-of"):
-        assert sorted(auto_order(provider)) == sorted(SUFFIXES)
+        assert sorted(dtype_order(provider)) == sorted(SUFFIXES)
 
 
 @pytest.mark.parametrize("dtype", SUFFIXES)
@@ -156,7 +157,7 @@ def test_what_comes_in_wrong_is_refused(access: HubAccess, hub: FakeHub) -> None
     flipped[-1] ^= 1
     hub.lies[digest] = bytes(flipped)
     with pytest.raises(
-        ModelError, match=r"model_quantized.onnx: came in damaged; run `streamdepth models pull .* --force"
+        ModelError, match=r"model_quantized.onnx: damaged download; run `streamdepth models pull .* --force"
     ):
         pull(NAME, dtype="q8", access=access)
     hub.lies.clear()
@@ -164,7 +165,7 @@ def test_what_comes_in_wrong_is_refused(access: HubAccess, hub: FakeHub) -> None
 
 
 def test_pull_of_what_cannot_be_pulled(access: HubAccess, hub: FakeHub) -> None:
-    with pytest.raises(UsageError, match="built-in: is on this machine already; only Hub names"):
+    with pytest.raises(UsageError, match="built-in: is local; only Hub names"):
         pull("built-in", access=access)
     pull(NAME, access=access)
     hub.faults.append(Fault("/api/", status=503))

@@ -46,8 +46,8 @@ def setup(all_dtypes: dict[str, bytes], tmp_path: Path) -> Iterator[Setup]:
         (404, "not found at"),
         (418, "refused the request \\(418\\)"),
         (429, "limits the rate"),
-        (500, "is out of order \\(500\\); try again later"),
-        (503, "is out of order \\(503\\)"),
+        (500, "failed \\(500\\); try again later"),
+        (503, "failed \\(503\\)"),
     ],
 )
 def test_the_hub_refuses(setup: Setup, status: int, said: str) -> None:
@@ -60,7 +60,7 @@ def test_the_hub_refuses(setup: Setup, status: int, said: str) -> None:
 
 def test_a_file_fails_after_the_listing(setup: Setup) -> None:
     setup.hub.faults.append(Fault("GET /lfs/", status=500))
-    with pytest.raises(ModelError, match=r"someone/tiny-depth/onnx/model.onnx: .* out of order \(500\)"):
+    with pytest.raises(ModelError, match=r"someone/tiny-depth/onnx/model.onnx: .* failed \(500\)"):
         setup.resolve()
     setup.hub.faults.clear()
     assert setup.resolve().revision == setup.repo.head

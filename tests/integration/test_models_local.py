@@ -13,9 +13,9 @@ import pytest
 
 from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError
 from streamdepth.core.frame import Sense
+from streamdepth.models.layout import target_of
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import ModelSpec, Preprocessing
-from streamdepth.models.target import target_of
 from tests.support import need
 from tests.support.hub import DA_PREPROCESSOR
 from tests.support.models import write_depth_model, write_json
@@ -66,9 +66,9 @@ def test_a_bare_file_and_what_is_assumed_of_it(tmp_path: Path) -> None:
         "licence": "default",
         "metres_per_unit": "default",
     }
-    assert [part in " ".join(spec.notes) for part in ("Depth Anything's rules", "near = large is assumed")] == [
-        True
-    ] * 2
+    preprocessing, sense = spec.notes
+    assert "Depth Anything's is assumed" in preprocessing
+    assert "near = large (relative_inverse) is assumed" in sense
     assert resolve(str(path)) == spec
 
 
@@ -209,7 +209,7 @@ def test_free_dimensions_are_fixed_by_the_author(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("js", "said"),
     [
-        ([], "transformers.js_config is no object"),
+        ([], "transformers.js_config is not an object"),
         ({"dtype": 5}, "dtype is a string or a map"),
         ({"model_file_name": 5}, "model_file_name and subfolder are strings"),
         ({"free_dimension_overrides": {"a": "b"}}, "free_dimension_overrides maps names"),
@@ -257,8 +257,8 @@ def test_what_a_name_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ("name", "kind", "said"),
     [
         ("", UsageError, "model: empty; give built-in"),
-        ("nothing-like-it", ModelNotFoundError, "no such file or folder; give built-in, a path that exists, or a Hub"),
-        ("depth-anything-v2-smal", ModelNotFoundError, "did you mean onnx-community/depth-anything-v2-small?"),
+        ("nothing-like-it", ModelNotFoundError, "no such file or folder; give built-in, an existing path, or a Hub"),
+        ("depth-anything-v2-smal", ModelNotFoundError, "did you mean 'onnx-community/depth-anything-v2-small'?"),
         ("here/model.onnx", ModelNotFoundError, "here/model.onnx: no such file or folder"),
         ("/no/such/folder", ModelNotFoundError, "no such file or folder"),
         ("ftp://host/x.onnx", UsageError, "not a Hub address"),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime as ort
 
-from streamdepth.inference import assignment, providers
+from streamdepth.inference import ort as ort_words
+from streamdepth.inference import providers, sessions
 
 if TYPE_CHECKING:
     import pytest
@@ -114,8 +115,8 @@ class Sessions:
 
         monkeypatch.setattr(ort, "InferenceSession", make)
         monkeypatch.setattr(providers, "why_not", lambda _: "")
-        given = assignment.split([("it", "Conv")] * 3 + [("other", "Shape")] * left, "it")
-        monkeypatch.setattr(assignment, "of", lambda *_: given)
+        given = ort_words.split_nodes([("it", "Conv")] * 3 + [("other", "Shape")] * left, "it")
+        monkeypatch.setattr(sessions, "assignment_of", lambda *_: given)
 
 
 class Named(SimpleNamespace):

@@ -17,12 +17,13 @@ from streamdepth.cli import main, process
 from streamdepth.core.errors import MissingDependencyError
 from streamdepth.core.host import cache_root
 from streamdepth.depth import cuts
-from streamdepth.inference import agreement, agreement_cache, openvino_runtime, plugins, providers, sessions
+from streamdepth.inference import agreement, openvino_runtime, providers, sessions
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.geometry import plan
 from streamdepth.inference.model import DepthModel
 from streamdepth.inference.pattern import HEIGHT_PX, WIDTH_PX, pattern
 from streamdepth.inference.preprocess import image_of
+from streamdepth.models import providers as provider_table
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing
 from streamdepth.pipeline import Pipeline
@@ -193,17 +194,17 @@ class TestVerdicts:
         seen: list[str] = []
         real = sessions._open
 
-        def noted(spec: ModelSpec, provider: providers.Provider, *arguments: Any, **options: Any) -> Any:
+        def noted(spec: ModelSpec, provider: provider_table.Provider, *arguments: Any, **options: Any) -> Any:
             seen.append(provider.name)
             return real(spec, provider, *arguments, **options)
 
         def runtime(path: Path, **_: Any) -> Any:
-            return real(dataclasses.replace(resolve("built-in"), path=path), providers.PROVIDERS[0], 1).session
+            return real(dataclasses.replace(resolve("built-in"), path=path), provider_table.PROVIDERS[0], 1).session
 
         monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(openvino_runtime, "installed", lambda: True)
         monkeypatch.setattr(openvino_runtime, "RuntimeSession", runtime)
-        monkeypatch.setattr(plugins, "installed", lambda: ())
+        monkeypatch.setattr(providers, "installed_plugins", lambda: ())
         monkeypatch.setattr(providers, "AUTO_ORDER", ("openvino", "cpu"))
         monkeypatch.setattr(sessions, "_open", noted)
         return seen
@@ -253,35 +254,35 @@ class TestVerdicts:
         self, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         provider = providers.provider_named("openvino")
-        first = agreement_cache.on_processor(spec, provider)
-        assert agreement_cache.on_processor(dataclasses.replace(spec), provider) == first
+        first = agreement.processor_key(spec, provider)
+        assert agreement.processor_key(dataclasses.replace(spec), provider) == first
         rules = dataclasses.replace(spec.preprocessing, do_normalize=not spec.preprocessing.do_normalize)
         others: tuple[dict[str, Any], ...] = (
             {"dtype": "q8"},
             {"preprocessing": rules},
             {"depth_output": dataclasses.replace(spec.depth_output, name="other")},
         )
-        keys = [agreement_cache.on_processor(dataclasses.replace(spec, **one), provider) for one in others] + [first]
+        keys = [agreement.processor_key(dataclasses.replace(spec, **one), provider) for one in others] + [first]
         os.utime(spec.path, ns=(1, 1))
-        keys.append(agreement_cache.on_processor(spec, provider))
+        keys.append(agreement.processor_key(spec, provider))
         with spec.path.open("ab") as file:
             file.write(b"x")
         os.utime(spec.path, ns=(1, 1))
-        keys.append(agreement_cache.on_processor(spec, provider))
+        keys.append(agreement.processor_key(spec, provider))
         weights = tmp_path / "weights"
         weights.touch()
-        keys.append(agreement_cache.on_processor(dataclasses.replace(spec, external_data=(weights,)), provider))
+        keys.append(agreement.processor_key(dataclasses.replace(spec, external_data=(weights,)), provider))
         for name, value in (
             ("onnxruntime.__version__", "9.9"),
             ("importlib.metadata.version", lambda _: "9.9"),
-            ("streamdepth.inference.agreement_cache.__version__", "9.9"),
+            ("streamdepth.inference.agreement.__version__", "9.9"),
             ("llvmlite.binding.get_host_cpu_name", lambda: "another"),
         ):
             with monkeypatch.context() as other:
                 other.setattr(name, value)
-                keys.append(agreement_cache.on_processor(spec, provider))
+                keys.append(agreement.processor_key(spec, provider))
         assert len(set(keys)) == len(keys) == 11
 
     def test_a_model_that_has_gone_is_for_the_session_to_tell(self, spec: ModelSpec) -> None:
         spec.path.unlink()
-        assert agreement_cache.on_processor(spec, providers.provider_named("openvino"))
+        assert agreement.processor_key(spec, providers.provider_named("openvino"))

@@ -15,9 +15,8 @@ from PIL import Image
 
 from streamdepth.core.frame import ColorTags
 from streamdepth.inference.pattern import pattern
-from streamdepth.inference.plane_scaling import PlaneScaler
+from streamdepth.inference.plane_scaling import PlaneScaler, axis
 from streamdepth.inference.preprocess import image_of, to_rgb_array, value_table
-from streamdepth.inference.resampling import axis
 from streamdepth.models.spec import Preprocessing
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from streamdepth.core.errors import DataFormatError
 from streamdepth.core.frame import ColorTags, image_from_array
-from streamdepth.inference import exact
+from streamdepth.inference import preprocess
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.geometry import plan
 from streamdepth.inference.preprocess import Scaler, image_of, value_table
@@ -144,7 +144,9 @@ def test_table_rounds_as_the_exact_path_does() -> None:
     rgb = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
     spec_free = replace(pre, do_resize=False, multiple_of=1)
     geometry = _identity(256, 1)
-    np.testing.assert_array_equal(value_table(pre, np.dtype(np.float32)), exact.prepare(rgb, spec_free, geometry)[:, 0])
+    np.testing.assert_array_equal(
+        value_table(pre, np.dtype(np.float32)), preprocess.exact_input(rgb, spec_free, geometry)[:, 0]
+    )
 
 
 def _identity(width: int, height: int) -> Any:

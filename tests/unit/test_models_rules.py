@@ -126,14 +126,18 @@ def test_each_processor_and_its_defaults(tmp_path: Path, config: Any, expected: 
     ("name", "content", "said"),
     [
         ("config.json", "{", "config.json: not valid JSON"),
-        ("config.json", "[1]", "config.json: holds no JSON object"),
+        ("config.json", "[1]", "config.json: not a JSON object"),
         ("preprocessor_config.json", {"image_std": [0, 0, 0]}, "std is three positive numbers"),
         ("preprocessor_config.json", {"image_mean": [1, 2]}, "image_mean has three numbers"),
         ("preprocessor_config.json", {"size": "big"}, "size is a number or"),
         ("preprocessor_config.json", {"size": 0}, "at least 1x1 pixels"),
-        ("preprocessor_config.json", {"resample": 5}, "resample 5 is none of 0"),
+        ("preprocessor_config.json", {"resample": 5}, "resample 5: choose one of 0"),
         ("preprocessor_config.json", {"rescale_factor": "x"}, "could not convert"),
-        ("preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor"}, "CLIPImageProcessor is not an"),
+        (
+            "preprocessor_config.json",
+            {"image_processor_type": "CLIPImageProcessor"},
+            "unknown image processor CLIPImageProcessor",
+        ),
     ],
 )
 def test_broken_configuration_is_named(tmp_path: Path, name: str, content: Any, said: str) -> None:
@@ -190,7 +194,7 @@ def test_preprocessing_of_the_user_is_checked(tmp_path: Path, values: Any, said:
 
 def test_a_change_of_what_is_known_is_told(tmp_path: Path) -> None:
     changed = resolve("built-in", preprocessing={"do_normalize": True, "mean": [0.5] * 3})
-    assert changed.notes == ("built-in: how images become input is known, and changed by you: do_normalize, mean",)
+    assert changed.notes == ("built-in: known preprocessing changed by the user: do_normalize, mean",)
     assert resolve("built-in", preprocessing={"do_normalize": False}).notes == ()
     bare = resolve(write_depth_model(tmp_path / "m.onnx"), preprocessing={"do_normalize": False})
     assert not any("changed by you" in note for note in bare.notes)

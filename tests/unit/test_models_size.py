@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from streamdepth.core.errors import UsageError
-from streamdepth.models.size import Size, apply_size, fit_to_graph, parse_size
-from streamdepth.models.spec import Family, Preprocessing
+from streamdepth.models.spec import Family, Preprocessing, Size, apply_size, fit_to_graph, parse_size
 
 DA = Preprocessing()
 STRETCHED = Preprocessing(width_px=256, height_px=192, keep_aspect=False, multiple_of=1)

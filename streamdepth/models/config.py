@@ -29,7 +29,7 @@ _FAMILY = {
     "DepthProImageProcessor": Family.DEPTH_PRO,
 }
 
-# Each processor's own defaults in transformers, for what a file leaves out.
+# the defaults of each processor in transformers, for keys that a file leaves out
 _HALF = (0.5, 0.5, 0.5)
 _DEFAULTS = {
     Family.DPT: Preprocessing(width_px=384, height_px=384, keep_aspect=False, multiple_of=1, mean=_HALF, std=_HALF),
@@ -69,12 +69,11 @@ class JsConfig:
     """``transformers.js_config`` of ``config.json``.
 
     Attributes:
-        subfolder, model_file_name: where the graph is, as transformers.js names it.
-        dtype: the author's own choice for the graph and device, empty if none.
-        free_dimensions: names of dynamic dimensions -> values the author fixed them to.
+        subfolder, model_file_name: place of the graph.
+        dtype: the author's choice for the graph and device, empty if none.
+        free_dimensions: names of dynamic dimensions -> values fixed by the author.
 
-    ``use_external_data_format`` is not read: it counts files by a naming rule, while the graph itself names every file
-    its weights are in.
+    ``use_external_data_format`` is not read: it counts files by a naming rule, and the graph names its weight files.
     """
 
     subfolder: str = "onnx"
@@ -96,12 +95,12 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as exc:
         raise ModelError(f"{path}: not valid JSON ({exc}); repair it, delete it, or download it again") from exc
     if not isinstance(value, dict):
-        raise ModelError(f"{path}: holds no JSON object; repair it, delete it, or download it again")
+        raise ModelError(f"{path}: not a JSON object; repair it, delete it, or download it again")
     return value
 
 
 def js_config(config: Mapping[str, Any], provider: str, where: str) -> JsConfig:
-    """What ``config.json`` says to transformers.js, for a provider (its short name picks ``device_config``).
+    """``transformers.js_config`` of ``config.json`` for a provider (its name selects in ``device_config``).
 
     Raises:
         ModelError: a value of the wrong kind.
@@ -110,7 +109,7 @@ def js_config(config: Mapping[str, Any], provider: str, where: str) -> JsConfig:
     if found is None:
         return JsConfig()
     if not isinstance(found, dict):
-        raise ModelError(f"{where}: transformers.js_config is no object; repair or delete it")
+        raise ModelError(f"{where}: transformers.js_config is not an object; repair or delete it")
     settings = dict(found)
     by_device = settings.get("device_config")
     if isinstance(by_device, dict):
@@ -134,14 +133,14 @@ def js_config(config: Mapping[str, Any], provider: str, where: str) -> JsConfig:
 
 
 def _for_file(value: Any, file_name: str) -> Any:
-    """A setting that may be a map by file name (with or without ``.onnx``)."""
+    """A setting that may be a map from file names (with or without ``.onnx``)."""
     if isinstance(value, dict):
         return next((value[key] for key in (file_name, f"{file_name}.onnx") if key in value), None)
     return value
 
 
 def sense_of(config: Mapping[str, Any]) -> Sense | None:
-    """What ``config.json`` says of the output's meaning, None if nothing."""
+    """Sense of the output by ``config.json``, None if it does not say."""
     kind = config.get("depth_estimation_type")
     if kind == "metric":
         return Sense.METRIC_M
@@ -150,7 +149,7 @@ def sense_of(config: Mapping[str, Any]) -> Sense | None:
     model_type = str(config.get("model_type", "")).replace("-", "_").lower()
     if model_type in ("glpn", "zoedepth", "depth_pro", "depthpro"):
         return Sense.METRIC_M
-    # A DepthAnything config leaves out depth_estimation_type where it is the default, "relative".
+    # a DepthAnything config leaves out depth_estimation_type if it is the default, "relative"
     if model_type in ("depth_anything", "dpt", "midas"):
         return Sense.RELATIVE_INVERSE
     if model_type in ("depth_anything_v3", "depth_anything_3", "depthanything3"):
@@ -158,8 +157,8 @@ def sense_of(config: Mapping[str, Any]) -> Sense | None:
     return None
 
 
-def says_metres_or_not(config: Mapping[str, Any]) -> bool:
-    """Whether ``sense_of`` rests on more than the family DPT, which was trained for both (dpt-dinov2)."""
+def sense_is_certain(config: Mapping[str, Any]) -> bool:
+    """Whether ``sense_of`` is based on more than the family DPT, which has metric and relative models (dpt-dinov2)."""
     return config.get("depth_estimation_type") is not None or config.get("model_type") != "dpt"
 
 
@@ -201,7 +200,9 @@ def _changes(config: Mapping[str, Any], base: Preprocessing) -> dict[str, Any]:
     if config.get("resample") is not None:
         number = int(config["resample"])
         if number not in _RESAMPLE:
-            raise ValueError(f"resample {number} is none of {', '.join(f'{k} ({v})' for k, v in _RESAMPLE.items())}")
+            raise ValueError(
+                f"resample {number}: choose one of {', '.join(f'{k} ({v})' for k, v in _RESAMPLE.items())}"
+            )
         changes["resample"] = _RESAMPLE[number]
     if config.get("rescale_factor") is not None:
         changes["rescale_factor"] = float(config["rescale_factor"])

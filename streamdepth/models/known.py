@@ -1,7 +1,7 @@
-"""Models people pick, and what their graphs cannot say: sense, preprocessing, licence, sizes, measured speed.
+"""The table of known models: what their graphs do not say. Sense, preprocessing, licence, sizes, measured speed.
 
-Data in ``known_models.json``. Sizes are megabytes of each dtype's file; speeds are milliseconds an image on two x86-64
-cores with ONNX Runtime's CPU provider.
+The data is in ``known_models.json``. Sizes are megabytes of each dtype's file; speeds are milliseconds per image on two
+x86-64 cores with ONNX Runtime's CPU provider.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class KnownModel:
 
     Attributes:
         name: Hub repository.
-        sense: what the output means.
-        preprocessing: rules where the repository has no preprocessor file of its own.
+        sense: meaning of the output.
+        preprocessing: rules, used if the repository has no preprocessor file.
         licence: SPDX id or name, empty where unverified.
         sizes_mb: dtype -> megabytes to download.
-        speed_ms: ``"dtype WxH"`` -> milliseconds an image (see the module's text for where).
+        speed_ms: ``"dtype WxH"`` -> milliseconds per image (see the module's docstring).
         notes: lines for people.
     """
 
@@ -43,7 +43,7 @@ class KnownModel:
 
 
 def known_models() -> tuple[KnownModel, ...]:
-    """All rows, in the order they are shown."""
+    """All rows, in the order of display."""
     text = files("streamdepth.models").joinpath("known_models.json").read_text(encoding="utf-8")
     data = json.loads(text)
     presets = {key: preprocessing_from(values) for key, values in data["preprocessing"].items()}
@@ -62,16 +62,16 @@ def known_models() -> tuple[KnownModel, ...]:
 
 
 def find_known(repository: str) -> KnownModel | None:
-    """The row of a Hub repository; its case does not matter, as on the Hub."""
-    wanted = repository.lower()
-    return next((model for model in known_models() if model.name.lower() == wanted), None)
+    """The row of a Hub repository, None where there is none. Upper and lower case are equal, as on the Hub."""
+    name = repository.lower()
+    return next((model for model in known_models() if model.name.lower() == name), None)
 
 
 def preprocessing_from(values: Mapping[str, Any], base: Preprocessing | None = None) -> Preprocessing:
-    """``base`` (default: Depth Anything's rules) with a mapping of its own field names put in; triples may be lists.
+    """``base`` (default: Depth Anything's rules) with the fields of a mapping replaced; triples may be lists.
 
     Raises:
-        ValueError: an unknown name, or a value that cannot mean anything.
+        ValueError: an unknown name, or an invalid value.
     """
     base = Preprocessing() if base is None else base
     known = [f.name for f in fields(base)]
@@ -84,7 +84,7 @@ def preprocessing_from(values: Mapping[str, Any], base: Preprocessing | None = N
 
 
 def _typed(key: str, value: Any, like: Any) -> Any:
-    # a configuration file's "false" or 0.5 must not turn into True or 0 on its way
+    # the text "false" or 0.5 in a configuration file must not become True or 0
     if isinstance(like, Family):
         return Family(value)
     if isinstance(like, bool):

@@ -1,0 +1,68 @@
+"""Files that are expensive to make, kept in the user's cache folder: verdicts on providers, graphs, engines."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_READ_BYTES = 1 << 20
+HINT = "set STREAMDEPTH_CACHE to a writable folder"
+
+
+def digest(key: str, length: int = 24) -> str:
+    """A file name for a key: the first ``length`` hexadecimal digits of its SHA-256."""
+    return hashlib.sha256(key.encode()).hexdigest()[:length]
+
+
+def content_digest(paths: Sequence[Path]) -> str:
+    """SHA-256 of the contents of files in order, hexadecimal."""
+    found = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(_READ_BYTES):
+                found.update(block)
+    return found.hexdigest()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees all of it or nothing, even where two processes write it at once.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+    Path(partial).replace(path)
+
+
+def writable(folder: Path) -> bool:
+    """Make a folder if necessary; whether files can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
+def prune(folder: Path, most_bytes: int) -> None:
+    """Delete the least recently used files of a folder until at most ``most_bytes`` are left."""
+    found = []
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):  # another process may prune the folder too
+            status = path.stat()
+            found.append((max(status.st_atime, status.st_mtime), status.st_size, path))
+    left_bytes = most_bytes
+    for _, size_bytes, path in sorted(found, reverse=True):
+        left_bytes -= size_bytes
+        if left_bytes < 0:
+            with contextlib.suppress(OSError):
+                path.unlink()
