@@ -6,6 +6,7 @@ Names state units and layouts: ``_ns``, ``_seconds``, ``_px``, ``_hwc_rgb``.
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
@@ -89,6 +90,38 @@ class ImageInfo:
             raise ValueError(f"an image has at least 1x1 pixels, not {self.width_px}x{self.height_px}")
 
 
+class MediaClock:
+    """Time corrections of a file source, for a sink that copies other streams of the same file. Thread-safe.
+
+    A source that repairs jumps of the clock adds the shift of each jump, and reports the end of its file.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._shifts: list[Fraction] = []
+        self._ended = False
+
+    def add_shift(self, seconds: Fraction) -> None:
+        """From the next jump of the clock on, ``seconds`` are added to the time stamps of the file."""
+        with self._lock:
+            self._shifts.append(seconds)
+
+    def end(self) -> None:
+        """The source was read to its own end, not to that of a limit or of the run."""
+        with self._lock:
+            self._ended = True
+
+    @property
+    def ended(self) -> bool:
+        with self._lock:
+            return self._ended
+
+    def shift(self, jump: int) -> Fraction | None:
+        """Seconds to add after the given number of jumps, from 1; None if the source has not reached it."""
+        with self._lock:
+            return self._shifts[jump - 1] if jump <= len(self._shifts) else None
+
+
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
     """Properties of an opened source. Sizes are after rotation.
@@ -104,9 +137,11 @@ class StreamInfo:
         live: frames arrive at their own rate.
         color: colour tags of the decoded images.
         sample_aspect_ratio: width : height of one pixel, 1 if unknown.
-        origin_seconds: media time that is 0 in an output; 0 unless the source was trimmed at its start.
+        origin_seconds: media time that is 0 in an output: the start of the container, or the start time of a trimmed
+            source.
         end_seconds: media time at which the source was trimmed, None if it was not.
         media_path: file or URL from which audio and subtitles can be copied, None if there is none.
+        media_clock: time corrections for those streams.
         media_options: FFmpeg options for opening ``media_path``.
         note: one line about what was negotiated or converted, empty if there is nothing to report.
     """
@@ -125,6 +160,7 @@ class StreamInfo:
     origin_seconds: Fraction = Fraction(0)
     end_seconds: Fraction | None = None
     media_path: str | None = None
+    media_clock: MediaClock | None = field(default=None, compare=False)
     media_options: Mapping[str, str] = field(default_factory=dict, hash=False)
     note: str = ""
 

@@ -1,18 +1,22 @@
-"""Applies the display matrix to decoded images, and converts them to one size and format."""
+"""Applies crop and display matrix to decoded frames, and converts them to one size and format."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from streamdepth.core.frame import ColorTags
+from streamdepth.media.letterbox import Letterbox
 
 if TYPE_CHECKING:
     import av
     from av.filter import Graph
+
+    from streamdepth.media.boxes import Crop
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,8 @@ class Orientation:
 
 
 UPRIGHT = Orientation()
+_SIDE_DATA_TYPES = 64
+"""More than FFmpeg has."""
 
 
 def orientation_of(image: av.VideoFrame) -> Orientation:
@@ -57,8 +63,7 @@ def orientation_of(image: av.VideoFrame) -> Orientation:
     The matrix is nine int32 as in ISO/IEC 14496-12 (16.16 fixed point, last column 2.30). It maps a point (x, y), y
     down, to (a x + c y, b x + d y).
     """
-    sides: Any = image.side_data
-    for side in sides:
+    for side in side_data_of(image):
         if side.type.name == "DISPLAYMATRIX":
             matrix = np.frombuffer(bytes(side), np.int32)
             if matrix.size != 9:
@@ -66,6 +71,31 @@ def orientation_of(image: av.VideoFrame) -> Orientation:
             a, b, c, d = (int(matrix[at]) for at in (0, 1, 3, 4))
             return orientation_from(a, b, c, d)
     return UPRIGHT
+
+
+def side_data_of(image: av.VideoFrame) -> list[Any]:
+    """The side data of a frame whose types PyAV knows. ``image.side_data`` raises on a frame with any other type."""
+    from av.filter import Graph
+    from av.sidedata.sidedata import Type
+
+    sides: Any
+    try:
+        sides = image.side_data
+    except ValueError:
+        types: Any = Type
+        known = {kind.value for kind in types}
+        graph = Graph()
+        nodes = [
+            graph.add_buffer(width=image.width, height=image.height, format=image.format, time_base=image.time_base)
+        ]
+        nodes += [
+            graph.add("sidedata", f"mode=delete:type={kind}") for kind in range(_SIDE_DATA_TYPES) if kind not in known
+        ]
+        nodes.append(graph.add("buffersink"))
+        graph.link_nodes(*nodes).configure()
+        graph.vpush(image)
+        sides = graph.vpull().side_data
+    return list(sides)
 
 
 def orientation_from(a: int, b: int, c: int, d: int) -> Orientation:
@@ -80,16 +110,24 @@ def orientation_from(a: int, b: int, c: int, d: int) -> Orientation:
 
 
 class FrameNormalizer:
-    """Applies the display matrix, and converts images that differ from the first one to its size and format.
+    """Applies crop and display matrix, and converts frames that differ from the first one to its size and format.
 
-    Other images are rerotated unchanged, without a copy. Not thread-safe.
+    A frame of another size or pixel aspect is letterboxed. Other frames are returned unchanged, without a copy. Not
+    thread-safe.
+
+    Args:
+        crop: pixels to remove from every frame.
 
     Attributes:
-        converted: number of converted images by what differed (``size``, ``pix_fmt``, ``color``).
-        orientation: orientation of the first image.
+        converted: number of converted frames by what differed (``size``, ``pix_fmt``, ``color``).
+        orientation: orientation of the first frame.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, crop: Crop | None = None) -> None:
+        self._crop = crop
+        self._aspect = Fraction(1)
+        self._letterbox: Letterbox | None = None
+        self._fitted_aspect = Fraction(1)
         self.converted: Counter[str] = Counter()
         self.orientation = UPRIGHT
         self._last_form: tuple[int, int, str, int] | None = None
@@ -99,7 +137,11 @@ class FrameNormalizer:
         self._graph_key: tuple[int, int, str, Orientation] | None = None
         self._graph: Graph | None = None
 
-    def normalize(self, image: av.VideoFrame) -> av.VideoFrame:
+    def normalize(self, image: av.VideoFrame, pixel_aspect: Fraction = Fraction(1)) -> av.VideoFrame:
+        """
+        Args:
+            pixel_aspect: width : height of a pixel of ``image`` as decoded.
+        """
         # Reading side_data creates a reference cycle, so only the cycle collector frees the image (200 MB after ten
         # videos of 480x270). The matrix belongs to the stream, so it is read only after another property has changed.
         form = (image.width, image.height, image.format.name, image.rotation)
@@ -107,19 +149,22 @@ class FrameNormalizer:
             self._last_form = form
             self._orientation = orientation_of(image)
         orientation = self._orientation
-        if not orientation.upright:
+        if orientation.transposed:
+            pixel_aspect = 1 / pixel_aspect
+        if self._crop is not None or not orientation.upright:
             image = self._rotate(image, orientation)
         if self._shape is None:
             self.orientation = orientation
             self._shape = (image.width, image.height, image.format.name)
             self._color = ColorTags.of(image)
+            self._aspect = pixel_aspect
             return image
-        return self._convert_to_first(image)
+        return self._convert_to_first(image, pixel_aspect / self._aspect)
 
     def _rotate(self, image: av.VideoFrame, orientation: Orientation) -> av.VideoFrame:
         key = (image.width, image.height, image.format.name, orientation)
         if self._graph is None or key != self._graph_key:
-            self._graph = _build_graph(image, orientation)
+            self._graph = _build_graph(image, orientation, self._crop)
             self._graph_key = key
         pts, time_base = image.pts, image.time_base
         # libavfilter requires the time base of the graph; the original times are restored below.
@@ -128,19 +173,25 @@ class FrameNormalizer:
         rotated.pts, rotated.time_base = pts, time_base
         return rotated
 
-    def _convert_to_first(self, image: av.VideoFrame) -> av.VideoFrame:
+    def _convert_to_first(self, image: av.VideoFrame, aspect: Fraction) -> av.VideoFrame:
         if self._shape is None:
             return image
         width, height, pix_fmt = self._shape
         color = ColorTags.of(image)
-        other_size = (image.width, image.height) != (width, height)
+        other_size = (image.width, image.height) != (width, height) or aspect != 1
         other_format = image.format.name != pix_fmt
         other_color = _differ(color.matrix, self._color.matrix, 2) or _differ(color.range, self._color.range, 0)
         if not (other_size or other_format or other_color):
             return image
         for differs, cause in ((other_size, "size"), (other_format, "pix_fmt"), (other_color, "color")):
             self.converted[cause] += differs
-        converted = self._convert(image, color if other_color else None)
+        if other_size:
+            if self._letterbox is None or aspect != self._fitted_aspect:
+                self._letterbox = Letterbox(width, height, pix_fmt, self._color, aspect)
+                self._fitted_aspect = aspect
+            converted = self._letterbox(image)
+        else:
+            converted = self._convert(image, color if other_color else None)
         converted.pts, converted.time_base = image.pts, image.time_base
         self._color.apply(converted)
         return converted
@@ -189,11 +240,15 @@ def _even_subsampling(image: av.VideoFrame) -> str | None:
     return f"{family}444p" + (f"{bits}le" if bits > 8 else "")
 
 
-def _build_graph(image: av.VideoFrame, orientation: Orientation) -> Graph:
+def _build_graph(image: av.VideoFrame, orientation: Orientation, crop: Crop | None) -> Graph:
     from av.filter import Graph
 
     graph = Graph()
     nodes = [graph.add_buffer(width=image.width, height=image.height, format=image.format, time_base=image.time_base)]
+    if crop is not None:
+        width, height = image.width - crop.left - crop.right, image.height - crop.top - crop.bottom
+        if width > 0 and height > 0:
+            nodes.append(graph.add("crop", f"{width}:{height}:{crop.left}:{crop.top}"))
     if orientation.transposed and (even := _even_subsampling(image)) is not None:
         nodes.append(graph.add("format", f"pix_fmts={even}"))
     nodes += [graph.add(name, args or None) for name, args in orientation.filters]

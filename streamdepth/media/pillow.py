@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import struct
 import threading
 import warnings
-from typing import IO, TYPE_CHECKING
+from functools import cache
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,12 +24,34 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = frozenset(
     f".{kind}"
     for kind in (
-        *("avif", "bmp", "dib", "j2k", "jfif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pcx", "pgm", "png", "pnm", "ppm"),
+        *(
+            "avif",
+            "bmp",
+            "dib",
+            "heic",
+            "heif",
+            "hif",
+            "j2k",
+            "jfif",
+            "jp2",
+            "jpe",
+            "jpeg",
+            "jpg",
+            "pbm",
+            "pcx",
+            "pgm",
+            "png",
+            "pnm",
+            "ppm",
+        ),
         *("qoi", "sgi", "tga", "tif", "tiff", "webp"),
     )
 )
 """Suffixes of image files in a folder. Animated formats (.gif, .apng) are videos."""
 
+
+HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc", b"hevx"})
 
 RASTER_FORMATS = (
     *("AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA"),
@@ -54,11 +79,38 @@ def open_raster(file: str | Path | IO[bytes]) -> Image.Image:
     """
     from PIL import Image
 
+    if _is_heif(file):
+        heif_installed()
     Image.init()
     formats = [name for name in RASTER_FORMATS if name in Image.OPEN]
     with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return Image.open(file, formats=formats)
+
+
+@cache
+def heif_installed() -> bool:
+    """True if pi-heif is there; Pillow then opens HEIC and HEIF."""
+    try:
+        heif: Any = importlib.import_module("pi_heif")
+    except ImportError:
+        return False
+    heif.register_heif_opener()
+    return True
+
+
+def _is_heif(file: str | Path | IO[bytes]) -> bool:
+    if isinstance(file, (str, os.PathLike)):
+        try:
+            with open(file, "rb") as opened:  # noqa: PTH123 - a str or a path
+                head = opened.read(12)
+        except (OSError, ValueError):
+            return False
+    else:
+        at = file.tell()
+        head = file.read(12)
+        file.seek(at)
+    return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
 
 
 def image_from_pil(image: Image.Image) -> av.VideoFrame:

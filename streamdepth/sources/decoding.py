@@ -2,77 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import threading
 from collections import Counter
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from streamdepth.core.errors import SourceError, UsageError
-from streamdepth.media.hwaccel import HwAccel, decoder
+from streamdepth.core.errors import SourceError
+from streamdepth.core.frame import MediaClock
+from streamdepth.media.deinterlace import Deinterlacer
 from streamdepth.media.orientation import FrameNormalizer
-from streamdepth.net.tls import TlsError
-from streamdepth.net.url import LIVE_SCHEMES, parse_live_url
-from streamdepth.sources.explain import explain_ffmpeg, explain_no_video
 from streamdepth.sources.timeline import Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
-    from pathlib import Path
 
     import av
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-    from streamdepth.net.tls import TlsConfig
+    from streamdepth.sources.medium import Medium
 
 _MAX_ERRORS_BEFORE_FIRST_FRAME = 2000
 _MAX_DEMUX_ERRORS = 200
-# Demuxers that make "video" of any bytes or text, which is never what was meant.
-_TEXT_ART = frozenset({"tty", "bin", "xbin", "adf", "idf", "ea_cdata", "rawvideo", "vobsub"})
-# Demuxers of files that only name where the media are.
-_PLAYLISTS = frozenset({"hls", "dash"})
 # How far before the start to seek, in turn, if the frame found lies after it: indexes that hold decoding times or few
 # entries land late. None = from the beginning.
 _SEEK_BACK_SECONDS: tuple[int | None, ...] = (0, 2, 15, None)
 
+DEINTERLACED = "interlaced frames are deinterlaced; --deinterlace off disables it"
 REPAIR_NOTES = {
     "missing_pts": "{} frames had no time stamp and follow their predecessors at the frame rate",
     "backward_pts": "{} frames had a time stamp at or before their predecessor's; each was moved one tick after it",
     "time_jump": "the clock jumped back {} times; later frames continue from the time before the jump",
-    "size": "{} frames had another size and were scaled to that of the first frame",
+    "size": "{} frames had another size or pixel aspect and were letterboxed into the first one",
     "pix_fmt": "{} frames had another pixel format and were converted to that of the first frame",
     "color": "{} frames had another colour matrix or range and were converted to that of the first frame",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Medium:
-    """What to decode, and how.
-
-    Attributes:
-        name: short name for messages.
-        target: what FFmpeg opens: a URL, or an absolute path (so that no file name looks like a protocol).
-        path: the local file, None for a URL.
-        seekable: False for pipes.
-        timeout_seconds: limit for one network operation, None = no limit.
-        threads: decoder threads, 0 = automatic.
-        tls: the accepted certificates.
-        hwaccel: hardware decoder.
-        max_pixels: largest frame that is decoded, None = FFmpeg's own limit.
-    """
-
-    name: str
-    target: str
-    path: Path | None
-    seekable: bool
-    timeout_seconds: float | None
-    threads: int
-    tls: TlsConfig
-    hwaccel: HwAccel = HwAccel.NONE
-    max_pixels: int | None = None
 
 
 class Decoding:
@@ -90,6 +54,7 @@ class Decoding:
         self._name = medium.name
         self.dropped: Counter[str] = Counter()
         self.normalizer = FrameNormalizer()
+        self.deinterlacer = Deinterlacer()
         self.note = ""
         self.hardware_note = ""
         self.shortfall = ""
@@ -99,6 +64,10 @@ class Decoding:
         self._waiting: list[av.VideoFrame] = []
         self._given = 0
         self._seen = 0
+        self._skipped = 0
+        self._form: tuple[tuple[int, int], Fraction] | None = None
+        self._end = Fraction(0)
+        self.clock = MediaClock()
 
     def stop(self) -> None:
         """End ``start`` and ``images`` at the next packet. Thread-safe."""
@@ -109,7 +78,7 @@ class Decoding:
         import av.error
 
         self._open()
-        raw = self._raw()
+        raw = self._frames()
         for image in raw:
             self._waiting.append(image)
             break
@@ -132,11 +101,18 @@ class Decoding:
         self.first_pts = raw_first.dts if raw_first.pts is None else raw_first.pts
         container_start = self.container.start_time
         self.beginning_seconds = Fraction(0) if container_start is None else Fraction(container_start, 1_000_000)
+        first = self.beginning_seconds if self.first_pts is None else self.first_pts * self.time_base
+        # A negative start is that of audio priming if the video starts at 0.
+        self.origin_seconds = self.beginning_seconds if self.beginning_seconds > 0 or first < 0 else Fraction(0)
         self.duration_seconds = self._duration(stream)
-        self.timeline = Timeline(self.time_base, self.rate, round(self.beginning_seconds / self.time_base))
+        self.timeline = Timeline(self.time_base, self.rate, round(self.beginning_seconds / self.time_base), self.clock)
         coded_format = raw_first.format.name
         try:
-            self.first = self.normalizer.normalize(raw_first)
+            self.normalizer = FrameNormalizer(
+                self._medium.crop(self.container, stream, raw_first.width, raw_first.height)
+            )
+            self.aspect = Fraction(stream.sample_aspect_ratio or 1)
+            self.first = self.normalizer.normalize(raw_first, self.aspect)
         except (av.error.FFmpegError, ValueError) as error:
             raise SourceError(
                 f"{self._name}: its frames ({coded_format}) cannot be rotated; convert it with ffmpeg first",
@@ -146,7 +122,8 @@ class Decoding:
             self.note = "rotation is not a multiple of 90 degrees; the nearest one is used"
         elif self.first.format.name != coded_format:
             self.note = f"rotation converts {coded_format} to {self.first.format.name}"
-        self.note = "; ".join(note for note in (self.note, self.hardware_note) if note)
+        deinterlaced = DEINTERLACED if self.deinterlacer.used else ""
+        self.note = "; ".join(note for note in (self.note, deinterlaced, self.hardware_note) if note)
 
     def images(
         self, begin_pts: int | None, end_pts: int | None, max_frames: int | None
@@ -159,7 +136,9 @@ class Decoding:
                 self._seek_to(begin_pts)
                 self.dropped.clear()
             for image in self._from_first():
-                pts = self.timeline.place(image.pts, image.dts, image.duration)
+                duration = image.duration
+                pts = self.timeline.place(image.pts, image.dts, duration)
+                self._end = (pts + (duration or self.timeline.step)) * self.time_base
                 if begin_pts is not None and pts < begin_pts:
                     self.dropped.clear()
                     continue
@@ -167,19 +146,21 @@ class Decoding:
                     # Reordered frames come out in presentation order, so nothing before the end can follow.
                     break
                 try:
-                    image = self.normalizer.normalize(image)
+                    image = self.normalizer.normalize(image, self._aspect_of(image))
                 except (av.error.FFmpegError, ValueError):
                     # A damaged header can give a size or format that cannot be converted.
                     self.dropped["corrupt"] += 1
                     continue
-                image.pts, image.time_base = pts, self.time_base
+                image.pts, image.time_base, image.duration = pts, self.time_base, duration or 0
                 index = self._given + sum(self.dropped.values())
                 self._given += 1
                 yield index, pts, image
                 if max_frames is not None and self._given >= max_frames:
                     return
             else:
-                self._note_shortfall(begin_pts is not None)
+                if not self._stop.is_set():
+                    self.clock.end()
+                self._check_end(begin_pts is not None)
             if not self._given and not self._stop.is_set() and begin_pts is not None:
                 raise SourceError(
                     f"{self._name}: no frame at or after the start; choose an earlier start", source=self._name
@@ -191,10 +172,6 @@ class Decoding:
     def endless(self) -> bool:
         """No duration and no size: a live stream."""
         return self._medium.path is None and self.duration_seconds is None and not self._sized
-
-    @property
-    def _on_web(self) -> bool:
-        return self._medium.path is None and self._medium.target.lower().startswith(("http://", "https://"))
 
     @property
     def container(self) -> InputContainer:
@@ -213,65 +190,9 @@ class Decoding:
             container.close()
 
     def _open(self) -> None:
-        import av
-
-        medium = self._medium
-        url = medium.path is None
-        # Also for http, which may redirect to https.
-        options = medium.tls.libav_options() if url else {}
-        if self._on_web:
-            # A file on a server: a broken connection is resumed where it broke.
-            options |= {
-                "reconnect": "1",
-                "reconnect_delay_max": str(max(1, math.ceil((medium.timeout_seconds or 10) / 2))),
-            }
-        hardware = decoder(medium.hwaccel)
-        self.hardware_note = hardware.note
-        try:
-            self._container = av.open(
-                medium.target,
-                "r",
-                options=options,
-                metadata_errors="replace",
-                timeout=medium.timeout_seconds,
-                hwaccel=hardware.value,
-            )
-        except (av.error.FFmpegError, OSError, ValueError, UnicodeError) as error:
-            raise self._explain(error) from self._cause(error)
-        # Generated time stamps are wrong if frames are reordered (AVI); Timeline replaces them.
-        self._container.flags &= ~cast("int", av.container.Flags.gen_pts.value)
-        if self._container.format.name in _TEXT_ART:
-            raise SourceError(
-                f"{self._name}: not a video (text or raw bytes); use a video or image file", source=self._name
-            )
-        self.stream = self._choose(self._container)
-        self.stream.thread_type = "AUTO"
-        self.stream.thread_count = medium.threads
-        if medium.max_pixels is not None:
-            self.stream.codec_context.options = {"max_pixels": str(medium.max_pixels)}
-        for other in self._container.streams:
-            if other.index != self.stream.index:
-                other.discard = av.stream.Discard.all
-        playlist = self._container.format.name in _PLAYLISTS
-        # The size of a playlist is not that of its stream. With a duration the stream is seekable.
-        self._sized = not playlist and self._container.size > 0
-        self._seekable = medium.seekable and (not url or self._sized or (playlist and bool(self._container.duration)))
-
-    def _choose(self, container: InputContainer) -> VideoStream:
-        import av.stream
-
-        cover = int(av.stream.Disposition.attached_pic)
-        moving = [stream for stream in container.streams.video if not int(stream.disposition) & cover]
-        if not moving:
-            raise explain_no_video(self._name, container)
-        decodable = [stream for stream in moving if stream.codec_context is not None]
-        if not decodable:
-            raise SourceError(
-                f"{self._name}: no decoder for its video codec; convert it (ffmpeg -i IN -c:v libx264 OUT.mp4)",
-                source=self._name,
-            )
-        best = container.streams.best("video")
-        return next((stream for stream in decodable if best is not None and stream.index == best.index), decodable[0])
+        opened = self._medium.open()
+        self._container, self.stream, self.hardware_note = opened.container, opened.stream, opened.note
+        self._sized, self._seekable = opened.sized, opened.seekable
 
     def _duration(self, stream: VideoStream) -> Fraction | None:
         if self.container.duration is not None and self.container.duration > 0:
@@ -285,6 +206,9 @@ class Decoding:
         self._waiting.clear()
         yield from self._raw_images
 
+    def _frames(self) -> Generator[av.VideoFrame, None, None]:
+        return self.deinterlacer(self._raw()) if self._medium.deinterlace else self._raw()
+
     def _raw(self) -> Generator[av.VideoFrame, None, None]:
         """Decoded frames, as coded, until the end. Damage is counted and skipped."""
         import av.error
@@ -295,11 +219,15 @@ class Decoding:
                 for packet in self.container.demux(self.stream):
                     if self._stop.is_set():
                         return
+                    if not packet.size and packet.dts is not None:
+                        # A repeated or dropped frame (Theora, AVI). libavcodec would take it for the end.
+                        self._skipped += 1
+                        continue
                     try:
                         decoded: list[Any] = packet.decode()
                     except av.error.EOFError:
                         return
-                    except (av.error.InvalidDataError, av.error.UndefinedError, av.error.PatchWelcomeError) as error:
+                    except av.error.FFmpegError as error:
                         self._count_damage(error)
                         continue
                     for image in decoded:
@@ -318,7 +246,7 @@ class Decoding:
                 return
             except (av.error.FFmpegError, OSError) as error:
                 if self._medium.path is None or not self._given:
-                    raise self._broken(error) from self._cause(error)
+                    raise self._broken(error) from self._medium.cause(error)
                 # A local file with a read error is damaged: the frames read so far are kept.
                 self.shortfall = self._broken(error).message.removeprefix(f"{self._name}: ")
                 return
@@ -330,25 +258,10 @@ class Decoding:
                 f"{self._name}: none of its first {self.dropped['corrupt']} frames can be decoded; "
                 "the file is damaged, or its codec needs another decoder",
                 source=self._name,
-            ) from self._cause(error)
-
-    def _cause(self, error: BaseException) -> BaseException | None:
-        """libav's own messages contain the URL with its password: a traceback must not show them."""
-        return error if self._medium.path is not None else None
-
-    def _explain(self, error: Exception) -> SourceError:
-        medium = self._medium
-        if medium.path is None:
-            with contextlib.suppress(UsageError):  # not an encrypted protocol
-                url = parse_live_url(medium.target, LIVE_SCHEMES)
-                cause = medium.tls.explain(url, error, (medium.timeout_seconds or 10) / 2)
-                if isinstance(cause, TlsError):
-                    return SourceError(f"{self._name}: {cause}; {cause.hint}", source=self._name)
-        opening_web = self._on_web and not self._seen
-        return explain_ffmpeg(self._name, error, medium.path, opening_web=opening_web)
+            ) from self._medium.cause(error)
 
     def _broken(self, error: Exception) -> SourceError:
-        explained = self._explain(error)
+        explained = self._medium.explain(error, opening=not self._seen)
         if not self._given:
             return explained
         reason = explained.message.removeprefix(f"{self._name}: ")
@@ -369,7 +282,7 @@ class Decoding:
                 self.container.seek(begin_pts - round(back / self.time_base), stream=self.stream)
             except (av.error.FFmpegError, OSError):
                 break
-            self._raw_images = self._raw()
+            self._raw_images = self._frames()
             first = next(self._raw_images, None)
             found = None if first is None else (first.dts if first.pts is None else first.pts)
             if first is not None and found is not None and found <= begin_pts:
@@ -377,12 +290,46 @@ class Decoding:
                 return
         self.container.close()
         self._open()
-        self._raw_images = self._raw()
+        self._raw_images = self._frames()
 
-    def _note_shortfall(self, trimmed: bool) -> None:
-        promised = self.stream.frames if "stream" in vars(self) else 0
-        given = self._given + sum(self.dropped.values())
-        if not self.shortfall and promised > given and not trimmed and not self._stop.is_set():
-            self.shortfall = (
-                f"ended after {given} of the {promised} frames its header promises: it is cut off or damaged"
+    def _check_end(self, trimmed: bool) -> None:
+        """Note a file that ends early, and refuse one of which most is lost.
+
+        Fewer frames than the header counts are no evidence: edit lists hide frames, and AVI counts dropped ones.
+
+        Raises:
+            SourceError: less than half of the frames could be decoded.
+        """
+        if trimmed or self._stop.is_set():
+            return
+        missing = self._missing_seconds()
+        promised = self.stream.frames - self._skipped if "stream" in vars(self) else 0
+        if not self.shortfall and missing and promised > self._given + sum(self.dropped.values()):
+            self.shortfall = f"ends {float(missing):.1f} s before its header says: it is cut off or damaged"
+        lost = self.dropped["corrupt"]
+        if self.shortfall:
+            lost = max(lost, promised - self._given, round(missing * (self.rate or 25)))
+        if lost > self._given > 0:
+            raise SourceError(
+                f"{self._name}: only {self._given} of about {self._given + lost} frames could be decoded; "
+                "the file is damaged: download or record it again",
+                source=self._name,
             )
+
+    def _missing_seconds(self) -> Fraction:
+        """From the end of the last frame to the end of the stream; 0 if unknown or less than two frames."""
+        if self.duration_seconds is None or self._container is None:
+            return Fraction(0)
+        duration = self.duration_seconds
+        if self.stream.duration:
+            duration = min(duration, self.stream.duration * self.time_base)
+        missing = self.beginning_seconds + duration - self._end
+        return missing if missing > 2 * self.timeline.step * self.time_base else Fraction(0)
+
+    def _aspect_of(self, image: av.VideoFrame) -> Fraction:
+        """The pixel aspect of a decoded frame; that of the container holds until the frames change."""
+        form = (image.width, image.height)
+        coded = self.stream.codec_context.sample_aspect_ratio or Fraction(1)
+        if self._form is None:
+            self._form = (form, coded)
+        return self.aspect if self._form == (form, coded) else coded

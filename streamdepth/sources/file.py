@@ -7,7 +7,6 @@ import os
 import re
 import stat
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +17,14 @@ from streamdepth.core.redact import redact
 from streamdepth.media.hwaccel import HwAccel
 from streamdepth.net.abandonable import AbandonableCalls, InterruptedCall
 from streamdepth.net.tls import find_tls_config
-from streamdepth.sources.decoding import REPAIR_NOTES, Decoding, Medium
+from streamdepth.sources.decoding import DEINTERLACED, REPAIR_NOTES, Decoding
 from streamdepth.sources.explain import check_readable, explain_ffmpeg, shown
 from streamdepth.sources.limit import Limits
+from streamdepth.sources.medium import Medium
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from fractions import Fraction
 
     import av
 
@@ -59,6 +60,7 @@ class FileSource(BaseSource):
             the server of the playlist is verified: FFmpeg does not pass the setting on to what the playlist names.
         source_id: short name; None = the file's name.
         max_pixels: largest frame that is decoded; None = FFmpeg's own limit of about 16,000x16,000.
+        deinterlace: deinterlace frames that are flagged as interlaced.
 
     Thread-safety: ``interrupt`` from any thread. URLs and pipes are read on a separate thread, so that ``interrupt``
     works while a server or a pipe sends nothing; that thread ends with its read.
@@ -78,6 +80,7 @@ class FileSource(BaseSource):
         tls_ca: str | Path | None = None,
         source_id: str | None = None,
         max_pixels: int | None = None,
+        deinterlace: bool = True,
     ) -> None:
         text = os.fspath(path_or_url)
         if timeout_seconds <= 0:
@@ -95,6 +98,7 @@ class FileSource(BaseSource):
         self._hwaccel = HwAccel.parse(hwaccel)
         self._tls_ca = tls_ca
         self._max_pixels = max_pixels
+        self._deinterlace = deinterlace
         self._trust = find_tls_config(tls_ca)
         self._resume_pts: int | None = None
         self._detached: AbandonableCalls | None = None
@@ -131,6 +135,8 @@ class FileSource(BaseSource):
             lines.append(f"{self.dropped['corrupt']} frames could not be decoded")
         if decoding is not None and decoding.shortfall:
             lines.append(decoding.shortfall)
+        if decoding is not None and decoding.deinterlacer.used and DEINTERLACED not in decoding.note:
+            lines.append(DEINTERLACED)
         return tuple(f"{self._id}: {line}" for line in lines)
 
     def open(self) -> StreamInfo:
@@ -200,6 +206,7 @@ class FileSource(BaseSource):
             tls_ca=self._tls_ca,
             source_id=self._id,
             max_pixels=self._max_pixels,
+            deinterlace=self._deinterlace,
         )
 
     def resume(self, pts: int) -> FileSource | None:
@@ -221,6 +228,7 @@ class FileSource(BaseSource):
             tls_ca=self._tls_ca,
             source_id=self._id,
             max_pixels=self._max_pixels,
+            deinterlace=self._deinterlace,
         )
 
     def interrupt(self) -> None:
@@ -248,6 +256,7 @@ class FileSource(BaseSource):
                 tls=self._trust,
                 hwaccel=self._hwaccel,
                 max_pixels=self._max_pixels,
+                deinterlace=self._deinterlace,
             )
         )
         self._decoding = decoding
@@ -274,7 +283,7 @@ class FileSource(BaseSource):
 
     def _describe(self, decoding: Decoding) -> StreamInfo:
         stream, first = decoding.stream, decoding.first
-        aspect = stream.sample_aspect_ratio or Fraction(1)
+        aspect = decoding.aspect
         if decoding.normalizer.orientation.transposed:
             aspect = 1 / aspect
         whole = decoding.duration_seconds
@@ -291,8 +300,10 @@ class FileSource(BaseSource):
             sample_aspect_ratio=aspect,
             origin_seconds=decoding.beginning_seconds,
             media_path=self._text if self._path is None else (None if self._once_only else str(self._path.absolute())),
+            media_clock=decoding.clock,
             media_options={} if self._path is not None else self._trust.libav_options(),
             note=decoding.note,
         )
         limited = self._limits.describe(info)
-        return limited if self._limits.start_seconds else replace(limited, origin_seconds=Fraction(0))
+        # A start counts from the beginning of the container, of which audio priming may be the first part.
+        return limited if self._limits.start_seconds else replace(limited, origin_seconds=decoding.origin_seconds)

@@ -1,4 +1,4 @@
-"""Images as frames: a folder, a glob or a list of files, in natural order."""
+"""Images as frames: a folder, a glob or a list of files in natural order, or the frames of an animated image."""
 
 from __future__ import annotations
 
@@ -6,27 +6,38 @@ import glob
 import os
 import re
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
-from streamdepth.core.frame import ColorTags, Frame, StreamInfo
-from streamdepth.media.pillow import DAMAGED, IMAGE_SUFFIXES, image_from_pil, open_raster
+from streamdepth.core.frame import ColorTags, Frame, StreamInfo, image_from_array
+from streamdepth.media.pillow import DAMAGED, HEIF_SUFFIXES, IMAGE_SUFFIXES, heif_installed, image_from_pil, open_raster
 from streamdepth.sources.explain import check_readable, nearest_name, shown
+from streamdepth.sources.file import FileSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import av
+    from PIL.Image import Image
 
     from streamdepth.core.clock import Clock
 
 _NOTES_AT_MOST = 20
+_TICKS_PER_SECOND = 1000
+_SEQUENCES = ("AVIF", "GIF", "PNG", "TIFF", "WEBP")
+"""Formats whose further images are frames or pages. Those of other formats (MPO) are previews and depth maps."""
+_REDUCED = 254, 1
+"""TIFF's NewSubfileType and its flag of a smaller copy of another page."""
 
 
 class ImagesSource(BaseSource):
     """One frame per image, ``1 / rate`` apart, as rgb24, each at its own size.
+
+    A single animated file (WebP, AVIF, APNG, GIF) gives all its frames at their own times, a TIFF of several pages one
+    frame per page. Among several files only their first images are read, with a note.
 
     Args:
         paths: a folder, a glob such as ``"shots/*.png"``, one file, or a list of files (read in the order given).
@@ -59,10 +70,12 @@ class ImagesSource(BaseSource):
         self._files: list[Path] = []
         self._first: tuple[int, av.VideoFrame] | None = None
         self._info: StreamInfo | None = None
+        self._times_ms: list[int] = []
+        """Start of every frame of an animated file and the end of the last one; empty without animation."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """One line for each of the first twenty images that were skipped."""
+        """One line for each of the first twenty images that were skipped or read in part."""
         return tuple(self._notes)
 
     def open(self) -> StreamInfo:
@@ -77,15 +90,20 @@ class ImagesSource(BaseSource):
         else:
             more = f" (nor any of {len(self._files) - 1} more)" if len(self._files) > 1 else ""
             raise SourceError(f"{self._notes[0]}{more}; give an image that opens in a viewer", source=self._id)
+        count = len(self._files)
+        if count == 1:
+            self._times_ms = self._find_times(self._files[0])
+            count = max(1, len(self._times_ms) - 1)
+        steps = {end - begin for begin, end in pairwise(self._times_ms)}
         self._info = StreamInfo(
             source_id=self._id,
             width_px=image.width,
             height_px=image.height,
             pix_fmt=image.format.name,
-            time_base=1 / self._rate,
-            rate=self._rate,
-            frame_count=len(self._files),
-            duration_seconds=float(len(self._files) / self._rate),
+            time_base=Fraction(1, _TICKS_PER_SECOND) if self._times_ms else 1 / self._rate,
+            rate=(Fraction(_TICKS_PER_SECOND, steps.pop()) if len(steps) == 1 else None) if steps else self._rate,
+            frame_count=count,
+            duration_seconds=self._times_ms[-1] / _TICKS_PER_SECOND if self._times_ms else float(count / self._rate),
             color=ColorTags.of(image),
         )
         return self._info
@@ -94,6 +112,9 @@ class ImagesSource(BaseSource):
         if self._first is None:
             raise SourceError(f"{self._id}: call open() before frames(), and frames() once", source=self._id)
         (start, ready), self._first = self._first, None
+        if self._times_ms:
+            yield from self._animate(self._files[0])
+            return
         for index in range(start, len(self._files)):
             if self._stop.is_set():
                 return
@@ -131,8 +152,14 @@ class ImagesSource(BaseSource):
         """The image; None, with the cause counted, if it cannot be decoded."""
         from PIL import Image
 
+        if path.suffix.lower() in HEIF_SUFFIXES and not heif_installed():
+            return self._decode_heif(path)
         try:
             with open_raster(path) as image:
+                count = len(_sequence(image))
+                if count > 1 and len(self._files) > 1:
+                    self._note(path, f"only the first of {count} frames is read; name the file alone to read all")
+                image.seek(_sequence(image)[0])
                 return image_from_pil(image)
         except FileNotFoundError:
             self._skip("missing", path, "no such file")
@@ -150,10 +177,75 @@ class ImagesSource(BaseSource):
             self._skip("corrupt", path, what if empty or "cannot identify" in reason else f"{what} ({reason})")
         return None
 
+    def _decode_heif(self, path: Path) -> av.VideoFrame | None:
+        """Without pi-heif FFmpeg decodes images that have no tiles."""
+        source = FileSource(path)
+        try:
+            source.open()
+            return image_from_array(next(iter(source.frames())).to_rgb(), "hwc_rgb")
+        except SourceError as error:
+            self._skip("unreadable", path, error.message.removeprefix(f"{source.id}: "))
+            return None
+        finally:
+            source.close()
+
+    def _find_times(self, path: Path) -> list[int]:
+        if path.suffix.lower() in HEIF_SUFFIXES:
+            return []
+        with open_raster(path) as image:
+            sequence = _sequence(image)
+            if len(sequence) < 2:
+                return []
+            times = [0]
+            for number in sequence:
+                image.seek(number)
+                image.load()  # WebP knows the duration of a frame only then
+                duration = float(image.info.get("duration") or _TICKS_PER_SECOND / self._rate)
+                times.append(times[-1] + max(1, round(duration)))
+        return times
+
+    def _animate(self, path: Path) -> Iterator[Frame]:
+        time_base = Fraction(1, _TICKS_PER_SECOND)
+        with open_raster(path) as image:
+            for index, number in enumerate(_sequence(image)):
+                if self._stop.is_set():
+                    return
+                try:
+                    image.seek(number)
+                    frame = image_from_pil(image)
+                except (*DAMAGED, MemoryError):
+                    self._dropped["corrupt"] += 1
+                    continue
+                frame.pts, frame.time_base = self._times_ms[index], time_base
+                frame.duration = self._times_ms[index + 1] - self._times_ms[index]
+                yield Frame(self._id, index, frame.pts, time_base, self._clock.monotonic_ns(), frame, key=True)
+
     def _skip(self, cause: str, path: Path, reason: str) -> None:
         self._dropped[cause] += 1
+        self._note(path, reason)
+
+    def _note(self, path: Path, reason: str) -> None:
         if len(self._notes) < _NOTES_AT_MOST:
             self._notes.append(f"{shown(path)}: {reason}")
+
+
+def _sequence(image: Image) -> range | list[int]:
+    """Numbers of the images of a file that are frames or pages: at least one."""
+    count = int(getattr(image, "n_frames", 1))
+    if image.format not in _SEQUENCES or count == 1:
+        return [0]
+    if image.format == "TIFF":
+        tag, flag = _REDUCED
+        pages = []
+        for number in range(count):
+            image.seek(number)
+            tags: Any = image
+            if not int(tags.tag_v2.get(tag, 0)) & flag:
+                pages.append(number)
+        image.seek(0)
+        return pages or [0]
+    # The default image of an APNG may be one for programs that know no animation.
+    return range(1 if image.info.get("default_image") else 0, count)
 
 
 def natural_key(path: str | os.PathLike[str]) -> tuple[tuple[int, int, str], ...]:

@@ -59,6 +59,8 @@ class SourceOptions(TypedDict, total=False):
     threads: int
     """Decoder threads; 0 = FFmpeg chooses."""
     hwaccel: HwAccel | str
+    deinterlace: bool
+    """Deinterlace frames of files that are flagged as interlaced; default True."""
     clock: Clock | None
     timeout_seconds: float
     """Of network operations; default 3 s for live streams, 10 s for files on a server."""
@@ -74,7 +76,7 @@ class SourceOptions(TypedDict, total=False):
     random: Random | None
 
 
-_FILE = ("clock", "threads", "hwaccel")
+_FILE = ("clock", "threads", "hwaccel", "deinterlace")
 _LIVE = (
     *("clock", "threads", "hwaccel", "timeout_seconds", "retries", "transport", "low_latency"),
     *("username", "password", "credentials_file", "tls_ca", "environ", "random"),

@@ -138,11 +138,27 @@ def test_turning_422_keeps_its_colour_resolution(tmp_path: Path) -> None:
     assert np.abs(frames[0].to_rgb().astype(np.int16) - expected).mean() < 8
 
 
-def test_interlaced_is_accepted(tmp_path: Path) -> None:
-    path = write_clip(tmp_path / "a.mkv", frames=5, options={"x264-params": "tff=1"})
-    _, frames, _ = read(path)
-    assert len(frames) == 5
-    assert frames[0].image.interlaced_frame
+def test_interlaced_frames_are_deinterlaced_unless_disabled(tmp_path: Path) -> None:
+    def comb(index: int, width: int, height: int) -> NDArray[np.uint8]:
+        """A bright bar whose position differs between the two fields."""
+        rgb = np.zeros((height, width, 3), np.uint8)
+        rgb[0::2, 8 * index : 8 * index + 16] = 255
+        rgb[1::2, 8 * index + 4 : 8 * index + 20] = 255
+        return rgb
+
+    path = write_clip(tmp_path / "a.mkv", frames=6, draw=comb, options={"x264-params": "tff=1"})
+    info, frames, _ = read(path)
+    assert info.note == "interlaced frames are deinterlaced; --deinterlace off disables it"
+    assert [frame.pts for frame in frames] == [0, 40, 80, 120, 160, 200]
+    assert not any(frame.image.interlaced_frame for frame in frames)
+    untouched_info, untouched, _ = read(path, deinterlace=False)
+    assert untouched_info.note == ""
+    assert all(frame.image.interlaced_frame for frame in untouched)
+    # Lines that alternate are the comb: bwdif rebuilds one field from the other.
+    combed, smooth = (
+        float(np.abs(np.diff(found[2].to_rgb()[:, :, 0].astype(float), axis=0)).mean()) for found in (untouched, frames)
+    )
+    assert smooth < 0.5 * combed
 
 
 def test_best_of_several_streams(tmp_path: Path) -> None:

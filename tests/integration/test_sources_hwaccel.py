@@ -63,7 +63,7 @@ def test_the_second_pass_uses_the_same_hardware(clip: Path, monkeypatch: pytest.
         asked.append(wanted)
         return hwaccel.Chosen(None)
 
-    monkeypatch.setattr("streamdepth.sources.decoding.decoder", none)
+    monkeypatch.setattr("streamdepth.sources.medium.decoder", none)
     again = FileSource(clip, hwaccel="cuda").again()
     assert again is not None
     again.open()

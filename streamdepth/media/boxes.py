@@ -1,0 +1,166 @@
+"""Fields of MP4 and Matroska headers that PyAV does not expose: ISO base media boxes and EBML elements."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_HEADER_BYTES = 16 << 20
+"""A larger header is not read: its crop is ignored."""
+_EBML_PATH = (0x18538067, 0x1654AE6B, 0xAE)
+"""Segment, Tracks, TrackEntry."""
+VIDEO, NAME = 0xE0, 0x536E
+_CROP_BOTTOM, _CROP_TOP, _CROP_LEFT, _CROP_RIGHT = 0x54AA, 0x54BB, 0x54CC, 0x54DD
+
+
+class Crop(NamedTuple):
+    """Pixels to remove at each side of a decoded frame."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+class Element(NamedTuple):
+    """One element of a buffer: its kind, where its header starts, and where its content starts and ends."""
+
+    kind: int | bytes
+    at: int
+    start: int
+    end: int
+
+
+def crop_of(path: Path, container: str, track_id: int, index: int, size_px: tuple[int, int]) -> Crop | None:
+    """The crop in a local MP4 (``clap``, ISO/IEC 14496-12, 12.1.4) or Matroska file (``PixelCrop``, RFC 9559).
+
+    Args:
+        container: FFmpeg's name of the demuxer.
+        track_id: ``id`` of the stream; names the track of an MP4.
+        index: of the stream; FFmpeg makes one per track of a Matroska file, in order.
+        size_px: width and height of the decoded frames.
+    """
+    width_px, height_px = size_px
+    try:
+        with path.open("rb") as file:
+            if container.startswith("mov"):
+                crop = _clap(file, track_id, width_px, height_px)
+            elif container.startswith("matroska"):
+                crop = _pixel_crop(file, index)
+            else:
+                return None
+    except (OSError, ValueError, struct.error, LookupError, StopIteration):
+        return None
+    if crop is None or min(crop) < 0 or not any(crop):
+        return None
+    fits = crop.left + crop.right < width_px and crop.top + crop.bottom < height_px
+    return crop if fits else None
+
+
+def boxes(data: bytes, start: int, end: int) -> Iterator[Element]:
+    """Boxes of a part of an ISO base media file."""
+    while start + 8 <= end:
+        size, kind = struct.unpack_from(">I4s", data, start)
+        head = 8
+        if size == 1:
+            (size,), head = struct.unpack_from(">Q", data, start + 8), 16
+        stop = end if size == 0 else start + size
+        if stop < start + head or stop > end:
+            return
+        yield Element(kind, start, start + head, stop)
+        start = stop
+
+
+def elements(data: bytes, start: int, end: int) -> Iterator[Element]:
+    """EBML elements of a part of a Matroska file. One of unknown or truncated size ends with the part."""
+    while start < end:
+        kind, at = _vint(data, start, keep_marker=True)
+        size, body = _vint(data, at, keep_marker=False)
+        unknown = size == (1 << 7 * (body - at)) - 1
+        stop = end if unknown else min(end, body + size)
+        yield Element(kind, start, body, stop)
+        start = stop
+
+
+def tracks(data: bytes) -> Iterator[Element]:
+    """The ``TrackEntry`` elements of the beginning of a Matroska file."""
+    spans = [(0, len(data))]
+    for kind in _EBML_PATH:
+        found = [one for start, end in spans for one in elements(data, start, end) if one.kind == kind]
+        spans = [(one.start, one.end) for one in found]
+    yield from found
+
+
+def number(data: bytes, element: Element) -> int:
+    """The content of an unsigned integer element."""
+    return int.from_bytes(data[element.start : element.end], "big")
+
+
+def _vint(data: bytes, at: int, *, keep_marker: bool) -> tuple[int, int]:
+    """A variable-length integer and the position after it (RFC 8794, 4)."""
+    first = data[at]
+    length = 9 - first.bit_length()
+    if not 1 <= length <= 8 or at + length > len(data):
+        raise ValueError("not an EBML number")
+    value = int.from_bytes(data[at : at + length], "big")
+    return (value if keep_marker else value & (1 << 7 * length) - 1), at + length
+
+
+def _pixel_crop(file: BinaryIO, index: int) -> Crop | None:
+    data = file.read(_HEADER_BYTES)
+    entry = list(tracks(data))[index]
+    video = next(one for one in elements(data, entry.start, entry.end) if one.kind == VIDEO)
+    values = {one.kind: number(data, one) for one in elements(data, video.start, video.end)}
+    sides = (_CROP_LEFT, _CROP_TOP, _CROP_RIGHT, _CROP_BOTTOM)
+    return Crop(*(values.get(side, 0) for side in sides))
+
+
+def _clap(file: BinaryIO, track_id: int, width_px: int, height_px: int) -> Crop | None:
+    for trak in boxes(moov := _moov(file), 0, len(moov)):
+        if trak.kind != b"trak":
+            continue
+        parts = {one.kind: one for one in boxes(moov, trak.start, trak.end)}
+        header = parts[b"tkhd"].start
+        if struct.unpack_from(">I", moov, header + (20 if moov[header] else 12))[0] != track_id:
+            continue
+        part = parts[b"mdia"]
+        for kind in (b"minf", b"stbl", b"stsd"):
+            part = next(one for one in boxes(moov, part.start, part.end) if one.kind == kind)
+        # A full box with a count of entries, then the first VisualSampleEntry with 78 bytes before its boxes.
+        entry = next(boxes(moov, part.start + 8, part.end))
+        clap = next((one for one in boxes(moov, entry.start + 78, entry.end) if one.kind == b"clap"), None)
+        if clap is None:
+            return None
+        wide, wide_d, high, high_d = struct.unpack_from(">4I", moov, clap.start)
+        x, x_d, y, y_d = struct.unpack_from(">iIiI", moov, clap.start + 16)
+        if not (wide_d and high_d and x_d and y_d):
+            return None
+        width, height = round(wide / wide_d), round(high / high_d)
+        left = round((width_px - width) / 2 + x / x_d)
+        top = round((height_px - height) / 2 + y / y_d)
+        return Crop(left, top, width_px - width - left, height_px - height - top)
+    return None
+
+
+def _moov(file: BinaryIO) -> bytes:
+    """The content of the ``moov`` box, empty if there is none."""
+    at = 0
+    while True:
+        file.seek(at)
+        head = file.read(16)
+        if len(head) < 8:
+            return b""
+        size, kind = struct.unpack_from(">I4s", head)
+        body = 8
+        if size == 1:
+            (size,), body = struct.unpack_from(">Q", head, 8), 16
+        if kind == b"moov":
+            file.seek(at + body)
+            return file.read(min(size - body, _HEADER_BYTES)) if size else file.read(_HEADER_BYTES)
+        if size < body:
+            return b""
+        at += size
