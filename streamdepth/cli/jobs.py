@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from streamdepth.core.threads import ThreadPlan
     from streamdepth.depth.range import RangeSwitch
     from streamdepth.image.estimator import DepthEstimator
+    from streamdepth.serve.site import WebSite
+    from streamdepth.sinks.rtsp.server import RtspServers
 
 _NAME = "{name}"
 
@@ -32,6 +34,8 @@ class Job:
     config: RunConfig
     several: bool
     threads: ThreadPlan
+    policy: str | None = None
+    servers: Servers = field(default_factory=lambda: Servers(), compare=False)
 
     @property
     def title(self) -> str:
@@ -46,8 +50,39 @@ class Job:
     def sinks(self, source: Source, estimator: DepthEstimator, switch: RangeSwitch | None) -> Sequence[Sink]:
         """The sinks of one source; called by the pipeline."""
         return make_sinks(
-            self.config, source, estimator, switch, several=self.several, encoder_threads=self.threads.encoder
+            self.config,
+            source,
+            estimator,
+            switch,
+            servers=self.servers,
+            several=self.several,
+            encoder_threads=self.threads.encoder,
         )
+
+
+class Servers:
+    """Servers that the sinks of several sources share: RTSP servers by address, pages by URL."""
+
+    def __init__(self) -> None:
+        self._rtsp: RtspServers | None = None
+        self._pages: dict[str, WebSite] = {}
+
+    @property
+    def rtsp(self) -> RtspServers:
+        if self._rtsp is None:
+            from streamdepth.sinks.rtsp.server import RtspServers
+
+            self._rtsp = RtspServers()
+        return self._rtsp
+
+    def page(self, url: str, config: RunConfig, estimator: DepthEstimator) -> WebSite:
+        from streamdepth.serve.options import WebSettings
+        from streamdepth.serve.site import WebSite
+
+        if url not in self._pages:
+            settings = WebSettings(model_every=config.model_every)
+            self._pages[url] = WebSite(url, estimator=estimator, token_file=config.token_file, settings=settings)
+        return self._pages[url]
 
 
 def plan(config: RunConfig) -> list[Job]:
@@ -68,17 +103,34 @@ def plan(config: RunConfig) -> list[Job]:
     if "data_size" in config.model_fields_set and not config.data:
         raise UsageError(f"data-size {config.data_size}: no depth data is written; add --data OUT, or omit --data-size")
     threads = thread_plan(config, at_once(config.sources))
-    sources = expand(config.sources, **config.source_options(threads.decoder))
+    sources = expand(_endless_tests(config), **config.source_options(threads.decoder))
     several = len(sources) > 1
     if several:
         _check_names(config)
-    live = tuple(source for source in sources if source.live)
-    jobs = [Job((source,), config, several, threads) for source in sources if not source.live]
+    live = tuple(source for source in sources if source.live or _is_endless_test(source))
+    jobs = [Job((source,), config, several, threads, config.policy) for source in sources if source not in live]
     if live and jobs:
         raise UsageError(
             f"{live[0].id} is live and {jobs[0].title} is a file, which need different timing; run them separately"
         )
-    return [Job(live, config, several, threads)] if live else jobs
+    return [Job(live, config, several, threads, config.policy or Policy.LATEST)] if live else jobs
+
+
+def _endless_tests(config: RunConfig) -> list[str]:
+    """The sources, where ``test:`` without a number of frames is endless if it is only served or shown."""
+    limited = config.max_frames is not None or config.duration is not None
+    if limited or any(one != "null:" for one in (*config.output, *config.data)) or not (config.serve or config.show):
+        return list(config.sources)
+    return [
+        f"{text}{'&' if '?' in text else '?'}frames=0" if re.match(r"test:(?!.*\bframes=)", text, re.I) else text
+        for text in config.sources
+    ]
+
+
+def _is_endless_test(source: Source) -> bool:
+    from streamdepth.sources.pattern import PatternSource
+
+    return isinstance(source, PatternSource) and source.endless
 
 
 def folder_notes(config: RunConfig) -> list[str]:
@@ -112,7 +164,7 @@ def thread_plan(config: RunConfig, at_once: int) -> ThreadPlan:
 
 def _check_names(config: RunConfig) -> None:
     for output in (*config.output, *config.data, *config.serve):
-        if _NAME not in output and output != "null:":
+        if _NAME not in output and output != "null:" and not serves_page(output):
             raise UsageError(
                 f"{output}: several sources need an output each; write {_NAME} for the name of the source, "
                 f"e.g. {_example(output)}"
@@ -156,6 +208,7 @@ def make_sinks(
     estimator: DepthEstimator,
     switch: RangeSwitch | None,
     *,
+    servers: Servers,
     several: bool,
     encoder_threads: int = 0,
 ) -> list[Sink]:
@@ -173,6 +226,7 @@ def make_sinks(
         tls_ca=config.tls_ca,
         max_clients=config.max_clients,
         low_latency=config.latency == "low",
+        servers=servers.rtsp if config.serve else None,
     )
     sinks: list[Sink] = [
         sink_for(
@@ -193,20 +247,11 @@ def make_sinks(
         if not (serve and serves_page(output))
     ]
     for url in filter(serves_page, config.serve):
-        from streamdepth.serve.options import WebSettings
         from streamdepth.serve.sink import WebSink
 
-        sinks.append(
-            WebSink(
-                _named(url, source),
-                control=LookControl(look),
-                range_switch=switch,
-                source=source,
-                estimator=estimator,
-                token_file=config.token_file,
-                settings=WebSettings(model_every=config.model_every),
-            )
-        )
+        site = servers.page(url, config, estimator)
+        view = site.add_view(source.id, control=LookControl(look), range_switch=switch)
+        sinks.append(WebSink(source=source, site=site, view=view))
     sinks += [
         data_sink_for(
             _named(output, source),

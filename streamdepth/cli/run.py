@@ -50,7 +50,7 @@ def run(config: RunConfig) -> None:
                 job.sources,
                 estimator,
                 partial(job.sinks, estimator=estimator, switch=switch),
-                policy=config.policy,
+                policy=job.policy,
                 range=switch or config.range,
                 batch=_chosen_batch(config, estimator, job),
                 model_every=config.model_every,
@@ -92,10 +92,11 @@ def _open_pages(pipeline: Pipeline, *, quiet: bool) -> None:
     from streamdepth.cli.serve import print_address
     from streamdepth.serve.sink import WebSink
 
-    for sink in pipeline.sinks:
-        if isinstance(sink, WebSink):
-            sink.watch(pipeline)
-            print_address(sink.site, quiet=quiet)
+    pages = [sink for sink in pipeline.sinks if isinstance(sink, WebSink)]
+    for sink in pages:
+        sink.watch(pipeline)
+    for site in dict.fromkeys(sink.site for sink in pages):
+        print_address(site, quiet=quiet)
 
 
 def _chosen_batch(config: RunConfig, estimator: DepthEstimator, job: Job) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import secrets
 import shutil
@@ -16,7 +17,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from streamdepth.core.errors import StreamDepthError
+from streamdepth.core.errors import StageError, StreamDepthError
 from streamdepth.core.look import Look, LookControl, View
 from streamdepth.core.queues import Aborted, BoundedQueue, Ended
 from streamdepth.serve.api import LOGGER, ApiError, look_changes
@@ -218,13 +219,8 @@ class JobRunner:
             job.state = JobState.RUNNING
             try:
                 self._run(job)
-            except StreamDepthError as error:
-                self._fail(job, job.public(error.message))
-            except MemoryError:
-                self._fail(job, f"{job.name}: the server is out of memory; send a smaller video")
             except Exception as error:  # must not end the worker
-                logging.getLogger(LOGGER).error("job %s: %s: %s", job.name, type(error).__name__, error)
-                self._fail(job, f"{job.name}: internal error ({type(error).__name__}); see the server's log")
+                self._fail(job, _explain(job, error))
             job.pipeline = None
             job.upload.unlink(missing_ok=True)
             if job.state is JobState.CANCELLED:
@@ -297,6 +293,20 @@ class JobRunner:
         with self._lock:
             self._jobs.pop(job.id, None)
         shutil.rmtree(job.folder, ignore_errors=True)
+
+
+def _explain(job: Job, error: BaseException) -> str:
+    """Why a job failed, without anything about the server."""
+    if isinstance(error, StageError) and error.__cause__ is not None:
+        error = error.__cause__  # what a library raised, whose text may hold paths
+    if isinstance(error, MemoryError):
+        return f"{job.name}: the server is out of memory; send a smaller video"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{job.name}: {_FULL}"
+    if isinstance(error, StreamDepthError):
+        return job.public(error.message)
+    logging.getLogger(LOGGER).error("job %s: %s: %s", job.name, type(error).__name__, error)
+    return f"{job.name}: internal error ({type(error).__name__}); see the server's log"
 
 
 class JobsApi:

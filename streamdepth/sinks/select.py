@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from streamdepth.core.contracts import Sink
     from streamdepth.media.hwaccel import HwAccel
     from streamdepth.sinks.depth.sink import Size
+    from streamdepth.sinks.rtsp.server import RtspServers
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 _ARRAYS = (".png", ".npy")
@@ -39,6 +40,7 @@ class StreamOptions:
         tls_ca: CA certificates for ``rtsps``, see :func:`~streamdepth.net.tls.find_tls_config`.
         max_clients: of serving.
         low_latency: False = slower encoder presets, and a buffer of one second with a bit rate.
+        servers: servers that several sinks share; None = each sink has its own.
     """
 
     rate: float | None = None
@@ -49,6 +51,7 @@ class StreamOptions:
     tls_ca: str | None = None
     max_clients: int = 64
     low_latency: bool = True
+    servers: RtspServers | None = None
 
 
 class SinkOptions(TypedDict, total=False):
@@ -256,6 +259,8 @@ def _rtsp(url: str, options: SinkOptions) -> Sink:
     if options.get("serve"):
         from streamdepth.sinks.rtsp.server import RtspServerSink
 
+        if stream.servers is not None:
+            shared["server"] = stream.servers.at(url, stream.credentials_file, stream.max_clients)
         return RtspServerSink(url, max_clients=stream.max_clients, **shared)
     from streamdepth.sinks.rtsp.publish import RtspPublishSink
 

@@ -117,6 +117,11 @@ class PatternSource(BaseSource):
             color=_COLOR,
         )
 
+    @property
+    def endless(self) -> bool:
+        """True if only an interrupt ends it."""
+        return not self._frames
+
     def frames(self) -> Iterator[Frame]:
         if not self._opened:
             raise SourceError("test: call open() before frames()", source=self.id)

@@ -9,6 +9,7 @@ import re
 import threading
 import urllib.request
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,8 @@ from tests.support.web import Running, eventually, http, read_parts, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from streamdepth.serve.view import LiveView
 
 
 @pytest.fixture(scope="module")
@@ -354,3 +357,51 @@ def test_the_state_of_a_live_source_is_shown() -> None:
 
 def void(_: object) -> None:
     return None
+
+
+def test_a_site_shows_several_sources() -> None:
+    from streamdepth.core.look import Look, LookControl
+    from streamdepth.pipeline import Pipeline
+    from tests.support.stages import fake_estimator
+
+    site = WebSite("http://127.0.0.1:0", environ={})
+    cameras = [ScriptedSource(100_000, name=name, live=True, before=lambda _: pause()) for name in ("a", "b")]
+    views = [site.add_view(camera.id, control=LookControl(Look())) for camera in cameras]
+    sinks = {
+        camera.id: WebSink(site=site, view=view, source=camera) for camera, view in zip(cameras, views, strict=True)
+    }
+    with Pipeline(cameras, fake_estimator(), lambda source: [sinks[source.id]]) as pipeline:
+        for sink in sinks.values():
+            sink.watch(pipeline)
+        runner = threading.Thread(target=pipeline.run)
+        runner.start()
+        try:
+            url = site.address
+            for view in views:
+                eventually(partial(is_running, view), "frames")
+            assert http(f"{url}/v1/state").json["sources"] == ["a", "b"]
+            assert http(f"{url}/v1/state").json["source"]["id"] == "a"
+            assert http(f"{url}/v1/state?source=b").json["source"]["id"] == "b"
+            assert http(f"{url}/v1/live.jpg?source=b").headers["content-type"] == "image/jpeg"
+            assert "there are a, b" in http(f"{url}/v1/live.jpg?source=c").error
+            assert http(f"{url}/v1/control?source=b", body={"style": "viridis"}).json["look"]["style"] == "viridis"
+            assert http(f"{url}/v1/state").json["look"]["style"] == "inferno"
+            held = http(f"{url}/v1/live/snapshot?source=b", method="POST").json
+            assert http(url + held["image"]).status == 200
+            assert http(url + held["image"].partition("?")[0]).status in (200, 404)  # of source a, if it has the number
+            metrics = http(f"{url}/metrics").body.decode()
+            assert 'frames_processed_total{source="a"}' in metrics
+            assert 'frames_processed_total{source="b"}' in metrics
+        finally:
+            pipeline.abort()
+            runner.join(20)
+    with pytest.raises(OSError, match="refused"):
+        http(f"{url}/healthz")
+
+
+def pause() -> None:
+    threading.Event().wait(0.02)
+
+
+def is_running(view: LiveView) -> bool:
+    return view.feed.count > 2 and view.sampler.history[-1]["processed"] > 1

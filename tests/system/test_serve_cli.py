@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.integration.test_serve_jobs import clip
+from tests.support.rtsp import watch
 from tests.support.web import TOKEN, eventually, http
 
 if TYPE_CHECKING:
@@ -101,3 +103,38 @@ def captured(main: object, arguments: list[str]) -> tuple[int, str]:
     with redirect_stderr(out):
         code = main(arguments)  # type: ignore[operator]
     return code, out.getvalue()
+
+
+def test_several_sources_share_servers() -> None:
+    ports = [free_port(), free_port()]
+    page, stream = f"http://127.0.0.1:{ports[0]}", f"rtsp://127.0.0.1:{ports[1]}"
+    sources = ["test:?size=64x48&rate=10", "test:?size=96x64&rate=10&seed=2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamdepth", "run", *sources, "--serve", f"{stream}/{{name}}", "--serve", page, "-q"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        state = eventually(lambda: state_of(page), "the page", 60)
+        assert state["sources"] == ["test:", "test:#2"]
+        sizes = {(image.width, image.height) for path in ("test", "test_2") for image in watch(f"{stream}/{path}", 2)}
+        assert sizes == {(64, 48), (96, 64)}
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=20)[1] == "streamdepth: interrupted\n"
+    finally:
+        process.kill()
+        process.communicate(timeout=20)
+
+
+def state_of(page: str) -> Any:
+    try:
+        state = http(f"{page}/v1/state").json
+    except OSError:
+        return None
+    return state if state["source"] else None
+
+
+def free_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])

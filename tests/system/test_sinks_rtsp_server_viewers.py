@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import random
 import selectors
@@ -11,16 +12,22 @@ import subprocess
 import threading
 import time
 
+import pytest
+
+from streamdepth.core.errors import SinkError
 from streamdepth.sinks.rtsp.delivery import Settings
+from streamdepth.sinks.rtsp.server import RtspServer
 from tests.support import need
 from tests.support.rtsp import (
     Feeder,
     RawClient,
     end_process,
+    image_info,
+    stream_info,
     wait_until,
     watch,
 )
-from tests.support.rtsp_server import serving, url_of
+from tests.support.rtsp_server import make_sink, serving, url_of
 
 
 def test_garbage_and_half_open_connections_harm_nobody() -> None:
@@ -55,6 +62,98 @@ def test_limit_on_clients() -> None:
             assert third.request("OPTIONS")[0] == 503
             assert third.closed()
         assert first.request("DESCRIBE")[0] == 200
+
+
+def test_requests_that_trickle_do_not_keep_connections() -> None:
+    settings = Settings(max_clients=4, idle_seconds=1.0)
+    with serving(settings=settings) as sink, Feeder(sink):
+        clients = [RawClient(sink.port) for _ in range(20)]
+        try:
+            for _ in range(12):
+                for client in clients:
+                    with contextlib.suppress(OSError):
+                        client.socket.sendall(b"O")
+                threading.Event().wait(0.1)
+            assert len(watch(url_of(sink), 3)) == 3
+            assert all(client.closed() for client in clients)
+        finally:
+            for client in clients:
+                client.socket.close()
+
+
+def test_a_connection_must_become_a_viewer_in_time() -> None:
+    settings = Settings(setup_seconds=1.0)
+    with serving(settings=settings) as sink, RawClient(sink.port) as client:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            while client.request("OPTIONS")[0] == 200:
+                threading.Event().wait(0.1)
+        assert client.closed()
+        assert wait_until(lambda: sink.status["connections"] == 0)
+
+
+def test_a_paused_session_is_kept_for_its_timeout() -> None:
+    settings = Settings(idle_seconds=0.2, session_seconds=20)
+    with serving(settings=settings) as sink, Feeder(sink), RawClient(sink.port) as client:
+        _, headers, _ = client.request("SETUP", Transport="RTP/AVP/TCP;unicast")
+        session = headers["session"].partition(";")[0]
+        assert client.request("PLAY", Session=session)[0] == 200
+        assert client.request("PAUSE", Session=session)[0] == 200
+        threading.Event().wait(1.5)  # several checks after idle_seconds
+        assert client.request("PLAY", Session=session)[0] == 200
+
+
+def test_wrong_passwords_are_answered_one_after_the_other() -> None:
+    wrong = {"Authorization": f"Basic {base64.b64encode(b'user:wrong').decode()}"}
+    right = {"Authorization": f"Basic {base64.b64encode(b'user:password').decode()}"}
+    with serving("rtsp://user:password@127.0.0.1:0/depth") as sink:
+        clients = [RawClient(sink.port) for _ in range(6)]
+        answers: list[int] = []
+        threads = [
+            threading.Thread(target=lambda one=one: answers.append(one.request("DESCRIBE", **wrong)[0]))
+            for one in clients
+        ]
+        started = time.monotonic()
+        try:
+            for thread in threads:
+                thread.start()
+            with RawClient(sink.port) as client:
+                assert client.request("DESCRIBE", **right)[0] == 200  # is not delayed
+            assert len(answers) < 6
+            for thread in threads:
+                thread.join(20)
+            assert answers == [401] * 6
+            assert time.monotonic() - started > 1.5  # 0.3 s each
+        finally:
+            for one in clients:
+                one.socket.close()
+
+
+def test_streams_share_a_server() -> None:
+    server = RtspServer("rtsp://127.0.0.1:0", environ={})
+    first = make_sink("rtsp://127.0.0.1:0/a", server=server)
+    second = make_sink("rtsp://127.0.0.1:0/b", server=server)
+    taken = make_sink("rtsp://127.0.0.1:0/a", server=server)
+    first.open(stream_info(160, 90), image_info(160, 90))
+    second.open(stream_info(320, 180), image_info(320, 180))
+    try:
+        with pytest.raises(SinkError, match="path /a is served already"):
+            taken.open(stream_info(160, 90), image_info(160, 90))
+        assert first.port == second.port > 0
+        url = f"rtsp://127.0.0.1:{first.port}"
+        assert first.name == f"{url}/a"
+        with Feeder(first), Feeder(second, width_px=320, height_px=180):
+            assert {(image.width, image.height) for image in watch(f"{url}/a", 3)} == {(160, 90)}
+            assert {(image.width, image.height) for image in watch(f"{url}/b", 3)} == {(320, 180)}
+            with RawClient(first.port) as client:
+                assert client.request("DESCRIBE", f"{url}/c")[0] == 404
+                assert client.request("SETUP", f"{url}/a", Transport="RTP/AVP/TCP;unicast")[0] == 200
+                assert client.request("PLAY", f"{url}/b")[0] == 404  # not the stream of this session
+            first.close()
+            assert {(image.width, image.height) for image in watch(f"{url}/b", 3)} == {(320, 180)}
+    finally:
+        first.close()
+        second.close()
+    assert not server.alive
 
 
 def test_killed_viewer() -> None:

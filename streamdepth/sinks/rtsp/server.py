@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from dataclasses import replace
 from fractions import Fraction
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from streamdepth.core.frame import ImageInfo, Result, StreamInfo
     from streamdepth.core.look import LookControl
+    from streamdepth.net.url import LiveUrl
     from streamdepth.sinks.rtsp.media import AccessUnit
 
 _KEY_INTERVAL_NS = 500_000_000
@@ -152,6 +154,27 @@ class RtspServer:
                 "address, or serve on 127.0.0.1"
             )
         return address
+
+
+class RtspServers:
+    """RTSP servers that several sinks share, one per address. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._servers: dict[LiveUrl, RtspServer] = {}
+
+    def at(self, url: str, credentials_file: str | Path | None, max_clients: int) -> RtspServer:
+        """The server for a URL, whatever its path.
+
+        Raises:
+            UsageError: an invalid argument.
+        """
+        parsed = parse_live_url(url, frozenset({"rtsp"}))
+        limits.MAX_CLIENTS.check("max_clients", max_clients)
+        address = replace(parsed, location="")
+        if address not in self._servers:
+            settings = Settings(max_clients=max_clients)
+            self._servers[address] = RtspServer(url, credentials_file=credentials_file, settings=settings)
+        return self._servers[address]
 
 
 class RtspServerSink(BaseSink):
