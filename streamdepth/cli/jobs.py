@@ -49,15 +49,7 @@ class Job:
 
     def sinks(self, source: Source, estimator: DepthEstimator, switch: RangeSwitch | None) -> Sequence[Sink]:
         """The sinks of one source; called by the pipeline."""
-        return make_sinks(
-            self.config,
-            source,
-            estimator,
-            switch,
-            servers=self.servers,
-            several=self.several,
-            encoder_threads=self.threads.encoder,
-        )
+        return make_sinks(self.config, source, estimator, switch, servers=self.servers, several=self.several)
 
 
 class Servers:
@@ -144,7 +136,7 @@ def folder_notes(config: RunConfig) -> list[str]:
 
 
 def thread_plan(config: RunConfig, at_once: int) -> ThreadPlan:
-    """Threads of each decoder, encoder and colour stage of a run, unless the configuration sets them.
+    """Threads of the model, of each decoder and of each colour stage of a run, unless the configuration sets them.
 
     Args:
         at_once: number of sources that run at the same time.
@@ -157,7 +149,6 @@ def thread_plan(config: RunConfig, at_once: int) -> ThreadPlan:
     return replace(
         planned,
         decoder=config.decoder_threads or planned.decoder,
-        encoder=config.encoder_threads or planned.encoder,
         kernels=config.color_threads or planned.kernels,
     )
 
@@ -210,7 +201,6 @@ def make_sinks(
     *,
     servers: Servers,
     several: bool,
-    encoder_threads: int = 0,
 ) -> list[Sink]:
     """All sinks of one source, unopened."""
     from streamdepth.sinks.select import StreamOptions, check_distinct, data_sink_for, sink_for
@@ -237,7 +227,7 @@ def make_sinks(
             crf=config.crf,
             preset=config.preset,
             bitrate=config.bitrate,
-            threads=encoder_threads,
+            threads=config.encoder_threads or 0,
             hwaccel=config.hwaccel,
             serve=serve,
             stream=stream,

@@ -102,7 +102,9 @@ class RunConfig(Settings):
         int | None, limits.FFMPEG_THREADS, Option("Threads of each decoder.", INPUT, default="planned", cli=False)
     ] = None
     encoder_threads: Annotated[
-        int | None, limits.FFMPEG_THREADS, Option("Threads of each encoder.", ENCODING, default="planned", cli=False)
+        int | None,
+        limits.FFMPEG_THREADS,
+        Option("Threads of each encoder.", ENCODING, default="by frame size", cli=False),
     ] = None
     color_threads: Annotated[
         int | None, limits.FFMPEG_THREADS, Option("Threads that colour one frame.", COLOR, default="planned", cli=False)
@@ -148,11 +150,17 @@ class RunConfig(Settings):
     crf: Annotated[
         float | None,
         limits.CRF,
-        Option("Constant quality of video files; lower is better and larger.", ENCODING, default="by encoder"),
+        Option("Constant quality of video files; lower is better and larger.", ENCODING, default="by encoder and view"),
     ] = None
     preset: Annotated[
-        str | None, Option("Speed preset of the encoder.", ENCODING, metavar="NAME", default="by encoder and view")
-    ] = None
+        str,
+        Option(
+            "Speed preset of the encoder, or auto: the settings that measurement found fastest for the view at a given "
+            "size and quality.",
+            ENCODING,
+            metavar="auto|NAME",
+        ),
+    ] = "auto"
     bitrate: Annotated[
         int | None,
         limits.BITRATE_KBITS,

@@ -135,7 +135,7 @@ class Settings(Options):
         int | None,
         limits.SESSION_THREADS,
         Option(
-            "CPU threads of the model; the threads of decoders, encoders and colour are planned from them.",
+            "CPU threads of the model; the threads of decoders and colour are planned from them.",
             MODEL,
             (RUN, SERVE, IMAGE, BENCH),
             default="available CPU cores",

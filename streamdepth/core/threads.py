@@ -8,8 +8,6 @@ from streamdepth.core.errors import UsageError
 
 _MOST_DECODING = 4
 """One core decodes 200 to 400 frames of 1080p H.264 per second; more threads only add decoder delay."""
-_MOST_ENCODING = 12
-"""The default of x264 is 1.5 per core. Above 12, 1080p has too few rows, and each thread adds one image of delay."""
 _MOST_SESSION = 16
 _LEAST_SHARE = 3
 """The defaults of FFmpeg and x264 on two cores. Fewer threads per stage are not faster: relative to this, two decoders
@@ -24,13 +22,11 @@ class ThreadPlan:
     Attributes:
         session: intra-op threads of the inference session.
         decoder: threads of each decoder.
-        encoder: threads of each encoder.
         kernels: threads that share the rows of one image in the colour stage.
     """
 
     session: int
     decoder: int
-    encoder: int
     kernels: int
 
 
@@ -38,8 +34,9 @@ def plan_threads(cores: int, *, decoders: int = 1, encoders: int = 1) -> ThreadP
     """Divide ``cores`` among the stages.
 
     The session gets all cores: it is the slowest stage, and its threads sleep between runs. Decoders share the cores
-    among themselves, as do encoders; a single one gets one extra thread, because frame threads mostly wait for rows of
-    the previous frame. The colour stage gets a second thread only if a core is likely to be idle.
+    among themselves; a single one gets one extra thread, because frame threads mostly wait for rows of the previous
+    frame. The colour stage gets a second thread only if a core is likely to be idle. Encoders are not planned here:
+    their threads follow from the frame size (:func:`streamdepth.sinks.encoder_settings.encoder_threads`).
 
     Args:
         decoders, encoders: number running at the same time; ``--range shot`` decodes twice.
@@ -54,7 +51,6 @@ def plan_threads(cores: int, *, decoders: int = 1, encoders: int = 1) -> ThreadP
     return ThreadPlan(
         session=min(cores, _MOST_SESSION),
         decoder=_share(cores, decoders, _MOST_DECODING),
-        encoder=_share(cores, max(1, encoders), _MOST_ENCODING),
         kernels=max(1, min(4, cores // (4 * max(1, encoders)))),
     )
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from streamdepth.core.errors import UsageError, nearest
 from streamdepth.core.frame import ColorTags
+from streamdepth.core.look import View
 from streamdepth.media.letterbox import divides, has_alpha
+from streamdepth.sinks.encoder_settings import SOFTWARE_ENCODERS, encoder_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,29 +62,6 @@ _CRASH_SAFE: Mapping[str, Mapping[str, str]] = {
     },
 }
 
-_DEFAULT_OPTIONS: Mapping[str, Mapping[str, str]] = {
-    "libx264": {"preset": "veryfast", "crf": "20"},
-    "libx265": {"preset": "veryfast", "crf": "24", "x265-params": "log-level=error"},
-    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "6", "row-mt": "1", "crf": "28", "b": "0"},
-    "libsvtav1": {"preset": "10", "crf": "30", "svtav1-params": "fast-decode=1"},
-    "ffv1": {"level": "3", "slices": "4", "slicecrc": "1", "g": "1"},
-    "prores_ks": {},
-    "mpeg4": {"b": "6M"},
-}
-_NVENC: Mapping[str, str] = {"preset": "p4", "tune": "hq", "rc": "vbr", "b": "0"}
-# Not measured on hardware: the quantisers of x264's and x265's defaults, which have the same scale.
-_HARDWARE_OPTIONS: Mapping[str, Mapping[str, str]] = {
-    "h264_nvenc": {**_NVENC, "cq": "20"},
-    "hevc_nvenc": {**_NVENC, "cq": "24"},
-    "av1_nvenc": {**_NVENC, "cq": "30"},
-    "h264_vaapi": {"rc_mode": "CQP", "qp": "20"},
-    "hevc_vaapi": {"rc_mode": "CQP", "qp": "24"},
-}
-
-# These options override a bit rate.
-_CONSTANT_QUALITY = ("crf", "cq", "qp", "rc", "rc_mode")
-PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
-
 _KEY_SECONDS = 2
 _INTRA_ONLY = ("ffv1", "prores", "png", "qtrle", "rawvideo", "mjpeg")
 
@@ -128,7 +107,12 @@ def container_options(container: Container, ticks_per_second: int) -> dict[str, 
 
 
 def encoding_for(
-    image: ImageInfo, *, codec: str, transparent: bool, options: Mapping[str, str] | None = None
+    image: ImageInfo,
+    *,
+    codec: str,
+    transparent: bool,
+    view: View = View.DEPTH,
+    options: Mapping[str, str] | None = None,
 ) -> Encoding:
     """Encoder settings for frames like ``image``: the nearest pixel format of ``codec`` that most players support.
 
@@ -168,7 +152,12 @@ def encoding_for(
     chosen, _loss = find_best_pix_fmt_of_list(names, target, has_alpha=transparent)
     if chosen is None:
         raise UsageError(f"the encoder {codec} has no format for {image.pix_fmt} images; choose another --codec")
-    return Encoding(codec, chosen.name, _tags(image, chosen.is_rgb), _merged(codec, transparent, options))
+    return Encoding(
+        codec,
+        chosen.name,
+        _tags(image, chosen.is_rgb),
+        encoder_options(codec, view, transparent=transparent, options=options),
+    )
 
 
 def odd_chroma(image: ImageInfo, encoding: Encoding) -> str:
@@ -196,7 +185,7 @@ def encoder_formats(codec: str) -> Sequence[str]:
     found = _video_encoder(codec)
     if found is None:
         known = [name for name in sorted(av.codecs_available) if _video_encoder(name) is not None]
-        usual = ", ".join(name for name in _DEFAULT_OPTIONS if name in known)
+        usual = ", ".join(name for name in SOFTWARE_ENCODERS if name in known)
         raise UsageError(f"no video encoder is called {codec!r}{nearest(codec, known)}; use {usual}")
     names = [pixel.name for pixel in found.video_formats or ()]
     if names == ["vaapi"]:
@@ -231,39 +220,3 @@ def _tags(image: ImageInfo, chosen_is_rgb: bool) -> ColorTags:
         return ColorTags(1, 1, color.primaries, color.transfer)
     full = image.pix_fmt.startswith("yuvj")
     return ColorTags(color.matrix, 2 if full else color.range, color.primaries, color.transfer)
-
-
-def _merged(codec: str, transparent: bool, options: Mapping[str, str] | None) -> Mapping[str, str]:
-    merged = dict(_DEFAULT_OPTIONS.get(codec) or _HARDWARE_OPTIONS.get(codec, {}))
-    if transparent and codec == "libvpx-vp9":
-        merged["auto-alt-ref"] = "0"  # libvpx refuses hidden frames in a stream with alpha
-    if codec == "prores_ks":
-        merged |= {"profile": "4444", "alpha_bits": "16"} if transparent else {"profile": "hq"}
-    given = _translated(codec, dict(options or {}))
-    if {"b", "b:v"} & given.keys():
-        merged = {name: value for name, value in merged.items() if name not in _CONSTANT_QUALITY}
-    return MappingProxyType(merged | given)
-
-
-def check_preset(codec: str | None, preset: str) -> None:
-    """
-    Raises:
-        UsageError: a preset that x264 or x265 refuses. They report it only when a file is opened, on standard error.
-    """
-    if codec in ("libx264", "libx265") and preset not in (*PRESETS, "placebo", *"0123456789"):
-        raise UsageError(f"preset is one of {', '.join(PRESETS)} for {codec}, not {preset!r}{nearest(preset, PRESETS)}")
-
-
-def _translated(codec: str, options: dict[str, str]) -> dict[str, str]:
-    """x264's ``crf`` and presets as options of the hardware encoder that replaces it."""
-    kind = codec.rpartition("_")[2]
-    if kind not in ("nvenc", "vaapi"):
-        return options
-    if "crf" in options:
-        quality = options.pop("crf")
-        options |= {"cq": quality} if kind == "nvenc" else {"qp": f"{float(quality):.0f}"}
-    if options.get("preset") in PRESETS:
-        # Nine presets of x264 to seven steps: p1..p7 from fast to slow, VAAPI levels from slow (1) to fast (7).
-        step = 1 + PRESETS.index(options.pop("preset")) * 6 // (len(PRESETS) - 1)
-        options |= {"preset": f"p{step}"} if kind == "nvenc" else {"compression_level": str(8 - step)}
-    return options

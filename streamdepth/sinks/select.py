@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 from streamdepth.core.errors import UsageError, nearest
 from streamdepth.core.look import Look, LookControl
 from streamdepth.core.redact import redact
+from streamdepth.sinks.encoder_settings import AUTO
 from streamdepth.sinks.encoding import CONTAINERS
 from streamdepth.sinks.names import SOURCE_NAMES, is_pattern
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 _ARRAYS = (".png", ".npy")
 _KBIT = 1000
-_LIVE_PRESETS = {True: "ultrafast", False: "veryfast"}
-"""By low latency."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +38,8 @@ class StreamOptions:
         timeout_seconds, retries: of publishing; retries None = unlimited.
         tls_ca: CA certificates for ``rtsps``, see :func:`~streamdepth.net.tls.find_tls_config`.
         max_clients: of serving.
-        low_latency: False = slower encoder presets, and a buffer of one second with a bit rate.
         servers: servers that several sinks share; None = each sink has its own.
+        low_latency: False = subpixel motion search in the encoder, and a buffer of one second with a bit rate.
     """
 
     rate: float | None = None
@@ -250,7 +249,7 @@ def _rtsp(url: str, options: SinkOptions) -> Sink:
         "control": _control(options),
         "bitrate": None if bitrate is None else bitrate * _KBIT,
         "rate": stream.rate,
-        "preset": options.get("preset") or _LIVE_PRESETS[stream.low_latency],
+        "preset": options.get("preset") or AUTO,
         "low_latency": stream.low_latency,
         "credentials_file": stream.credentials_file,
     }

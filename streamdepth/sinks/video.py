@@ -11,9 +11,9 @@ from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.media.hwaccel import HwAccel, encoder, upload_device
 from streamdepth.media.letterbox import Letterbox, has_alpha
+from streamdepth.sinks.encoder_settings import check_preset, encoder_threads
 from streamdepth.sinks.encoding import (
     Encoding,
-    check_preset,
     container_of,
     container_options,
     encoding_for,
@@ -60,9 +60,10 @@ class VideoSink(BaseSink):
         overwrite: replace an existing file.
         codec: FFmpeg encoder; None = libx264 (WebM: VP9), for a transparent look one that carries alpha.
         hwaccel: ``auto | cuda | vaapi | none``: hardware encoder, if no codec is named.
-        crf, preset: the encoder's quality and speed; None = the default of this package (x264: 20, veryfast). They are
-            translated for a hardware encoder that replaces x264.
-        threads: encoder threads, 0 = the encoder decides.
+        crf, preset: the encoder's quality and speed. ``auto`` and None = chosen by view and encoder
+            (:mod:`streamdepth.sinks.encoder_settings`); crf beside a named preset of x264: 20. They are translated for
+            a hardware encoder that replaces x264.
+        threads: encoder threads; 0 = by frame size, so that the file does not depend on the machine.
         options: further FFmpeg encoder options; an unknown one is an error.
         copy_sound: copy audio and subtitles.
 
@@ -88,8 +89,8 @@ class VideoSink(BaseSink):
         self._path = Path(path)
         self._container = container_of(self._path.suffix)
         if threads < 0:
-            raise UsageError(f"encoder threads must be 0 (the encoder decides) or more, not {threads}")
-        self._transparent = control.look.transparent
+            raise UsageError(f"encoder threads must be 0 (by frame size) or more, not {threads}")
+        self._transparent, self._view = control.look.transparent, control.look.view
         self._codec = codec or (self._container.alpha_codec if self._transparent else self._container.codec)
         if self._transparent and self._container.alpha_codec is None:
             raise UsageError(f"{self._path}: {self._path.suffix} cannot carry transparency; use .webm or .mov")
@@ -134,10 +135,13 @@ class VideoSink(BaseSink):
         """
         if image is None or self._codec is None:
             raise UsageError(f"{self.name}: a video file needs images")
-        encoding = encoding_for(image, codec=self._codec, transparent=self._transparent, options=self._options)
+        view = self._view
+        encoding = encoding_for(
+            image, codec=self._codec, transparent=self._transparent, view=view, options=self._options
+        )
         chosen = encoder(self._hwaccel, encoding.codec, encoding.pix_fmt, image.width_px, image.height_px)
         if chosen.value != encoding.codec:
-            encoding = encoding_for(image, codec=chosen.value, transparent=False, options=self._options)
+            encoding = encoding_for(image, codec=chosen.value, transparent=False, view=view, options=self._options)
         self._notes = [chosen.note] if chosen.note else []
         self._notes += _losses(image, encoding, transparent=self._transparent)
         self._info = stream
@@ -219,7 +223,7 @@ class VideoSink(BaseSink):
         context.color_range, context.colorspace = encoding.color.range, encoding.color.matrix
         context.color_primaries, context.color_trc = encoding.color.primaries, encoding.color.transfer
         context.sample_aspect_ratio = stream.sample_aspect_ratio
-        context.thread_count = self._threads
+        context.thread_count = self._threads or encoder_threads(image.width_px, image.height_px)
         interval = key_interval(encoding.codec, stream.rate)
         context.options = ({} if interval is None else {"g": str(interval)}) | dict(encoding.options)
         self._open_encoder(encoding, image)

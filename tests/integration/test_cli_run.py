@@ -202,4 +202,4 @@ def test_latency_reaches_streams_in_and_out(given: list[str], low: bool, monkeyp
     monkeypatch.setattr("streamdepth.sources.live.source.LiveSource", live)
     monkeypatch.setattr("streamdepth.sinks.rtsp.publish.RtspPublishSink", publish)
     assert main(["run", "rtsp://127.0.0.1:9/in", "-o", "rtsp://127.0.0.1:9/out", *given]) == 1
-    assert asked == {"in": low, "out": (low, "ultrafast" if low else "veryfast")}
+    assert asked == {"in": low, "out": (low, "auto")}

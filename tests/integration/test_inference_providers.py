@@ -237,13 +237,13 @@ def test_a_provider_that_fails_to_run_disagrees(spec: ModelSpec) -> None:
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [
-        ({"cores": 1}, ThreadPlan(1, 1, 1, 1)),
-        ({"cores": 2}, ThreadPlan(2, 3, 3, 1)),
-        ({"cores": 1, "decoders": 2, "encoders": 2}, ThreadPlan(1, 1, 1, 1)),
-        ({"cores": 2, "decoders": 2, "encoders": 2}, ThreadPlan(2, 3, 3, 1)),
-        ({"cores": 8, "decoders": 2, "encoders": 1}, ThreadPlan(8, 4, 9, 2)),
-        ({"cores": 8, "decoders": 8, "encoders": 8}, ThreadPlan(8, 3, 3, 1)),
-        ({"cores": 64}, ThreadPlan(16, 4, 12, 4)),
+        ({"cores": 1}, ThreadPlan(1, 1, 1)),
+        ({"cores": 2}, ThreadPlan(2, 3, 1)),
+        ({"cores": 1, "decoders": 2, "encoders": 2}, ThreadPlan(1, 1, 1)),
+        ({"cores": 2, "decoders": 2, "encoders": 2}, ThreadPlan(2, 3, 1)),
+        ({"cores": 8, "decoders": 2, "encoders": 1}, ThreadPlan(8, 4, 2)),
+        ({"cores": 8, "decoders": 8, "encoders": 8}, ThreadPlan(8, 3, 1)),
+        ({"cores": 64}, ThreadPlan(16, 4, 4)),
     ],
 )
 def test_threads_are_planned_together(given: dict[str, Any], wanted: ThreadPlan) -> None:

@@ -141,7 +141,7 @@ def test_the_output_cannot_be_the_input(tmp_path: Path) -> None:
         ("out.mkv", {"codec": "libx265x"}, UsageError, r"no video encoder is called 'libx265x', did you mean"),
         ("out.mkv", {"codec": "aac"}, UsageError, "no video encoder is called 'aac'"),
         ("out.mkv", {"options": {"preste": "fast"}}, UsageError, "libx264 has no option 'preste'"),
-        ("out.mkv", {"preset": "warp"}, UsageError, "preset is one of ultrafast, .* for libx264, not 'warp'"),
+        ("out.mkv", {"preset": "warp"}, UsageError, "preset is one of auto, ultrafast, .* for libx264, not 'warp'"),
         ("out.webm", {"codec": "libx264"}, UsageError, "webm cannot hold libx264 video; use libvpx-vp9"),
     ],
 )

@@ -67,7 +67,7 @@ def test_threads_that_are_set_go_before_the_plan(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("output: a.mkv\nthreads: 8\ndecoder-threads: 7\nencoder_threads: 6\ncolor-threads: 5\n")
     planned = thread_plan(RunConfig.load({}, file, command="run"), 1)
-    assert (planned.session, planned.decoder, planned.encoder, planned.kernels) == (8, 7, 6, 5)
+    assert (planned.session, planned.decoder, planned.kernels) == (8, 7, 5)
 
 
 def test_an_alpha_alone_means_an_overlay() -> None:

@@ -66,7 +66,7 @@ def test_a_system_without_control_groups_has_its_cores(tmp_path: Path, monkeypat
 
 def test_threads_are_planned_for_the_quota(tmp_path: Path) -> None:
     planned = plan_threads(cores(*_write({"cpu.max": "150000 100000"}, tmp_path)))
-    assert (planned.session, planned.decoder, planned.encoder, planned.kernels) == (2, 3, 3, 1)
+    assert (planned.session, planned.decoder, planned.kernels) == (2, 3, 1)
 
 
 class TestCacheFolder:

@@ -12,6 +12,7 @@ import numpy as np
 
 from streamdepth.core.errors import SinkError
 from streamdepth.core.frame import ColorTags
+from streamdepth.sinks.encoder_settings import stream_options
 
 if TYPE_CHECKING:
     import av
@@ -24,6 +25,7 @@ _PACKET_BYTES = 1400
 _DELIMITER = b"\x00\x00\x00\x01\x09\xf0"
 """Any slice type may follow."""
 _LOW_BUFFER_SECONDS, _BUFFER_SECONDS = 0.25, 1.0
+_PARAMS = "repeat-headers=1:annexb=1:slices=1"
 _NTP_EPOCH_SECONDS = 2_208_988_800
 
 _Shape = tuple[tuple[int, int], ColorTags]
@@ -56,7 +58,7 @@ class Encoder:
         rate: nominal images a second; real times may differ.
         bitrate: bits a second the encoder aims at and never passes for long; None = constant quality.
         gop_seconds: longest distance between key frames.
-        preset: x264's speed.
+        preset: x264's speed preset, or ``auto``.
         low_latency: with a bit rate, buffer a quarter second of it at most, so that no key frame is a burst that a link
             chokes on; False = a second, which leaves key frames more bits.
         announce: send the access unit delimiter (ITU-T H.264 7.3.2.4) of the next image right after each one, with
@@ -78,7 +80,7 @@ class Encoder:
         self._announce = announce
         self._bitrate = bitrate
         self._gop = max(1, round(float(rate) * gop_seconds))
-        self._preset = preset
+        self._preset, self._params = stream_options(preset, low_latency=low_latency)
         self._buffer_seconds = _LOW_BUFFER_SECONDS if low_latency else _BUFFER_SECONDS
         self._codec: VideoCodecContext | None = None
         self._shape: _Shape | None = None
@@ -152,7 +154,8 @@ class Encoder:
         codec.framerate = self._rate
         codec.gop_size = self._gop
         codec.thread_count = 1
-        options = {"preset": self._preset, "tune": "zerolatency", "x264-params": "repeat-headers=1:annexb=1:slices=1"}
+        params = ":".join(filter(None, (_PARAMS, self._params)))
+        options = {"preset": self._preset, "tune": "zerolatency", "x264-params": params}
         if self._bitrate is None:
             options["crf"] = "23"
         else:

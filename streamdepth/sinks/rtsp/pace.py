@@ -10,7 +10,7 @@ import numpy as np
 
 from streamdepth.core import limits
 from streamdepth.core.errors import UsageError
-from streamdepth.sinks.encoding import PRESETS
+from streamdepth.sinks.encoder_settings import AUTO, PRESETS
 
 if TYPE_CHECKING:
     import av
@@ -136,8 +136,8 @@ def check_encoding(*, rate: Fraction | float | None, bitrate: int | None, gop_se
     if bitrate is not None:
         limits.BITRATE_KBITS.check("bitrate", bitrate / 1000)
     limits.GOP_SECONDS.check("gop", gop_seconds)
-    if preset not in PRESETS:
-        raise UsageError(f"preset is one of {', '.join(PRESETS)}, not {preset!r}")
+    if preset not in (AUTO, *PRESETS):
+        raise UsageError(f"preset is one of {', '.join((AUTO, *PRESETS))}, not {preset!r}")
 
 
 def black(image: ImageInfo) -> av.VideoFrame:

@@ -16,6 +16,7 @@ from streamdepth.core.errors import SinkError, StreamDepthError
 from streamdepth.net.backoff import Backoff, connected_again
 from streamdepth.net.tls import find_tls_config
 from streamdepth.net.url import find_credentials, parse_live_url
+from streamdepth.sinks.encoder_settings import AUTO
 from streamdepth.sinks.rtsp.media import CLOCK_RATE, Encoder, sdp, sender_report
 from streamdepth.sinks.rtsp.pace import Pace, black, check_encoding, output_rate
 from streamdepth.sinks.rtsp.record import CONTROL, PublishError, RecordClient
@@ -45,7 +46,7 @@ class RtspPublishSink(BaseSink):
         bitrate: bits a second; None = constant quality.
         rate: output images a second, 0..240; None = the source's, at most 30.
         gop_seconds: longest distance between key frames: what a late viewer behind that server waits at most.
-        preset: x264's speed.
+        preset: x264's speed preset, or ``auto``.
         low_latency: see :class:`~streamdepth.sinks.rtsp.media.Encoder`.
         timeout_seconds: > 0, see above.
         retries: failures in a row, the first connection included, before ``process`` raises; None = for ever.
@@ -65,7 +66,7 @@ class RtspPublishSink(BaseSink):
         bitrate: int | None = None,
         rate: Fraction | float | None = None,
         gop_seconds: float = 1.0,
-        preset: str = "ultrafast",
+        preset: str = AUTO,
         low_latency: bool = True,
         timeout_seconds: float = 3.0,
         retries: int | None = None,

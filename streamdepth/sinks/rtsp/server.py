@@ -18,6 +18,7 @@ from streamdepth.core.clock import Clock, SystemClock
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, StreamDepthError, UsageError
 from streamdepth.net.url import find_credentials, parse_live_url
+from streamdepth.sinks.encoder_settings import AUTO
 from streamdepth.sinks.rtsp.auth import Authenticator
 from streamdepth.sinks.rtsp.delivery import Mount, Settings
 from streamdepth.sinks.rtsp.hub import Hub
@@ -191,7 +192,7 @@ class RtspServerSink(BaseSink):
         rate: output frames per second, 0..240; None = the source's, at most 30.
         bitrate: bits per second; None = constant quality.
         gop_seconds: largest distance between key frames.
-        preset: x264's speed preset.
+        preset: x264's speed preset, or ``auto``.
         low_latency, announce: see :class:`~streamdepth.sinks.rtsp.media.Encoder`; set ``announce`` to False for a
             player that cannot handle it.
         settings: limits.
@@ -215,7 +216,7 @@ class RtspServerSink(BaseSink):
         rate: Fraction | float | None = None,
         bitrate: int | None = None,
         gop_seconds: float = 2.0,
-        preset: str = "ultrafast",
+        preset: str = AUTO,
         low_latency: bool = True,
         announce: bool = True,
         settings: Settings | None = None,
