@@ -8,9 +8,9 @@ then encodes all of them in turn, once per round. The CPU time is the least of t
 the encoder. `test:?size=1280x720&frames=90,noise=6` is the synthetic scene with noise of standard deviation 6.
 
 The row `mp4v` is FFmpeg's MPEG-4 encoder with the options that OpenCV's VideoWriter gives it, as in the loop of
-whole_command.py (measured: the same size within 1 %; OpenCV's conversion from BGR is not included). SSIM and PSNR are
-over all planes. A setting meets the rule if its files are at most 0.7 (overlay, side and stack) or 1.0 (depth) times as
-large as those of `mp4v` and its SSIM is at most 0.002 lower.
+whole_command.py (measured: the same size within 1 %; OpenCV's conversion from BGR is not included). `auto` is what
+streamdepth chooses for the view. SSIM and PSNR are over all planes. A setting meets the rule if its files are at most
+0.7 (overlay), 0.85 (side, stack) or 1.0 (depth) times as large as those of `mp4v` and its SSIM is at most 0.002 lower.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from support.timing import machine
 import streamdepth as sd
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.look import LookControl
+from streamdepth.sinks.encoder_settings import encoder_options, encoder_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,7 +46,7 @@ _LOOKS = {
     "side": sd.Look(view=sd.View.SIDE),
     "stack": sd.Look(view=sd.View.STACK),
 }
-_MOST_SIZE = {"depth": 1.0}
+_MOST_SIZE = {"depth": 1.0, "side": 0.85, "stack": 0.85}
 _MOST_SSIM_LOSS = 0.002
 
 
@@ -54,45 +55,34 @@ def x264(preset: str, crf: float, extra: str = "") -> tuple[str, dict[str, str]]
     return "libx264", {"preset": preset, "crf": f"{crf:g}", **params}
 
 
+_CABAC, _DEBLOCK, _8X8 = "cabac=1", "cabac=1:deblock=0,0", "cabac=1:deblock=0,0:8x8dct=1"
+_X265, _VP9 = {"x265-params": "log-level=error"}, {"deadline": "realtime", "row-mt": "1", "b": "0"}
 SETTINGS: dict[str, tuple[str, dict[str, str]]] = {
     _LOOP: ("mpeg4", {"b": "100M", "g": "12", "qmin": "3"}),
     "x264 veryfast 20": x264("veryfast", 20),
     "x264 superfast 20": x264("superfast", 20),
     "x264 superfast 21": x264("superfast", 21),
-    "x264 superfast 22": x264("superfast", 22),
-    "x264 superfast 21, no B": x264("superfast", 21, "bframes=0"),
-    "x264 superfast 21, no B, weightp, partitions": x264("superfast", 21, "bframes=0:weightp=0:partitions=none"),
-    "x264 superfast 22, no B, weightp, partitions": x264("superfast", 22, "bframes=0:weightp=0:partitions=none"),
-    "x264 superfast 21, no B, weightp, partitions, trellis": x264(
-        "superfast", 21, "bframes=0:weightp=0:partitions=none:trellis=0"
-    ),
+    "x264 superfast 21, no B-frames, weightp, partitions": x264("superfast", 21, "bframes=0:weightp=0:partitions=none"),
     "x264 ultrafast 20": x264("ultrafast", 20),
-    "x264 ultrafast 20, cabac": x264("ultrafast", 20, "cabac=1"),
-    "x264 ultrafast 22, cabac": x264("ultrafast", 22, "cabac=1"),
-    "x264 ultrafast 20, cabac, deblock": x264("ultrafast", 20, "cabac=1:deblock=0,0"),
-    "x264 ultrafast 20, cabac, deblock, 8x8": x264("ultrafast", 20, "cabac=1:deblock=0,0:8x8dct=1"),
-    "x264 ultrafast 21, cabac, aq": x264("ultrafast", 21, "cabac=1:aq-mode=1"),
-    "x264 ultrafast 21, cabac, deblock, aq": x264("ultrafast", 21, "cabac=1:deblock=0,0:aq-mode=1"),
-    "x264 ultrafast 21, cabac, deblock, scenecut": x264("ultrafast", 21, "cabac=1:deblock=0,0:scenecut=40"),
-    "x264 ultrafast 21, cabac, deblock, subme 1": x264("ultrafast", 21, "cabac=1:deblock=0,0:subme=1"),
-    "x264 ultrafast 21, cabac, deblock, subme 1, 8x8": x264("ultrafast", 21, "cabac=1:deblock=0,0:subme=1:8x8dct=1"),
-    "x264 ultrafast 21, cabac, deblock, subme 1, mbtree 10": x264(
-        "ultrafast", 21, "cabac=1:deblock=0,0:subme=1:mbtree=1:rc-lookahead=10"
+    "x264 ultrafast 20, cabac": x264("ultrafast", 20, _CABAC),
+    "x264 ultrafast 20, cabac, deblock": x264("ultrafast", 20, _DEBLOCK),
+    "x264 ultrafast 20, cabac, deblock, 8x8dct": x264("ultrafast", 20, _8X8),
+    "x264 ultrafast 22, cabac, deblock, 8x8dct": x264("ultrafast", 22, _8X8),
+    "x264 ultrafast 21, cabac, deblock, 8x8dct, subme 1": x264("ultrafast", 21, f"{_8X8}:subme=1"),
+    "the same, aq-strength 0.5": x264("ultrafast", 21, f"{_8X8}:subme=1:aq-mode=1:aq-strength=0.5"),
+    "the same, mbtree, crf 19": x264("ultrafast", 19, f"{_8X8}:subme=1:mbtree=1:rc-lookahead=5"),
+    "the same, subme 2, crf 20": x264("ultrafast", 20, f"{_8X8}:subme=2"),
+    "x264 ultrafast 21.5, cabac, deblock, 8x8dct, subme 1, i8x8": x264(
+        "ultrafast", 21.5, f"{_8X8}:subme=1:partitions=i8x8"
     ),
-    "x265 ultrafast 22": ("libx265", {"preset": "ultrafast", "crf": "22", "x265-params": "log-level=error"}),
-    "x265 superfast 22": ("libx265", {"preset": "superfast", "crf": "22", "x265-params": "log-level=error"}),
-    "SVT-AV1 10 32": ("libsvtav1", {"preset": "10", "crf": "32"}),
-    "SVT-AV1 11 32": ("libsvtav1", {"preset": "11", "crf": "32"}),
-    "SVT-AV1 11 40, rtc": ("libsvtav1", {"preset": "11", "crf": "40", "svtav1-params": "rtc=1:pred-struct=1"}),
-    "VP9 realtime 6 28": (
-        "libvpx-vp9",
-        {"deadline": "realtime", "cpu-used": "6", "crf": "28", "b": "0", "row-mt": "1"},
-    ),
-    "VP9 realtime 8 28": (
-        "libvpx-vp9",
-        {"deadline": "realtime", "cpu-used": "8", "crf": "28", "b": "0", "row-mt": "1"},
-    ),
+    "x265 ultrafast 18": ("libx265", {"preset": "ultrafast", "crf": "18", **_X265}),
+    "x265 superfast 19": ("libx265", {"preset": "superfast", "crf": "19", **_X265}),
+    "SVT-AV1 10 30": ("libsvtav1", {"preset": "10", "crf": "30", "svtav1-params": "fast-decode=1"}),
+    "SVT-AV1 11 28": ("libsvtav1", {"preset": "11", "crf": "28", "svtav1-params": "fast-decode=1"}),
+    "VP9 6 28": ("libvpx-vp9", {"cpu-used": "6", "crf": "28", **_VP9}),
+    "VP9 8 28": ("libvpx-vp9", {"cpu-used": "8", "crf": "28", **_VP9}),
 }
+_AUTO_CODECS = {"H.264": "libx264", "H.265": "libx265", "AV1": "libsvtav1", "VP9": "libvpx-vp9"}
 
 
 @dataclass
@@ -125,7 +115,7 @@ def main() -> None:
     parser.add_argument("--views", default="depth,overlay,side")
     parser.add_argument("--frames", type=int, default=90)
     parser.add_argument("--bits", type=int, choices=(8, 10), default=8)
-    parser.add_argument("--threads", type=int, default=0, help="of each encoder; 0: the encoder decides")
+    parser.add_argument("--threads", type=int, default=0, help="of each encoder; 0: by frame size, as in a run")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", default="", help="run only settings that contain one of these texts, separated by |")
     parser.add_argument("--setting", action="append", default=[], help="a further setting: CODEC:OPTION=VALUE,...")
@@ -136,16 +126,27 @@ def main() -> None:
     chosen = {name: value for name, value in SETTINGS.items() if name == _LOOP or any(text in name for text in kept)}
     chosen |= {text: _parsed(text) for text in options.setting}
     rows: list[Row] = []
-    print(f"{machine()}; {options.frames} frames at most, {options.bits} bits, threads {options.threads or 'auto'}\n")
+    print(
+        f"{machine()}; {options.frames} frames at most, {options.bits} bits, threads {options.threads or 'by size'}\n"
+    )
     with sd.DepthEstimator() as estimator:
         for clip in options.clip:
             for view in options.views.split(","):
                 images = coloured(clip, view, estimator, options.frames, options.bits)
-                found = measure(Path(clip).stem, view, images, chosen, options)
+                found = measure(Path(clip).stem, view, images, {**chosen, **auto(view)}, options)
                 print_rows(found)
                 rows += found
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+
+
+def auto(view: str) -> dict[str, tuple[str, dict[str, str]]]:
+    """The settings of `--preset auto` for each encoder."""
+    look = _LOOKS[view].view
+    return {
+        f"auto, {name}": (codec, dict(encoder_options(codec, look, transparent=False)))
+        for name, codec in _AUTO_CODECS.items()
+    }
 
 
 def _parsed(text: str) -> tuple[str, dict[str, str]]:
@@ -224,7 +225,7 @@ def encode(images: Sequence[av.VideoFrame], path: Path, codec: str, options: dic
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=_RATE)
         stream.width, stream.height, stream.pix_fmt = images[0].width, images[0].height, images[0].format.name
-        stream.codec_context.thread_count = threads
+        stream.codec_context.thread_count = threads or encoder_threads(stream.width, stream.height)
         stream.codec_context.options = {"g": str(2 * _RATE), **options}
         for image in images:
             image.pict_type = av.video.frame.PictureType.NONE
