@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _LEAST_RUNS, _MOST_RUNS = 3, 50
 _AVAILABLE = 0.9
+_JOIN_SECONDS = 10.0
 
 
 class Stopwatch(Protocol):
@@ -58,7 +59,7 @@ def busy_note(cores: int, stopwatch: Stopwatch = system_stopwatch, seconds: floa
     ended.wait(seconds)
     ended.set()
     for thread in threads:
-        thread.join()
+        thread.join(_JOIN_SECONDS)
     wall, cpu = (now - then for now, then in zip(stopwatch(), started, strict=True))
     available = cpu / (wall * cores) if wall > 0 else 1.0
     if available >= _AVAILABLE:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamdepth.core.errors import UsageError
-from streamdepth.core.host import cores
+from streamdepth.core.host import cores, file_key
 from streamdepth.core.look import LookControl
 from streamdepth.core.queues import Policy
 from streamdepth.core.threads import plan_threads
+from streamdepth.sinks.names import UniqueNames, safe_name
 
 if TYPE_CHECKING:
     from streamdepth.config import RunConfig
@@ -28,11 +30,15 @@ _NAME = "{name}"
 
 @dataclass(frozen=True)
 class Job:
-    """The sources of one pipeline."""
+    """The sources of one pipeline.
+
+    Attributes:
+        names: source id -> what ``{name}`` stands for in its outputs.
+    """
 
     sources: tuple[Source, ...]
     config: RunConfig
-    several: bool
+    names: Mapping[str, str]
     threads: ThreadPlan
     policy: str | None = None
     servers: Servers = field(default_factory=lambda: Servers(), compare=False)
@@ -45,11 +51,11 @@ class Job:
     def files(self) -> list[str]:
         """Files and folders that the sinks write."""
         names = (*self.config.output, *self.config.data)
-        return [_named(output, source) for source in self.sources for output in names]
+        return [_named(output, self.names[source.id]) for source in self.sources for output in names]
 
     def sinks(self, source: Source, estimator: DepthEstimator, switch: RangeSwitch | None) -> Sequence[Sink]:
         """The sinks of one source; called by the pipeline."""
-        return make_sinks(self.config, source, estimator, switch, servers=self.servers, several=self.several)
+        return make_sinks(self.config, source, estimator, switch, servers=self.servers, names=self.names)
 
 
 class Servers:
@@ -84,6 +90,7 @@ def plan(config: RunConfig) -> list[Job]:
         UsageError: no source, nothing to do with it, or outputs that would overwrite each other or the sources.
         StreamDepthError: a source that is not there.
     """
+    from streamdepth.sinks.select import check_distinct
     from streamdepth.sources.select import at_once, expand
 
     if not config.sources:
@@ -96,16 +103,18 @@ def plan(config: RunConfig) -> list[Job]:
         raise UsageError(f"data-size {config.data_size}: no depth data is written; add --data OUT, or omit --data-size")
     threads = thread_plan(config, at_once(config.sources))
     sources = expand(_endless_tests(config), **config.source_options(threads.decoder))
-    several = len(sources) > 1
-    if several:
+    if len(sources) > 1:
         _check_names(config)
+    names = _names(sources)
     live = tuple(source for source in sources if source.live or _is_endless_test(source))
-    jobs = [Job((source,), config, several, threads, config.policy) for source in sources if source not in live]
+    jobs = [Job((source,), config, names, threads, config.policy) for source in sources if source not in live]
     if live and jobs:
         raise UsageError(
             f"{live[0].id} is live and {jobs[0].title} is a file, which need different timing; run them separately"
         )
-    return [Job(live, config, several, threads, config.policy or Policy.LATEST)] if live else jobs
+    planned = [Job(live, config, names, threads, config.policy or Policy.LATEST)] if live else jobs
+    check_distinct(file for job in planned for file in job.files)
+    return planned
 
 
 def _endless_tests(config: RunConfig) -> list[str]:
@@ -169,10 +178,17 @@ def _example(output: str) -> str:
     return str(path.with_name(f"{path.stem}-{_NAME}{path.suffix}"))
 
 
-def _named(output: str, source: Source) -> str:
-    """The output of one source, with ``{name}`` replaced by its name without folder and suffix."""
-    name = re.sub(r"[^\w.-]+", "_", Path(source.id).stem or source.id).strip("_.") or "source"
-    return output.replace(_NAME, name)
+def _names(sources: Iterable[Source]) -> dict[str, str]:
+    """Source id -> its name without folder and suffix, or with them where it is not the only one of that name."""
+    stems = {source.id: safe_name(Path(source.id).stem) for source in sources}
+    often = Counter(file_key(stem) for stem in stems.values())
+    unique = UniqueNames()
+    return {key: unique(stem if often[file_key(stem)] == 1 else safe_name(key)) for key, stem in stems.items()}
+
+
+def _named(output: str, name: str) -> str:
+    """The output of one source, with ``{name}`` replaced by its name."""
+    return output.replace(_NAME, re.sub(r"[^\w.-]+", "_", name) if "://" in output else name)
 
 
 def serves_page(url: str) -> bool:
@@ -200,13 +216,12 @@ def make_sinks(
     switch: RangeSwitch | None,
     *,
     servers: Servers,
-    several: bool,
+    names: Mapping[str, str],
 ) -> list[Sink]:
     """All sinks of one source, unopened."""
-    from streamdepth.sinks.select import StreamOptions, check_distinct, data_sink_for, sink_for
+    from streamdepth.sinks.select import StreamOptions, data_sink_for, sink_for
 
-    check_distinct(_named(output, source) for output in (*config.output, *config.data))
-    look = config.look
+    look, name = config.look, names[source.id]
     stream = StreamOptions(
         rate=config.stream_rate,
         gop_seconds=config.gop,
@@ -220,7 +235,7 @@ def make_sinks(
     )
     sinks: list[Sink] = [
         sink_for(
-            _named(output, source),
+            _named(output, name),
             look=look,
             overwrite=config.overwrite,
             codec=config.codec,
@@ -244,7 +259,7 @@ def make_sinks(
         sinks.append(WebSink(source=source, site=site, view=view))
     sinks += [
         data_sink_for(
-            _named(output, source),
+            _named(output, name),
             overwrite=config.overwrite,
             size=config.data_size,
             model=estimator.spec.name,
@@ -255,7 +270,7 @@ def make_sinks(
     if config.show:
         from streamdepth.sinks.window.sink import WindowSink
 
-        title = f"streamdepth {source.id}" if several else "streamdepth"
+        title = f"streamdepth {source.id}" if len(names) > 1 else "streamdepth"
         # A file that is written as well is not slowed down to its playing speed.
         sinks.append(WindowSink(title, control=LookControl(look), paced=not source.live and not sinks))
     return sinks

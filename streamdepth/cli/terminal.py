@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from streamdepth.pipeline import Snapshot
 
-_REFRESH_SECONDS = 0.2
+_REFRESH_SECONDS, _JOIN_SECONDS = 0.2, 2.0
 
 
 def progress_shown(quiet: bool) -> bool:
@@ -75,7 +75,7 @@ def frames_bar(title: str, snapshot: Callable[[], Snapshot], *, quiet: bool) -> 
             yield
         finally:
             ended.set()
-            watcher.join()
+            watcher.join(_JOIN_SECONDS)
             refresh()
 
 

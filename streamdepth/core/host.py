@@ -1,18 +1,22 @@
-"""The process's share of its machine: cores and folders."""
+"""What differs between machines: cores, folders, files, child processes."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import os
+import subprocess
 import sys
 import tempfile
+import time
+import unicodedata
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+_PAUSE_SECONDS, _RETRIES = 0.1, 10
 _MEMBERSHIP, _MOUNT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
@@ -71,16 +75,67 @@ def cache_root() -> Path:
     own = os.environ.get("STREAMDEPTH_CACHE")
     if own:
         return Path(own)
-    if sys.platform == "win32" or has_home():
-        from platformdirs import user_cache_path
+    if sys.platform != "win32" and not has_home():
+        return _temporary_root(os.getuid())
+    from platformdirs import user_cache_path
 
-        return user_cache_path("streamdepth", appauthor=False)
-    folder = Path(tempfile.gettempdir()) / f"streamdepth-{os.getuid()}"
+    return user_cache_path("streamdepth", appauthor=False)
+
+
+def _temporary_root(uid: int) -> Path:
+    folder = Path(tempfile.gettempdir()) / f"streamdepth-{uid}"
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    return folder if folder.stat().st_uid == os.getuid() else Path(tempfile.mkdtemp(prefix="streamdepth-"))
+    return folder if folder.stat().st_uid == uid else Path(tempfile.mkdtemp(prefix="streamdepth-"))
 
 
 def has_home() -> bool:
     """False for a user without an entry in the user database and without ``HOME``, as in containers with any uid."""
     return bool(os.environ.get("XDG_CACHE_HOME")) or os.path.expanduser("~") != "~"  # noqa: PTH111 - Path raises
+
+
+def own_process_group() -> dict[str, Any]:
+    """Keywords of ``subprocess.Popen`` for a child that Ctrl-C in the terminal does not reach."""
+    keywords: dict[str, Any] = {"start_new_session": True}
+    if sys.platform == "win32":
+        keywords = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return keywords
+
+
+def remove(path: Path) -> bool:
+    """Delete a file if it exists; False if it cannot be deleted.
+
+    Windows does not delete a file that is open, and virus scanners open new files: retried for a second.
+    """
+    try:
+        _retried(lambda: path.unlink(missing_ok=True))
+    except PermissionError:
+        return False
+    return True
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename a file over an existing one. Retried for a second, as :func:`remove`.
+
+    Raises:
+        OSError: as ``Path.replace``.
+    """
+    _retried(lambda: source.replace(target))
+
+
+def _retried(work: Callable[[], object]) -> None:
+    for _ in range(_RETRIES if sys.platform == "win32" else 0):
+        try:
+            work()
+        except PermissionError:
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return
+    work()
+
+
+def file_key(path: str | os.PathLike[str]) -> str:
+    """Equal for two names of one file: absolute, links followed, and without regard to case and Unicode form on systems
+    that ignore them (Windows, macOS)."""
+    whole = os.path.realpath(path)
+    return unicodedata.normalize("NFC", whole).casefold() if sys.platform in ("win32", "darwin") else whole

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+_SLICE_SECONDS = 0.5
 
 
 class Policy(StrEnum):
@@ -30,7 +31,17 @@ class Ended(Exception):  # noqa: N818 - control flow between threads
     """The queue is empty and no more items follow."""
 
 
-class AbortableCondition(threading.Condition):
+class InterruptibleCondition(threading.Condition):
+    """A condition variable whose waits wake twice a second: on Windows, Ctrl-C does not end a wait of the main thread.
+
+    Use ``wait_for``, or ``wait`` in a loop.
+    """
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return super().wait(_SLICE_SECONDS if timeout is None else min(timeout, _SLICE_SECONDS))
+
+
+class AbortableCondition(InterruptibleCondition):
     """A condition variable whose waits raise ``Aborted`` after ``abort``."""
 
     def __init__(self) -> None:

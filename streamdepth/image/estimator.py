@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import threading
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
+_WAIT_SECONDS = 0.5
 
 
 def in_order(pool: Executor, work: Callable[[T], R], values: Iterable[T], *, ahead: int) -> Iterator[R]:
@@ -49,9 +50,9 @@ def in_order(pool: Executor, work: Callable[[T], R], values: Iterable[T], *, ahe
     for future in _submitted(pool, work, values):
         waiting.append(future)
         if len(waiting) > ahead:
-            yield waiting.popleft().result()
+            yield _result(waiting.popleft())
     while waiting:
-        yield waiting.popleft().result()
+        yield _result(waiting.popleft())
 
 
 def _submitted(pool: Executor, work: Callable[[T], R], values: Iterable[T]) -> Iterator[Future[R]]:
@@ -63,6 +64,12 @@ def _submitted(pool: Executor, work: Callable[[T], R], values: Iterable[T]) -> I
         failed: Future[R] = Future()
         failed.set_exception(error)
         yield failed
+
+
+def _result(future: Future[R]) -> R:
+    while not future.done():
+        wait([future], _WAIT_SECONDS)  # short: on Windows, Ctrl-C does not end a wait
+    return future.result()
 
 
 def _png(values: NDArray[np.float32], sense: Sense, look: Look) -> bytes:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from streamdepth.core.clock import SystemClock
 from streamdepth.core.errors import ProviderError, StreamDepthError, UsageError
+from streamdepth.core.host import own_process_group
 from streamdepth.inference import graphs, nvidia
 from streamdepth.inference.agreement import tensorrt_halves
 from streamdepth.inference.pattern import HEIGHT_PX, WIDTH_PX
@@ -159,7 +160,7 @@ class BuildProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._stderr,
-            start_new_session=True,  # Ctrl-C in the terminal must not reach the child
+            **own_process_group(),
         )
         assert self._child.stdin is not None  # noqa: S101 - requested above
         with contextlib.suppress(OSError):  # the child has ended: reason() says why

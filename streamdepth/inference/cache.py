@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from streamdepth.core.host import rename
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -41,7 +43,7 @@ def write_whole(path: Path, content: bytes) -> None:
     handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".part")
     with os.fdopen(handle, "wb") as file:
         file.write(content)
-    Path(partial).replace(path)
+    rename(Path(partial), path)
 
 
 def writable(folder: Path) -> bool:

@@ -11,6 +11,8 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from streamdepth.core.queues import InterruptibleCondition
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -25,7 +27,7 @@ class _Job(Generic[T]):
     """What one thread and its caller share. Every field is guarded by ``changed``."""
 
     def __init__(self) -> None:
-        self.changed = threading.Condition()
+        self.changed = InterruptibleCondition()
         self.items: deque[T] = deque()
         self.error: BaseException | None = None
         self.done = False

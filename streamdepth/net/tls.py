@@ -130,7 +130,8 @@ def tls_error(error: ssl.SSLError) -> TlsError:
 def _system_bundle() -> str | None:
     # PyAV's wheels for Linux carry a GnuTLS that looks where Fedora keeps certificates and nowhere else; on macOS and
     # Windows libav asks the system.
-    if sys.platform != "linux":
-        return None
-    named = ssl.get_default_verify_paths().cafile
-    return next((path for path in (named, *_BUNDLES) if path and Path(path).is_file()), None)
+    bundle: str | None = None
+    if sys.platform == "linux":
+        named = ssl.get_default_verify_paths().cafile
+        bundle = next((path for path in (named, *_BUNDLES) if path and Path(path).is_file()), None)
+    return bundle

@@ -87,6 +87,7 @@ def stream(
             yield item
     finally:
         pipeline.abort()
-        worker.join()
+        while worker.is_alive():
+            worker.join(0.5)  # short: on Windows, Ctrl-C does not end a wait
     if failure:
         raise failure[0]

@@ -18,6 +18,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from streamdepth.core.errors import StageError, StreamDepthError
+from streamdepth.core.host import remove
 from streamdepth.core.look import Look, LookControl, View
 from streamdepth.core.queues import Aborted, BoundedQueue, Ended
 from streamdepth.serve.api import LOGGER, ApiError, look_changes
@@ -222,12 +223,12 @@ class JobRunner:
             except Exception as error:  # must not end the worker
                 self._fail(job, _explain(job, error))
             job.pipeline = None
-            job.upload.unlink(missing_ok=True)
+            remove(job.upload)
             if job.state is JobState.CANCELLED:
                 self._remove(job)
 
     def _fail(self, job: Job, message: str) -> None:
-        job.result.unlink(missing_ok=True)
+        remove(job.result)
         job.error = message
         self._end(job, JobState.FAILED)
 
@@ -257,7 +258,7 @@ class JobRunner:
                 pipeline.run()
             finally:
                 ended.set()
-                watcher.join()
+                watcher.join(_JOIN_SECONDS)
         if job.state is JobState.RUNNING:
             job.frames = pipeline.stats.written
             notes = [job.public(note) for note in pipeline.stats.notes]

@@ -9,6 +9,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.errors import OutputExistsError, SinkError, UsageError
+from streamdepth.core.host import rename
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -165,7 +166,7 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
     try:
         try:
             partial.write_bytes(content)
-            partial.replace(path)
+            rename(partial, path)
         except OSError:
             partial.unlink(missing_ok=True)
             raise

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
 from streamdepth.core.errors import UsageError, nearest
+from streamdepth.core.host import file_key
 from streamdepth.core.look import Look, LookControl
 from streamdepth.core.redact import redact
 from streamdepth.sinks.encoder_settings import AUTO
@@ -155,7 +156,7 @@ def check_distinct(outputs: Iterable[str]) -> None:
     for output in outputs:
         if _scheme(output) in ("null", "virtualcam"):
             continue
-        key = output if _scheme(output) else str(Path(output).absolute())
+        key = output if _scheme(output) else file_key(output)
         if key in seen:
             raise UsageError(f"{redact(output)} is named twice; give each output its own name")
         seen[key] = output

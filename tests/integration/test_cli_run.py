@@ -203,3 +203,20 @@ def test_latency_reaches_streams_in_and_out(given: list[str], low: bool, monkeyp
     monkeypatch.setattr("streamdepth.sinks.rtsp.publish.RtspPublishSink", publish)
     assert main(["run", "rtsp://127.0.0.1:9/in", "-o", "rtsp://127.0.0.1:9/out", *given]) == 1
     assert asked == {"in": low, "out": (low, "auto")}
+
+
+def test_outputs_of_sources_with_one_stem_have_names_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.mp4", "x.mkv", "a b.mp4", "a_b.mp4"):
+        write_clip(tmp_path / name, frames=2, width=64, height=48)
+    assert main(["run", "x.mp4", "x.mkv", "a b.mp4", "a_b.mp4", "-o", "o/{name}.mkv"]) == 0
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["a b.mkv", "a_b.mkv", "x.mkv.mkv", "x.mp4.mkv"]
+
+
+def test_outputs_that_are_one_file_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x").mkdir()
+    outputs = ["-o", str(tmp_path / "out.mkv"), "-o", str(tmp_path / "x" / ".." / "out.mkv")]
+    assert main(["run", "test:?frames=2", *outputs]) == 2
+    assert "is named twice" in capsys.readouterr().err

@@ -38,7 +38,7 @@ class TestWrongUse:
             (["run", "test:", "-o", "b{foo}.mp4"], 2, "unknown field {foo}; use {image}"),
             (["run", "test:", "-o", "out%06d.mp4"], 2, "a video is one file"),
             (["run", "test:", "-o", "out.mp4", "--sense", "metric_m"], 2, "built-in gives relative_inverse"),
-            (["run", "test:", "-o", "out.mp4", "--preset", "foo"], 2, "preset is one of ultrafast"),
+            (["run", "test:", "-o", "out.mp4", "--preset", "foo"], 2, "preset is one of auto, ultrafast"),
             (["run", "test:", "-o", "out.mp4", "--provider", "cpu:gpu"], 2, "use --provider cpu"),
             (["run", "test:", "-o", "out.mp4", "--dtype", "q8"], 1, "it has fp32"),
             (["run", "test:", "-o", "out.mp4", "--credentials", "nope"], 2, "credentials: there is no file nope"),

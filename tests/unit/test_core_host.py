@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from streamdepth.core.host import cache_root, cores
+from streamdepth.core.host import cache_root, cores, file_key, own_process_group, remove, rename
 from streamdepth.core.threads import plan_threads
+from streamdepth.sinks.names import safe_name
 from tests.support.paths import ROOT
 
 _PROCESS = "10:memory:/docker/0c4f\n4:cpu,cpuacct:/docker/0c4f\n0::/docker/0c4f\n"
@@ -71,30 +72,30 @@ def test_threads_are_planned_for_the_quota(tmp_path: Path) -> None:
 
 class TestCacheFolder:
     @pytest.fixture(autouse=True)
-    def nobody(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A user with a uid that has no entry, and without HOME."""
+    def homeless(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A user without a home."""
         for name in ("HOME", "XDG_CACHE_HOME", "STREAMDEPTH_CACHE"):
             monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(os, "getuid", lambda: 54321)
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        monkeypatch.setattr("os.path.expanduser", lambda path: path)
 
-    def test_a_user_without_a_home_gets_one_below_the_temporary_folder(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        created = tmp_path / "streamdepth-54321"
-        monkeypatch.setattr(os, "getuid", lambda: 54321 if not created.exists() else created.stat().st_uid)
+    def test_a_user_without_a_home_gets_one_below_the_temporary_folder(self, tmp_path: Path) -> None:
+        created = tmp_path / f"streamdepth-{os.getuid()}"
         assert cache_root() == created
         assert created.stat().st_mode & 0o777 == 0o700
 
-    def test_a_folder_of_another_user_is_not_used(self, tmp_path: Path) -> None:
-        (tmp_path / "streamdepth-54321").mkdir()
+    def test_a_folder_of_another_user_is_not_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        uid = os.getuid() + 1
+        monkeypatch.setattr(os, "getuid", lambda: uid)
+        (tmp_path / f"streamdepth-{uid}").mkdir()
         found = cache_root()
         assert found.parent == tmp_path
-        assert found.name != "streamdepth-54321"
+        assert found.name != f"streamdepth-{uid}"
 
     def test_a_user_with_a_home_has_it_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("HOME", str(tmp_path))
-        assert cache_root().is_relative_to(tmp_path)
+        if sys.platform == "linux":
+            monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+            assert cache_root() == tmp_path / "caches" / "streamdepth"
         monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path / "own"))
         assert cache_root() == tmp_path / "own"
 
@@ -124,3 +125,81 @@ def test_a_run_by_a_user_without_a_home_leaves_nothing_in_the_folder() -> None:
         assert (done.returncode, done.stderr) == (0, "")
         assert [path.name for path in work.iterdir()] == ["out.mkv"]
         assert [path.name for path in temporary.iterdir()] == ["streamdepth-54321"]
+
+
+class TestFiles:
+    def test_names_of_one_file_have_one_key(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "link").symlink_to(tmp_path / "out.mkv")
+        assert file_key(tmp_path / "out.mkv") == file_key(tmp_path / "x" / ".." / "out.mkv")
+        assert file_key(tmp_path / "out.mkv") == file_key(tmp_path / "link")
+        assert file_key("Out.mkv") != file_key("out.mkv")
+        for system in ("win32", "darwin"):
+            monkeypatch.setattr(sys, "platform", system)
+            assert file_key("Out.mkv") == file_key("out.mkv")
+            assert file_key("caf\u00e9.mkv") == file_key("cafe\u0301.mkv")
+
+    @pytest.mark.parametrize(
+        ("system", "failures", "gone"), [("win32", 3, True), ("win32", 99, False), ("linux", 1, False)]
+    )
+    def test_a_file_that_another_program_holds_is_deleted_later(
+        self, system: str, failures: int, gone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path, calls, pauses = tmp_path / "x", [0], [0.0]
+        path.touch()
+        delete = Path.unlink
+
+        def unlink(one: Path, missing_ok: bool = False) -> None:
+            calls[0] += 1
+            if calls[0] <= failures:
+                raise PermissionError
+            delete(one, missing_ok)
+
+        monkeypatch.setattr(Path, "unlink", unlink)
+        monkeypatch.setattr(sys, "platform", system)
+        monkeypatch.setattr("time.sleep", lambda seconds: pauses.append(seconds))
+        assert remove(path) is gone
+        assert path.exists() is not gone
+        assert sum(pauses) <= 1.01
+
+    def test_a_rename_is_tried_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls = [0]
+        (tmp_path / "a").write_text("new")
+        (tmp_path / "b").write_text("old")
+        move = Path.replace
+
+        def replace(source: Path, target: Path) -> Path:
+            calls[0] += 1
+            if calls[0] < 4:
+                raise PermissionError
+            return move(source, target)
+
+        monkeypatch.setattr(Path, "replace", replace)
+        with pytest.raises(PermissionError):
+            rename(tmp_path / "a", tmp_path / "b")
+        monkeypatch.setattr(sys, "platform", "win32")
+        monkeypatch.setattr("time.sleep", lambda _: None)
+        rename(tmp_path / "a", tmp_path / "b")
+        assert (tmp_path / "b").read_text() == "new"
+
+    @pytest.mark.parametrize(
+        ("text", "name"),
+        [
+            ("a b", "a b"),
+            ("caméra: 2*", "caméra_ 2_"),
+            ("CON", "CON_"),
+            ("nul.mkv", "nul.mkv_"),
+            ("console", "console"),
+            ("ends. ", "ends"),
+            ("a\\b/c", "a_b_c"),
+            ("...", "_"),
+        ],
+    )
+    def test_names_are_free_of_what_windows_reserves(self, text: str, name: str) -> None:
+        assert safe_name(text) == name
+
+
+def test_children_are_out_of_reach_of_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert own_process_group() == {"start_new_session": True}
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0x200, raising=False)
+    assert own_process_group() == {"creationflags": 0x200}

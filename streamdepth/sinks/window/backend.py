@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from streamdepth.core.errors import DisplayError
+from streamdepth.core.host import own_process_group
 from streamdepth.sinks.window.process import CREATE, FULLSCREEN, POLL, REPLY, REQUEST, RESIZE, SHOW
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Cv2Backend:
             stdout=subprocess.PIPE,
             stderr=self._words,
             pipesize=_PIPE_BYTES,
-            start_new_session=True,  # Ctrl-C in the terminal must not reach it
+            **own_process_group(),
         )
         self._reader = threading.Thread(target=self._read, args=(self._child.stdout,), name="window", daemon=True)
         self._reader.start()
@@ -127,7 +128,7 @@ class Cv2Backend:
             child.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             child.kill()
-            child.wait()
+            child.wait(_END_SECONDS)
         if self._reader is not None:
             self._reader.join(_END_SECONDS)
         if child.stdout is not None:

@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from streamdepth.core.frame import ColorTags
+from streamdepth.core.queues import InterruptibleCondition
 from streamdepth.media.hwaccel import HwAccel, decoder
 from streamdepth.sources.live.loss import FrameGaps, SkippedFrames
 from streamdepth.sources.live.timestamps import LivePace
@@ -108,7 +109,7 @@ class Mailbox:
     """At most two items between a reader and the source; a full one makes the reader wait. Thread-safe."""
 
     def __init__(self) -> None:
-        self.changed = threading.Condition()
+        self.changed = InterruptibleCondition()
         self._items: deque[Item] = deque()
         self._closed = False
 
@@ -116,7 +117,7 @@ class Mailbox:
         """Wait for room; False once the mailbox is closed."""
         with self.changed:
             while len(self._items) >= _CAPACITY and not self._closed:
-                self.changed.wait()
+                self.changed.wait(None)
             if self._closed:
                 return False
             self._items.append(item)

@@ -1,0 +1,83 @@
+"""No wait without a limit: on Windows, Ctrl-C does not end a wait, so that each has to end by itself."""
+
+from __future__ import annotations
+
+import ast
+import threading
+
+import pytest
+
+from streamdepth.cli import process
+from streamdepth.core.queues import AbortableCondition, InterruptibleCondition
+from tests.support.paths import ROOT
+
+PACKAGE = ROOT / "streamdepth"
+_WAITS = ("wait", "join", "acquire")
+
+
+def _untimed(source: str) -> list[int]:
+    """Lines with a wait that has no argument. Coroutines are awaited: an event loop takes Ctrl-C itself."""
+    tree = ast.parse(source)
+    awaited = {id(call) for node in ast.walk(tree) if isinstance(node, ast.Await) for call in ast.walk(node)}
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in _WAITS
+        and not (node.args or node.keywords)
+        and id(node) not in awaited
+    ]
+
+
+def test_the_package_has_no_wait_without_a_limit() -> None:
+    files = [path for path in PACKAGE.rglob("*.py") if "training" not in path.parts]
+    assert len(files) > 100
+    found = {path.relative_to(PACKAGE).as_posix(): _untimed(path.read_text(encoding="utf-8")) for path in files}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("event.wait()", [1]),
+        ("event.wait(0.5)", []),
+        ("thread.join()\nlock.acquire()", [1, 2]),
+        ("', '.join(names)", []),
+        ("async def f():\n    await event.wait()", []),
+        ("async def f():\n    await asyncio.wait_for(event.wait(), 3)", []),
+    ],
+)
+def test_the_check_finds_them(source: str, lines: list[int]) -> None:
+    assert _untimed(source) == lines
+
+
+@pytest.mark.parametrize("kind", [InterruptibleCondition, AbortableCondition])
+def test_conditions_wait_in_slices(kind: type[InterruptibleCondition], monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float | None] = []
+
+    def wait(_: threading.Condition, timeout: float | None = None) -> bool:
+        waited.append(timeout)
+        return False
+
+    monkeypatch.setattr(threading.Condition, "wait", wait)
+    condition = kind()
+    with condition:
+        condition.wait_for(lambda: len(waited) == 3)
+        assert not condition.wait_for(lambda: False, timeout=0.0)
+    assert waited[:3] == [0.5, 0.5, 0.5]
+
+
+def test_a_page_without_a_source_waits_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float | None] = []
+
+    def wait(_: threading.Event, timeout: float | None = None) -> bool:
+        waited.append(timeout)
+        if len(waited) == 3:
+            raise KeyboardInterrupt
+        return False
+
+    monkeypatch.setattr(threading.Event, "wait", wait)
+    with pytest.raises(KeyboardInterrupt):
+        process.wait_for_interrupt()
+    assert waited == [0.5, 0.5, 0.5]
