@@ -54,6 +54,7 @@ def run(config: RunConfig) -> None:
                 range=switch or config.range,
                 batch=_chosen_batch(config, estimator, job),
                 model_every=config.model_every,
+                anchors=config.anchor,
                 color_threads=job.threads.kernels,
             )
             trouble = ""

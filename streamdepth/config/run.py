@@ -14,6 +14,7 @@ from streamdepth.config.shared import COLOR, ENCODING, INPUT, MODEL, OUTPUT, SER
 from streamdepth.core import limits
 from streamdepth.core.look import Look, Upsampling
 from streamdepth.core.queues import Policy
+from streamdepth.depth.alignment import Anchor
 
 if TYPE_CHECKING:
     from streamdepth.inference.model import ModelOptions
@@ -25,6 +26,14 @@ def _batch(value: Any) -> int | str:
     if number != "auto" and (type(number) is not int or number not in limits.BATCH):
         raise ValueError(f"batch must be {limits.BATCH}, or auto, not {value!r}")
     return cast("int | str", number)
+
+
+def _anchors(value: Any) -> Any:
+    many = value if isinstance(value, list | tuple) else [value]
+    anchors = tuple(Anchor.parse(one) if isinstance(one, str) else one for one in many)
+    if len(anchors) == 1:
+        raise ValueError("one anchor cannot fix scale and shift; give two or more")
+    return anchors
 
 
 class RunConfig(Settings):
@@ -92,6 +101,16 @@ class RunConfig(Settings):
     metres_per_unit: Annotated[
         float | None, limits.SCALE, Option("Scale factor from model output to metres.", MODEL)
     ] = None
+    anchor: Annotated[
+        tuple[Anchor, ...],
+        BeforeValidator(_anchors),
+        Option(
+            "A point of known distance: makes a relative model metric. X,Y in pixels, or in fractions of the frame "
+            "(0.5,0.9=2.0). Give two or more.",
+            MODEL,
+            metavar="X,Y=METRES",
+        ),
+    ] = ()
     batch: Annotated[
         int | Literal["auto"],
         BeforeValidator(_batch),

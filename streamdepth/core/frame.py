@@ -256,12 +256,15 @@ class DepthMap:
         sense: meaning of the values.
         valid: bool [h, w], False where the model has no depth; None = valid wherever the value is finite.
         propagated: computed from depth of other frames along the optical flow (``model_every``), not by the model.
+        anchor_error: typical relative error (one standard deviation) of metres that come from anchors; None where the
+            values are the model's own.
     """
 
     values: NDArray[np.float32]
     sense: Sense
     valid: NDArray[np.bool_] | None = None
     propagated: bool = False
+    anchor_error: float | None = None
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or self.values.dtype != "float32" or 0 in self.values.shape:
@@ -292,6 +295,53 @@ class DepthMap:
         if self.sense is not Sense.METRIC_M:
             raise DataFormatError(f"depth is {self.sense}, not in metres: points need a metric model or anchors")
         return camera.points(self.values, self.valid)
+
+    def at(self, x: float, y: float) -> float:
+        """The value at a point of the image, in the map's own units; NaN where there is none.
+
+        Args:
+            x, y: fractions of the image's width and height, 0 to 1.
+        """
+        if not (0 <= x <= 1 and 0 <= y <= 1):
+            raise ValueError(f"x and y are fractions between 0 and 1, not {x:g}, {y:g}")
+        column = min(int(x * self.width_px), self.width_px - 1)
+        row = min(int(y * self.height_px), self.height_px - 1)
+        return float(self._known((slice(row, row + 1), slice(column, column + 1)))[0, 0])
+
+    def nearest_in(self, box: tuple[float, float, float, float], q: float = 2.0) -> float:
+        """The value of a box that all but ``q`` percent of it are farther than, in the map's own units; NaN if none.
+
+        Args:
+            box: x, y, width, height as fractions of the image's size.
+            q: percent; a few percent keep single wrong pixels from deciding.
+        """
+        return self.percentile_in(box, 100 - q if self.sense.near_is_large else q)
+
+    def min_in(self, box: tuple[float, float, float, float]) -> float:
+        """The smallest value in a box; see :meth:`percentile_in`."""
+        return self.percentile_in(box, 0)
+
+    def percentile_in(self, box: tuple[float, float, float, float], q: float) -> float:
+        """The ``q``-th percentile (0 to 100) of the values in a box, in the map's own units; NaN where there are none.
+
+        Args:
+            box: x, y, width, height as fractions of the image's size; every pixel it touches counts.
+        """
+        x, y, width, height = box
+        if not (0 <= x <= x + width <= 1 + 1e-6 and 0 <= y <= y + height <= 1 + 1e-6 and width > 0 and height > 0):
+            raise ValueError(f"a box is x, y, width, height within 0 to 1, not {box}")
+        right, bottom = math.ceil((x + width) * self.width_px - 1e-6), math.ceil((y + height) * self.height_px - 1e-6)
+        import numpy as np
+
+        values = self._known((slice(int(y * self.height_px), bottom), slice(int(x * self.width_px), right)))
+        known = values[np.isfinite(values)]
+        return float(np.percentile(known, q)) if known.size else math.nan
+
+    def _known(self, window: tuple[slice, slice]) -> NDArray[np.float32]:
+        import numpy as np
+
+        values = self.values[window]
+        return values if self.valid is None else np.where(self.valid[window], values, np.float32(np.nan))
 
 
 @dataclass(frozen=True, slots=True)

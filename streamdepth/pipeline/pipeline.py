@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from streamdepth.core.clock import Clock
     from streamdepth.core.contracts import Sink
     from streamdepth.core.frame import DepthMap, Frame
+    from streamdepth.depth.alignment import Anchor
     from streamdepth.inference.model import EngineSource, Runner
     from streamdepth.pipeline.sink_worker import SinkWorker
 
@@ -52,6 +53,7 @@ class Pipeline:
         model_every: run the model on every Nth frame, 1 to 16. Depth of the frames between is propagated along the
             optical flow (:mod:`streamdepth.depth.propagation`), from both sides under ``every``, from the past under
             ``latest``. Under ``every``, about ``model_every * (3 * batch + 1)`` decoded frames wait in memory.
+        anchors: points of known distance that make a relative model metric (:mod:`streamdepth.depth.alignment`).
         color_threads: threads that share the rows of each image.
         frame_cache_bytes: memory for decoded images, so that ``shot`` reads fewer of them a second time.
         deadline_seconds: how long the end of a run may make no progress before the blocking threads are abandoned
@@ -73,6 +75,7 @@ class Pipeline:
         range: RangeSpec | RangeSwitch | str | None = None,  # noqa: A002 - the option's name everywhere else
         batch: int = 1,
         model_every: int = 1,
+        anchors: Sequence[Anchor] = (),
         color_threads: int = 1,
         frame_cache_bytes: int = FRAME_CACHE_BYTES,
         deadline_seconds: float = 10.0,
@@ -91,6 +94,7 @@ class Pipeline:
         self._batch = batch
         limits.MODEL_EVERY.check("model_every", model_every)
         self._model_every = model_every
+        self._anchors = anchors
         self._color_threads = color_threads
         self._engines = model
         self._range = RangeSpec.parse(range) if isinstance(range, str) else range
@@ -131,6 +135,7 @@ class Pipeline:
             model_every=self._model_every,
             color_threads=self._color_threads,
             frame_cache_bytes=self._frame_cache_bytes,
+            anchors=self._anchors,
             clock=self._clock,
         )
 

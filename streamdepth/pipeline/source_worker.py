@@ -17,6 +17,8 @@ from streamdepth.pipeline.sink_worker import SinkWorker
 from streamdepth.pipeline.stats import SinkStats, SourceCounters, Timer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import av
 
     from streamdepth.colorize.colorizer import Colorizer
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from streamdepth.core.contracts import Sink, Source
     from streamdepth.core.frame import DepthMap, DepthRange, Frame, StreamInfo
     from streamdepth.core.look import Look
+    from streamdepth.depth.alignment import Anchor, Anchoring
     from streamdepth.depth.cuts import CutDetector
     from streamdepth.depth.range import Measurement, RangeSpec
     from streamdepth.pipeline.batching import MultiSourceQueue
@@ -44,6 +47,7 @@ class SourceWorker:
         model_every: int,
         color_threads: int,
         frame_cache_bytes: int,
+        anchors: Sequence[Anchor],
         clock: Clock,
     ) -> None:
         self.number = number
@@ -67,6 +71,8 @@ class SourceWorker:
         self._cuts: CutDetector | None = None
         self._color_threads = color_threads
         self._frame_cache_bytes = frame_cache_bytes
+        self._anchors = anchors
+        self._anchoring: Anchoring | None = None
         self._clock = clock
         self._missing = ""
         self._stopping = threading.Event()
@@ -80,7 +86,7 @@ class SourceWorker:
 
     @property
     def _needs_cuts(self) -> bool:
-        if self.propagation is not None or isinstance(self.range_spec, RangeSwitch):
+        if self.propagation is not None or self._anchors or isinstance(self.range_spec, RangeSwitch):
             return True
         return self.range_spec.mode in (RangeMode.SHOT, RangeMode.EMA)
 
@@ -103,6 +109,10 @@ class SourceWorker:
                 self._missing = error.message
         if self.propagation is not None:
             self.propagation.open(self._cuts)
+        if self._anchors:
+            from streamdepth.depth.alignment import Anchoring
+
+            self._anchoring = Anchoring(self._anchors, (info.width_px, info.height_px), live=info.live)
         if any(sink_worker.sink.control is not None for sink_worker in self.sink_workers):
             from streamdepth.colorize.colorizer import Colorizer
             from streamdepth.colorize.palettes import checked_style
@@ -157,9 +167,9 @@ class SourceWorker:
         try:
             while True:
                 estimated = self._next()
-                frame, depth = estimated.frame, estimated.depth
+                frame = estimated.frame
                 started_ns = self._clock.monotonic_ns()
-                measurement, cut = self._measure(estimated)
+                depth, measurement, cut = self._measure(estimated)
                 depth_range = control.update(measurement, frame.seconds, cut=cut)
                 self.timers["range"].add(self._clock.monotonic_ns() - started_ns)
                 self._deliver(frame, depth, depth_range)
@@ -173,8 +183,8 @@ class SourceWorker:
             while True:
                 estimated = self._next()
                 started_ns = self._clock.monotonic_ns()
-                measurement, cut = self._measure(estimated)
-                self.shot_spool.append(estimated.frame, estimated.depth, measurement, cut=cut)
+                depth, measurement, cut = self._measure(estimated)
+                self.shot_spool.append(estimated.frame, depth, measurement, cut=cut)
                 self.timers["range"].add(self._clock.monotonic_ns() - started_ns)
         except Ended:
             self.shot_spool.end()
@@ -192,13 +202,17 @@ class SourceWorker:
         except Ended:
             self._end_sink_workers()
 
-    def _measure(self, estimated: Estimated) -> tuple[Measurement, bool]:
-        """Measure the depth of a frame, count flat and non-finite depth, and detect cuts."""
-        measurement = measure(estimated.depth)
+    def _measure(self, estimated: Estimated) -> tuple[DepthMap, Measurement, bool]:
+        """The depth of a frame, in metres where there are anchors, its measurement, and whether it starts a shot."""
+        cut = estimated.cut
+        if cut is None:
+            cut = self._cuts is not None and self._cuts.is_cut(estimated.frame.image)
+        depth = estimated.depth
+        if self._anchoring is not None:
+            depth = self._anchoring.update(depth, estimated.frame.seconds, cut=cut)
+        measurement = measure(depth)
         self.counters.depth(flat=measurement.flat, non_finite=measurement.non_finite)
-        if estimated.cut is not None:
-            return measurement, estimated.cut
-        return measurement, self._cuts is not None and self._cuts.is_cut(estimated.frame.image)
+        return depth, measurement, cut
 
     def _next(self) -> Estimated:
         if self.propagation is not None:

@@ -10,10 +10,11 @@ from streamdepth.core.queues import Aborted, BoundedQueue, Ended, Policy
 from streamdepth.pipeline.pipeline import Pipeline, to_source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from streamdepth.core.contracts import Source
     from streamdepth.core.frame import DepthMap, Frame, Result
+    from streamdepth.depth.alignment import Anchor
     from streamdepth.inference.model import EngineSource
 
 _AHEAD = 2
@@ -44,6 +45,7 @@ def stream(
     policy: Policy | str | None = None,
     batch: int = 1,
     model_every: int = 1,
+    anchors: Sequence[Anchor] = (),
 ) -> Iterator[tuple[Frame, DepthMap]]:
     """``for frame, depth in stream("clip.mp4")``: depth of every frame, decoded and computed ahead on other threads.
 
@@ -53,6 +55,7 @@ def stream(
         policy: ``every`` or ``latest``; None = default of the source.
         batch: frames per model run.
         model_every: as in :class:`Pipeline`; frames without a model run have ``DepthMap.propagated``.
+        anchors: as in :class:`Pipeline`; the depth is then in metres.
 
     Yields:
         The frame and its depth at model resolution, in model units. Both stay valid while referenced. Leaving the loop
@@ -64,7 +67,7 @@ def stream(
     opened = to_source(source)
     chosen = Policy(policy) if policy is not None else (Policy.LATEST if opened.live else Policy.EVERY)
     sink = _IteratorSink(chosen)
-    pipeline = Pipeline([opened], model, [sink], policy=chosen, batch=batch, model_every=model_every)
+    pipeline = Pipeline([opened], model, [sink], policy=chosen, batch=batch, model_every=model_every, anchors=anchors)
     pipeline.open()
     failure: list[BaseException] = []
 
