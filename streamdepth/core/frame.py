@@ -90,6 +90,22 @@ class ImageInfo:
             raise ValueError(f"an image has at least 1x1 pixels, not {self.width_px}x{self.height_px}")
 
 
+@dataclass(frozen=True, slots=True)
+class HdrMetadata:
+    """Static HDR metadata of a stream.
+
+    Attributes:
+        mastering: the mastering display as x264 and x265 write it (``G(x,y)B(x,y)R(x,y)WP(x,y)L(max,min)``), empty if
+            unknown.
+        light: ``MaxCLL,MaxFALL`` in cd/m2, empty if unknown.
+        dolby_vision: the stream has Dolby Vision metadata.
+    """
+
+    mastering: str = ""
+    light: str = ""
+    dolby_vision: bool = False
+
+
 class MediaClock:
     """Time corrections of a file source, for a sink that copies other streams of the same file. Thread-safe.
 
@@ -141,6 +157,7 @@ class StreamInfo:
             source.
         end_seconds: media time at which the source was trimmed, None if it was not.
         media_path: file or URL from which audio and subtitles can be copied, None if there is none.
+        hdr: static HDR metadata, None if there is none.
         media_clock: time corrections for those streams.
         media_options: FFmpeg options for opening ``media_path``.
         note: one line about what was negotiated or converted, empty if there is nothing to report.
@@ -160,6 +177,7 @@ class StreamInfo:
     origin_seconds: Fraction = Fraction(0)
     end_seconds: Fraction | None = None
     media_path: str | None = None
+    hdr: HdrMetadata | None = None
     media_clock: MediaClock | None = field(default=None, compare=False)
     media_options: Mapping[str, str] = field(default_factory=dict, hash=False)
     note: str = ""

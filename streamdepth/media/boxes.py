@@ -1,4 +1,4 @@
-"""Fields of MP4 and Matroska headers that PyAV does not expose: ISO base media boxes and EBML elements."""
+"""Fields of MP4 and Matroska headers that PyAV cannot read or write: ISO base media boxes and EBML elements."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from fractions import Fraction
     from pathlib import Path
 
 _HEADER_BYTES = 16 << 20
@@ -14,6 +15,11 @@ _HEADER_BYTES = 16 << 20
 _EBML_PATH = (0x18538067, 0x1654AE6B, 0xAE)
 """Segment, Tracks, TrackEntry."""
 VIDEO, NAME = 0xE0, 0x536E
+_VOID, _DISPLAY_WIDTH, _DISPLAY_HEIGHT, _DISPLAY_UNIT = 0xEC, 0x54B0, 0x54BA, 0x54B2
+_RATIO = 3
+"""A display unit: width and height are those of the shape, not pixels."""
+ASPECT_PLACEHOLDER = "streamdepth-aspect-ratio"
+"""Name of the video track that :func:`set_display_aspect` replaces."""
 _CROP_BOTTOM, _CROP_TOP, _CROP_LEFT, _CROP_RIGHT = 0x54AA, 0x54BB, 0x54CC, 0x54DD
 
 
@@ -59,6 +65,56 @@ def crop_of(path: Path, container: str, track_id: int, index: int, size_px: tupl
         return None
     fits = crop.left + crop.right < width_px and crop.top + crop.bottom < height_px
     return crop if fits else None
+
+
+def set_display_aspect(path: Path, aspect: Fraction) -> None:
+    """Write the display aspect of the video track of a Matroska file into its header, in place.
+
+    PyAV cannot set the pixel aspect of a stream, which the muxer reads. The elements replace the name of the track, if
+    that is :data:`ASPECT_PLACEHOLDER`.
+
+    Args:
+        aspect: width : height of the shown frame.
+    """
+    with path.open("r+b", buffering=0) as file:
+        data = file.read(_HEADER_BYTES)
+        try:
+            for entry in tracks(data):
+                parts = list(elements(data, entry.start, entry.end))
+                if any(data[one.start : one.end] == ASPECT_PLACEHOLDER.encode() for one in parts if one.kind == NAME):
+                    file.seek(entry.start)
+                    file.write(_with_aspect(data, entry, parts, aspect))
+        except (ValueError, IndexError):
+            return
+
+
+def _with_aspect(data: bytes, entry: Element, parts: list[Element], aspect: Fraction) -> bytes:
+    """The content of a track entry with the display aspect instead of the name, of the same length."""
+    content = b""
+    for one in parts:
+        if one.kind == VIDEO:
+            kept = b"".join(
+                data[part.at : part.end]
+                for part in elements(data, one.start, one.end)
+                if part.kind not in (_DISPLAY_WIDTH, _DISPLAY_HEIGHT, _DISPLAY_UNIT)
+            )
+            sizes = ((_DISPLAY_WIDTH, aspect.numerator), (_DISPLAY_HEIGHT, aspect.denominator), (_DISPLAY_UNIT, _RATIO))
+            kept += b"".join(
+                _element(kind, value.to_bytes((value.bit_length() + 7) // 8, "big")) for kind, value in sizes
+            )
+            content += _element(VIDEO, kept)
+        elif one.kind not in (NAME, _VOID):
+            content += data[one.at : one.end]
+    rest = entry.end - entry.start - len(content)
+    if rest < 9:
+        raise ValueError("no room for the aspect")
+    return content + _VOID.to_bytes(1, "big") + (1 << 56 | rest - 9).to_bytes(8, "big") + bytes(rest - 9)
+
+
+def _element(kind: int, content: bytes) -> bytes:
+    size = len(content)
+    length = bytes([0x80 | size]) if size < 0x7F else (0x4000 | size).to_bytes(2, "big")
+    return kind.to_bytes((kind.bit_length() + 7) // 8, "big") + length + content
 
 
 def boxes(data: bytes, start: int, end: int) -> Iterator[Element]:

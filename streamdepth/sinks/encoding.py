@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from av.codec import Codec
 
-    from streamdepth.core.frame import ImageInfo
+    from streamdepth.core.frame import HdrMetadata, ImageInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,11 @@ _CRASH_SAFE: Mapping[str, Mapping[str, str]] = {
     },
 }
 
+_HDR_OPTIONS = {
+    "libx264": ("x264-params", "mastering-display", "cll"),
+    "libx265": ("x265-params", "master-display", "max-cll"),
+}
+"""By encoder: the option that holds the encoder's own ones, and their names."""
 _KEY_SECONDS = 2
 _INTRA_ONLY = ("ffv1", "prores", "png", "qtrle", "rawvideo", "mjpeg")
 
@@ -158,6 +163,17 @@ def encoding_for(
         _tags(image, chosen.is_rgb),
         encoder_options(codec, view, transparent=transparent, options=options),
     )
+
+
+def with_hdr(encoding: Encoding, hdr: HdrMetadata) -> Encoding:
+    """The settings with HDR10 metadata; the same if the encoder cannot write it."""
+    if encoding.codec not in _HDR_OPTIONS or not (hdr.mastering or hdr.light):
+        return encoding
+    option, mastering, light = _HDR_OPTIONS[encoding.codec]
+    parts = [encoding.options[option]] if option in encoding.options else []
+    parts += [f"{mastering}={hdr.mastering}"] if hdr.mastering else []
+    parts += [f"{light}={hdr.light}"] if hdr.light else []
+    return replace(encoding, options=MappingProxyType({**encoding.options, option: ":".join(parts)}))
 
 
 def odd_chroma(image: ImageInfo, encoding: Encoding) -> str:

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.errors import OutputExistsError, SinkError, UsageError
 from streamdepth.core.host import rename
+from streamdepth.media.boxes import ASPECT_PLACEHOLDER, set_display_aspect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from fractions import Fraction
     from pathlib import Path
 
     from av.packet import Packet
+    from av.stream import Stream
     from typing_extensions import Buffer
 
 _WRITE_BYTES = 1 << 16
@@ -193,6 +196,14 @@ class MuxedFile:
         )
         self.broken = False
         self._closed = False
+        self._aspect: Fraction | None = None
+
+    def set_aspect(self, stream: Stream, pixel_aspect: Fraction, width_px: int, height_px: int) -> None:
+        """Make the container name the pixel aspect of the video, which some codecs do not carry. Call it before the
+        first packet; the header gets it when the file is closed."""
+        if pixel_aspect != 1 and self.container.format.name in ("matroska", "webm"):
+            stream.metadata["title"] = ASPECT_PLACEHOLDER
+            self._aspect = pixel_aspect * width_px / height_px
 
     def mux(self, packets: Packet[Any] | Iterable[Packet[Any]]) -> None:
         """
@@ -230,6 +241,9 @@ class MuxedFile:
                     raise write_failed(self._path, exc) from exc
         finally:
             self._file.close()
+            if self._aspect is not None and not empty:
+                with contextlib.suppress(OSError):
+                    set_display_aspect(self._path, self._aspect)
             if self._created and empty:
                 with contextlib.suppress(OSError):
                     self._path.unlink()

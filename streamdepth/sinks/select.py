@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from streamdepth.media.hwaccel import HwAccel
     from streamdepth.sinks.depth.sink import Size
     from streamdepth.sinks.rtsp.server import RtspServers
+    from streamdepth.sinks.tracks import AudioMode
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 _ARRAYS = (".png", ".npy")
@@ -71,6 +72,8 @@ class SinkOptions(TypedDict, total=False):
     threads: int
     hwaccel: HwAccel | str
     options: Mapping[str, str] | None
+    audio: AudioMode
+    """Audio of video files: ``auto`` (copy or encode), ``copy`` or ``none``."""
     quality: int | None
     """Of JPEG and WebP, 1..100; None = 92."""
     stream: StreamOptions | None
@@ -272,7 +275,7 @@ def _rtsp(url: str, options: SinkOptions) -> Sink:
 def _video(output: str, options: SinkOptions) -> Sink:
     from streamdepth.sinks.video import VideoSink
 
-    used = ("overwrite", "codec", "crf", "preset", "threads", "hwaccel")
+    used = ("overwrite", "codec", "crf", "preset", "threads", "hwaccel", "audio")
     extra = dict(options.get("options") or {})
     bitrate = options.get("bitrate")
     if bitrate is not None and options.get("crf") is None:

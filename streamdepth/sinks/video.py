@@ -19,12 +19,14 @@ from streamdepth.sinks.encoding import (
     encoding_for,
     key_interval,
     odd_chroma,
+    with_hdr,
 )
 from streamdepth.sinks.files import MuxedFile, claim_file, is_disk_error, reason, write_failed
 from streamdepth.sinks.packets import PacketCopier
+from streamdepth.sinks.tracks import AUDIO_MODES, AudioMode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     import av
     from av.container import OutputContainer
@@ -32,11 +34,11 @@ if TYPE_CHECKING:
 
     from streamdepth.core.frame import ImageInfo, Result, StreamInfo
     from streamdepth.core.look import LookControl
+    from streamdepth.sinks.tracks import AnyPacket
 
+_HEVC = ("libx265", "hevc_nvenc", "hevc_vaapi")
 # The largest timescale FFmpeg's MP4 muxer accepts is a signed 32-bit integer.
 _MAX_TICKS = 2**31 - 1
-# A video this much shorter than the duration of its file was ended early by the user.
-_SHORT_SECONDS = 0.5
 
 
 class VideoSink(BaseSink):
@@ -65,7 +67,8 @@ class VideoSink(BaseSink):
             a hardware encoder that replaces x264.
         threads: encoder threads; 0 = by frame size, so that the file does not depend on the machine.
         options: further FFmpeg encoder options; an unknown one is an error.
-        copy_sound: copy audio and subtitles.
+        copy_sound: copy audio, subtitles, tags, chapters and attachments.
+        audio: ``auto`` = copy audio, or encode it if the container cannot hold it; ``copy`` = omit it then; ``none``.
 
     Raises:
         UsageError: suffix, codec or preset unknown, or a transparent look in a container that cannot carry alpha.
@@ -84,6 +87,7 @@ class VideoSink(BaseSink):
         threads: int = 0,
         options: Mapping[str, str] | None = None,
         copy_sound: bool = True,
+        audio: AudioMode = "auto",
     ) -> None:
         super().__init__(str(path), control)
         self._path = Path(path)
@@ -105,6 +109,9 @@ class VideoSink(BaseSink):
                 check_preset(self._codec, preset)
             self._options["preset"] = preset
         self._copy_sound = copy_sound
+        if audio not in AUDIO_MODES:
+            raise UsageError(f"audio must be one of {', '.join(AUDIO_MODES)}, not {audio!r}")
+        self._audio: AudioMode = audio
         self._muxed: MuxedFile | None = None
         self._stream: VideoStream | None = None
         self._copier: PacketCopier | None = None
@@ -114,7 +121,8 @@ class VideoSink(BaseSink):
         self._origin = Fraction(0)
         self._flushed = self._closed = self._interrupted = False
         self._frames = 0
-        self._first_pts = self._last_pts = self._last_step = 0
+        self._last_pts = 0
+        self._last_duration = Fraction(0)
         self._notes: list[str] = []
 
     @property
@@ -144,6 +152,12 @@ class VideoSink(BaseSink):
             encoding = encoding_for(image, codec=chosen.value, transparent=False, view=view, options=self._options)
         self._notes = [chosen.note] if chosen.note else []
         self._notes += _losses(image, encoding, transparent=self._transparent)
+        if stream.hdr is not None:
+            plain, encoding = encoding, with_hdr(encoding, stream.hdr)
+            if (stream.hdr.mastering or stream.hdr.light) and encoding is plain:
+                self._notes.append(f"HDR10 metadata is omitted: {encoding.codec} cannot write it; use --codec libx265")
+            if stream.hdr.dolby_vision:
+                self._notes.append("Dolby Vision metadata is omitted")
         self._info = stream
         created = claim_file(self._path, overwrite=self._overwrite, media_path=stream.media_path)
         self._time_base, self._origin = _output_time(stream)
@@ -161,10 +175,10 @@ class VideoSink(BaseSink):
         image = self._letterbox(result.image)
         seconds = result.frame.pts * result.frame.time_base - self._origin
         pts = _nearest(seconds / self._time_base)
-        if self._frames:
-            self._last_step = pts - self._last_pts
-        else:
-            self._first_pts = pts
+        duration = (result.frame.image.duration or 0) * result.frame.time_base
+        if not duration and self._frames:
+            duration = (pts - self._last_pts) * self._time_base
+        self._last_duration = duration or Fraction(1) / (self._info.rate or 25 if self._info else 25)
         image.pts, image.time_base = pts, self._time_base
         self._last_pts = pts
         self._encode(image)
@@ -176,7 +190,9 @@ class VideoSink(BaseSink):
             return
         self._flushed = True
         self._encode(None)
-        self._copy(self._sound_end())
+        if self._copier is not None:
+            self._copy(self._copier.until(self._sound_end()))
+            self._copy(self._copier.finish())
 
     def interrupt(self) -> None:
         """Ends the wait for the sound of an input that stalls or does not open; the video continues without it."""
@@ -222,22 +238,21 @@ class VideoSink(BaseSink):
         context.time_base = video.time_base = self._time_base
         context.color_range, context.colorspace = encoding.color.range, encoding.color.matrix
         context.color_primaries, context.color_trc = encoding.color.primaries, encoding.color.transfer
+        if encoding.codec in _HEVC and self._container.muxer in ("mp4", "mov"):
+            context.codec_tag = "hvc1"  # players of Apple refuse FFmpeg's default, hev1
         context.sample_aspect_ratio = stream.sample_aspect_ratio
+        if self._muxed is not None:
+            self._muxed.set_aspect(video, stream.sample_aspect_ratio, image.width_px, image.height_px)
         context.thread_count = self._threads or encoder_threads(image.width_px, image.height_px)
         interval = key_interval(encoding.codec, stream.rate)
         context.options = ({} if interval is None else {"g": str(interval)}) | dict(encoding.options)
         self._open_encoder(encoding, image)
         self._letterbox = Letterbox(image.width_px, image.height_px, encoding.pix_fmt, encoding.color)
         if self._copy_sound and stream.media_path is not None:
-            self._copier = PacketCopier(
-                stream.media_path,
-                options=stream.media_options,
-                origin_seconds=stream.origin_seconds,
-                end_seconds=stream.end_seconds,
-            )
+            self._copier = PacketCopier(stream, self._audio)
             if self._interrupted:
                 self._copier.interrupt()
-            self._copier.open(output, self._container.muxer)
+            self._copier.open(output, self._container.muxer, video)
 
     def _open_encoder(self, encoding: Encoding, image: ImageInfo) -> None:
         import av
@@ -267,34 +282,36 @@ class VideoSink(BaseSink):
         except (av.FFmpegError, ValueError) as exc:
             self._muxed.broken = True
             raise SinkError(f"{self.name}: the encoder failed ({reason(exc)}); choose another --codec") from exc
+        for packet in packets:
+            if image is None and packet.pts == self._last_pts:
+                # Muxers know the end of a frame by the next one; the last one needs its duration.
+                packet.duration = _nearest(self._last_duration / packet.time_base)
         self._muxed.mux(packets)
         last = packets[-1] if packets else None
-        if last is not None and last.dts is not None:
-            self._copy(last.dts * last.time_base)
+        if last is not None and last.dts is not None and self._copier is not None:
+            self._copy(self._copier.until(last.dts * last.time_base))
 
-    def _copy(self, until: Fraction | None) -> None:
+    def _copy(self, packets: Iterable[AnyPacket]) -> None:
         import av
 
         if self._copier is None or self._muxed is None:
             return
-        for packet in self._copier.until(until):
+        for packet in packets:
             try:
                 self._muxed.container.mux(packet)
             except (av.FFmpegError, OSError, ValueError) as exc:
                 if is_disk_error(exc):
                     self._muxed.broken = True
                     raise write_failed(self._path, exc) from exc
-                self._copier.drop_stream(packet, reason(exc))
+                self._copier.drop_packet(packet, reason(exc))
 
     def _sound_end(self) -> Fraction | None:
-        """End of copied sound: that of the video if the run ended early, else that of the input."""
+        """End of copied sound: that of the input if the source was read to its end, else that of the video."""
         assert self._info is not None  # noqa: S101 - for the type checker
-        step = self._last_step * self._time_base or (1 / self._info.rate if self._info.rate else Fraction(1, 25))
-        end = self._last_pts * self._time_base + step
-        if self._info.end_seconds is None and self._info.duration_seconds is not None:
-            shown = end - self._first_pts * self._time_base
-            return None if shown >= self._info.duration_seconds - _SHORT_SECONDS else end
-        return end
+        clock = self._info.media_clock
+        if clock is not None and clock.ended:
+            return None
+        return self._last_pts * self._time_base + self._last_duration
 
 
 def _losses(image: ImageInfo, encoding: Encoding, *, transparent: bool) -> list[str]:
@@ -306,6 +323,8 @@ def _losses(image: ImageInfo, encoding: Encoding, *, transparent: bool) -> list[
     bits = [max((component.bits for component in pixel.components), default=8) for pixel in (given, kept)]
     if bits[1] < bits[0]:
         notes.append(f"{bits[0]}-bit frames are written with {bits[1]} bits, the most that {encoding.codec} supports")
+    if bits[1] > 8 and encoding.codec.startswith(("libx264", "h264_")):
+        notes.append(f"{bits[1]}-bit H.264 does not play in browsers; --codec libx265 or .webm does")
     if has_alpha(image.pix_fmt) and not transparent:
         notes.append("transparency of the input is omitted; --transparent keeps it")
     if chroma := odd_chroma(image, encoding):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from streamdepth.core.errors import SourceError
 from streamdepth.core.frame import MediaClock
 from streamdepth.media.deinterlace import Deinterlacer
+from streamdepth.media.hdr import hdr_of
 from streamdepth.media.orientation import FrameNormalizer
 from streamdepth.sources.timeline import Timeline
 
@@ -98,6 +99,7 @@ class Decoding:
         self.time_base = stream.time_base or raw_first.time_base or Fraction(1, 90_000)
         rate = stream.guessed_rate or stream.average_rate
         self.rate = rate if rate is not None and 0 < rate <= 1000 else None
+        self.hdr = hdr_of(raw_first)
         self.first_pts = raw_first.dts if raw_first.pts is None else raw_first.pts
         container_start = self.container.start_time
         self.beginning_seconds = Fraction(0) if container_start is None else Fraction(container_start, 1_000_000)

@@ -132,10 +132,14 @@ def test_sound_and_subtitles_are_the_same_packets(tmp_path: Path, suffix: str) -
 
 def test_what_the_container_cannot_hold_is_said(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "in.mp4", frames=10, audio=True, subtitles=True)
-    webm = VideoSink(tmp_path / "out.webm", control=control())
+    webm = VideoSink(tmp_path / "out.webm", control=control(), audio="copy")
     run_sink(webm, info_of(clip), results_of(clip))
     assert "audio stream 1 (aac) omitted: webm cannot hold it" in webm.note
     assert [kind for kind, _ in stream_kinds(tmp_path / "out.webm")] == ["video", "subtitle"]
+    silent = VideoSink(tmp_path / "silent.mkv", control=control(), options=FAST, audio="none")
+    run_sink(silent, info_of(clip), results_of(clip))
+    assert "audio" not in silent.note
+    assert [kind for kind, _ in stream_kinds(tmp_path / "silent.mkv")] == ["video", "subtitle"]
     matroska = VideoSink(tmp_path / "out.mkv", control=control(), options=FAST)
     run_sink(matroska, info_of(clip), results_of(clip))
     assert "audio" not in matroska.note

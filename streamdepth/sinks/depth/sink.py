@@ -217,6 +217,7 @@ class DepthVideoSink(_DepthSink):
             context.framerate = Fraction(0)
         context.time_base = video.time_base = Fraction(1, _MILLISECONDS)
         context.sample_aspect_ratio = info.sample_aspect_ratio if self._size == "source" else Fraction(1)
+        muxed.set_aspect(video, context.sample_aspect_ratio or Fraction(1), *self._box)
         context.color_range = 2
         # Checksums in every slice detect damage, four slices decode in parallel, and g=1 makes every frame a key frame.
         context.options = {"level": "3", "slices": "4", "slicecrc": "1", "g": "1"}
