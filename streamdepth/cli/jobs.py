@@ -244,6 +244,7 @@ def make_sinks(
             bitrate=config.bitrate,
             threads=config.encoder_threads or 0,
             hwaccel=config.hwaccel,
+            audio=config.audio,
             serve=serve,
             stream=stream,
         )

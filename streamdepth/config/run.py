@@ -15,6 +15,7 @@ from streamdepth.core import limits
 from streamdepth.core.look import Look, Upsampling
 from streamdepth.core.queues import Policy
 from streamdepth.depth.alignment import Anchor
+from streamdepth.sinks.tracks import AudioMode
 
 if TYPE_CHECKING:
     from streamdepth.inference.model import ModelOptions
@@ -163,6 +164,16 @@ class RunConfig(Settings):
         Option("File whose first line is USER:PASSWORD for RTSP.", INPUT, metavar="FILE", default="environment or URL"),
     ] = None
 
+    deinterlace: Annotated[
+        Literal["auto", "off"], Option("Deinterlace video files that are flagged as interlaced (bwdif).", INPUT)
+    ] = "auto"
+
+    audio: Annotated[
+        AudioMode,
+        Option(
+            "Audio of video files: copied, or encoded if the container cannot hold it; copied only; or none.", ENCODING
+        ),
+    ] = "auto"
     codec: Annotated[
         str | None, Option("Video encoder, by its FFmpeg name.", ENCODING, default="by container and view")
     ] = None
@@ -225,6 +236,7 @@ class RunConfig(Settings):
             "start_seconds": self.start,
             "duration_seconds": self.duration,
             "max_frames": self.max_frames,
+            "deinterlace": self.deinterlace == "auto",
             "image_rate": Fraction(self.image_rate).limit_denominator(1001),
             "credentials_file": self.credentials,
         }

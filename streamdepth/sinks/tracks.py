@@ -30,6 +30,8 @@ _TEXT_CODEC = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip", "webm
 # FLAC is lossless: Matroska gets what PyAV cannot copy (codecs with a WAV tag, such as WMA and ADPCM).
 _AUDIO_CODEC = {"mp4": "aac", "mov": "aac", "matroska": "flac", "webm": "libopus"}
 _OPUS_RATE = 48_000
+_STEREO = "stereo"
+_CHANNELS = {1: "mono", 2: _STEREO, 4: "quad", 6: "5.1", 8: "7.1"}
 _MILLISECONDS = Fraction(1, 1000)
 # An event of FFmpeg's decoders: eight fields before the text, which may contain commas.
 _TEXT_FIELD = 8
@@ -155,9 +157,10 @@ class AudioTrack:
         codec = _AUDIO_CODEC[muxer]
         self._decoder = source.codec_context
         rate = _OPUS_RATE if codec == "libopus" else source.codec_context.sample_rate
+        layout = next(name for name in _layouts(source) if name == _STEREO or _opens(codec, rate, name))
         stream = output.add_stream(codec, rate=rate)
         self._encoder = cast("AudioCodecContext", stream.codec_context)
-        self._encoder.layout = source.codec_context.layout
+        self._encoder.layout = layout
         self._encoder.time_base = Fraction(1, rate)
         self._encoder.open()
         self.stream: Stream = stream
@@ -211,6 +214,26 @@ def merged(one: AnyPacket, other: AnyPacket) -> AnyPacket:
     packet.pts, packet.dts = one.pts, one.dts
     packet.duration = max(one.duration or 0, other.duration or 0)
     return packet
+
+
+def _layouts(source: AudioStream) -> tuple[str, ...]:
+    """Channel layouts to encode with, in order of preference. ASF and AVI name only the number of channels."""
+    layout = source.codec_context.layout
+    return (layout.name, _CHANNELS.get(layout.nb_channels, _STEREO), _STEREO)
+
+
+def _opens(codec: str, rate: int, layout: str) -> bool:
+    import av
+
+    try:
+        encoder = cast("AudioCodecContext", av.CodecContext.create(codec, "w"))
+        encoder.sample_rate, encoder.layout, encoder.time_base = rate, layout, Fraction(1, rate)
+        if encoder.codec.audio_formats:
+            encoder.format = encoder.codec.audio_formats[0]
+        encoder.open()
+    except (av.FFmpegError, ValueError):
+        return False
+    return True
 
 
 def empty_text(last: AnyPacket, stream: Stream) -> AnyPacket:

@@ -206,18 +206,17 @@ class _Video:
     def frame(self, index: int) -> tuple[FrameRecord, NDArray[np.float32]]:
         records = self._records()
         stamp, record = records[index]
-        # Frames closer than a millisecond share a stamp: the first with it, then as many on.
-        onward = index - next(
-            number for number in range(index, -1, -1) if number == 0 or records[number - 1][0] != stamp
-        )
+        # Frames closer than a millisecond share a stamp. A seek may land on any of them: it goes to the stamp before.
+        first = next(number for number in range(index, -1, -1) if number == 0 or records[number - 1][0] != stamp)
         video = self._input.streams.video[0]
-        self._input.seek(stamp, stream=video)
+        self._input.seek(records[first - 1][0] if first else 0, stream=video)
+        found = 0
         for packet in self._input.demux(video):
-            for found, codes in _codes(packet):
-                if found == stamp:
-                    if onward == 0:
+            for at, codes in _codes(packet):
+                if at == stamp:
+                    if found == index - first:
                         return record, record.coding.decode(codes)
-                    onward -= 1
+                    found += 1
         raise DataFormatError(f"{self._path}: frame {index} is damaged; iterate to read the frames before it")
 
     def _records(self) -> list[tuple[int, FrameRecord]]:

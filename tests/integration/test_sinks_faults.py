@@ -1,0 +1,384 @@
+"""Video files made of inputs after public bug reports: sound, times, colour and what else a container carries."""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, cast
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from streamdepth.core.frame import DepthRange, ImageInfo, Result
+from streamdepth.media.hdr import hdr_of
+from streamdepth.sinks.depth.reader import read_depth
+from streamdepth.sinks.depth.sink import DepthVideoSink
+from streamdepth.sinks.video import VideoSink
+from streamdepth.sources.select import source_for
+from tests.support.faulty_media import joined_ts, shared_case
+from tests.support.media import write_clip
+from tests.support.sinks import control, depth_map
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from streamdepth.core.contracts import Sink
+
+FAST = {"preset": "ultrafast"}
+
+
+def transcode(path: Path, sink: Sink, **options: Any) -> Sink:
+    """Every frame of a file with itself as the coloured frame, through its source."""
+    source = source_for(path, **options)
+    info = source.open()
+    sink.open(info, ImageInfo(info.width_px, info.height_px, info.pix_fmt, info.color))
+    try:
+        for frame in source.frames():
+            depth = depth_map(np.full((6, 8), 1.0 + 0.1 * frame.index, np.float32))
+            sink.process(Result(frame, depth, DepthRange(0.0, 10.0), frame.image))
+        sink.flush()
+    finally:
+        sink.close()
+        source.close()
+    return sink
+
+
+def video(path: Path, **options: Any) -> VideoSink:
+    return VideoSink(path, control=control(), options=FAST if path.suffix != ".webm" else {}, **options)
+
+
+def times(path: Path, kind: str) -> list[tuple[float, float]]:
+    """Start and duration in seconds of every packet of the first stream of a kind."""
+    with av.open(str(path)) as container:
+        stream = next(stream for stream in container.streams if stream.type == kind)
+        return [
+            (float(cast("int", packet.pts) * packet.time_base), float((packet.duration or 0) * packet.time_base))
+            for packet in container.demux(stream)
+            if packet.size
+        ]
+
+
+def duration(path: Path) -> float:
+    with av.open(str(path)) as container:
+        return (container.duration or 0) / 1e6
+
+
+@pytest.mark.parametrize("length", [25, 75])
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_sound_follows_the_repair_of_the_clock(tmp_path: Path, length: int, suffix: str) -> None:
+    part = {"frames": length, "audio": True}
+    path = joined_ts(tmp_path / "joined.ts", [part, part])
+    whole = len(times(path, "audio"))
+    out = tmp_path / f"out{suffix}"
+    sink = transcode(path, video(out))
+    assert sink.note == ""
+    sound = times(out, "audio")
+    assert len(sound) >= whole - 1
+    starts = [start for start, _ in sound]
+    assert starts == sorted(starts)
+    assert starts[-1] == pytest.approx(2 * length / 25, abs=0.15)
+    # No hole at the joint.
+    assert max(after - before for before, after in zip(starts, starts[1:], strict=False)) < 0.1
+
+
+def test_sound_that_outlasts_the_frames_is_kept(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "still.mp4", frames=5, audio=True)
+    longer = tmp_path / "longer.mp4"
+    with av.open(str(clip)) as frames, av.open(str(write_clip(tmp_path / "a.mp4", frames=100, audio=True))) as sound:
+        with av.open(str(longer), "w") as out:
+            copies = {
+                "video": out.add_stream_from_template(frames.streams.video[0]),
+                "audio": out.add_stream_from_template(sound.streams.audio[0]),
+            }
+            for container, kind in ((frames, "video"), (sound, "audio")):
+                stream = next(stream for stream in container.streams if stream.type == kind)
+                for packet in container.demux(stream):
+                    if packet.size:
+                        packet.stream = copies[kind]
+                        out.mux(packet)
+    transcode(longer, video(tmp_path / "out.mp4"))
+    assert times(tmp_path / "out.mp4", "audio")[-1][0] == pytest.approx(4.0, abs=0.1)
+    # What the user cuts stays cut.
+    transcode(longer, video(tmp_path / "cut.mp4"), max_frames=3)
+    assert times(tmp_path / "cut.mp4", "audio")[-1][0] < 0.25
+
+
+def test_the_start_of_the_container_becomes_0(tmp_path: Path) -> None:
+    late = [50_000 * 25 + index for index in range(25)]
+    path = write_clip(tmp_path / "late.ts", pts=late)
+    out, data = tmp_path / "out.mp4", tmp_path / "depth.mkv"
+    transcode(path, video(out))
+    assert times(out, "video")[0][0] == 0
+    assert duration(out) == pytest.approx(1.0, abs=0.05)
+    transcode(path, DepthVideoSink(data))
+    source = source_for(path)
+    source.open()
+    with read_depth(data) as reader:
+        assert [frame.pts for frame in reader] == [frame.pts for frame in source.frames()]
+    source.close()
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".webm", None), (".mkv", "ffv1"), (".mkv", None), (".mp4", None)])
+def test_the_pixel_aspect_is_kept(tmp_path: Path, suffix: str, codec: str | None) -> None:
+    aspect = Fraction(64, 45)
+    path = write_clip(tmp_path / "in.mp4", frames=5, sample_aspect_ratio=aspect)
+    out = tmp_path / f"out{suffix}"
+    options = {} if codec == "ffv1" else FAST
+    transcode(path, VideoSink(out, control=control(), codec=codec, options={} if suffix == ".webm" else options))
+    with av.open(str(out)) as container:
+        stream = container.streams.video[0]
+        assert stream.sample_aspect_ratio == aspect
+        assert "title" not in {key.lower() for key in stream.metadata}
+        assert len(list(container.decode(stream))) == 5
+
+
+def test_the_pixel_aspect_of_depth_data_is_kept(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "in.mp4", frames=5, sample_aspect_ratio=Fraction(4, 3))
+    transcode(path, DepthVideoSink(tmp_path / "depth.mkv"))
+    with av.open(str(tmp_path / "depth.mkv")) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+    with read_depth(tmp_path / "depth.mkv") as reader:
+        assert len(list(reader)) == 5
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_the_last_frame_of_an_animation_lasts_its_time(tmp_path: Path, suffix: str) -> None:
+    frames = [Image.fromarray(np.full((48, 64, 3), 60 * index, np.uint8)) for index in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=[1000, 2000, 3000])
+    out = tmp_path / f"out{suffix}"
+    transcode(tmp_path / "a.gif", video(out))
+    assert [start for start, _ in times(out, "video")] == [0, 1, 3]
+    assert duration(out) == pytest.approx(6.0, abs=0.01)
+
+
+def write_lines(path: Path, lines: Sequence[tuple[float, float, str]], *, frames: int = 50) -> Path:
+    """A Matroska file with ASS subtitles at the given starts and durations."""
+    clip = write_clip(path.with_name("clip.mkv"), frames=frames)
+    header = (
+        "[Script Info]\nScriptType: v4.00+\n[V4+ Styles]\nFormat: Name, Fontname, Fontsize\nStyle: Default,Arial,20\n"
+        "[Events]\nFormat: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text\n"
+    )
+    script = path.with_suffix(".ass")
+    clock = [f"0:00:{start:05.2f},0:00:{start + shown:05.2f}" for start, shown, _ in lines]
+    events = [
+        f"Dialogue: 0,{at},Default,,0,0,0,,{text}\n" for at, (_, _, text) in zip(clock, lines, strict=True)
+    ]  # fmt: skip
+    script.write_text(header + "".join(events))
+    with av.open(str(clip)) as container, av.open(str(script)) as text, av.open(str(path), "w") as out:
+        picture = out.add_stream_from_template(container.streams.video[0])
+        subtitles = out.add_stream_from_template(text.streams.subtitles[0])
+        for source, stream, copy in (
+            (container, container.streams.video[0], picture),
+            (text, text.streams.subtitles[0], subtitles),
+        ):
+            for packet in source.demux(stream):
+                if packet.size:
+                    packet.stream = copy
+                    out.mux(packet)
+    return path
+
+
+def shown_lines(path: Path) -> list[tuple[float, float, str]]:
+    """Lines of mov_text with their start and duration; empty samples are gaps."""
+    with av.open(str(path)) as container:
+        stream = container.streams.subtitles[0]
+        found = []
+        for packet in container.demux(stream):
+            text = bytes(packet)[2 : 2 + int.from_bytes(bytes(packet)[:2], "big")].decode()
+            if text:
+                start = float(cast("int", packet.pts) * packet.time_base)
+                found.append((round(start, 2), round(float((packet.duration or 0) * packet.time_base), 2), text))
+        return found
+
+
+def test_lines_that_overlap_keep_their_starts_in_mp4(tmp_path: Path) -> None:
+    lines = [(0.2, 0.8, "one"), (0.5, 1.0, "two"), (1.7, 0.2, "three")]
+    out = tmp_path / "out.mp4"
+    transcode(write_lines(tmp_path / "in.mkv", lines), video(out))
+    assert shown_lines(out) == [(0.2, 0.3, "one"), (0.5, 1.0, "two"), (1.7, 0.2, "three")]
+
+
+def test_lines_that_start_together_become_one_in_mp4(tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    transcode(write_lines(tmp_path / "in.mkv", [(0.2, 0.8, "one"), (0.2, 0.6, "two")]), video(out))
+    assert shown_lines(out) == [(0.2, 0.8, "one\ntwo")]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_no_subtitle_makes_an_output_longer(tmp_path: Path, suffix: str) -> None:
+    path = write_lines(tmp_path / "in.mkv", [(0.5, 1.0, "one"), (1.5, 0.4, "two")])
+    out = tmp_path / f"out{suffix}"
+    transcode(path, video(out))
+    assert duration(out) <= duration(path) + 0.05
+
+
+def test_what_else_a_container_carries(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mkv", frames=25, audio=True)
+    path = tmp_path / "full.mkv"
+    cover = io.BytesIO()
+    Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save(cover, "JPEG")
+    with av.open(str(clip)) as container, av.open(str(path), "w") as out:
+        out.metadata.update({"title": "My title", "artist": "Someone", "comment": "http://me:secret@host/x"})
+        out.set_chapters(
+            [
+                {"id": 1, "start": 0, "end": 400, "time_base": Fraction(1, 1000), "metadata": {"title": "One"}},
+                {"id": 2, "start": 400, "end": 1000, "time_base": Fraction(1, 1000), "metadata": {"title": "Two"}},
+            ]
+        )
+        copies = {stream.index: out.add_stream_from_template(stream) for stream in container.streams}
+        out.add_attachment("small.ttf", "application/x-truetype-font", b"font")
+        out.add_attachment("cover.jpg", "image/jpeg", cover.getvalue())
+        for packet in container.demux():
+            if packet.size:
+                packet.stream = copies[packet.stream.index]
+                out.mux(packet)
+    kept = transcode(path, video(tmp_path / "out.mkv"))
+    assert kept.note == ""
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        tags = {key.lower(): text for key, text in container.metadata.items()}
+        assert (tags["title"], tags["artist"]) == ("My title", "Someone")
+        assert "secret" not in tags["comment"]
+        chapters = container.chapters()
+        assert [chapter["metadata"]["title"] for chapter in chapters] == ["One", "Two"]
+        assert [round(float(chapter["start"] * cast("Fraction", chapter["time_base"])), 3) for chapter in chapters] == [
+            0,
+            0.4,
+        ]
+        attached = [stream.metadata.get("filename") for stream in container.streams if stream.type != "audio"]
+        assert {"small.ttf", "cover.jpg"} <= set(attached)
+    part = transcode(path, video(tmp_path / "part.mkv"), start_seconds=0.6)
+    assert part.note == ""
+    with av.open(str(tmp_path / "part.mkv")) as container:
+        assert [chapter["metadata"]["title"] for chapter in container.chapters()] == ["Two"]
+    other = transcode(path, video(tmp_path / "out.mp4"))
+    assert "omitted: small.ttf, cover image" in other.note
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert container.metadata["title"] == "My title"
+        assert len(container.chapters()) == 2
+
+
+def hdr_clip(path: Path) -> Path:
+    display = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1)"
+    params = f"log-level=error:master-display={display}:max-cll=1000,400"
+    return write_clip(path, frames=3, codec="libx265", pix_fmt="yuv420p10le", options={"x265-params": params})
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_hdr10_metadata_is_kept(tmp_path: Path, codec: str) -> None:
+    path = hdr_clip(tmp_path / "in.mp4")
+    out = tmp_path / "out.mp4"
+    sink = transcode(path, VideoSink(out, control=control(), codec=codec, preset="ultrafast"))
+    with av.open(str(path)) as before, av.open(str(out)) as after:
+        wanted, got = (hdr_of(next(container.decode(video=0))) for container in (before, after))
+        assert wanted is not None
+        assert got == wanted
+        assert "L(10000000,1)" in wanted.mastering
+        assert wanted.light == "1000,400"
+        tag = after.streams.video[0].codec_context.codec_tag
+    if codec == "libx264":
+        assert sink.note == "10-bit H.264 does not play in browsers; --codec libx265 or .webm does"
+    else:
+        assert (sink.note, tag) == ("", "hvc1")
+
+
+def test_a_note_names_hdr10_metadata_that_is_lost(tmp_path: Path) -> None:
+    sink = transcode(hdr_clip(tmp_path / "in.mp4"), VideoSink(tmp_path / "out.webm", control=control()))
+    assert "HDR10 metadata is omitted: libvpx-vp9 cannot write it; use --codec libx265" in sink.note
+
+
+@pytest.mark.parametrize(
+    ("codec", "source", "suffix", "written"),
+    [
+        ("adpcm_ms", ".avi", ".mkv", "flac"),
+        ("wmav2", ".asf", ".mkv", "flac"),
+        ("wmav2", ".asf", ".mp4", "aac"),
+        ("aac", ".mp4", ".webm", "opus"),
+    ],
+)
+def test_audio_that_a_container_cannot_hold_is_encoded(
+    tmp_path: Path, codec: str, source: str, suffix: str, written: str
+) -> None:
+    rate, path = 48_000, tmp_path / f"in{source}"
+    with av.open(str(path), "w") as out:
+        picture: Any = out.add_stream("mpeg4", rate=25)
+        picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
+        sound: Any = out.add_stream(codec, rate=rate)
+        sound.layout, sound.bit_rate = "mono", 128_000
+        for index in range(50):
+            image = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 5 * index, np.uint8), format="rgb24")
+            image.pts = index
+            out.mux(picture.encode(image))
+            tone = np.sin(np.arange(rate // 25) * 0.05).astype(np.float32)[None] * 0.5
+            frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = rate, index * rate // 25
+            for resampled in av.AudioResampler(format=sound.format, layout="mono", rate=rate).resample(frame):
+                out.mux(sound.encode(resampled))
+        out.mux(picture.encode(None))
+        out.mux(sound.encode(None))
+    out_path = tmp_path / f"out{suffix}"
+    sink = transcode(path, video(out_path))
+    assert f"encoded as {written}" in sink.note
+    with av.open(str(out_path)) as container:
+        assert container.streams.audio[0].codec_context.name.removeprefix("lib") == written
+        samples = np.concatenate([frame.to_ndarray().ravel() for frame in container.decode(audio=0)])
+    assert len(samples) == pytest.approx(2 * rate, rel=0.06)
+    only = transcode(path, video(tmp_path / f"copy{suffix}", audio="copy"))
+    assert "omitted" in only.note
+
+
+def test_opus_keeps_its_first_packet_in_matroska(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "in.webm", frames=25, audio=True, codec="libvpx-vp9")
+    out = tmp_path / "out.webm"
+    transcode(path, video(out))
+    before, after = times(path, "audio"), times(out, "audio")
+    assert before[0][0] < 0
+    assert len(after) == len(before)
+    assert max(abs(a - b) for (a, _), (b, _) in zip(before, after, strict=True)) <= 0.001
+
+
+def test_depth_frames_within_a_millisecond_are_found_by_index(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "fast.mp4", frames=20, rate=4000, time_base=Fraction(1, 16000))
+    transcode(path, DepthVideoSink(tmp_path / "depth.mkv"))
+    with read_depth(tmp_path / "depth.mkv") as reader:
+        every = list(reader)
+        for index in (5, 0, 19, 7, 6):
+            frame = reader[index]
+            assert frame.pts == every[index].pts == 4 * index
+            np.testing.assert_array_equal(frame.values, every[index].values)
+
+
+def shared(tmp_path: Path, name: str, suffix: str, **options: Any) -> Path:
+    out = tmp_path / f"out{suffix}"
+    transcode(shared_case(name), video(out, **options))
+    return out
+
+
+def test_shared_cases_of_sound(tmp_path: Path) -> None:
+    for name, suffix, packets, end in (
+        ("th.ogv", ".mkv", 50, 1.0),
+        ("join.ts", ".mkv", 284, 6.0),
+        ("concat.ts", ".mkv", 96, 2.0),
+        ("screenrec.mp4", ".mp4", 189, 4.0),
+    ):
+        (tmp_path / name).mkdir()
+        sound = times(shared(tmp_path / name, name, suffix), "audio")
+        assert len(sound) >= packets - 1
+        assert sound[-1][0] == pytest.approx(end, abs=0.1)
+
+
+def test_shared_cases_of_times(tmp_path: Path) -> None:
+    broadcast = shared(tmp_path, "dvb.ts", ".mp4")
+    assert duration(broadcast) == pytest.approx(2.02, abs=0.05)
+    assert times(broadcast, "video")[0][0] - times(broadcast, "audio")[0][0] == pytest.approx(0.021, abs=0.002)
+    (tmp_path / "neg").mkdir()
+    assert len(times(shared(tmp_path / "neg", "neg.mkv", ".mp4"), "video")) == 50
+    (tmp_path / "gif").mkdir()
+    assert duration(shared(tmp_path / "gif", "delays.gif", ".mkv")) == pytest.approx(6.0, abs=0.01)
+    (tmp_path / "full").mkdir()
+    assert shown_lines(shared(tmp_path / "full", "full.mkv", ".mp4"))[1][0] == pytest.approx(0.521, abs=0.01)
+    transcode(shared_case("f4000.mp4"), DepthVideoSink(tmp_path / "depth.mkv"))
+    with read_depth(tmp_path / "depth.mkv") as reader:
+        assert reader[5].pts == 20
