@@ -87,18 +87,18 @@ def test_sound_follows_the_repair_of_the_clock(tmp_path: Path, length: int, suff
 def test_sound_that_outlasts_the_frames_is_kept(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "still.mp4", frames=5, audio=True)
     longer = tmp_path / "longer.mp4"
-    with av.open(str(clip)) as frames, av.open(str(write_clip(tmp_path / "a.mp4", frames=100, audio=True))) as sound:
-        with av.open(str(longer), "w") as out:
-            copies = {
-                "video": out.add_stream_from_template(frames.streams.video[0]),
-                "audio": out.add_stream_from_template(sound.streams.audio[0]),
-            }
-            for container, kind in ((frames, "video"), (sound, "audio")):
-                stream = next(stream for stream in container.streams if stream.type == kind)
-                for packet in container.demux(stream):
-                    if packet.size:
-                        packet.stream = copies[kind]
-                        out.mux(packet)
+    tone = write_clip(tmp_path / "a.mp4", frames=100, audio=True)
+    with av.open(str(clip)) as frames, av.open(str(tone)) as sound, av.open(str(longer), "w") as out:
+        copies = {
+            "video": out.add_stream_from_template(frames.streams.video[0]),
+            "audio": out.add_stream_from_template(sound.streams.audio[0]),
+        }
+        for container, kind in ((frames, "video"), (sound, "audio")):
+            stream = next(stream for stream in container.streams if stream.type == kind)
+            for packet in container.demux(stream):
+                if packet.size:
+                    packet.stream = copies[kind]
+                    out.mux(packet)
     transcode(longer, video(tmp_path / "out.mp4"))
     assert times(tmp_path / "out.mp4", "audio")[-1][0] == pytest.approx(4.0, abs=0.1)
     # What the user cuts stays cut.
