@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from fractions import Fraction
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import av
@@ -81,7 +82,7 @@ def test_sound_follows_the_repair_of_the_clock(tmp_path: Path, length: int, suff
     assert starts == sorted(starts)
     assert starts[-1] == pytest.approx(2 * length / 25, abs=0.15)
     # No hole at the joint.
-    assert max(after - before for before, after in zip(starts, starts[1:], strict=False)) < 0.1
+    assert max(after - before for before, after in pairwise(starts)) < 0.1
 
 
 def test_sound_that_outlasts_the_frames_is_kept(tmp_path: Path) -> None:
