@@ -219,9 +219,11 @@ def make_sinks(
     names: Mapping[str, str],
 ) -> list[Sink]:
     """All sinks of one source, unopened."""
+    from streamdepth.geometry.readers import camera_of
     from streamdepth.sinks.select import StreamOptions, data_sink_for, sink_for
 
     look, name = config.look, names[source.id]
+    intrinsics = camera_of(config.intrinsics, config.fov)
     stream = StreamOptions(
         rate=config.stream_rate,
         gop_seconds=config.gop,
@@ -247,6 +249,8 @@ def make_sinks(
             audio=config.audio,
             serve=serve,
             stream=stream,
+            intrinsics=intrinsics,
+            model=estimator.spec.name,
         )
         for outputs, serve in ((config.output, False), (config.serve, True))
         for output in outputs
@@ -265,6 +269,7 @@ def make_sinks(
             size=config.data_size,
             model=estimator.spec.name,
             model_revision=estimator.spec.revision,
+            intrinsics=intrinsics,
         )
         for output in config.data
     ]

@@ -62,14 +62,21 @@ class RunConfig(Settings):
         Texts,
         Option(
             "Video file, folder/ of images (or folder/%06d.jpg, folder/{image}.webp), rtsp:// URL to publish to, "
-            "virtualcam:, or null:. Repeatable. With several sources, {name} is replaced by the name of each.",
+            "run.mcap (ROS 2 messages), virtualcam:, or null:. Repeatable. With several sources, {name} is replaced "
+            "by the name of each.",
             OUTPUT,
             short="-o",
             metavar="OUT",
         ),
     ] = ()
     data: Annotated[
-        Texts, Option("Depth as data: .mkv (16-bit FFV1) or folder/ of arrays. Repeatable.", OUTPUT, metavar="OUT")
+        Texts,
+        Option(
+            "Depth as data: .mkv (16-bit FFV1), folder/ of 16-bit PNG, folder/%06d.npy, .exr or .ply (points), or "
+            ".mcap. Repeatable.",
+            OUTPUT,
+            metavar="OUT",
+        ),
     ] = ()
     data_size: Annotated[
         Literal["source", "model"], Option("Resolution of the depth data: the frame's or the model's.", OUTPUT)
@@ -101,6 +108,20 @@ class RunConfig(Settings):
     output_name: Annotated[str | None, Option("Depth output of the graph.", MODEL, default="auto-detected")] = None
     metres_per_unit: Annotated[
         float | None, limits.SCALE, Option("Scale factor from model output to metres.", MODEL)
+    ] = None
+    intrinsics: Annotated[
+        str | None,
+        Option(
+            "Camera intrinsics: fx,fy,cx,cy in pixels, or a file (ROS camera_info, OpenCV YAML or JSON, COLMAP "
+            "cameras.txt, nerfstudio transforms.json).",
+            MODEL,
+            metavar="FILE|FX,FY,CX,CY",
+        ),
+    ] = None
+    fov: Annotated[
+        float | None,
+        limits.FOV_DEGREES,
+        Option("Horizontal field of view of the camera in degrees, instead of --intrinsics.", MODEL, metavar="DEGREES"),
     ] = None
     anchor: Annotated[
         tuple[Anchor, ...],

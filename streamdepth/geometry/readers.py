@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from streamdepth.core.errors import DataFormatError, UsageError
+from streamdepth.core.limits import FOV_DEGREES
 from streamdepth.geometry.intrinsics import Distortion, Intrinsics
 
 if TYPE_CHECKING:
@@ -71,6 +72,21 @@ def parse_intrinsics(text: str) -> IntrinsicsFor:
     except ValueError as error:
         raise UsageError(f"intrinsics {text!r}: {error}") from error
     return partial(Intrinsics, fx, fy, cx, cy)
+
+
+def camera_of(intrinsics: str | None, fov_degrees: float | None) -> IntrinsicsFor | None:
+    """The camera that the options ``--intrinsics`` and ``--fov`` describe; None without either.
+
+    Raises:
+        UsageError: both are given, or one is invalid.
+        DataFormatError: see :func:`parse_intrinsics`.
+    """
+    if intrinsics is not None and fov_degrees is not None:
+        raise UsageError("--intrinsics and --fov exclude each other; give one of them")
+    if fov_degrees is not None:
+        FOV_DEGREES.check("fov", fov_degrees)
+        return partial(Intrinsics.from_fov, fov_degrees)
+    return None if intrinsics is None else parse_intrinsics(intrinsics)
 
 
 def read_intrinsics(path: str | Path, *, width_px: int | None = None, height_px: int | None = None) -> Intrinsics:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from streamdepth.core.contracts import Sink
+    from streamdepth.geometry.readers import IntrinsicsFor
     from streamdepth.media.hwaccel import HwAccel
     from streamdepth.sinks.depth.sink import Size
     from streamdepth.sinks.rtsp.server import RtspServers
@@ -80,6 +81,10 @@ class SinkOptions(TypedDict, total=False):
     """Of published and served streams."""
     serve: bool
     """Serve ``rtsp://`` instead of publishing to it."""
+    intrinsics: IntrinsicsFor | None
+    """Of ``.mcap``: gives the camera of an image of (width, height)."""
+    model: str
+    """Recorded in ``.mcap``."""
 
 
 class DataSinkOptions(TypedDict, total=False):
@@ -91,6 +96,8 @@ class DataSinkOptions(TypedDict, total=False):
     model: str
     """Recorded with the data, like ``model_revision``."""
     model_revision: str
+    intrinsics: IntrinsicsFor | None
+    """Gives the camera of an image of (width, height); recorded with the data, and needed by points and ``.mcap``."""
 
 
 _Make: TypeAlias = "Callable[[str, Any], Sink]"
@@ -121,6 +128,7 @@ def sink_for(output: str, **options: Unpack[SinkOptions]) -> Sink:
     - ``out.mkv`` ``.mp4`` ``.mov`` ``.webm``: a video file
     - ``folder/``, or a name without suffix: a folder of PNG, named after the source's images or numbered;
       ``folder/%06d.jpg`` or ``folder/{image}.webp``: the same with other names and formats
+    - ``out.mcap``: frames and metric depth as ROS 2 messages
     - ``rtsp://``: publish to that server; with ``serve`` run a server at that address
     - ``virtualcam:`` or ``virtualcam:DEVICE``: a virtual camera
     - ``null:``: no output, for measurements
@@ -141,6 +149,8 @@ def data_sink_for(output: str, **options: Unpack[DataSinkOptions]) -> Sink:
     - ``out.mkv``: FFV1 16-bit video
     - ``folder/``, or a name without suffix: a folder of 16-bit PNG
     - ``folder/%06d.npy`` (or ``.png``): a folder of float32 arrays (or PNG) with other names
+    - ``folder/%06d.exr``: a folder of OpenEXR files; ``folder/%06d.ply``: a folder of point clouds
+    - ``out.mcap``: frames and metric depth as ROS 2 messages
     - ``null:``: no output, for measurements
 
     Raises:
@@ -317,17 +327,48 @@ def _depth_folder(output: str, options: DataSinkOptions) -> Sink:
     return DepthFolderSink(folder, pattern=pattern, **options)
 
 
+def _exr(output: str, options: DataSinkOptions) -> Sink:
+    from streamdepth.sinks.robotics.exr import ExrSink
+
+    folder, pattern = _folder(output, ())
+    used = ("overwrite", "size", "model")
+    return ExrSink(folder, pattern=pattern, **_only(options, used))
+
+
+def _points(output: str, options: DataSinkOptions) -> Sink:
+    from streamdepth.sinks.robotics.ply import PointsSink
+
+    folder, pattern = _folder(output, ())
+    return PointsSink(
+        folder,
+        pattern=pattern,
+        intrinsics=options.get("intrinsics"),
+        overwrite=options.get("overwrite", False),
+    )
+
+
+def _mcap(output: str, options: SinkOptions | DataSinkOptions) -> Sink:
+    from streamdepth.sinks.robotics.mcap import McapSink
+
+    used = ("overwrite", "size", "model")
+    return McapSink(output, intrinsics=options.get("intrinsics"), **_only(options, used))
+
+
+def _only(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: options[name] for name in names if name in options}
+
+
 IMAGE_SINKS = Sinks(
     schemes=MappingProxyType({"rtsp": _rtsp, "rtsps": _rtsp, "null": _null, "virtualcam": _virtual_camera}),
-    files=MappingProxyType(dict.fromkeys(CONTAINERS, _video)),
+    files=MappingProxyType(dict.fromkeys(CONTAINERS, _video) | {".mcap": _mcap}),
     folders=MappingProxyType(dict.fromkeys(_IMAGES, _images)),
     content="video",
     hint="use a file, a folder/ or rtsp://",
 )
 DATA_SINKS = Sinks(
     schemes=MappingProxyType({"null": _depth_null}),
-    files=MappingProxyType({".mkv": _depth_video}),
-    folders=MappingProxyType(dict.fromkeys(_ARRAYS, _depth_folder)),
+    files=MappingProxyType({".mkv": _depth_video, ".mcap": _mcap}),
+    folders=MappingProxyType(dict.fromkeys(_ARRAYS, _depth_folder) | {".exr": _exr, ".ply": _points}),
     content="depth data",
     hint="use OUT.mkv, FOLDER/ or FOLDER/%06d.npy",
 )

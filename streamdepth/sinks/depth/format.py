@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from streamdepth.core.frame import Sense
 from streamdepth.core.redact import redact
+from streamdepth.geometry.intrinsics import Distortion, Intrinsics
 from streamdepth.version import __version__
 
 if TYPE_CHECKING:
@@ -132,6 +133,8 @@ class DepthMetadata:
         time_base: seconds per unit of a frame's pts.
         origin_seconds: media time of 0 in the time stamps of the file.
         model, model_revision: of the model. version: of streamdepth. source: name of the source.
+        anchor_error: relative error of metres from anchors at the first frame; None where the model gave the values.
+        intrinsics: of the camera, for the size of the depth; None if unknown.
     """
 
     sense: Sense
@@ -145,6 +148,8 @@ class DepthMetadata:
     model_revision: str = ""
     source: str = ""
     version: str = __version__
+    anchor_error: float | None = None
+    intrinsics: Intrinsics | None = None
 
     @property
     def unit(self) -> str:
@@ -170,6 +175,8 @@ class DepthMetadata:
             "model_revision": redact(self.model_revision),
             "source": redact(self.source),
             "version": self.version,
+            "anchor_error": "" if self.anchor_error is None else f"{self.anchor_error:.4g}",
+            "intrinsics": "" if self.intrinsics is None else json.dumps(asdict(self.intrinsics)),
         }
 
     @classmethod
@@ -192,6 +199,8 @@ class DepthMetadata:
             model_revision=fields.get("model_revision", ""),
             source=fields.get("source", ""),
             version=fields.get("version", ""),
+            anchor_error=float(fields["anchor_error"]) if fields.get("anchor_error") else None,
+            intrinsics=_intrinsics(fields.get("intrinsics")),
         )
 
     def tags(self) -> dict[str, str]:
@@ -205,6 +214,16 @@ class DepthMetadata:
         return cls.parse(
             {name.removeprefix(_PREFIX).lower(): text for name, text in found.items() if name.startswith(_PREFIX)}
         )
+
+
+def _intrinsics(text: str | None) -> Intrinsics | None:
+    if not text:
+        return None
+    fields = json.loads(text)
+    return Intrinsics(
+        **fields
+        | {"distortion": Distortion(fields["distortion"]), "coefficients": tuple(map(float, fields["coefficients"]))}
+    )
 
 
 @dataclass(frozen=True, slots=True)

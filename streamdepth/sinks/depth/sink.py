@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
 
-    from streamdepth.core.frame import DepthMap, ImageInfo, Result, Sense, StreamInfo
+    from streamdepth.core.frame import DepthMap, ImageInfo, Result, StreamInfo
+    from streamdepth.geometry.intrinsics import Intrinsics
+    from streamdepth.geometry.readers import IntrinsicsFor
 
 Size = Literal["source", "model"]
 _MILLISECONDS = 1000
@@ -33,7 +35,16 @@ _MILLISECONDS = 1000
 class _DepthSink(BaseSink):
     """Size, coding and metadata of every depth output."""
 
-    def __init__(self, path: Path, *, overwrite: bool, size: Size, model: str, model_revision: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        overwrite: bool,
+        size: Size,
+        model: str,
+        model_revision: str,
+        intrinsics: IntrinsicsFor | None,
+    ) -> None:
         super().__init__(str(path))
         if size not in ("source", "model"):
             raise UsageError(f"size of depth data must be 'source' or 'model', not {size!r}")
@@ -41,6 +52,7 @@ class _DepthSink(BaseSink):
         self._overwrite = overwrite
         self._size: Size = size
         self._model, self._model_revision = model, model_revision
+        self._intrinsics = intrinsics
         self._info: StreamInfo | None = None
         self._coding: Coding | None = None
         self._seen: tuple[float, float] | None = None
@@ -57,12 +69,25 @@ class _DepthSink(BaseSink):
             return result.depth.width_px, result.depth.height_px
         return result.frame.width_px, result.frame.height_px
 
-    def _metadata(self, sense: Sense, coding: Coding, size_px: tuple[int, int]) -> DepthMetadata:
+    def _camera(self, info: StreamInfo) -> Intrinsics | None:
+        """
+        Raises:
+            UsageError: the intrinsics do not fit the frames.
+        """
+        try:
+            return None if self._intrinsics is None else self._intrinsics(info.width_px, info.height_px)
+        except ValueError as error:
+            raise UsageError(f"{self.name}: {error}") from error
+
+    def _metadata(self, depth: DepthMap, coding: Coding, size_px: tuple[int, int]) -> DepthMetadata:
         info = self._info
         if info is None:
             raise SinkError(f"{self.name}: not open")
+        camera = self._camera(info)
         return DepthMetadata(
-            sense=sense,
+            sense=depth.sense,
+            anchor_error=depth.anchor_error,
+            intrinsics=None if camera is None else camera.resized(*size_px),
             scale=coding.scale,
             offset=coding.offset,
             width_px=size_px[0],
@@ -117,6 +142,7 @@ class DepthVideoSink(_DepthSink):
         overwrite: replace an existing file.
         size: ``"source"`` = the size of the first frame (others are letterboxed), ``"model"`` = that of the model.
         model, model_revision: recorded in the file.
+        intrinsics: gives the camera of an image of (width, height); recorded in the file, for the size of the depth.
     """
 
     def __init__(
@@ -127,8 +153,16 @@ class DepthVideoSink(_DepthSink):
         size: Size = "source",
         model: str = "",
         model_revision: str = "",
+        intrinsics: IntrinsicsFor | None = None,
     ) -> None:
-        super().__init__(Path(path), overwrite=overwrite, size=size, model=model, model_revision=model_revision)
+        super().__init__(
+            Path(path),
+            overwrite=overwrite,
+            size=size,
+            model=model,
+            model_revision=model_revision,
+            intrinsics=intrinsics,
+        )
         if self._path.suffix.lower() != ".mkv":
             raise UsageError(f"{self._path}: depth video is written to .mkv only; use .mkv, or a folder/")
         self._created = self._closed = self._flushed = False
@@ -146,6 +180,7 @@ class DepthVideoSink(_DepthSink):
             OutputExistsError: the file exists and ``overwrite`` is False.
             SinkError: it cannot be written.
         """
+        self._camera(stream)
         self._created = claim_file(self._path, overwrite=self._overwrite, media_path=stream.media_path)
         self._info = stream
 
@@ -161,7 +196,7 @@ class DepthVideoSink(_DepthSink):
         if self._coding is None:
             return
         if self._muxed is None:
-            self._begin(info, result.depth.sense, self._coding)
+            self._begin(info, result.depth, self._coding)
         if self._muxed is None or self._video is None or self._records is None:
             raise SinkError(f"{self.name}: closed")
         seconds = result.frame.pts * result.frame.time_base - info.origin_seconds
@@ -203,13 +238,13 @@ class DepthVideoSink(_DepthSink):
             elif self._created:
                 self._path.unlink(missing_ok=True)
 
-    def _begin(self, info: StreamInfo, sense: Sense, coding: Coding) -> None:
+    def _begin(self, info: StreamInfo, depth: DepthMap, coding: Coding) -> None:
         import av
 
         options = container_options(CONTAINERS[".mkv"], _MILLISECONDS)
         self._muxed = muxed = MuxedFile(self._path, "matroska", options, created=self._created)
         output = muxed.container
-        output.metadata.update(self._metadata(sense, coding, self._box).tags())
+        output.metadata.update(self._metadata(depth, coding, self._box).tags())
         video = output.add_stream("ffv1", rate=info.rate or Fraction(25))
         video.width, video.height, video.pix_fmt = *self._box, "gray16le"
         context = video.codec_context
@@ -243,7 +278,7 @@ class DepthFolderSink(_DepthSink):
         folder: created if missing; must be empty without ``overwrite``.
         pattern: file names, see :class:`~streamdepth.sinks.names.FrameNames`; the suffix .png or .npy chooses the
             format.
-        overwrite, size, model, model_revision: as for :class:`DepthVideoSink`.
+        overwrite, size, model, model_revision, intrinsics: as for :class:`DepthVideoSink`.
     """
 
     def __init__(
@@ -255,8 +290,16 @@ class DepthFolderSink(_DepthSink):
         size: Size = "source",
         model: str = "",
         model_revision: str = "",
+        intrinsics: IntrinsicsFor | None = None,
     ) -> None:
-        super().__init__(Path(folder), overwrite=overwrite, size=size, model=model, model_revision=model_revision)
+        super().__init__(
+            Path(folder),
+            overwrite=overwrite,
+            size=size,
+            model=model,
+            model_revision=model_revision,
+            intrinsics=intrinsics,
+        )
         self._names = FrameNames(self._path, pattern, suffixes=(".png", ".npy"))
         self._as_floats = self._names.suffix == ".npy"
         self._index: io.BufferedWriter | None = None
@@ -268,6 +311,7 @@ class DepthFolderSink(_DepthSink):
             OutputExistsError: the folder is not empty and ``overwrite`` is False.
             SinkError: it cannot be written.
         """
+        self._camera(stream)
         claim_folder(self._path, overwrite=self._overwrite)
         self._info = stream
 
@@ -281,7 +325,7 @@ class DepthFolderSink(_DepthSink):
         if self._coding is None or self._info is None:
             raise SinkError(f"{self.name}: not open")
         if self._index is None:
-            self._index = self._begin(self._metadata(result.depth.sense, self._coding, size))
+            self._index = self._begin(self._metadata(result.depth, self._coding, size))
         path = self._names(result.frame)
         write_whole(path, content)
         pts = int(result.frame.pts * result.frame.time_base / self._info.time_base)

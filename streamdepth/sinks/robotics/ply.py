@@ -1,0 +1,111 @@
+"""Point clouds: one binary PLY file per frame, with colours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from streamdepth.core.contracts import BaseSink
+from streamdepth.core.errors import SinkError
+from streamdepth.sinks.files import claim_folder, write_whole
+from streamdepth.sinks.names import FrameNames
+from streamdepth.sinks.robotics.metric import camera_for, metres_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from streamdepth.core.frame import ImageInfo, Result, StreamInfo
+    from streamdepth.geometry.intrinsics import Intrinsics
+    from streamdepth.geometry.readers import IntrinsicsFor
+
+EDGE = 0.05
+"""Largest change of inverse depth from pixel to pixel, relative to the pixel's own, that counts as surface."""
+
+_VERTEX = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)])
+
+
+def flying(metres: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Pixels at depth edges, where a network's smooth output puts points between the front and the back.
+
+    A pixel is one if inverse depth changes by more than 5 % from it to a neighbour left, right, above or below. Inverse
+    depth is used because it is linear over a plane.
+
+    Args:
+        metres: float32 [h, w], NaN without depth.
+
+    Returns:
+        bool [h, w]; False where there is no depth.
+    """
+    inverse = 1 / metres
+    found = np.zeros(metres.shape, bool)
+    for axis in (0, 1):
+        step = np.abs(np.diff(inverse, axis=axis))
+        first, second = (slice(None, -1), slice(1, None))
+        before = (first, slice(None)) if axis == 0 else (slice(None), first)
+        after = (second, slice(None)) if axis == 0 else (slice(None), second)
+        found[before] |= step > EDGE * inverse[before]
+        found[after] |= step > EDGE * inverse[after]
+    return found
+
+
+class PointsSink(BaseSink):
+    """Writes the points of each frame as a binary little-endian PLY file: x, y, z in metres and red, green, blue.
+
+    The frame is the camera's optical frame: x right, y down, z forward. One point per value of the depth map, at the
+    model's resolution; points without depth and at depth edges (:func:`flying`) are left out. A file is complete or
+    absent. A comment in each file says where its metres come from.
+
+    Args:
+        folder: created if missing; must be empty without ``overwrite``.
+        intrinsics: of an image of (width, height).
+        pattern: file names, see :class:`~streamdepth.sinks.names.FrameNames`.
+    """
+
+    def __init__(
+        self, folder: str | Path, *, intrinsics: IntrinsicsFor | None, pattern: str, overwrite: bool = False
+    ) -> None:
+        super().__init__(str(folder))
+        self._folder = Path(folder)
+        self._names = FrameNames(self._folder, pattern, suffixes=(".ply",))
+        self._overwrite = overwrite
+        self._intrinsics = intrinsics
+        self._camera: Intrinsics | None = None
+
+    def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:  # noqa: ARG002 - takes no images
+        """
+        Raises:
+            UsageError: no intrinsics, or of another shape.
+            OutputExistsError: the folder is not empty and ``overwrite`` is False.
+            SinkError: it cannot be written.
+        """
+        self._camera = camera_for(self.name, stream, self._intrinsics)
+        claim_folder(self._folder, overwrite=self._overwrite)
+
+    def process(self, result: Result) -> None:
+        """
+        Raises:
+            DataFormatError: the depth is not in metres.
+        """
+        if self._camera is None:
+            raise SinkError(f"{self.name}: not open")
+        depth = result.depth
+        metres = metres_of(self.name, depth)
+        points = self._camera.points(metres)
+        keep = np.isfinite(points[..., 2]) & ~flying(metres)
+        small = result.frame.image.reformat(
+            width=depth.width_px, height=depth.height_px, format="rgb24", interpolation="AREA"
+        )
+        vertices = np.empty(int(keep.sum()), _VERTEX)
+        vertices["xyz"], vertices["rgb"] = points[keep], small.to_ndarray()[keep]
+        error = depth.anchor_error
+        origin = "measured by the model" if error is None else f"anchored, relative error {error:.3f}"
+        write_whole(self._names(result.frame), _header(len(vertices), origin) + vertices.tobytes())
+
+
+def _header(count: int, origin: str) -> bytes:
+    lines = ["ply", "format binary_little_endian 1.0", f"comment metres: {origin}", f"element vertex {count}"]
+    lines += [f"property float {name}" for name in "xyz"]
+    lines += [f"property uchar {name}" for name in ("red", "green", "blue")]
+    return "\n".join([*lines, "end_header", ""]).encode()
