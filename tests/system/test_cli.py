@@ -110,6 +110,8 @@ class TestProcess:
             str(out),
             "--range",
             "ema",
+            "--policy",
+            "every",
             "--stats",
             str(stats),
         ]
@@ -145,7 +147,8 @@ class TestProcess:
         monkeypatch.setattr(PatternSource, "frames", pressing)
         out, stats = tmp_path / "o.mkv", tmp_path / "s.json"
         try:
-            code = main(["run", "test:?frames=0&size=64x48", "-o", str(out), "--range", "ema", "--stats", str(stats)])
+            options = ["--range", "ema", "--policy", "every", "--stats", str(stats)]
+            code = main(["run", "test:?frames=0&size=64x48", "-o", str(out), *options])
         finally:
             for number, handler in zip((signal.SIGINT, signal.SIGTERM), kept, strict=True):
                 signal.signal(number, handler)
