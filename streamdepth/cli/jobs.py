@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -50,7 +51,7 @@ class Job:
     @property
     def files(self) -> list[str]:
         """Files and folders that the sinks write."""
-        names = (*self.config.output, *self.config.data)
+        names = (*self.config.output, *self.config.data, *_event_files(self.config))
         return [_named(output, self.names[source.id]) for source in self.sources for output in names]
 
     def sinks(self, source: Source, estimator: DepthEstimator, switch: RangeSwitch | None) -> Sequence[Sink]:
@@ -95,7 +96,7 @@ def plan(config: RunConfig) -> list[Job]:
 
     if not config.sources:
         raise UsageError("no source given; name a file, a folder, a camera (0), a URL or test:")
-    if not (config.output or config.data or config.show or config.serve):
+    if not (config.output or config.data or config.show or config.serve or config.events or config.zone):
         raise UsageError("nothing to do with the depth; add -o OUT, --data OUT, --serve URL or --show")
     if "-" in (*config.output, *config.data):
         raise UsageError("-: nothing is written to standard output; name a file such as out.mkv, or a folder/")
@@ -115,6 +116,10 @@ def plan(config: RunConfig) -> list[Job]:
     planned = [Job(live, config, names, threads, config.policy or Policy.LATEST)] if live else jobs
     check_distinct(file for job in planned for file in job.files)
     return planned
+
+
+def _event_files(config: RunConfig) -> tuple[str, ...]:
+    return () if config.events in (None, "-") else (config.events,)
 
 
 def _endless_tests(config: RunConfig) -> list[str]:
@@ -273,6 +278,12 @@ def make_sinks(
         )
         for output in config.data
     ]
+    if config.events or config.zone:
+        from streamdepth.sinks.robotics.zones import ZoneEventsSink
+
+        target = sys.stdout if config.events in (None, "-") else _named(config.events, name)
+        zones, rate = config.zone, config.events_rate
+        sinks.append(ZoneEventsSink(target, zones=zones, rate=rate, overwrite=config.overwrite))
     if config.show:
         from streamdepth.sinks.window.sink import WindowSink
 

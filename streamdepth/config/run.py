@@ -14,7 +14,8 @@ from streamdepth.config.shared import COLOR, ENCODING, INPUT, MODEL, OUTPUT, SER
 from streamdepth.core import limits
 from streamdepth.core.look import Look, Upsampling
 from streamdepth.core.queues import Policy
-from streamdepth.depth.alignment import Anchor
+from streamdepth.depth.anchors import Anchor
+from streamdepth.sinks.robotics.zones import Zone
 from streamdepth.sinks.tracks import AudioMode
 
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ def _anchors(value: Any) -> Any:
     if len(anchors) == 1:
         raise ValueError("one anchor cannot fix scale and shift; give two or more")
     return anchors
+
+
+def _zones(value: Any) -> Any:
+    many = value if isinstance(value, list | tuple) else [value]
+    return tuple(Zone.parse(one) if isinstance(one, str) else one for one in many)
 
 
 class RunConfig(Settings):
@@ -90,6 +96,30 @@ class RunConfig(Settings):
             metavar="URL",
         ),
     ] = ()
+    zone: Annotated[
+        tuple[Zone, ...],
+        BeforeValidator(_zones),
+        Option(
+            "Report the nearest depth in a box of the frame, in pixels or fractions. Repeatable.",
+            OUTPUT,
+            metavar="NAME=X,Y,W,H",
+        ),
+    ] = ()
+    events: Annotated[
+        str | None,
+        Option(
+            "Write the nearest depth of each zone (or of the whole frame) as JSON lines to this file, or to standard "
+            "output (-).",
+            OUTPUT,
+            metavar="FILE|-",
+            default="- with --zone",
+        ),
+    ] = None
+    events_rate: Annotated[
+        float,
+        limits.EVENTS_RATE,
+        Option("Events per zone and second of media time, at most.", OUTPUT, metavar="FPS"),
+    ] = 10.0
     show: Annotated[bool, Option("Show the output in a window; h lists its keys.", OUTPUT)] = False
     stats: Annotated[
         Path | None,

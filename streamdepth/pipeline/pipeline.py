@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from streamdepth.core.clock import Clock
     from streamdepth.core.contracts import Sink
     from streamdepth.core.frame import DepthMap, Frame
-    from streamdepth.depth.alignment import Anchor
+    from streamdepth.depth.anchors import Anchor
     from streamdepth.inference.model import EngineSource, Runner
     from streamdepth.pipeline.sink_worker import SinkWorker
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from streamdepth.core.contracts import Sink, Source
     from streamdepth.core.frame import DepthMap, DepthRange, Frame, StreamInfo
     from streamdepth.core.look import Look
-    from streamdepth.depth.alignment import Anchor, Anchoring
+    from streamdepth.depth.alignment import Anchoring
+    from streamdepth.depth.anchors import Anchor
     from streamdepth.depth.cuts import CutDetector
     from streamdepth.depth.range import Measurement, RangeSpec
     from streamdepth.pipeline.batching import MultiSourceQueue

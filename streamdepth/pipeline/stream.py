@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from streamdepth.core.contracts import Source
     from streamdepth.core.frame import DepthMap, Frame, Result
-    from streamdepth.depth.alignment import Anchor
+    from streamdepth.depth.anchors import Anchor
     from streamdepth.inference.model import EngineSource
 
 _AHEAD = 2
