@@ -76,7 +76,7 @@ def read(name: str, estimator: sd.DepthEstimator, frames: int) -> Clip:
         shot = index if cuts.is_cut(frame.image) else shot
         height = round(_CELL_WIDTH_PX * frame.height_px / frame.width_px)
         clip.images.append(cv2.resize(frame.to_rgb(), (_CELL_WIDTH_PX, height), interpolation=cv2.INTER_AREA))
-        clip.small.append(clip.propagator.small(frame.image))
+        clip.small.append(clip.propagator.flow.small(frame.image))
         clip.depths.append(depth)
         clip.shots.append(shot)
     return clip

@@ -79,7 +79,7 @@ class Servers:
         from streamdepth.serve.site import WebSite
 
         if url not in self._pages:
-            settings = WebSettings(model_every=config.model_every)
+            settings = WebSettings(model_every=config.model_every, stabilize=config.stabilize == "on")
             self._pages[url] = WebSite(url, estimator=estimator, token_file=config.token_file, settings=settings)
         return self._pages[url]
 

@@ -55,6 +55,7 @@ def run(config: RunConfig) -> None:
                 batch=_chosen_batch(config, estimator, job),
                 model_every=config.model_every,
                 anchors=config.anchor,
+                stabilize=config.stabilize == "on",
                 color_threads=job.threads.kernels,
             )
             trouble = ""

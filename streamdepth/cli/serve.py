@@ -37,6 +37,7 @@ def serve(config: ServeConfig) -> None:
         look = replace(look, view=View.SIDE)
     switch = RangeSwitch(RangeSpec.parse(config.range or "ema"))
     planned = plan_threads(config.threads or cores())
+    stabilize = config.stabilize == "on"
     shown: Source | None = None
     if config.source is not None:
         name = "test:?frames=0" if config.source == "test:" else config.source
@@ -52,13 +53,22 @@ def serve(config: ServeConfig) -> None:
             range_switch=switch,
             estimator=estimator,
             token_file=config.token_file,
-            settings=WebSettings(max_upload_bytes=config.max_upload << 20, model_every=config.model_every),
+            settings=WebSettings(
+                max_upload_bytes=config.max_upload << 20, model_every=config.model_every, stabilize=stabilize
+            ),
         )
         site.start()
         try:
             print_address(site, quiet=config.quiet)
             if shown is not None:
-                _show(shown, estimator, site, color_threads=planned.kernels, model_every=config.model_every)
+                _show(
+                    shown,
+                    estimator,
+                    site,
+                    color_threads=planned.kernels,
+                    model_every=config.model_every,
+                    stabilize=stabilize,
+                )
             wait_for_interrupt()
         finally:
             site.stop()
@@ -72,7 +82,9 @@ def print_address(site: WebSite, *, quiet: bool) -> None:
         typer.echo(f"streamdepth: open {site.address}/")
 
 
-def _show(source: Source, estimator: DepthEstimator, site: WebSite, *, color_threads: int, model_every: int) -> None:
+def _show(
+    source: Source, estimator: DepthEstimator, site: WebSite, *, color_threads: int, model_every: int, stabilize: bool
+) -> None:
     """Run a source until it ends; repeat it if it can be read again."""
     from streamdepth.core.queues import Policy
     from streamdepth.pipeline import Pipeline
@@ -89,6 +101,7 @@ def _show(source: Source, estimator: DepthEstimator, site: WebSite, *, color_thr
             policy=Policy.LATEST,
             range=site.view.range_switch,
             model_every=model_every,
+            stabilize=stabilize,
             color_threads=color_threads,
         )
         sink.watch(pipeline)

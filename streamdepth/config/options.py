@@ -163,6 +163,8 @@ class Options(BaseModel):
     @classmethod
     def _check_choice(cls, value: Any, info: ValidationInfo) -> Any:
         one = cls._declaration(info.field_name or "")
+        if isinstance(value, bool) and "on" in one.choices:
+            value = "on" if value else "off"  # YAML reads a bare on and off as booleans.
         values = value if one.repeatable and isinstance(value, list | tuple) else [value]
         for item in values:
             if one.choices and item is not None and item not in one.choices:

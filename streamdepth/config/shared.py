@@ -150,6 +150,15 @@ class Settings(Options):
             (RUN, SERVE),
         ),
     ] = 1
+    stabilize: Annotated[
+        Literal["off", "on"],
+        Option(
+            "Filter depth over time along the optical flow, against flicker of its shapes: live from past frames, in "
+            "files from both sides.",
+            MODEL,
+            (RUN, SERVE),
+        ),
+    ] = "off"
     style: Annotated[
         str,
         Option(

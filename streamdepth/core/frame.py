@@ -276,6 +276,7 @@ class DepthMap:
         propagated: computed from depth of other frames along the optical flow (``model_every``), not by the model.
         anchor_error: typical relative error (one standard deviation) of metres that come from anchors; None where the
             values are the model's own.
+        stabilized: filtered over time (``stabilize``).
     """
 
     values: NDArray[np.float32]
@@ -283,6 +284,7 @@ class DepthMap:
     valid: NDArray[np.bool_] | None = None
     propagated: bool = False
     anchor_error: float | None = None
+    stabilized: bool = False
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or self.values.dtype != "float32" or 0 in self.values.shape:

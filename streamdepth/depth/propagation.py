@@ -1,36 +1,27 @@
 """Depth of a frame from the depth of key frames, propagated along the optical flow.
 
-The flow from the frame to each key frame is computed by dense inverse search (Kroeger, Timofte, Dai and Van Gool, "Fast
-Optical Flow using Dense Inverse Search", ECCV 2016; implemented in OpenCV), and depth is warped along it. With two key
-frames, their depth is blended with weights from the distance in time and from the photometric residual, so that pixels
-occluded in one key frame come from the other. Two flows, two warps and the blend cost about 1.5 ms of one core at
-352x192.
+Depth is warped along the flow from the frame to each key frame. With two key frames, their depth is blended with
+from the distance in time and from the photometric residual, so that pixels occluded in one key frame come from the
+other. Two flows, two warps and the blend cost about 1.5 ms of one core at 352x192.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from streamdepth.core.errors import DataFormatError
 from streamdepth.core.frame import DepthMap
+from streamdepth.depth.flow import OpticalFlow, pixel_grid, resized, sample, scaled_flow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import av
     from numpy.typing import NDArray
 
     from streamdepth.core.frame import Sense
 
-_LONGER_SIDE_PX = 256
-"""Size of images for optical flow. On a roller coaster video with ``model_every=4``, the error to the depth of the
-model is 3.3 % of the range; 352 px take twice the time with the same error, 192 px give 3.4 %."""
-_SHORTEST_SIDE_PX = 32
-"""Minimum size of these images: four patches of 8 px. OpenCV 5.0 crashes on 256x16."""
 _RESIDUAL_SCALE = 8.0
 """Photometric residual in grey levels that reduces the weight of a key frame by the factor e."""
 _RESIDUAL_WINDOW_PX = 5
@@ -43,7 +34,7 @@ class KnownDepth:
     """A key frame: its image for optical flow, and its depth from the model.
 
     Attributes:
-        small: uint8 [h, w], the image from :meth:`DepthPropagator.small`.
+        small: uint8 [h, w], the image from :meth:`OpticalFlow.small`.
         values: float32 [H, W], depth, 0 where invalid.
         known: float32 [H, W], 1 where depth is valid, else 0; None = valid everywhere.
         sense: meaning of the values.
@@ -76,33 +67,8 @@ class DepthPropagator:
     """Propagates depth from key frames. Used by one thread."""
 
     def __init__(self) -> None:
-        import av.video.reformatter
-
-        self._scaler = av.video.reformatter.VideoReformatter()
-        self._search: Any = None
-        self._search_shape: tuple[int, ...] = ()
+        self.flow = OpticalFlow()
         self._last: _FlowChain | None = None
-
-    def small(self, image: av.VideoFrame) -> NDArray[np.uint8]:
-        """The image for optical flow: luma, uint8 [h, w], longer side 256 px.
-
-        Raises:
-            DataFormatError: the pixel format cannot be converted.
-        """
-        import av
-
-        scale = _LONGER_SIDE_PX / max(image.width, image.height)
-        width, height = (max(_SHORTEST_SIDE_PX, round(side * scale)) for side in (image.width, image.height))
-        try:
-            gray = self._scaler.reformat(
-                image, format="gray", width=width, height=height, interpolation="AREA", threads=1
-            )
-        except (av.FFmpegError, ValueError) as error:
-            raise DataFormatError(
-                f"no optical flow for {image.width}x{image.height} {image.format.name} frames ({error}); "
-                "remove --model-every"
-            ) from error
-        return np.asarray(gray.to_ndarray(), dtype=np.uint8)
 
     def between(
         self, smalls: Sequence[NDArray[np.uint8]], before: KnownDepth, after: KnownDepth | None
@@ -110,7 +76,7 @@ class DepthPropagator:
         """Depth of the frames between two key frames of one shot.
 
         Args:
-            smalls: images of :meth:`small`, evenly spaced in time from ``before`` to ``after``.
+            smalls: images of :meth:`OpticalFlow.small`, evenly spaced in time from ``before`` to ``after``.
             before: the key frame before them.
             after: the key frame after them; None at the end of a shot.
 
@@ -143,14 +109,7 @@ class DepthPropagator:
         return _with_holes(warped.values, warped.known > 0, before)
 
     def _chain(self, target: KnownDepth) -> _FlowChain:
-        import cv2
-
-        if self._search_shape != target.small.shape:
-            # One object per size: OpenCV 5.0 crashes on an initial flow after a change of size.
-            # The next slower preset takes twice the time and does not reduce the error.
-            self._search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-            self._search_shape = target.small.shape
-        return _FlowChain(self._search, target)
+        return _FlowChain(self.flow, target)
 
 
 class _FlowChain:
@@ -160,19 +119,14 @@ class _FlowChain:
     6.1 % of the range.
     """
 
-    def __init__(self, search: Any, target: KnownDepth) -> None:
+    def __init__(self, optical_flow: OpticalFlow, target: KnownDepth) -> None:
         self.target = target
-        self._search = search
+        self._optical_flow = optical_flow
         self._flow: NDArray[np.float32] | None = None
 
     def flow(self, small: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """float32 [h, w, 2]: displacement (x, y) in pixels from each pixel of ``small`` to its match in ``target``."""
-        if small.shape != self.target.small.shape:
-            raise ValueError(
-                f"optical flow needs images of one size, not {list(small.shape)} and {list(self.target.small.shape)}"
-            )
-        initial = None if self._flow is None else self._flow.copy()  # OpenCV overwrites it
-        self._flow = np.asarray(self._search.calc(small, self.target.small, initial), np.float32)
+        """The flow from ``small`` to the key frame, as :meth:`OpticalFlow.calc`."""
+        self._flow = self._optical_flow.calc(small, self.target.small, self._flow)
         return self._flow
 
 
@@ -194,26 +148,24 @@ def _warped(small: NDArray[np.uint8], key: KnownDepth, flow: NDArray[np.float32]
     import cv2
 
     height, width = small.shape
-    coordinates = flow + _grid(small.shape)
-    levels = cv2.blur(cv2.absdiff(_sample(key.small, coordinates), small), (_RESIDUAL_WINDOW_PX, _RESIDUAL_WINDOW_PX))
+    coordinates = flow + pixel_grid(small.shape)
+    levels = cv2.blur(cv2.absdiff(sample(key.small, coordinates), small), (_RESIDUAL_WINDOW_PX, _RESIDUAL_WINDOW_PX))
     residual: NDArray[np.float32] = levels.astype(np.float32)
     inside = cv2.inRange(coordinates, (-0.5, -0.5), (width - 0.5, height - 0.5))
     residual[inside == 0] += 4 * _RESIDUAL_SCALE
 
-    rows, columns = key.values.shape
-    coordinates = _resized(flow * np.array([columns / width, rows / height], np.float32), key.values.shape)
-    coordinates += _grid(key.values.shape)
-    values = _sample(key.values, coordinates)
+    coordinates = scaled_flow(flow, key.values.shape)
+    values = sample(key.values, coordinates)
     if key.known is None:
         return _Warped(values, None, residual)
-    known = _sample(key.known, coordinates)
+    known = sample(key.known, coordinates)
     filled = np.divide(values, known, out=np.zeros_like(values), where=known > 0)
     return _Warped(filled, np.where(known > _MIN_KNOWN, known, np.float32(0)), residual)
 
 
 def _blended(near: _Warped, far: _Warped, before: KnownDepth, *, share: float) -> DepthMap:
     """Blend two warped key frames; ``share`` is the position in time from the first to the second, 0..1."""
-    weight = _resized(_near_weight(near.residual, far.residual, share), before.values.shape)
+    weight = resized(_near_weight(near.residual, far.residual, share), before.values.shape)
     if near.known is None and far.known is None:
         values = far.values + weight * (near.values - far.values)
         return DepthMap(values, before.sense, None, propagated=True)
@@ -241,26 +193,3 @@ def _near_weight(
     balance = (later_residual - residual) + (float(later_residual.mean()) - float(residual.mean()))
     odds = np.exp(np.clip(balance / _RESIDUAL_SCALE, -30, 30)) * ((1 - share) / share)
     return np.asarray(odds / (1 + odds), dtype=np.float32)
-
-
-@lru_cache(maxsize=4)
-def _grid(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """float32 [h, w, 2], read only: x and y of each pixel."""
-    ys, xs = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
-    grid = np.dstack([xs, ys])
-    grid.flags.writeable = False
-    return grid
-
-
-def _sample(array: NDArray[Any], coordinates: NDArray[np.float32]) -> NDArray[Any]:
-    """Bilinear samples of ``array`` at coordinates [h, w, 2] (x, y); edges are replicated."""
-    import cv2
-
-    remap: Any = cv2.remap  # the type stubs lack the form with one combined map
-    return np.asarray(remap(array, coordinates, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
-
-
-def _resized(array: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    import cv2
-
-    return np.asarray(cv2.resize(array, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR))

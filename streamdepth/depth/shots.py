@@ -67,6 +67,8 @@ class _Record:
     sense: Sense
     shape: tuple[int, int]
     propagated: bool
+    stabilized: bool
+    anchor_error: float | None
 
 
 @dataclass(slots=True)
@@ -155,7 +157,9 @@ class ShotSpool:
             ) from error
         with self._changed:
             stamp = Stamp(frame.index, frame.pts, frame.captured_ns)
-            shot.records.append(_Record(stamp, depth.sense, values.shape, depth.propagated))
+            shot.records.append(
+                _Record(stamp, depth.sense, values.shape, depth.propagated, depth.stabilized, depth.anchor_error)
+            )
             self._cache(shot, frame)
             shot.sample(measurement)
             shot.size_bytes += values.nbytes
@@ -193,7 +197,13 @@ class ShotSpool:
         values = np.empty((height, width), np.float32)
         shot.spool.readinto(values.data)  # type: ignore[attr-defined]  # a BufferedRandom, which IO[bytes] hides
         assert shot.range is not None  # noqa: S101 - set by _close_shot
-        depth = DepthMap(values, record.sense, propagated=record.propagated)
+        depth = DepthMap(
+            values,
+            record.sense,
+            propagated=record.propagated,
+            stabilized=record.stabilized,
+            anchor_error=record.anchor_error,
+        )
         return Spooled(record.stamp, frame, depth, _crossfade(shot, shot.range))
 
     def abort(self) -> None:

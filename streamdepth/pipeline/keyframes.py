@@ -13,6 +13,9 @@ from streamdepth.pipeline.stats import Timer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from streamdepth.core.clock import Clock
     from streamdepth.core.frame import DepthMap, Frame
     from streamdepth.depth.cuts import CutDetector
@@ -27,11 +30,13 @@ class Estimated:
 
     Attributes:
         cut: first frame of a shot; None if not determined yet.
+        small: the image of ``OpticalFlow.small``, if it was computed.
     """
 
     frame: Frame
     depth: DepthMap
     cut: bool | None = None
+    small: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +186,7 @@ class KeyframePropagation:
             following = self._known_depth(frame, depth)
             self._emit(held, before, following if pending.shot == shot else None)
             held.clear()
-            self.ready.put(Estimated(frame, depth, cut=shot not in (None, pending.shot)))
+            self.ready.put(Estimated(frame, depth, shot not in (None, pending.shot), following.small))
             before, shot = following, pending.shot
 
     def _emit(self, held: list[_Pending], before: KnownDepth | None, after: KnownDepth | None) -> None:
@@ -189,9 +194,10 @@ class KeyframePropagation:
         if before is None:
             return  # The first frame is a key frame, so no frame is held yet.
         propagator = self._propagator
-        depths = propagator.between([propagator.small(pending.frame.image) for pending in held], before, after)
-        for pending in held:
-            self.ready.put(Estimated(pending.frame, self._propagated(lambda: next(depths)), cut=False))
+        smalls = [propagator.flow.small(pending.frame.image) for pending in held]
+        depths = propagator.between(smalls, before, after)
+        for pending, small in zip(held, smalls, strict=True):
+            self.ready.put(Estimated(pending.frame, self._propagated(lambda: next(depths)), cut=False, small=small))
 
     # Policy latest ------------------------------------------------------------------------------------------------
 
@@ -233,10 +239,10 @@ class KeyframePropagation:
     def _known_depth(self, frame: Frame, depth: DepthMap) -> KnownDepth:
         from streamdepth.depth.propagation import KnownDepth
 
-        return KnownDepth.of(self._propagator.small(frame.image), depth)
+        return KnownDepth.of(self._propagator.flow.small(frame.image), depth)
 
     def _forward(self, frame: Frame, before: KnownDepth) -> DepthMap:
-        return self._propagator.forward(self._propagator.small(frame.image), before)
+        return self._propagator.forward(self._propagator.flow.small(frame.image), before)
 
     def _propagated(self, propagate: Callable[[], DepthMap]) -> DepthMap:
         started_ns = self._clock.monotonic_ns()

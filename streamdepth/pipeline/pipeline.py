@@ -54,6 +54,9 @@ class Pipeline:
             optical flow (:mod:`streamdepth.depth.propagation`), from both sides under ``every``, from the past under
             ``latest``. Under ``every``, about ``model_every * (3 * batch + 1)`` decoded frames wait in memory.
         anchors: points of known distance that make a relative model metric (:mod:`streamdepth.depth.alignment`).
+        stabilize: filter depth over time along the optical flow (:mod:`streamdepth.depth.stabilize`): under ``latest``
+            from past frames, without delay; under ``every`` from past and later frames, with up to 24 decoded frames in
+            memory. Requires the same memory and time for any length of video.
         color_threads: threads that share the rows of each image.
         frame_cache_bytes: memory for decoded images, so that ``shot`` reads fewer of them a second time.
         deadline_seconds: how long the end of a run may make no progress before the blocking threads are abandoned
@@ -76,6 +79,7 @@ class Pipeline:
         batch: int = 1,
         model_every: int = 1,
         anchors: Sequence[Anchor] = (),
+        stabilize: bool = False,
         color_threads: int = 1,
         frame_cache_bytes: int = FRAME_CACHE_BYTES,
         deadline_seconds: float = 10.0,
@@ -95,6 +99,7 @@ class Pipeline:
         limits.MODEL_EVERY.check("model_every", model_every)
         self._model_every = model_every
         self._anchors = anchors
+        self._stabilize = stabilize
         self._color_threads = color_threads
         self._engines = model
         self._range = RangeSpec.parse(range) if isinstance(range, str) else range
@@ -133,6 +138,7 @@ class Pipeline:
             range_spec=self._range_for(source, own_sinks, policy),
             batch=self._batch,
             model_every=self._model_every,
+            stabilize=self._stabilize,
             color_threads=self._color_threads,
             frame_cache_bytes=self._frame_cache_bytes,
             anchors=self._anchors,
@@ -241,6 +247,8 @@ class Pipeline:
             thread_group.add(partial(source_worker.capture, self._model.frame_queue), stage="capture", source=name)
             if source_worker.propagation is not None:
                 thread_group.add(source_worker.propagation.run, stage="propagate", source=name)
+            if source_worker.stabilization is not None:
+                thread_group.add(source_worker.stabilization.run, stage="stabilize", source=name)
             if source_worker.range_spec.mode is RangeMode.SHOT:
                 thread_group.add(source_worker.spool, stage="range", source=name)
                 thread_group.add(source_worker.color_shots, stage="colorize", source=name)

@@ -31,6 +31,10 @@ def run_stats(
         source_worker.propagation for source_worker in source_workers if source_worker.propagation is not None
     ]
     timers["propagate"] = Timer.merged(propagation.timer for propagation in propagations)
+    stabilizations = [
+        source_worker.stabilization for source_worker in source_workers if source_worker.stabilization is not None
+    ]
+    timers["stabilize"] = Timer.merged(stabilization.timer for stabilization in stabilizations)
     for source_worker in source_workers:
         for sink_worker in source_worker.sink_workers:
             timers[f"sink {sink_worker.sink.name}"] = sink_worker.timer
@@ -53,6 +57,7 @@ def run_stats(
         provider=engine.provider,
         batch=engine.batch,
         range=", ".join(dict.fromkeys(str(source_worker.range_spec) for source_worker in source_workers)),
+        stabilize=", ".join(dict.fromkeys(stabilization.name for stabilization in stabilizations)) or "off",
         notes=(*opening_notes(source_workers, engine), *_closing_notes(source_workers)),
     )
 
@@ -108,6 +113,11 @@ def snapshot(
                 len(source_worker.propagation)
                 for source_worker in source_workers
                 if source_worker.propagation is not None
+            ),
+            "stabilize": sum(
+                len(source_worker.stabilization)
+                for source_worker in source_workers
+                if source_worker.stabilization is not None
             ),
             "spool": sum(
                 len(source_worker.shot_spool)

@@ -14,6 +14,7 @@ from streamdepth.depth.shots import ShotSpool
 from streamdepth.pipeline.keyframes import Estimated, KeyframePropagation
 from streamdepth.pipeline.second_pass import SecondPass
 from streamdepth.pipeline.sink_worker import SinkWorker
+from streamdepth.pipeline.stabilization import Stabilization
 from streamdepth.pipeline.stats import SinkStats, SourceCounters, Timer
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class SourceWorker:
         range_spec: RangeSpec | RangeSwitch,
         batch: int,
         model_every: int,
+        stabilize: bool,
         color_threads: int,
         frame_cache_bytes: int,
         anchors: Sequence[Anchor],
@@ -65,6 +67,7 @@ class SourceWorker:
             self.propagation = KeyframePropagation(
                 model_every, policy=policy, batch=batch, known=self.depths, dropped=self.counters.dropped, clock=clock
             )
+        self.stabilization = Stabilization(policy, self._take_depth, clock) if stabilize else None
         self.info: StreamInfo | None = None
         self.shot_spool: ShotSpool | None = None
         self._second_pass: SecondPass | None = None
@@ -87,7 +90,9 @@ class SourceWorker:
 
     @property
     def _needs_cuts(self) -> bool:
-        if self.propagation is not None or self._anchors or isinstance(self.range_spec, RangeSwitch):
+        if isinstance(self.range_spec, RangeSwitch):
+            return True
+        if self.propagation is not None or self.stabilization is not None or self._anchors:
             return True
         return self.range_spec.mode in (RangeMode.SHOT, RangeMode.EMA)
 
@@ -114,6 +119,8 @@ class SourceWorker:
             from streamdepth.depth.alignment import Anchoring
 
             self._anchoring = Anchoring(self._anchors, (info.width_px, info.height_px), live=info.live)
+        if self.stabilization is not None:
+            self.stabilization.open(info, self._cuts)
         if any(sink_worker.sink.control is not None for sink_worker in self.sink_workers):
             from streamdepth.colorize.colorizer import Colorizer
             from streamdepth.colorize.palettes import checked_style
@@ -216,6 +223,10 @@ class SourceWorker:
         return depth, measurement, cut
 
     def _next(self) -> Estimated:
+        return self._take_depth() if self.stabilization is None else self.stabilization.ready.take()
+
+    def _take_depth(self) -> Estimated:
+        """The next frame with depth from the model, or propagated."""
         if self.propagation is not None:
             return self.propagation.ready.take()
         return Estimated(*self.depths.take())
@@ -252,6 +263,8 @@ class SourceWorker:
         self.depths.abort()
         if self.propagation is not None:
             self.propagation.abort()
+        if self.stabilization is not None:
+            self.stabilization.abort()
         if self.shot_spool is not None:
             self.shot_spool.abort()
         if self._second_pass is not None:

@@ -117,6 +117,7 @@ class RunStats:
         stages_ms: milliseconds per frame of each stage: median and p95.
         latency_ms: from capture to sink: median, p95, p99.
         sinks: statistics of each sink.
+        stabilize: ``"off"``, ``"causal"`` (from past frames) or ``"two-sided"`` (from past and later frames).
     """
 
     captured: int = 0
@@ -136,6 +137,7 @@ class RunStats:
     provider: str = ""
     batch: int = 0
     range: str = ""
+    stabilize: str = "off"
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -158,6 +160,7 @@ class RunStats:
             "provider": self.provider,
             "batch": self.batch,
             "range": self.range,
+            "stabilize": self.stabilize,
             "notes": list(self.notes),
         }
 
@@ -186,6 +189,7 @@ def combined(runs: Sequence[RunStats]) -> RunStats:
         latency_ms=_worst({"": run.latency_ms} for run in runs).get("", {}),
         sinks=tuple(sink for run in runs for sink in run.sinks),
         range=", ".join(dict.fromkeys(run.range for run in runs if run.range)),
+        stabilize=", ".join(dict.fromkeys(run.stabilize for run in runs)),
         notes=tuple(dict.fromkeys(note for run in runs for note in run.notes)),
     )
 

@@ -46,6 +46,7 @@ def stream(
     batch: int = 1,
     model_every: int = 1,
     anchors: Sequence[Anchor] = (),
+    stabilize: bool = False,
 ) -> Iterator[tuple[Frame, DepthMap]]:
     """``for frame, depth in stream("clip.mp4")``: depth of every frame, decoded and computed ahead on other threads.
 
@@ -56,6 +57,7 @@ def stream(
         batch: frames per model run.
         model_every: as in :class:`Pipeline`; frames without a model run have ``DepthMap.propagated``.
         anchors: as in :class:`Pipeline`; the depth is then in metres.
+        stabilize: as in :class:`Pipeline`.
 
     Yields:
         The frame and its depth at model resolution, in model units. Both stay valid while referenced. Leaving the loop
@@ -67,7 +69,16 @@ def stream(
     opened = to_source(source)
     chosen = Policy(policy) if policy is not None else (Policy.LATEST if opened.live else Policy.EVERY)
     sink = _IteratorSink(chosen)
-    pipeline = Pipeline([opened], model, [sink], policy=chosen, batch=batch, model_every=model_every, anchors=anchors)
+    pipeline = Pipeline(
+        [opened],
+        model,
+        [sink],
+        policy=chosen,
+        batch=batch,
+        model_every=model_every,
+        anchors=anchors,
+        stabilize=stabilize,
+    )
     pipeline.open()
     failure: list[BaseException] = []
 

@@ -248,7 +248,13 @@ class JobRunner:
         codec = codec_for_browsers(check_container(job.upload, job.name, most))
         source = FileSource(job.upload, source_id=job.name, max_pixels=most)
         sink = sink_for(str(job.result), control=LookControl(job.look), overwrite=True, codec=codec)
-        pipeline = Pipeline([source], self._estimator, [sink], model_every=self._settings.model_every)
+        pipeline = Pipeline(
+            [source],
+            self._estimator,
+            [sink],
+            model_every=self._settings.model_every,
+            stabilize=self._settings.stabilize,
+        )
         ended = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(job, pipeline, ended), name="web-job-watch", daemon=True)
         with pipeline:

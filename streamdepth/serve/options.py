@@ -24,7 +24,7 @@ _MEBI = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class WebSettings:
-    """Limits of a web server. All values are greater than 0.
+    """Limits of a web server. All numbers are greater than 0.
 
     Attributes:
         max_connections: simultaneous TCP connections. When all are in use, the connection that has been idle longest is
@@ -44,7 +44,7 @@ class WebSettings:
         free_disk_bytes: free disk space that uploads and jobs leave.
         max_results, result_seconds: number of finished jobs whose files are kept, and for how long.
         jpeg_quality: 1..100.
-        model_every: for uploaded videos, as in :class:`~streamdepth.pipeline.Pipeline`.
+        model_every, stabilize: for uploaded videos, as in :class:`~streamdepth.pipeline.Pipeline`.
         stall_seconds: a client that sends or reads nothing for this long is disconnected.
         body_seconds: time for a whole request body, except that of a video.
         least_bytes_per_second: average rate below which an upload or a download is ended, after ``stall_seconds``.
@@ -68,13 +68,14 @@ class WebSettings:
     result_seconds: float = 1800.0
     jpeg_quality: int = 85
     model_every: int = 1
+    stabilize: bool = False
     stall_seconds: float = 10.0
     body_seconds: float = 60.0
     least_bytes_per_second: float = 65_536.0
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            if not getattr(self, name) > 0:
+            if not (getattr(self, name) > 0 or name == "stabilize"):
                 raise UsageError(f"{name} must be greater than 0, not {getattr(self, name)}")
 
 

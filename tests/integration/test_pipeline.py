@@ -250,4 +250,6 @@ class TestUse:
         assert snapshots[0].expected == 5
         assert not snapshots[0].stopping
         assert [s.written for s in snapshots] == [0, 1, 2, 3, 4]
-        assert {"frame_queue", "batches", "depths", "propagate", "spool", "sinks"} == snapshots[0].queues.keys()
+        assert {"frame_queue", "batches", "depths", "propagate", "stabilize", "spool", "sinks"} == snapshots[
+            0
+        ].queues.keys()

@@ -110,8 +110,6 @@ class TestProcess:
             str(out),
             "--range",
             "ema",
-            "--policy",
-            "every",
             "--stats",
             str(stats),
         ]
@@ -147,8 +145,7 @@ class TestProcess:
         monkeypatch.setattr(PatternSource, "frames", pressing)
         out, stats = tmp_path / "o.mkv", tmp_path / "s.json"
         try:
-            options = ["--range", "ema", "--policy", "every", "--stats", str(stats)]
-            code = main(["run", "test:?frames=0&size=64x48", "-o", str(out), *options])
+            code = main(["run", "test:?frames=0&size=64x48", "-o", str(out), "--range", "ema", "--stats", str(stats)])
         finally:
             for number, handler in zip((signal.SIGINT, signal.SIGTERM), kept, strict=True):
                 signal.signal(number, handler)

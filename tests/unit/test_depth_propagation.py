@@ -165,7 +165,7 @@ def test_tiny_and_narrow_images_are_held(size: tuple[int, int]) -> None:
     width, height = size
     image = av.VideoFrame.from_ndarray(np.full((height, width, 3), 90, np.uint8), format="rgb24")
     propagator = DepthPropagator()
-    small = propagator.small(image)
+    small = propagator.flow.small(image)
     assert (max(small.shape), min(small.shape) >= 32) == (256, True)
     depth = np.arange(32, dtype=np.float32).reshape(4, 8)
     known = _known(small, depth)
@@ -189,7 +189,7 @@ def test_sizes_may_change() -> None:
 def test_motion_is_looked_for_in_small_luma(pix_fmt: str, width: int, height: int, expected: tuple[int, int]) -> None:
     ramp = np.tile(np.linspace(20, 230, width).astype(np.uint8), (height, 1))
     image = av.VideoFrame.from_ndarray(np.dstack([ramp] * 3), format="rgb24").reformat(format=pix_fmt)
-    small = DepthPropagator().small(image)
+    small = DepthPropagator().flow.small(image)
     assert small.shape == expected
     assert small.dtype == np.uint8
     middle = small[small.shape[0] // 2].astype(int)
@@ -200,4 +200,4 @@ def test_motion_is_looked_for_in_small_luma(pix_fmt: str, width: int, height: in
 def test_a_image_the_scaler_cannot_convert_is_named() -> None:
     image = av.VideoFrame(64, 64, "gray32be")
     with pytest.raises(DataFormatError, match=r"64x64 gray32be frames .*remove --model-every"):
-        DepthPropagator().small(image)
+        DepthPropagator().flow.small(image)

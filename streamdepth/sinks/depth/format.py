@@ -135,6 +135,7 @@ class DepthMetadata:
         model, model_revision: of the model. version: of streamdepth. source: name of the source.
         anchor_error: relative error of metres from anchors at the first frame; None where the model gave the values.
         intrinsics: of the camera, for the size of the depth; None if unknown.
+        stabilized: filtered over time (``--stabilize on``).
     """
 
     sense: Sense
@@ -147,6 +148,7 @@ class DepthMetadata:
     model: str = ""
     model_revision: str = ""
     source: str = ""
+    stabilized: bool = False
     version: str = __version__
     anchor_error: float | None = None
     intrinsics: Intrinsics | None = None
@@ -174,6 +176,7 @@ class DepthMetadata:
             "model": redact(self.model),
             "model_revision": redact(self.model_revision),
             "source": redact(self.source),
+            "stabilized": "1" if self.stabilized else "",
             "version": self.version,
             "anchor_error": "" if self.anchor_error is None else f"{self.anchor_error:.4g}",
             "intrinsics": "" if self.intrinsics is None else json.dumps(asdict(self.intrinsics)),
@@ -198,6 +201,7 @@ class DepthMetadata:
             model=fields.get("model", ""),
             model_revision=fields.get("model_revision", ""),
             source=fields.get("source", ""),
+            stabilized=fields.get("stabilized") == "1",
             version=fields.get("version", ""),
             anchor_error=float(fields["anchor_error"]) if fields.get("anchor_error") else None,
             intrinsics=_intrinsics(fields.get("intrinsics")),

@@ -97,6 +97,7 @@ class _DepthSink(BaseSink):
             model=self._model,
             model_revision=self._model_revision,
             source=info.source_id,
+            stabilized=depth.stabilized,
         )
 
     def _encode(self, depth: DepthMap, size_px: tuple[int, int], box_px: tuple[int, int]) -> NDArray[np.uint16]:

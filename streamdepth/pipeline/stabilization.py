@@ -1,0 +1,99 @@
+"""The stabilization stage: between depth and range, on a separate thread."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from streamdepth.core.queues import BoundedQueue, Ended, Policy
+from streamdepth.pipeline.keyframes import Estimated
+from streamdepth.pipeline.stats import Timer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from streamdepth.core.clock import Clock
+    from streamdepth.core.frame import DepthMap, Frame, StreamInfo
+    from streamdepth.depth.cuts import CutDetector
+    from streamdepth.depth.flow import OpticalFlow
+    from streamdepth.depth.stabilize import Stabilizer
+
+    Item = tuple[Frame, bool]
+
+_CAPACITY = 4
+_LIVE_CAPACITY = 1
+
+
+class Stabilization:
+    """Filters depth over time: from past frames under ``latest``, from both sides under ``every``.
+
+    ``run`` is the loop of one thread.
+
+    Args:
+        take: returns the next frame with depth; raises ``Ended`` after the last one.
+
+    Attributes:
+        name: ``"causal"`` or ``"two-sided"``.
+        ready: frames with stabilized depth, in order.
+    """
+
+    def __init__(self, policy: Policy, take: Callable[[], Estimated], clock: Clock) -> None:
+        self._two_sided = policy is Policy.EVERY
+        self.name = "two-sided" if self._two_sided else "causal"
+        self.timer = Timer()
+        self.ready: BoundedQueue[Estimated] = BoundedQueue(_CAPACITY if self._two_sided else _LIVE_CAPACITY)
+        self._take = take
+        self._clock = clock
+        self._pending = 0
+        self._cuts: CutDetector | None = None
+        self._flow: OpticalFlow | None = None
+        self._filter: Stabilizer[Item] | None = None
+
+    def open(self, info: StreamInfo, cuts: CutDetector | None) -> None:
+        """Load the filter.
+
+        Args:
+            cuts: used by the stabilization thread from now on, unless ``Estimated.cut`` is known; None if cuts cannot
+                be detected.
+        """
+        from streamdepth.depth.flow import OpticalFlow
+        from streamdepth.depth.stabilize import CausalStabilizer, TwoSidedStabilizer
+
+        self._cuts, self._flow = cuts, OpticalFlow()
+        self._filter = TwoSidedStabilizer(info.rate) if self._two_sided else CausalStabilizer(info.rate)
+
+    def run(self) -> None:
+        """The loop of the stabilization thread."""
+        assert self._filter is not None  # noqa: S101 - created in open()
+        try:
+            while True:
+                estimated = self._take()
+                started_ns = self._clock.monotonic_ns()
+                complete = self._append(estimated)
+                self.timer.add(self._clock.monotonic_ns() - started_ns)
+                self._pending += 1
+                del estimated  # Its depth must not occupy the ring while this thread waits.
+                self._emit(complete)
+        except Ended:
+            self._emit(self._filter.flush())
+            self.ready.end()
+
+    def abort(self) -> None:
+        self.ready.abort()
+
+    def __len__(self) -> int:
+        return self._pending
+
+    def _append(self, estimated: Estimated) -> list[tuple[Item, DepthMap]]:
+        assert self._filter is not None  # noqa: S101 - created in open()
+        assert self._flow is not None  # noqa: S101 - created in open()
+        frame, cut, small = estimated.frame, estimated.cut, estimated.small
+        if cut is None:
+            cut = self._cuts is not None and self._cuts.is_cut(frame.image)
+        if small is None:
+            small = self._flow.small(frame.image)
+        return self._filter.append((frame, cut), small, estimated.depth, frame.seconds, cut=cut)
+
+    def _emit(self, complete: list[tuple[Item, DepthMap]]) -> None:
+        for (frame, cut), depth in complete:
+            self.ready.put(Estimated(frame, depth, cut))
+            self._pending -= 1

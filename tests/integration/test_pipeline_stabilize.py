@@ -1,0 +1,130 @@
+"""``stabilize``: the stage in a run, its bookkeeping, and what files and statistics say of it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import streamdepth as sd
+from streamdepth.cli import main
+from streamdepth.pipeline import Pipeline, stream
+from streamdepth.sources.pattern import PatternSource
+from tests.support.stages import (
+    FakeEngine,
+    RecordingSink,
+    ScriptedSource,
+    assert_true,
+    balanced,
+    fake_estimator,
+    no_threads_left,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def estimator() -> sd.DepthEstimator:
+    return sd.DepthEstimator(provider="cpu")
+
+
+@pytest.mark.parametrize("mode", ["shot", "ema", "frame", "fixed:0,300"])
+@pytest.mark.parametrize(("every", "batch"), [(1, 1), (1, 4), (3, 2)])
+def test_every_frame_arrives_once_and_in_order(mode: str, every: int, batch: int) -> None:
+    sink = RecordingSink()
+    with Pipeline(
+        [ScriptedSource(61)], fake_estimator(), [sink], range=mode, batch=batch, model_every=every, stabilize=True
+    ) as run:
+        stats = run.run()
+    assert sink.indices == list(range(61))
+    assert all(result.depth.stabilized for result in sink.results)
+    assert all(result.depth.propagated == (result.frame.index % every != 0) for result in sink.results)
+    assert (stats.captured, stats.processed, stats.written, stats.dropped) == (61, 61, 61, {})
+    assert stats.stabilize == "two-sided"
+    assert "stabilize" in stats.stages_ms
+    assert no_threads_left()
+
+
+def test_without_it_nothing_is_marked() -> None:
+    sink = RecordingSink()
+    stats = Pipeline([ScriptedSource(5)], fake_estimator(), [sink], range="frame").run()
+    assert not any(result.depth.stabilized for result in sink.results)
+    assert stats.to_dict()["stabilize"] == "off"
+    assert "stabilize" not in stats.stages_ms
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_live_frames_are_not_delayed(every: int) -> None:
+    """Each frame reaches the sink before the next one is captured."""
+    arrived = [threading.Event() for _ in range(12)]
+    sink = RecordingSink(before=lambda result: arrived[result.frame.index].set())
+    source = ScriptedSource(12, live=True, before=lambda index: assert_true(index == 0 or arrived[index - 1].wait(20)))
+    stats = Pipeline([source], fake_estimator(), [sink], range="ema", model_every=every, stabilize=True).run()
+    assert balanced(stats)
+    assert sink.indices == list(range(12))
+    assert stats.stabilize == "causal"
+
+
+def test_results_depend_on_neither_batch_nor_threads(estimator: sd.DepthEstimator) -> None:
+    runs = []
+    for batch in (1, 4):
+        source = PatternSource(width_px=320, height_px=180, frames=45)
+        frames = stream(source, estimator, policy="every", batch=batch, stabilize=True)
+        runs.append([depth.values for _, depth in frames])
+    assert len(runs[0]) == 45
+    for one, other in zip(*runs, strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_flicker_of_a_real_model_is_reduced(estimator: sd.DepthEstimator) -> None:
+    def depths(*, stabilize: bool) -> list[np.ndarray]:
+        source = PatternSource(width_px=320, height_px=180, frames=40)
+        return [depth.values for _, depth in stream(source, estimator, stabilize=stabilize)]
+
+    def second_difference(values: list[np.ndarray]) -> float:
+        return float(np.mean([np.abs(a - 2 * b + c).mean() for a, b, c in zip(values, values[1:], values[2:])]))  # noqa: B905
+
+    plain, filtered = depths(stabilize=False), depths(stabilize=True)
+    assert second_difference(filtered) < 0.8 * second_difference(plain)
+
+
+def test_an_abort_ends_a_run_whose_frames_wait_for_their_block() -> None:
+    pipeline: Pipeline
+    source = ScriptedSource(1000, before=lambda index: pipeline.abort() if index == 15 else None)
+    pipeline = Pipeline([source], fake_estimator(), [RecordingSink()], range="frame", stabilize=True)
+    stats = pipeline.run()
+    assert balanced(stats)
+    assert stats.dropped["stopped"] > 0
+    assert no_threads_left()
+
+
+def test_an_error_behind_the_stage_ends_the_run() -> None:
+    sink = RecordingSink(before=lambda result: assert_true(result.frame.index < 3))
+    pipeline = Pipeline([ScriptedSource(100)], fake_estimator(FakeEngine(2)), [sink], batch=2, stabilize=True)
+    with pytest.raises(sd.StreamDepthError, match="AssertionError"):
+        pipeline.run()
+    assert no_threads_left()
+
+
+@pytest.mark.parametrize("data", ["d.mkv", "d/", "d/%03d.npy"])
+@pytest.mark.parametrize("where", ["command line", "file"])
+def test_statistics_and_depth_files_say_that_it_ran(clip: Path, tmp_path: Path, data: str, where: str) -> None:
+    stats, config = tmp_path / "stats.json", tmp_path / "options.yaml"
+    config.write_text("stabilize: on\n")
+    given = ["--stabilize", "on"] if where == "command line" else ["--config", str(config)]
+    assert main(["run", str(clip), "--data", f"{tmp_path}/{data}", "--stats", str(stats), *given]) == 0
+    content = json.loads(stats.read_text())
+    assert (content["written"], content["stabilize"]) == (12, "two-sided")
+    assert len(content["stages_ms"]["stabilize"]) == 2
+    with sd.read_depth(tmp_path / data.partition("/")[0]) as reader:
+        assert reader.metadata.stabilized
+        assert len(list(reader)) == 12
+
+
+def test_a_wrong_value_is_refused(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(clip), "-o", f"{tmp_path}/o.mp4", "--stabilize", "maybe"]) == 2
+    assert "off" in capsys.readouterr().err
