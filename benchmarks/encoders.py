@@ -72,8 +72,8 @@ SETTINGS: dict[str, tuple[str, dict[str, str]]] = {
     "the same, aq-strength 0.5": x264("ultrafast", 21, f"{_8X8}:subme=1:aq-mode=1:aq-strength=0.5"),
     "the same, mbtree, crf 19": x264("ultrafast", 19, f"{_8X8}:subme=1:mbtree=1:rc-lookahead=5"),
     "the same, subme 2, crf 20": x264("ultrafast", 20, f"{_8X8}:subme=2"),
-    "x264 ultrafast 21.5, cabac, deblock, 8x8dct, subme 1, i8x8": x264(
-        "ultrafast", 21.5, f"{_8X8}:subme=1:partitions=i8x8"
+    "x264 ultrafast 22, cabac, deblock, 8x8dct, subme 1, i8x8": x264(
+        "ultrafast", 22, f"{_8X8}:subme=1:partitions=i8x8"
     ),
     "x265 ultrafast 18": ("libx265", {"preset": "ultrafast", "crf": "18", **_X265}),
     "x265 superfast 19": ("libx265", {"preset": "superfast", "crf": "19", **_X265}),

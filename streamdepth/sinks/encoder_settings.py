@@ -1,7 +1,8 @@
 """Options of encoders: what ``--preset auto`` chooses, presets by name, hardware encoders, and encoder threads.
 
 ``auto`` takes the settings with the least CPU time whose files are at most 0.7 (overlay), 0.85 (side, stack) or 1.0
-(depth) times as large as those of MPEG-4 as OpenCV's VideoWriter writes it, and whose SSIM is at most 0.002 lower.
+(depth) times as large as those of MPEG-4 as OpenCV's VideoWriter writes it, and whose SSIM is at most 0.002 lower. For
+H.265, VP9 and AV1, which are chosen for small files, the SSIM decides and the files are smaller.
 ``benchmarks/encoders.py`` measures this; its tables are in ``benchmarks/README.md``. The choice is the same for 8 and
 10 bits.
 """
@@ -38,14 +39,15 @@ _DEPTH: Mapping[str, Options] = {
     "libsvtav1": {**_SVT_AV1, "crf": "30"},
 }
 _OVERLAY: Mapping[str, Options] = {
-    "libx264": {"preset": "ultrafast", "crf": "21.5", "x264-params": _DETAILED},
-    "libx265": {**_X265, "crf": "18"},
+    "libx264": {"preset": "ultrafast", "crf": "22", "x264-params": _DETAILED},
+    "libx265": {**_X265, "crf": "16"},
     "libvpx-vp9": _VP9,
-    "libsvtav1": {**_SVT_AV1, "crf": "28"},
+    "libsvtav1": {**_SVT_AV1, "crf": "20"},
 }
 _SIDE: Mapping[str, Options] = {
     **_OVERLAY,
-    "libx264": {"preset": "ultrafast", "crf": "20", "x264-params": _DETAILED},
+    "libx264": {"preset": "ultrafast", "crf": "21", "x264-params": _DETAILED},
+    "libvpx-vp9": {**_VP9, "crf": "24"},
 }
 _AUTO: Mapping[View, Mapping[str, Options]] = {
     View.DEPTH: _DEPTH,

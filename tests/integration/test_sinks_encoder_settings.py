@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SMOOTH = {"cabac": "1", "deblock": "1:0:0", "8x8dct": "1", "subme": "0", "crf": "20.0", "bframes": "0"}
-_DETAILED = {**_SMOOTH, "subme": "1", "crf": "21.5"}
+_DETAILED = {**_SMOOTH, "subme": "1", "crf": "22.0"}
 
 
 def settings_in(path: Path) -> dict[str, str]:
@@ -48,8 +48,8 @@ def written(path: Path, view: View = View.DEPTH, frames: int = 4, **arguments: A
         (View.DEPTH, {}, _SMOOTH),
         (View.DEPTH, {"preset": "auto"}, _SMOOTH),
         (View.OVERLAY, {}, _DETAILED),
-        (View.SIDE, {}, {**_DETAILED, "crf": "20.0"}),
-        (View.STACK, {}, {**_DETAILED, "crf": "20.0"}),
+        (View.SIDE, {}, {**_DETAILED, "crf": "21.0"}),
+        (View.STACK, {}, {**_DETAILED, "crf": "21.0"}),
         (View.OVERLAY, {"crf": 30}, {**_DETAILED, "crf": "30.0"}),
         (View.DEPTH, {"options": {"b": "300k"}}, {"cabac": "1", "subme": "0", "rc": "abr", "bitrate": "300"}),
         (View.OVERLAY, {"preset": "veryfast"}, {"subme": "2", "crf": "20.0", "bframes": "3", "aq": "1:1.00"}),
