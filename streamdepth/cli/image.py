@@ -81,6 +81,8 @@ def _inputs(texts: Sequence[str]) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for text in texts:
         if text == "-":
+            if sys.stdin is None:
+                raise UsageError("-: standard input is closed; pipe an image into it, or name a file")
             found.append((unique("stdin"), sys.stdin.buffer.read()))
         else:
             refuse_url(text)

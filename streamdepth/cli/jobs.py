@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,9 +84,11 @@ class Servers:
         return self._pages[url]
 
 
-def plan(config: RunConfig) -> list[Job]:
+def plan(config: RunConfig, on_status: Callable[[str], None]) -> list[Job]:
     """Plan the pipelines of a run: one per clip, one for all cameras and streams.
 
+    Args:
+        on_status: called with a line of text when the connection of a source is lost or restored.
     Raises:
         UsageError: no source, nothing to do with it, or outputs that would overwrite each other or the sources.
         StreamDepthError: a source that is not there.
@@ -103,7 +105,7 @@ def plan(config: RunConfig) -> list[Job]:
     if "data_size" in config.model_fields_set and not config.data:
         raise UsageError(f"data-size {config.data_size}: no depth data is written; add --data OUT, or omit --data-size")
     threads = thread_plan(config, at_once(config.sources))
-    sources = expand(_endless_tests(config), **config.source_options(threads.decoder))
+    sources = expand(_endless_tests(config), **config.source_options(threads.decoder, on_status))
     if len(sources) > 1:
         _check_names(config)
     names = _names(sources)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -45,7 +47,6 @@ def _invoke(arguments: list[str]) -> int:
     if debug:
         arguments.remove(_DEBUG)
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # OpenCV prints warnings beside our one line
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime: nothing is sent, no warning without a home
     from streamdepth.cli.app import make_app
 
     try:
@@ -66,20 +67,37 @@ def _invoke(arguments: list[str]) -> int:
     except typer.Abort:
         result = INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has gone; give the interpreter's flush at exit another descriptor.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        process.discard_output()
         return FAILED
     except Exception as error:
-        message = f"internal error: {type(error).__name__}: {error}; run again with --debug and report it"
-        return _fail(message, FAILED, debug)
+        return _fail(_explain(error), FAILED, debug)
+    try:
+        process.flush_output()
+    except BrokenPipeError:
+        return FAILED
+    except OSError as error:
+        return _fail(_explain(error), FAILED, debug)
     # Typer turns Ctrl-C into this code.
     if result == INTERRUPTED:
         return _fail("interrupted", INTERRUPTED, debug)
     return result if isinstance(result, int) else 0
 
 
+def _explain(error: Exception) -> str:
+    """One line for an exception that is not ours: what the machine refused, or an internal error."""
+    if isinstance(error, MemoryError):
+        return "out of memory; use a smaller --size, fewer sources or smaller frames"
+    if isinstance(error, RuntimeError) and "new thread" in str(error):
+        return "the system allows no more threads; end other programs or raise the limit (ulimit -u)"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        process.discard_output()
+        return f"{error.filename or 'standard output'}: {os.strerror(error.errno).lower()}; free some space"
+    return f"internal error: {type(error).__name__}: {error}; run again with --debug and report it"
+
+
 def _fail(message: str, code: int, debug: bool) -> int:
-    if debug:
-        sys.stderr.write(redact(traceback.format_exc()))
-    sys.stderr.write(f"streamdepth: {one_line(message)}\n")
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # standard error is closed: the exit code remains
+        if debug:
+            sys.stderr.write(redact(traceback.format_exc()))
+        sys.stderr.write(f"streamdepth: {one_line(message)}\n")
     return code

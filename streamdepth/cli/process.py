@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _BURST_NS = 500_000_000
+_JOIN_NS = 300_000_000
 _WAIT_SECONDS = 0.5
 
 
@@ -48,11 +49,39 @@ def escape_unencodable() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def flush_output() -> None:
+    """
+    Raises:
+        OSError: standard output cannot be written; what is left of it is discarded.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        discard_output()
+        raise
+
+
+def discard_output() -> None:
+    """Send standard output nowhere, so that the interpreter's flush at exit does not fail."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def leave_stuck_threads(code: int) -> None:
-    """Exit without waiting for threads that were reported stuck: their calls may never return."""
-    if any(thread.name.startswith("streamdepth-") for thread in threading.enumerate()):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    """Exit at once if a thread is still in a call that may never return, for example a read of a silent camera.
+
+    The interpreter must not be finalized under it: FFmpeg's interrupt callback takes the GIL, and crashes without one.
+    """
+    clock = SystemClock()
+    ends_ns = clock.monotonic_ns() + _JOIN_NS
+    daemons = [thread for thread in threading.enumerate() if thread.daemon and thread is not threading.current_thread()]
+    for thread in daemons:
+        thread.join(max(0.0, (ends_ns - clock.monotonic_ns()) / 1e9))
+    if any(thread.is_alive() for thread in daemons):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or None
+                stream.flush()
         os._exit(code)
 
 

@@ -33,15 +33,14 @@ def run(config: RunConfig) -> None:
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.pipeline import Pipeline
 
-    jobs = plan(config)
+    on_status = partial(say, quiet=config.quiet)
+    jobs = plan(config, on_status)
     if config.stats is not None:
         _check_stats_place(config.stats, sources=config.sources, outputs=[one for job in jobs for one in job.files])
     for note in folder_notes(config):
         say(note, quiet=config.quiet)
     with bytes_bar(quiet=config.quiet) as downloading:
-        estimator = DepthEstimator(
-            config.model, **config.model_options(progress=downloading, on_status=partial(say, quiet=config.quiet))
-        )
+        estimator = DepthEstimator(config.model, **config.model_options(progress=downloading, on_status=on_status))
     done: list[tuple[str, RunStats, str]] = []
     try:
         for job in jobs:
@@ -57,6 +56,7 @@ def run(config: RunConfig) -> None:
                 anchors=config.anchor,
                 stabilize=config.stabilize == "on",
                 color_threads=job.threads.kernels,
+                on_status=on_status,
             )
             trouble = ""
             try:

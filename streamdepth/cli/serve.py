@@ -41,7 +41,8 @@ def serve(config: ServeConfig) -> None:
     shown: Source | None = None
     if config.source is not None:
         name = "test:?frames=0" if config.source == "test:" else config.source
-        shown = source_for(name, **config.source_options(planned.decoder))
+        on_status = partial(say, quiet=config.quiet)
+        shown = source_for(name, **config.source_options(planned.decoder, on_status))
     with bytes_bar(quiet=config.quiet) as downloading:
         estimator = DepthEstimator(
             config.model, **config.model_options(progress=downloading, on_status=partial(say, quiet=config.quiet))

@@ -19,6 +19,8 @@ from streamdepth.sinks.robotics.zones import Zone
 from streamdepth.sinks.tracks import AudioMode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from streamdepth.inference.model import ModelOptions
     from streamdepth.sources.select import SourceOptions
 
@@ -281,9 +283,9 @@ class RunConfig(Settings):
             **more,
         }
 
-    def source_options(self, threads: int) -> SourceOptions:
+    def source_options(self, threads: int, on_status: Callable[[str], None]) -> SourceOptions:
         return {
-            **super().source_options(threads),
+            **super().source_options(threads, on_status),
             "start_seconds": self.start,
             "duration_seconds": self.duration,
             "max_frames": self.max_frames,

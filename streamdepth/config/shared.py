@@ -18,7 +18,7 @@ from streamdepth.models.layout import SUFFIXES
 from streamdepth.models.providers import AUTO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from streamdepth.inference.model import ModelOptions
     from streamdepth.sources.select import SourceOptions
@@ -308,11 +308,12 @@ class Settings(Options):
             **more,
         }
 
-    def source_options(self, threads: int) -> SourceOptions:
+    def source_options(self, threads: int, on_status: Callable[[str], None]) -> SourceOptions:
         """Keywords of :func:`~streamdepth.sources.select.source_for`.
 
         Args:
             threads: of the decoder.
+            on_status: called with a line of text when the connection of a source is lost or restored.
         """
         size, _, rate = (self.camera_mode or "").partition("@")
         width, _, height = size.partition("x")
@@ -320,6 +321,7 @@ class Settings(Options):
             "camera_size": (int(width), int(height)) if self.camera_mode else None,
             "camera_rate": Fraction(rate) if rate else None,
             "threads": threads,
+            "on_status": on_status,
             "hwaccel": self.hwaccel,
             "timeout_seconds": self.timeout,
             "retries": self.retries,

@@ -115,7 +115,7 @@ class Batcher:
     batch yet and gave a frame recently: the next frame of a source already in it is a whole interval away.
 
     Args:
-        max_batch_wait_ns: see :func:`max_batch_wait_ns`; 0 = never wait.
+        max_batch_wait_ns: see :func:`max_batch_wait_ns`; 0 = never wait. ``max_wait_ns`` changes it.
         clock: the clock that stamps the frames.
     """
 
@@ -131,7 +131,7 @@ class Batcher:
         self._frame_queue = frame_queue
         self._batch = batch
         self._network_size = network_size
-        self._max_wait_ns = max_batch_wait_ns
+        self.max_wait_ns = max_batch_wait_ns
         self._clock = clock or SystemClock()
         self._held: Arrival | None = None
         self._seen_ns: dict[int, int] = {}
@@ -170,12 +170,12 @@ class Batcher:
         recent = {
             source
             for source, seen_ns in self._seen_ns.items()
-            if now_ns - seen_ns <= _SILENT_INTERVALS * self._max_wait_ns
+            if now_ns - seen_ns <= _SILENT_INTERVALS * self.max_wait_ns
         }
         if not recent - {arrival.source for arrival in arrivals}:
             return 0.0
         oldest_ns = min(arrival.frame.captured_ns for arrival in arrivals)
-        return max(0.0, (oldest_ns + self._max_wait_ns - now_ns) / 1e9)
+        return max(0.0, (oldest_ns + self.max_wait_ns - now_ns) / 1e9)
 
     def _size(self, arrival: Arrival) -> tuple[int, int]:
         return self._network_size(arrival.frame.width_px, arrival.frame.height_px)

@@ -53,14 +53,13 @@ class ModelWorker:
 
     def prepare(self, engine: Runner) -> None:
         live = [source_worker for source_worker in self._source_workers if source_worker.policy is Policy.LATEST]
-        wait_ns = max_batch_wait_ns(source_worker.info.rate for source_worker in live if source_worker.info is not None)
-        batcher = Batcher(
-            self.frame_queue, engine.batch, engine.network_size, max_batch_wait_ns=wait_ns, clock=self._clock
-        )
+        batcher = Batcher(self.frame_queue, engine.batch, engine.network_size, clock=self._clock)
         try:
             while True:
                 if not self.blocking:
                     self._batches.wait_for_consumer()  # A newer frame may arrive until the model is free.
+                # Sources may open during the run.
+                batcher.max_wait_ns = max_batch_wait_ns(one.info.rate for one in live if one.info is not None)
                 size, arrivals = batcher.next()
                 started_ns = self._clock.monotonic_ns()
                 slot = engine.acquire(size)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from streamdepth.core import limits
 from streamdepth.core.clock import SystemClock
 from streamdepth.core.contracts import Source
-from streamdepth.core.errors import UsageError
+from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.core.queues import Policy
 from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch
 from streamdepth.depth.shots import FRAME_CACHE_BYTES
@@ -61,7 +61,11 @@ class Pipeline:
         frame_cache_bytes: memory for decoded images, so that ``shot`` reads fewer of them a second time.
         deadline_seconds: how long the end of a run may make no progress before the blocking threads are abandoned
             and reported.
+        on_status: called with a line of text when one of several live sources ends with an error. Any thread.
         clock: monotonic time.
+
+    Several live sources are independent: each opens on its own thread, and one that fails ends alone. ``run`` raises
+    its error when all have ended.
 
     Use it once: ``with Pipeline(...) as p: stats = p.run()``. Call ``run`` and the context manager on one thread;
     ``stop``, ``abort`` and ``snapshot`` on any.
@@ -83,6 +87,7 @@ class Pipeline:
         color_threads: int = 1,
         frame_cache_bytes: int = FRAME_CACHE_BYTES,
         deadline_seconds: float = 10.0,
+        on_status: Callable[[str], None] | None = None,
         clock: Clock | None = None,
     ) -> None:
         if not sources:
@@ -100,6 +105,7 @@ class Pipeline:
         self._model_every = model_every
         self._anchors = anchors
         self._stabilize = stabilize
+        self._on_status = on_status or (lambda _: None)
         self._color_threads = color_threads
         self._engines = model
         self._range = RangeSpec.parse(range) if isinstance(range, str) else range
@@ -142,6 +148,7 @@ class Pipeline:
             color_threads=self._color_threads,
             frame_cache_bytes=self._frame_cache_bytes,
             anchors=self._anchors,
+            on_status=self._on_status,
             clock=self._clock,
         )
 
@@ -193,7 +200,10 @@ class Pipeline:
             else:
                 self._engine = self._engines.live_engine(self._batch)
             for source_worker in self._source_workers:
-                source_worker.open()
+                if len(self._source_workers) > 1 and source_worker.source.live:
+                    source_worker.expect_late_open()
+                else:
+                    source_worker.open()
         except BaseException:
             self.close()
             raise
@@ -238,7 +248,17 @@ class Pipeline:
         if interrupt is not None:
             raise interrupt
         audit(self._stats)
+        self._raise_failures()
         return self._stats
+
+    def _raise_failures(self) -> None:
+        failures = [one.failure for one in self._source_workers if one.failure is not None]
+        if len(failures) == 1:
+            raise failures[0]
+        if failures:
+            raise SourceError(
+                f"{len(failures)} of {len(self._source_workers)} sources failed; the first: {failures[0]}"
+            )
 
     def _add_threads(self) -> None:
         thread_group = self._thread_group

@@ -13,7 +13,7 @@ from streamdepth.pipeline.stats import SinkStats, Timer
 if TYPE_CHECKING:
     from streamdepth.core.clock import Clock
     from streamdepth.core.contracts import Sink
-    from streamdepth.core.frame import Result
+    from streamdepth.core.frame import ImageInfo, Result, StreamInfo
 
 _QUEUE_FRAMES = 4
 _LIVE_QUEUE_FRAMES = 1
@@ -37,6 +37,19 @@ class SinkWorker:
         self._written = 0
         self._dropped: Counter[str] = Counter()
         self._closed_by_sink = False
+        self._late = False
+        self._pending_open: tuple[StreamInfo, ImageInfo | None] | None = None
+
+    def expect_late_open(self) -> None:
+        """The source opens during the run; the sink then opens on its own thread."""
+        self._late = True
+
+    def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:
+        """Open the sink, now or (after :meth:`expect_late_open`) on its own thread."""
+        if self._late:
+            self._pending_open = (stream, image)
+        else:
+            self.sink.open(stream, image)
 
     def offer(self, result: Result) -> None:
         replaced = None if self._closed_by_sink else self.queue.put(result)
@@ -49,8 +62,11 @@ class SinkWorker:
         try:
             result = self.queue.get(IDLE_SECONDS)
         except Ended:
-            self.sink.flush()
+            self._open_pending()
+            if not self._late:
+                self.sink.flush()
             return False
+        self._open_pending()
         try:
             self._process(result)
         except StopPipeline:
@@ -60,9 +76,16 @@ class SinkWorker:
             raise
         return True
 
+    def _open_pending(self) -> None:
+        pending, self._pending_open = self._pending_open, None
+        if pending is not None:
+            self.sink.open(*pending)
+            self._late = False
+
     def _process(self, result: Result | None) -> None:
         if result is None:
-            self.sink.idle()
+            if not self._late:
+                self.sink.idle()
             return
         started_ns = self._clock.monotonic_ns()
         self.sink.process(result)

@@ -6,7 +6,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-from streamdepth.core.errors import MissingDependencyError
+from streamdepth.core.errors import MissingDependencyError, SourceError
 from streamdepth.core.frame import Result
 from streamdepth.core.queues import BoundedQueue, Ended, Policy
 from streamdepth.depth.range import RangeMode, RangeSwitch, measure, range_control
@@ -18,7 +18,7 @@ from streamdepth.pipeline.stabilization import Stabilization
 from streamdepth.pipeline.stats import SinkStats, SourceCounters, Timer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import av
 
@@ -51,6 +51,7 @@ class SourceWorker:
         color_threads: int,
         frame_cache_bytes: int,
         anchors: Sequence[Anchor],
+        on_status: Callable[[str], None],
         clock: Clock,
     ) -> None:
         self.number = number
@@ -79,6 +80,9 @@ class SourceWorker:
         self._anchoring: Anchoring | None = None
         self._clock = clock
         self._missing = ""
+        self._independent = False
+        self._on_status = on_status
+        self.failure: SourceError | None = None
         self._stopping = threading.Event()
 
     def load_ahead(self) -> None:
@@ -95,6 +99,12 @@ class SourceWorker:
         if self.propagation is not None or self.stabilization is not None or self._anchors:
             return True
         return self.range_spec.mode in (RangeMode.SHOT, RangeMode.EMA)
+
+    def expect_late_open(self) -> None:
+        """The source opens on the capture thread, so that it delays no other source; its end ends no other source."""
+        self._independent = True
+        for sink_worker in self.sink_workers:
+            sink_worker.expect_late_open()
 
     def open(self) -> StreamInfo:
         """Open the source, then the sinks with the size and format of their images.
@@ -132,35 +142,22 @@ class SourceWorker:
             if control is not None and self._colorizer is not None:
                 control.validate_with(lambda look: checked_style(look.style))
                 image_info = self._colorizer.image_info(control.look)
-            sink_worker.sink.open(info, image_info)
+            sink_worker.open(info, image_info)
         return info
 
     # Loops, one thread each -------------------------------------------------------------------------------------
 
     def capture(self, frame_queue: MultiSourceQueue) -> None:
-        timer, clock = self.timers["capture"], self._clock
-        paced = self.policy is Policy.LATEST and not self.source.live
-        started_ns = clock.monotonic_ns()
-        first_seconds: float | None = None
-        frames = iter(self.source.frames())
         try:
-            while True:
-                before_ns = clock.monotonic_ns()
-                frame = next(frames, None)
-                if frame is None:
-                    break
-                timer.add(clock.monotonic_ns() - before_ns)
-                self.counters.captured()
-                if paced:
-                    first_seconds = frame.seconds if first_seconds is None else first_seconds
-                    due_ns = started_ns + int((frame.seconds - first_seconds) * 1e9)
-                    if self._stopping.wait(max(0.0, (due_ns - clock.monotonic_ns()) / 1e9)):
-                        self.counters.dropped("stopped")
-                        break
-                if self.propagation is not None:
-                    self.propagation.submit(frame, partial(frame_queue.put, self.number))
-                elif frame_queue.put(self.number, frame) is not None:
-                    self.counters.dropped("policy")
+            if self._independent:
+                self.open()
+            self._capture(frame_queue)
+        except SourceError as error:
+            if not self._independent:
+                raise
+            if not self._stopping.is_set():
+                self.failure = error
+                self._on_status(f"{error}; the other sources go on")
         finally:
             frame_queue.end(self.number)
             if self.propagation is not None:
@@ -168,6 +165,34 @@ class SourceWorker:
             for cause, count in self.source.dropped.items():
                 self.counters.captured(count)
                 self.counters.dropped(cause, count)
+
+    def _capture(self, frame_queue: MultiSourceQueue) -> None:
+        clock = self._clock
+        paced = self.policy is Policy.LATEST and not self.source.live
+        started_ns = clock.monotonic_ns()
+        first_seconds: float | None = None
+        for frame in self._timed(self.source.frames()):
+            self.counters.captured()
+            if paced:
+                first_seconds = frame.seconds if first_seconds is None else first_seconds
+                due_ns = started_ns + int((frame.seconds - first_seconds) * 1e9)
+                if self._stopping.wait(max(0.0, (due_ns - clock.monotonic_ns()) / 1e9)):
+                    self.counters.dropped("stopped")
+                    break
+            if self.propagation is not None:
+                self.propagation.submit(frame, partial(frame_queue.put, self.number))
+            elif frame_queue.put(self.number, frame) is not None:
+                self.counters.dropped("policy")
+
+    def _timed(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        timer, clock = self.timers["capture"], self._clock
+        while True:
+            before_ns = clock.monotonic_ns()
+            frame = next(frames, None)
+            if frame is None:
+                return
+            timer.add(clock.monotonic_ns() - before_ns)
+            yield frame
 
     def color(self) -> None:
         """Range and colour in one pass."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from streamdepth.core.errors import SourceNotFoundError, UsageError, nearest
+from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError, nearest
 from streamdepth.core.redact import redact
 from streamdepth.net.url import LIVE_SCHEMES
 from streamdepth.sources.explain import nearest_name, shown
@@ -66,6 +66,10 @@ class SourceOptions(TypedDict, total=False):
     """Of network operations; default 3 s for live streams, 10 s for files on a server."""
     retries: int | None
     """Of live streams: attempts after consecutive failures; None = unlimited."""
+    retry_start: bool
+    """Of live streams: keep trying at the start too. :func:`expand` sets it for several sources."""
+    on_status: Callable[[str], None] | None
+    """Of live streams: called with a line of text when the connection is lost or restored."""
     transport: Literal["tcp", "udp", "auto"]
     low_latency: bool
     username: str | None
@@ -78,7 +82,8 @@ class SourceOptions(TypedDict, total=False):
 
 _FILE = ("clock", "threads", "hwaccel", "deinterlace")
 _LIVE = (
-    *("clock", "threads", "hwaccel", "timeout_seconds", "retries", "transport", "low_latency"),
+    *("clock", "threads", "hwaccel", "timeout_seconds", "retries", "retry_start", "on_status", "transport"),
+    "low_latency",
     *("username", "password", "credentials_file", "tls_ca", "environ", "random"),
 )
 
@@ -147,6 +152,8 @@ def expand(texts: Sequence[str | os.PathLike[str]], **options: Unpack[SourceOpti
     limits = _checked(options)
     found = [one for text in texts for one in _find(os.fspath(text))]
     _check_camera(found, options)
+    if len(found) > 1:
+        options.setdefault("retry_start", True)
     return [_make(one, options, limits, name) for one, name in zip(found, _names(found), strict=True)]
 
 
@@ -255,6 +262,10 @@ def _web(found: Found, options: SourceOptions, limits: Limits, name: str | None)
     try:
         probe.open()
         endless = probe.endless
+    except SourceError:
+        if not (options.get("retry_start") or options.get("retries")):
+            raise
+        endless = True  # a live source retries; it also ends with a recording
     finally:
         probe.close()
     return _live(found, options, limits, name) if endless else file

@@ -257,7 +257,7 @@ class _Video:
         import av
 
         try:
-            return av.open(str(self._path))
+            return av.open(str(self._path), metadata_errors="replace")
         except (av.FFmpegError, OSError) as exc:
             raise DataFormatError(f"{self._path}: {_NOT_DEPTH} ({reason(exc)})") from exc
 

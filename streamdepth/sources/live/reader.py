@@ -1,7 +1,7 @@
-"""One connection to a live stream, read on a thread of its own.
+"""One connection to a live stream, read on its own thread.
 
-libav's network calls cannot be cancelled from outside, only timed out, so they never run on the thread that has to
-answer ``interrupt``. A reader that is given up keeps to itself until its own deadline ends it.
+libav's network calls cannot be cancelled, only timed out, so they never run on a thread that must react to
+``interrupt``. The thread of an abandoned reader ends by libav's deadline.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class LiveDecoding:
     """How a live stream is decoded.
 
     Attributes:
-        low_latency: slices, not frames, in parallel: frame threads hold back one frame each.
+        low_latency: slice threads instead of frame threads, each of which delays the output by one frame.
         threads: of the decoder, 0 = FFmpeg chooses.
-        hwaccel: where, if there is such hardware.
+        hwaccel: hardware decoder.
     """
 
     low_latency: bool = True
@@ -45,7 +45,7 @@ class LiveDecoding:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The connection stands and says what it carries. ``note``: that it is decoded in software, where it should not."""
+    """The properties of a new connection. ``note``: why it is decoded in software although hardware was requested."""
 
     width_px: int
     height_px: int
@@ -59,9 +59,9 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A decoded frame; ``pts`` is None where the format carries no real time.
+    """A decoded frame; ``pts`` is None if the format has no time stamps.
 
-    ``arrived_ns``: monotonic clock when it was decoded, or, of a live playlist, when it was due.
+    ``arrived_ns``: monotonic clock when it was decoded; for a live playlist, when it was due.
     """
 
     image: av.VideoFrame
@@ -74,39 +74,44 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Undecodable:
-    """A packet the decoder refused."""
+    """A packet that the decoder rejected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Images that others refer to did not arrive: what follows is damaged, though no decoder says so."""
+    """Reference frames were lost: the following frames are damaged, although no decoder marks them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """So many images the decoder took without a word and will never hand out; what it does hand out is whole."""
+    """This number of frames entered the decoder and will not be output; frames that are output are intact."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Nothing more will come: an error, or the end of what the server sent.
+    """The end of the connection: an error, or the end of the stream.
 
-    ``finite`` marks the end of a recording with a known length rather than a live stream that broke off.
+    Attributes:
+        finite: a recording of known length ended, not a live stream.
+        missing_seconds: by how much such a recording ended early.
     """
 
     error: Exception | None
     finite: bool = False
+    missing_seconds: float = 0.0
 
 
 Item = Opened | Image | Undecodable | Missing | Skipped | Ended
 
 _CAPACITY = 2
+_EARLY_SECONDS, _EARLY_SHARE = 2.0, 0.05
+"""A recording ends early by more than both: durations in headers are estimates."""
 
 
 class Mailbox:
-    """At most two items between a reader and the source; a full one makes the reader wait. Thread-safe."""
+    """A queue of at most two items between reader and source; the reader waits while it is full. Thread-safe."""
 
     def __init__(self) -> None:
         self.changed = InterruptibleCondition()
@@ -114,7 +119,7 @@ class Mailbox:
         self._closed = False
 
     def put(self, item: Item) -> bool:
-        """Wait for room; False once the mailbox is closed."""
+        """Wait for room; False if the mailbox is closed."""
         with self.changed:
             while len(self._items) >= _CAPACITY and not self._closed:
                 self.changed.wait(None)
@@ -125,7 +130,7 @@ class Mailbox:
             return True
 
     def take(self, timeout_seconds: float) -> Item | None:
-        """The next item, or None after the timeout or once closed."""
+        """The next item; None after the timeout, or if closed."""
         with self.changed:
             if not self._items and not self._closed:
                 self.changed.wait(timeout_seconds)
@@ -135,7 +140,7 @@ class Mailbox:
             return self._items.popleft()
 
     def closes_within(self, seconds: float) -> bool:
-        """Wait so long, or until closed."""
+        """Wait for this time; True if the mailbox was closed meanwhile."""
         with self.changed:
             return self.changed.wait_for(lambda: self._closed, seconds)
 
@@ -155,9 +160,13 @@ class LiveReader:
 
     Args:
         url: with credentials.
-        options: libav's, for the container.
-        open_timeout_seconds, read_timeout_seconds: bounds of libav's own blocking calls.
-        explain: puts a better error in the place of one that ended the stream; may block as long as opening may.
+        options: of libav, for the container.
+        open_timeout_seconds, read_timeout_seconds: limits of libav's blocking calls.
+        explain: replaces the error that ended the stream by a better one; may block as long as opening.
+    Attributes:
+        active_ns: when the last packet arrived, or the last frame was passed on.
+        started_ns: when the reader was made.
+        opened: the container is open; frames may wait for a key frame.
     """
 
     def __init__(
@@ -179,15 +188,17 @@ class LiveReader:
         self._note = ""
         self._clock = clock
         self._explain = explain
+        self._covered_seconds = 0.0
+        self.opened = False
         self.mailbox = Mailbox()
-        self.active_ns = clock.monotonic_ns()
+        self.started_ns = self.active_ns = clock.monotonic_ns()
         self._thread = threading.Thread(target=self._run, name=f"live-reader {label}", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def abandon(self) -> None:
-        """Return at once; the thread ends by itself when libav's call does."""
+        """Return at once; the thread ends with libav's call."""
         self.mailbox.close()
 
     @property
@@ -198,52 +209,64 @@ class LiveReader:
         self._thread.join(timeout_seconds)
 
     def _run(self) -> None:
-        # What goes wrong here is a fact about the stream; the source decides what it means.
+        # Every error belongs to the stream; the source decides what follows.
         try:
-            finite = self._read()
+            ended = self._read()
         except Exception as exc:
-            self.mailbox.put(Ended(self._explain(exc)))
-        else:
-            self.mailbox.put(Ended(None, finite))
+            ended = Ended(self._explain(exc))
+        self.mailbox.put(ended)
 
-    def _read(self) -> bool:
+    def _read(self) -> Ended:
         import av
 
         hardware = decoder(self._decoding.hwaccel)
         self._note = hardware.note
         with av.open(
-            self._url, options=dict(self._options), timeout=self._timeout, hwaccel=hardware.value
+            self._url,
+            options=dict(self._options),
+            metadata_errors="replace",
+            timeout=self._timeout,
+            hwaccel=hardware.value,
         ) as container:
+            self.opened = True
             self._touch()
             if not container.streams.video:
-                raise ValueError("it carries no video")
+                raise ValueError("the stream has no video")
             stream = container.streams.video[0]
-            # Corruption is judged frame by frame, so the decoder has to hand damaged ones out, marked.
+            # Damage is handled frame by frame, so the decoder has to output damaged frames, marked.
             stream.codec_context.thread_type = "SLICE" if self._decoding.low_latency else "AUTO"
             stream.codec_context.thread_count = self._decoding.threads
             playlist = container.format.name == "hls" and not _is_finite(container)
-            # Segments arrive whole: what has no pace of its own would overrun whoever takes the newest image only.
+            # Whole segments arrive at once; a consumer that takes only the newest frame would drop most of them.
             self._pump(container, stream, LivePace() if playlist else None)
             if _is_finite(container):
-                return True
+                return Ended(None, True, self._missing_seconds(container))
         if not playlist or self.mailbox.closed:
-            return False
-        # A playlist that was live may have got its end since; opened again as live it would give its window once more.
+            return Ended(None)
+        # A live playlist may have ended meanwhile; reading it again as live would repeat its last segments.
         self._touch()
-        with av.open(self._url, options=dict(self._options), timeout=self._timeout) as container:
-            return _is_finite(container)
+        with av.open(
+            self._url, options=dict(self._options), timeout=self._timeout, metadata_errors="replace"
+        ) as container:
+            return Ended(None, _is_finite(container))
+
+    def _missing_seconds(self, container: InputContainer) -> float:
+        duration = (container.duration or 0) / 1e6
+        missing = duration - self._covered_seconds
+        return missing if missing > max(_EARLY_SECONDS, _EARLY_SHARE * duration) else 0.0
 
     def _pump(self, container: InputContainer, stream: VideoStream, pace: LivePace | None = None) -> None:
         import av
 
-        # Motion JPEG over HTTP carries no times; libav makes up 25 fps.
+        # Motion JPEG over HTTP has no time stamps; libav assumes 25 fps.
         timeless = "mpjpeg" in container.format.name or container.format.name in ("mjpeg", "h264", "hevc")
-        # A decoder on hardware names the device's format; that of its images is known with the first of them.
+        # A hardware decoder reports the device's format; the format of its frames is known with the first one.
         announced = not stream.codec_context.is_hwaccel and self._announce(stream, None)
         gaps = FrameGaps() if stream.codec_context.name == "h264" else None
         if gaps is not None:
             gaps.found(bytes(stream.codec_context.extradata or b""))
         torn: set[int] = set()
+        first_seconds: float | None = None
         skipped_frames = SkippedFrames() if stream.codec_context.name == "hevc" else None
         for packet in container.demux(stream):
             if self.mailbox.closed:
@@ -268,6 +291,10 @@ class LiveReader:
                 if skipped and not self.mailbox.put(Skipped(skipped)):
                     return
                 time_base = image.time_base or stream.time_base
+                if image.pts is not None and time_base is not None:
+                    seconds = float(image.pts * time_base)
+                    first_seconds = seconds if first_seconds is None else first_seconds
+                    self._covered_seconds = max(self._covered_seconds, seconds - first_seconds)
                 if pace is not None and not self._hold(pace.due_ns(image.pts, time_base, self._clock.monotonic_ns())):
                     return
                 item = Image(
@@ -282,12 +309,12 @@ class LiveReader:
                     torn = {pts for pts in torn if pts > image.pts}
                 if not self.mailbox.put(item):
                     return
-                # Time spent waiting for a slow consumer is no silence of the camera's.
+                # Time spent waiting for a slow consumer does not count as silence of the camera.
                 self._touch()
 
     def _hold(self, due_ns: int) -> bool:
-        """Keep an image until it is due; False once given up."""
-        # Held back, it is no silence of the stream's.
+        """Wait until a frame is due; False if the mailbox was closed meanwhile."""
+        # This wait does not count as silence of the stream.
         self.active_ns = due_ns
         while (left_ns := due_ns - self._clock.monotonic_ns()) > 0:
             if self.mailbox.closes_within(left_ns / 1e9):
@@ -318,7 +345,7 @@ class LiveReader:
                 height_px=height_px,
                 pix_fmt=pix_fmt,
                 codec=context.name,
-                # libav answers 90000 fps where it knows nothing.
+                # libav reports 90000 fps if the rate is unknown.
                 rate=Fraction(rate) if rate and 0 < rate <= 480 else None,
                 color=color,
                 sample_aspect_ratio=Fraction(stream.sample_aspect_ratio or 1),

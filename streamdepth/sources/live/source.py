@@ -1,4 +1,4 @@
-"""Cameras and streams on the network: RTSP, RTMP, and live streams over HTTP, UDP and TCP."""
+"""Network cameras and streams: RTSP, RTMP, and live streams over HTTP, UDP and TCP."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from streamdepth.sources.live.reader import Ended, Image, LiveDecoding, Missing,
 from streamdepth.sources.live.timestamps import TIME_BASE, LiveTimeline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     import av
@@ -38,47 +38,47 @@ _BUSY_SECONDS = 0.2
 
 
 class LiveState(StrEnum):
-    """What a live source is doing."""
+    """State of a live source."""
 
     IDLE = "idle"
     CONNECTING = "connecting"
     LIVE = "live"
     WAITING = "waiting"
-    """For the next attempt."""
+    """Until the next attempt to connect."""
     CLOSED = "closed"
 
 
 class LiveSource(BaseSource):
-    """A network camera as a :class:`~streamdepth.core.contracts.Source` that survives its camera.
+    """A network camera that reconnects by itself.
 
-    The end of the stream, an error and silence for ``timeout_seconds`` all mean: connect again, after a wait that
-    grows with every failure and carries jitter. Indices go on, and pts rise by the time that passed. A stream that
-    comes back with another size or pixel format is fitted into the first one's, its shape kept, on black. Frames the
-    decoder marks damaged are dropped and counted (``dropped["corrupt"]``), with all that follow up to the next key
-    frame, for at most 10 s (streams that refresh in stripes have none). Which codecs tell of an image lost on the way:
-    see :mod:`streamdepth.sources.live.loss`.
+    After the end of the stream, an error, or silence for ``timeout_seconds``, it connects again, with exponential
+    back-off and jitter. Indices continue, and pts rise by the time that has passed. A stream that returns with another
+    size or pixel format is letterboxed into the first one's. Frames that the decoder marks as damaged are dropped and
+    counted (``dropped["corrupt"]``), with all that follow up to the next key frame, for at most 10 s (intra refresh has
+    no key frames). :mod:`streamdepth.sources.live.loss` says which codecs reveal lost frames.
 
-    A recording of known length behind ``http`` simply ends. Frames of a live playlist (HLS), which come a segment at a
-    time, are handed out at the pace of their pts.
+    A recording of known length ends the source; one that ends early is an error. Frames of a live playlist (HLS), which
+    arrive a segment at a time, are released at the pace of their pts.
 
     Args:
         url: ``rtsp(s)://``, ``rtmp(s)://``, ``http(s)://`` (Motion JPEG, HLS, MPEG-TS), ``udp://``, ``tcp://``, or
-            ``rtp://`` and ``srt://`` where FFmpeg can; may hold ``user:password@``, percent-encoded or not.
-        timeout_seconds: how long an attempt to open, or silence, may last; > 0. HLS (``.m3u8``) may be silent for 20 s
-            at least, as it comes in segments.
-        retries: attempts after a failure in a row, None = for ever. Without it a failing ``open`` is an error at once
-            (nobody waits for a typing mistake); with it ``open`` tries as often, authentication and missing paths
-            included.
-        transport: how RTSP carries media; ``auto`` prefers TCP and takes UDP from servers that do not offer it.
+            ``rtp://`` and ``srt://`` if FFmpeg has them; may contain ``user:password@``, percent-encoded or not.
+        timeout_seconds: limit for one attempt to open and for silence; > 0. The first key frame may take longer, up to
+            60 s, while packets arrive. HLS (``.m3u8``) may be silent for at least 20 s, since it comes in segments.
+        retries: attempts after consecutive failures, None = unlimited. With None, ``open`` raises at the first failure
+            unless ``retry_start``; with a number, it tries that often, also after authentication errors.
+        retry_start: keep trying in ``open`` too.
+        transport: RTSP transport; ``auto`` prefers TCP and uses UDP if the server offers no TCP.
         low_latency: no buffering and slice threads; False allows 0.5 s of reordering and frame threads.
         threads: decoder threads, 0 = FFmpeg chooses.
-        hwaccel: ``auto | cuda | vaapi | none``: decode on hardware where there is some.
+        hwaccel: ``auto | cuda | vaapi | none``: hardware decoder.
         username, password, credentials_file: see :func:`~streamdepth.net.url.find_credentials`.
-        tls_ca: whom to tls behind ``rtsps``, ``rtmps`` and ``https``, see :func:`~streamdepth.net.tls.find_tls_config`.
-            FFmpeg hands the check on to redirections, but not to what a playlist (HLS, DASH) names.
-        max_frames, duration_seconds: end after that many frames, or that much media time.
+        tls_ca: CA certificates of encrypted streams, see :func:`~streamdepth.net.tls.find_tls_config`. FFmpeg applies
+            the setting to redirections, but not to what a playlist (HLS, DASH) names.
+        max_frames, duration_seconds: end after this number of frames, or this much media time.
+        on_status: called with one line of text when the connection is lost or restored. On the thread of ``frames``.
     Raises:
-        UsageError: an argument that cannot mean anything.
+        UsageError: an invalid argument.
 
     Thread-safety: ``interrupt``, ``close`` and all properties from any thread; ``open`` and ``frames`` one at a time.
     """
@@ -90,6 +90,7 @@ class LiveSource(BaseSource):
         clock: Clock | None = None,
         timeout_seconds: float = 3.0,
         retries: int | None = None,
+        retry_start: bool = False,
         transport: Literal["tcp", "udp", "auto"] = "tcp",
         low_latency: bool = True,
         threads: int = 0,
@@ -101,6 +102,7 @@ class LiveSource(BaseSource):
         environ: Mapping[str, str] | None = None,
         max_frames: int | None = None,
         duration_seconds: float | None = None,
+        on_status: Callable[[str], None] | None = None,
         random: Random | None = None,
     ) -> None:
         self._url: LiveUrl = parse_live_url(url, LIVE_SCHEMES)
@@ -122,14 +124,21 @@ class LiveSource(BaseSource):
             transport=transport,
             decoding=LiveDecoding(low_latency, threads, HwAccel.parse(hwaccel)),
             timeout_seconds=timeout_seconds,
+            on_key_frame_wait=lambda: self._on_status(f"{self.id}: waiting for a key frame"),
             clock=self._clock,
         )
         self._timeout_seconds = timeout_seconds
         self._retries = retries
+        self._retry_start = retry_start
+        self._on_status = on_status or (lambda _: None)
         self._limits = Limits.of(0, duration_seconds, max_frames)
         self._backoff = Backoff(random or Random())
         self._state = LiveState.IDLE
         self._reconnects = 0
+        self._outages = 0
+        self._lost_ns: int | None = None
+        self._next_attempt = ""
+        self._announced = ""
         self._rescaled = 0
         self._failures = 0
         self._last_error = ""
@@ -142,7 +151,7 @@ class LiveSource(BaseSource):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return (connected_again(self._reconnects),) if self._reconnects else ()
+        return (connected_again(self._outages),) if self._outages else ()
 
     @property
     def state(self) -> LiveState:
@@ -150,12 +159,12 @@ class LiveSource(BaseSource):
 
     @property
     def reconnects(self) -> int:
-        """Connection attempts after the first image of the source."""
+        """Connection attempts after the first frame of the source."""
         return self._reconnects
 
     @property
     def last_error(self) -> str:
-        """Why the last connection ended, redacted; empty while all is well."""
+        """Why the last connection ended, redacted; empty while frames arrive."""
         return self._last_error
 
     @property
@@ -165,19 +174,21 @@ class LiveSource(BaseSource):
             {
                 "state": str(self._state),
                 "reconnects": self._reconnects,
+                "outages": self._outages,
                 "rescaled": self._rescaled,
                 "corrupt": self._dropped["corrupt"],
                 "last_error": self._last_error,
+                "next_attempt": self._next_attempt,
             }
         )
 
     def open(self) -> StreamInfo:
-        """Connect; returns within ``timeout_seconds`` an attempt.
+        """Connect, within ``timeout_seconds`` for each attempt.
 
-        A server that says it is busy (5xx: some do for a moment after a viewer left) is asked again within that time.
+        A server that is busy (5xx, which some answer for a moment after a viewer has left) is asked again in that time.
 
         Raises:
-            SourceError: it cannot be reached, refuses, carries no video, or ``interrupt`` was called.
+            SourceError: no connection, access refused, no video, or ``interrupt`` was called.
         """
         give_up_ns = self._clock.monotonic_ns() + round(self._timeout_seconds * 1e9)
         while True:
@@ -197,7 +208,7 @@ class LiveSource(BaseSource):
                 )
                 return self._info
             self._fail(item)
-            if self._retries is None:
+            if self._retries is None and not self._retry_start:
                 if is_busy(item.error) and self._clock.monotonic_ns() < give_up_ns:
                     self._link.wait(_BUSY_SECONDS)
                     continue
@@ -232,6 +243,11 @@ class LiveSource(BaseSource):
                     self._damaged_since_ns = self._clock.monotonic_ns()
                 elif isinstance(item, Ended):
                     if item.finite and item.error is None:
+                        if item.missing_seconds:
+                            raise SourceError(
+                                f"{self.id}: the recording ended {item.missing_seconds:.1f} s early; "
+                                "check the recorder and play it again"
+                            )
                         return
                     self._fail(item)
                     self._reconnect(item)
@@ -242,7 +258,7 @@ class LiveSource(BaseSource):
         self._link.interrupt()
 
     def close(self) -> None:
-        """Returns within a second; a reader stuck in a network call ends by its own deadline."""
+        """Return within a second; a reader that is blocked in a network call ends by its own deadline."""
         self._link.close()
         self._state = LiveState.CLOSED
 
@@ -272,6 +288,8 @@ class LiveSource(BaseSource):
         self._failures += 1
         self._last_error = redact(reason(item.error, self._link.patience_seconds))
         self._link.abandon()
+        if self._lost_ns is None:
+            self._lost_ns = self._clock.monotonic_ns()
 
     def _wait_or_raise(self, item: Ended) -> None:
         if self._retries is not None and self._failures > self._retries:
@@ -279,10 +297,16 @@ class LiveSource(BaseSource):
             self.close()
             raise error from None
         self._state = LiveState.WAITING
-        self._link.wait(self._backoff.next_seconds())
+        seconds = self._backoff.next_seconds()
+        self._next_attempt = f"in {seconds:.1f} s"
+        if self._last_error != self._announced:
+            self._announced = self._last_error
+            self._on_status(f"{self.id}: {self._last_error}; next attempt {self._next_attempt}")
+        self._link.wait(seconds)
+        self._next_attempt = ""
 
     def _error(self, item: Ended, tried: int = 0) -> SourceError:
-        # No cause is chained: libav's own exceptions carry the URL with its password.
+        # No cause is chained: libav's exceptions contain the URL with its password.
         if self._link.interrupted():
             return SourceError(f"{self.id}: interrupted while connecting")
         times = f" ({tried} times in a row)" if tried > 1 else ""
@@ -294,8 +318,9 @@ class LiveSource(BaseSource):
             return None
         self._damaged_since_ns = None
         self._failures = 0
-        self._last_error = ""
+        self._last_error = self._announced = ""
         self._backoff.reset()
+        self._end_outage()
         index, self._index = self._index, self._index + 1
         return Frame(
             source_id=self.id,
@@ -306,6 +331,17 @@ class LiveSource(BaseSource):
             image=self._fit(item.image, info),
             key=item.key,
         )
+
+    def _end_outage(self) -> None:
+        if self._lost_ns is None:
+            return
+        seconds = (self._clock.monotonic_ns() - self._lost_ns) / 1e9
+        self._lost_ns = None
+        if self._index:
+            self._outages += 1
+            self._on_status(f"{self.id}: connected again after {seconds:.1f} s")
+        else:
+            self._on_status(f"{self.id}: connected after {seconds:.1f} s")
 
     def _healed(self, item: Image) -> bool:
         since_ns = self._damaged_since_ns or 0
