@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is not None:
         with process.signals_as_interrupts():
             return _invoke(list(arguments))
+    process.open_closed_streams()
     process.hold_collections()
     process.escape_unencodable()
     with process.signals_as_interrupts():

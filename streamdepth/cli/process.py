@@ -42,6 +42,22 @@ def skip_final_collection() -> None:
     gc.freeze()
 
 
+def open_closed_streams() -> None:
+    """Open ``/dev/null`` in place of closed standard streams, so that no output file gets one of their descriptors.
+
+    A closed standard error means no messages. ``sys.stdin`` stays None: its reader reports that it is closed.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for the rest of the process
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+
+
 def escape_unencodable() -> None:
     """Print characters that the output's encoding lacks as escapes, e.g. a Japanese path on a cp1252 pipe."""
     for stream in (sys.stdout, sys.stderr):

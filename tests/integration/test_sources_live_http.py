@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
+import socket
+import threading
 import time
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler
@@ -14,6 +17,7 @@ import numpy as np
 import pytest
 
 from streamdepth.core.errors import SourceError
+from streamdepth.sources.select import source_for
 from tests.support.live import DEADLINE_SECONDS, Body, Quiet, assert_rising, encode_ts, http_server, live, serve_http
 from tests.support.tls import self_signed, server_context
 
@@ -112,6 +116,77 @@ def test_stream_that_breaks_off_is_opened_again() -> None:
     assert len(frames) == 45
     assert_rising(frames)
     assert source.reconnects >= 2
+
+
+def test_packets_without_a_key_frame_are_an_answer() -> None:
+    """A viewer that joins after a key frame waits longer than the deadline of silence, and says so."""
+    chunks = encode_ts(110, key_every=100)[1:]  # the next key frame comes after 99 frames, 4 s
+    said: list[str] = []
+    with http_server(Body("video/mp2t", chunks, seconds=0.04)) as url:
+        source = live(url, max_frames=3, timeout_seconds=2, on_status=said.append)
+        source.open()
+        frames = list(source.frames())
+    assert len(frames) == 3
+    assert frames[0].key
+    assert said == [f"{source.id}: waiting for a key frame"]
+
+
+def test_outages_are_announced_when_they_happen() -> None:
+    said: list[str] = []
+    with http_server(Body("video/mp2t", encode_ts(20), seconds=0.005)) as url:
+        source = live(url, max_frames=45, timeout_seconds=3, on_status=said.append)
+        source.open()
+        list(source.frames())
+    lost, restored = said[:2]
+    assert re.fullmatch(re.escape(source.id) + r": .+; next attempt in \d\.\d s", lost)
+    assert re.fullmatch(re.escape(source.id) + r": connected again after \d+\.\d s", restored)
+    outages = source.status["outages"]
+    assert len(said) == 2 * int(outages) >= 4
+    assert source.notes == (f"connected again {'once' if outages == 1 else f'{outages} times'}",)
+
+
+def test_a_server_that_comes_late_is_retried() -> None:
+    """Also where an http(s) URL has to be opened to find out what it is."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    said: list[str] = []
+
+    def start() -> None:
+        with http_server(motion_jpeg(), port=port):
+            done.wait(20)
+
+    done = threading.Event()
+    server = threading.Timer(0.7, start)
+    server.start()
+    try:
+        url = f"http://127.0.0.1:{port}/live"
+        source = source_for(url, retries=20, timeout_seconds=3, max_frames=3, on_status=said.append)
+        source.open()
+        assert len(list(source.frames())) == 3
+        assert "connection refused; next attempt in" in said[0]
+        assert "connected after" in said[-1]
+        source.close()
+    finally:
+        done.set()
+        server.join(10)
+
+
+def test_a_recording_that_ends_early_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "recording.flv"
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast", "tune": "zerolatency"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(250):
+            container.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
+        container.mux(stream.encode(None))
+    data = file.read_bytes()
+    for share, error in ((1.0, ""), (0.5, "the recording ended")):
+        part = data[: int(len(data) * share)]
+        with http_server(Body("video/x-flv", [part]), length=len(part)) as url:
+            source = live(url, timeout_seconds=3)
+            source.open()
+            with pytest.raises(SourceError, match=error) if error else contextlib.nullcontext():
+                assert len(list(source.frames())) == 250
 
 
 @pytest.mark.slow

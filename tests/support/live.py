@@ -93,8 +93,10 @@ class Quiet:
 
 
 @contextlib.contextmanager
-def serve_http(handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+def serve_http(
+    handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None, *, port: int = 0
+) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     if tls is not None:
         # Hands are shaken on a connection's own thread, at its first read, and not where all are accepted.
         server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
@@ -109,7 +111,9 @@ def serve_http(handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None
 
 
 @contextlib.contextmanager
-def http_server(body: Body, tls: ssl.SSLContext | None = None, *, length: int | None = None) -> Iterator[str]:
+def http_server(
+    body: Body, tls: ssl.SSLContext | None = None, *, length: int | None = None, port: int = 0
+) -> Iterator[str]:
     stop = threading.Event()
 
     class Handler(Quiet, BaseHTTPRequestHandler):
@@ -128,7 +132,7 @@ def http_server(body: Body, tls: ssl.SSLContext | None = None, *, length: int | 
                     if not body.repeat:
                         return
 
-    with serve_http(Handler, tls) as base:
+    with serve_http(Handler, tls, port=port) as base:
         try:
             yield f"{base}/live"
         finally:

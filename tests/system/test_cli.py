@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -25,7 +26,6 @@ from tests.support.media import read_pts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from streamdepth.core.frame import Frame
 
@@ -242,3 +242,44 @@ class TestEncodings:
         assert done.returncode == 0
         assert b"--output" in done.stdout
         assert b"\\u" not in done.stdout
+
+
+def test_what_the_machine_refuses_is_one_line(tmp_path: Path) -> None:
+    def run(*arguments: str, **options: Any) -> tuple[int, str]:
+        command = [*PYTHON, *arguments]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=90, check=False, **options)
+        return done.returncode, done.stderr
+
+    closed = run("image", "-", "-o", str(tmp_path / "o.png"), preexec_fn=lambda: os.close(0))
+    assert closed == (2, "streamdepth: -: standard input is closed; pipe an image into it, or name a file\n")
+    with Path("/dev/full").open("w") as full:
+        code, errors = run("models", "list", stdout=full)
+    assert (code, errors) == (1, "streamdepth: standard output: no space left on device; free some space\n")
+    out = tmp_path / "a.mkv"
+    code, errors = run("run", "test:?frames=3&size=64x48", "-o", str(out), preexec_fn=lambda: os.close(2))
+    assert code == 0
+    assert out.stat().st_size
+
+
+def test_no_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("streamdepth.cli.jobs.plan", refuse)
+    assert main(["run", "test:", "-o", "null:"]) == 1
+    assert (
+        capsys.readouterr().err == "streamdepth: out of memory; use a smaller --size, fewer sources or smaller frames\n"
+    )
+
+
+def test_text_that_is_not_utf_8_fails_no_run(tmp_path: Path) -> None:
+    file = tmp_path / "latin.avi"
+    with av.open(str(file), "w") as container:
+        container.metadata["title"] = "MuXller"
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
+        container.mux(stream.encode(None))
+    file.write_bytes(file.read_bytes().replace(b"MuXller", b"M\xfc-ller"))
+    assert main(["run", str(file), "-o", str(tmp_path / "out.mkv"), "-q"]) == 0
