@@ -115,6 +115,7 @@ class AbandonableCalls:
         finished: Callable[[], object],
         overtaken: Callable[[T], object] | None = None,
         timeout_seconds: float | None = None,
+        first_seconds: float | None = None,
     ) -> Iterator[T]:
         """The items of ``items``, read at most ``depth`` ahead; ends quietly on ``interrupt``.
 
@@ -122,6 +123,7 @@ class AbandonableCalls:
             finished: called exactly once when reading is over, on the thread that reads (or at once where it was
                 interrupted before it began): the place to give back what ``items`` reads from.
             overtaken: where given, reading never waits: the oldest item not yet taken is handed to it and left out.
+            first_seconds: limit of the first item, None = ``timeout_seconds``.
         Raises:
             TimeoutError: no item came for ``timeout_seconds``.
         """
@@ -150,20 +152,22 @@ class AbandonableCalls:
 
         if not self._start(job, work):
             finished()
+        limit = first_seconds or timeout_seconds
         try:
             while True:
                 with job.changed:
-                    in_time = job.changed.wait_for(lambda: job.items or job.done or job.abandoned, timeout_seconds)
+                    in_time = job.changed.wait_for(lambda: job.items or job.done or job.abandoned, limit)
                     if job.abandoned:
                         return
                     if not in_time:
-                        raise TimeoutError(f"nothing came for {timeout_seconds:g} s")
+                        raise TimeoutError(f"nothing came for {limit:g} s")
                     if not job.items:
                         if job.error is not None:
                             raise job.error
                         return
                     item = job.items.popleft()
                     job.changed.notify_all()
+                limit = timeout_seconds
                 yield item
         finally:
             job.abandon()

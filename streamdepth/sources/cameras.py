@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
-import platform
 import re
 import struct
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
+
+from streamdepth.core.errors import MissingDependencyError
 
 Ioctl = Callable[[int, int, bytearray], object]
 
@@ -21,7 +25,8 @@ _DEVICE_CAPS = 0x80000000
 _TYPES = {_CAPTURE: 1, _CAPTURE_MPLANE: 9}
 _DISCRETE = 1
 _MAX_ENTRIES = 256
-_PROBED_INDICES = 6
+_CAP_ANY, _CAP_V4L2, _CAP_DSHOW, _CAP_AVFOUNDATION, _CAP_MSMF = 0, 200, 700, 1200, 1400
+_BACKENDS = {"linux": (_CAP_V4L2,), "win32": (_CAP_MSMF, _CAP_DSHOW), "darwin": (_CAP_AVFOUNDATION,)}
 
 
 def _request(direction: int, number: int, size: int) -> int:
@@ -74,17 +79,47 @@ class Camera:
 
 
 def list_cameras(
-    *, dev: Path = Path("/dev"), sys_class: Path = Path("/sys/class/video4linux"), ioctl: Ioctl | None = None
+    *,
+    dev: Path = Path("/dev"),
+    sys_class: Path = Path("/sys/class/video4linux"),
+    ioctl: Ioctl | None = None,
+    system: str = sys.platform,
 ) -> tuple[Camera, ...]:
     """Cameras of this machine, by index.
 
-    Linux: names from sysfs, modes from Video4Linux, without disturbing a program that uses the camera. Elsewhere
-    OpenCV opens the first six indices in turn, which briefly switches each camera on, and gives no names.
+    Linux: names from sysfs, modes from Video4Linux, without disturbing a program that uses the camera. Elsewhere names
+    as the system lists them; modes are known once a camera is open. No camera is switched on.
     The arguments are for tests, which use simulated devices.
     """
-    if platform.system() == "Linux" or ioctl is not None:
+    if system == "linux":
         return _list_v4l2(dev, sys_class, ioctl)
-    return _probe_opencv()
+    return cameras_of(backends(system)[0])
+
+
+def backends(system: str = sys.platform) -> tuple[int, ...]:
+    """OpenCV's interfaces to cameras in the order to try, as ``cv2.CAP_*`` numbers."""
+    return _BACKENDS.get(system, (_CAP_ANY,))
+
+
+def cameras_of(api: int, enumerate_cameras: Callable[[int], Iterable[Any]] | None = None) -> tuple[Camera, ...]:
+    """Cameras of one interface of OpenCV, with its indices. Windows and macOS.
+
+    Args:
+        enumerate_cameras: of ``cv2_enumerate_cameras``; tests replace it.
+    Raises:
+        MissingDependencyError: that package is not installed.
+    """
+    if enumerate_cameras is None:
+        try:
+            module = importlib.import_module("cv2_enumerate_cameras")
+        except ImportError as error:
+            raise MissingDependencyError(
+                "listing cameras needs cv2-enumerate-cameras; pip install cv2-enumerate-cameras"
+            ) from error
+        enumerate_cameras = module.enumerate_cameras
+    note = "modes are known once the camera is open"
+    found = [Camera(one.index, one.name, one.path or "", note=note) for one in enumerate_cameras(api)]
+    return tuple(sorted(found, key=lambda camera: camera.index))
 
 
 def find_camera(name: str, cameras: tuple[Camera, ...]) -> Camera | None:
@@ -97,9 +132,7 @@ def find_camera(name: str, cameras: tuple[Camera, ...]) -> Camera | None:
 
 def _list_v4l2(dev: Path, sys_class: Path, ioctl: Ioctl | None) -> tuple[Camera, ...]:
     if ioctl is None:
-        import fcntl
-
-        ioctl = fcntl.ioctl
+        ioctl = importlib.import_module("fcntl").ioctl
     found: list[Camera] = []
     for path in dev.glob("video*"):
         number = re.fullmatch(r"video(\d+)", path.name)
@@ -108,7 +141,7 @@ def _list_v4l2(dev: Path, sys_class: Path, ioctl: Ioctl | None) -> tuple[Camera,
         index = int(number[1])
         name = _sysfs_name(sys_class / path.name) or path.name
         try:
-            device = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+            device = os.open(path, os.O_RDWR | getattr(os, "O_NONBLOCK", 0))
         except OSError as error:
             note = (
                 "permission denied: add your user to the group 'video'"
@@ -201,21 +234,3 @@ def _enumerate(device: int, ioctl: Ioctl, request: int, buffer: bytearray) -> bo
             return False
         raise
     return True
-
-
-def _probe_opencv() -> tuple[Camera, ...]:
-    import cv2
-
-    found: list[Camera] = []
-    for index in range(_PROBED_INDICES):
-        capture = cv2.VideoCapture(index)
-        try:
-            if capture.isOpened():
-                width, height = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-                modes = (CameraMode(width, height),) if width > 0 and height > 0 else ()
-                found.append(
-                    Camera(index, f"camera {index}", modes=modes, note="OpenCV gets no camera names on this system")
-                )
-        finally:
-            capture.release()
-    return tuple(found)

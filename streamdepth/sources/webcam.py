@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import platform
+import os
 import re
+import sys
 import threading
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from itertools import chain
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
@@ -14,11 +16,11 @@ from streamdepth.core import limits
 from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
 from streamdepth.core.frame import ColorTags, Frame, StreamInfo, image_from_array
-from streamdepth.net.abandonable import AbandonableCalls, InterruptedCall
-from streamdepth.sources.cameras import Camera, find_camera, list_cameras
+from streamdepth.net.abandonable import AbandonableCalls
+from streamdepth.sources.cameras import Camera, backends, cameras_of, find_camera, list_cameras
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -26,6 +28,20 @@ if TYPE_CHECKING:
 
 _TIME_BASE = Fraction(1, 90_000)
 _BAD_READS_AT_MOST = 3
+_SLICE_SECONDS, _RELEASE_SECONDS = 0.5, 1.0
+_SLOW_OPEN_SECONDS = 60.0
+"""Windows: Media Foundation was measured by others at up to 40 s for cameras with many modes."""
+_CSI_HINTS = (
+    (
+        ("unicam", "rp1-cfe", "bcm2835-isp", "pispbe"),
+        "Raspberry Pi camera: run rpicam-vid -t 0 --inline --listen -o tcp://127.0.0.1:8888, read tcp://127.0.0.1:8888",
+    ),
+    (
+        ("vi-output", "tegra"),
+        "Jetson camera: serve it with GStreamer and read tcp://127.0.0.1:8888 (see configs/README.md)",
+    ),
+)
+"""Parts of Video4Linux names of cameras behind an image processor that OpenCV does not control, and what to do."""
 # Values of OpenCV's VideoCaptureProperties, so that OpenCV is not imported before a camera is opened.
 _WIDTH, _HEIGHT, _FPS, _FOURCC, _BUFFERSIZE = 3, 4, 5, 6, 38
 _VGA_PX = 640 * 480
@@ -46,15 +62,15 @@ class WebcamSource(BaseSource):
 
     Frames are bgr24 and share OpenCV's memory. pts are the time since the first frame, in 1/90000 s.
 
-    A separate thread reads the device, so ``interrupt`` works while the device hangs; that thread releases the
-    camera as soon as the device answers. Tested with simulated devices at OpenCV's interface, not with a real camera.
+    A separate thread opens, reads and releases the device, so ``interrupt`` works while the device hangs. Tested with
+    simulated devices at OpenCV's interface, not with a real camera.
 
     Args:
         device: index (0 = first), device path, or the camera's name or a part of it.
         width, height, rate: the mode to request. ``StreamInfo.note`` says if the camera chose another one.
         clock: stamps frames as they are read.
         timeout_seconds: limit for opening the camera and for each frame.
-        open_capture, cameras: OpenCV and the list of cameras; tests replace them.
+        open_capture, cameras, system: OpenCV, the list of cameras and the operating system; tests replace them.
     """
 
     def __init__(
@@ -68,6 +84,7 @@ class WebcamSource(BaseSource):
         timeout_seconds: float = 10.0,
         open_capture: Callable[[int | str], Capture] | None = None,
         cameras: Callable[[], tuple[Camera, ...]] = list_cameras,
+        system: str = sys.platform,
     ) -> None:
         if isinstance(device, int) and device < 0:
             raise UsageError(f"camera index must be 0 or more, not {device}")
@@ -86,11 +103,13 @@ class WebcamSource(BaseSource):
         self._timeout_seconds = timeout_seconds
         self._open_capture = open_capture or _open_opencv
         self._cameras = cameras
+        self._system = system
         self._detached = AbandonableCalls(f"streamdepth-{self._id}")
-        self._release_lock = threading.Lock()
+        self._reading = threading.Event()
+        self._released = threading.Event()
         self._capture: Capture | None = None
-        self._first: tuple[int, NDArray[np.uint8]] | None = None
-        self._reading = False
+        self._images: Iterator[tuple[int, int, NDArray[np.uint8]]] | None = None
+        self._first: tuple[int, int, NDArray[np.uint8]] | None = None
         self._info: StreamInfo | None = None
 
     def open(self) -> StreamInfo:
@@ -103,41 +122,39 @@ class WebcamSource(BaseSource):
         if self._info is not None:
             return self._info
         target = self._resolve()
-        try:
-            capture, first = self._detached.call(
-                lambda: self._start(target),
-                dispose=lambda late: late[0].release(),
-                timeout_seconds=self._timeout_seconds,
-            )
-        except InterruptedCall as interrupted:
-            raise SourceError(f"{self._id}: interrupted while opening", source=self._id) from interrupted
-        except TimeoutError as error:
-            raise SourceError(
-                f"{self._id}: no frame within {self._timeout_seconds:g} s; "
-                "reconnect the camera, or close other programs that use it",
-                source=self._id,
-            ) from error
-        self._capture, self._first = capture, first
-        self._info = self._describe(capture, first[1])
-        return self._info
-
-    def frames(self) -> Iterator[Frame]:
-        if self._capture is None or self._first is None or self._reading:
-            raise SourceError(f"{self._id}: call open() before frames(), and frames() once", source=self._id)
-        self._reading = True
-        capture = self._capture
-        begun_ns = self._first[0]
-        last_pts = -1
-        images = self._detached.iterate(
-            self._read(capture, self._first),
+        if self._system == "darwin" and threading.current_thread() is threading.main_thread():
+            self._open_capture(target).release()  # macOS asks for permission on the main thread only
+        seconds = max(self._timeout_seconds, _SLOW_OPEN_SECONDS) if self._system == "win32" else self._timeout_seconds
+        self._images = self._detached.iterate(
+            self._read(target),
             depth=1,
-            finished=lambda: self._release(capture),
+            finished=self._release,
             overtaken=lambda _: self._dropped.update(overtaken=1),
             timeout_seconds=self._timeout_seconds,
+            first_seconds=seconds,
         )
-        self._first = None
         try:
-            for index, captured_ns, array in images:
+            self._first = next(self._images)
+        except StopIteration as ended:
+            raise SourceError(f"{self._id}: interrupted while opening", source=self._id) from ended
+        except TimeoutError as error:
+            raise SourceError(
+                f"{self._id}: no frame within {seconds:g} s; reconnect the camera, or close other programs that use it",
+                source=self._id,
+            ) from error
+        return cast("StreamInfo", self._info)  # set before the first frame
+
+    def frames(self) -> Iterator[Frame]:
+        if self._images is None or self._first is None:
+            raise SourceError(f"{self._id}: call open() before frames(), and frames() once", source=self._id)
+        first, self._first = self._first, None
+        begun_ns = first[1]
+        last_pts = -1
+        self._reading.set()
+        try:
+            for index, captured_ns, array in chain([first], self._images):
+                if self._detached.interrupted:
+                    return
                 pts = max(last_pts + 1, (captured_ns - begun_ns) * 9 // 100_000)
                 last_pts = pts
                 image = image_from_array(array, "hw_gray" if array.ndim == 2 else "hwc_bgr")
@@ -151,12 +168,14 @@ class WebcamSource(BaseSource):
 
     def interrupt(self) -> None:
         self._detached.interrupt()
+        self._reading.set()
 
     def close(self) -> None:
-        self._detached.interrupt()
+        """Release the camera; returns after a second if it hangs, and its thread releases it later."""
+        self.interrupt()
         self._first = None
-        if not self._reading and self._capture is not None:
-            self._release(self._capture)
+        if self._images is not None:
+            self._released.wait(_RELEASE_SECONDS)
 
     def _resolve(self) -> int | str:
         device = self._device
@@ -178,24 +197,44 @@ class WebcamSource(BaseSource):
             )
         return camera.index
 
-    def _start(self, target: int | str) -> tuple[Capture, tuple[int, NDArray[np.uint8]]]:
-        capture = self._open_capture(target)
-        try:
-            if not capture.isOpened():
-                raise SourceNotFoundError(
-                    f"{self._id}: no such camera, or it is in use, or permission is denied; "
-                    "streamdepth cameras lists the cameras",
-                    source=self._id,
-                )
-            self._request(capture)
-            for _ in range(_BAD_READS_AT_MOST):
-                good, array = capture.read()
-                if good and array is not None:
-                    return capture, (self._clock.monotonic_ns(), array)
-            raise SourceError(f"{self._id}: opens but gives no frame; close other programs using it", source=self._id)
-        except BaseException:
-            capture.release()
-            raise
+    def _read(self, target: int | str) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
+        """Index, time in ns and image of each frame. The device is used on the thread that iterates, and nowhere else:
+        Media Foundation and DirectShow belong to the thread that opened them."""
+        capture = self._capture = self._open_capture(target)
+        if not capture.isOpened():
+            raise SourceNotFoundError(
+                f"{self._id}: no such camera, or it is in use, or permission is denied; "
+                f"streamdepth cameras lists the cameras{self._hint(target)}",
+                source=self._id,
+            )
+        self._request(capture)
+        index, bad = 0, 0
+        while bad < _BAD_READS_AT_MOST:
+            good, array = capture.read()
+            if not good or array is None:
+                bad += 1
+                continue
+            bad = 0
+            captured_ns = self._clock.monotonic_ns()
+            if index == 0:
+                self._info = self._describe(capture, array)
+            yield index, captured_ns, array
+            index += 1
+            while not self._reading.wait(_SLICE_SECONDS):  # set by frames(), interrupt() and close()
+                pass
+            if self._detached.interrupted:
+                return
+        if not index:
+            raise SourceError(
+                f"{self._id}: opens but gives no frame; close other programs using it{self._hint(target)}",
+                source=self._id,
+            )
+        raise SourceError(f"{self._id}: no more frames after {index}; check the connection", source=self._id)
+
+    def _hint(self, target: int | str) -> str:
+        """What to do about cameras that OpenCV cannot read, empty for others."""
+        name = next((camera.name for camera in self._cameras() if camera.index == target), "")
+        return "".join(f"; {hint}" for names, hint in _CSI_HINTS if any(part in name for part in names))
 
     def _request(self, capture: Capture) -> None:
         if self._size is not None:
@@ -240,31 +279,45 @@ class WebcamSource(BaseSource):
             note=note,
         )
 
-    def _read(
-        self, capture: Capture, first: tuple[int, NDArray[np.uint8]]
-    ) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
-        yield 0, *first
-        index, bad = 1, 0
-        while bad < _BAD_READS_AT_MOST:
-            good, array = capture.read()
-            if not good or array is None:
-                bad += 1
-                continue
-            bad = 0
-            yield index, self._clock.monotonic_ns(), array
-            index += 1
-        raise SourceError(f"{self._id}: no more frames after {index}; check the connection", source=self._id)
-
-    def _release(self, capture: Capture) -> None:
-        with self._release_lock:
-            if self._capture is not None:
-                self._capture = None
-                capture.release()
+    def _release(self) -> None:
+        capture, self._capture = self._capture, None
+        if capture is not None:
+            capture.release()
+        self._released.set()
 
 
 def _open_opencv(target: int | str) -> Capture:
+    # Media Foundation otherwise takes up to a minute to open a camera; read by OpenCV when it is loaded.
+    os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")
     import cv2
 
-    backend = cv2.CAP_V4L2 if platform.system() == "Linux" else cv2.CAP_ANY
-    capture: Any = cv2.VideoCapture(target, backend)
-    return cast("Capture", capture)
+    return open_with(backends(), target, cast("Callable[[int | str, int], Capture]", cv2.VideoCapture))
+
+
+def open_with(
+    apis: Sequence[int],
+    target: int | str,
+    capture: Callable[[int | str, int], Capture],
+    cameras_of: Callable[[int], Sequence[Camera]] = cameras_of,
+) -> Capture:
+    """Open a camera with the first interface that gives an image, else with the last.
+
+    Args:
+        apis: OpenCV's ``CAP_*`` numbers.
+        target: index for the first interface, or device path. Other interfaces may have another order: the camera of
+            the same name is opened.
+        capture: ``cv2.VideoCapture``.
+    """
+    name = ""
+    for number, api in enumerate(apis):
+        index = target
+        if len(apis) > 1 and isinstance(target, int):
+            listed = cameras_of(api)
+            if number == 0:
+                name = next((camera.name for camera in listed if camera.index == target), "")
+            index = next((camera.index for camera in listed if name and camera.name == name), target)
+        opened = capture(index, api)
+        if number == len(apis) - 1 or (opened.isOpened() and opened.read()[0]):
+            return opened
+        opened.release()
+    raise ValueError("no interface given")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import errno
 import struct
+import sys
 import threading
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from streamdepth.core.contracts import Source
-from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
-from streamdepth.sources.cameras import Camera, CameraMode, find_camera, list_cameras
-from streamdepth.sources.webcam import WebcamSource
+from streamdepth.core.errors import MissingDependencyError, SourceError, SourceNotFoundError, UsageError
+from streamdepth.net.abandonable import AbandonableCalls
+from streamdepth.sources.cameras import Camera, CameraMode, backends, find_camera, list_cameras
+from streamdepth.sources.webcam import WebcamSource, open_with
 from tests.support.clock import ManualClock
 
 if TYPE_CHECKING:
@@ -194,7 +197,152 @@ def test_interrupted_before_frames_releases_the_camera() -> None:
     source.open()
     source.interrupt()
     assert list(source.frames()) == []
+    source.close()
     assert capture.released.is_set()
+
+
+class _ThreadedCapture(FakeCapture):
+    """Notes the threads that use it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads = {threading.get_ident()}
+
+    def isOpened(self) -> bool:  # noqa: N802
+        self.threads.add(threading.get_ident())
+        return super().isOpened()
+
+    def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
+        self.threads.add(threading.get_ident())
+        return super().read()
+
+    def get(self, prop: int, /) -> float:
+        self.threads.add(threading.get_ident())
+        return super().get(prop)
+
+    def set(self, prop: int, value: float, /) -> bool:
+        self.threads.add(threading.get_ident())
+        return super().set(prop, value)
+
+    def release(self) -> None:
+        self.threads.add(threading.get_ident())
+        super().release()
+
+
+@pytest.mark.parametrize("frames", [0, 3])
+def test_one_thread_has_the_camera_from_open_to_release(frames: int) -> None:
+    captures: list[_ThreadedCapture] = []
+
+    def open_capture(_: int | str) -> _ThreadedCapture:
+        captures.append(_ThreadedCapture())
+        return captures[-1]
+
+    source = WebcamSource(0, open_capture=open_capture)
+    source.open()
+    if frames:
+        taken = source.frames()
+        for _ in range(frames):
+            next(taken)
+    source.close()
+    (capture,) = captures
+    assert capture.released.is_set()
+    (thread,) = capture.threads
+    assert thread != threading.get_ident()
+
+
+def test_macos_asks_for_permission_on_the_main_thread() -> None:
+    captures: list[_ThreadedCapture] = []
+
+    def open_capture(_: int | str) -> _ThreadedCapture:
+        captures.append(_ThreadedCapture())
+        return captures[-1]
+
+    source = WebcamSource(0, open_capture=open_capture, system="darwin")
+    source.open()
+    source.close()
+    asking, used = captures
+    assert asking.threads == {threading.get_ident()}
+    assert asking.released.is_set()
+    assert threading.get_ident() not in used.threads
+
+
+def test_windows_waits_longer_for_a_camera_to_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[float | None] = []
+    iterate = AbandonableCalls.iterate
+
+    def noted(calls: AbandonableCalls, items: Any, **options: Any) -> Any:
+        limits.append(options["first_seconds"])
+        return iterate(calls, items, **options)
+
+    monkeypatch.setattr(AbandonableCalls, "iterate", noted)
+    for system in ("linux", "win32"):
+        source = WebcamSource(0, open_capture=lambda _: FakeCapture(), system=system)
+        source.open()
+        source.close()
+    assert limits == [10.0, 60.0]
+
+
+class TestBackends:
+    """Media Foundation opens first; DirectShow lists the same cameras in another order."""
+
+    MSMF, DSHOW = 1400, 700
+
+    def cameras(self, api: int) -> tuple[Camera, ...]:
+        names = {self.MSMF: ("Front", "Desk"), self.DSHOW: ("Virtual", "Desk", "Front")}[api]
+        return tuple(Camera(index, name) for index, name in enumerate(names))
+
+    @pytest.mark.parametrize(
+        ("works", "expected"),
+        [({1400, 700}, (0, 1400)), ({700}, (2, 700)), (set(), (2, 700))],
+    )
+    def test_the_next_one_opens_the_same_camera(self, works: set[int], expected: tuple[int, int]) -> None:
+        assert backends("win32") == (self.MSMF, self.DSHOW)
+        tried: list[tuple[int | str, int, FakeCapture]] = []
+
+        def capture(index: int | str, api: int) -> FakeCapture:
+            tried.append((index, api, FakeCapture(opened=api in works)))
+            return tried[-1][2]
+
+        opened = open_with(backends("win32"), 0, capture, self.cameras)
+        assert opened is tried[-1][2]
+        assert tried[-1][:2] == expected
+        assert all(one.released.is_set() for *_, one in tried[:-1])
+
+    def test_one_that_opens_and_gives_no_image_is_left(self) -> None:
+        opened = open_with((1400, 700), 1, lambda _, api: FakeCapture(0 if api == self.MSMF else 9), self.cameras)
+        assert opened.read()[0]
+
+    def test_a_system_with_one_is_not_asked_for_names(self) -> None:
+        def cameras(_: int) -> tuple[Camera, ...]:
+            raise AssertionError("listed")
+
+        assert open_with(backends("linux"), 3, lambda index, api: FakeCapture(int(index) + api), cameras).read()[0]
+
+
+@pytest.mark.parametrize("system", ["win32", "darwin"])
+def test_listing_elsewhere_takes_names_and_opens_nothing(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def enumerate_cameras(api: int) -> list[SimpleNamespace]:
+        asked.append(api)
+        return [SimpleNamespace(index=1, name="Desk", path="usb#2"), SimpleNamespace(index=0, name="Front", path=None)]
+
+    monkeypatch.setitem(sys.modules, "cv2_enumerate_cameras", SimpleNamespace(enumerate_cameras=enumerate_cameras))
+    found = list_cameras(system=system)
+    assert [(one.index, one.name, one.path) for one in found] == [(0, "Front", ""), (1, "Desk", "usb#2")]
+    assert asked == [backends(system)[0]]
+    monkeypatch.setitem(sys.modules, "cv2_enumerate_cameras", None)
+    with pytest.raises(MissingDependencyError, match="pip install cv2-enumerate-cameras"):
+        list_cameras(system=system)
+
+
+@pytest.mark.parametrize(
+    ("name", "way_out"), [("rp1-cfe-csi2_ch0", "rpicam-vid"), ("vi-output, imx219 9-0010", "GStreamer")]
+)
+def test_cameras_behind_an_image_processor_say_how_to_read_them(name: str, way_out: str) -> None:
+    source = WebcamSource(0, open_capture=lambda _: FakeCapture(0), cameras=lambda: (Camera(0, name),))
+    with pytest.raises(SourceError, match=f"gives no frame.*{way_out}.*tcp://127.0.0.1:8888"):
+        source.open()
 
 
 @pytest.mark.parametrize(
