@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+posix_signals = pytest.mark.skipif(os.name == "nt", reason="sends signals, which Windows does not have")
+
+
 def missing(reason: str) -> NoReturn:
     """Skip the test, or fail it where everything is required."""
     if os.environ.get("STREAMDEPTH_REQUIRE_ALL") == "1":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import random
 import signal
 import socket
@@ -103,8 +102,7 @@ class GstServer:
 
 def end_process(process: subprocess.Popen[str]) -> None:
     """Kill, reap, and close its pipes."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait(10)
     for pipe in (process.stdout, process.stderr, process.stdin):
         if pipe is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
+import importlib
 import json
 import os
 import shutil
@@ -57,6 +57,7 @@ def ask() -> dict[str, float]:
 
 
 def _silence_names() -> socket.socket:
+    fcntl = importlib.import_module("fcntl")  # runs on Linux only
     with socket.socket() as control:
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
     server = socket.socket(type=socket.SOCK_DGRAM)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-import pty
 import select
 import signal
 import subprocess
@@ -21,6 +21,7 @@ from streamdepth import doctor
 from streamdepth.cli import main
 from streamdepth.pipeline import Pipeline
 from streamdepth.sources.pattern import PatternSource
+from tests.support import need
 from tests.support.cli import one_line
 from tests.support.media import read_pts
 
@@ -100,6 +101,7 @@ class TestProcess:
         assert "run" in done.stdout
         assert not loaded & {"numba", "onnxruntime", "cv2", "scenedetect", "huggingface_hub", "av", "onnx"}
 
+    @need.posix_signals
     def test_ctrl_c_leaves_a_file_that_plays_and_exits_130(self, tmp_path: Path) -> None:
         out, stats = tmp_path / "out.mkv", tmp_path / "s.json"
         command = [
@@ -122,6 +124,7 @@ class TestProcess:
         content = json.loads(stats.read_text())
         assert len(read_pts(out)) == content["written"] == content["captured"] > 0
 
+    @need.posix_signals
     def test_a_burst_of_signals_is_one_ctrl_c(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -155,6 +158,7 @@ class TestProcess:
         assert content["dropped"] == {}
         assert len(read_pts(out)) == content["captured"] > 6
 
+    @need.posix_signals
     def test_terminating_is_interrupting(self, tmp_path: Path) -> None:
         out = tmp_path / "out.mp4"
         command = [*PYTHON, "run", "test:?frames=0&size=160x120", "-o", str(out), "--range", "ema"]
@@ -164,6 +168,7 @@ class TestProcess:
         assert process.wait(60) == 130
         assert read_pts(out)
 
+    @need.posix_signals
     def test_kill_9_leaves_an_mkv_that_plays(self, tmp_path: Path) -> None:
         out = tmp_path / "out.mkv"
         process = subprocess.Popen(
@@ -175,8 +180,10 @@ class TestProcess:
         with av.open(str(out)) as container:
             assert sum(1 for _ in container.decode(video=0)) > 10
 
+    @need.posix_signals
     def test_progress_on_a_terminal(self, clip: Path, tmp_path: Path) -> None:
         """A pseudo-terminal as standard error: bar, frames, fps and the closing line appear there."""
+        pty = importlib.import_module("pty")  # Windows has none
         master, slave = pty.openpty()
         process = subprocess.Popen(
             [*PYTHON, "run", str(clip), "-o", str(tmp_path / "o.mkv"), "--provider", "cpu"],

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.integration.test_serve_jobs import clip
+from tests.support import need
 from tests.support.rtsp import watch
 from tests.support.web import TOKEN, eventually, http
 
@@ -41,6 +42,7 @@ def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Po
         process.communicate(timeout=20)
 
 
+@need.posix_signals
 def test_a_clip_is_shown_over_and_over_until_interrupted(tmp_path: Path) -> None:
     clip(tmp_path, 8)
     with serving(str(tmp_path / "clip.mp4"), "--style", "viridis", "--view", "overlay") as (process, url):
@@ -59,6 +61,7 @@ def test_a_clip_is_shown_over_and_over_until_interrupted(tmp_path: Path) -> None
     assert (process.returncode, errors) == (130, "streamdepth: interrupted\n")
 
 
+@need.posix_signals
 def test_stills_only_behind_a_token() -> None:
     with serving(STREAMDEPTH_WEB_TOKEN=TOKEN) as (process, url):
         assert TOKEN not in url
@@ -105,6 +108,7 @@ def captured(main: object, arguments: list[str]) -> tuple[int, str]:
     return code, out.getvalue()
 
 
+@need.posix_signals
 def test_several_sources_share_servers() -> None:
     ports = [free_port(), free_port()]
     page, stream = f"http://127.0.0.1:{ports[0]}", f"rtsp://127.0.0.1:{ports[1]}"

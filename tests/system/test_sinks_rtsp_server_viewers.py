@@ -178,6 +178,7 @@ def test_killed_viewer() -> None:
         assert feeder.error is None
 
 
+@need.posix_signals
 def test_frozen_viewer_skips_and_harms_nobody() -> None:
     settings = Settings(backlog_bytes=100_000, stall_seconds=60)
     with serving(width_px=320, height_px=180, settings=settings) as sink:

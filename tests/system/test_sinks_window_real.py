@@ -17,6 +17,7 @@ import pytest
 
 from streamdepth.core.errors import DisplayError
 from streamdepth.sinks.window.backend import Cv2Backend
+from tests.support import need
 from tests.support.screen import close_window, screenshot, x_display, xdotool
 
 if TYPE_CHECKING:
@@ -172,6 +173,7 @@ def test_closing_a_real_window_ends_the_run(shown: Shown) -> None:
     assert gone(shown.window_process)
 
 
+@need.posix_signals
 def test_an_interrupt_closes_a_real_window(shown: Shown) -> None:
     shown.process.send_signal(signal.SIGINT)
     shown.until("interrupted")

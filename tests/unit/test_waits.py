@@ -81,3 +81,51 @@ def test_a_page_without_a_source_waits_in_slices(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(KeyboardInterrupt):
         process.wait_for_interrupt()
     assert waited == [0.5, 0.5, 0.5]
+
+
+class TestOtherSystems:
+    """Modules load where POSIX is not: names that Windows lacks are used in functions only."""
+
+    MODULES = frozenset({"fcntl", "grp", "pty", "pwd", "resource", "termios", "tty"})
+    NAMES = frozenset({"mkfifo", "getuid", "geteuid", "killpg", "SIGSTOP", "SIGCONT", "SIGKILL", "SIGALRM", "openpty"})
+
+    def found(self, source: str) -> list[int]:
+        """Lines that are run on import and need POSIX."""
+        lines: list[int] = []
+
+        def visit(node: ast.AST) -> None:
+            names: set[str] = set()
+            if isinstance(node, ast.Import):
+                names = {alias.name for alias in node.names} & self.MODULES
+            elif isinstance(node, ast.ImportFrom):
+                names = {node.module or ""} & self.MODULES
+            elif isinstance(node, ast.Attribute):
+                names = {node.attr} & self.NAMES
+            if names:
+                lines.append(getattr(node, "lineno", 0))
+            inside = node.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) else ()
+            for child in ast.iter_child_nodes(node):
+                if inside != child and child not in (inside if isinstance(inside, list) else ()):
+                    visit(child)
+
+        visit(ast.parse(source))
+        return lines
+
+    def test_package_and_tests_load(self) -> None:
+        files = [*PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+        found = {path.relative_to(ROOT).as_posix(): self.found(path.read_text(encoding="utf-8")) for path in files}
+        assert {name: lines for name, lines in found.items() if lines} == {}
+
+    @pytest.mark.parametrize(
+        ("source", "lines"),
+        [
+            ("import fcntl", [1]),
+            ("def f():\n    import fcntl\n    os.mkfifo('x')", []),
+            ("@skipif(os.getuid() == 0)\ndef f(): ...", [1]),
+            ("KILL = signal.SIGKILL", [1]),
+            ("class A:\n    a = signal.SIGSTOP\n    def f(self): os.killpg(1)", [2]),
+            ("f = lambda: os.getuid()", []),
+        ],
+    )
+    def test_the_check_finds_them(self, source: str, lines: list[int]) -> None:
+        assert self.found(source) == lines
