@@ -47,7 +47,7 @@ class FakeCapture:
         if self.reads >= self.good:
             return False, None
         self.reads += 1
-        return True, np.full((48, 64) if self.gray else (48, 64, 3), self.reads, np.uint8)
+        return True, np.full((48, 64) if self.gray else (48, 64, 3), self.reads % 256, np.uint8)
 
     def get(self, prop: int, /) -> float:
         return {FPS: 30.0, FOURCC: float(int.from_bytes(b"YUYV", "little"))}.get(prop, 0.0)
