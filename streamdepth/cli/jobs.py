@@ -15,7 +15,7 @@ from streamdepth.core.host import cores, file_key
 from streamdepth.core.look import LookControl
 from streamdepth.core.queues import Policy
 from streamdepth.core.threads import plan_threads
-from streamdepth.sinks.names import UniqueNames, safe_name
+from streamdepth.sinks.names import safe_name
 
 if TYPE_CHECKING:
     from streamdepth.config import RunConfig
@@ -186,16 +186,16 @@ def _example(output: str) -> str:
 
 
 def _names(sources: Iterable[Source]) -> dict[str, str]:
-    """Source id -> its name without folder and suffix, or with them where it is not the only one of that name."""
-    stems = {source.id: safe_name(Path(source.id).stem) for source in sources}
-    often = Counter(file_key(stem) for stem in stems.values())
-    unique = UniqueNames()
-    return {key: unique(stem if often[file_key(stem)] == 1 else safe_name(key)) for key, stem in stems.items()}
+    """Source id -> its name without folder and suffix, or with them if another source has the same one."""
+    stems = {source.id: Path(source.id).stem for source in sources}
+    often = Counter(file_key(safe_name(stem)) for stem in stems.values())
+    return {key: stem if often[file_key(safe_name(stem))] == 1 else key for key, stem in stems.items()}
 
 
 def _named(output: str, name: str) -> str:
-    """The output of one source, with ``{name}`` replaced by its name."""
-    return output.replace(_NAME, re.sub(r"[^\w.-]+", "_", name) if "://" in output else name)
+    """The output of one source, with ``{name}`` replaced by its name, as far as files or URLs allow its characters."""
+    url = re.sub(r"[^\w.-]+", "_", name).strip("_.") or "source"
+    return output.replace(_NAME, url if "://" in output else safe_name(name))
 
 
 def serves_page(url: str) -> bool:

@@ -21,6 +21,7 @@ SOURCE_NAMES = "{image}.png"
 """Images keep the names of their source images; frames of a video are numbered."""
 
 _RESERVED_CHARACTERS = re.compile(r'[<>:"/\\|?*\x00-\x1f]+')
+_ENDS = '<>:"/\\|?* '
 _DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
 _FIELDS = ("image", "index", "pts")
 _PRINTF = re.compile(r"%(0\d+)?d")
@@ -33,8 +34,8 @@ def is_pattern(name: str) -> bool:
 
 def safe_name(text: str) -> str:
     """``text`` as the name of a file on every system: without characters and names that Windows reserves."""
-    name = _RESERVED_CHARACTERS.sub("_", text).rstrip(". ").lstrip()
-    return f"{name}_" if not name or PurePath(name).stem.upper() in _DEVICES else name
+    name = _RESERVED_CHARACTERS.sub("_", text.strip(_ENDS)).rstrip(". ") or "_"
+    return f"{name}_" if PurePath(name).stem.upper() in _DEVICES else name
 
 
 class UniqueNames:

@@ -185,7 +185,8 @@ class TestFiles:
         ("text", "name"),
         [
             ("a b", "a b"),
-            ("caméra: 2*", "caméra_ 2_"),
+            ("caméra: 2*", "caméra_ 2"),
+            ("test:", "test"),
             ("CON", "CON_"),
             ("nul.mkv", "nul.mkv_"),
             ("console", "console"),
