@@ -37,12 +37,14 @@ class FakeCapture:
         self.asked: dict[int, float] = {}
         self.reads = 0
         self.released = threading.Event()
+        self.hanging = threading.Event()
 
     def isOpened(self) -> bool:  # noqa: N802
         return self.opened
 
     def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
         if self.reads and self.permit is not None:
+            self.hanging.set()
             self.permit.acquire(timeout=20)
         if self.reads >= self.good:
             return False, None
@@ -183,6 +185,7 @@ def test_hanging_read_ends_by_interrupt_and_by_itself() -> None:
         ended.set()
 
     threading.Thread(target=drain, daemon=True).start()
+    assert capture.hanging.wait(5)
     source.interrupt()
     assert ended.wait(1)
     assert not capture.released.is_set()
