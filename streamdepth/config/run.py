@@ -70,8 +70,8 @@ class RunConfig(Settings):
         Texts,
         Option(
             "Video file, folder/ of images (or folder/%06d.jpg, folder/{image}.webp), rtsp:// URL to publish to, "
-            "run.mcap (ROS 2 messages), virtualcam:, or null:. Repeatable. With several sources, {name} is replaced "
-            "by the name of each.",
+            "run.mcap (ROS 2 messages), run.rrd (Rerun), virtualcam:, or null:. Repeatable. With several sources, "
+            "{name} is replaced by the name of each.",
             OUTPUT,
             short="-o",
             metavar="OUT",
@@ -80,8 +80,8 @@ class RunConfig(Settings):
     data: Annotated[
         Texts,
         Option(
-            "Depth as data: .mkv (16-bit FFV1), folder/ of 16-bit PNG, folder/%06d.npy, .exr or .ply (points), or "
-            ".mcap. Repeatable.",
+            "Depth as data: .mkv (16-bit FFV1), folder/ of 16-bit PNG, folder/%06d.npy, .exr or .ply (points), "
+            ".mcap, or .rrd. Repeatable.",
             OUTPUT,
             metavar="OUT",
         ),

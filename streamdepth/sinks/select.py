@@ -82,7 +82,7 @@ class SinkOptions(TypedDict, total=False):
     serve: bool
     """Serve ``rtsp://`` instead of publishing to it."""
     intrinsics: IntrinsicsFor | None
-    """Of ``.mcap``: gives the camera of an image of (width, height)."""
+    """Of ``.mcap`` and ``.rrd``: gives the camera of an image of (width, height)."""
     model: str
     """Recorded in ``.mcap``."""
 
@@ -97,7 +97,7 @@ class DataSinkOptions(TypedDict, total=False):
     """Recorded with the data, like ``model_revision``."""
     model_revision: str
     intrinsics: IntrinsicsFor | None
-    """Gives the camera of an image of (width, height); recorded with the data, and needed by points and ``.mcap``."""
+    """Gives the camera of an image of (width, height). Recorded; points, ``.mcap`` and ``.rrd`` need it."""
 
 
 _Make: TypeAlias = "Callable[[str, Any], Sink]"
@@ -128,7 +128,7 @@ def sink_for(output: str, **options: Unpack[SinkOptions]) -> Sink:
     - ``out.mkv`` ``.mp4`` ``.mov`` ``.webm``: a video file
     - ``folder/``, or a name without suffix: a folder of PNG, named after the source's images or numbered;
       ``folder/%06d.jpg`` or ``folder/{image}.webp``: the same with other names and formats
-    - ``out.mcap``: frames and metric depth as ROS 2 messages
+    - ``out.mcap``: frames and metric depth as ROS 2 messages; ``out.rrd``: the same for the Rerun viewer
     - ``rtsp://``: publish to that server; with ``serve`` run a server at that address
     - ``virtualcam:`` or ``virtualcam:DEVICE``: a virtual camera
     - ``null:``: no output, for measurements
@@ -150,7 +150,7 @@ def data_sink_for(output: str, **options: Unpack[DataSinkOptions]) -> Sink:
     - ``folder/``, or a name without suffix: a folder of 16-bit PNG
     - ``folder/%06d.npy`` (or ``.png``): a folder of float32 arrays (or PNG) with other names
     - ``folder/%06d.exr``: a folder of OpenEXR files; ``folder/%06d.ply``: a folder of point clouds
-    - ``out.mcap``: frames and metric depth as ROS 2 messages
+    - ``out.mcap``: frames and metric depth as ROS 2 messages; ``out.rrd``: the same for the Rerun viewer
     - ``null:``: no output, for measurements
 
     Raises:
@@ -354,20 +354,26 @@ def _mcap(output: str, options: SinkOptions | DataSinkOptions) -> Sink:
     return McapSink(output, intrinsics=options.get("intrinsics"), **_only(options, used))
 
 
+def _rerun(output: str, options: SinkOptions | DataSinkOptions) -> Sink:
+    from streamdepth.sinks.robotics.rerun import RerunSink
+
+    return RerunSink(output, intrinsics=options.get("intrinsics"), overwrite=options.get("overwrite", False))
+
+
 def _only(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {name: options[name] for name in names if name in options}
 
 
 IMAGE_SINKS = Sinks(
     schemes=MappingProxyType({"rtsp": _rtsp, "rtsps": _rtsp, "null": _null, "virtualcam": _virtual_camera}),
-    files=MappingProxyType(dict.fromkeys(CONTAINERS, _video) | {".mcap": _mcap}),
+    files=MappingProxyType(dict.fromkeys(CONTAINERS, _video) | {".mcap": _mcap, ".rrd": _rerun}),
     folders=MappingProxyType(dict.fromkeys(_IMAGES, _images)),
     content="video",
     hint="use a file, a folder/ or rtsp://",
 )
 DATA_SINKS = Sinks(
     schemes=MappingProxyType({"null": _depth_null}),
-    files=MappingProxyType({".mkv": _depth_video, ".mcap": _mcap}),
+    files=MappingProxyType({".mkv": _depth_video, ".mcap": _mcap, ".rrd": _rerun}),
     folders=MappingProxyType(dict.fromkeys(_ARRAYS, _depth_folder) | {".exr": _exr, ".ply": _points}),
     content="depth data",
     hint="use OUT.mkv, FOLDER/ or FOLDER/%06d.npy",

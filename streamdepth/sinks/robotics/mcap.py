@@ -14,7 +14,7 @@ from streamdepth.core.errors import MissingDependencyError, SinkError, UsageErro
 from streamdepth.sinks.depth.sink import Size, resized
 from streamdepth.sinks.files import OutputFile, claim_file, write_failed
 from streamdepth.sinks.robotics import ros
-from streamdepth.sinks.robotics.metric import camera_for, metres_of
+from streamdepth.sinks.robotics.metric import camera_for, jpeg_of, metres_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 DepthEncoding = Literal["32FC1", "16UC1"]
 _MOST_MM = 65535
-_JPEG_QUALITY = 90
 
 
 class McapSink(BaseSink):
@@ -120,7 +119,7 @@ class McapSink(BaseSink):
                 self._begin(result)
             self._frames += 1
             self._write(
-                "/camera/image/compressed", "CompressedImage", stamp, ros.compressed_image, "jpeg", _jpeg(frame)
+                "/camera/image/compressed", "CompressedImage", stamp, ros.compressed_image, "jpeg", jpeg_of(frame)
             )
             self._write("/camera/image/camera_info", "CameraInfo", stamp, ros.camera_info, camera)
             self._write("/camera/depth/image", "Image", stamp, ros.image, self._encoding, self._encoded(metres))
@@ -178,12 +177,3 @@ class McapSink(BaseSink):
         self._writer.add_message(
             channel, log_time=stamp_ns, data=data, publish_time=stamp_ns, sequence=self._frames - 1
         )
-
-
-def _jpeg(frame: Frame) -> bytes:
-    import cv2
-
-    done, content = cv2.imencode(".jpg", frame.to_rgb()[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    if not done:
-        raise SinkError(f"OpenCV cannot write a {frame.width_px}x{frame.height_px} JPEG; use smaller frames")
-    return content.tobytes()

@@ -1,4 +1,4 @@
-"""What the outputs of this folder need: metres, and the camera's intrinsics."""
+"""What the outputs of this folder share: metres, the camera's intrinsics, and the frame as JPEG."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamdepth.core.errors import DataFormatError, UsageError
+from streamdepth.core.errors import DataFormatError, SinkError, UsageError
 from streamdepth.core.frame import Sense
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from streamdepth.core.frame import DepthMap, StreamInfo
+    from streamdepth.core.frame import DepthMap, Frame, StreamInfo
     from streamdepth.geometry.intrinsics import Intrinsics
     from streamdepth.geometry.readers import IntrinsicsFor
+
+_JPEG_QUALITY = 90
 
 
 def camera_for(output: str, stream: StreamInfo, intrinsics: IntrinsicsFor | None) -> Intrinsics:
@@ -45,3 +47,13 @@ def metres_of(output: str, depth: DepthMap) -> NDArray[np.float32]:
     if depth.valid is None:
         return depth.values
     return np.where(depth.valid, depth.values, np.float32(np.nan))
+
+
+def jpeg_of(frame: Frame) -> bytes:
+    """The frame as JPEG."""
+    import cv2
+
+    done, content = cv2.imencode(".jpg", frame.to_rgb()[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    if not done:
+        raise SinkError(f"OpenCV cannot write a {frame.width_px}x{frame.height_px} JPEG; use smaller frames")
+    return content.tobytes()

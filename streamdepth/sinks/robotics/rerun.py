@@ -1,0 +1,145 @@
+"""A recording for the Rerun viewer."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from streamdepth.core.contracts import BaseSink
+from streamdepth.core.errors import MissingDependencyError, SinkError
+from streamdepth.sinks.files import claim_file, write_failed
+from streamdepth.sinks.robotics.metric import camera_for, jpeg_of, metres_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from streamdepth.core.frame import ImageInfo, Result, StreamInfo
+    from streamdepth.geometry.intrinsics import Intrinsics
+    from streamdepth.geometry.readers import IntrinsicsFor
+
+_FLUSH_FRAMES = 16
+"""The library queues what is logged without a bound; waiting for it now and then gives the queue one."""
+
+
+class RerunSink(BaseSink):
+    """Writes frames and metric depth as a Rerun recording (``.rrd``).
+
+    ``camera/image`` and ``camera/depth`` are pinhole cameras, the depth's at the resolution of the model; the viewer
+    shows the depth image as points. Depth is float32 in metres, 0 without depth. Time lines: ``frame``, and ``media``
+    (files) or ``capture`` (live, wall clock). The static text ``camera/metres`` says where the metres come from.
+
+    Args:
+        path: file to write, ``.rrd``.
+        intrinsics: of an image of (width, height).
+        overwrite: replace an existing file.
+        wall_clock_ns, monotonic_ns: clocks, read once when the sink is opened.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        intrinsics: IntrinsicsFor | None,
+        overwrite: bool = False,
+        wall_clock_ns: Callable[[], int] = time.time_ns,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        super().__init__(str(path))
+        self._path = Path(path)
+        self._intrinsics, self._overwrite = intrinsics, overwrite
+        self._wall_clock_ns, self._monotonic_ns = wall_clock_ns, monotonic_ns
+        self._wall_minus_monotonic_ns: int | None = None
+        self._camera: Intrinsics | None = None
+        self._rerun: Any = None
+        self._recording: Any = None
+        self._frames = 0
+        self._created = False
+        self._source = ""
+
+    def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:  # noqa: ARG002 - takes no images
+        """
+        Raises:
+            MissingDependencyError: the package rerun-sdk is not installed.
+            UsageError: no intrinsics, or of another shape; the output is the input.
+            OutputExistsError: the file exists and ``overwrite`` is False.
+            SinkError: it cannot be written.
+        """
+        try:
+            import rerun
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"{self.name}: .rrd needs the package rerun-sdk; install it with: pip install '.[rerun]'"
+            ) from error
+        self._rerun = rerun
+        self._camera = camera_for(self.name, stream, self._intrinsics)
+        self._source = stream.source_id
+        if stream.live:
+            self._wall_minus_monotonic_ns = self._wall_clock_ns() - self._monotonic_ns()
+        self._created = claim_file(self._path, overwrite=self._overwrite, media_path=stream.media_path)
+
+    def process(self, result: Result) -> None:
+        """
+        Raises:
+            DataFormatError: the depth is not in metres.
+            SinkError: the file cannot be written.
+        """
+        rr, camera = self._rerun, self._camera
+        if camera is None:
+            raise SinkError(f"{self.name}: not open")
+        metres = metres_of(self.name, result.depth)
+        try:
+            if self._recording is None:
+                self._recording = self._begin(rr, result)
+            recording, frame = self._recording, result.frame
+            recording.set_time("frame", sequence=frame.index)
+            if self._wall_minus_monotonic_ns is None:
+                recording.set_time("media", duration=frame.seconds)
+            else:
+                captured_ns = frame.captured_ns + self._wall_minus_monotonic_ns
+                recording.set_time("capture", timestamp=np.datetime64(captured_ns, "ns"))
+            self._log_pinhole(rr, "camera/image", camera.resized(frame.width_px, frame.height_px))
+            recording.log("camera/image", rr.EncodedImage(contents=jpeg_of(frame), media_type="image/jpeg"))
+            self._log_pinhole(rr, "camera/depth", camera.resized(metres.shape[1], metres.shape[0]))
+            known = np.nan_to_num(metres, nan=0.0, posinf=0.0, neginf=0.0)
+            recording.log("camera/depth", rr.DepthImage(known, meter=1.0))
+            self._frames += 1
+            if self._frames % _FLUSH_FRAMES == 0:
+                recording.flush()
+        except (OSError, RuntimeError) as error:
+            raise write_failed(self._path, error) from error
+
+    def close(self) -> None:
+        """
+        Raises:
+            SinkError: the end of the file could not be written.
+        """
+        recording, self._recording = self._recording, None
+        if recording is not None:
+            try:
+                recording.flush()
+                recording.disconnect()
+            except (OSError, RuntimeError) as error:
+                raise write_failed(self._path, error) from error
+        elif self._created:
+            self._created = False
+            self._path.unlink(missing_ok=True)
+
+    def _begin(self, rr: Any, result: Result) -> Any:
+        recording = rr.RecordingStream("streamdepth")
+        recording.set_log_time_enabled(False)
+        recording.set_log_tick_enabled(False)
+        recording.save(str(self._path))
+        recording.send_recording_name(self._source)
+        recording.log("camera", rr.ViewCoordinates.RDF, static=True)
+        error = result.depth.anchor_error
+        origin = "measured by the model" if error is None else f"anchored, relative error {error:.3f}"
+        recording.log("camera/metres", rr.TextDocument(origin), static=True)
+        return recording
+
+    def _log_pinhole(self, rr: Any, entity: str, camera: Intrinsics) -> None:
+        size = [camera.width_px, camera.height_px]
+        pinhole = rr.Pinhole(image_from_camera=camera.matrix, resolution=size, camera_xyz=rr.ViewCoordinates.RDF)
+        self._recording.log(entity, pinhole)
