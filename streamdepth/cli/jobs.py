@@ -51,8 +51,20 @@ class Job:
     @property
     def files(self) -> list[str]:
         """Files and folders that the sinks write."""
-        names = (*self.config.output, *self.config.data, *_event_files(self.config))
-        return [_named(output, self.names[source.id]) for source in self.sources for output in names]
+        return [*self.outputs, *self.depths, *self._named_all(_event_files(self.config))]
+
+    @property
+    def outputs(self) -> list[str]:
+        """What the image sinks write, of all sources."""
+        return self._named_all(self.config.output)
+
+    @property
+    def depths(self) -> list[str]:
+        """What the depth data sinks write, of all sources."""
+        return self._named_all(self.config.data)
+
+    def _named_all(self, outputs: Sequence[str]) -> list[str]:
+        return [_named(output, self.names[source.id]) for source in self.sources for output in outputs]
 
     def sinks(self, source: Source, estimator: DepthEstimator, switch: RangeSwitch | None) -> Sequence[Sink]:
         """The sinks of one source; called by the pipeline."""
@@ -104,11 +116,16 @@ def plan(config: RunConfig, on_status: Callable[[str], None]) -> list[Job]:
         raise UsageError("-: nothing is written to standard output; name a file such as out.mkv, or a folder/")
     if "data_size" in config.model_fields_set and not config.data:
         raise UsageError(f"data-size {config.data_size}: no depth data is written; add --data OUT, or omit --data-size")
+    if "segment" in config.model_fields_set and not config.in_segments:
+        raise UsageError(
+            f"segment {config.segment:g}: the clip is not divided; add --resume or --workers N, or omit --segment"
+        )
     threads = thread_plan(config, at_once(config.sources))
     sources = expand(_endless_tests(config), **config.source_options(threads.decoder, on_status))
     if len(sources) > 1:
         _check_names(config)
     names = _names(sources)
+    sources = sources[config.shard_of]
     live = tuple(source for source in sources if source.live or _is_endless_test(source))
     jobs = [Job((source,), config, names, threads, config.policy) for source in sources if source not in live]
     if live and jobs:

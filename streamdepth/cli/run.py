@@ -27,11 +27,10 @@ def run(config: RunConfig) -> None:
 
     Example without a camera: [bold]streamdepth run test: -o depth.mp4[/bold]
     """
-    from streamdepth.cli.jobs import folder_notes, plan, range_switch
-    from streamdepth.cli.process import resume_collections
-    from streamdepth.cli.terminal import bytes_bar, frames_bar, progress_shown, say
+    from streamdepth.cli.clips import run_clips
+    from streamdepth.cli.jobs import folder_notes, plan
+    from streamdepth.cli.terminal import bytes_bar, say
     from streamdepth.image.estimator import DepthEstimator
-    from streamdepth.pipeline import Pipeline
 
     on_status = partial(say, quiet=config.quiet)
     jobs = plan(config, on_status)
@@ -39,47 +38,14 @@ def run(config: RunConfig) -> None:
         _check_stats_place(config.stats, sources=config.sources, outputs=[one for job in jobs for one in job.files])
     for note in folder_notes(config):
         say(note, quiet=config.quiet)
+    if not jobs:
+        say(f"shard {config.shard}: no clips", quiet=config.quiet)
     with bytes_bar(quiet=config.quiet) as downloading:
         estimator = DepthEstimator(config.model, **config.model_options(progress=downloading, on_status=on_status))
     done: list[tuple[str, RunStats, str]] = []
     try:
-        for job in jobs:
-            switch = range_switch(config)
-            pipeline = Pipeline(
-                job.sources,
-                estimator,
-                partial(job.sinks, estimator=estimator, switch=switch),
-                policy=job.policy,
-                range=switch or config.range,
-                batch=_chosen_batch(config, estimator, job),
-                model_every=config.model_every,
-                anchors=config.anchor,
-                stabilize=config.stabilize == "on",
-                color_threads=job.threads.kernels,
-                on_status=on_status,
-            )
-            trouble = ""
-            try:
-                with pipeline:
-                    for note in pipeline.notes:
-                        say(note, quiet=config.quiet)
-                    resume_collections()
-                    if switch is not None:
-                        _open_pages(pipeline, quiet=config.quiet)
-                    with frames_bar(job.title, pipeline.snapshot, quiet=config.quiet):
-                        pipeline.run()
-            except StreamDepthError as error:
-                trouble = one_line(str(error))
-                if len(jobs) == 1 or not isinstance(error, SourceError | OutputExistsError):
-                    raise
-                say(trouble)
-                continue
-            finally:
-                done.append((job.title, pipeline.stats, trouble))
-            for note in pipeline.stats.notes[len(pipeline.notes) :]:
-                say(note, quiet=config.quiet)
-            if progress_shown(config.quiet):
-                say(_summary(pipeline.stats, job.title, [sink.name for sink in pipeline.sinks]))
+        runner = run_clips if config.in_segments else _run_pipelines
+        runner(config, jobs, estimator, done)
     finally:
         estimator.close()
         if config.stats is not None:
@@ -87,6 +53,54 @@ def run(config: RunConfig) -> None:
     failed = [title for title, _, trouble in done if trouble]
     if failed:
         raise SourceError(f"{len(failed)} of {len(jobs)} clips failed: {', '.join(failed)}")
+
+
+def _run_pipelines(
+    config: RunConfig, jobs: Sequence[Job], estimator: DepthEstimator, done: list[tuple[str, RunStats, str]]
+) -> None:
+    """Run the pipelines one after another; adds title, statistics and error of each to ``done``."""
+    from streamdepth.cli.jobs import range_switch
+    from streamdepth.cli.process import resume_collections
+    from streamdepth.cli.terminal import frames_bar, progress_shown, say
+    from streamdepth.pipeline import Pipeline
+
+    for job in jobs:
+        switch = range_switch(config)
+        pipeline = Pipeline(
+            job.sources,
+            estimator,
+            partial(job.sinks, estimator=estimator, switch=switch),
+            policy=job.policy,
+            range=switch or config.range,
+            batch=_chosen_batch(config, estimator, job),
+            model_every=config.model_every,
+            anchors=config.anchor,
+            stabilize=config.stabilize == "on",
+            color_threads=job.threads.kernels,
+            on_status=partial(say, quiet=config.quiet),
+        )
+        trouble = ""
+        try:
+            with pipeline:
+                for note in pipeline.notes:
+                    say(note, quiet=config.quiet)
+                resume_collections()
+                if switch is not None:
+                    _open_pages(pipeline, quiet=config.quiet)
+                with frames_bar(job.title, pipeline.snapshot, quiet=config.quiet):
+                    pipeline.run()
+        except StreamDepthError as error:
+            trouble = one_line(str(error))
+            if len(jobs) == 1 or not isinstance(error, SourceError | OutputExistsError):
+                raise
+            say(trouble)
+            continue
+        finally:
+            done.append((job.title, pipeline.stats, trouble))
+        for note in pipeline.stats.notes[len(pipeline.notes) :]:
+            say(note, quiet=config.quiet)
+        if progress_shown(config.quiet):
+            say(_summary(pipeline.stats, job.title, [sink.name for sink in pipeline.sinks]))
 
 
 def _open_pages(pipeline: Pipeline, *, quiet: bool) -> None:

@@ -47,7 +47,7 @@ def frames_bar(title: str, snapshot: Callable[[], Snapshot], *, quiet: bool) -> 
         TextColumn("{task.fields[drops]}"),
     )
     ended = threading.Event()
-    with Progress(*columns, console=_console(), transient=False) as progress:
+    with Progress(*columns, console=progress_console(), transient=False) as progress:
         task = progress.add_task(title, total=None, frames="0", behind="", fps=0.0, drops="")
 
         def refresh() -> None:
@@ -94,7 +94,7 @@ def bytes_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int | None], None]
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_console()) as progress:
+    with Progress(*columns, console=progress_console()) as progress:
         tasks: dict[str, TaskID] = {}
 
         def update(file: str, done_bytes: int, total_bytes: int | None, /) -> None:
@@ -126,7 +126,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str =
     Console().print(formatted)
 
 
-def _console() -> Console:
+def progress_console() -> Console:
+    """The console of progress bars, standard error."""
     from rich.console import Console
 
     return Console(stderr=True)

@@ -7,10 +7,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack, cast
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from streamdepth.config.options import ExistingFile, Option, Seconds, Texts
-from streamdepth.config.shared import COLOR, ENCODING, INPUT, MODEL, OUTPUT, SERVER, Settings
+from streamdepth.config.shared import COLOR, ENCODING, INPUT, LONG, MODEL, OUTPUT, SERVER, Settings
 from streamdepth.core import limits
 from streamdepth.core.look import Look, Upsampling
 from streamdepth.core.queues import Policy
@@ -43,6 +43,13 @@ def _anchors(value: Any) -> Any:
 def _zones(value: Any) -> Any:
     many = value if isinstance(value, list | tuple) else [value]
     return tuple(Zone.parse(one) if isinstance(one, str) else one for one in many)
+
+
+def _shard(value: str) -> str:
+    number, _, count = value.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise ValueError(f"shard must be I/N with I from 0 to N - 1, e.g. 0/4, not {value!r}")
+    return value
 
 
 class RunConfig(Settings):
@@ -262,6 +269,40 @@ class RunConfig(Settings):
     max_clients: Annotated[
         int, limits.MAX_CLIENTS, Option("Maximum number of RTSP viewers at the same time.", SERVER)
     ] = 64
+
+    resume: Annotated[
+        bool,
+        Option("Continue an interrupted run of the same settings; skip clips that are finished.", LONG),
+    ] = False
+    workers: Annotated[
+        int,
+        limits.WORKERS,
+        Option("Processes that work on the segments of a clip, one session each.", LONG),
+    ] = 1
+    segment: Annotated[
+        Seconds,
+        limits.SEGMENT_SECONDS,
+        Option("Shortest segment with --resume or --workers; segments begin at key frames.", LONG, metavar="TIME"),
+    ] = 10.0
+    shard: Annotated[
+        Annotated[str, AfterValidator(_shard)] | None,
+        Option(
+            "Process every Nth clip of the sources, beginning with clip I (0 to N - 1), for jobs on several machines.",
+            LONG,
+            metavar="I/N",
+        ),
+    ] = None
+
+    @property
+    def in_segments(self) -> bool:
+        """True if clips are processed in segments."""
+        return self.resume or self.workers > 1
+
+    @property
+    def shard_of(self) -> slice:
+        """The clips of this shard."""
+        number, _, count = (self.shard or "0/1").partition("/")
+        return slice(int(number), None, int(count))
 
     @property
     def rules(self) -> dict[str, Any] | None:

@@ -27,7 +27,8 @@ RUN, SERVE, IMAGE, BENCH, VERIFY, BUILD = "run", "serve", "image", "bench", "ver
 SHOW, PULL, STYLES, DOCTOR = "models show", "models pull", "styles", "doctor"
 _MODELS = (RUN, SERVE, IMAGE, VERIFY, BUILD, SHOW, PULL)
 OUTPUT, SERVER, MODEL, COLOR, INPUT, ENCODING = "Output", "Server", "Model", "Depth and colour", "Input", "Encoding"
-PANELS = ("", OUTPUT, SERVER, MODEL, COLOR, INPUT, ENCODING)
+LONG = "Long runs"
+PANELS = ("", OUTPUT, SERVER, MODEL, COLOR, INPUT, ENCODING, LONG)
 
 NORMALIZATIONS: dict[str, dict[str, Any]] = {
     "imagenet": {"do_normalize": True, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},

@@ -72,29 +72,57 @@ class _Record:
     anchor_error: float | None
 
 
+class ShotSamples:
+    """Samples of the frames of a shot, in bounded memory, for its range."""
+
+    def __init__(self) -> None:
+        self._samples: list[np.ndarray[tuple[int], np.dtype[np.float32]]] = []
+        self._frames = 0
+        self._every = 1
+
+    def __len__(self) -> int:
+        """Number of frames sampled."""
+        return len(self._samples)
+
+    def add(self, measurement: Measurement) -> None:
+        """Store samples of the next frame."""
+        if self._frames % self._every == 0 and not measurement.flat:
+            self._samples.append(sampled(measurement))
+            if len(self._samples) >= _FRAMES_SAMPLED:
+                del self._samples[1::2]
+                self._every *= 2
+        self._frames += 1
+
+    def range(self) -> DepthRange:
+        """Range of the frames so far; 0, 0 if all are flat."""
+        if not self._samples:
+            return DepthRange(0.0, 0.0)
+        lo, hi = np.percentile(np.concatenate(self._samples), PERCENTILES)
+        return DepthRange(float(lo), float(hi))
+
+
+def sampled(measurement: Measurement) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """The samples of a frame that count for its shot: float32 [n], n below 1,024. Idempotent."""
+    step = max(1, measurement.samples.size // _SAMPLES_PER_FRAME)
+    return measurement.samples[::step].copy()
+
+
+def is_shot_full(size_bytes: int, frame_bytes: int, budget_bytes: int = SPOOL_BYTES) -> bool:
+    """True if a shot of ``size_bytes`` of depth is split before a frame of ``frame_bytes``."""
+    return size_bytes + frame_bytes > budget_bytes // 2
+
+
 @dataclass(slots=True)
 class _Shot:
     spool: IO[bytes]
     crossfade_from: DepthRange | None
     records: deque[_Record] = field(default_factory=deque)
-    samples: list[np.ndarray[tuple[int], np.dtype[np.float32]]] = field(default_factory=list)
+    samples: ShotSamples = field(default_factory=ShotSamples)
     range: DepthRange | None = None
     size_bytes: int = 0
-    frames: int = 0
     cached: deque[Frame] = field(default_factory=deque)
     """The frames of the last records, as many as fit in the cache."""
-    every: int = 1
     taken: int = 0
-
-    def sample(self, measurement: Measurement) -> None:
-        """Store samples of a frame for the range of the shot."""
-        if self.frames % self.every == 0 and not measurement.flat:
-            step = max(1, measurement.samples.size // _SAMPLES_PER_FRAME)
-            self.samples.append(measurement.samples[::step].copy())
-            if len(self.samples) >= _FRAMES_SAMPLED:
-                del self.samples[1::2]
-                self.every *= 2
-        self.frames += 1
 
 
 class ShotSpool:
@@ -137,7 +165,9 @@ class ShotSpool:
         """
         values = depth.values if depth.valid is None else np.where(depth.valid, depth.values, np.float32("nan"))
         with self._changed:
-            if self._open is not None and (cut or self._open.size_bytes + values.nbytes > self._budget_bytes // 2):
+            if self._open is not None and (
+                cut or is_shot_full(self._open.size_bytes, values.nbytes, self._budget_bytes)
+            ):
                 self._close_shot(crossfade=not cut)
             self._changed.wait_for(
                 lambda: (
@@ -162,7 +192,7 @@ class ShotSpool:
                 _Record(stamp, depth.sense, values.shape, depth.propagated, depth.stabilized, depth.anchor_error)
             )
             self._cache(shot, frame)
-            shot.sample(measurement)
+            shot.samples.add(measurement)
             shot.size_bytes += values.nbytes
             self._used_bytes += values.nbytes
 
@@ -205,7 +235,7 @@ class ShotSpool:
             stabilized=record.stabilized,
             anchor_error=record.anchor_error,
         )
-        return Spooled(record.stamp, frame, depth, _crossfade(shot, shot.range))
+        return Spooled(record.stamp, frame, depth, crossfaded(shot.range, shot.crossfade_from, shot.taken))
 
     def abort(self) -> None:
         self._changed.abort()
@@ -233,12 +263,8 @@ class ShotSpool:
     def _close_shot(self, *, crossfade: bool) -> None:
         shot, self._open = self._open, None
         assert shot is not None  # noqa: S101 - checked by the callers
-        if shot.samples:
-            lo, hi = np.percentile(np.concatenate(shot.samples), PERCENTILES)
-            shot.range = DepthRange(float(lo), float(hi))
-        else:
-            shot.range = DepthRange(0.0, 0.0)
-        shot.samples.clear()
+        shot.range = shot.samples.range()
+        shot.samples = ShotSamples()
         self._last_range = shot.range if crossfade else None
         self._closed.append(shot)
         self._changed.notify_all()
@@ -251,12 +277,17 @@ class ShotSpool:
         self._changed.notify_all()
 
 
-def _crossfade(shot: _Shot, own: DepthRange) -> DepthRange:
-    """The range of the frame just taken; after a split, it moves from the range of the previous part to its own."""
-    if shot.crossfade_from is None or shot.taken >= _CROSSFADE_FRAMES:
+def crossfaded(own: DepthRange, before: DepthRange | None, number: int) -> DepthRange:
+    """The range of one frame of a shot; after a split, it moves from the range of the previous part to its own.
+
+    Args:
+        own: range of the shot.
+        before: range of the previous part of a split shot, None at a cut.
+        number: of the frame in its shot, from 1.
+    """
+    if before is None or number >= _CROSSFADE_FRAMES:
         return own
-    share = shot.taken / _CROSSFADE_FRAMES
-    before = shot.crossfade_from
+    share = number / _CROSSFADE_FRAMES
     return DepthRange(before.lo + share * (own.lo - before.lo), before.hi + share * (own.hi - before.hi))
 
 

@@ -13,7 +13,7 @@ from streamdepth.core.host import rename
 from streamdepth.media.boxes import ASPECT_PLACEHOLDER, set_display_aspect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from fractions import Fraction
     from pathlib import Path
 
@@ -217,6 +217,23 @@ class MuxedFile:
         except (av.FFmpegError, OSError, ValueError) as exc:
             self.broken = True
             raise write_failed(self._path, exc) from exc
+
+    def copy(self, packets: Iterable[Packet[Any]], refused: Callable[[Packet[Any], str], None]) -> None:
+        """Mux packets of sound and subtitles; ``refused`` is called with each that the muxer refuses, and the reason.
+
+        Raises:
+            SinkError: the file can no longer be written.
+        """
+        import av
+
+        for packet in packets:
+            try:
+                self.container.mux(packet)
+            except (av.FFmpegError, OSError, ValueError) as exc:
+                if is_disk_error(exc):
+                    self.broken = True
+                    raise write_failed(self._path, exc) from exc
+                refused(packet, reason(exc))
 
     def close(self, *, empty: bool) -> None:
         """Write the trailer, unless the file is broken; remove the file if it is ``empty`` and was created.

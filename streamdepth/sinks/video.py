@@ -21,7 +21,7 @@ from streamdepth.sinks.encoding import (
     odd_chroma,
     with_hdr,
 )
-from streamdepth.sinks.files import MuxedFile, claim_file, is_disk_error, reason, write_failed
+from streamdepth.sinks.files import MuxedFile, claim_file, reason
 from streamdepth.sinks.packets import PacketCopier
 from streamdepth.sinks.tracks import AUDIO_MODES, AudioMode
 
@@ -160,7 +160,7 @@ class VideoSink(BaseSink):
                 self._notes.append("Dolby Vision metadata is omitted")
         self._info = stream
         created = claim_file(self._path, overwrite=self._overwrite, media_path=stream.media_path)
-        self._time_base, self._origin = _output_time(stream)
+        self._time_base, self._origin = output_time(stream)
         options = container_options(self._container, self._time_base.denominator)
         self._muxed = MuxedFile(self._path, self._container.muxer, options, created=created)
         try:
@@ -292,18 +292,8 @@ class VideoSink(BaseSink):
             self._copy(self._copier.until(last.dts * last.time_base))
 
     def _copy(self, packets: Iterable[AnyPacket]) -> None:
-        import av
-
-        if self._copier is None or self._muxed is None:
-            return
-        for packet in packets:
-            try:
-                self._muxed.container.mux(packet)
-            except (av.FFmpegError, OSError, ValueError) as exc:
-                if is_disk_error(exc):
-                    self._muxed.broken = True
-                    raise write_failed(self._path, exc) from exc
-                self._copier.drop_packet(packet, reason(exc))
+        if self._copier is not None and self._muxed is not None:
+            self._muxed.copy(packets, self._copier.drop_packet)
 
     def _sound_end(self) -> Fraction | None:
         """End of copied sound: that of the input if the source was read to its end, else that of the video."""
@@ -335,7 +325,7 @@ def _losses(image: ImageInfo, encoding: Encoding, *, transparent: bool) -> list[
     return notes
 
 
-def _output_time(stream: StreamInfo) -> tuple[Fraction, Fraction]:
+def output_time(stream: StreamInfo) -> tuple[Fraction, Fraction]:
     """Time base of the output and media time of its 0: those of the input, refined to make the origin a whole tick."""
     base, origin = stream.time_base, stream.origin_seconds
     refined = base / (origin / base).denominator

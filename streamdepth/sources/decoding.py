@@ -12,6 +12,7 @@ from streamdepth.core.frame import MediaClock
 from streamdepth.media.deinterlace import Deinterlacer
 from streamdepth.media.hdr import hdr_of
 from streamdepth.media.orientation import FrameNormalizer
+from streamdepth.sources.stamps import PacketStamp, packet_stamps
 from streamdepth.sources.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -126,6 +127,18 @@ class Decoding:
             self.note = f"rotation converts {coded_format} to {self.first.format.name}"
         deinterlaced = DEINTERLACED if self.deinterlacer.used else ""
         self.note = "; ".join(note for note in (self.note, deinterlaced, self.hardware_note) if note)
+
+    def stamps(self) -> Iterator[PacketStamp]:
+        """Time stamps of the packets of the video; opens and closes the container."""
+        import av.error
+
+        try:
+            self._open()
+            yield from packet_stamps(self.container, self.stream)
+        except (av.error.FFmpegError, OSError) as error:
+            raise self._medium.explain(error, opening=True) from self._medium.cause(error)
+        finally:
+            self.close()
 
     def images(
         self, begin_pts: int | None, end_pts: int | None, max_frames: int | None

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import av
 
     from streamdepth.core.clock import Clock
+    from streamdepth.sources.stamps import PacketStamp
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _READ_AHEAD = 2
@@ -122,6 +123,17 @@ class FileSource(BaseSource):
         return {} if decoding is None else dict(decoding.timeline.repaired + decoding.normalizer.converted)
 
     @property
+    def location(self) -> str:
+        """The absolute path, or the URL, of the file."""
+        return self._text if self._path is None else str(self._path.absolute())
+
+    @property
+    def rereadable(self) -> bool:
+        """True, once open, if any part can be read again on its own: not a pipe, and not interlaced, where a frame
+        depends on the one before it."""
+        return not self._once_only and self._decoding is not None and not self._decoding.deinterlacer.used
+
+    @property
     def endless(self) -> bool:
         """True, once open, if the medium has neither length nor end: a live stream."""
         return self._decoding is not None and self._decoding.endless
@@ -212,10 +224,18 @@ class FileSource(BaseSource):
     def resume(self, pts: int) -> FileSource | None:
         """Also None if times were repaired: those depend on all frames before ``pts``."""
         fresh = self.again()
-        if fresh is None or self._decoding is None or self._decoding.timeline.repaired:
+        if fresh is None or (self._decoding is not None and self._decoding.timeline.repaired):
             return None
         fresh._resume_pts = pts
         return fresh
+
+    def packets(self) -> Iterator[PacketStamp]:
+        """Time stamps of the packets of the video, in file order, without decoding. Reads the whole file.
+
+        Raises:
+            SourceError: it cannot be read.
+        """
+        return Decoding(self._medium()).stamps()
 
     def whole(self, *, timeout_seconds: float | None = None) -> FileSource:
         """An unopened source of the same file without limits, with another timeout if one is given."""
@@ -244,21 +264,22 @@ class FileSource(BaseSource):
         if self._decoding is not None and self._opened and (self._detached is None or not self._reading):
             self._decoding.close()
 
-    def _start_decoding(self) -> Decoding:
-        decoding = Decoding(
-            Medium(
-                name=self._id,
-                target=self._text if self._path is None else str(self._path.absolute()),
-                path=self._path,
-                seekable=not self._once_only,
-                timeout_seconds=self._timeout_seconds if self._path is None else None,
-                threads=self._threads,
-                tls=self._trust,
-                hwaccel=self._hwaccel,
-                max_pixels=self._max_pixels,
-                deinterlace=self._deinterlace,
-            )
+    def _medium(self) -> Medium:
+        return Medium(
+            name=self._id,
+            target=self.location,
+            path=self._path,
+            seekable=not self._once_only,
+            timeout_seconds=self._timeout_seconds if self._path is None else None,
+            threads=self._threads,
+            tls=self._trust,
+            hwaccel=self._hwaccel,
+            max_pixels=self._max_pixels,
+            deinterlace=self._deinterlace,
         )
+
+    def _start_decoding(self) -> Decoding:
+        decoding = Decoding(self._medium())
         self._decoding = decoding
         if self._stop.is_set():
             decoding.stop()

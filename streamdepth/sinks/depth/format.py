@@ -116,6 +116,30 @@ def _roomy(lo: float, hi: float) -> Coding:
     return Coding(scale, lo - room - scale)
 
 
+@dataclass(frozen=True, slots=True)
+class CodingState:
+    """The coding of a stream of depth after some of its frames.
+
+    Attributes:
+        coding: coding of the last frame, None before the first.
+        span: lowest and highest value so far, None if there is none.
+    """
+
+    coding: Coding | None = None
+    span: tuple[float, float] | None = None
+
+    def after(self, sense: Sense, span: tuple[float, float] | None) -> CodingState:
+        """The state after one more frame, whose lowest and highest value are ``span``."""
+        seen = self.span
+        if span is not None:
+            seen = span if seen is None else (min(seen[0], span[0]), max(seen[1], span[1]))
+        if self.coding is None:
+            return CodingState(first_coding(sense, span), seen)
+        if seen is not None and not self.coding.fits(*seen):
+            return CodingState(wider(self.coding, sense, seen), seen)
+        return self if seen == self.span else CodingState(self.coding, seen)
+
+
 def unit_of(sense: Sense) -> str:
     """``"m"`` if values are metres, else empty."""
     return "m" if sense is Sense.METRIC_M else ""

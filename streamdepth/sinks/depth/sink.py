@@ -12,7 +12,7 @@ import numpy as np
 
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, UsageError
-from streamdepth.sinks.depth.format import INDEX_NAME, Coding, DepthMetadata, FrameRecord, first_coding, span_of, wider
+from streamdepth.sinks.depth.format import INDEX_NAME, Coding, CodingState, DepthMetadata, FrameRecord, span_of
 from streamdepth.sinks.encoding import CONTAINERS, container_options
 from streamdepth.sinks.files import MuxedFile, claim_file, claim_folder, reason, write_failed, write_whole
 from streamdepth.sinks.names import SOURCE_NAMES, FrameNames
@@ -54,8 +54,7 @@ class _DepthSink(BaseSink):
         self._model, self._model_revision = model, model_revision
         self._intrinsics = intrinsics
         self._info: StreamInfo | None = None
-        self._coding: Coding | None = None
-        self._seen: tuple[float, float] | None = None
+        self._state = CodingState()
         self._recoded = self._resized = 0
 
     @property
@@ -63,6 +62,10 @@ class _DepthSink(BaseSink):
         """``recoded``: changes of the scale; ``resized``: frames of another size."""
         counts = {"recoded": self._recoded, "resized": self._resized}
         return MappingProxyType({cause: count for cause, count in counts.items() if count})
+
+    @property
+    def _coding(self) -> Coding | None:
+        return self._state.coding
 
     def _size_px(self, result: Result) -> tuple[int, int]:
         if self._size == "model":
@@ -105,18 +108,14 @@ class _DepthSink(BaseSink):
         from streamdepth.colorize.resize import resize_to_uint16
 
         values = known_values(depth)
-        span = span_of(values)
-        if span is not None:
-            seen = self._seen or span
-            self._seen = min(seen[0], span[0]), max(seen[1], span[1])
-        if self._coding is None:
-            self._coding = first_coding(depth.sense, span)
-        elif self._seen is not None and not self._coding.fits(*self._seen):
-            self._coding = wider(self._coding, depth.sense, self._seen)
-            self._recoded += 1
+        before = self._coding
+        self._state = self._state.after(depth.sense, span_of(values))
+        coding = self._coding
+        assert coding is not None  # noqa: S101 - set by the first frame
+        self._recoded += before is not None and coding != before
         width, height = size_px
         codes = np.empty((height, width), np.uint16)
-        resize_to_uint16(values, width, height, self._coding.scale, self._coding.offset, codes)
+        resize_to_uint16(values, width, height, coding.scale, coding.offset, codes)
         return boxed(codes, box_px, np.uint16(0))
 
     def _fit(self, size_px: tuple[int, int], box_px: tuple[int, int]) -> tuple[int, int]:
@@ -144,6 +143,7 @@ class DepthVideoSink(_DepthSink):
         size: ``"source"`` = the size of the first frame (others are letterboxed), ``"model"`` = that of the model.
         model, model_revision: recorded in the file.
         intrinsics: gives the camera of an image of (width, height); recorded in the file, for the size of the depth.
+        continues: the file is a later part of a stream; the state after the frames before it.
     """
 
     def __init__(
@@ -155,6 +155,7 @@ class DepthVideoSink(_DepthSink):
         model: str = "",
         model_revision: str = "",
         intrinsics: IntrinsicsFor | None = None,
+        continues: CodingState | None = None,
     ) -> None:
         super().__init__(
             Path(path),
@@ -164,6 +165,7 @@ class DepthVideoSink(_DepthSink):
             model_revision=model_revision,
             intrinsics=intrinsics,
         )
+        self._state = continues or CodingState()
         if self._path.suffix.lower() != ".mkv":
             raise UsageError(f"{self._path}: depth video is written to .mkv only; use .mkv, or a folder/")
         self._created = self._closed = self._flushed = False
@@ -319,7 +321,7 @@ class DepthFolderSink(_DepthSink):
     def process(self, result: Result) -> None:
         size = self._size_px(result)
         if self._as_floats:
-            self._coding = Coding(1.0)
+            self._state = CodingState(Coding(1.0))
             content: bytes | memoryview = _npy(resized(known_values(result.depth), size))
         else:
             content = _png(self._encode(result.depth, size, size))

@@ -1,0 +1,1 @@
+"""Long clips in segments: resumable, on one machine or several. ``ClipRun`` is the entry."""

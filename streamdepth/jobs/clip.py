@@ -1,0 +1,292 @@
+"""Runs one clip: plan, depth of all segments, ranges, colour of all segments, join."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from streamdepth.core.clock import SystemClock
+from streamdepth.core.errors import OutputExistsError, SinkError, UsageError
+from streamdepth.depth.range import RangeSpec
+from streamdepth.jobs.folder import WorkFolder, publish
+from streamdepth.jobs.journal import JOURNAL, Fingerprint, Journal, Key, fingerprint
+from streamdepth.jobs.plan import clip_source, plan_clip
+from streamdepth.jobs.ranges import RangePass
+from streamdepth.jobs.segment import SegmentStatistics
+from streamdepth.jobs.values import ColorTask, DepthTask, part_name, part_names
+from streamdepth.jobs.worker import depth_name, statistics_name
+from streamdepth.pipeline.stats import RunStats, SinkStats, combined
+from streamdepth.sinks.files import is_same_file
+from streamdepth.sinks.join import join_depth, join_video
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+    from streamdepth.core.clock import Clock
+    from streamdepth.core.frame import StreamInfo
+    from streamdepth.jobs.engines import Engine
+    from streamdepth.jobs.ranges import Ranged
+    from streamdepth.jobs.values import ClipPlan, ClipSettings, DepthOutput, Segment, Task, TaskResult, VideoOutput
+
+
+class Progress(Protocol):
+    """Receives the progress of a clip."""
+
+    def note(self, message: str) -> None:
+        """One line about what is resumed, started over or skipped."""
+        ...
+
+    def planned(self, frames: int, done: int) -> None:
+        """Number of frames that the depth pass and the colour pass process in total, and of those done earlier."""
+        ...
+
+    def finished(self, result: TaskResult) -> None:
+        """A task has finished."""
+        ...
+
+
+@dataclass(slots=True)
+class _State:
+    """Progress of the passes over the segments, known to the driver."""
+
+    depth: deque[Segment] = field(default_factory=deque)
+    color: deque[ColorTask] = field(default_factory=deque)
+    measured: dict[int, SegmentStatistics] = field(default_factory=dict)
+    ranged: int = 0
+    colored: set[int] = field(default_factory=set)
+    running: int = 0
+
+
+class ClipRun:
+    """One clip with its journal and work folder beside the first output. Used by one thread.
+
+    Args:
+        settings: of the clip.
+        model_identity: name, revision, numeric type and provider of the model, for the journal.
+        model_file: path of the model if it is a file, else None.
+        resume: continue an interrupted run, and skip a finished one.
+        overwrite: replace existing outputs.
+    """
+
+    def __init__(
+        self,
+        settings: ClipSettings,
+        *,
+        model_identity: str = "",
+        model_file: str | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+        clock: Clock | None = None,
+    ) -> None:
+        self._settings = settings
+        self._model_identity = model_identity
+        self._model_file = model_file
+        self._resume = resume
+        self._overwrite = overwrite
+        self._clock = clock or SystemClock()
+        self._outputs: list[VideoOutput | DepthOutput] = [*settings.videos, *settings.depths]
+        if not self._outputs:
+            raise UsageError(f"{settings.source_id}: a run in segments needs a video file or depth data to write")
+        first = Path(self._outputs[0].path)
+        self._journal = WorkFolder(str(first.parent))
+        self._journal_name = f".{first.name}.{JOURNAL}"
+        self._location = str(first.with_name(f".{first.name}.segments"))
+        self._folder = WorkFolder(self._location)
+
+    def run(self, engine: Engine, progress: Progress) -> RunStats:
+        """Write all outputs. After an interruption or an error the finished segments are kept for ``resume``.
+
+        Raises:
+            OutputExistsError: an output exists and was not written by an equal run.
+            StreamDepthError: of the source, the model or the outputs; a worker ended.
+        """
+        started_ns = self._clock.monotonic_ns()
+        settings = self._settings
+        for output in self._outputs:
+            if is_same_file(Path(output.path), settings.source):
+                raise UsageError(f"{output.path}: is the input; choose another name for the output")
+        key = Key(
+            input=fingerprint(settings.source),
+            model_file=_file_fingerprint(self._model_file),
+            model_identity=self._model_identity,
+            settings=settings,
+        )
+        journal = self._earlier(key, progress)
+        if journal is not None and journal.finished:
+            progress.note(f"{settings.source_id}: already finished, skipped")
+            return RunStats()
+        if journal is None:
+            self._check_outputs()
+            self._folder.clear()
+            journal = Journal(key=key, plan=plan_clip(settings))
+            self._journal.write(self._journal_name, journal.to_bytes())
+        if journal.plan.note:
+            progress.note(journal.plan.note)
+        info = self._info()
+        statistics, notes = self._passes(journal.plan, info, engine, progress)
+        stats = self._join(journal.plan, info, statistics, notes)
+        self._journal.write(
+            self._journal_name,
+            journal.model_copy(update={"finished": True, "frames": stats.processed}).to_bytes(),
+        )
+        self._folder.clear()
+        seconds = (self._clock.monotonic_ns() - started_ns) / 1e9
+        return replace(stats, seconds=seconds, fps=stats.processed / seconds if seconds > 0 else 0.0)
+
+    # Journal ------------------------------------------------------------------------------------------------------
+
+    def _earlier(self, key: Key, progress: Progress) -> Journal | None:
+        """The journal to continue with, None to start from the beginning."""
+        name = self._settings.source_id
+        if self._journal_name not in self._journal.names():
+            return None
+        journal = Journal.from_bytes(self._journal.read(self._journal_name))
+        if journal is None:
+            progress.note(f"{name}: its journal is damaged or of another version; starting over")
+            return None
+        changes = key.changes(journal.key)
+        complete = journal.finished and all(Path(output.path).is_file() for output in self._outputs)
+        if not self._resume:
+            if not journal.finished:
+                progress.note(f"{name}: starting over; --resume continues an interrupted run")
+            return None
+        if changes:
+            if complete and not self._overwrite:
+                raise OutputExistsError(
+                    f"{self._outputs[0].path}: was finished with other settings ({', '.join(changes)}); "
+                    "--overwrite replaces it"
+                )
+            progress.note(f"{name}: starting over, because these changed: {', '.join(changes)}")
+            return None
+        if journal.finished and not complete:
+            progress.note(f"{name}: an output was removed; starting over")
+            return None
+        return journal
+
+    def _check_outputs(self) -> None:
+        for output in self._outputs:
+            path = Path(output.path)
+            if path.is_dir():
+                raise SinkError(f"{path}: is a folder; name a file")
+            if path.exists() and not self._overwrite:
+                raise OutputExistsError(f"{path}: already exists; --overwrite replaces it")
+
+    def _info(self) -> StreamInfo:
+        source = clip_source(self._settings)
+        try:
+            return source.open()
+        finally:
+            source.close()
+
+    # Passes -------------------------------------------------------------------------------------------------------
+
+    def _passes(
+        self, plan: ClipPlan, info: StreamInfo, engine: Engine, progress: Progress
+    ) -> tuple[list[SegmentStatistics], list[str]]:
+        """Run the depth and the colour pass of every segment that is not done."""
+        settings, segments = self._settings, plan.segments
+        self._folder.sweep()
+        names = self._folder.names()
+        state = _State()
+        for segment in segments:
+            if names.issuperset(part_names(settings, segment)):
+                state.colored.add(segment.number)
+            measured = statistics_name(segment) in names
+            if measured and (segment.number in state.colored or depth_name(segment) in names):
+                state.measured[segment.number] = self._statistics(segment)
+            else:
+                state.colored.discard(segment.number)
+                state.depth.append(segment)
+        done = sum(segment.frames for segment in segments if segment.number in state.measured)
+        colored = sum(segments[number].frames for number in state.colored)
+        progress.planned(2 * plan.frames, done + colored)
+        if done:
+            progress.note(
+                f"{settings.source_id}: resumed; depth of {len(state.measured)} and colours of {len(state.colored)} of "
+                f"{len(segments)} segments are done"
+            )
+        ranges = RangePass(RangeSpec.parse(settings.range), info.time_base)
+        self._advance(ranges, state, segments)
+        notes: list[str] = []
+        while len(state.colored) < len(segments):
+            while state.running < engine.workers and (task := self._next(state)) is not None:
+                engine.submit(task)
+                state.running += 1
+            result = engine.take()
+            state.running -= 1
+            progress.finished(result)
+            notes += result.notes
+            segment = segments[result.segment]
+            if result.stage == "depth":
+                state.measured[result.segment] = self._statistics(segment)
+                self._advance(ranges, state, segments)
+            else:
+                state.colored.add(result.segment)
+                self._folder.remove(depth_name(segment))
+        return [state.measured[segment.number] for segment in segments], list(dict.fromkeys(notes))
+
+    def _next(self, state: _State) -> Task | None:
+        """Colour first, so that little depth is stored."""
+        if state.color:
+            return state.color.popleft()
+        return DepthTask(self._settings, self._location, state.depth.popleft()) if state.depth else None
+
+    def _advance(self, ranges: RangePass, state: _State, segments: tuple[Segment, ...]) -> None:
+        """Pass statistics on to range control, as far as they are known without a gap."""
+        while state.ranged < len(segments) and state.ranged in state.measured:
+            last = state.ranged == len(segments) - 1
+            for known in ranges.add(state.measured[state.ranged], last=last):
+                if known.segment not in state.colored:
+                    state.color.append(self._color_task(segments[known.segment], known))
+            state.ranged += 1
+
+    def _color_task(self, segment: Segment, known: Ranged) -> ColorTask:
+        return ColorTask(self._settings, self._location, segment, known.ranges, known.coding)
+
+    def _statistics(self, segment: Segment) -> SegmentStatistics:
+        return SegmentStatistics.from_bytes(self._folder.read(statistics_name(segment)))
+
+    # Join ---------------------------------------------------------------------------------------------------------
+
+    def _join(
+        self, plan: ClipPlan, info: StreamInfo, statistics: list[SegmentStatistics], notes: list[str]
+    ) -> RunStats:
+        settings = self._settings
+        times = _times(info, statistics)
+        for number, output in enumerate(self._outputs):
+            path = Path(output.path)
+            partial = path.with_name(f".{path.stem}.{os.getpid()}.joining{path.suffix}")
+            with contextlib.ExitStack() as stack:
+                stack.callback(partial.unlink, missing_ok=True)
+                parts = [
+                    stack.enter_context(self._folder.reading(part_name(settings, segment, number)))
+                    for segment in plan.segments
+                ]
+                if number < len(settings.videos):
+                    whole = plan.segments[-1].end_pts is None
+                    audio = settings.videos[number].audio
+                    notes += join_video(parts, partial, info, times, whole=whole, audio=audio)
+                else:
+                    join_depth(parts, partial, info, times)
+                publish(partial, path)
+        stats = combined([one.run for one in statistics])
+        return replace(
+            stats,
+            written=len(times),
+            range=settings.range,
+            sinks=tuple(SinkStats(output.path, len(times), {}) for output in self._outputs),
+            notes=tuple(dict.fromkeys([*stats.notes, *notes])),
+        )
+
+
+def _file_fingerprint(path: str | None) -> Fingerprint | None:
+    return None if path is None else fingerprint(path)
+
+
+def _times(info: StreamInfo, statistics: list[SegmentStatistics]) -> list[Fraction]:
+    """Time of every frame in the outputs, in seconds."""
+    return [frame.pts * info.time_base - info.origin_seconds for one in statistics for frame in one.frames]

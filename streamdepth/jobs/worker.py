@@ -1,0 +1,300 @@
+"""Runs tasks: the depth pass and the colour pass of a segment. One worker has one session."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from streamdepth.core.clock import SystemClock
+from streamdepth.core.contracts import BaseSink
+from streamdepth.core.errors import SourceError
+from streamdepth.core.frame import DepthRange, Result
+from streamdepth.core.host import cores
+from streamdepth.core.threads import plan_threads
+from streamdepth.depth.cuts import Candidate, CutCandidates
+from streamdepth.depth.range import measure
+from streamdepth.jobs.folder import WorkFolder
+from streamdepth.jobs.segment import FrameStatistics, SegmentSource, SegmentStatistics, StoredMeasurement, stored_depth
+from streamdepth.jobs.values import DepthTask, TaskResult, part_names
+from streamdepth.pipeline.pipeline import Pipeline
+from streamdepth.sinks.depth.sink import DepthVideoSink, known_values
+from streamdepth.sinks.select import sink_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from streamdepth.core.contracts import Sink
+    from streamdepth.core.frame import StreamInfo
+    from streamdepth.inference.engine import Engine
+    from streamdepth.inference.model import DepthModel, Runner
+    from streamdepth.jobs.values import ClipSettings, ColorTask, ModelSettings, Segment, Task
+    from streamdepth.models.spec import ModelSpec
+    from streamdepth.pipeline.stats import RunStats
+
+
+class Worker:
+    """Runs tasks one after another. Not thread-safe, except ``interrupt``.
+
+    Args:
+        name: for progress; None = host and process.
+        threads: CPU threads of the session; None = all cores.
+        on_frames: called with the number of frames of the running task that are done; may be called on another thread.
+    """
+
+    def __init__(
+        self, name: str | None = None, *, threads: int | None = None, on_frames: Callable[[int], None] | None = None
+    ) -> None:
+        self.name = name or f"{socket.gethostname()}:{os.getpid()}"
+        self._threads = threads or cores()
+        self._on_frames = on_frames or (lambda _: None)
+        self._session: _Session | None = None
+
+    def run(self, task: Task) -> TaskResult:
+        """Run one task and store its results.
+
+        Raises:
+            StreamDepthError: of the source, the model or a sink; nothing is stored then.
+        """
+        clock = SystemClock()
+        started_ns, started_cpu_ns = clock.monotonic_ns(), time.process_time_ns()
+        stats: RunStats | None = None
+        if isinstance(task, DepthTask):
+            stats = self._depth(task)
+            frames, notes = stats.processed, stats.notes
+        else:
+            frames, notes = self._color(task)
+        return TaskResult(
+            worker=self.name,
+            stage="depth" if isinstance(task, DepthTask) else "color",
+            segment=task.segment.number,
+            frames=frames,
+            seconds=(clock.monotonic_ns() - started_ns) / 1e9,
+            cpu_seconds=(time.process_time_ns() - started_cpu_ns) / 1e9,
+            stats=stats,
+            notes=notes,
+        )
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._session is not None:
+            self._session.close()
+
+    def _depth(self, task: DepthTask) -> RunStats:
+        settings, segment = task.settings, task.segment
+        folder = WorkFolder(task.folder)
+        session = self._session_for(settings.model)
+        source = SegmentSource(settings, segment, threads=plan_threads(self._threads).decoder)
+        with folder.writing(depth_name(segment)) as path, path.open("wb") as file:
+            sink = _StatisticsSink(file, source, self._on_frames)
+            with Pipeline(
+                [source], session, [sink], policy="every", batch=settings.batch, model_every=settings.model_every
+            ) as pipeline:
+                stats = pipeline.run()
+            if not sink.frames:
+                raise SourceError(f"{settings.source_id}: no frame of segment {segment.number} can be decoded")
+            file.flush()
+            content = sink.statistics(replace(stats, sinks=())).to_bytes()
+        folder.write(statistics_name(segment), content)
+        return stats
+
+    def _color(self, task: ColorTask) -> tuple[int, tuple[str, ...]]:
+        settings, segment = task.settings, task.segment
+        folder = WorkFolder(task.folder)
+        statistics = SegmentStatistics.from_bytes(folder.read(statistics_name(segment)))
+        threads = plan_threads(self._threads)
+        source = SegmentSource(settings, segment, threads=threads.decoder)
+        with contextlib.ExitStack() as stack:
+            depth_path = stack.enter_context(folder.reading(depth_name(segment)))
+            paths = [stack.enter_context(folder.writing(name)) for name in part_names(settings, segment)]
+            sinks = _part_sinks(settings, task, paths)
+            stack.callback(source.close)
+            notes = _write_parts(source, sinks, statistics, task, depth_path, threads.kernels, self._on_frames)
+        return len(statistics.frames), notes
+
+    def _session_for(self, settings: ModelSettings) -> _Session:
+        if self._session is None or self._session.settings != settings:
+            self.close()
+            self._session = _Session(settings, self._threads)
+        return self._session
+
+
+def depth_name(segment: Segment) -> str:
+    """File of the float32 depth of a segment in the work folder."""
+    return f"depth-{segment.number:05d}.f32"
+
+
+def statistics_name(segment: Segment) -> str:
+    """File of the statistics of a segment in the work folder. Written after the depth."""
+    return f"statistics-{segment.number:05d}.npz"
+
+
+def _part_sinks(settings: ClipSettings, task: ColorTask, paths: list[Path]) -> list[Sink]:
+    look = settings.look.look
+    sinks: list[Sink] = [
+        sink_for(
+            str(path),
+            look=look,
+            overwrite=True,
+            codec=output.codec,
+            crf=output.crf,
+            preset=output.preset,
+            bitrate=output.bitrate,
+            threads=settings.encoder_threads,
+        )
+        for output, path in zip(settings.videos, paths, strict=False)
+    ]
+    sinks += [
+        DepthVideoSink(
+            path,
+            overwrite=True,
+            size=output.size,
+            model=settings.model_name,
+            model_revision=settings.model_revision,
+            continues=task.coding,
+        )
+        for output, path in zip(settings.depths, paths[len(settings.videos) :], strict=True)
+    ]
+    return sinks
+
+
+def _write_parts(
+    source: SegmentSource,
+    sinks: list[Sink],
+    statistics: SegmentStatistics,
+    task: ColorTask,
+    depth_path: Path,
+    threads: int,
+    on_frames: Callable[[int], None],
+) -> tuple[str, ...]:
+    """Colour and write the frames of a segment; returns the notes of the sinks."""
+    from streamdepth.colorize.colorizer import Colorizer
+
+    info = source.open()
+    look = task.settings.look.look
+    with contextlib.ExitStack() as stack:
+        colorizer = None
+        if task.settings.videos:
+            colorizer = stack.enter_context(Colorizer(info, threads=threads))
+        for sink in sinks:
+            stack.callback(sink.close)
+            # Sound is copied once, when the parts are joined.
+            sink.open(_silent(info), None if colorizer is None or sink.control is None else colorizer.image_info(look))
+        depths = stored_depth(depth_path, statistics)
+        frames = source.frames()
+        for number, (known, (lo, hi)) in enumerate(zip(statistics.frames, task.ranges, strict=True), start=1):
+            frame = next(frames, None)
+            if frame is None or frame.pts != known.pts:
+                found = "its end" if frame is None else f"pts {frame.pts}"
+                raise SourceError(
+                    f"{source.id} gave {found} instead of pts {known.pts} in the second pass; was it modified?"
+                )
+            depth, depth_range = next(depths), DepthRange(float(lo), float(hi))
+            image = None if colorizer is None else colorizer.render(frame.image, depth, depth_range, look)
+            for sink in sinks:
+                sink.process(Result(frame, depth, depth_range, image))
+            on_frames(number)
+        for sink in sinks:
+            sink.flush()
+    return tuple(dict.fromkeys(sink.note for sink in sinks if sink.note))
+
+
+def _silent(info: StreamInfo) -> StreamInfo:
+    return replace(info, media_path=None)
+
+
+class _StatisticsSink(BaseSink):
+    """Stores depth as float32 and measures it."""
+
+    def __init__(self, file: BinaryIO, source: SegmentSource, on_frames: Callable[[int], None]) -> None:
+        super().__init__("statistics")
+        self.frames: list[FrameStatistics] = []
+        self._file = file
+        self._source = source
+        self._on_frames = on_frames
+        self._cuts: CutCandidates | None = None
+        self._following: Candidate | None = None
+        self._propagated: list[bool] = []
+        self._last: Any = None
+
+    def open(self, stream: StreamInfo, image: object) -> None:  # noqa: ARG002 - takes no images
+        self._cuts = CutCandidates(stream.rate)
+
+    def process(self, result: Result) -> None:
+        assert self._cuts is not None  # noqa: S101 - created in open()
+        depth = result.depth
+        values = known_values(depth)
+        self._file.write(np.ascontiguousarray(values).data)
+        candidate = self._cuts.examine(result.frame.image)
+        self.frames.append(
+            FrameStatistics(result.frame.pts, StoredMeasurement.of(measure(depth)), candidate if self.frames else None)
+        )
+        self._propagated.append(depth.propagated)
+        self._last = depth
+        self._on_frames(len(self.frames))
+
+    def flush(self) -> None:
+        following = self._source.following
+        if following is not None and self._cuts is not None:
+            self._following = self._cuts.examine(following)
+
+    def statistics(self, run: RunStats) -> SegmentStatistics:
+        return SegmentStatistics(
+            tuple(self.frames),
+            self._last.sense,
+            self._last.values.shape,
+            tuple(self._propagated),
+            self._following,
+            run,
+        )
+
+
+class _Session:
+    """A model whose engine is kept for several pipelines."""
+
+    def __init__(self, settings: ModelSettings, threads: int) -> None:
+        from streamdepth.inference.model import DepthModel
+
+        self.settings = settings
+        self._model: DepthModel = DepthModel(**dict(settings), threads=threads)
+        self._engine: Engine | None = None
+        self._form: tuple[int, int] | None = None
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self._model.spec
+
+    def engine(self, batch: int = 1, *, exact: bool | None = None, workers: int = 1) -> Engine:
+        if self._engine is None or self._form != (batch, workers):
+            self.close()
+            self._engine = self._model.engine(batch, exact=exact, workers=workers)
+            self._form = (batch, workers)
+        return _Kept(self._engine)  # type: ignore[return-value]
+
+    def live_engine(self, batch: int = 1) -> Runner:
+        return self.engine(batch)
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+
+class _Kept:
+    """An engine that stays open when its pipeline closes it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def close(self) -> None:
+        pass

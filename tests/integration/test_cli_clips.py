@@ -1,0 +1,169 @@
+"""`streamdepth run` in segments: what is resumed, skipped, started over and refused; shards."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from streamdepth.cli import main
+from tests.support.cli import one_line
+from tests.support.media import write_clip
+from tests.support.models import write_depth_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_depth_model(tmp_path / "model.onnx", height=28, width=28)
+
+
+@pytest.fixture
+def arguments(clip: Path, model: Path, tmp_path: Path) -> list[str]:
+    """A run of one clip of 12 frames, in two segments."""
+    out = tmp_path / "out.mkv"
+    return ["run", str(clip), "-o", str(out), "-m", str(model), "--provider", "cpu", "--resume", "--segment", "0.2"]
+
+
+class TestResume:
+    def test_statistics_count_every_frame(self, arguments: list[str], tmp_path: Path) -> None:
+        stats = tmp_path / "stats.json"
+        assert main([*arguments, "--stats", str(stats)]) == 0
+        content = json.loads(stats.read_text())
+        assert content["captured"] == content["processed"] == content["written"] == 12
+        assert (content["range"], content["error"], content["dropped"]) == ("shot", None, {})
+        assert content["sinks"] == [{"name": str(tmp_path / "out.mkv"), "written": 12, "dropped": {}, "counts": {}}]
+
+    def test_a_finished_clip_is_skipped(
+        self, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(arguments) == 0
+        before = (tmp_path / "out.mkv").stat()
+        capsys.readouterr()
+        assert main(arguments) == 0
+        assert "clip.mp4: already finished, skipped" in capsys.readouterr().err
+        assert (tmp_path / "out.mkv").stat().st_mtime_ns == before.st_mtime_ns
+        assert [path.name for path in tmp_path.glob(".out*")] == [".out.mkv.journal.json"]
+
+    def test_other_settings_do_not_replace_a_finished_clip(
+        self, arguments: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(arguments) == 0
+        capsys.readouterr()
+        assert main([*arguments, "-q", "--style", "viridis", "--crf", "30"]) == 1
+        said = one_line(capsys)
+        assert "out.mkv: was finished with other settings (look.style, videos); --overwrite replaces it" in said
+        assert main([*arguments, "--style", "viridis", "-y"]) == 0
+        assert "clip.mp4: starting over, because these changed: look.style" in capsys.readouterr().err
+
+    def test_a_changed_clip_starts_over(
+        self, arguments: list[str], clip: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(arguments) == 0
+        write_clip(clip, frames=14, width=64, height=48)
+        capsys.readouterr()
+        assert main([*arguments, "-y"]) == 0
+        said = capsys.readouterr().err
+        assert "starting over, because these changed: input.size_bytes, input.modified, input.head_tail_sha256" in said
+
+    def test_an_output_of_another_program_is_kept(
+        self, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "out.mkv").write_bytes(b"precious")
+        assert main([*arguments, "-q"]) == 1
+        assert "already exists; --overwrite replaces it" in one_line(capsys)
+        assert (tmp_path / "out.mkv").read_bytes() == b"precious"
+
+    def test_an_output_removed_after_the_run_is_written_again(
+        self, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(arguments) == 0
+        (tmp_path / "out.mkv").unlink()
+        capsys.readouterr()
+        assert main(arguments) == 0
+        assert "an output was removed; starting over" in capsys.readouterr().err
+        assert (tmp_path / "out.mkv").exists()
+
+    def test_of_a_folder_finished_clips_are_skipped_and_bad_ones_reported(
+        self, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        folder = tmp_path / "clips"
+        folder.mkdir()
+        for name in "ab":
+            write_clip(folder / f"{name}.mp4", frames=6, width=64, height=48)
+        (folder / "c.mp4").write_bytes(b"not a video" * 100)
+        outputs = ["-o", f"{tmp_path}/out/{{name}}.mp4", "-m", str(model), "--provider", "cpu", "--resume"]
+        assert main(["run", str(folder / "a.mp4"), str(folder / "b.mp4"), *outputs]) == 0
+        capsys.readouterr()
+        assert main(["run", str(folder), *outputs]) == 1
+        said = capsys.readouterr().err
+        assert said.count("already finished, skipped") == 2
+        assert "1 of 3 clips failed: c.mp4" in said
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("more", "says"),
+        [
+            (
+                ["--serve", "rtsp://127.0.0.1:8554/x"],
+                "--serve: not possible with --resume and --workers; omit one of them",
+            ),
+            (["--batch", "auto"], "--batch auto: not possible with --resume and --workers; omit one of them"),
+            (["--policy", "latest"], "--policy latest: not possible with --resume and --workers; omit one of them"),
+            (
+                ["-o", "frames/"],
+                "frames/: --resume and --workers write video files; use a name such as out.mkv, or omit them",
+            ),
+            (["--data", "d/"], "d/: --resume and --workers write depth data as .mkv; use e.g. depth.mkv, or omit them"),
+        ],
+    )
+    def test_what_segments_cannot_do_is_refused_before_anything_is_written(
+        self, more: list[str], says: str, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main([*arguments, *more]) == 2
+        assert one_line(capsys) == f"streamdepth: {says}\n"
+        assert list(tmp_path.glob("*out*")) == []
+
+    def test_only_video_files_have_segments(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["run", "test:", "--max-frames", "5", "-o", str(tmp_path / "o.mp4"), "--workers", "2"]) == 2
+        assert "test:: --resume and --workers take video files; omit them for other sources" in one_line(capsys)
+
+    def test_a_segment_length_without_segments_is_refused(
+        self, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["run", str(clip), "-o", str(tmp_path / "o.mp4"), "--segment", "5"]) == 2
+        assert one_line(capsys) == (
+            "streamdepth: segment 5: the clip is not divided; add --resume or --workers N, or omit --segment\n"
+        )
+
+    @pytest.mark.parametrize("shard", ["2/2", "1", "a/b", "-1/2"])
+    def test_a_wrong_shard_is_named(self, shard: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["run", "test:", "-o", "null:", f"--shard={shard}"]) == 2
+        assert f"shard must be I/N with I from 0 to N - 1, e.g. 0/4, not {shard!r}" in one_line(capsys)
+
+
+class TestShards:
+    def test_shards_divide_the_clips_of_a_folder(self, model: Path, tmp_path: Path) -> None:
+        """Every one of five clips is processed by exactly one of three shards."""
+        folder = tmp_path / "clips"
+        folder.mkdir()
+        for name in "abcde":
+            write_clip(folder / f"{name}.mp4", frames=2, width=64, height=48)
+        found = []
+        for shard in range(3):
+            out = tmp_path / f"out{shard}"
+            arguments = ["run", str(folder), "-o", f"{out}/{{name}}.mkv", "-m", str(model), "--provider", "cpu"]
+            assert main([*arguments, "--shard", f"{shard}/3"]) == 0
+            found.append(sorted(path.stem for path in out.iterdir()))
+        assert found == [["a", "d"], ["b", "e"], ["c"]]
+
+    def test_a_shard_without_clips_is_no_error(
+        self, clip: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        arguments = ["run", str(clip), "-o", f"{tmp_path}/{{name}}.mkv", "-m", str(model), "--shard", "3/4"]
+        assert main(arguments) == 0
+        assert one_line(capsys) == "streamdepth: shard 3/4: no clips\n"

@@ -1,0 +1,331 @@
+"""Segments of a clip: exact frames, ranges as in one run, parts that join, equal for any number of workers."""
+
+from __future__ import annotations
+
+import hashlib
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import av
+import pytest
+
+import streamdepth as sd
+from streamdepth.core.errors import SinkError, StageError
+from streamdepth.depth.range import RangeSpec
+from streamdepth.jobs.clip import ClipRun
+from streamdepth.jobs.engines import InlineEngine, LocalEngine
+from streamdepth.jobs.plan import clip_source, plan_clip
+from streamdepth.jobs.ranges import RangePass
+from streamdepth.jobs.segment import SegmentSource, SegmentStatistics
+from streamdepth.jobs.values import (
+    ClipSettings,
+    DepthOutput,
+    DepthTask,
+    LookSettings,
+    ModelSettings,
+    TaskResult,
+    VideoOutput,
+)
+from streamdepth.jobs.worker import Worker, statistics_name
+from streamdepth.pipeline import Pipeline
+from streamdepth.sinks.join import check_times, join_video
+from streamdepth.sinks.select import data_sink_for, sink_for
+from tests.support.media import decode_rgb, draw_index, read_index, write_clip
+from tests.support.models import write_depth_model
+from tests.support.stages import RecordingSink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def draw_shots(index: int, width: int, height: int) -> NDArray[np.uint8]:
+    """Three shots of 32 frames, told apart by colour and brightness, in which the index can be read."""
+    rgb = draw_index(index, width, height)
+    shot = index // 32
+    top = rgb[: height - max(8, height // 8)]
+    top[..., shot % 3] //= 4
+    if shot % 2:
+        top[:] = 255 - top
+    return rgb
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_depth_model(tmp_path_factory.mktemp("model") / "model.onnx", height=56, width=56)
+
+
+@pytest.fixture(scope="module")
+def shots_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """96 frames in three shots, key frames every 10 frames and at cuts, with sound."""
+    path = tmp_path_factory.mktemp("shots") / "clip.mp4"
+    return write_clip(path, frames=96, draw=draw_shots, audio=True, options={"preset": "veryfast"})
+
+
+def settings_for(clip: Path, model: Path | None = None, **more: Any) -> ClipSettings:
+    used = ModelSettings(model=str(model), provider="cpu") if model else ModelSettings(provider="cpu")
+    return ClipSettings(source=str(clip), source_id=clip.name, model=used, **{"segment_seconds": 0.5, **more})
+
+
+class Notes:
+    """Keeps the progress of a run."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.results: list[TaskResult] = []
+        self.frames = (0, 0)
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def planned(self, frames: int, done: int) -> None:
+        self.frames = (frames, done)
+
+    def finished(self, result: TaskResult) -> None:
+        self.results.append(result)
+
+
+def pixels(image: av.VideoFrame) -> str:
+    return hashlib.sha256(image.to_ndarray().tobytes()).hexdigest()
+
+
+def decoded(path: Path) -> list[tuple[Fraction, str]]:
+    """Time and pixels of every frame of a video."""
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        assert video.time_base is not None
+        return [
+            (frame.pts * video.time_base, pixels(frame)) for frame in container.decode(video) if frame.pts is not None
+        ]
+
+
+def depth_of(path: Path) -> list[tuple[int, bytes]]:
+    with sd.read_depth(path) as reader:
+        return [(frame.pts, frame.values.tobytes()) for frame in reader]
+
+
+CLIPS: dict[str, dict[str, Any]] = {
+    "h264.mp4": {"options": {"preset": "veryfast"}},
+    "h264-open.mkv": {"options": {"preset": "veryfast", "x264-params": "open-gop=1"}},
+    "hevc-open.mp4": {"codec": "libx265", "options": {"x265-params": "log-level=none:open-gop=1:bframes=3"}},
+    "vp9.webm": {"codec": "libvpx-vp9"},
+    "mpeg2.ts": {"codec": "mpeg2video", "options": {"bf": "2"}},
+    "h264.ts": {"options": {"preset": "veryfast"}},
+    "mjpeg.mkv": {"codec": "mjpeg", "pix_fmt": "yuvj420p"},
+    "uneven.mp4": {
+        "pts": [index * 3600 + index % 3 * 700 for index in range(60)],
+        "time_base": Fraction(1, 90_000),
+        "options": {"preset": "veryfast"},
+    },
+}
+
+
+class TestPlan:
+    @pytest.mark.parametrize("name", CLIPS)
+    def test_segments_have_exactly_the_frames_of_the_clip(self, name: str, tmp_path: Path) -> None:
+        clip = write_clip(tmp_path / name, frames=60, draw=draw_index, **CLIPS[name])
+        settings = settings_for(clip)
+        plan = plan_clip(settings)
+        assert len(plan.segments) > 2
+        assert plan.frames == 60
+        whole = clip_source(settings)
+        whole.open()
+        expected = [(frame.index, frame.pts, pixels(frame.image)) for frame in whole.frames()]
+        assert list(_frames_of(settings)) == expected
+
+    @pytest.mark.parametrize(
+        "limits",
+        [
+            {"start_seconds": 0.5},
+            {"duration_seconds": 1.3},
+            {"max_frames": 37},
+            {"start_seconds": 0.9, "max_frames": 20},
+        ],
+    )
+    def test_limits_apply_to_the_clip(self, limits: dict[str, Any], tmp_path: Path) -> None:
+        clip = write_clip(tmp_path / "clip.mp4", frames=60, draw=draw_index, options={"preset": "veryfast"})
+        settings = settings_for(clip, segment_seconds=0.3, **limits)
+        whole = clip_source(settings)
+        whole.open()
+        expected = [(frame.index, frame.pts, pixels(frame.image)) for frame in whole.frames()]
+        assert list(_frames_of(settings)) == expected
+        assert len(plan_clip(settings).segments) > 1
+
+    def test_an_intra_refresh_is_no_place_to_start(self, tmp_path: Path) -> None:
+        options = {"preset": "veryfast", "x264-params": "intra-refresh=1"}
+        clip = write_clip(tmp_path / "clip.mkv", frames=60, draw=draw_index, options=options)
+        assert len(plan_clip(settings_for(clip)).segments) == 1
+
+    @pytest.mark.parametrize(
+        ("name", "more", "note"),
+        [
+            ("clip.avi", {"codec": "mpeg4", "options": {"bf": "2"}}, "its packets have no time stamps"),
+            ("clip.gif", {"codec": "gif", "pix_fmt": "rgb8"}, ""),
+        ],
+    )
+    def test_what_cannot_be_divided_is_one_segment(
+        self, name: str, more: dict[str, Any], note: str, tmp_path: Path
+    ) -> None:
+        clip = write_clip(tmp_path / name, frames=30, **more)
+        plan = plan_clip(settings_for(clip))
+        assert len(plan.segments) == 1
+        assert note in plan.note
+        assert len(list(_frames_of(settings_for(clip)))) == 30
+
+
+def _frames_of(settings: ClipSettings) -> Iterator[tuple[int, int, str]]:
+    for segment in plan_clip(settings).segments:
+        source = SegmentSource(settings, segment)
+        source.open()
+        yield from ((frame.index, frame.pts, pixels(frame.image)) for frame in source.frames())
+        source.close()
+
+
+class TestRanges:
+    @pytest.mark.parametrize("mode", ["shot", "ema", "frame", "fixed:1,9"])
+    def test_every_frame_has_the_range_of_a_whole_run(
+        self, mode: str, shots_clip: Path, model: Path, tmp_path: Path
+    ) -> None:
+        settings = settings_for(shots_clip, model)
+        sink = RecordingSink()
+        estimator = sd.DepthEstimator(model, provider="cpu")
+        Pipeline([clip_source(settings)], estimator, [sink], range=mode).run()
+        expected = [(result.range.lo, result.range.hi) for result in sink.results]
+        plan = plan_clip(settings)
+        worker = Worker()
+        found: list[tuple[float, float]] = []
+        ranges = RangePass(RangeSpec.parse(mode), Fraction(1, 12800))
+        for segment in plan.segments:
+            worker.run(DepthTask(settings, str(tmp_path), segment))
+            statistics = SegmentStatistics.from_bytes((tmp_path / statistics_name(segment)).read_bytes())
+            for known in ranges.add(statistics, last=segment is plan.segments[-1]):
+                found += [(float(lo), float(hi)) for lo, hi in known.ranges]
+        worker.close()
+        assert found == expected
+        assert ranges.shots == (3 if mode == "shot" else 0)
+        assert len(set(expected)) == {"shot": 3, "fixed:1,9": 1}.get(mode, len(set(expected)))
+
+
+class TestWorkers:
+    @pytest.mark.slow
+    def test_any_number_of_workers_gives_the_same_files(self, shots_clip: Path, model: Path, tmp_path: Path) -> None:
+        """1, 2 and 4 workers: MP4 byte for byte, MKV in its pixels and times, depth data in its values."""
+        outputs = {}
+        for workers in (1, 2, 4):
+            folder = tmp_path / str(workers)
+            settings = _outputs_in(folder, shots_clip, model, codec="libx264")
+            engine = LocalEngine(workers) if workers > 1 else InlineEngine()
+            progress = Notes()
+            try:
+                stats = ClipRun(settings).run(engine, progress)
+            finally:
+                engine.close()
+            assert stats.processed == stats.written == 96
+            assert {result.worker for result in progress.results} <= {f"worker {one + 1}" for one in range(workers)}
+            outputs[workers] = (
+                hashlib.sha256((folder / "out.mp4").read_bytes()).hexdigest(),
+                decoded(folder / "out.mkv"),
+                depth_of(folder / "depth.mkv"),
+            )
+            assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == []
+        assert outputs[1] == outputs[2] == outputs[4]
+
+    def test_lossless_outputs_equal_those_of_a_run_without_segments(
+        self, shots_clip: Path, model: Path, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "segments"
+        settings = _outputs_in(folder, shots_clip, model, codec="ffv1")
+        settings = settings.model_copy(update={"videos": settings.videos[1:]})
+        engine = InlineEngine()
+        ClipRun(settings).run(engine, Notes())
+        engine.close()
+        whole = tmp_path / "whole"
+        estimator = sd.DepthEstimator(model, provider="cpu")
+        sinks = [
+            sink_for(str(whole / "out.mkv"), look=settings.look.look, codec="ffv1"),
+            data_sink_for(str(whole / "depth.mkv")),
+        ]
+        Pipeline([clip_source(settings)], estimator, sinks).run()
+        assert decoded(folder / "out.mkv") == decoded(whole / "out.mkv")
+        assert depth_of(folder / "depth.mkv") == depth_of(whole / "depth.mkv")
+        assert _sound(folder / "out.mkv") == _sound(whole / "out.mkv")
+
+    def test_frames_keep_order_times_rate_and_sound(self, shots_clip: Path, model: Path, tmp_path: Path) -> None:
+        settings = _outputs_in(tmp_path, shots_clip, model, codec="libx264", view="side")
+        engine = InlineEngine()
+        ClipRun(settings).run(engine, Notes())
+        engine.close()
+        for name in ("out.mp4", "out.mkv"):
+            frames = decode_rgb(tmp_path / name)
+            assert [read_index(frame[:, :160]) for frame in frames] == list(range(96))
+            assert [seconds for seconds, _ in decoded(tmp_path / name)] == [Fraction(index, 25) for index in range(96)]
+            with av.open(str(tmp_path / name)) as container:
+                assert container.streams.video[0].average_rate == 25
+            primed = _sound(shots_clip)  # Matroska has no edit list for the first packet, before time 0
+            assert _sound(tmp_path / name) == (primed if name == "out.mp4" else primed[1:])
+
+    def test_a_killed_worker_ends_the_run_and_resume_continues(
+        self, shots_clip: Path, model: Path, tmp_path: Path
+    ) -> None:
+        settings = _outputs_in(tmp_path, shots_clip, model, codec="libx264")
+        engine = LocalEngine(2)
+        progress = Notes()
+
+        def kill(worker: str, frames: int) -> None:
+            if len(progress.results) >= 2 and frames > 0:
+                next(process for process in engine._processes.values() if process.name == worker).kill()
+
+        engine._on_frames = kill
+        with pytest.raises(StageError, match=r"worker \d was killed by signal 9; --resume continues"):
+            ClipRun(settings).run(engine, progress)
+        engine.close()
+        assert not (tmp_path / "out.mp4").exists()
+        again, rest = Notes(), InlineEngine()
+        ClipRun(settings, resume=True).run(rest, again)
+        rest.close()
+        assert again.frames[1] > 0
+        assert any("resumed" in note for note in again.notes)
+        assert len(decoded(tmp_path / "out.mp4")) == 96
+
+
+def _outputs_in(folder: Path, clip: Path, model: Path, *, codec: str, view: str = "depth") -> ClipSettings:
+    folder.mkdir(exist_ok=True)
+    return settings_for(
+        clip,
+        model,
+        look=LookSettings(view=view),
+        videos=(
+            VideoOutput(path=str(folder / "out.mp4"), codec=codec),
+            VideoOutput(path=str(folder / "out.mkv"), codec=codec),
+        ),
+        depths=(DepthOutput(path=str(folder / "depth.mkv")),),
+    )
+
+
+def _sound(path: Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(container.streams.audio[0]) if packet.size]
+
+
+class TestJoin:
+    def test_a_part_with_a_missing_frame_is_refused(self, shots_clip: Path, tmp_path: Path) -> None:
+        info = clip_source(settings_for(shots_clip)).open()
+        times = [Fraction(index, 25) for index in range(97)]
+        with pytest.raises(SinkError, match="contains 96 frames instead of 97"):
+            join_video([shots_clip], tmp_path / "out.mp4", info, times)
+
+    def test_a_frame_at_another_time_is_refused(self, shots_clip: Path) -> None:
+        times = [Fraction(index, 25) for index in range(96)]
+        check_times(shots_clip, times)
+        times[5] += Fraction(1, 50)
+        with pytest.raises(SinkError, match=r"a frame is at 0\.200000 s instead of 0\.220000 s"):
+            check_times(shots_clip, times)
+
+    def test_parts_of_other_settings_are_refused(self, shots_clip: Path, tmp_path: Path) -> None:
+        other = write_clip(tmp_path / "other.mp4", frames=10, width=96, options={"preset": "veryfast"})
+        info = clip_source(settings_for(shots_clip)).open()
+        with pytest.raises(SinkError, match="other settings than the first part"):
+            join_video([shots_clip, other], tmp_path / "out.mp4", info, [Fraction(0)])
