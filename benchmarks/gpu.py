@@ -31,7 +31,7 @@ from support.gpu_streams import StreamRow, measure_streams, print_streams
 from support.timing import machine, side_by_side
 
 from streamdepth.core.errors import StreamDepthError, UsageError
-from streamdepth.inference import agreement, graphs, nvidia
+from streamdepth.inference import agreement, fused, nvidia
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.pattern import pattern
 from streamdepth.inference.preprocess import image_of
@@ -147,7 +147,7 @@ def spec_for(setting: Setting, options: argparse.Namespace) -> ModelSpec:
         return spec
     if setting.provider == "tensorrt":  # takes float32 graphs; dtype by default allows it half precision
         return replace(spec, origins={**spec.origins, "dtype": "default"})
-    return graphs.halved(spec)
+    return fused.halved(spec)
 
 
 def measure_models(provider: str, options: argparse.Namespace, budget: Budget, rows: list[ModelRow]) -> None:

@@ -42,6 +42,9 @@ def image(config: ImageConfig) -> None:
     look = config.look
     failed: list[str] = []
     position = 0
+    told = set(estimator.spec.notes)
+    for note in estimator.spec.notes:
+        say(note, quiet=config.quiet)
     with estimator:
         while position < len(found):
             estimates = estimator.each(
@@ -59,7 +62,8 @@ def image(config: ImageConfig) -> None:
                         if config.print_json:
                             sys.stdout.write(json.dumps(result.to_node()) + "\n")
                         for note in result.notes:
-                            say(f"{name}: {note}", quiet=config.quiet)
+                            if note not in told:
+                                say(f"{name}: {note}", quiet=config.quiet)
                         position += 1
                 except (SourceError, DataFormatError) as error:
                     if len(found) == 1:

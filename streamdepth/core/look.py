@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -99,24 +99,28 @@ def _are_ends(alpha: Any) -> bool:
 
 
 def parse_alpha(value: float | str | Sequence[float] | None) -> tuple[float, float] | None:
-    """Parse a number, a pair, or text ``"A"`` / ``"A,B"`` to (nearest, farthest), clamped to 0..1. None gives None.
+    """Parse a number, a pair (sequence or array), or text ``"A"``, ``"A,B"`` or ``"[A, B]"`` to (nearest, farthest).
+
+    None gives None.
 
     Raises:
-        ValueError: not one or two finite numbers.
+        ValueError: not one or two numbers in 0..1.
     """
     if value is None:
         return None
-    parts: list[Any] = (
-        value.split(",") if isinstance(value, str) else (list(value) if isinstance(value, Sequence) else [value])
-    )
+    parts: list[Any]
+    if isinstance(value, str):
+        text = value.strip()
+        parts = (text[1:-1] if text.startswith("[") and text.endswith("]") else text).split(",")
+    else:
+        parts = list(value) if isinstance(value, Iterable) else [value]
     try:
         numbers = [float(part) for part in parts]
     except (TypeError, ValueError, OverflowError):
         numbers = []
-    if len(numbers) not in (1, 2) or any(number != number for number in numbers):
+    if len(numbers) not in (1, 2) or not all(0 <= number <= 1 for number in numbers):
         raise ValueError(f"alpha is a number or a pair NEAR,FAR in 0..1, not {value!r}")
-    near, far = numbers[0], numbers[-1]
-    return min(max(near, 0.0), 1.0), min(max(far, 0.0), 1.0)
+    return numbers[0], numbers[-1]
 
 
 class LookControl:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from streamdepth.core.frame import Sense
     from streamdepth.core.look import Style
+    from streamdepth.geometry.intrinsics import Intrinsics
     from streamdepth.image.inputs import ImageLike
     from streamdepth.inference.engine import Engine, RawDepth
     from streamdepth.inference.model import ModelOptions, Runner
@@ -72,7 +73,7 @@ def _result(future: Future[R]) -> R:
     return future.result()
 
 
-def _png(values: NDArray[np.float32], sense: Sense, look: Look) -> bytes:
+def _png(values: NDArray[np.float32], sense: Sense, look: Look, valid: NDArray[np.bool_] | None) -> bytes:
     """Paint float32 [H, W] depth over the range of its finite values, as ``transformers``' pipeline does.
 
     Returns:
@@ -83,7 +84,7 @@ def _png(values: NDArray[np.float32], sense: Sense, look: Look) -> bytes:
 
     finite = values[np.isfinite(values)]
     span = DepthRange(float(finite.min()), float(finite.max())) if finite.size else DepthRange(0.0, 0.0)
-    pixels = paint(np.ascontiguousarray(values), sense, span, look)
+    pixels = paint(np.ascontiguousarray(values), sense, span, look, valid=valid)
     if pixels.ndim == 3 and is_grayscale(look.style):
         pixels = np.ascontiguousarray(pixels[..., (0, 3)])
     return encode_png(pixels)
@@ -103,6 +104,8 @@ class Estimate:
         width, height: size of the image in pixels.
         sense: meaning of ``data``.
         notes: one line for each thing left out, converted or assumed.
+        valid: bool [H, W], False where the model says that its depth is not valid; None where it does not say.
+        camera: intrinsics of the image by the model's estimate, or as given for the model; None if unknown.
     """
 
     data: NDArray[np.float32]
@@ -111,6 +114,8 @@ class Estimate:
     height: int
     sense: Sense
     notes: tuple[str, ...] = ()
+    valid: NDArray[np.bool_] | None = None
+    camera: Intrinsics | None = None
 
     def to_node(self) -> dict[str, Any]:
         """``{data, image, width, height}`` as values of JSON.
@@ -361,7 +366,7 @@ class DepthEstimator:
     def _estimate(self, item: _Item, raw: RawDepth, engine: Engine, look: Look | None) -> Estimate:
         from streamdepth.inference import postprocess
 
-        family, view = self.spec.preprocessing.family, raw.field_of_view_degrees
+        rules, view = self.spec.preprocessing, raw.extra.field_of_view_degrees
         if raw.geometry is None:
             width, height = item.net_size
             values = raw.values if view is None else postprocess.depth_pro_metres(raw.values, view)
@@ -369,10 +374,16 @@ class DepthEstimator:
         else:
             width, height = raw.geometry.width_px, raw.geometry.height_px
             data = postprocess.to_image(
-                raw.values, family, raw.geometry, exact=engine.exact, field_of_view_degrees=view
+                raw.values,
+                rules.family,
+                raw.geometry,
+                exact=engine.exact,
+                field_of_view_degrees=view,
+                letterbox=rules.letterbox,
             )
-        image = None
-        if look is not None:
-            image = _png(data, self.spec.sense, look)
-        notes = (*item.notes, *((engine.note,) if engine.note else ()))
-        return Estimate(data, image, width, height, self.spec.sense, notes)
+        valid = None if raw.extra.valid is None else postprocess.valid_at_image(raw.extra.valid, raw.geometry)
+        image = None if look is None else _png(data, self.spec.sense, look, valid)
+        notes = [*item.notes, *self.spec.notes, *((engine.note,) if engine.note else ())]
+        if not np.isfinite(data).any():
+            notes.append("the image has no finite depth value")
+        return Estimate(data, image, width, height, self.spec.sense, tuple(notes), valid, raw.camera)

@@ -100,7 +100,9 @@ def _dims(raw: Any) -> tuple[int, ...]:
 
 def _flat(data: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     if isinstance(data, dict):
-        data = list(data.values())
+        data = _typed_array(data)
+    if isinstance(data, memoryview):
+        data = np.asarray(data) if data.format != "B" or dtype == np.uint8 else data.tobytes()
     if isinstance(data, str):
         try:
             data = base64.b64decode(data, validate=True)
@@ -114,9 +116,38 @@ def _flat(data: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
             )
         return np.frombuffer(data, dtype=dtype.newbyteorder("<")).astype(dtype)
     try:
-        array = np.asarray(data)
+        array = _as_array(data)
         if array.dtype.kind not in "fiub":
             raise TypeError(f"holds {array.dtype.name}")
+        if dtype == np.float16 and array.dtype == np.uint16:
+            return array.reshape(-1).view(np.float16)  # JavaScript has no float16: the values are its bits
+        if dtype.kind in "iu" and array.size:
+            limits = np.iinfo(dtype)
+            low, high = array.min(), array.max()
+            if low < limits.min or high > limits.max or (array.dtype.kind == "f" and np.any(array != np.rint(array))):
+                raise ValueError(f"{low} to {high} is outside {dtype} or not whole")
         return array.astype(dtype).reshape(-1)
     except (TypeError, ValueError, OverflowError) as exc:
         raise DataFormatError(f"tensor data is not a list of numbers ({exc}); give {dtype} values") from exc
+
+
+def _typed_array(data: Mapping[Any, Any]) -> list[Any]:
+    """The values of the object that JSON makes of a typed array, by their index whatever the order of the keys.
+
+    Raises:
+        DataFormatError: the keys are not 0 to the number of values.
+    """
+    try:
+        values = {int(key): value for key, value in data.items()}
+    except ValueError:
+        values = {}
+    if not values or sorted(values) != list(range(len(data))):
+        raise DataFormatError("tensor data is an object without the keys 0, 1, 2 ...; give a list of numbers")
+    return [values[index] for index in range(len(values))]
+
+
+def _as_array(data: Any) -> NDArray[Any]:
+    """An array of a list, a tensor of another library (``__array__`` or DLPack), or anything NumPy takes."""
+    if hasattr(data, "__dlpack__") and not isinstance(data, np.ndarray) and not hasattr(data, "__array__"):
+        return np.from_dlpack(data)
+    return np.asarray(data.detach().cpu() if hasattr(data, "detach") else data)

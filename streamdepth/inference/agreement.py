@@ -17,7 +17,7 @@ import numpy as np
 
 from streamdepth.core.errors import ModelError, ModelNotFoundError, StreamDepthError
 from streamdepth.core.host import cache_root
-from streamdepth.inference import graphs, nvidia
+from streamdepth.inference import fused, nvidia
 from streamdepth.inference.cache import content_digest, digest, write_whole
 from streamdepth.inference.geometry import plan
 from streamdepth.inference.ort import first_line
@@ -248,7 +248,7 @@ def for_cuda(
     if spec.dtype not in _TRIED or not may_halve(spec):
         return spec, ""
     try:
-        candidate = graphs.halved(spec) if spec.dtype == "fp32" else spec
+        candidate = fused.halved(spec) if spec.dtype == "fp32" else spec
     except ModelError as error:
         return spec, error.message
     wrong = gpu_disagreement(candidate, "cuda", lambda: _compared(candidate, spec, open_half, open_reference))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from streamdepth.core.clock import SystemClock
 from streamdepth.core.errors import ProviderError, StreamDepthError, UsageError
 from streamdepth.core.host import own_process_group
-from streamdepth.inference import graphs, nvidia
+from streamdepth.inference import fused, nvidia
 from streamdepth.inference.agreement import tensorrt_halves
 from streamdepth.inference.pattern import HEIGHT_PX, WIDTH_PX
 
@@ -74,10 +74,10 @@ def build(
     from streamdepth.inference.engine import Engine
 
     made: list[Built] = []
-    if not (exact or graphs.fusing_obstacle(spec)):
+    if not (exact or fused.fusing_obstacle(spec)):
         say(f"graph of {spec.name} that takes images as bytes")
         started_ns = clock.monotonic_ns()
-        spec = graphs.fused(spec)
+        spec = fused.fused(spec)
         made.append(Built("graph", spec.path, (clock.monotonic_ns() - started_ns) / 1e9))
     say(f"engine of {spec.name}, batch {batch}: takes minutes if it does not exist yet")
     started_ns = clock.monotonic_ns()
@@ -101,7 +101,7 @@ def is_built(spec: ModelSpec, batch: int, *, exact: bool = False) -> bool:
 
 
 def _as_run(spec: ModelSpec, *, exact: bool) -> ModelSpec:
-    return spec if exact or graphs.fusing_obstacle(spec) else graphs.fused(spec)
+    return spec if exact or fused.fusing_obstacle(spec) else fused.fused(spec)
 
 
 def engine_folder(spec: ModelSpec, batch: int) -> Path:

@@ -6,13 +6,16 @@ import contextlib
 import hashlib
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamdepth.core.host import rename
+from streamdepth.core.host import cache_root, rename
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from streamdepth.models.spec import ModelSpec
 
 _READ_BYTES = 1 << 20
 HINT = "set STREAMDEPTH_CACHE to a writable folder"
@@ -44,6 +47,30 @@ def write_whole(path: Path, content: bytes) -> None:
     with os.fdopen(handle, "wb") as file:
         file.write(content)
     rename(Path(partial), path)
+
+
+def with_regular_files(spec: ModelSpec) -> ModelSpec:
+    """The same model with hard links instead of symbolic links, where its weights are external.
+
+    The Hub's cache links a graph and its weights to files of other names in another folder. ONNX Runtime refuses
+    external weights that resolve to another folder for a graph in memory, and OpenVINO refuses them always. The hard
+    links are in the cache folder, or beside the Hub's files if that is on another file system. The model is returned
+    unchanged if none can be made.
+    """
+    files = (spec.path, *spec.external_data)
+    if not spec.external_data or not any(path.is_symlink() for path in files):
+        return spec
+    real = [path.resolve() for path in files]
+    name = digest(repr([(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in real]))
+    for folder in (cache_root() / "linked" / name, real[0].parent.parent / "streamdepth" / name):
+        links = [folder / path.relative_to(spec.path.parent) for path in files]
+        with contextlib.suppress(OSError):
+            for source, link in zip(real, links, strict=True):
+                link.parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileExistsError):
+                    os.link(source, link)
+            return replace(spec, path=links[0], external_data=tuple(links[1:]))
+    return spec
 
 
 def writable(folder: Path) -> bool:

@@ -16,9 +16,11 @@ from streamdepth.core.errors import InferenceError, ModelError, UsageError
 from streamdepth.core.frame import DepthMap, Sense
 from streamdepth.core.host import cores
 from streamdepth.core.threads import plan_threads
-from streamdepth.inference import graphs, postprocess
+from streamdepth.geometry.intrinsics import Intrinsics
+from streamdepth.inference import fused, postprocess
 from streamdepth.inference.agreement import check_depth
 from streamdepth.inference.geometry import Geometry, fixed_sides, plan
+from streamdepth.inference.heads import HeadReader, RowExtra
 from streamdepth.inference.memory import GRAPH_ID, NO_GRAPH, BufferPool, DeviceBinding, DeviceRing, PageLock
 from streamdepth.inference.ort import run_error
 from streamdepth.inference.pattern import HEIGHT_PX, WIDTH_PX, pattern
@@ -26,7 +28,6 @@ from streamdepth.inference.providers import ON_DEVICE, likely, runs_on_cores
 from streamdepth.inference.sessions import open_session
 from streamdepth.inference.slots import Buffers, Slot, SlotPlan, focal_note
 from streamdepth.models.providers import AUTO, CPU
-from streamdepth.models.spec import Family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_FOV_OUTPUT = "field_of_view"
 # buffers are kept for this number of network sizes: a folder of images may have many
 _SIZES_KEPT = 8
 _GEOMETRIES_KEPT = 256
@@ -52,12 +52,22 @@ class RawDepth:
     Attributes:
         values: float32 [h, w], covering the whole network input. Memory of a pool, as in a DepthMap.
         geometry: where the image is in it; None for a prepared tensor.
-        field_of_view_degrees: DepthPro's second output, None where the graph has none.
+        extra: what the model gives beside the map.
     """
 
     values: NDArray[np.float32]
     geometry: Geometry | None
-    field_of_view_degrees: float | None = None
+    extra: RowExtra
+
+    @property
+    def camera(self) -> Intrinsics | None:
+        """The intrinsics of the image by the model's own estimate or the user's, None without either."""
+        focal, shape = self.extra.focal_px, self.geometry
+        if focal is None or shape is None or not focal > 0:
+            return None
+        fx = focal / shape.focal_scale
+        size = shape.width_px, shape.height_px
+        return Intrinsics(fx, fx, (size[0] - 1) / 2, (size[1] - 1) / 2, *size)
 
 
 @dataclass(slots=True)
@@ -88,8 +98,9 @@ class Engine:
             because threads do not wait for each other within an operator. On a GPU runs are sequential, but copies of
             one overlap the computation of another. Otherwise, and where an output is converted on the CPU, there is
             one. The attribute ``workers`` has the result.
-        bytes_in: take images as bytes and preprocess in the graph (see :mod:`streamdepth.inference.graphs`), which
+        bytes_in: take images as bytes and preprocess in the graph (see :mod:`streamdepth.inference.fused`), which
             excludes ``exact``; None = on an NVIDIA GPU, if the graph allows it.
+        camera: intrinsics of an image of (width, height), for models that use them; None = unknown.
         cuda_graph: record the run as a CUDA graph and replay it, where possible.
     Raises:
         UsageError: ``batch`` or ``threads`` below 1, or ``bytes_in`` with ``exact``.
@@ -106,6 +117,7 @@ class Engine:
         threads: int | None = None,
         workers: int = 1,
         bytes_in: bool | None = None,
+        camera: Callable[[int, int], Intrinsics] | None = None,
         cuda_graph: bool = True,
     ) -> None:
         limits.BATCH.check("batch", batch)
@@ -114,9 +126,9 @@ class Engine:
         if exact and bytes_in:
             raise UsageError("bytes_in and exact exclude each other; choose one")
         if bytes_in is None:
-            bytes_in = not exact and likely(provider) in ON_DEVICE and not graphs.fusing_obstacle(spec)
+            bytes_in = not exact and likely(provider) in ON_DEVICE and not fused.fusing_obstacle(spec)
         if bytes_in:
-            spec = graphs.fused(spec)
+            spec = fused.fused(spec)
         self.spec = spec
         self.exact = exact
         fixed = spec.fixed_batch
@@ -131,7 +143,7 @@ class Engine:
         opened = open_session(spec, provider, each, batch=self.batch, graph=cuda_graph)
         self.session: Any = opened.session
         self.provider = opened.provider
-        notes = [opened.note, focal_note(spec)]
+        notes = [opened.note, "" if camera else focal_note(spec)]
         if self.batch != batch:
             notes.append(f"{spec.name}: its graph has a fixed batch of {self.batch}, not {batch}")
         self.note = "; ".join(note for note in notes if note)
@@ -146,7 +158,7 @@ class Engine:
         """Threads that may call ``run`` at once."""
         self.cuda_graph = opened.graph
         """Whether runs are recorded as CUDA graphs."""
-        self._fov = spec.preprocessing.family is Family.DEPTH_PRO and _FOV_OUTPUT in outputs
+        self._reader = HeadReader(spec, camera)
         self._scale = np.float32(spec.metres_per_unit if spec.sense is Sense.METRIC_M else 1.0)
         self._rings_lock = threading.Lock()
         self._interrupted = False
@@ -161,7 +173,7 @@ class Engine:
         """Locks host memory that is copied to and from the device; None without a device."""
         # other providers may have their own memory, and copy inputs when they are bound
         self._binds_afresh = opened.provider != CPU.name
-        self._slot_plan = SlotPlan(spec, exact, self.batch, self.rows_per_run, self.geometry, self.page_lock)
+        self._slot_plan = SlotPlan(spec, exact, self.batch, self.rows_per_run, self.geometry, self.page_lock, camera)
         self._rings: OrderedDict[tuple[int, int], _Ring] = OrderedDict()
         self._geometries: dict[tuple[int, int], Geometry] = {}
         self._inputs_made = 0
@@ -220,7 +232,7 @@ class Engine:
             InferenceError: the run failed or was interrupted.
             ModelError: the output is not one depth map an image.
         """
-        return [DepthMap(self._finish(raw), self.spec.sense) for raw in self.run_raw(slot, count)]
+        return [self._finish(raw) for raw in self.run_raw(slot, count)]
 
     def run_raw(self, slot: Slot, count: int) -> list[RawDepth]:
         """As ``run``, before padding is cut off and units are converted."""
@@ -228,7 +240,7 @@ class Engine:
             raise ValueError(f"count is 1..{self.batch}, not {count}")
         self._check_usable()
         ring = self._ring(slot.size)
-        views: list[float | None] = []
+        extras: list[RowExtra] = []
         runs = -(-count // self.rows_per_run)
         learnt: Sequence[Any] = ()
         if ring.outputs is None:
@@ -242,27 +254,25 @@ class Engine:
             first = number * self.rows_per_run
             part = maps[first : first + self.rows_per_run]
             if ring.device is not None:
-                views += self._run_on_device(ring.device, slot, number, part)
+                extras += self._run_on_device(ring.device, slot, number, part)
                 continue
+            geometries = slot.geometries[first : first + self.rows_per_run]
             if number == 0 and learnt:
-                np.copyto(part, learnt[0].numpy().reshape(part.shape), casting="unsafe")
-                views += self._fields_of_view(learnt[1].numpy()) if self._fov else []
+                extras += self._reader.read([one.numpy() for one in learnt], part, geometries)
                 continue
             target = part if ring.converted is None else ring.converted
             binding = slot.bound(self.session, number, afresh=self._binds_afresh)
             binding.bind_output(
                 self._output, "cpu", 0, target.dtype.type, list(ring.run_shape or ()), target.ctypes.data
             )
-            if self._fov:
-                binding.bind_output(_FOV_OUTPUT, "cpu")
+            for name in self._reader.outputs[1:]:
+                binding.bind_output(name, "cpu")
             self._run(binding, slot.size)
-            if target is not part:
-                np.copyto(part, target, casting="unsafe")
-            if self._fov:
-                views += self._fields_of_view(binding.get_outputs()[1].numpy())
+            beside = [one.numpy() for one in binding.get_outputs()[1:]] if self._reader.outputs[1:] else []
+            extras += self._reader.read([target, *beside], part, geometries)
         if self._scale != 1:
             maps *= self._scale
-        return [RawDepth(maps[row], slot.geometries[row], views[row] if views else None) for row in range(count)]
+        return [RawDepth(maps[row], slot.geometries[row], extras[row]) for row in range(count)]
 
     def check(self, width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX) -> None:
         """Run the built-in image at this size, which also warms everything up for the size.
@@ -307,25 +317,19 @@ class Engine:
     def _learn(self, ring: _Ring, slot: Slot) -> Sequence[Any]:
         """Learn the output's shape at this size from a first run into ONNX Runtime's memory; returns its outputs."""
         binding = slot.bound(self.session, 0, afresh=self._binds_afresh)
-        binding.bind_output(self._output, "cpu")
-        if self._fov:
-            binding.bind_output(_FOV_OUTPUT, "cpu")
+        for name in self._reader.outputs:
+            binding.bind_output(name, "cpu")
         self._run(binding, slot.size, self._first_options)
         outputs: Sequence[Any] = binding.get_outputs()
         shape = tuple(outputs[0].shape())
-        found = postprocess.map_shape(shape, self.rows_per_run)
-        if found is None:
-            raise ModelError(
-                f"{self.spec.name}: output {self._output} has shape {list(shape)} for {self.rows_per_run} images of "
-                f"{slot.size[0]}x{slot.size[1]}; a depth model gives [batch, height, width], or try --batch 1"
-            )
+        found = self._reader.map_shape(shape, self.rows_per_run, slot.size)
         ring.run_shape, ring.map_shape = shape, found
-        if self._output_dtype != np.float32:
-            ring.converted = np.empty((self.rows_per_run, *found), dtype=self._output_dtype)
+        if self._output_dtype != np.float32 or not self._reader.direct:
+            ring.converted = np.empty(shape, dtype=self._output_dtype)
         if self._device:
             shapes = {self._output: (shape, self._output_dtype)}
-            if self._fov:
-                shapes[_FOV_OUTPUT] = tuple(outputs[1].shape()), outputs[1].numpy().dtype
+            for name, output in zip(self._reader.outputs[1:], outputs[1:], strict=True):
+                shapes[name] = tuple(output.shape()), output.numpy().dtype
             like, fed = slot.host_input(0), slot.fed
             ring.device = DeviceRing(lambda: self._device_binding(like, fed, shapes))
         ring.outputs = BufferPool(self.batch * found[0] * found[1] * 4)
@@ -353,17 +357,16 @@ class Engine:
             self._every_option.append(options)
         return options
 
-    def _run_on_device(
-        self, ring: DeviceRing, slot: Slot, number: int, part: NDArray[np.float32]
-    ) -> list[float | None]:
-        def run() -> list[float | None]:
+    def _run_on_device(self, ring: DeviceRing, slot: Slot, number: int, part: NDArray[np.float32]) -> list[RowExtra]:
+        first = number * self.rows_per_run
+        geometries = slot.geometries[first : first + self.rows_per_run]
+
+        def run() -> list[RowExtra]:
             with ring.lend() as device:
                 device.upload(slot.host_input(number))
                 with self._alone:  # neither CUDA graphs nor TensorRT take two runs of a session at once
                     device.run()
-                depth, *rest = device.download()
-                np.copyto(part.reshape(-1), depth.reshape(-1), casting="unsafe")
-                return self._fields_of_view(rest[0]) if rest else []
+                return self._reader.read(device.download(), part, geometries)
 
         return self._guarded(run, slot.size)
 
@@ -385,17 +388,14 @@ class Engine:
         if self._interrupted:
             raise InferenceError(f"{self.spec.name}: inference was interrupted")
 
-    def _fields_of_view(self, degrees: Any) -> list[float | None]:
-        values = np.asarray(degrees, dtype=np.float64).reshape(-1)
-        return [float(value) for value in values[: self.rows_per_run]]
-
-    def _finish(self, raw: RawDepth) -> NDArray[np.float32]:
-        values = raw.values
-        if raw.field_of_view_degrees is not None:
-            values = postprocess.depth_pro_metres(values, raw.field_of_view_degrees)
+    def _finish(self, raw: RawDepth) -> DepthMap:
+        values, valid, view = raw.values, raw.extra.valid, raw.extra.field_of_view_degrees
+        if view is not None:
+            values = postprocess.depth_pro_metres(values, view)
         geometry = raw.geometry
-        if geometry is None:
-            return values
-        if geometry.reflected:
-            return postprocess.zoe_at_model_size(values, geometry)
-        return values if self.exact else postprocess.cropped(values, geometry)
+        if geometry is not None and geometry.reflected:
+            values = postprocess.zoe_at_model_size(values, geometry)
+        elif geometry is not None and (not self.exact or self.spec.preprocessing.letterbox):
+            values = postprocess.cropped(values, geometry)
+            valid = None if valid is None else postprocess.cropped(valid, geometry)
+        return DepthMap(values, self.spec.sense, valid)

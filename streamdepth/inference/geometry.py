@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from streamdepth.models.spec import Family
+from streamdepth.models.spec import Family, nearest_multiple
 
 if TYPE_CHECKING:
     from streamdepth.models.spec import ModelSpec, Preprocessing
@@ -23,7 +23,7 @@ class Geometry:
         pad_x_px, pad_y_px: image pixels reflected on each side before the resize (ZoeDepth), else 0.
         net_width_px, net_height_px: the network's input.
         left_px, top_px, inner_width_px, inner_height_px: rectangle of the image, ZoeDepth's border included, in the
-            network's input; smaller than the input where a zero border is added.
+            network's input; smaller than the input where a border is added.
     """
 
     width_px: int
@@ -48,8 +48,13 @@ class Geometry:
         return self.pad_x_px > 0 or self.pad_y_px > 0
 
     @property
+    def focal_scale(self) -> float:
+        """Factor from a focal length in image pixels to one in network pixels."""
+        return self.inner_width_px / (self.width_px + 2 * self.pad_x_px)
+
+    @property
     def padded(self) -> bool:
-        """Whether the network sees a border of zeros around the image."""
+        """Whether the network sees a border of one colour around the image."""
         return (self.inner_width_px, self.inner_height_px) != self.net_size
 
 
@@ -72,11 +77,15 @@ def plan(spec: ModelSpec, width_px: int, height_px: int) -> Geometry:
     resized = _resized(pre, width_px + 2 * pad_x, height_px + 2 * pad_y)
     net = resized
     if pre.family is Family.DPT and pre.do_pad:
-        net = (_ceil_to(resized[0], pre.multiple_of), _ceil_to(resized[1], pre.multiple_of))
+        net = (_ceil_to(resized[0], int(pre.multiple_of)), _ceil_to(resized[1], int(pre.multiple_of)))
     fixed = fixed_sides(spec)
-    wanted = (fixed[0] or net[0], fixed[1] or net[1])
-    if wanted != net:
-        net = resized = wanted
+    if pre.letterbox:
+        net = (fixed[0] or pre.width_px, fixed[1] or pre.height_px)
+        scale = min(net[0] / width_px, net[1] / height_px)
+        resized = (max(round(width_px * scale), 1), max(round(height_px * scale), 1))
+    required = (fixed[0] or net[0], fixed[1] or net[1])
+    if required != net:
+        net = resized = required
     left, top = (net[0] - resized[0]) // 2, (net[1] - resized[1]) // 2
     return Geometry(width_px, height_px, pad_x, pad_y, net[0], net[1], left, top, resized[0], resized[1])
 
@@ -98,18 +107,20 @@ def _resized(pre: Preprocessing, width: int, height: int) -> tuple[int, int]:
         return width, height
     multiple = pre.multiple_of
     if pre.family is Family.GLPN:
-        return max(width // multiple, 1) * multiple, max(height // multiple, 1) * multiple
+        step = int(multiple)
+        return max(width // step, 1) * step, max(height // step, 1) * step
     if pre.family is Family.DEPTH_PRO:
         return pre.width_px, pre.height_px
     scale_w, scale_h = pre.width_px / width, pre.height_px / height
+    if pre.keep_aspect and pre.longest_side:
+        # Depth Anything 3's rule: whole pixels first, then the nearest multiple, ties up
+        scale = min(scale_w, scale_h)
+        sides = (int((round(side * scale) + multiple / 2) // multiple * multiple) for side in (width, height))
+        return max(next(sides), int(multiple)), max(next(sides), int(multiple))
     if pre.keep_aspect:
         # the scale nearer to 1, height on a tie: get_resize_output_image_size of transformers
         scale_w = scale_h = scale_w if abs(1 - scale_w) < abs(1 - scale_h) else scale_h
-    # Python's round is banker's, which transformers' rule depends on
-    return (
-        max(round(scale_w * width / multiple), 1) * multiple,
-        max(round(scale_h * height / multiple), 1) * multiple,
-    )
+    return nearest_multiple(scale_w * width, multiple), nearest_multiple(scale_h * height, multiple)
 
 
 def _ceil_to(value: int, multiple: int) -> int:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from streamdepth.core import limits
 from streamdepth.core.clock import SystemClock
-from streamdepth.core.errors import InferenceError
+from streamdepth.core.errors import InferenceError, UsageError
+from streamdepth.geometry.intrinsics import Intrinsics
 from streamdepth.inference import agreement, providers, sessions
 from streamdepth.inference.build import BuildProcess, BuildRequest, build_first, is_built
 from streamdepth.inference.nvidia import follows_image
@@ -99,6 +100,8 @@ class ModelOptions(TypedDict, total=False):
     input_name: str | None
     output_name: str | None
     metres_per_unit: float | None
+    intrinsics: Intrinsics | Callable[[int, int], Intrinsics] | str | None
+    fov_degrees: float | None
     exact: bool | None
     threads: int | None
     cache_dir: Path | None
@@ -122,6 +125,9 @@ class DepthModel:
         preprocessing: all rules, or a mapping of the fields to change (``{"do_normalize": False}``).
         input_name, output_name: of the image and the depth, where the graph has several.
         metres_per_unit: factor from a metric output to metres.
+        intrinsics: of the images, for models that need them for metres: a value, a function of (width, height), text
+            ``"fx,fy,cx,cy"``, or the path of a calibration file.
+        fov_degrees: horizontal field of view instead of intrinsics.
         exact: preprocess exactly as ``transformers`` does. None = images yes, video the fast way.
         threads: threads of one operator on the CPU, None = from the cores.
         cache_dir: the Hub cache to use.
@@ -145,6 +151,8 @@ class DepthModel:
         input_name: str | None = None,
         output_name: str | None = None,
         metres_per_unit: float | None = None,
+        intrinsics: Intrinsics | Callable[[int, int], Intrinsics] | str | None = None,
+        fov_degrees: float | None = None,
         exact: bool | None = None,
         threads: int | None = None,
         cache_dir: Path | None = None,
@@ -157,6 +165,7 @@ class DepthModel:
 
         self.exact, self.threads = exact, threads
         self._requested_provider = provider
+        camera = camera_of(intrinsics, fov_degrees)
         found = partial(
             resolve,
             model,
@@ -167,6 +176,7 @@ class DepthModel:
             input_name=input_name,
             output_name=output_name,
             metres_per_unit=metres_per_unit,
+            camera=camera is not None,
             provider=providers.likely(provider),
             cache_dir=cache_dir,
             progress=progress,
@@ -175,6 +185,7 @@ class DepthModel:
             found(dtype=dtype),
             provider,
             threads=threads,
+            camera=camera,
             fp32=partial(found, dtype="fp32"),
             on_status=on_status or (lambda _: None),
         )
@@ -212,12 +223,34 @@ class DepthModel:
         return self._factory.trial(batch)
 
 
+def camera_of(
+    intrinsics: Intrinsics | Callable[[int, int], Intrinsics] | str | None, fov_degrees: float | None
+) -> Callable[[int, int], Intrinsics] | None:
+    """Intrinsics of an image of (width, height), from either argument of a :class:`DepthModel`.
+
+    Raises:
+        UsageError: both are given, or one is invalid.
+    """
+    if intrinsics is not None and fov_degrees is not None:
+        raise UsageError("intrinsics and fov_degrees exclude each other; give one of them")
+    if fov_degrees is not None:
+        if not 0 < fov_degrees < 180:
+            raise UsageError(f"fov must be more than 0 and less than 180 degrees, not {fov_degrees:g}")
+        return partial(Intrinsics.from_fov, fov_degrees)
+    if isinstance(intrinsics, str):
+        from streamdepth.geometry.readers import parse_intrinsics
+
+        return parse_intrinsics(intrinsics)
+    return intrinsics.resized if isinstance(intrinsics, Intrinsics) else intrinsics
+
+
 class EngineFactory:
     """Makes engines of one model. Thread-safe.
 
     Args:
         provider: a name of :func:`streamdepth.inference.providers.provider_names`.
         threads: threads of one operator on the CPU, None = from the cores.
+        camera: intrinsics of an image of (width, height), None = unknown.
         fp32: finds the model's float32 file, if its half-precision one disagrees on a GPU.
         on_status: called with one line when something takes long or changes; may be called on another thread.
     """
@@ -228,10 +261,12 @@ class EngineFactory:
         provider: str,
         *,
         threads: int | None,
+        camera: Callable[[int, int], Intrinsics] | None = None,
         fp32: Callable[[], ModelSpec],
         on_status: Callable[[str], None],
     ) -> None:
         self._spec, self._provider, self._threads = spec, provider, threads
+        self._camera = camera
         self._fp32, self._on_status = fp32, on_status
         self._deciding = threading.Lock()
         self._on_cuda: tuple[ModelSpec, str] | None = None
@@ -313,7 +348,7 @@ class EngineFactory:
 
             engine = Engine(
                 spec, provider=provider, batch=batch, exact=exact, threads=self._threads, workers=workers,
-                cuda_graph=cuda_graph,
+                camera=self._camera, cuda_graph=cuda_graph,
             )  # fmt: skip
             try:
                 engine.check()

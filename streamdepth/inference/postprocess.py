@@ -39,24 +39,6 @@ def output_dtype(ort_type: str, spec: ModelSpec) -> np.dtype[Any]:
     return np.dtype(_DTYPES[ort_type])
 
 
-def map_shape(shape: tuple[int, ...], rows: int) -> tuple[int, int] | None:
-    """(height, width) of the ``rows`` maps in an output of this shape; None where it has another form.
-
-    Accepts [h, w] (one row), [rows, h, w], and those with axes of length 1 before or after h, w.
-    """
-    rest = list(shape)
-    if len(rest) > 2:
-        if rest.pop(0) != rows:
-            return None
-    elif rows != 1:
-        return None
-    while len(rest) > 2 and 1 in (rest[0], rest[-1]):
-        rest.pop(0 if rest[0] == 1 else -1)
-    if len(rest) != 2 or min(rest) < 2:
-        return None
-    return rest[0], rest[1]
-
-
 def crop_rect(geometry: Geometry, shape: tuple[int, int]) -> tuple[int, int, int, int]:
     """(left, top, width, height) of the image in a map of ``shape`` (h, w) covering the whole network input."""
     height, width = shape
@@ -67,7 +49,7 @@ def crop_rect(geometry: Geometry, shape: tuple[int, int]) -> tuple[int, int, int
     return left, top, max(right - left, 1), max(bottom - top, 1)
 
 
-def cropped(values: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
+def cropped(values: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
     """The part of ``values`` [h, w] that is the image; a copy if something is cut off."""
     if not geometry.padded:
         return values
@@ -119,6 +101,17 @@ def resize(
     return np.asarray(cv2.resize(values, (width_px, height_px), interpolation=method), dtype=np.float32)
 
 
+def valid_at_image(valid: NDArray[np.bool_], geometry: Geometry | None) -> NDArray[np.bool_]:
+    """A validity mask of the whole network input -> bool [image height, image width], nearest neighbour."""
+    import cv2
+
+    if geometry is None:
+        return valid
+    mask = np.ascontiguousarray(cropped(valid, geometry)).view(np.uint8)
+    size = (geometry.width_px, geometry.height_px)
+    return np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)).view(np.bool_)
+
+
 def to_image(
     values: NDArray[np.float32],
     family: Family,
@@ -126,6 +119,7 @@ def to_image(
     *,
     exact: bool,
     field_of_view_degrees: float | None = None,
+    letterbox: bool = False,
 ) -> NDArray[np.float32]:
     """A raw map of the whole network input -> float32 [image height, image width].
 
@@ -134,13 +128,14 @@ def to_image(
 
     Args:
         field_of_view_degrees: DepthPro's second output; None where the graph gives metres itself.
+        letterbox: the border is cut off with ``exact`` too.
     """
     width, height = geometry.width_px, geometry.height_px
     if geometry.reflected:
         pad_x, pad_y = geometry.pad_x_px, geometry.pad_y_px
         full = resize(values, width + 2 * pad_x, height + 2 * pad_y)
         return np.ascontiguousarray(full[pad_y : pad_y + height, pad_x : pad_x + width])
-    if not exact:
+    if letterbox or not exact:
         values = cropped(values, geometry)
     if family is Family.DEPTH_PRO:
         values = resize(values, width, height, bilinear=True)

@@ -48,6 +48,14 @@ def image_of(rgb: NDArray[np.uint8]) -> av.VideoFrame:
     return image_from_array(rgb, "hwc_rgb")
 
 
+def border_value(pre: Preprocessing, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Network input of a border: zeros, or for ``letterbox`` the mean colour. [3] of ``dtype``."""
+    if not pre.letterbox or pre.do_normalize:
+        return np.zeros(3, dtype)
+    mean = np.array(pre.mean) * (1.0 if pre.do_rescale else 255.0)
+    return mean.astype(dtype)
+
+
 def value_table(pre: Preprocessing, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Network input for each 8-bit value: [3, 256] of ``dtype``, float16 as its bits in uint16.
 
@@ -127,6 +135,10 @@ class FastWriter:
     def __init__(self, spec: ModelSpec) -> None:
         pre = spec.preprocessing
         self._table = value_table(pre, np.dtype(spec.image_input.dtype))
+        self._border = border_value(pre, np.dtype(spec.image_input.dtype))
+        if self._border.dtype == np.float16:
+            self._border = self._border.view(np.uint16)
+        self._bgr = pre.bgr
         self._scaler = Scaler(pre.resample)
         self._planes = PlaneScaler(pre.resample, self._table)
         self._family = pre.family
@@ -138,13 +150,15 @@ class FastWriter:
             row_chw: [3, net height, net width] view of the buffer in its own dtype; strides as the layout needs.
         """
         row = row_chw.view(np.uint16) if row_chw.dtype == np.float16 else row_chw
+        if self._bgr:
+            row = row[::-1]
         if self._family in (Family.ZOEDEPTH, Family.DEPTH_PRO):
             full = self._scaler.scale(image, image.width, image.height)
             table_to_chw(_sampled(full, geometry, self._family), self._table, row)
             return
         width, height = geometry.inner_width_px, geometry.inner_height_px
         if geometry.padded:
-            row[...] = 0
+            row[...] = self._border[:, None, None]
             row = row[:, geometry.top_px : geometry.top_px + height, geometry.left_px : geometry.left_px + width]
         if self._planes.takes(image):
             self._planes.write(image, row)
@@ -203,8 +217,11 @@ def exact_input(rgb: NDArray[np.uint8], pre: Preprocessing, geometry: Geometry) 
         if geometry.padded:
             right = geometry.net_width_px - inner[0] - geometry.left_px
             bottom = geometry.net_height_px - inner[1] - geometry.top_px
-            chw = np.pad(chw, ((0, 0), (geometry.top_px, bottom), (geometry.left_px, right)))
-    return np.ascontiguousarray(chw, dtype=np.float32)
+            inside, border = chw, border_value(pre, chw.dtype)
+            chw = np.empty((3, geometry.net_height_px, geometry.net_width_px), np.float32)
+            chw[...] = border[:, None, None]
+            chw[:, geometry.top_px : chw.shape[1] - bottom, geometry.left_px : chw.shape[2] - right] = inside
+    return np.ascontiguousarray(chw[::-1] if pre.bgr else chw, dtype=np.float32)
 
 
 def _rescale(image: NDArray[np.uint8], pre: Preprocessing) -> NDArray[np.float32]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from streamdepth.core.errors import ModelError, ProviderError, StreamDepthError
 from streamdepth.core.host import cache_root, cores
 from streamdepth.core.threads import plan_threads
-from streamdepth.inference import agreement, graphs, nvidia, openvino_runtime, providers
-from streamdepth.inference.cache import HINT, writable
+from streamdepth.inference import agreement, fused, nvidia, openvino_runtime, providers
+from streamdepth.inference.cache import HINT, with_regular_files, writable
 from streamdepth.inference.ort import RECORD, assignment_of, first_line, load_error, session_options
 from streamdepth.inference.providers import provider_named
 from streamdepth.models.providers import AUTO, CPU, CUDA, Provider
@@ -130,12 +130,14 @@ def _open(
     import onnxruntime as ort
 
     providers.check_runs(provider)
+    if provider.name != CPU.name:
+        spec = with_regular_files(spec)
     if providers.on_own_runtime(provider):
         return OpenSession(_own_session(spec, provider, threads), provider.name)
     options = session_options(threads)
-    beside = graphs.weights_folder(spec)
+    beside = fused.weights_folder(spec)
     if beside:
-        options.add_session_config_entry(graphs.EXTERNAL_FOLDER, beside)
+        options.add_session_config_entry(fused.EXTERNAL_FOLDER, beside)
     plugin = providers.plugin_of(provider) if provider.plugin else None
     requested: list[Any] = []
     ort_name = provider.ort_name
@@ -217,9 +219,10 @@ def _left_to_cpu(session: Any, ort_name: str, spec: ModelSpec, provider: Provide
 
 
 def _refused(exc: Exception, spec: ModelSpec, provider: Provider) -> StreamDepthError:
+    if provider.name != CPU.name:
+        # only the CPU provider's refusal is the model's: others have limits of their own
+        return ProviderError(f"provider {provider.name}: cannot run {spec.name}: {first_line(exc)}; use --provider cpu")
     known = load_error(exc, spec)
     if known is not None:
         return known
-    if provider.name != CPU.name:
-        return ProviderError(f"provider {provider.name}: cannot run {spec.name}: {first_line(exc)}; use --provider cpu")
     return ModelError(f"{spec.name}: cannot be loaded: {first_line(exc)}; export it again")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from streamdepth.core.errors import ModelError
+from streamdepth.geometry.intrinsics import Intrinsics
 from streamdepth.inference.memory import BufferPool
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from streamdepth.inference.preprocess import FastWriter
     from streamdepth.models.spec import ModelSpec, TensorSpec
 
+_TOKENS, _TOKEN_COUNTS, _PATCH_PX = "num_tokens", (1200, 3600), 14
+_PROMPTS = ("prompt_depth", "sparse_depth", "lidar_depth", "depth_prompt")
 _MASKS = ("pixel_mask", "bool_masked_pos")
 _FOCAL = ("focal_length", "focallength_px", "focal_length_px", "f_px", "focal", "fx")
 _INTRINSICS = ("intrinsics", "k", "camera_intrinsics")
@@ -36,27 +38,43 @@ def focal_note(spec: ModelSpec) -> str:
     return f"{spec.name}: input {names[0]} assumes a horizontal field of view of {_ASSUMED_VIEW_DEGREES:g} degrees"
 
 
-def feed(tensor: TensorSpec, spec: ModelSpec, rows: int, size: tuple[int, int]) -> NDArray[Any]:
+def feed(
+    tensor: TensorSpec,
+    spec: ModelSpec,
+    rows: int,
+    size: tuple[int, int],
+    camera: Callable[[int, int], Intrinsics] | None = None,
+) -> NDArray[Any]:
     """The value of one further input, for ``rows`` images at network size (width, height).
 
-    ``pixel_mask`` is all ones. Focal length and intrinsics, in pixels of the network's input, are those of a horizontal
-    field of view of 60 degrees.
+    ``pixel_mask`` is all ones, ``num_tokens`` the number of 14x14 patches, 1200 to 3600. Focal length and intrinsics,
+    in pixels of the network's input, are the camera's, else those of a horizontal field of view of 60 degrees.
 
     Raises:
         ModelError: the meaning of the input is unknown.
     """
     width, height = size
     name = tensor.name.lower()
-    focal = width / 2 / math.tan(math.radians(_ASSUMED_VIEW_DEGREES) / 2)
+    known = Intrinsics.from_fov(_ASSUMED_VIEW_DEGREES, width, height) if camera is None else camera(width, height)
     dtype = np.dtype(tensor.dtype)
+    if name == _TOKENS:
+        count = min(max(round(width * height / _PATCH_PX**2), _TOKEN_COUNTS[0]), _TOKEN_COUNTS[1])
+        return np.full(_shape(tensor, rows, ()), count, dtype=dtype)
+    if name in _PROMPTS:
+        raise ModelError(
+            f"{spec.name}: needs depth of a sensor as input {tensor.name}, which is not supported; choose a model that "
+            "needs images only"
+        )
     if name in _MASKS:
         tail = (height, width)
         shape = _shape(tensor, rows, tail)
         return np.full(shape, name == "pixel_mask", dtype=dtype)
     if name in _FOCAL:
-        return np.full(_shape(tensor, rows, ()), focal, dtype=dtype)
+        return np.full(_shape(tensor, rows, ()), known.focal_px, dtype=dtype)
     if name in _INTRINSICS:
-        matrix = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], dtype=dtype)
+        matrix = known.matrix
+        matrix[:2, 2] += 0.5  # these networks count pixels from the edge of the image
+        matrix = matrix.astype(dtype)
         return np.ascontiguousarray(np.broadcast_to(matrix, _shape(tensor, rows, (3, 3))))
     shape_text = "[" + ", ".join(str(d) or "?" for d in tensor.shape) + "]"
     raise ModelError(
@@ -90,6 +108,7 @@ class SlotPlan:
         rows_per_run: rows of one run of the graph.
         geometry: how an image of (width, height) goes through the network.
         page_lock: locks the memory for a GPU; None = ordinary memory.
+        camera: intrinsics of an image of (width, height); None = unknown.
     """
 
     spec: ModelSpec
@@ -98,6 +117,7 @@ class SlotPlan:
     rows_per_run: int
     geometry: Callable[[int, int], Geometry]
     page_lock: PageLock | None
+    camera: Callable[[int, int], Intrinsics] | None = None
 
 
 class Buffers:
@@ -118,7 +138,7 @@ class Buffers:
         self.writer: FastWriter | None = None
         per_run = plan.rows_per_run
         run_shape = (per_run, *shape) if len(spec.image_input.shape) == len(shape) + 1 else shape
-        self._fed = [(t.name, feed(t, spec, per_run, size)) for t in spec.other_inputs]
+        self._fed = [(t.name, feed(t, spec, per_run, size, plan.camera)) for t in spec.other_inputs]
         self._name, self._per_run, self._run_shape = spec.image_input.name, per_run, run_shape
         self._bindings: list[Any] = [None] * len(range(0, rows, per_run))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -157,6 +158,26 @@ def sense_of(config: Mapping[str, Any]) -> Sense | None:
     return None
 
 
+_OTHER_TYPES = frozenset(
+    {
+        *("bert", "bit", "blip", "clip", "clipseg", "convnext", "detr", "dinov2", "dinov3", "mobilenet", "resnet"),
+        *("rt_detr", "sam", "segformer", "siglip", "vit", "yolos"),
+    }
+)
+"""``model_type`` of models for other tasks."""
+
+
+def other_task(config: Mapping[str, Any]) -> str:
+    """The architecture of a configuration that is for another task than depth estimation, empty where it is not."""
+    kind = str(config.get("model_type", "")).replace("-", "_").lower()
+    named = config.get("architectures")
+    architectures = [str(one) for one in named] if isinstance(named, list) else []
+    if any("depth" in one.lower() for one in (kind, *architectures)) or sense_of(config) is not None:
+        return ""
+    other = next((one for one in architectures if re.search(r"For[A-Z]", one)), "")
+    return other or (kind if kind in _OTHER_TYPES else "")
+
+
 def sense_is_certain(config: Mapping[str, Any]) -> bool:
     """Whether ``sense_of`` is based on more than the family DPT, which has metric and relative models (dpt-dinov2)."""
     return config.get("depth_estimation_type") is not None or config.get("model_type") != "dpt"
@@ -185,6 +206,8 @@ def _changes(config: Mapping[str, Any], base: Preprocessing) -> dict[str, Any]:
     for key in ("do_resize", "do_rescale", "do_normalize", "do_pad"):
         if isinstance(config.get(key), bool):
             changes[key] = config[key]
+    if isinstance(config.get("do_flip_channel_order"), bool):
+        changes["bgr"] = config["do_flip_channel_order"]
     if isinstance(config.get("keep_aspect_ratio"), bool):
         changes["keep_aspect"] = config["keep_aspect_ratio"]
     # DPT pads to size_divisor after the resize; GLPN floors to it instead of resizing to a size.
@@ -192,7 +215,7 @@ def _changes(config: Mapping[str, Any], base: Preprocessing) -> dict[str, Any]:
     if base.family is Family.GLPN and divisor is not None:
         changes["multiple_of"] = int(divisor)
     elif multiple is not None and not (base.family is Family.DPT and changes.get("do_resize") is False):
-        changes["multiple_of"] = int(multiple)
+        changes["multiple_of"] = int(multiple) if float(multiple).is_integer() else float(multiple)
     elif divisor is not None and changes.get("do_pad"):
         changes["multiple_of"] = int(divisor)
     if config.get("size") is not None and base.family is not Family.GLPN:

@@ -1,9 +1,12 @@
-"""The interface of an ONNX graph: names, ranks, shapes and dtypes, metadata, and the files of its weights."""
+"""The interface of an ONNX graph: inputs, outputs, metadata, the files of its weights, and its own normalisation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
 
 from streamdepth.core.errors import ModelError
 from streamdepth.models.spec import TensorSpec
@@ -16,21 +19,37 @@ if TYPE_CHECKING:
 ImageLayout = Literal["chw", "hwc", "nchw"]
 
 # onnx.TensorProto.DataType, numbers of the ONNX IR that never change
-_DTYPES = {1: "float32", 2: "uint8", 6: "int32", 7: "int64", 9: "bool", 10: "float16"}
+_DTYPES = {1: "float32", 2: "uint8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
 _DTYPE_NAMES = {
     3: "int8",
     4: "uint16",
     5: "int16",
     8: "string",
-    11: "float64",
     12: "uint32",
     13: "uint64",
     16: "bfloat16",
 }
 _IMAGE_DTYPES = ("float32", "float16", "uint8")
-_DEPTH_DTYPES = ("float32", "float16")
+_DEPTH_DTYPES = ("float32", "float16", "float64")
 _IMAGE_NAMES = ("pixel_values", "image", "images", "input_image", "input", "x")
-_DEPTH_NAMES = ("predicted_depth", "depth", "depths", "output", "disparity", "inverse_depth")
+_DEPTH_NAMES = ("predicted_depth", "depth", "depths", "depth_map", "output", "disparity", "inverse_depth")
+"""Names of depth outputs, the most common first."""
+_DEPTH_WORDS = frozenset({"depth", "depths", "disp", "disps", "disparity", "inverse", "z"})
+_INVERSE_WORDS = frozenset({"disp", "disps", "disparity", "inverse", "inv"})
+_OTHER_WORDS = frozenset(
+    {
+        *("conf", "confidence", "uncertainty", "uncertainties", "variance", "var", "sigma", "std", "score", "scores"),
+        *("mask", "masks", "valid", "validity", "sky", "seg", "segmentation", "semantic", "logits", "class", "classes"),
+        *("normal", "normals", "edge", "edges", "boundary", "alpha", "matte", "pha", "fgr", "prob", "probs", "label"),
+        *("feature", "features", "feat", "feats", "token", "tokens", "hidden", "state", "embedding", "embeddings"),
+        *("attention", "attentions", "box", "boxes", "bbox", "bboxes", "labels", "landmarks", "keypoints", "heatmap"),
+        *("intrinsics", "pose", "extrinsics", "ray", "rays", "focal", "fov", "flow", "points", "point", "pts", "cache"),
+    }
+)
+"""Words in the names of outputs that are not depth, even beside a depth word (``depth_conf``)."""
+_PASSING = frozenset({"Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Resize", "Slice", "Pad"})
+_META_OUTPUT = "streamdepth.output"
+_PATCH_PX = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +94,8 @@ class GraphInfo:
     external: tuple[ExternalData, ...]
     metadata: Mapping[str, str]
     half_weights: bool
+    input_scale: Mapping[str, int] = field(default_factory=dict)
+    """Image input -> 1 or 255, the largest value it takes, where the graph's first nodes normalise images."""
 
 
 def read_graph(path: Path) -> GraphInfo:
@@ -102,6 +123,7 @@ def read_graph(path: Path) -> GraphInfo:
         external=_external(path, model),
         metadata={_text(p.key): _text(p.value) for p in model.metadata_props},
         half_weights=bool(kinds) and kinds.count(10) * 2 > len(kinds),
+        input_scale={v.name: scale for v in graph.input if (scale := _input_scale(graph, v.name))},
     )
 
 
@@ -137,6 +159,51 @@ def _raw(value: Any) -> RawTensor:
             d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else _text(d.dim_param) for d in kind.shape.dim
         )
     return RawTensor(_text(value.name), int(kind.elem_type), shape)
+
+
+def _input_scale(graph: Any, name: str) -> int:
+    """1 or 255 for an input that the first nodes normalise by constants, 0 where they do not.
+
+    With x the input, these nodes compute a * x + b. The largest value is the one that puts the result into -4..4 with
+    a span of at least 0.5.
+    """
+    constants = {t.name: t for t in graph.initializer}
+    constants |= {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant" and n.attribute}
+    factor, offset, current, found = np.ones(1), np.zeros(1), name, False
+    while True:
+        node = next((n for n in graph.node if current in n.input and n.op_type != "Shape"), None)
+        if node is None or not node.output:
+            break
+        other = [one for one in node.input if one and one != current]
+        if node.op_type in _PASSING and node.input[0] == current:
+            current = node.output[0]
+            continue
+        if node.op_type not in ("Sub", "Div", "Mul", "Add") or len(other) != 1 or other[0] not in constants:
+            break
+        value = _small(constants[other[0]])
+        if value is None or (node.op_type in ("Sub", "Div") and node.input[0] != current):
+            break
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if node.op_type in ("Sub", "Add"):
+                offset = offset + (value if node.op_type == "Add" else -value)
+            else:
+                ratio = value if node.op_type == "Mul" else 1 / value
+                factor, offset = factor * ratio, offset * ratio
+        current, found = node.output[0], True
+    for scale in (1, 255) if found else ():
+        low, high = offset, factor * scale + offset
+        if np.all(np.abs(low) <= 4) and np.all(np.abs(high) <= 4) and np.all(high - low >= 0.5):
+            return scale
+    return 0
+
+
+def _small(tensor: Any) -> Any:
+    """The value of a constant of 1 or 3 elements, else None."""
+    if int(np.prod(tensor.dims or (1,))) not in (1, 3) or tensor.data_location == 1:
+        return None
+    from onnx import numpy_helper
+
+    return np.asarray(numpy_helper.to_array(tensor), np.float64).reshape(-1)
 
 
 def _tensors(graph: Any) -> Iterator[Any]:
@@ -229,7 +296,7 @@ def image_input(model: str | Path, graph: GraphInfo, name: str | None = None) ->
         if not known:
             raise ModelError(
                 f"{model}: has {len(fits)} inputs that could take images ({_names(t for t, _ in fits)});"
-                " name one as the image input"
+                " choose one with --input-name"
             )
         fits = [fit for fit in fits if fit[0].name == known[0]]
     tensor, layout = fits[0]
@@ -274,41 +341,137 @@ def _channels(dimension: int | str) -> str:
     return f"{dimension} channels, images have 3 (RGB)"
 
 
-def depth_output(model: str | Path, graph: GraphInfo, name: str | None = None) -> TensorSpec:
-    """The output that holds depth: the named one, else one with a usual name, else the first of a fitting shape.
+def depth_output(
+    model: str | Path, graph: GraphInfo, name: str | None = None, size: tuple[int | str, int | str] = ("", "")
+) -> TensorSpec:
+    """The output that has depth.
+
+    The named one; else the one that the graph's metadata names; else one with a depth word in its name, of several the
+    largest; else the only one without a name of something else.
+
+    Args:
+        name: the user's choice.
+        size: declared (height, width) of the image input: a map has the same aspect ratio.
+    Raises:
+        ModelError: none that could be depth, or several without a depth name.
+    """
+    name = name or graph.metadata.get(_META_OUTPUT)
+    if name is not None:
+        chosen = _output(model, graph, name)
+        reason = _no_map(chosen, size)
+        if reason:
+            raise ModelError(f"{model}: output {chosen.describe()} is not a depth map: {reason}")
+        return _spec(chosen)
+    fits = [t for t in graph.outputs if not (_is_other(t.name) or _no_map(t, size))]
+    named = [t for t in fits if _words(t.name) & _DEPTH_WORDS]
+    if named:
+        return _spec(min(named, key=lambda t: (-_area(t), _rank(t.name))))
+    if len(fits) == 1:
+        return _spec(fits[0])
+    if fits:
+        usual = [t for t in fits if bare_name(t.name) in _DEPTH_NAMES]
+        if len(usual) == 1:
+            return _spec(usual[0])
+        raise ModelError(
+            f"{model}: has {len(fits)} outputs that could be depth ({', '.join(t.describe() for t in fits)}); choose "
+            "one with --output-name"
+        )
+    reasons = "; ".join(f"{t.describe()}: {_no_map(t, size) or 'by its name not depth'}" for t in graph.outputs)
+    raise ModelError(f"{model}: has no depth output ({reasons}); a depth model gives [batch, height, width]")
+
+
+def output_named(model: str | Path, graph: GraphInfo, name: str) -> TensorSpec:
+    """The output of a name, of any shape.
 
     Raises:
-        ModelError: there is none of that name, or none that could be depth.
+        ModelError: there is none, or it has a dtype that cannot hold depth.
     """
-    if name is not None:
-        chosen = next((t for t in graph.outputs if t.name == name), None)
-        if chosen is None:
-            raise ModelError(f"{model}: has no output {name!r}; its outputs are {_names(graph.outputs)}")
-        reason = _no_depth(chosen)
-        if reason:
-            raise ModelError(f"{model}: output {chosen.describe()} is no depth map: {reason}")
-        return _spec(chosen)
-    fits = [t for t in graph.outputs if not _no_depth(t)]
-    if not fits:
-        reasons = "; ".join(f"{t.describe()}: {_no_depth(t)}" for t in graph.outputs)
-        raise ModelError(f"{model}: has no depth output ({reasons}); a depth model gives [batch, height, width]")
-    by_name = {t.name: t for t in reversed(fits)}
-    usual = next((by_name[n] for n in _DEPTH_NAMES if n in by_name), None)
-    return _spec(usual or fits[0])
+    chosen = _output(model, graph, name)
+    if chosen.dtype not in _DEPTH_DTYPES:
+        raise ModelError(f"{model}: output {chosen.describe()} is not depth: depth is {', '.join(_DEPTH_DTYPES)}")
+    return _spec(chosen)
 
 
-def _no_depth(tensor: RawTensor) -> str:
+def _output(model: str | Path, graph: GraphInfo, name: str) -> RawTensor:
+    chosen = next((t for t in graph.outputs if t.name == name), None)
+    if chosen is None:
+        raise ModelError(f"{model}: has no output {name!r}; its outputs are {_names(graph.outputs)}")
+    return chosen
+
+
+def says_inverse(output: str) -> bool:
+    """Whether the name of a depth output says that near is large (``disp_0``)."""
+    return bool(_words(output) & _INVERSE_WORDS)
+
+
+def covers(height: int, width: int, input_height: int, input_width: int) -> bool:
+    """Whether a map of (height, width) has the aspect ratio of the network's input.
+
+    The network may have rounded each side of its input by a patch of 16 pixels.
+    """
+    ratio = (height * input_width) / (width * input_height)
+    least_y, least_x = max(1 - _PATCH_PX / input_height, 0.01), max(1 - _PATCH_PX / input_width, 0.01)
+    return least_y / (1 + _PATCH_PX / input_width) <= ratio <= (1 + _PATCH_PX / input_height) / least_x
+
+
+def bare_name(name: str) -> str:
+    """The name of a tensor without prefix and number, lower case: ``model/Depth:0`` -> ``depth``."""
+    return name.rsplit("/", 1)[-1].partition(":")[0].lower()
+
+
+def _words(name: str) -> frozenset[str]:
+    """Lower-case words of a name: ``model/predictedDepth_0:0`` has predicted, depth."""
+    last = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name.rsplit("/", 1)[-1].partition(":")[0])
+    return frozenset(word for word in re.split(r"[^a-z]+", last.lower()) if word)
+
+
+def _is_other(name: str) -> bool:
+    return bool(_words(name) & _OTHER_WORDS)
+
+
+def _rank(name: str) -> tuple[int, int, str]:
+    """Order of depth names: the common ones first, then by the number at the end, 0 = full size by convention."""
+    bare = bare_name(name)
+    number = re.search(r"(\d+)$", bare)
+    order = _DEPTH_NAMES.index(bare) if bare in _DEPTH_NAMES else len(_DEPTH_NAMES)
+    return order, int(number[1]) if number else 0, name
+
+
+def map_sides(shape: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Dimensions of a map without the batch and axes of 1; more or fewer than two where it is not a map."""
+    sides = list(shape)
+    while len(sides) > 2 and sides[-1] == 1:
+        sides.pop()
+    if len(sides) > 2:
+        sides.pop(0)
+    # an axis with a name may be views; not where the last axis looks like channels
+    while len(sides) > 2 and (sides[0] == 1 or (not isinstance(sides[0], int) and sides[-1] not in (2, 3, 4))):
+        sides.pop(0)
+    return tuple(sides)
+
+
+def _area(tensor: RawTensor) -> int:
+    sides = [side for side in map_sides(tensor.shape or ()) if isinstance(side, int)]
+    return sides[0] * sides[1] if len(sides) == 2 else 0
+
+
+def _no_map(tensor: RawTensor, size: tuple[int | str, int | str]) -> str:
+    """Why an output cannot be a map of the input, empty where it can."""
     if tensor.dtype not in _DEPTH_DTYPES:
-        return f"depth is {' or '.join(_DEPTH_DTYPES)}"
-    shape = tensor.shape
-    if shape is None:
+        return f"depth is {', '.join(_DEPTH_DTYPES)}"
+    if tensor.shape is None:
         return ""
-    if len(shape) not in (2, 3, 4):
-        return f"rank {len(shape)}, depth has rank 2 to 4"
-    if len(shape) == 4 and not (_may_be(shape[1], 1) or shape[3] == 1):
-        return f"{shape[1]} channels, depth has 1"
-    if isinstance(shape[-1], int) and shape[-1] == 1 and (len(shape) < 4 or shape[1] == 1):
+    if len(tensor.shape) not in (2, 3, 4, 5):
+        return f"rank {len(tensor.shape)}, depth has rank 2 to 5"
+    sides = map_sides(tensor.shape)
+    if len(sides) != 2:
+        return f"{sides[0]} channels, depth has 1"
+    if 1 in sides:
         return "one pixel wide"
+    height, width = sides
+    known = [isinstance(side, int) for side in (height, width, *size)]
+    if all(known) and not covers(height, width, *size):  # type: ignore[arg-type]
+        return f"{width}x{height} has not the aspect ratio of the input's {size[1]}x{size[0]}"
     return ""
 
 

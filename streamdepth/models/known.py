@@ -7,16 +7,21 @@ x86-64 cores with ONNX Runtime's CPU provider.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.frame import Sense
-from streamdepth.models.spec import Family, Preprocessing
+from streamdepth.models.graph import bare_name
+from streamdepth.models.spec import Family, Head, Preprocessing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from streamdepth.models.graph import GraphInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +47,91 @@ class KnownModel:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class KnownFamily:
+    """A family of models, recognised by configuration, metadata, outputs, or the name of the file or repository.
+
+    Attributes:
+        name: for people.
+        sense: meaning of the output; of one with ``focal_divisor`` without intrinsics.
+        preprocessing: rules, used if the model has no preprocessor file.
+        licence: SPDX id or name, empty where unknown or different between members.
+        head: how depth is read, with the names of the graph's outputs.
+        points: output with points, empty for a map.
+        by_name: only the name says that it is of the family.
+    """
+
+    name: str
+    sense: Sense
+    preprocessing: Preprocessing
+    licence: str
+    head: Head
+    points: str = ""
+    by_name: bool = False
+
+
+_NON_COMMERCIAL = ("CC-BY-NC", "-NC", "Apple-AMLR")
+_COPYLEFT = ("AGPL", "GPL")
+
+
+def licence_note(licence: str) -> str:
+    """What a licence restricts, empty where commercial use is free."""
+    if any(part in licence.upper() for part in map(str.upper, _NON_COMMERCIAL)):
+        return f"licence {licence} forbids commercial use"
+    if any(part in licence.upper() for part in _COPYLEFT):
+        return f"licence {licence} is copyleft: it extends to software that uses the model"
+    return ""
+
+
+def find_family(graph: GraphInfo, names: Sequence[str], model_type: str = "") -> KnownFamily | None:
+    """The family of a model, by its configuration, metadata and outputs first, then by names; None if unknown.
+
+    Args:
+        names: of the file and the repository.
+        model_type: of ``config.json``.
+    """
+    data = _data()
+    text = " ".join(names).lower()
+    outputs = {bare_name(t.name): t.name for t in graph.outputs}
+    ranks = {len(t.shape) for t in graph.inputs if t.shape is not None}
+    kind = model_type.lower().replace("-", "_")
+
+    def certain(row: Mapping[str, Any]) -> bool:
+        if kind and kind in row.get("config", ()):
+            return True
+        if "metadata" in row:
+            return all(graph.metadata.get(key) == value for key, value in row["metadata"].items())
+        needed = row.get("outputs", ())
+        return bool(needed) and set(needed) <= set(outputs) and row.get("rank", 0) in {0, *ranks}
+
+    row, by_name = next((row for row in data["families"] if certain(row)), None), False
+    if row is None:
+        named = (row for row in data["families"] if "files" in row and re.search(row["files"], text))
+        row, by_name = next(named, None), True
+    if row is None:
+        return None
+    head = dict(row.get("head", {}))
+    points = outputs.get(head.pop("points", ""), "")
+    if head.get("kind", "map") != "map" and not points:
+        head["kind"] = "map"
+    found: dict[str, Any] = {
+        key: outputs.get(value, "") if key not in ("kind", "focal_divisor") else value for key, value in head.items()
+    }
+    licence = next((name for pattern, name in row.get("licence", ()) if re.search(pattern, text)), "")
+    rules = preprocessing_from(data["preprocessing"][row["preprocessing"]])
+    return KnownFamily(row["name"], Sense(row["sense"]), rules, licence, Head(**found), points, by_name)
+
+
+@cache
+def _data() -> Mapping[str, Any]:
+    text = files("streamdepth.models").joinpath("known_models.json").read_text(encoding="utf-8")
+    data: Mapping[str, Any] = json.loads(text)
+    return data
+
+
 def known_models() -> tuple[KnownModel, ...]:
     """All rows, in the order of display."""
-    text = files("streamdepth.models").joinpath("known_models.json").read_text(encoding="utf-8")
-    data = json.loads(text)
+    data = _data()
     presets = {key: preprocessing_from(values) for key, values in data["preprocessing"].items()}
     return tuple(
         KnownModel(
@@ -92,7 +178,7 @@ def _typed(key: str, value: Any, like: Any) -> Any:
     elif isinstance(like, tuple):
         fits = isinstance(value, (list, tuple)) and all(_number(v) for v in value)
         value = tuple(map(float, value)) if fits else value
-    elif isinstance(like, float):
+    elif isinstance(like, float) or key == "multiple_of":
         fits = _number(value)
     else:
         fits = isinstance(value, type(like)) and not isinstance(value, bool)

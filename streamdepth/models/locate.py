@@ -65,6 +65,7 @@ class Located:
     builtin: Mapping[str, Any] = field(default_factory=dict)
     js: JsConfig = field(default_factory=JsConfig)
     licence: str = ""
+    repository: str = ""
     known: KnownModel | None = None
     notes: tuple[str, ...] = ()
 
@@ -293,6 +294,7 @@ def _from_listing(
         preprocessor_where=f"{repository}/{PREPROCESSOR_NAME}",
         js=js,
         licence=listing.licence,
+        repository=repository,
         known=find_known(repository),
         notes=(listing.note,) if listing.note else (),
     )

@@ -7,6 +7,7 @@ with no others.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -14,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.errors import ModelError, UsageError
 from streamdepth.core.frame import Sense
-from streamdepth.models.config import preprocessing_of, sense_is_certain, sense_of
-from streamdepth.models.graph import depth_output, image_input, other_inputs
+from streamdepth.models.config import other_task, preprocessing_of, sense_is_certain, sense_of
+from streamdepth.models.graph import depth_output, image_input, map_sides, other_inputs, output_named, says_inverse
 from streamdepth.models.hub import HubAccess
-from streamdepth.models.known import preprocessing_from
+from streamdepth.models.known import KnownFamily, find_family, licence_note, preprocessing_from
 from streamdepth.models.layout import check_dtype
 from streamdepth.models.locate import find_target, locate
 from streamdepth.models.providers import AUTO
-from streamdepth.models.spec import ModelSpec, Preprocessing, TensorSpec, apply_size, fit_to_graph, parse_size
+from streamdepth.models.spec import Head, ModelSpec, Preprocessing, TensorSpec, apply_size, fit_to_graph, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 # keys of a graph's metadata, in rising priority; ONNX has no standard for them
 _META_SENSE = "streamdepth.sense"
+_METRIC_NAME = r"metric|hypersim|vkitti|indoor|outdoor"
 _META_LICENCE = ("license", "licence", "streamdepth.licence")
 
 
@@ -47,6 +49,7 @@ def resolve(
     output_name: str | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     metres_per_unit: float | None = None,
+    camera: bool = False,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
     access: HubAccess | None = None,
@@ -67,6 +70,7 @@ def resolve(
         input_name, output_name: of the image and the depth, where the graph has several.
         preprocessing: all rules, or a mapping of the fields to change.
         metres_per_unit: factor from a metric output to metres.
+        camera: the intrinsics of the images are known, so models that need them give metres.
         cache_dir: the Hub cache to use; shorthand for the same field of ``access``.
         progress: called during downloads.
         access: how to reach the Hub.
@@ -104,6 +108,7 @@ def resolve(
         output_name=output_name,
         preprocessing=preprocessing,
         metres_per_unit=metres_per_unit,
+        camera=camera,
     )
 
 
@@ -116,40 +121,58 @@ def build_spec(
     output_name: str | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     metres_per_unit: float | None = None,
+    camera: bool = False,
 ) -> ModelSpec:
     """The specification of a model with local files; arguments and errors as in :func:`resolve`."""
     notes = list(found.notes)
     origins: dict[str, Origin] = {"dtype": found.dtype_origin}
     called = found.path if found.source == "file" else found.name
+    _refuse_other_task(found, called, sure=sense is not None or output_name is not None)
     raw_image, layout = image_input(called, found.graph, input_name)
     image = _fix(raw_image, found)
-    depth = _fix(depth_output(called, found.graph, output_name), found)
+    family = None if found.builtin else _family(found)
+    head = Head() if family is None or output_name else family.head
+    if head.kind != "map" and family is not None:
+        depth = output_named(called, found.graph, family.points)
+    else:
+        sides = image.shape[-3:-1] if layout == "hwc" else image.shape[-2:]
+        depth = _fix(depth_output(called, found.graph, output_name, (sides[0], sides[1])), found)
     others = tuple(_fix(t, found) for t in other_inputs(called, found.graph, image.name))
     origins["image_input"] = "user" if input_name else "graph"
     origins["depth_output"] = "user" if output_name else "graph"
 
-    rules, origins["preprocessing"] = _preprocessing(found, preprocessing, notes)
+    rules, origins["preprocessing"] = _preprocessing(found, family, image.name, preprocessing, notes)
     if image.dtype == "uint8":
         # the type holds image bytes only, so the graph normalises
         rules = replace(rules, do_rescale=False, do_normalize=False)
-    fixed = _fixed_size(image, layout)
+    fixed = _fixed_size(image, depth, layout)
     fitted = fit_to_graph(rules, fixed)
     origins["size"] = "graph" if fixed != (None, None) else origins["preprocessing"]
     if size is not None:
-        fitted = apply_size(fitted, size, fixed, found.name)
+        fitted = apply_size(fitted, size, fixed, found.name, assumed=origins["preprocessing"] in ("default", "name"))
         origins["size"] = "user"
 
-    meaning, origins["sense"] = _meaning(found, sense, notes)
-    licence, origins["licence"] = _licence(found)
+    meaning, origins["sense"] = _meaning(found, family, depth.name, sense, notes)
+    licence, origins["licence"] = _licence(found, family)
     unit = metres_per_unit
+    if head.focal_divisor and meaning is not Sense.RELATIVE_INVERSE:
+        if camera:
+            meaning = Sense.METRIC_M
+        elif meaning is Sense.METRIC_M and unit is None:
+            raise UsageError(f"sense {meaning}: {found.name} needs intrinsics for metres; give --fov DEGREES")
+        elif sense is None:
+            notes.append(f"{found.name}: depth without a unit; give --fov DEGREES or --intrinsics for metres")
     if unit is None:
         unit = float(found.builtin.get("metres_per_unit", 1.0))
     elif meaning is not Sense.METRIC_M:
-        hint = "choose a metric model" if _unit_is_certain(found) else f"give sense {Sense.METRIC_M} too"
+        hint = "choose a metric model" if _unit_is_certain(found, family) else f"give sense {Sense.METRIC_M} too"
         raise UsageError(f"metres_per_unit: {found.name} gives {meaning}, not metres; {hint}")
     origins["metres_per_unit"] = "user" if metres_per_unit is not None else "default"
     if found.known is not None:
         notes += found.known.notes
+    restriction = licence_note(licence)
+    if restriction:
+        notes.append(f"{found.name}: {restriction}")
     return ModelSpec(
         name=found.name,
         path=found.path,
@@ -167,6 +190,7 @@ def build_spec(
         origins=origins,
         notes=tuple(notes),
         external_data=found.external_data,
+        head=head,
     )
 
 
@@ -185,18 +209,53 @@ def _fix(tensor: TensorSpec, found: Located) -> TensorSpec:
     return replace(tensor, shape=tuple(sizes.get(d, d) if isinstance(d, str) else d for d in tensor.shape))
 
 
-def _fixed_size(image: TensorSpec, layout: str) -> tuple[int | None, int | None]:
-    """The graph's fixed (width, height), None for a dynamic side."""
+def _family(found: Located) -> KnownFamily | None:
+    return find_family(found.graph, _names(found), str(found.config.get("model_type", "")))
+
+
+def _names(found: Located) -> tuple[str, ...]:
+    """Names that may say what the model is: of the repository, or of the file and its folder as the user wrote it."""
+    return (found.repository,) if found.repository else (found.name.rstrip("/").rsplit("/", 1)[-1], found.path.name)
+
+
+def _refuse_other_task(found: Located, called: str | Path, *, sure: bool) -> None:
+    """Refuse a model that its metadata or configuration says is for another task, unless the user is sure of it."""
+    task = found.graph.metadata.get("task", "depth")
+    if task != "depth" and not sure:
+        raise ModelError(f"{called}: its metadata says task {task}, not depth; choose a depth model")
+    other = other_task(found.config)
+    if other and not sure:
+        raise ModelError(f"{found.config_where}: {other} is not a depth model; choose a depth model, or give --sense")
+
+
+def _fixed_size(image: TensorSpec, depth: TensorSpec, layout: str) -> tuple[int | None, int | None]:
+    """The graph's fixed (width, height), None for a dynamic side.
+
+    A graph of dynamic input and fixed output resizes by itself: the size of its output is the size it needs.
+    """
     height, width = image.shape[-3:-1] if layout == "hwc" else image.shape[-2:]
+    if not isinstance(height, int) and not isinstance(width, int):
+        sides = map_sides(depth.shape)
+        if len(sides) == 2 and all(isinstance(side, int) for side in sides):
+            height, width = sides
     return width if isinstance(width, int) else None, height if isinstance(height, int) else None
 
 
 def _preprocessing(
-    found: Located, given: Preprocessing | Mapping[str, Any] | None, notes: list[str]
+    found: Located,
+    family: KnownFamily | None,
+    image: str,
+    given: Preprocessing | Mapping[str, Any] | None,
+    notes: list[str],
 ) -> tuple[Preprocessing, Origin]:
     if isinstance(given, Preprocessing):
         return given, "user"
-    rules, origin = _own_preprocessing(found)
+    rules, origin = _own_preprocessing(found, family)
+    scale = found.graph.input_scale.get(image)
+    if scale is not None and origin in ("default", "name", "table"):
+        rules = replace(rules, do_rescale=scale == 1, rescale_factor=1 / 255, do_normalize=False)
+        if origin != "table":
+            notes.append(f"{found.name}: the graph normalises images itself; it is given values of 0..{scale}")
     if given is not None:
         try:
             changed = preprocessing_from(given, rules)
@@ -213,7 +272,7 @@ def _preprocessing(
     return rules, origin
 
 
-def _own_preprocessing(found: Located) -> tuple[Preprocessing, Origin]:
+def _own_preprocessing(found: Located, family: KnownFamily | None) -> tuple[Preprocessing, Origin]:
     if found.builtin:
         return preprocessing_from(found.builtin["preprocessing"]), "config"
     if found.preprocessor is not None:
@@ -222,19 +281,37 @@ def _own_preprocessing(found: Located) -> tuple[Preprocessing, Origin]:
             return rules, "config"
     if found.known is not None:
         return found.known.preprocessing, "table"
+    if family is not None:
+        rules = family.preprocessing
+        sides = re.findall(r"\d+", found.graph.metadata.get("imgsz", ""))
+        if len(sides) == 2:
+            rules = replace(rules, height_px=int(sides[0]), width_px=int(sides[1]))
+        return rules, "name" if family.by_name else "table"
     if found.preprocessor is not None:
         kind = found.preprocessor.get("image_processor_type") or found.preprocessor.get("feature_extractor_type")
         raise ModelError(f"{found.preprocessor_where}: unknown image processor {kind}; give the preprocessing")
     return Preprocessing(), "default"
 
 
-def _meaning(found: Located, given: Sense | None, notes: list[str]) -> tuple[Sense, Origin]:
-    own, origin = _own_meaning(found)
+def _meaning(
+    found: Located, family: KnownFamily | None, output: str, given: Sense | None, notes: list[str]
+) -> tuple[Sense, Origin]:
+    own, origin = _own_meaning(found, family)
+    if own is None and says_inverse(output):
+        own, origin = Sense.RELATIVE_INVERSE, "graph"
+    if own is None and re.search(_METRIC_NAME, " ".join(_names(found)).lower()):
+        own, origin = Sense.METRIC_M, "name"
     if given is not None:
-        if _unit_is_certain(found) and (given is Sense.METRIC_M) != (own is Sense.METRIC_M):
+        if (
+            _unit_is_certain(found, family)
+            and not _solvable(family)
+            and (given is Sense.METRIC_M) != (own is Sense.METRIC_M)
+        ):
             raise UsageError(f"sense {given}: {found.name} gives {own}; leave sense out, or choose another model")
         return given, "user"
     if own is not None:
+        if origin == "name":
+            notes.append(f"{found.name}: sense {own} is assumed from the name; if it is wrong, give --sense")
         return own, origin
     notes.append(
         f"{found.name}: sense unknown; near = large ({Sense.RELATIVE_INVERSE}) is assumed. If far things come out"
@@ -243,13 +320,22 @@ def _meaning(found: Located, given: Sense | None, notes: list[str]) -> tuple[Sen
     return Sense.RELATIVE_INVERSE, "default"
 
 
-def _unit_is_certain(found: Located) -> bool:
+def _solvable(family: KnownFamily | None) -> bool:
+    """Whether the model gives metres for known intrinsics."""
+    return family is not None and bool(family.head.focal_divisor)
+
+
+def _unit_is_certain(found: Located, family: KnownFamily | None) -> bool:
     """Whether it is certain if the model gives metres, so that the user cannot change it."""
-    own, origin = _own_meaning(found)
-    return own is not None and (origin != "config" or bool(found.builtin) or sense_is_certain(found.config))
+    own, origin = _own_meaning(found, family)
+    return (
+        own is not None
+        and origin != "name"
+        and (origin != "config" or bool(found.builtin) or sense_is_certain(found.config))
+    )
 
 
-def _own_meaning(found: Located) -> tuple[Sense | None, Origin]:
+def _own_meaning(found: Located, family: KnownFamily | None) -> tuple[Sense | None, Origin]:
     if found.known is not None:
         return found.known.sense, "table"
     if found.builtin:
@@ -258,6 +344,8 @@ def _own_meaning(found: Located) -> tuple[Sense | None, Origin]:
     if configured is not None:
         return configured, "config"
     declared = found.graph.metadata.get(_META_SENSE)
+    if declared is None and family is not None:
+        return family.sense, "name" if family.by_name else "table"
     if declared is None:
         return None, "default"
     try:
@@ -266,12 +354,14 @@ def _own_meaning(found: Located) -> tuple[Sense | None, Origin]:
         raise ModelError(f"{found.path}: its {_META_SENSE} is {declared!r}, not one of {', '.join(Sense)}") from exc
 
 
-def _licence(found: Located) -> tuple[str, Origin]:
+def _licence(found: Located, family: KnownFamily | None) -> tuple[str, Origin]:
     if found.known is not None and found.known.licence:
         return found.known.licence, "table"
     if found.licence:
         return found.licence, "config"
     for key in reversed(_META_LICENCE):
         if found.graph.metadata.get(key):
-            return found.graph.metadata[key], "graph"
+            return found.graph.metadata[key].partition(" (")[0], "graph"
+    if family is not None and family.licence:
+        return family.licence, "table"
     return "", "default"

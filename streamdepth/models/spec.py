@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
@@ -34,8 +35,8 @@ class Family(StrEnum):
 MAX_SIDE_PX = 8192
 Resample = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 RESAMPLES: tuple[Resample, ...] = ("nearest", "bilinear", "bicubic", "lanczos")
-TensorDtype = Literal["float32", "float16", "uint8", "int64", "int32", "bool"]
-Origin = Literal["graph", "config", "table", "user", "default"]
+TensorDtype = Literal["float32", "float16", "float64", "uint8", "int64", "int32", "bool"]
+Origin = Literal["graph", "config", "table", "name", "user", "default"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,13 @@ class Preprocessing:
         width_px, height_px: target size of the resize rule (not always the network's size).
         do_resize, do_rescale, do_normalize, do_pad: steps, as in ``preprocessor_config.json``.
         keep_aspect: keep the aspect ratio, with the scale nearer to 1.
+        longest_side: with ``keep_aspect``, the size bounds the longest side instead.
+        letterbox: fit the image into the size (or the graph's), centred, with a border of the mean colour.
         multiple_of: each side is rounded to a multiple of this.
         resample: filter of the resize.
         rescale_factor: multiplies 8-bit values.
         mean, std: per channel R, G, B, after rescaling.
+        bgr: the network takes blue, green, red.
     """
 
     family: Family = Family.DPT
@@ -61,17 +65,20 @@ class Preprocessing:
     do_normalize: bool = True
     do_pad: bool = False
     keep_aspect: bool = True
-    multiple_of: int = 14
+    longest_side: bool = False
+    letterbox: bool = False
+    multiple_of: float = 14
     resample: Resample = "bicubic"
     rescale_factor: float = 1 / 255
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    bgr: bool = False
 
     def __post_init__(self) -> None:
         if self.width_px < 1 or self.height_px < 1:
             raise ValueError(f"a network input has at least 1x1 pixels, not {self.width_px}x{self.height_px}")
-        if self.multiple_of < 1:
-            raise ValueError(f"multiple_of is at least 1, not {self.multiple_of}")
+        if not (isfinite(self.multiple_of) and self.multiple_of > 0):
+            raise ValueError(f"multiple_of is a positive number, not {self.multiple_of}")
         if self.resample not in RESAMPLES:
             raise ValueError(f"resample is one of {', '.join(RESAMPLES)}, not {self.resample!r}")
         if len(self.mean) != 3 or not all(map(isfinite, self.mean)):
@@ -92,6 +99,38 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """How depth is read from the outputs.
+
+    Attributes:
+        kind: ``map``: the depth output is the map. ``points``: it has points [3, h, w] or [h, w, 3], depth is z.
+            ``affine_points``: points [h, w, 3] up to a shift along z, which is solved with the focal length (MoGe).
+        focal_divisor: metres = value * focal length in network pixels / this; 0 = unused.
+        sky: output whose values from 0.3 on mark sky, empty = none.
+        mask: output whose values from 0.5 on mark valid depth.
+        metric_scale: output with the factor from points to metres.
+        focal_px: output with the focal length in network pixels.
+        field_of_view: output with the horizontal field of view in degrees.
+        intrinsics: output with camera matrices [3, 3] in network pixels.
+    """
+
+    kind: Literal["map", "points", "affine_points"] = "map"
+    focal_divisor: float = 0.0
+    sky: str = ""
+    mask: str = ""
+    metric_scale: str = ""
+    focal_px: str = ""
+    field_of_view: str = ""
+    intrinsics: str = ""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The further outputs, in the order of the fields."""
+        names = (self.sky, self.mask, self.metric_scale, self.focal_px, self.field_of_view, self.intrinsics)
+        return tuple(name for name in names if name)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A model: its files, its inputs and outputs, and the meaning of its output.
 
@@ -109,13 +148,14 @@ class ModelSpec:
         preprocessing: how images are converted to input.
         image_input: the input that takes images, rank 3 to 5.
         image_layout: layout of that input, without its batch axis: ``"chw"``, ``"hwc"`` or ``"nchw"`` (rank 5).
-        depth_output: the output that holds depth.
+        depth_output: the output that depth is read from, see ``head``.
         other_inputs: further inputs of the graph.
         licence: SPDX id or name, empty if unknown.
         metres_per_unit: factor from a metric output to metres.
         origins: field name -> "graph" | "config" | "table" | "user" | "default"; read only.
         notes: one line for each assumption, conversion or fallback.
         external_data: local files of the graph's external weights.
+        head: how depth is read from the outputs.
     """
 
     name: str
@@ -134,6 +174,7 @@ class ModelSpec:
     origins: Mapping[str, Origin] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     external_data: tuple[Path, ...] = ()
+    head: Head = Head()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "origins", MappingProxyType(dict(self.origins)))
@@ -164,6 +205,7 @@ class ModelSpec:
             "other_inputs": [_tensor_dict(tensor) for tensor in self.other_inputs],
             "preprocessing": {k: _plain(v) for k, v in pre.items()},
             "external_data": [str(path) for path in self.external_data],
+            "head": {f.name: getattr(self.head, f.name) for f in fields(self.head)},
             "origins": dict(self.origins),
             "notes": list(self.notes),
         }
@@ -251,11 +293,16 @@ def fit_to_graph(pre: Preprocessing, fixed: tuple[int | None, int | None]) -> Pr
     )
 
 
-def apply_size(pre: Preprocessing, size: Size, fixed: tuple[int | None, int | None], name: str) -> Preprocessing:
+def apply_size(
+    pre: Preprocessing, size: Size, fixed: tuple[int | None, int | None], name: str, *, assumed: bool = False
+) -> Preprocessing:
     """Apply the user's size to the rules.
 
     ``N`` is a target for the model's resize rule: with the aspect ratio if the family keeps it, else the shorter side
     of the model's own shape. ``WxH`` is exact.
+
+    Args:
+        assumed: the rules are an assumption: their multiple does not restrict ``WxH``.
 
     Raises:
         UsageError: the graph or the model's patch size does not allow it; says which sizes are allowed.
@@ -267,8 +314,8 @@ def apply_size(pre: Preprocessing, size: Size, fixed: tuple[int | None, int | No
             width = height = target
         else:
             scale = target / min(pre.width_px, pre.height_px)
-            width = max(multiple, round(pre.width_px * scale / multiple) * multiple)
-            height = max(multiple, round(pre.height_px * scale / multiple) * multiple)
+            width = nearest_multiple(pre.width_px * scale, multiple)
+            height = nearest_multiple(pre.height_px * scale, multiple)
     else:
         width, height = size.width_px, size.height_px
     target_px = (width, height)
@@ -277,13 +324,13 @@ def apply_size(pre: Preprocessing, size: Size, fixed: tuple[int | None, int | No
         raise UsageError(f"size {size}: the graph of {name} takes only {only} (width x height)")
     if size.height_px is None:
         if target < multiple:
-            raise UsageError(f"size {size}: {name} needs at least {multiple} pixels a side")
+            raise UsageError(f"size {size}: {name} needs at least {multiple:g} pixels a side")
         family = Family.DPT if pre.family is Family.GLPN else pre.family
         keep = pre.keep_aspect or pre.family is Family.GLPN
         return replace(pre, family=family, width_px=width, height_px=height, do_resize=True, keep_aspect=keep)
-    if width % multiple or height % multiple:
-        near = "x".join(str(max(multiple, round(side / multiple) * multiple)) for side in target_px)
-        raise UsageError(f"size {size}: {name} takes multiples of {multiple}, the nearest is {near}")
+    if not assumed and (width % multiple or height % multiple):
+        near = "x".join(str(nearest_multiple(side, multiple)) for side in target_px)
+        raise UsageError(f"size {size}: {name} takes multiples of {multiple:g}, the nearest is {near}")
     family = Family.DPT if pre.family is Family.GLPN else pre.family
     return replace(
         pre,
@@ -293,7 +340,13 @@ def apply_size(pre: Preprocessing, size: Size, fixed: tuple[int | None, int | No
         do_resize=True,
         do_pad=_pads_first(pre),
         keep_aspect=False,
+        multiple_of=1 if assumed else multiple,
     )
+
+
+def nearest_multiple(side: float, multiple: float) -> int:
+    """The multiple nearest to a side, at least one; ties to even as in ``transformers``, fractions rounded off."""
+    return max(int(round(side / multiple) * multiple), math.ceil(multiple))
 
 
 def _pads_first(pre: Preprocessing) -> bool:

@@ -22,11 +22,13 @@ _LENGTH: Final = 2
 _FIXED32: Final = 5
 _MODEL_GRAPH: Final = 7
 _GRAPH_INITIALIZER: Final = 5
+_SMALL_BYTES: Final = 512
+"""Tensors up to this size are kept: means and standard deviations of images are among them."""
 _TENSOR_DATA: Final = frozenset({4, 5, 6, 7, 9, 10, 11})
 
 
 def slim_model(path: Path) -> bytes:
-    """Serialised ``ModelProto`` of the file without the data of its initializers. ``Constant`` nodes are kept.
+    """Serialised ``ModelProto`` of the file without the data of its larger initializers. ``Constant`` nodes are kept.
 
     Raises:
         ValueError: not a protocol buffer, or truncated.
@@ -45,7 +47,7 @@ def slim_model(path: Path) -> bytes:
 def _slim_graph(data: Buffer, start: int, end: int) -> bytes:
     out = bytearray()
     for number, head, body, stop in _fields(data, start, end):
-        if number == _GRAPH_INITIALIZER:
+        if number == _GRAPH_INITIALIZER and stop - body > _SMALL_BYTES:
             tensor = bytearray()
             for inner, inner_head, _, inner_stop in _fields(data, body, stop):
                 if inner not in _TENSOR_DATA:

@@ -43,6 +43,8 @@ _MOST_DIGITS = 17
 _DEFAULT_STYLE = "inferno"
 _CHUNK_VALUES = 16_384
 _CLIENT_LEFT = 499
+_MOST_NOTES = 2000
+"""Characters of the notes header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ class ImagesApi:
             del body
             content = await loop.run_in_executor(self._worker, work)
             if isinstance(content, bytes):
-                return web.Response(body=content, content_type=media_type)
+                return web.Response(body=content, content_type=media_type, headers=self._headers())
             return await self._stream(request, content)
         finally:
             cancelled.set()
@@ -131,9 +133,14 @@ class ImagesApi:
                 raise ApiError(400, "the body is empty; send an image")
             return bytes(buffer.data)
 
+    def _headers(self) -> dict[str, str]:
+        """What is assumed of the model, in one header."""
+        notes = " ".join("; ".join(self._estimator.spec.notes).encode("ascii", "replace").decode().split())
+        return {"X-Streamdepth-Notes": notes[:_MOST_NOTES]} if notes else {}
+
     async def _stream(self, request: web.Request, pieces: Iterator[bytes]) -> web.StreamResponse:
         """Send JSON in pieces: as a list, depth of 16 megapixels takes 320 MB."""
-        answer = web.StreamResponse(headers={"Content-Type": f"{_JSON}; charset=utf-8"})
+        answer = web.StreamResponse(headers={"Content-Type": f"{_JSON}; charset=utf-8", **self._headers()})
         if "gzip" in request.headers.get("Accept-Encoding", "").lower():
             answer.enable_compression(web.ContentCoding.gzip)
         loop = asyncio.get_running_loop()

@@ -17,6 +17,7 @@ from PIL import Image
 
 import streamdepth as sd
 from streamdepth.core.errors import (
+    DataFormatError,
     InferenceError,
     ModelError,
     ModelNotFoundError,
@@ -399,3 +400,64 @@ def test_the_estimator_passes_on_every_option_of_a_model() -> None:
     parameters = inspect.signature(DepthModel).parameters.values()
     keywords = {one.name for one in parameters if one.kind is one.KEYWORD_ONLY}
     assert keywords == set(ModelOptions.__annotations__)
+
+
+def test_what_is_assumed_and_missing_is_noted(tmp_path: Path) -> None:
+    with DepthEstimator(write_depth_model(tmp_path / "m.onnx"), provider="cpu") as estimator:
+        notes = estimator(pattern(40, 30)).notes
+    assert any("Depth Anything's is assumed" in note for note in notes)
+    assert any("near = large" in note for note in notes)
+
+
+@pytest.mark.parametrize("alpha", ["[0.3, 0.8]", "0.3,0.8", [0.3, 0.8], (0.3, 0.8), np.array([0.3, 0.8])])
+def test_forms_of_alpha(alpha: Any, dpt_estimator: DepthEstimator) -> None:
+    expected = dpt_estimator(pattern(40, 30), style="hot", alpha=(0.3, 0.8)).image
+    assert dpt_estimator(pattern(40, 30), style="hot", alpha=alpha).image == expected
+
+
+@pytest.mark.parametrize("alpha", [1.5, -0.1, "[0.3, 1.2]", float("nan"), [0.1, 0.2, 0.3], "x"])
+def test_an_alpha_out_of_range_is_refused(alpha: Any, dpt_estimator: DepthEstimator) -> None:
+    with pytest.raises(UsageError, match=r"alpha is a number or a pair NEAR,FAR in 0\.\.1"):
+        dpt_estimator(pattern(40, 30), style="hot", alpha=alpha)
+
+
+def test_forms_of_tensor_data(dpt_estimator: DepthEstimator) -> None:
+    values = np.random.default_rng(0).random((1, 3, 64, 64)).astype(np.float32)
+    flat = values.reshape(-1)
+
+    def depth(tensor: dict[str, Any]) -> NDArray[np.float32]:
+        found = dpt_estimator(tensor)
+        assert isinstance(found, Estimate)
+        return found.data
+
+    expected = depth({"data": values, "dims": values.shape})
+    shuffled = dict(sorted(enumerate(flat.tolist()), key=lambda item: str(item[0])))
+    forms = {
+        "memoryview of floats": memoryview(flat),  # type: ignore[arg-type]
+        "memoryview of bytes": memoryview(flat.tobytes()),
+        "keys in any order": {str(key): value for key, value in shuffled.items()},
+        "another library's array": Foreign(flat),
+    }
+    for name, data in forms.items():
+        found = depth({"data": data, "type": "float32", "dims": list(values.shape)})
+        np.testing.assert_allclose(found, expected, err_msg=name)
+    half = values.astype(np.float16)
+    bits = depth({"data": half.view(np.uint16), "type": "float16", "dims": values.shape})
+    np.testing.assert_array_equal(bits, depth({"data": half, "type": "float16", "dims": values.shape}))
+
+
+class Foreign:
+    """An array of another library that gives NumPy its values."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        self._values = values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self._values, dtype)
+
+
+@pytest.mark.parametrize(("value", "kind"), [(300, "uint8"), (-1, "uint8"), (0.5, "uint8"), (3e9, "int32")])
+def test_tensor_values_outside_their_type_are_refused(value: float, kind: str, dpt_estimator: DepthEstimator) -> None:
+    data = [value] * 12288
+    with pytest.raises(DataFormatError, match=f"is outside {kind} or not whole"):
+        dpt_estimator({"data": data, "type": kind, "dims": [1, 3, 64, 64]})

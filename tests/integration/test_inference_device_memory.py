@@ -218,7 +218,7 @@ def test_a_second_output_comes_down_too(tmp_path: Path, on_device: FakeDriver) -
     for row in range(2):
         slot.write(row, image_of(pattern(64, 48, row)))
     raw = engine.run_raw(slot, 2)
-    assert [one.field_of_view_degrees for one in raw] == [1.0, 1.0]
+    assert [one.extra.field_of_view_degrees for one in raw] == [1.0, 1.0]
     on_host = Engine(pro, provider="cpu", batch=2)
     for got, expected in zip(depths_of(engine), depths_of(on_host), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5)

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from streamdepth.core.errors import InferenceError, ModelError, ModelNotFoundError, ProviderError
 from streamdepth.core.host import cache_root
 from streamdepth.image.estimator import DepthEstimator
-from streamdepth.inference import agreement, graphs, providers, sessions
+from streamdepth.inference import agreement, fused, providers, sessions
 from streamdepth.inference.sessions import open_session
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing
@@ -75,7 +75,7 @@ def never() -> ModelSpec:
 
 
 def test_a_model_in_half_precision_says_the_same(good: ModelSpec) -> None:
-    made = graphs.halved(good)
+    made = fused.halved(good)
     assert (made.dtype, made.image_input) == ("fp16", good.image_input)
     kinds = {tensor.data_type for tensor in onnx.load(str(made.path)).graph.initializer}
     assert TensorProto.FLOAT16 in kinds
@@ -89,16 +89,16 @@ def test_the_model_in_the_package_passes() -> None:
 
 
 def test_it_is_made_once_of_the_models_content(good: ModelSpec) -> None:
-    first = graphs.halved(good).path
+    first = fused.halved(good).path
     stamp = first.stat().st_mtime_ns
-    assert graphs.halved(good).path == first
+    assert fused.halved(good).path == first
     assert first.stat().st_mtime_ns == stamp
 
 
 def test_weights_among_the_inputs_are_converted_too(tmp_path: Path) -> None:
     path = write_depth_model(tmp_path / "old.onnx", batch=1, height=48, width=64, initializers_as_inputs=True)
     old = resolve(path, preprocessing=RULES)
-    graph = onnx.load(str(graphs.halved(old).path)).graph
+    graph = onnx.load(str(fused.halved(old).path)).graph
     assert [value.name for value in graph.input] == [old.image_input.name]
     assert TensorProto.FLOAT not in {tensor.data_type for tensor in graph.initializer if len(tensor.dims) == 2}
 
@@ -106,7 +106,7 @@ def test_weights_among_the_inputs_are_converted_too(tmp_path: Path) -> None:
 def test_weights_beside_the_model_go_into_it(tmp_path: Path) -> None:
     path = write_depth_model(tmp_path / "m.onnx", batch=1, height=48, width=64, external_data="m.onnx_data")
     spec = resolve(path, preprocessing=RULES)
-    made = graphs.halved(spec)
+    made = fused.halved(spec)
     assert made.external_data == ()
     assert agreement.disagreement(made, on_cpu(made), on_cpu(spec)) == ""
 
@@ -114,13 +114,13 @@ def test_weights_beside_the_model_go_into_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["fp16", "q8"])
 def test_what_is_not_float32_is_left_alone(good: ModelSpec, dtype: str) -> None:
     with pytest.raises(ModelError, match=f"is {dtype}, not fp32"):
-        graphs.halved(dataclasses.replace(good, dtype=dtype))
+        fused.halved(dataclasses.replace(good, dtype=dtype))
 
 
 def test_a_graph_the_converter_chokes_on_is_one_line(good: ModelSpec) -> None:
     good.path.write_bytes(good.path.read_bytes()[:300])
     with pytest.raises(ModelError, match="cannot be converted to half precision") as caught:
-        graphs.halved(good)
+        fused.halved(good)
     assert "\n" not in str(caught.value)
 
 
@@ -143,7 +143,7 @@ def test_a_half_precision_file_that_does_not_pass_gives_way_to_the_float32_one(g
     file = dataclasses.replace(good, dtype="fp16")
 
     def wrong(_: ModelSpec) -> Any:
-        return on_cpu(graphs.halved(bad))
+        return on_cpu(fused.halved(bad))
 
     chosen, note = agreement.for_cuda(file, open_reference=on_cpu, open_half=wrong, fp32=lambda: bad)
     assert chosen is bad

@@ -41,7 +41,7 @@ def estimate(engine: Engine, rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32
         engine.spec.preprocessing.family,
         geometry,
         exact=engine.exact,
-        field_of_view_degrees=raw.field_of_view_degrees,
+        field_of_view_degrees=raw.extra.field_of_view_degrees,
     )
     return slot.input_chw(0).astype(np.float32), values
 

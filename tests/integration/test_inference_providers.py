@@ -6,14 +6,16 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import pytest
 
 from streamdepth.core.errors import ProviderError, UsageError
 from streamdepth.core.host import cores
 from streamdepth.core.threads import ThreadPlan, plan_threads
-from streamdepth.inference import agreement, openvino_runtime, providers, sessions
+from streamdepth.inference import agreement, cache, fused, openvino_runtime, providers, sessions
 from streamdepth.inference import ort as ort_words
 from streamdepth.models.resolve import resolve
+from tests.support.models import write_depth_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -258,3 +260,70 @@ def test_threads_below_one_are_refused(wrong: dict[str, Any]) -> None:
 
 def test_there_is_a_core() -> None:
     assert cores() >= 1
+
+
+# Weights behind links, as in the Hub's cache --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
+    """A graph and its external weights as links to files of other names in another folder."""
+    monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path / "cache"))
+    source = write_depth_model(tmp_path / "source.onnx")
+    model = onnx.load(source)
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "x" / "onnx"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name))
+            onnx.external_data_helper.set_external_data(tensor, "model.onnx_data")
+    onnx.save(model, blobs / "graph")
+    (blobs / "model.onnx_data").rename(blobs / "weights")
+    (snapshot / "model.onnx").symlink_to("../../../blobs/graph")
+    (snapshot / "model.onnx_data").symlink_to("../../../blobs/weights")
+    return resolve(snapshot / "model.onnx", preprocessing={"multiple_of": 1}, size="48x32")
+
+
+def test_weights_behind_links_become_hard_links(linked: ModelSpec, tmp_path: Path) -> None:
+    found = cache.with_regular_files(linked)
+    assert not found.path.is_symlink()
+    assert found.path.is_relative_to(tmp_path / "cache" / "linked")
+    [weights], [original] = found.external_data, linked.external_data
+    assert weights.samefile(original)
+    assert cache.with_regular_files(linked) == found
+    assert cache.with_regular_files(found) == found
+
+
+def test_weights_behind_links_run_in_a_fused_graph(linked: ModelSpec) -> None:
+    spec = fused.fused(linked)
+    opened = sessions.open_session(spec, "cpu")
+    assert [one.name for one in opened.session.get_outputs()] == [spec.depth_output.name]
+
+
+def test_links_on_another_file_system_stay(linked: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", link)
+    assert cache.with_regular_files(linked) == linked
+
+
+def test_what_another_provider_refuses_is_not_the_models_fault(
+    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto_with_openvino(monkeypatch, tmp_path)
+    monkeypatch.setattr(providers, "plugin_devices", lambda _: (cpu_device(),))
+    real = sessions._open
+
+    def refuse(one: ModelSpec, provider: Any, *arguments: Any, **options: Any) -> Any:
+        if provider.name == "openvino":
+            raise sessions._refused(RuntimeError("external data is outside the base directory"), one, provider)
+        return real(one, provider, *arguments, **options)
+
+    monkeypatch.setattr(sessions, "_open", refuse)
+    opened = sessions.open_session(spec)
+    assert opened.provider == "cpu"
+    assert "provider openvino: cannot run" in opened.note
+    with pytest.raises(ProviderError, match="outside the base directory"):
+        sessions.open_session(spec, "openvino")

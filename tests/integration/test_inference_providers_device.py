@@ -14,7 +14,7 @@ import pytest
 from streamdepth.cli import main
 from streamdepth.core.errors import ProviderError, UsageError
 from streamdepth.core.host import cache_root
-from streamdepth.inference import graphs, nvidia, sessions
+from streamdepth.inference import fused, nvidia, sessions
 from streamdepth.inference import ort as ort_words
 from streamdepth.inference.build import build
 from streamdepth.models import providers as provider_table
@@ -147,7 +147,7 @@ def depth_of(spec: ModelSpec, batch: int = 1) -> Any:
 
 
 def test_images_as_bytes_give_the_depth_of_the_fast_path(spec: ModelSpec, tmp_path: Path) -> None:
-    bytes_in = graphs.fused(spec, tmp_path)
+    bytes_in = fused.fused(spec, tmp_path)
     assert bytes_in.image_input.dtype == "uint8"
     wanted = depth_of(spec)[0]
     assert np.abs(depth_of(bytes_in)[0] - wanted).max() < 1e-4 * np.ptp(wanted)
@@ -162,7 +162,7 @@ def test_every_shape_of_input_takes_images_as_bytes(rank: int, opset: int, dtype
     plain = resolve(path, preprocessing=NORMALISED)
     assert len(plain.image_input.shape) == rank
     tolerance = 1e-5 if dtype == "float32" else 4e-3
-    np.testing.assert_allclose(depth_of(graphs.fused(plain, tmp_path))[0], depth_of(plain)[0], atol=tolerance)
+    np.testing.assert_allclose(depth_of(fused.fused(plain, tmp_path))[0], depth_of(plain)[0], atol=tolerance)
 
 
 def test_weights_beside_the_model_are_found_from_the_cache(tmp_path: Path) -> None:
@@ -171,19 +171,19 @@ def test_weights_beside_the_model_are_found_from_the_cache(tmp_path: Path) -> No
     small_model(path, 4, 17, "float32", external=True)
     plain = resolve(path, preprocessing=NORMALISED)
     assert plain.external_data
-    bytes_in = graphs.fused(plain, tmp_path / "cache")
-    assert graphs.weights_folder(bytes_in) == str(path.parent)
-    assert graphs.weights_folder(plain) == ""
+    bytes_in = fused.fused(plain, tmp_path / "cache")
+    assert fused.weights_folder(bytes_in) == str(path.parent)
+    assert fused.weights_folder(plain) == ""
     np.testing.assert_allclose(depth_of(bytes_in)[0], depth_of(plain)[0], atol=1e-5)
 
 
 def test_a_graph_is_made_once_and_again_when_the_model_changes(spec: ModelSpec, tmp_path: Path) -> None:
-    first = graphs.fused(spec, tmp_path).path
+    first = fused.fused(spec, tmp_path).path
     made = first.stat().st_mtime_ns
-    assert graphs.fused(spec, tmp_path).path == first
+    assert fused.fused(spec, tmp_path).path == first
     assert first.stat().st_mtime_ns == made
     other = dataclasses.replace(spec, preprocessing=dataclasses.replace(spec.preprocessing, do_normalize=False))
-    assert graphs.fused(other, tmp_path).path != first
+    assert fused.fused(other, tmp_path).path != first
     assert [entry.suffix for entry in tmp_path.iterdir()] == [".onnx", ".onnx"]
 
 
@@ -192,9 +192,9 @@ def test_models_that_cannot_take_bytes_say_why(spec: ModelSpec, tmp_path: Path) 
 
     padded = dataclasses.replace(spec, preprocessing=dataclasses.replace(spec.preprocessing, do_pad=True))
     with pytest.raises(ModelError, match="pads after normalising"):
-        graphs.fused(padded, tmp_path)
+        fused.fused(padded, tmp_path)
     with pytest.raises(ModelError, match="already takes uint8"):
-        graphs.fused(graphs.fused(spec, tmp_path), tmp_path)
+        fused.fused(fused.fused(spec, tmp_path), tmp_path)
 
 
 def test_a_cache_that_cannot_be_written_says_so(spec: ModelSpec, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_cache_that_cannot_be_written_says_so(spec: ModelSpec, tmp_path: Path)
 
     (tmp_path / "file").touch()
     with pytest.raises(ModelError, match="STREAMDEPTH_CACHE"):
-        graphs.fused(spec, tmp_path / "file" / "below")
+        fused.fused(spec, tmp_path / "file" / "below")
 
 
 NORMALISED = Preprocessing(width_px=16, height_px=12, keep_aspect=False, multiple_of=1)

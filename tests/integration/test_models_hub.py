@@ -114,7 +114,7 @@ def test_the_table_knows_what_the_repository_does_not_say(setup: Setup, all_dtyp
     assert (spec.sense, spec.origins["sense"]) == (Sense.RELATIVE_DEPTH, "table")
     assert spec.origins["preprocessing"] == "table"
     assert (spec.licence, spec.origins["licence"]) == ("Apache-2.0", "table")
-    assert any("no preprocessor file" in note for note in spec.notes)
+    assert (spec.preprocessing.width_px, spec.preprocessing.longest_side) == (504, True)
     assert setup.resolve(name, sense="relative_inverse").origins["sense"] == "user"
     with pytest.raises(UsageError, match=f"sense metric_m: {name} gives relative_depth; leave sense out"):
         setup.resolve(name, sense="metric_m")

@@ -13,6 +13,9 @@ import pytest
 
 from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError
 from streamdepth.core.frame import Sense
+from streamdepth.inference.engine import Engine
+from streamdepth.inference.geometry import plan
+from streamdepth.inference.preprocess import image_of
 from streamdepth.models.layout import target_of
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import ModelSpec, Preprocessing
@@ -292,3 +295,77 @@ def test_a_third_party_model() -> None:
     assert (spec.fixed_size_px, spec.fixed_batch, spec.image_input.name) == ((224, 224), 1, "0")
     assert spec.depth_output.shape == (1, 1, 224, 224)
     assert spec.other_inputs == ()
+
+
+# Evidence beside the graph --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "segformer", "architectures": ["SegformerForSemanticSegmentation"]},
+        {"model_type": "birefnet", "architectures": ["BiRefNetForImageSegmentation"]},
+        {"model_type": "clip", "architectures": ["CLIPModel"]},
+    ],
+)
+def test_a_configuration_of_another_task_is_refused(config: dict[str, Any], tmp_path: Path) -> None:
+    path = write_depth_model(tmp_path / "onnx" / "model.onnx")
+    write_json(tmp_path / "config.json", config)
+    with pytest.raises(ModelError, match="is not a depth model; choose a depth model, or give --sense"):
+        resolve(path)
+    assert resolve(path, sense="relative_depth").sense is Sense.RELATIVE_DEPTH
+
+
+def test_metadata_of_another_task_is_refused(tmp_path: Path) -> None:
+    path = write_depth_model(tmp_path / "m.onnx", metadata={"task": "segment"})
+    with pytest.raises(ModelError, match="its metadata says task segment, not depth"):
+        resolve(path)
+
+
+def test_an_assumed_multiple_does_not_restrict_the_size(tmp_path: Path) -> None:
+    path = write_depth_model(tmp_path / "m.onnx")
+    rules = resolve(path, size="384x256").preprocessing
+    assert (rules.width_px, rules.height_px, rules.multiple_of) == (384, 256, 1)
+    write_json(tmp_path / "preprocessor_config.json", DA_PREPROCESSOR)
+    with pytest.raises(UsageError, match="takes multiples of 14, the nearest is 378x252"):
+        resolve(path, size="384x256")
+
+
+@pytest.mark.parametrize(
+    ("multiple", "size"), [(14.0, (518, 518)), (32, (512, 512)), (0.5, (518, 518)), (24.5, (514, 514))]
+)
+def test_a_fractional_multiple(multiple: float, size: tuple[int, int], tmp_path: Path) -> None:
+    path = write_depth_model(tmp_path / "m.onnx")
+    config = DA_PREPROCESSOR | {"ensure_multiple_of": multiple, "keep_aspect_ratio": False}
+    write_json(tmp_path / "preprocessor_config.json", config)
+    assert plan(resolve(path), 640, 480).net_size == size
+
+
+@pytest.mark.parametrize(
+    ("metadata", "note"),
+    [
+        ({"license": "CC-BY-NC-4.0"}, "licence CC-BY-NC-4.0 forbids commercial use"),
+        ({"license": "AGPL-3.0 (see x.y)"}, "licence AGPL-3.0 is copyleft: it extends to software that uses the model"),
+        ({"license": "MIT"}, None),
+    ],
+)
+def test_what_a_licence_restricts_is_noted(metadata: dict[str, str], note: str | None, tmp_path: Path) -> None:
+    spec = resolve(write_depth_model(tmp_path / "m.onnx", metadata=metadata))
+    found = [one.partition(": ")[2] for one in spec.notes if ": licence " in one]
+    assert found == ([] if note is None else [note])
+
+
+def test_blue_green_red_is_the_image_with_swapped_channels(tmp_path: Path) -> None:
+    path = write_depth_model(tmp_path / "m.onnx")
+    rgb = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    rows = []
+    for exact in (True, False):
+        for bgr in (True, False):
+            rules = {"bgr": bgr, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "multiple_of": 1}
+            engine = Engine(resolve(path, preprocessing=rules, size="96x64"), provider="cpu", exact=exact)
+            slot = engine.acquire((96, 64))
+            slot.write(0, image_of(rgb))
+            rows.append(slot.input_chw(0).copy())
+            engine.close()
+    np.testing.assert_array_equal(rows[0], rows[1][::-1])
+    np.testing.assert_array_equal(rows[2], rows[3][::-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -148,14 +149,19 @@ def test_times(text: str | float, seconds: float) -> None:
 
 
 class TestAlpha:
-    @given(st.floats(allow_nan=False), st.floats(allow_nan=False))
-    def test_a_pair_is_clamped(self, near: float, far: float) -> None:
-        assert parse_alpha((near, far)) == (min(max(near, 0), 1), min(max(far, 0), 1))
+    @given(st.floats(), st.floats())
+    def test_a_pair_lies_in_0_to_1(self, near: float, far: float) -> None:
+        if 0 <= near <= 1 and 0 <= far <= 1:
+            assert parse_alpha((near, far)) == (near, far)
+            return
+        with pytest.raises(ValueError, match=r"alpha is a number or a pair NEAR,FAR in 0\.\.1"):
+            parse_alpha((near, far))
 
     def test_forms(self) -> None:
         assert parse_alpha(None) is None
         assert parse_alpha(0.3) == parse_alpha("0.3") == (0.3, 0.3)
-        assert parse_alpha("0.3, 0.8") == parse_alpha([0.3, 0.8]) == (0.3, 0.8)
+        assert parse_alpha("0.3, 0.8") == parse_alpha([0.3, 0.8]) == parse_alpha("[0.3, 0.8]") == (0.3, 0.8)
+        assert parse_alpha(np.array([1, 0])) == (1.0, 0.0)  # type: ignore[arg-type]  # any iterable
 
     @pytest.mark.parametrize("bad", ["", "a", "1,2,3", [], [1, None], float("nan"), {"a": 1}])
     def test_what_is_no_alpha(self, bad: object) -> None:

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from streamdepth.core.errors import ModelError
-from streamdepth.models.graph import check_external, depth_output, image_input, other_inputs, read_graph
+from streamdepth.models.graph import (
+    GraphInfo,
+    RawTensor,
+    check_external,
+    depth_output,
+    image_input,
+    other_inputs,
+    read_graph,
+)
 from streamdepth.models.spec import TensorSpec
 from streamdepth.models.wire import slim_model
 from tests.support.models import write_depth_model
@@ -31,6 +39,7 @@ def write_graph(path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) -> Pa
     return path
 
 
+MEANS, STDS = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 F32, F16, I64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64
 DEPTH = [("depth", F32, ["b", "h", "w"])]
 
@@ -82,7 +91,7 @@ def test_two_images_need_a_name(tmp_path: Path) -> None:
     image = [1, 3, 8, 8]
     path = write_graph(tmp_path / "m.onnx", [("left", F32, image), ("right", F32, image)], DEPTH)
     graph = read_graph(path)
-    with pytest.raises(ModelError, match=r"2 inputs that could take images \(left, right\); name one"):
+    with pytest.raises(ModelError, match=r"2 inputs that could take images \(left, right\); choose one"):
         image_input(path, graph)
     assert image_input(path, graph, "right")[0].name == "right"
     with pytest.raises(ModelError, match="no input 'centre'; its inputs are left, right"):
@@ -175,10 +184,12 @@ def test_an_output_without_a_shape_may_be_depth(tmp_path: Path) -> None:
     assert depth_output(path, read_graph(path)) == TensorSpec("out", "float32", ("", "", ""))
 
 
-def test_the_slim_model_is_the_model_without_weights(tmp_path: Path) -> None:
+def test_the_slim_model_is_the_model_without_larger_weights(tmp_path: Path) -> None:
     path = write_depth_model(tmp_path / "m.onnx", metadata={"license": "MIT"})
     full, slim = onnx.load(path), onnx.ModelProto.FromString(slim_model(path))
-    for tensor in full.graph.initializer:
+    large = [tensor for tensor in full.graph.initializer if tensor.ByteSize() > 512]
+    assert 0 < len(large) < len(full.graph.initializer)
+    for tensor in large:
         for field in ("raw_data", "float_data", "int64_data", "int32_data"):
             tensor.ClearField(field)
     assert slim == full
@@ -278,3 +289,81 @@ def test_a_cut_off_model_is_damaged(tmp_path: Path, kept: float) -> None:
     path.write_bytes(whole[: int(len(whole) * kept)])
     with pytest.raises(ModelError, match=r"damaged|no graph"):
         read_graph(path)
+
+
+# Which output is depth ------------------------------------------------------------------------------------------------
+
+
+def outputs_of(*outputs: tuple[str, list[Any]], size: tuple[int, int] = (64, 96)) -> str:
+    """Name of the depth output of a graph with these outputs and an image input of (height, width)."""
+    tensors = tuple(RawTensor(name, 1, tuple(shape)) for name, shape in outputs)
+    graph = GraphInfo((RawTensor("image", 1, (1, 3, *size)),), tensors, (), {}, half_weights=False)
+    return depth_output("m", graph, None, size).name
+
+
+MAP: list[Any] = [1, 64, 96]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "chosen"),
+    [
+        ([("confidence", MAP), ("depth_map", MAP)], "depth_map"),
+        ([("Confidence", MAP), ("Depth", MAP)], "Depth"),
+        ([("model/conf:0", MAP), ("model/depth:0", MAP)], "model/depth:0"),
+        ([("depth_conf", MAP), ("depth", [1, 64, 96, 1])], "depth"),
+        ([("depth_mask", MAP), ("predictedDepth", MAP)], "predictedDepth"),
+        ([("disp_2", [1, 1, 16, 24]), ("disp_1", [1, 1, 32, 48]), ("disp_0", [1, 1, 64, 96])], "disp_0"),
+        ([("disp_2", ["b", 1, "h2", "w2"]), ("disp_0", ["b", 1, "h", "w"])], "disp_0"),
+        ([("normal", [1, 64, 96, 3]), ("depth_pred", [1, 64, 96, 1])], "depth_pred"),
+        ([("sky", MAP), ("1234", MAP)], "1234"),
+        ([("a", MAP), ("output", MAP)], "output"),
+    ],
+)
+def test_the_depth_output_among_others(outputs: list[tuple[str, list[Any]]], chosen: str) -> None:
+    assert outputs_of(*outputs) == chosen
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ([("a", MAP), ("b", MAP)], r"2 outputs that could be depth \(a .*, b .*\); choose one with --output-name"),
+        ([("output0", [1, 84, 2000])], "2000x84 has not the aspect ratio of the input's 96x64"),
+        ([("output0", [1, 300, 6])], "6x300 has not the aspect ratio"),
+        ([("pred_boxes", [1, 100, 4])], "has no depth output"),
+        ([("last_hidden_state", [1, 197, 32])], "has no depth output"),
+        ([("depth", [1, 1, 96, 64])], "64x96 has not the aspect ratio of the input's 96x64"),
+        ([("alpha", [1, 1, 64, 96])], "by its name not depth"),
+        ([("confidence", MAP)], "by its name not depth"),
+        ([("logits", [1, 21, 64, 96])], "21 channels, depth has 1"),
+        ([("xyz", ["b", "h", "w", 3])], "has no depth output"),
+    ],
+)
+def test_an_output_that_is_not_depth(outputs: list[tuple[str, list[Any]]], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        outputs_of(*outputs)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "scale"),
+    [
+        ([("Sub", MEANS), ("Div", STDS)], 1),
+        ([("Sub", [m * 255 for m in MEANS]), ("Div", [s * 255 for s in STDS])], 255),
+        ([("Div", [255.0]), ("Sub", MEANS), ("Div", STDS)], 255),
+        ([("Mul", [1 / 255])], 255),
+        ([("Mul", [2.0]), ("Sub", [1.0])], 1),
+        ([("Mul", [1e-3])], 0),
+        ([], 0),
+    ],
+)
+def test_what_the_graph_does_with_an_image(nodes: list[tuple[str, list[float]]], scale: int, tmp_path: Path) -> None:
+    made, constants, last = [], [], "x"
+    for number, (op, values) in enumerate(nodes):
+        array = np.array(values, np.float32).reshape(1, -1, 1, 1)
+        constants.append(numpy_helper.from_array(array, f"k{number}"))
+        made.append(helper.make_node(op, [last, f"k{number}"], [f"y{number}"]))
+        last = f"y{number}"
+    made.append(helper.make_node("ReduceMean", [last], ["depth"], axes=[1], keepdims=0))
+    image = helper.make_tensor_value_info("x", F32, [1, 3, 8, 8])
+    depth = helper.make_tensor_value_info("depth", F32, [1, 8, 8])
+    onnx.save(helper.make_model(helper.make_graph(made, "g", [image], [depth], constants)), tmp_path / "m.onnx")
+    assert read_graph(tmp_path / "m.onnx").input_scale.get("x", 0) == scale

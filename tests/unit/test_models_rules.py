@@ -184,7 +184,7 @@ def test_preprocessing_of_the_user(tmp_path: Path) -> None:
         ({"mean": [0.5, 0.5]}, "mean is three finite numbers"),
         ({"family": "clip"}, "'clip' is not a valid Family"),
         ({"resample": "cubic"}, "resample is one of nearest, bilinear, bicubic, lanczos"),
-        ({"multiple_of": 0}, "multiple_of is at least 1"),
+        ({"multiple_of": 0}, "multiple_of is a positive number"),
     ],
 )
 def test_preprocessing_of_the_user_is_checked(tmp_path: Path, values: Any, said: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from streamdepth.core.errors import ModelError
 from streamdepth.core.host import cache_root
-from streamdepth.inference.cache import HINT, content_digest, digest, write_whole
+from streamdepth.inference.cache import HINT, content_digest, digest, with_regular_files, write_whole
 from streamdepth.inference.ort import first_line
 from streamdepth.models.spec import Family, TensorSpec
 
@@ -58,6 +58,7 @@ def fused(spec: ModelSpec, folder: Path | None = None) -> ModelSpec:
     reason = fusing_obstacle(spec)
     if reason:
         raise ModelError(f"{reason}: its preprocessing cannot be added to the graph; use the original graph")
+    spec = with_regular_files(spec)
     path = (folder or cache_root() / "graphs") / f"{_fused_digest(spec)}.onnx"
     if not path.is_file():
         _write_fused(spec, path)
