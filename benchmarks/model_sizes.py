@@ -41,7 +41,7 @@ def main() -> None:
             field = _field(clip, options, size, Path(folder))
             for program in field:
                 if program.name not in _LOOPS:
-                    Program("", [*program.command, "--max-frames", "2"]).run()
+                    Program("", [*program.command, "--max-frames", "2"], program.output).run()
             for _ in range(options.runs):
                 for program in field:
                     program.run()
@@ -61,9 +61,9 @@ def _field(clip: Path, options: argparse.Namespace, size: int, folder: Path) -> 
     for provider in options.providers.split(","):
         asked.provider = provider
         ours, *others = programs_of(clip, asked, folder)
-        field.append(Program(f"streamdepth, {provider}", ours.command))
+        field.append(Program(f"streamdepth, {provider}", ours.command, ours.output))
         sparing = [other for other in others if other.name in _SPARING]
-        field += [Program(f"{other.name}, {provider}", other.command) for other in sparing]
+        field += [Program(f"{other.name}, {provider}", other.command, other.output) for other in sparing]
     return field + [other for other in others if other.name in _LOOPS]
 
 

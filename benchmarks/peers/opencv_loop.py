@@ -56,8 +56,13 @@ def _x264(out: str, rate: float, size: tuple[int, int]) -> tuple[Callable[[NDArr
     """streamdepth's encoder with the same settings, so that only the loop differs."""
     import av
 
+    from streamdepth.core.look import View
+    from streamdepth.sinks.encoder_settings import encoder_options, encoder_threads
+
     container = av.open(out, "w")
-    stream = container.add_stream("libx264", rate=round(rate), options={"preset": "veryfast", "crf": "20"})
+    options = encoder_options("libx264", View.OVERLAY, transparent=False)
+    stream = container.add_stream("libx264", rate=round(rate), options={"g": str(2 * round(rate)), **options})
+    stream.codec_context.thread_count = encoder_threads(*size)
     stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
 
     def write(frame: NDArray[Any]) -> None:

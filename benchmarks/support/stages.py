@@ -19,8 +19,8 @@ _LOOK = Look(view=View.OVERLAY, alpha=(0.6, 0.6))
 _INEVITABLE = ("decode", "model", "encode")
 
 
-def print_stages(clip: Path, estimator: DepthEstimator, most_frames: int) -> None:
-    """CPU milliseconds per frame in the steady state, without start-up."""
+def print_stages(clip: Path, estimator: DepthEstimator, most_frames: int) -> float:
+    """Print CPU milliseconds per frame in the steady state, without start-up; return the run's fps by its bound."""
     images = read_clip(source_for(str(clip)), most_frames)
     engine = estimator.engine(workers=2)  # as in a run of a file
     try:
@@ -47,6 +47,7 @@ def print_stages(clip: Path, estimator: DepthEstimator, most_frames: int) -> Non
         print(
             f"Of the cores the run used {used:.0%}, other processes {max(0.0, 1 - used - idle):.0%}; idle {idle:.0%}."
         )
+    return whole.efficiency
 
 
 def _idle_seconds() -> float | None:
