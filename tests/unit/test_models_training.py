@@ -41,6 +41,7 @@ def seen(s: Any, bank: Any, width: int, height: int, focal_px: float) -> NDArray
     return inv
 
 
+@pytest.mark.timeout(600)  # numba compiles the renderer for the first test that uses it: 70 s on two busy cores
 def test_a_rod_stands_where_its_ends_are_and_as_deep(bank: Any) -> None:
     s = scene.Scene(np.random.default_rng(1), bank)
     near, far, radius = np.array([-1.0, -0.5, 4.0]), np.array([1.5, 0.75, 8.0]), 0.05
