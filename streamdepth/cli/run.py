@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from streamdepth.core.errors import OutputExistsError, SinkError, SourceError, S
 from streamdepth.core.redact import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from streamdepth.cli.jobs import Job
     from streamdepth.config import RunConfig
@@ -85,9 +86,8 @@ def _run_pipelines(
                 for note in pipeline.notes:
                     say(note, quiet=config.quiet)
                 resume_collections()
-                if switch is not None:
-                    _open_pages(pipeline, quiet=config.quiet)
-                with frames_bar(job.title, pipeline.snapshot, quiet=config.quiet):
+                pages = _pages(pipeline, quiet=config.quiet) if switch is not None else nullcontext()
+                with pages, frames_bar(job.title, pipeline.snapshot, quiet=config.quiet):
                     pipeline.run()
         except StreamDepthError as error:
             trouble = one_line(str(error))
@@ -103,16 +103,21 @@ def _run_pipelines(
             say(_summary(pipeline.stats, job.title, [sink.name for sink in pipeline.sinks]))
 
 
-def _open_pages(pipeline: Pipeline, *, quiet: bool) -> None:
-    """Show the statistics of the run on its pages, and print their addresses."""
+@contextmanager
+def _pages(pipeline: Pipeline, *, quiet: bool) -> Iterator[None]:
+    """Start the pages of a run, print their addresses, and show its statistics on them."""
     from streamdepth.cli.serve import print_address
     from streamdepth.serve.sink import WebSink
 
     pages = [sink for sink in pipeline.sinks if isinstance(sink, WebSink)]
     for sink in pages:
         sink.watch(pipeline)
-    for site in dict.fromkeys(sink.site for sink in pages):
-        print_address(site, quiet=quiet)
+    with ExitStack() as started:
+        for site in dict.fromkeys(sink.site for sink in pages):
+            site.hold()  # cameras that come later are shown on a page that runs
+            started.callback(site.release)
+            print_address(site, quiet=quiet)
+        yield
 
 
 def _chosen_batch(config: RunConfig, estimator: DepthEstimator, job: Job) -> int:

@@ -92,6 +92,8 @@ class LiveChannel:
                 "note": stream.note,
                 "status": dict(view.source_status),
             }
+        elif view.source_status:
+            source = {"id": view.name, "width": None, "height": None, "status": dict(view.source_status)}
         mode = None if view.range_switch is None else str(view.range_switch)
         return {
             "look": look_state(view.control.look),

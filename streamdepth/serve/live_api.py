@@ -163,7 +163,7 @@ class LiveApi:
         return {
             "version": __version__,
             **channel.state(),
-            "sources": [one.view.name for one in self._channels],
+            "sources": [{"id": one.view.name, "shown": one.view.feed.latest is not None} for one in self._channels],
             "model": self._model,
             "stills": self._images is not None,
             "jobs": self._jobs is not None,

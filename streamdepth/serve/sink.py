@@ -81,6 +81,7 @@ class WebSink(BaseSink):
 
     def watch(self, run: Run) -> None:
         """Show the statistics of this run."""
+        self.view.attach(self._source)
         several = len(self.site.views) > 1
         self.view.sampler.watch(run, self._source.id if several and self._source is not None else None)
 

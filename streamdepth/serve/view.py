@@ -75,6 +75,10 @@ class LiveView:
         source = self._source
         return source.status if isinstance(source, HasStatus) else {}
 
+    def attach(self, source: Source | None) -> None:
+        """Show the connection state of a source that has not opened yet."""
+        self._source = source
+
     def begin(self, stream: StreamInfo, source: Source | None = None) -> None:
         """A run starts to feed the view.
 

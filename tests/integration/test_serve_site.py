@@ -379,7 +379,7 @@ def test_a_site_shows_several_sources() -> None:
             url = site.address
             for view in views:
                 eventually(partial(is_running, view), "frames")
-            assert http(f"{url}/v1/state").json["sources"] == ["a", "b"]
+            assert http(f"{url}/v1/state").json["sources"] == [{"id": name, "shown": True} for name in ("a", "b")]
             assert http(f"{url}/v1/state").json["source"]["id"] == "a"
             assert http(f"{url}/v1/state?source=b").json["source"]["id"] == "b"
             assert http(f"{url}/v1/live.jpg?source=b").headers["content-type"] == "image/jpeg"

@@ -14,6 +14,8 @@ from PIL import Image
 from streamdepth.core.frame import Sense
 from streamdepth.core.look import Upsampling, View
 from streamdepth.depth.range import RangeMode
+from streamdepth.pipeline import Pipeline
+from streamdepth.serve.sink import WebSink
 from streamdepth.serve.site import WebSite
 from streamdepth.sources.pattern import PatternSource
 from tests.integration.test_serve_jobs import clip, drawn
@@ -31,6 +33,7 @@ pytestmark = pytest.mark.browser
 
 SHOWN = "!document.getElementById('transport').hidden"
 ELEMENT = "document.querySelector('#stage > video:not([hidden]), #stage > img:not([hidden])')"
+BOX = "document.getElementById('stage').getBoundingClientRect()"
 WIDTH = f"(({ELEMENT} || {{}}).videoWidth || ({ELEMENT} || {{}}).naturalWidth)"
 """Of the image, whichever way it comes: on a starved machine WebRTC may have given way."""
 
@@ -212,10 +215,10 @@ def test_numbers_and_graphs_live(page: Browser) -> None:
     page.wait("parseFloat(document.getElementById('fps').textContent) > 5")
     page.wait("document.getElementById('latency').textContent.endsWith(' ms')")
     assert page.run("[...document.querySelectorAll('.queue')].map((row) => row.firstChild.textContent)") == [
-        "frame_queue",
+        "captured",
         "batches",
-        "depths",
-        "sinks",
+        "depth",
+        "outputs",
     ]
     for name in ("fps", "latency", "drops"):
         painted = page.run(
@@ -347,8 +350,54 @@ def test_a_camera_that_is_away_is_shown_as_such(browser: Browser) -> None:
         browser.open(run.url)
         browser.wait("document.getElementById('source-text').textContent === 'scripted · reconnecting'")
         assert "no route" in browser.run("document.getElementById('source').title")
+        browser.wait("document.getElementById('toasts').textContent.includes('no route to the camera; next attempt')")
         stop.set()
     browser.messages.clear()
+
+
+def test_several_sources_are_chosen_by_their_frames(browser: Browser) -> None:
+    site = WebSite("http://127.0.0.1:0", environ={})
+    pause = threading.Event()
+    cameras = [
+        ScriptedSource(100_000, name=name, live=True, before=lambda _: void(pause.wait(0.02))) for name in ("a", "b")
+    ]
+    sinks = {one.id: WebSink(site=site, view=site.add_view(one.id), source=one) for one in cameras}
+    with Pipeline(cameras, fake_estimator(), lambda source: [sinks[source.id]]) as pipeline:
+        for sink in sinks.values():
+            sink.watch(pipeline)
+        runner = threading.Thread(target=pipeline.run)
+        runner.start()
+        try:
+            eventually(lambda: all(view.feed.latest for view in site.views), "both views have frames")
+            browser.open(site.address)
+            browser.wait("document.querySelectorAll('#sources .source img').length === 2")
+            browser.wait("[...document.querySelectorAll('.source img')].every((image) => image.naturalWidth > 0)")
+            browser.wait("document.getElementById('source-text').textContent.startsWith('a')")
+            browser.click(".source[data-name='b']")
+            browser.wait("document.getElementById('source-text').textContent.startsWith('b')")
+            browser.wait(SHOWN)
+            browser.click("#view button[data-value='depth']")
+            eventually(lambda: site.views[1].control.look.view is View.DEPTH, "the control of b")
+            assert site.views[0].control.look.view is View.SIDE
+        finally:
+            pipeline.abort()
+            runner.join(20)
+            browser.messages.clear()
+
+
+def test_on_a_phone_the_frame_stays_visible_while_controls_move(browser: Browser, run: Running) -> None:
+    browser.viewport(390, 844, mobile=True)
+    try:
+        browser.open(run.url)
+        browser.wait(SHOWN)
+        browser.run("document.getElementById('contours').scrollIntoView({block: 'end'})")
+        box = browser.run(
+            "(({top, bottom}) => [top, bottom])(document.getElementById('stage').getBoundingClientRect())"
+        )
+        assert 0 <= box[0] < box[1] <= 844 * 0.6
+        assert browser.run("document.documentElement.scrollWidth") <= 390
+    finally:
+        browser.viewport(1440, 900)
 
 
 def test_without_a_live_source_it_says_what_can_be_done(browser: Browser, estimator: DepthEstimator) -> None:

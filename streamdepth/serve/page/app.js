@@ -1,4 +1,4 @@
-// State comes from the server and is drawn as it is; controls are sent as soon as they move.
+// The state comes from the server and is drawn as it is; controls are sent as soon as they move.
 import { Graph, drawQueues } from "./graphs.js";
 import { Live } from "./live.js";
 import { Drop } from "./drop.js";
@@ -25,12 +25,15 @@ export async function ask(path, options = {}) {
 
 let state = null;
 let socket = null;
+let source = null; // the selected source; null = the first
+const at = (path) => (source === null ? path : `${path}${path.includes("?") ? "&" : "?"}source=${encodeURIComponent(source)}`);
 let palettes = {};
 const touched = new Map();
 
 const live = new Live({
   say: (message) => socket && socket.readyState === WebSocket.OPEN && socket.send(JSON.stringify(message)),
   look: () => state && state.look,
+  at,
 });
 const drop = new Drop({ look: () => state && state.look });
 const graphs = {
@@ -50,8 +53,8 @@ async function send() {
   const content = pending;
   pending = {};
   try {
-    // The answer is not drawn: the socket tells of the change too, and of later ones in their order.
-    await ask("/v1/control", {
+    // The answer is not drawn: the socket reports this change and later ones in order.
+    await ask(at("/v1/control"), {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(content),
@@ -66,7 +69,7 @@ async function send() {
 }
 
 function change(content) {
-  // A control in use keeps what the hand says until the server agrees.
+  // A control in use keeps its position until the server confirms it.
   for (const key of Object.keys(content)) touched.set(key, performance.now());
   Object.assign(pending, content);
   send();
@@ -102,7 +105,7 @@ segments("range", (mode) => {
   const ends = latest && latest.range;
   if (ends && ends[0] < ends[1]) change({ range: `fixed:${ends.map(short).join(",")}` });
   else {
-    toast("There is no range to hold yet.", true);
+    toast("There is no range to fix yet.", true);
     show(state);
   }
 });
@@ -133,16 +136,16 @@ $("snapshot").addEventListener("click", snapshot);
 
 async function snapshot() {
   try {
-    const held = await (await ask("/v1/live/snapshot", { method: "POST" })).json();
+    const held = await (await ask(at("/v1/live/snapshot"), { method: "POST" })).json();
     for (const url of [held.image, held.depth]) {
       const link = document.createElement("a");
       link.href = url;
       link.download = "";
       link.click();
-      // One download a turn: browsers drop the first where two start at once.
+      // One after the other: browsers drop the first of two downloads that start at once.
       await new Promise((go) => setTimeout(go, 250));
     }
-    toast(`Frame ${held.frame}: picture and ${held.depth_size.join("×")} depth saved`);
+    toast(`Frame ${held.frame}: image and ${held.depth_size.join("×")} depth saved`);
   } catch (error) {
     toast(error.message, true);
   }
@@ -198,7 +201,7 @@ $("palette-filter").addEventListener("keydown", (event) => {
   if (event.key !== "Enter") return;
   const first = [...$("palettes").children].find((row) => !row.hidden);
   const name = event.target.value.trim();
-  // The whole catalogue is a name away; the list holds the usual ones.
+  // Any name of the catalogue is accepted; the list has the usual ones.
   change({ style: first ? first.dataset.name : name });
 });
 
@@ -214,7 +217,7 @@ const STATES = {
 
 function show(next) {
   state = next;
-  const { look, source } = next;
+  const { look, source: shown } = next;
   press("view", look.view);
   if (!mine("alpha")) {
     slide("alpha-near", look.alpha[0], percent(look.alpha[0]));
@@ -243,20 +246,85 @@ function show(next) {
   $("pause-icon").setAttribute("d", next.paused ? "M6 4l10 6-10 6z" : "M6 4h3v12H6zM11 4h3v12h-3z");
   $("held").hidden = !next.paused;
 
-  const status = source && source.status;
-  const [light, word] = source ? STATES[(status && status.state) || "live"] || ["wait", status.state] : ["", "no live source"];
+  const status = shown && shown.status;
+  const [light, word] = shown ? STATES[(status && status.state) || "live"] || ["wait", status.state] : ["", "no live source"];
   $("source-dot").className = `dot ${light}`;
-  const size = source ? `${source.width}×${source.height}` : "";
-  $("source-text").textContent = [source && source.id, word || size].filter(Boolean).join(" · ");
-  $("source").title = [source && source.id, size, source && source.note, status && status.last_error].filter(Boolean).join("\n");
-  $("empty-text").textContent = source
-    ? (status && status.last_error) || "Waiting for the first picture"
-    : "Nothing is shown live. Drop a video or a picture below.";
+  const size = shown && shown.width ? `${shown.width}×${shown.height}` : "";
+  $("source-text").textContent = [shown && shown.id, word || size].filter(Boolean).join(" · ");
+  $("source").title = [shown && shown.id, size, shown && shown.note, status && status.last_error].filter(Boolean).join("\n");
+  $("empty-text").textContent = shown
+    ? (status && status.last_error) || "Waiting for the first frame"
+    : "There is no live source. Drop a video or an image below.";
+  announce(shown, status);
+  listSources(next.sources || []);
   $("about").textContent = [next.model && `Model ${next.model}`, next.sense && next.sense.replace("_", " "), `streamdepth ${next.version}`]
     .filter(Boolean)
     .join(" · ");
   drop.show(next);
   live.show(next);
+}
+
+// An outage of the source is announced when it happens, and its end too.
+let outage = "";
+
+function announce(shown, status) {
+  const error = status && status.state === "waiting" ? status.last_error : "";
+  if (error && error !== outage) toast(`${shown.id}: ${error}; next attempt ${status.next_attempt || "soon"}`, true);
+  if (outage && status && status.state === "live") toast(`${shown.id}: connected again`);
+  if (error || !status || status.state === "live") outage = error;
+}
+
+// Sources ----------------------------------------------------------------------------------------------------------
+
+const THUMBNAIL_MS = 1000;
+
+function listSources(sources) {
+  const list = $("sources");
+  list.hidden = sources.length < 2;
+  if (list.hidden) return;
+  const known = JSON.stringify(sources);
+  if (list.dataset.known !== known) {
+    list.dataset.known = known;
+    list.replaceChildren(
+      ...sources.map(({ id: name, shown }) => {
+        const button = document.createElement("button");
+        button.className = "source";
+        button.dataset.name = name;
+        button.dataset.shown = shown ? "yes" : "";
+        const image = document.createElement("img");
+        image.alt = "";
+        const text = document.createElement("span");
+        text.textContent = name;
+        image.hidden = !shown;
+        button.append(image, text);
+        button.addEventListener("click", () => select(name));
+        return button;
+      }),
+    );
+    thumbnails();
+  }
+  const selected = source === null ? sources[0].id : source;
+  for (const button of list.children) button.setAttribute("aria-pressed", String(button.dataset.name === selected));
+}
+
+function thumbnails() {
+  if (document.visibilityState !== "visible") return;
+  for (const button of $("sources").children) {
+    if (!button.dataset.shown) continue; // there is no frame yet
+    button.firstChild.src = `/v1/live.jpg?source=${encodeURIComponent(button.dataset.name)}&${Date.now()}`;
+  }
+}
+
+setInterval(thumbnails, THUMBNAIL_MS);
+
+function select(name) {
+  if (name === source) return;
+  source = name;
+  outage = "";
+  touched.clear();
+  live.stop();
+  socket.close(); // reconnects at once, to the selected source
+  wait = 0;
 }
 
 let latest = null;
@@ -287,7 +355,7 @@ function count(sample) {
 let wait = 500;
 
 function connect() {
-  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/live/socket`);
+  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${at("/v1/live/socket")}`);
   socket.onopen = () => (wait = 500);
   socket.onmessage = (event) => {
     const message = JSON.parse(event.data);
@@ -297,14 +365,14 @@ function connect() {
       for (const graph of Object.values(graphs)) graph.reset(message.samples);
       live.start(message.page);
     }
-    if (message.type === "depth") live.tell(message);
+    if (message.type === "depth") live.showDepth(message);
   };
   socket.onclose = () => {
     $("source-dot").className = "dot bad";
     $("source-text").textContent = "server not reachable";
     live.stop();
     setTimeout(connect, wait);
-    wait = Math.min(wait * 2, 8000);
+    wait = Math.min(Math.max(wait, 250) * 2, 8000);
   };
 }
 

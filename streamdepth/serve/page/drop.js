@@ -1,4 +1,4 @@
-// Files dropped on the page: videos become jobs, pictures are answered at once.
+// Files dropped on the page: videos become jobs, images are converted at once.
 const POLL_MS = 400;
 
 const $ = (id) => document.getElementById(id);
@@ -71,14 +71,14 @@ export class Drop {
       });
       if (!answer.ok) throw new Error((await answer.json()).error);
       const url = URL.createObjectURL(await answer.blob());
-      row.picture(url, `${file.name.replace(/\.[^.]*$/, "")}-depth.png`);
+      row.showImage(url, `${file.name.replace(/\.[^.]*$/, "")}-depth.png`);
     } catch (error) {
       row.fail(error.message);
     }
   }
 
   video(file, row) {
-    // XMLHttpRequest tells how far an upload is; fetch does not.
+    // XMLHttpRequest reports the progress of an upload; fetch does not.
     const request = new XMLHttpRequest();
     const look = this.look();
     request.open("POST", `/v1/jobs?${this.query({ name: file.name, view: look ? look.view : "side" })}`);
@@ -91,7 +91,7 @@ export class Drop {
       if (request.status === 202) this.follow(row, request.response);
       else row.fail((request.response && request.response.error) || `the server answered ${request.status}`);
     };
-    request.onerror = () => row.fail("the upload was cut off");
+    request.onerror = () => row.fail("the upload was interrupted");
     row.action("Cancel", () => {
       request.abort();
       row.remove();
@@ -111,7 +111,7 @@ export class Drop {
     while (row.there) {
       if (job.state === "done") return row.finish(job, drop);
       if (job.state === "failed") return row.fail(job.error, drop);
-      if (job.state === "waiting") row.say("waiting for its turn");
+      if (job.state === "waiting") row.say("waiting for other videos");
       if (job.state === "running") {
         const left = job.seconds_left === null ? "" : ` · ${Math.ceil(job.seconds_left)} s left`;
         row.say(`${job.frames}${job.expected ? ` of ${job.expected}` : ""} frames${left}`);
@@ -191,7 +191,7 @@ class Row {
     this.item.append(video);
   }
 
-  picture(url, name) {
+  showImage(url, name) {
     this.bar.remove();
     this.say("done");
     this.action("Remove", () => {

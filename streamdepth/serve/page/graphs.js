@@ -70,7 +70,7 @@ export class Graph {
   }
 }
 
-// The path of one line; where nothing was measured it stays at its last height. Returns its ends.
+// The path of one line, which keeps its height where there is no value. Returns its ends.
 function trace(pen, samples, key, x, y) {
   pen.beginPath();
   let first = null;
@@ -93,21 +93,21 @@ function roundUp(value) {
 
 const label = (value) => (value >= 1000 ? `${Number((value / 1000).toPrecision(2))}k` : `${Number(value.toPrecision(3))}`);
 
-const SHOWN = ["frame_queue", "batches", "depths", "sinks"];
+const SHOWN = { frame_queue: "captured", batches: "batches", depths: "depth", sinks: "outputs" };
 const FULL = 4;
 
 export function drawQueues(place, queues) {
   if (!place.children.length) {
-    for (const name of SHOWN) {
+    for (const label of Object.values(SHOWN)) {
       const row = document.createElement("div");
       row.className = "queue";
       const [text, bar, many] = ["span", "i", "span"].map((kind) => document.createElement(kind));
-      text.textContent = name;
+      text.textContent = label;
       row.append(text, bar, many);
       place.append(row);
     }
   }
-  SHOWN.forEach((name, index) => {
+  Object.keys(SHOWN).forEach((name, index) => {
     const [, bar, many] = place.children[index].children;
     const waiting = queues[name] || 0;
     bar.style.setProperty("--fill", `${Math.min(100, (100 * waiting) / FULL)}%`);

@@ -1,4 +1,4 @@
-// The picture: WebRTC where it connects, Motion JPEG where it does not; and depth under the pointer.
+// The live view: WebRTC if it connects, otherwise Motion JPEG; and depth under the pointer.
 const CONNECT_MS = 4000;
 const STALL_MS = 4000;
 const PROBE_MS = 90;
@@ -6,8 +6,9 @@ const PROBE_MS = 90;
 const $ = (id) => document.getElementById(id);
 
 export class Live {
-  constructor({ say, look }) {
+  constructor({ say, look, at }) {
     this.say = say;
+    this.at = at;
     this.look = look;
     this.peer = null;
     this.kind = "";
@@ -48,7 +49,7 @@ export class Live {
   }
 
   count(sample) {
-    // A peer that went silent while pictures come is no use any more.
+    // A silent peer is replaced while the server has new frames.
     if (this.kind !== "webrtc" || !sample.fps_shown) return (this.heard = performance.now());
     const now = $("video").currentTime;
     if (now !== this.clock) [this.clock, this.heard] = [now, performance.now()];
@@ -64,7 +65,7 @@ export class Live {
     this.peer = peer;
     const video = $("video");
     const shown = new Promise((done, fail) => {
-      setTimeout(() => fail(new Error("no picture in time")), CONNECT_MS);
+      setTimeout(() => fail(new Error("no frame in time")), CONNECT_MS);
       peer.ontrack = ({ receiver, streams, track }) => {
         if ("jitterBufferTarget" in receiver) receiver.jitterBufferTarget = 0;
         video.srcObject = streams[0] || new MediaStream([track]);
@@ -82,7 +83,7 @@ export class Live {
       peer.addTransceiver("video", { direction: "recvonly" });
       await peer.setLocalDescription();
       await gathered(peer);
-      const answer = await fetch("/v1/live/offer", {
+      const answer = await fetch(this.at("/v1/live/offer"), {
         method: "POST",
         headers: { "Content-Type": "application/json" },
         body: JSON.stringify({ type: "offer", sdp: peer.localDescription.sdp, page: this.page }),
@@ -106,9 +107,9 @@ export class Live {
     image.onload = () => turn === this.begun && this.use("mjpeg", image);
     image.onerror = () => {
       if (turn !== this.begun) return;
-      setTimeout(() => turn === this.begun && (image.src = `/v1/live.mjpg?${Date.now()}`), 1500);
+      setTimeout(() => turn === this.begun && (image.src = this.at(`/v1/live.mjpg?${Date.now()}`)), 1500);
     };
-    image.src = `/v1/live.mjpg?${Date.now()}`;
+    image.src = this.at(`/v1/live.mjpg?${Date.now()}`);
   }
 
   use(kind, element) {
@@ -121,7 +122,7 @@ export class Live {
     this.heard = performance.now();
   }
 
-  // Where the picture is on the stage, without the bars object-fit leaves.
+  // Position of the frame on the stage, without the bars of object-fit.
   box() {
     const element = this.kind === "webrtc" ? $("video") : $("mjpeg");
     const width = element.videoWidth || element.naturalWidth;
@@ -185,7 +186,7 @@ export class Live {
     readout.style.top = `${top > 52 ? top - 46 : top + 16}px`;
   }
 
-  tell(depth) {
+  showDepth(depth) {
     if (!this.point || depth.x === null) return;
     const none = depth.value === null;
     const value = none ? "no depth" : depth.unit ? `${depth.value.toFixed(depth.value < 10 ? 2 : 1)} ${depth.unit}` : `${Math.round(depth.nearness * 100)}% near`;
@@ -196,7 +197,7 @@ export class Live {
   }
 }
 
-// All candidates at once: there is one server, and it is near.
+// All candidates at once: there is only one server, and it is near.
 function gathered(peer) {
   if (peer.iceGatheringState === "complete") return Promise.resolve();
   return new Promise((done) => {

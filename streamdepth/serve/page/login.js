@@ -1,4 +1,4 @@
-// The token comes by hand, or behind the # of a link, which browsers send to nobody.
+// The token is typed in, or is in the link after #, which browsers do not send.
 const form = document.getElementById("login");
 const field = document.getElementById("token");
 const problem = document.getElementById("problem");
@@ -12,14 +12,14 @@ async function enter(token) {
       body: JSON.stringify({ token }),
     });
   } catch {
-    problem.textContent = "The server does not answer.";
+    problem.textContent = "The server does not respond.";
     return;
   }
   if (answer.ok) {
     location.replace("/");
     return;
   }
-  problem.textContent = "That is not the token.";
+  problem.textContent = "Wrong token.";
   field.select();
 }
 
