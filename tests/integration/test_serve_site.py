@@ -376,9 +376,9 @@ def test_a_site_shows_several_sources() -> None:
         runner = threading.Thread(target=pipeline.run)
         runner.start()
         try:
-            url = site.address
             for view in views:
                 eventually(partial(is_running, view), "frames")
+            url = site.address
             assert http(f"{url}/v1/state").json["sources"] == [{"id": name, "shown": True} for name in ("a", "b")]
             assert http(f"{url}/v1/state").json["source"]["id"] == "a"
             assert http(f"{url}/v1/state?source=b").json["source"]["id"] == "b"
@@ -404,4 +404,4 @@ def pause() -> None:
 
 
 def is_running(view: LiveView) -> bool:
-    return view.feed.count > 2 and view.sampler.history[-1]["processed"] > 1
+    return view.feed.count > 2 and bool(view.sampler.history) and view.sampler.history[-1]["processed"] > 1
