@@ -133,6 +133,8 @@ def plan(config: RunConfig, on_status: Callable[[str], None]) -> list[Job]:
             f"{live[0].id} is live and {jobs[0].title} is a file, which need different timing; run them separately"
         )
     planned = [Job(live, config, names, threads, config.policy or Policy.LATEST)] if live else jobs
+    if config.skip_existing and config.overwrite:
+        raise UsageError("skip-existing and overwrite exclude each other; omit one of them")
     check_distinct(file for job in planned for file in job.files)
     return planned
 
@@ -156,6 +158,19 @@ def _is_endless_test(source: Source) -> bool:
     from streamdepth.sources.pattern import PatternSource
 
     return isinstance(source, PatternSource) and source.endless
+
+
+def without_existing(jobs: list[Job]) -> tuple[list[Job], list[str]]:
+    """The jobs that have an output to write, and a note for each of the others: all their outputs exist."""
+    todo, notes = [], []
+    for job in jobs:
+        paths = [Path(name) for name in job.files]
+        done = [path.is_file() or (path.is_dir() and any(path.iterdir())) for path in paths]
+        if paths and all(done):
+            notes.append(f"{job.title}: skipped, {', '.join(job.files)} exists")
+        else:
+            todo.append(job)
+    return todo, notes
 
 
 def folder_notes(config: RunConfig) -> list[str]:

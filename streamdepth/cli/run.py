@@ -29,7 +29,7 @@ def run(config: RunConfig) -> None:
     Example without a camera: [bold]streamdepth run test: -o depth.mp4[/bold]
     """
     from streamdepth.cli.clips import run_clips
-    from streamdepth.cli.jobs import folder_notes, plan
+    from streamdepth.cli.jobs import folder_notes, plan, without_existing
     from streamdepth.cli.terminal import bytes_bar, say
     from streamdepth.image.estimator import DepthEstimator
 
@@ -37,10 +37,17 @@ def run(config: RunConfig) -> None:
     jobs = plan(config, on_status)
     if config.stats is not None:
         _check_stats_place(config.stats, sources=config.sources, outputs=[one for job in jobs for one in job.files])
-    for note in folder_notes(config):
+    notes = folder_notes(config)
+    if config.skip_existing:
+        jobs, skipped = without_existing(jobs)
+        notes += skipped
+    for note in notes:
         say(note, quiet=config.quiet)
     if not jobs:
-        say(f"shard {config.shard}: no clips", quiet=config.quiet)
+        say(
+            "nothing to do: " + (f"no clips in shard {config.shard}" if config.shard else "all outputs exist"),
+            quiet=config.quiet,
+        )
     with bytes_bar(quiet=config.quiet) as downloading:
         estimator = DepthEstimator(config.model, **config.model_options(progress=downloading, on_status=on_status))
     done: list[tuple[str, RunStats, str]] = []

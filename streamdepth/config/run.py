@@ -129,6 +129,9 @@ class RunConfig(Settings):
         limits.EVENTS_RATE,
         Option("Events per zone and second of media time, at most.", OUTPUT, metavar="FPS"),
     ] = 10.0
+    skip_existing: Annotated[
+        bool, Option("Skip files whose outputs exist; those that a run left incomplete do not.", OUTPUT)
+    ] = False
     show: Annotated[bool, Option("Show the output in a window; h lists its keys.", OUTPUT)] = False
     stats: Annotated[
         Path | None,

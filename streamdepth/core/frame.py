@@ -115,7 +115,7 @@ class MediaClock:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._shifts: list[Fraction] = []
-        self._ended = False
+        self._ended = self._limited = False
 
     def add_shift(self, seconds: Fraction) -> None:
         """From the next jump of the clock on, ``seconds`` are added to the time stamps of the file."""
@@ -126,6 +126,17 @@ class MediaClock:
         """The source was read to its own end, not to that of a limit or of the run."""
         with self._lock:
             self._ended = True
+
+    def limit(self) -> None:
+        """The source was read to the end of its limits."""
+        with self._lock:
+            self._limited = True
+
+    @property
+    def finished(self) -> bool:
+        """False if the source failed or was stopped before its end."""
+        with self._lock:
+            return self._ended or self._limited
 
     @property
     def ended(self) -> bool:

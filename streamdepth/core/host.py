@@ -11,7 +11,7 @@ import tempfile
 import time
 import unicodedata
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -111,6 +111,24 @@ def remove(path: Path) -> bool:
         _retried(lambda: path.unlink(missing_ok=True))
     except PermissionError:
         return False
+    return True
+
+
+def lock(file: IO[bytes]) -> bool:
+    """Lock an open file against other processes until it is closed; False if another one has locked it.
+
+    Always True on systems without ``flock``.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # a file system without locks
     return True
 
 

@@ -23,6 +23,7 @@ from streamdepth.core.look import Look, LookControl, View
 from streamdepth.core.queues import Aborted, BoundedQueue, Ended
 from streamdepth.serve.api import LOGGER, ApiError, look_changes
 from streamdepth.serve.containers import check_container, codec_for_browsers
+from streamdepth.sinks.files import partial_path
 
 if TYPE_CHECKING:
     from streamdepth.core.clock import Clock
@@ -228,7 +229,8 @@ class JobRunner:
                 self._remove(job)
 
     def _fail(self, job: Job, message: str) -> None:
-        remove(job.result)
+        for path in (job.result, partial_path(job.result)):
+            remove(path)
         job.error = message
         self._end(job, JobState.FAILED)
 
@@ -276,10 +278,11 @@ class JobRunner:
 
     def _watch(self, job: Job, pipeline: Pipeline, ended: threading.Event) -> None:
         """Update the progress of a running job and enforce its limits."""
+        written = partial_path(job.result)
         while not ended.wait(_CHECK_SECONDS):
             stats = pipeline.snapshot()
             job.frames, job.expected, job.seconds = stats.estimated, stats.expected, stats.seconds
-            size = job.result.stat().st_size if job.result.exists() else 0
+            size = written.stat().st_size if written.exists() else 0
             if size > self._settings.max_result_bytes:
                 job.error = f"{job.name}: its depth video exceeds {self._settings.max_result_bytes:,} bytes; send less"
             elif self._room() < 0:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import os
 import tempfile
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.errors import OutputExistsError, SinkError, UsageError
-from streamdepth.core.host import rename
+from streamdepth.core.host import lock, remove, rename
 from streamdepth.media.boxes import ASPECT_PLACEHOLDER, set_display_aspect
 
 if TYPE_CHECKING:
@@ -55,13 +56,11 @@ def is_same_file(path: Path, other: str | None) -> bool:
         return False
 
 
-def claim_file(path: Path, *, overwrite: bool, media_path: str | None = None) -> bool:
-    """Make sure that ``path`` can be written; creates missing folders. Returns True if the file was created (empty).
-
-    An existing file keeps its content until the first byte is written.
+def check_output(path: Path, *, overwrite: bool, media_path: str | None = None) -> None:
+    """Make sure that ``path`` may be written; creates missing folders.
 
     Raises:
-        UsageError: it is the file being read.
+        UsageError: it is the input.
         OutputExistsError: the file exists and ``overwrite`` is False.
         SinkError: it is a folder or a device, or not writable.
     """
@@ -76,16 +75,16 @@ def claim_file(path: Path, *, overwrite: bool, media_path: str | None = None) ->
             if not overwrite:
                 raise OutputExistsError(f"{path}: already exists; --overwrite replaces it")
             path.open("r+b").close()
-            return False
         make_folder(path.parent)
-        path.open("xb").close()
-        return True
     except SinkError:
         raise
-    except FileExistsError as exc:
-        raise OutputExistsError(f"{path}: already exists; --overwrite replaces it") from exc
     except OSError as exc:
         raise write_failed(path, exc) from exc
+
+
+def partial_path(path: Path) -> Path:
+    """The name of a file while it is written: ``out.partial.mkv`` for ``out.mkv``."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
 def make_folder(folder: Path) -> None:
@@ -101,13 +100,53 @@ def make_folder(folder: Path) -> None:
 
 
 class OutputFile(io.RawIOBase):
-    """A claimed file for a muxer. Errors are those of the operating system, and the file can be closed before the muxer
-    so that no trailer is written. The first write truncates it. Not thread-safe."""
+    """A file that is written as ``NAME.partial.SUFFIX`` and gets its name when it is complete.
 
-    def __init__(self, path: Path) -> None:
-        self._raw = path.open("r+b", buffering=0)
-        self._untouched = True
-        self.name = str(path)
+    Errors are those of the operating system, and the file can be closed before a muxer so that no trailer is written.
+    An existing file stays until ``commit``. Not thread-safe.
+
+    Args:
+        path: the name when it is complete; missing folders are created.
+        overwrite: replace an existing file.
+        media_path: the input.
+
+    Raises:
+        UsageError: ``path`` is the input.
+        OutputExistsError: the file exists and ``overwrite`` is False, or another process is writing it.
+        SinkError: it is a folder or a device, or not writable.
+    """
+
+    def __init__(self, path: Path, *, overwrite: bool, media_path: str | None = None) -> None:
+        check_output(path, overwrite=overwrite, media_path=media_path)
+        self._path = path
+        self.partial = partial_path(path)
+        try:
+            binary = getattr(os, "O_BINARY", 0)
+            self._raw = os.fdopen(os.open(self.partial, os.O_RDWR | os.O_CREAT | binary, 0o666), "r+b", buffering=0)
+        except OSError as exc:
+            raise write_failed(path, exc) from exc
+        if not lock(self._raw):
+            self._raw.close()
+            raise OutputExistsError(f"{self.partial}: another process is writing it; choose another output")
+        self._raw.truncate(0)  # what an interrupted run left
+        self.name = str(self.partial)
+
+    def commit(self) -> None:
+        """Close the complete file and give it its name.
+
+        Raises:
+            SinkError: it cannot be renamed; the partial file stays.
+        """
+        self.close()
+        try:
+            rename(self.partial, self._path)
+        except OSError as exc:
+            raise write_failed(self._path, exc) from exc
+
+    def discard(self) -> None:
+        """Close and remove the partial file."""
+        self.close()
+        remove(self.partial)
 
     def writable(self) -> bool:
         return True
@@ -116,9 +155,6 @@ class OutputFile(io.RawIOBase):
         return True
 
     def write(self, data: Buffer, /) -> int:
-        if self._untouched:
-            self._raw.truncate(0)
-            self._untouched = False
         view = memoryview(data)
         size = len(view)
         while view:
@@ -178,19 +214,17 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
 
 
 class MuxedFile:
-    """Muxes packets into a claimed file. Not thread-safe.
+    """Muxes packets into an :class:`OutputFile`. Not thread-safe.
 
-    Args:
-        path: a file claimed by ``claim_file``; its old content is kept until the first packet.
-        created: ``claim_file`` created it, so it is removed if nothing is written.
+    Attributes:
+        note: names the partial file of an incomplete output, else empty.
     """
 
-    def __init__(self, path: Path, muxer: str, options: Mapping[str, str], *, created: bool) -> None:
+    def __init__(self, file: OutputFile, muxer: str, options: Mapping[str, str]) -> None:
         import av
 
-        self._path = path
-        self._created = created
-        self._file = OutputFile(path)
+        self._file = file
+        self.note = ""
         self.container = av.open(
             self._file, "w", format=muxer, container_options=dict(options), buffer_size=_WRITE_BYTES
         )
@@ -216,7 +250,7 @@ class MuxedFile:
             self.container.mux(packets)  # type: ignore[arg-type]
         except (av.FFmpegError, OSError, ValueError) as exc:
             self.broken = True
-            raise write_failed(self._path, exc) from exc
+            raise write_failed(self._file.partial, exc) from exc
 
     def copy(self, packets: Iterable[Packet[Any]], refused: Callable[[Packet[Any], str], None]) -> None:
         """Mux packets of sound and subtitles; ``refused`` is called with each that the muxer refuses, and the reason.
@@ -232,11 +266,12 @@ class MuxedFile:
             except (av.FFmpegError, OSError, ValueError) as exc:
                 if is_disk_error(exc):
                     self.broken = True
-                    raise write_failed(self._path, exc) from exc
+                    raise write_failed(self._file.partial, exc) from exc
                 refused(packet, reason(exc))
 
-    def close(self, *, empty: bool) -> None:
-        """Write the trailer, unless the file is broken; remove the file if it is ``empty`` and was created.
+    def close(self, *, empty: bool, complete: bool) -> None:
+        """Write the trailer, unless the file is broken, and give the file its name if it is ``complete``. An ``empty``
+        file is removed.
 
         Raises:
             SinkError: the end could not be written; what came before stays readable.
@@ -246,6 +281,7 @@ class MuxedFile:
         if self._closed:
             return
         self._closed = True
+        partial = self._file.partial
         try:
             if self.broken or empty:
                 # Closed before the muxer, so that it writes no trailer: after an error the trailer would overwrite the
@@ -255,12 +291,16 @@ class MuxedFile:
                 self.container.close()
             except (av.FFmpegError, OSError, ValueError) as exc:
                 if not (self.broken or empty):
-                    raise write_failed(self._path, exc) from exc
+                    self.broken = True
+                    raise write_failed(partial, exc) from exc
         finally:
             self._file.close()
             if self._aspect is not None and not empty:
                 with contextlib.suppress(OSError):
-                    set_display_aspect(self._path, self._aspect)
-            if self._created and empty:
-                with contextlib.suppress(OSError):
-                    self._path.unlink()
+                    set_display_aspect(partial, self._aspect)
+            if empty:
+                self._file.discard()
+            elif complete and not self.broken:
+                self._file.commit()
+            else:
+                self.note = f"incomplete: kept as {partial.name}"

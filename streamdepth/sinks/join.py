@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.errors import SinkError
 from streamdepth.sinks.encoding import CONTAINERS, container_of, container_options
-from streamdepth.sinks.files import MuxedFile, claim_file, reason
+from streamdepth.sinks.files import MuxedFile, OutputFile, reason
 from streamdepth.sinks.packets import PacketCopier
 from streamdepth.sinks.video import output_time
 
@@ -54,9 +54,9 @@ def join_video(
         SinkError: the parts do not fit together, or ``path`` does not contain every frame at its time.
     """
     container = container_of(path.suffix)
-    created = claim_file(path, overwrite=True)
+    file = OutputFile(path, overwrite=True)
     ticks = output_time(info)[0].denominator
-    muxed = MuxedFile(path, container.muxer, container_options(container, ticks), created=created)
+    muxed = MuxedFile(file, container.muxer, container_options(container, ticks))
     copier: PacketCopier | None = None
     written = False
     try:
@@ -84,7 +84,7 @@ def join_video(
     finally:
         if copier is not None:
             copier.close()
-        muxed.close(empty=not written)
+        muxed.close(empty=muxed.broken or not written, complete=True)
     check_times(path, times)
     return copier.notes if copier is not None else []
 
@@ -97,9 +97,9 @@ def join_depth(parts: Sequence[Path], path: Path, info: StreamInfo, times: Seque
     """
     import av
 
-    created = claim_file(path, overwrite=True)
+    file = OutputFile(path, overwrite=True)
     options = container_options(CONTAINERS[".mkv"], _MILLISECOND.denominator)
-    muxed = MuxedFile(path, "matroska", options, created=created)
+    muxed = MuxedFile(file, "matroska", options)
     written = False
     try:
         with av.open(str(parts[0])) as first:
@@ -126,7 +126,7 @@ def join_depth(parts: Sequence[Path], path: Path, info: StreamInfo, times: Seque
         muxed.broken = True
         raise
     finally:
-        muxed.close(empty=not written)
+        muxed.close(empty=muxed.broken or not written, complete=True)
     check_times(path, times)
 
 

@@ -21,7 +21,7 @@ from streamdepth.sinks.encoding import (
     odd_chroma,
     with_hdr,
 )
-from streamdepth.sinks.files import MuxedFile, claim_file, reason
+from streamdepth.sinks.files import MuxedFile, OutputFile, reason
 from streamdepth.sinks.packets import PacketCopier
 from streamdepth.sinks.tracks import AUDIO_MODES, AudioMode
 
@@ -50,9 +50,10 @@ class VideoSink(BaseSink):
     Audio and subtitles of the input are copied packet by packet. Text subtitles that the container cannot hold are
     converted; other streams that it cannot hold are omitted. ``note`` names both.
 
-    While it is being written, the file plays up to the last second (MP4, MOV: two): clusters in Matroska/WebM,
-    fragments in MP4/MOV, which become one ordinary indexed file on ``close``. So a crash, a kill or a full disk leaves
-    a playable file. A run without frames leaves none.
+    The file is written as ``NAME.partial.SUFFIX`` and gets its name when it is complete. While it is being written, it
+    plays up to the last second (MP4, MOV: two): clusters in Matroska/WebM, fragments in MP4/MOV, which become one
+    ordinary indexed file on ``close``. So a crash, a kill, a full disk or a run that is stopped before the end of its
+    file leaves a playable partial file. A run without frames leaves none.
 
     Frames of another size than the first are letterboxed into it and counted as ``resized``.
 
@@ -119,7 +120,7 @@ class VideoSink(BaseSink):
         self._info: StreamInfo | None = None
         self._time_base = Fraction(1, 1000)
         self._origin = Fraction(0)
-        self._flushed = self._closed = self._interrupted = False
+        self._flushed = self._closed = self._interrupted = self._complete = False
         self._frames = 0
         self._last_pts = 0
         self._last_duration = Fraction(0)
@@ -159,10 +160,10 @@ class VideoSink(BaseSink):
             if stream.hdr.dolby_vision:
                 self._notes.append("Dolby Vision metadata is omitted")
         self._info = stream
-        created = claim_file(self._path, overwrite=self._overwrite, media_path=stream.media_path)
+        file = OutputFile(self._path, overwrite=self._overwrite, media_path=stream.media_path)
         self._time_base, self._origin = output_time(stream)
         options = container_options(self._container, self._time_base.denominator)
-        self._muxed = MuxedFile(self._path, self._container.muxer, options, created=created)
+        self._muxed = MuxedFile(file, self._container.muxer, options)
         try:
             self._open_output(self._muxed.container, stream, image, encoding)
         except BaseException:
@@ -185,7 +186,12 @@ class VideoSink(BaseSink):
         self._frames += 1
 
     def flush(self) -> None:
-        """Write the delayed frames of the encoder, and the rest of the sound."""
+        """Write the delayed frames of the encoder, and the rest of the sound: the output is complete."""
+        clock = None if self._info is None else self._info.media_clock
+        self._complete = clock is None or clock.finished
+        self._finish()
+
+    def _finish(self) -> None:
         if self._flushed or self._muxed is None or self._muxed.broken or not self._frames:
             return
         self._flushed = True
@@ -209,13 +215,16 @@ class VideoSink(BaseSink):
             return
         self._closed = True
         try:
-            self.flush()
+            self._finish()
         finally:
             if self._copier is not None:
                 self._copier.close()
             muxed, self._muxed, self._stream = self._muxed, None, None
             if muxed is not None:
-                muxed.close(empty=not self._frames)
+                try:
+                    muxed.close(empty=not self._frames, complete=self._complete)
+                finally:
+                    self._notes += [muxed.note] if muxed.note else []
 
     def _open_output(self, output: OutputContainer, stream: StreamInfo, image: ImageInfo, encoding: Encoding) -> None:
         try:

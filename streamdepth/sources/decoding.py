@@ -158,6 +158,7 @@ class Decoding:
                     self.dropped.clear()
                     continue
                 if end_pts is not None and pts >= end_pts:
+                    self.clock.limit()
                     # Reordered frames come out in presentation order, so nothing before the end can follow.
                     break
                 try:
@@ -171,11 +172,12 @@ class Decoding:
                 self._given += 1
                 yield index, pts, image
                 if max_frames is not None and self._given >= max_frames:
+                    self.clock.limit()
                     return
             else:
+                self._check_end(begin_pts is not None)
                 if not self._stop.is_set():
                     self.clock.end()
-                self._check_end(begin_pts is not None)
             if not self._given and not self._stop.is_set() and begin_pts is not None:
                 raise SourceError(
                     f"{self._name}: no frame at or after the start; choose an earlier start", source=self._name

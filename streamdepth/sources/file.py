@@ -149,7 +149,7 @@ class FileSource(BaseSource):
             lines.append(decoding.shortfall)
         if decoding is not None and decoding.deinterlacer.used and DEINTERLACED not in decoding.note:
             lines.append(DEINTERLACED)
-        return tuple(f"{self._id}: {line}" for line in lines)
+        return tuple(lines)
 
     def open(self) -> StreamInfo:
         """Open the file and decode its first frame.

@@ -105,6 +105,23 @@ class TestRun:
         assert content["written"] == 8
         assert [run["source"] for run in content["runs"]] == ["one.mp4", "two.mp4"]
 
+    def test_existing_outputs_are_skipped_on_request(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        for name in ("a", "b"):
+            write_clip(tmp_path / f"{name}.mp4", frames=3, width=64, height=48)
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "a.mkv").write_bytes(b"done before")
+        (tmp_path / "out" / "b.partial.mkv").write_bytes(b"left by a killed run")
+        arguments = ["run", str(tmp_path / "*.mp4"), "-o", str(tmp_path / "out" / "{name}.mkv"), "--skip-existing"]
+        assert main(arguments) == 0
+        assert "a.mp4: skipped" in capsys.readouterr().err.replace("\n", " ")
+        assert (tmp_path / "out" / "a.mkv").read_bytes() == b"done before"
+        assert len(read_pts(tmp_path / "out" / "b.mkv")) == 3
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mkv", "b.mkv"]
+        assert main(arguments) == 0
+        capsys.readouterr()
+        assert main([*arguments, "--overwrite"]) == 2
+        assert "exclude each other" in one_line(capsys)
+
     def test_a_configuration_file_and_options_over_it(self, clip: Path, tmp_path: Path) -> None:
         config = tmp_path / "run.yaml"
         config.write_text(f"sources: {clip}\noutput: {tmp_path}/out.mkv\nmax-frames: 3\nrange: frame\n")

@@ -288,6 +288,9 @@ def test_a_killed_run_can_be_read(tmp_path: Path, name: str, least: int) -> None
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
         child.kill()
+    if path.suffix == ".mkv":
+        assert not path.exists()
+        path = path.with_name("out.partial.mkv")
     with read_depth(path) as reader:
         frames = list(reader)
         assert least <= len(frames) <= 100
@@ -315,6 +318,9 @@ def test_a_full_disk_keeps_what_was_written(tmp_path: Path, name: str) -> None:
         path = disk / name
         with pytest.raises(SinkError, match="no space left on the device; what was written is kept"):
             run_sink(sink_at(path), info, depths(maps, size=(128, 96)))
+        if path.suffix == ".mkv":
+            assert not path.exists()
+            path = path.with_name("out.partial.mkv")
         with read_depth(path) as reader:
             frames = list(reader)
             assert len(frames) >= 5

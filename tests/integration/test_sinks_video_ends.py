@@ -17,6 +17,7 @@ import pytest
 from streamdepth.core.errors import OutputExistsError, SinkError, UsageError
 from streamdepth.core.frame import ImageInfo
 from streamdepth.sinks.video import VideoSink
+from streamdepth.sources.file import FileSource
 from tests.support.live import Body, http_server
 from tests.support.media import read_pts, write_clip
 from tests.support.rtsp import listener, say_nothing
@@ -60,6 +61,10 @@ sys.stdin.read()
 """
 
 
+def partial(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".mov", ".webm"])
 def test_a_killed_run_leaves_a_file_that_plays(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"out{suffix}"
@@ -69,8 +74,10 @@ def test_a_killed_run_leaves_a_file_that_plays(tmp_path: Path, suffix: str) -> N
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
         child.kill()
+    # The name says that it is not finished.
+    assert not path.exists()
     # One second of video may be lost, and what the encoder had not given out yet.
-    pts = read_pts(path)
+    pts = read_pts(partial(path))
     assert len(pts) >= 100
     assert pts == sorted(pts)
 
@@ -85,6 +92,43 @@ def test_an_mp4_is_an_ordinary_file_once_closed(tmp_path: Path) -> None:
     assert boxes == ["ftyp", "free", "mdat", "moov"]
 
 
+def test_a_leftover_of_a_killed_run_is_replaced_and_one_being_written_is_not(tmp_path: Path) -> None:
+    path, info = tmp_path / "out.mkv", stream_info()
+    partial(path).write_bytes(b"left over" * 1000)
+    first = VideoSink(path, control=control(), options=FAST)
+    first.open(info, image_info(info))
+    with pytest.raises(OutputExistsError, match=r"out.partial.mkv: another process is writing it"):
+        VideoSink(path, control=control(), options=FAST).open(info, image_info(info))
+    for item in painted(range(3)):
+        first.process(item)
+    first.flush()
+    first.close()
+    assert len(read_pts(path)) == 3
+    assert [file.name for file in tmp_path.iterdir()] == ["out.mkv"]
+
+
+@pytest.mark.parametrize("how", ["stopped", "limited", "read"])
+def test_only_a_source_that_was_read_to_its_end_gives_a_finished_file(tmp_path: Path, how: str) -> None:
+    source = FileSource(write_clip(tmp_path / "in.mp4", frames=10), max_frames=4 if how == "limited" else None)
+    path, info = tmp_path / "out.mkv", source.open()
+    sink = VideoSink(path, control=control(), options=FAST)
+    sink.open(info, image_info(info))
+    for frame in source.frames():
+        sink.process(result(frame.image, frame.pts, index=frame.index, time_base=frame.time_base))
+        if how == "stopped" and frame.index == 4:
+            source.interrupt()
+    source.close()
+    sink.flush()
+    sink.close()
+    if how == "stopped":
+        assert not path.exists()
+        assert len(read_pts(partial(path))) >= 5
+        assert sink.note == "incomplete: kept as out.partial.mkv"
+    else:
+        assert len(read_pts(path)) == (4 if how == "limited" else 10)
+        assert sink.note == ""
+
+
 def test_closing_without_flush_keeps_every_frame_and_closing_twice_is_harmless(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     info = stream_info()
@@ -94,7 +138,9 @@ def test_closing_without_flush_keeps_every_frame_and_closing_twice_is_harmless(t
         sink.process(item)
     sink.close()
     sink.close()
-    assert len(read_pts(path)) == 30
+    # A run that failed is closed without a flush.
+    assert not path.exists()
+    assert len(read_pts(partial(path))) == 30
 
 
 def test_a_run_without_frames_leaves_nothing(tmp_path: Path) -> None:
@@ -192,7 +238,8 @@ def test_a_full_disk_keeps_what_was_written(disk: Path, suffix: str) -> None:
     with pytest.raises(SinkError, match="no space left on the device; what was written is kept"):
         run_sink(sink, info, results(), ImageInfo(320, 180, "rgb24"))
     shown = 0
-    with av.open(str(path)) as container, contextlib.suppress(av.InvalidDataError):
+    assert not path.exists()
+    with av.open(str(partial(path))) as container, contextlib.suppress(av.InvalidDataError):
         for _ in container.decode(container.streams.video[0]):  # the very last image may be cut in two
             shown += 1
     assert shown >= 5
@@ -223,6 +270,7 @@ def test_opening_a_sound_input_that_says_nothing_is_interruptible(tmp_path: Path
         assert opened.wait(2)
         for item in results_of(clip):
             sink.process(item)
+        sink.flush()
         sink.close()
     assert len(read_pts(path)) == 5
     assert "sound not copied: interrupted" in sink.note
@@ -254,6 +302,7 @@ def test_interrupt_lets_the_video_go_on_without_a_stalled_input(tmp_path: Path, 
             assert not done.wait(1.5)
             sink.interrupt()
         assert done.wait(10)
+        sink.flush()
         sink.close()
     assert len(read_pts(path)) == 200
 

@@ -20,6 +20,7 @@ import streamdepth as sd
 from streamdepth import doctor
 from streamdepth.cli import main
 from streamdepth.pipeline import Pipeline
+from streamdepth.sinks.files import partial_path
 from streamdepth.sources.pattern import PatternSource
 from tests.support import need
 from tests.support.cli import one_line
@@ -116,7 +117,7 @@ class TestProcess:
             str(stats),
         ]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        _until(lambda: out.exists() and out.stat().st_size > 2000)
+        _until(lambda: partial_path(out).exists() and partial_path(out).stat().st_size > 2000)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 130
@@ -163,7 +164,7 @@ class TestProcess:
         out = tmp_path / "out.mp4"
         command = [*PYTHON, "run", "test:?frames=0&size=160x120", "-o", str(out), "--range", "ema"]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        _until(lambda: out.exists() and out.stat().st_size > 1000)
+        _until(lambda: partial_path(out).exists() and partial_path(out).stat().st_size > 1000)
         process.terminate()
         assert process.wait(60) == 130
         assert read_pts(out)
@@ -174,10 +175,11 @@ class TestProcess:
         process = subprocess.Popen(
             [*PYTHON, "run", "test:?frames=0&size=320x240", "-o", str(out), "--range", "ema"], stderr=subprocess.DEVNULL
         )
-        _until(lambda: out.exists() and out.stat().st_size > 60_000)
+        _until(lambda: partial_path(out).exists() and partial_path(out).stat().st_size > 60_000)
         process.kill()
         process.wait(10)
-        with av.open(str(out)) as container:
+        assert not out.exists()
+        with av.open(str(partial_path(out))) as container:
             assert sum(1 for _ in container.decode(video=0)) > 10
 
     @need.posix_signals

@@ -14,7 +14,7 @@ from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.sinks.depth.format import INDEX_NAME, Coding, CodingState, DepthMetadata, FrameRecord, span_of
 from streamdepth.sinks.encoding import CONTAINERS, container_options
-from streamdepth.sinks.files import MuxedFile, claim_file, claim_folder, reason, write_failed, write_whole
+from streamdepth.sinks.files import MuxedFile, OutputFile, claim_folder, reason, write_failed, write_whole
 from streamdepth.sinks.names import SOURCE_NAMES, FrameNames
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class DepthVideoSink(_DepthSink):
     the exact pts of each frame (Matroska's time base is a millisecond) and such changes, as JSON text.
     :func:`streamdepth.read_depth` reads both.
 
-    The file is playable while it is being written. An existing file is replaced with the first frame, not before.
+    The file is written as ``NAME.partial.mkv``, is playable meanwhile, and gets its name when it is complete.
 
     Args:
         path: file to write, ``.mkv``.
@@ -168,7 +168,9 @@ class DepthVideoSink(_DepthSink):
         self._state = continues or CodingState()
         if self._path.suffix.lower() != ".mkv":
             raise UsageError(f"{self._path}: depth video is written to .mkv only; use .mkv, or a folder/")
-        self._created = self._closed = self._flushed = False
+        self._file: OutputFile | None = None
+        self._closed = self._flushed = self._complete = False
+        self._note = ""
         self._muxed: MuxedFile | None = None
         self._video: VideoStream | None = None
         self._records: Stream | None = None
@@ -184,7 +186,7 @@ class DepthVideoSink(_DepthSink):
             SinkError: it cannot be written.
         """
         self._camera(stream)
-        self._created = claim_file(self._path, overwrite=self._overwrite, media_path=stream.media_path)
+        self._file = OutputFile(self._path, overwrite=self._overwrite, media_path=stream.media_path)
         self._info = stream
 
     def process(self, result: Result) -> None:
@@ -218,7 +220,16 @@ class DepthVideoSink(_DepthSink):
         self._muxed.mux(self._video.encode(image))
         self._frames += 1
 
+    @property
+    def note(self) -> str:
+        return self._note
+
     def flush(self) -> None:
+        clock = None if self._info is None else self._info.media_clock
+        self._complete = clock is None or clock.finished
+        self._finish()
+
+    def _finish(self) -> None:
         if self._flushed or self._muxed is None or self._video is None or self._muxed.broken:
             return
         self._flushed = True
@@ -233,19 +244,23 @@ class DepthVideoSink(_DepthSink):
             return
         self._closed = True
         try:
-            self.flush()
+            self._finish()
         finally:
             muxed, self._muxed = self._muxed, None
             if muxed is not None:
-                muxed.close(empty=not self._frames)
-            elif self._created:
-                self._path.unlink(missing_ok=True)
+                try:
+                    muxed.close(empty=not self._frames, complete=self._complete)
+                finally:
+                    self._note = muxed.note
+            elif self._file is not None:
+                self._file.discard()
 
     def _begin(self, info: StreamInfo, depth: DepthMap, coding: Coding) -> None:
         import av
 
         options = container_options(CONTAINERS[".mkv"], _MILLISECONDS)
-        self._muxed = muxed = MuxedFile(self._path, "matroska", options, created=self._created)
+        assert self._file is not None  # noqa: S101 - open() made it
+        self._muxed = muxed = MuxedFile(self._file, "matroska", options)
         output = muxed.container
         output.metadata.update(self._metadata(depth, coding, self._box).tags())
         video = output.add_stream("ffv1", rate=info.rate or Fraction(25))

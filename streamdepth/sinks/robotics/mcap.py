@@ -12,14 +12,14 @@ import numpy as np
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import MissingDependencyError, SinkError, UsageError
 from streamdepth.sinks.depth.sink import Size, resized
-from streamdepth.sinks.files import OutputFile, claim_file, write_failed
+from streamdepth.sinks.files import OutputFile, write_failed
 from streamdepth.sinks.robotics import ros
 from streamdepth.sinks.robotics.metric import camera_for, jpeg_of, metres_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from streamdepth.core.frame import Frame, ImageInfo, Result, StreamInfo
+    from streamdepth.core.frame import Frame, ImageInfo, MediaClock, Result, StreamInfo
     from streamdepth.geometry.intrinsics import Intrinsics
     from streamdepth.geometry.readers import IntrinsicsFor
 
@@ -76,7 +76,9 @@ class McapSink(BaseSink):
         self._writer: Any = None
         self._channels: dict[str, int] = {}
         self._frames = 0
-        self._created = False
+        self._output: OutputFile | None = None
+        self._clock: MediaClock | None = None
+        self._complete = False
 
     def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:  # noqa: ARG002 - takes no images
         """
@@ -95,8 +97,9 @@ class McapSink(BaseSink):
         self._camera = camera_for(self.name, stream, self._intrinsics)
         if stream.live:
             self._wall_minus_monotonic_ns = self._wall_clock_ns() - self._monotonic_ns()
-        self._created = claim_file(self._path, overwrite=self._overwrite, media_path=stream.media_path)
-        self._file = io.BufferedWriter(OutputFile(self._path))
+        self._output = OutputFile(self._path, overwrite=self._overwrite, media_path=stream.media_path)
+        self._file = io.BufferedWriter(self._output)
+        self._clock = stream.media_clock
         self._writer = Writer(self._file)
 
     def process(self, result: Result) -> None:
@@ -128,25 +131,30 @@ class McapSink(BaseSink):
         except OSError as error:
             raise write_failed(self._path, error) from error
 
+    def flush(self) -> None:
+        self._complete = self._clock is None or self._clock.finished
+
     def close(self) -> None:
         """
         Raises:
             SinkError: the end of the file could not be written; what was written stays readable.
         """
-        file, writer = self._file, self._writer
+        file, writer, output = self._file, self._writer, self._output
         self._file = self._writer = None
-        if file is None:
+        if file is None or output is None:
             return
         try:
             if self._frames:
                 writer.finish()
-            file.close()
+            file.flush()
+            if self._frames and self._complete:
+                output.commit()
         except OSError as error:
-            raise write_failed(self._path, error) from error
+            raise write_failed(output.partial, error) from error
         finally:
-            file.raw.close()
-            if not self._frames and self._created:
-                self._path.unlink(missing_ok=True)
+            output.close()
+            if not self._frames:
+                output.discard()
 
     def _begin(self, result: Result) -> None:
         self._writer.start(profile="ros2", library="streamdepth")

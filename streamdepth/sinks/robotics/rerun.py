@@ -10,7 +10,7 @@ import numpy as np
 
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import MissingDependencyError, SinkError
-from streamdepth.sinks.files import claim_file, write_failed
+from streamdepth.sinks.files import check_output, write_failed
 from streamdepth.sinks.robotics.metric import camera_for, jpeg_of, metres_of
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ class RerunSink(BaseSink):
         self._rerun: Any = None
         self._recording: Any = None
         self._frames = 0
-        self._created = False
         self._source = ""
 
     def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:  # noqa: ARG002 - takes no images
@@ -78,7 +77,7 @@ class RerunSink(BaseSink):
         self._source = stream.source_id
         if stream.live:
             self._wall_minus_monotonic_ns = self._wall_clock_ns() - self._monotonic_ns()
-        self._created = claim_file(self._path, overwrite=self._overwrite, media_path=stream.media_path)
+        check_output(self._path, overwrite=self._overwrite, media_path=stream.media_path)
 
     def process(self, result: Result) -> None:
         """
@@ -123,9 +122,6 @@ class RerunSink(BaseSink):
                 recording.disconnect()
             except (OSError, RuntimeError) as error:
                 raise write_failed(self._path, error) from error
-        elif self._created:
-            self._created = False
-            self._path.unlink(missing_ok=True)
 
     def _begin(self, rr: Any, result: Result) -> Any:
         recording = rr.RecordingStream("streamdepth")

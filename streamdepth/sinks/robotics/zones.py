@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, StopPipeline, UsageError
 from streamdepth.core.frame import Sense
-from streamdepth.sinks.files import claim_file, write_failed
+from streamdepth.sinks.files import check_output, write_failed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,7 +126,7 @@ class ZoneEventsSink(BaseSink):
         except ValueError as error:
             raise UsageError(f"{error}; the box is x, y, width, height") from error
         if self._path is not None:
-            claim_file(self._path, overwrite=self._overwrite, media_path=stream.media_path)
+            check_output(self._path, overwrite=self._overwrite, media_path=stream.media_path)
             self._stream = self._path.open("w", encoding="utf-8")
 
     def process(self, result: Result) -> None:
