@@ -44,10 +44,7 @@ def run(config: RunConfig) -> None:
     for note in notes:
         say(note, quiet=config.quiet)
     if not jobs:
-        say(
-            "nothing to do: " + (f"no clips in shard {config.shard}" if config.shard else "all outputs exist"),
-            quiet=config.quiet,
-        )
+        say(f"shard {config.shard}: no clips" if config.shard else "all outputs exist", quiet=config.quiet)
     with bytes_bar(quiet=config.quiet) as downloading:
         estimator = DepthEstimator(config.model, **config.model_options(progress=downloading, on_status=on_status))
     done: list[tuple[str, RunStats, str]] = []

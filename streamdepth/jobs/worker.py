@@ -207,7 +207,8 @@ def _write_parts(
 
 
 def _silent(info: StreamInfo) -> StreamInfo:
-    return replace(info, media_path=None)
+    # The source is read only as far as its segment goes, which is not an early end.
+    return replace(info, media_path=None, media_clock=None)
 
 
 class _StatisticsSink(BaseSink):
