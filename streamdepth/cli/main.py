@@ -48,6 +48,7 @@ def _invoke(arguments: list[str]) -> int:
     if debug:
         arguments.remove(_DEBUG)
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # OpenCV prints warnings beside our one line
+    os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 prints a banner; 1: errors only
     from streamdepth.cli.app import make_app
 
     try:

@@ -13,7 +13,7 @@ from streamdepth.core.errors import OutputExistsError, SinkError, SourceError, S
 from streamdepth.core.redact import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from streamdepth.cli.jobs import Job
     from streamdepth.config import RunConfig
@@ -99,12 +99,16 @@ def _run_pipelines(
                 raise
             say(trouble)
             continue
+        except KeyboardInterrupt:
+            if progress_shown(config.quiet):
+                say(summary(pipeline.stats, job.title))
+            raise
         finally:
             done.append((job.title, pipeline.stats, trouble))
         for note in pipeline.stats.notes[len(pipeline.notes) :]:
             say(note, quiet=config.quiet)
         if progress_shown(config.quiet):
-            say(_summary(pipeline.stats, job.title, [sink.name for sink in pipeline.sinks]))
+            say(summary(pipeline.stats, job.title))
 
 
 @contextmanager
@@ -133,13 +137,22 @@ def _chosen_batch(config: RunConfig, estimator: DepthEstimator, job: Job) -> int
     return best_batch(estimator.model, live_sources=len(job.sources) if live else 0).batch
 
 
-def _summary(stats: RunStats, title: str, outputs: list[str]) -> str:
+def summary(stats: RunStats, title: str) -> str:
+    """One line about a run: frames, rate, model, and what each output counted."""
     lost = sum(stats.dropped.values())
-    dropped = f", {lost} dropped ({', '.join(f'{n} {c}' for c, n in stats.dropped.items())})" if lost else ""
+    dropped = f", {lost} dropped ({_listed(stats.dropped)})" if lost else ""
+    outputs = [
+        f"{sink.name} ({events})" if (events := _listed({**sink.dropped, **sink.counts})) else sink.name
+        for sink in stats.sinks
+    ]
     model = f"{stats.model} {stats.dtype} on {stats.provider}"
     if stats.propagated:
         model += f" for {stats.processed - stats.propagated} of them"
     return f"{title} to {', '.join(outputs)}: {stats.processed} frames, {stats.fps:.1f} fps, {model}{dropped}"
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {cause.replace('_', ' ')}" for cause, count in counts.items() if count)
 
 
 def _check_stats_place(path: Path, *, sources: Iterable[str], outputs: Iterable[str]) -> None:

@@ -111,6 +111,8 @@ class TestProcess:
             "test:?frames=0&size=160x120",
             "-o",
             str(out),
+            "--policy",
+            "every",
             "--range",
             "ema",
             "--stats",
@@ -149,7 +151,8 @@ class TestProcess:
         monkeypatch.setattr(PatternSource, "frames", pressing)
         out, stats = tmp_path / "o.mkv", tmp_path / "s.json"
         try:
-            code = main(["run", "test:?frames=0&size=64x48", "-o", str(out), "--range", "ema", "--stats", str(stats)])
+            options = ["--range", "ema", "--policy", "every", "--stats", str(stats)]
+            code = main(["run", "test:?frames=0&size=64x48", "-o", str(out), *options])
         finally:
             for number, handler in zip((signal.SIGINT, signal.SIGTERM), kept, strict=True):
                 signal.signal(number, handler)
@@ -228,6 +231,34 @@ def _read_all(descriptor: int) -> str:
         chunks.append(chunk)
     os.close(descriptor)
     return b"".join(chunks).decode(errors="replace")
+
+
+@need.posix_signals
+def test_an_interrupted_run_ends_with_its_summary_on_a_terminal(tmp_path: Path) -> None:
+    out = tmp_path / "o.mkv"
+    pty = importlib.import_module("pty")
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [*PYTHON, "run", "test:?frames=0&size=160x120", "-o", str(out)],
+        stderr=slave,
+        env={**os.environ, "TERM": "xterm"},
+    )
+    os.close(slave)
+    _until(lambda: out.exists() and out.stat().st_size > 2000)
+    process.send_signal(signal.SIGINT)
+    text = " ".join(_read_all(master).split())
+    assert process.wait(60) == 130
+    assert f"test: to {out}:" in text
+    assert text.endswith("streamdepth: interrupted")
+
+
+@pytest.mark.parametrize("codec", ["libx265", "libsvtav1", "libvpx-vp9", "ffv1"])
+def test_encoders_print_nothing(codec: str, tmp_path: Path) -> None:
+    if codec not in av.codecs_available:
+        pytest.skip(f"this build of FFmpeg has no {codec}")
+    command = [*PYTHON, "run", "test:?frames=3&size=160x120", "-o", str(tmp_path / "o.mkv"), "--codec", codec]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 class TestEncodings:

@@ -10,7 +10,9 @@ import pytest
 from rich.console import Console
 
 from streamdepth.cli import terminal
-from streamdepth.pipeline import Pipeline, Snapshot
+from streamdepth.cli.run import summary
+from streamdepth.pipeline import Pipeline, RunStats, Snapshot
+from streamdepth.pipeline.stats import SinkStats
 from tests.support.stages import RecordingSink, ScriptedSource, fake_estimator
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         out = io.StringIO()
         monkeypatch.setattr(terminal, "progress_shown", lambda _: True)
         monkeypatch.setattr(
-            terminal, "_console", lambda: Console(file=out, width=120, force_terminal=True, color_system=None)
+            terminal, "progress_console", lambda: Console(file=out, width=120, force_terminal=True, color_system=None)
         )
         with terminal.frames_bar(title, lambda: state, quiet=False):
             pass
@@ -88,3 +90,14 @@ def test_names_with_brackets_are_shown_as_they_are(
 
 def test_a_title_with_brackets_is_shown_as_it_is(shown: Callable[..., str]) -> None:
     assert "a[red]b.mp4" in shown(snapshot(1, 1, 0), "a[red]b.mp4")
+
+
+def test_the_summary_says_what_outputs_counted() -> None:
+    sinks = (
+        SinkStats("a.mkv", 12, {}),
+        SinkStats("rtsp://host/x", 10, {"unsent": 2}, {"reconnects": 1, "slow_viewer": 3, "late": 0}),
+    )
+    stats = RunStats(captured=13, processed=12, dropped={"policy": 1}, seconds=2.0, sinks=sinks)
+    text = summary(stats, "clip")
+    assert text.startswith("clip to a.mkv, rtsp://host/x (2 unsent, 1 reconnects, 3 slow viewer): 12 frames")
+    assert text.endswith(", 1 dropped (1 policy)")
