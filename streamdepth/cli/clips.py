@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from streamdepth.pipeline import RunStats
     from streamdepth.sources.file import FileSource
 
-_OPTIONS = "--resume and --workers"
+_OPTIONS = "--resume, --workers and --engine ray"
 
 
 def run_clips(
@@ -75,6 +75,10 @@ def run_clips(
 def _engine(config: RunConfig, shown: _Shown) -> Engine:
     from streamdepth.jobs.engines import InlineEngine, LocalEngine
 
+    if config.engine == "ray":
+        from streamdepth.jobs.ray_engine import RayEngine
+
+        return RayEngine(config.workers, address=config.ray_address or "")
     if config.workers > 1:
         return LocalEngine(config.workers, threads=config.threads, on_frames=shown.frames)
     return InlineEngine(threads=config.threads, on_frames=shown.frames)

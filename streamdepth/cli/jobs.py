@@ -116,6 +116,8 @@ def plan(config: RunConfig, on_status: Callable[[str], None]) -> list[Job]:
         raise UsageError("-: nothing is written to standard output; name a file such as out.mkv, or a folder/")
     if "data_size" in config.model_fields_set and not config.data:
         raise UsageError(f"data-size {config.data_size}: no depth data is written; add --data OUT, or omit --data-size")
+    if config.ray_address is not None and config.engine != "ray":
+        raise UsageError(f"ray-address {config.ray_address}: Ray is not used; add --engine ray, or omit --ray-address")
     if "segment" in config.model_fields_set and not config.in_segments:
         raise UsageError(
             f"segment {config.segment:g}: the clip is not divided; add --resume or --workers N, or omit --segment"

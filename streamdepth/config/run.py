@@ -282,10 +282,27 @@ class RunConfig(Settings):
         limits.WORKERS,
         Option("Processes that work on the segments of a clip, one session each.", LONG),
     ] = 1
+    engine: Annotated[
+        Literal["local", "ray"],
+        Option("Where workers run: processes of this machine, or actors of a Ray cluster.", LONG),
+    ] = "local"
+    ray_address: Annotated[
+        str | None,
+        Option(
+            "Ray cluster for --engine ray, e.g. auto or ray://host:10001.",
+            LONG,
+            metavar="ADDRESS",
+            default="RAY_ADDRESS, else a cluster of this machine",
+        ),
+    ] = None
     segment: Annotated[
         Seconds,
         limits.SEGMENT_SECONDS,
-        Option("Shortest segment with --resume or --workers; segments begin at key frames.", LONG, metavar="TIME"),
+        Option(
+            "Shortest segment with --resume, --workers or --engine ray; segments begin at key frames.",
+            LONG,
+            metavar="TIME",
+        ),
     ] = 10.0
     shard: Annotated[
         Annotated[str, AfterValidator(_shard)] | None,
@@ -299,7 +316,7 @@ class RunConfig(Settings):
     @property
     def in_segments(self) -> bool:
         """True if clips are processed in segments."""
-        return self.resume or self.workers > 1
+        return self.resume or self.workers > 1 or self.engine == "ray"
 
     @property
     def shard_of(self) -> slice:

@@ -49,7 +49,7 @@ def plan_clip(settings: ClipSettings) -> ClipPlan:
     if _jumps(stamps):
         raise SourceError(
             f"{settings.source_id}: its time stamps jump back, and it cannot be processed in segments; omit "
-            "--resume and --workers",
+            "--resume, --workers and --engine ray",
             source=settings.source_id,
         )
     note = _why_one(stamps) if rereadable else "its frames are interlaced"

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+OPTIONS = "--resume, --workers and --engine ray"
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return write_depth_model(tmp_path / "model.onnx", height=28, width=28)
@@ -110,15 +113,24 @@ class TestRefusals:
         [
             (
                 ["--serve", "rtsp://127.0.0.1:8554/x"],
-                "--serve: not possible with --resume and --workers; omit one of them",
+                f"--serve: not possible with {OPTIONS}; omit one of them",
             ),
-            (["--batch", "auto"], "--batch auto: not possible with --resume and --workers; omit one of them"),
-            (["--policy", "latest"], "--policy latest: not possible with --resume and --workers; omit one of them"),
+            (
+                ["--batch", "auto"],
+                f"--batch auto: not possible with {OPTIONS}; omit one of them",
+            ),
+            (
+                ["--policy", "latest"],
+                f"--policy latest: not possible with {OPTIONS}; omit one of them",
+            ),
             (
                 ["-o", "frames/"],
-                "frames/: --resume and --workers write video files; use a name such as out.mkv, or omit them",
+                f"frames/: {OPTIONS} write video files; use a name such as out.mkv, or omit them",
             ),
-            (["--data", "d/"], "d/: --resume and --workers write depth data as .mkv; use e.g. depth.mkv, or omit them"),
+            (
+                ["--data", "d/"],
+                f"d/: {OPTIONS} write depth data as .mkv; use e.g. depth.mkv, or omit them",
+            ),
         ],
     )
     def test_what_segments_cannot_do_is_refused_before_anything_is_written(
@@ -130,7 +142,7 @@ class TestRefusals:
 
     def test_only_video_files_have_segments(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["run", "test:", "--max-frames", "5", "-o", str(tmp_path / "o.mp4"), "--workers", "2"]) == 2
-        assert "test:: --resume and --workers take video files; omit them for other sources" in one_line(capsys)
+        assert f"test:: {OPTIONS} take video files; omit them for other sources" in one_line(capsys)
 
     def test_a_segment_length_without_segments_is_refused(
         self, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
