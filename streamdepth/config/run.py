@@ -151,20 +151,6 @@ class RunConfig(Settings):
     metres_per_unit: Annotated[
         float | None, limits.SCALE, Option("Scale factor from model output to metres.", MODEL)
     ] = None
-    intrinsics: Annotated[
-        str | None,
-        Option(
-            "Camera intrinsics: fx,fy,cx,cy in pixels, or a file (ROS camera_info, OpenCV YAML or JSON, COLMAP "
-            "cameras.txt, nerfstudio transforms.json).",
-            MODEL,
-            metavar="FILE|FX,FY,CX,CY",
-        ),
-    ] = None
-    fov: Annotated[
-        float | None,
-        limits.FOV_DEGREES,
-        Option("Horizontal field of view of the camera in degrees, instead of --intrinsics.", MODEL, metavar="DEGREES"),
-    ] = None
     anchor: Annotated[
         tuple[Anchor, ...],
         BeforeValidator(_anchors),

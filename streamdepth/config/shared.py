@@ -132,6 +132,26 @@ class Settings(Options):
             suggest=providers,
         ),
     ] = "auto"
+    intrinsics: Annotated[
+        str | None,
+        Option(
+            "Camera intrinsics: fx,fy,cx,cy in pixels, or a file (ROS camera_info, OpenCV YAML or JSON, COLMAP "
+            "cameras.txt, nerfstudio transforms.json).",
+            MODEL,
+            (RUN, SERVE, IMAGE),
+            metavar="FILE|FX,FY,CX,CY",
+        ),
+    ] = None
+    fov: Annotated[
+        float | None,
+        limits.FOV_DEGREES,
+        Option(
+            "Horizontal field of view of the camera in degrees, instead of --intrinsics.",
+            MODEL,
+            (RUN, SERVE, IMAGE),
+            metavar="DEGREES",
+        ),
+    ] = None
     threads: Annotated[
         int | None,
         limits.SESSION_THREADS,
@@ -306,6 +326,8 @@ class Settings(Options):
             "preprocessing": self.rules,
             "provider": self.provider,
             "threads": self.threads,
+            "intrinsics": self.intrinsics,
+            "fov_degrees": self.fov,
             **more,
         }
 

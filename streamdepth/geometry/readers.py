@@ -47,12 +47,15 @@ _ORDER = {
 }
 
 
-def parse_intrinsics(text: str) -> IntrinsicsFor:
+def parse_intrinsics(text: str, *, any_shape: bool = False) -> IntrinsicsFor:
     """``"fx,fy,cx,cy"`` in pixels of the image itself, or the path of a file.
+
+    Args:
+        any_shape: stretch intrinsics whose file states a size of another shape, instead of refusing.
 
     Returns:
         a function that gives the intrinsics of an image of (width, height) pixels. It raises ``ValueError`` where the
-        file states a size of another shape.
+        file states a size of another shape, without ``any_shape``.
 
     Raises:
         UsageError: neither four numbers nor a file.
@@ -62,8 +65,7 @@ def parse_intrinsics(text: str) -> IntrinsicsFor:
     try:
         values = [float(number) for number in numbers]
     except ValueError:
-        found = _from_file(Path(text))
-        return found.for_size if isinstance(found, Intrinsics) else found
+        return _for_images(_from_file(Path(text)), any_shape=any_shape)
     if len(values) != 4:
         raise UsageError(f"intrinsics {text!r}: not four numbers; give fx,fy,cx,cy in pixels, or a file")
     fx, fy, cx, cy = values
@@ -74,19 +76,33 @@ def parse_intrinsics(text: str) -> IntrinsicsFor:
     return partial(Intrinsics, fx, fy, cx, cy)
 
 
-def camera_of(intrinsics: str | None, fov_degrees: float | None) -> IntrinsicsFor | None:
-    """The camera that the options ``--intrinsics`` and ``--fov`` describe; None without either.
+def camera_of(
+    intrinsics: Intrinsics | IntrinsicsFor | str | None, fov_degrees: float | None, *, any_shape: bool = False
+) -> IntrinsicsFor | None:
+    """Intrinsics of an image of (width, height), from the options ``--intrinsics`` and ``--fov``; None without either.
+
+    Args:
+        intrinsics: a value, a function of (width, height), or text for :func:`parse_intrinsics`.
+        any_shape: as for :func:`parse_intrinsics`; a model's input may be stretched.
 
     Raises:
         UsageError: both are given, or one is invalid.
         DataFormatError: see :func:`parse_intrinsics`.
     """
     if intrinsics is not None and fov_degrees is not None:
-        raise UsageError("--intrinsics and --fov exclude each other; give one of them")
+        raise UsageError("intrinsics and fov exclude each other; give one of them")
     if fov_degrees is not None:
         FOV_DEGREES.check("fov", fov_degrees)
         return partial(Intrinsics.from_fov, fov_degrees)
-    return None if intrinsics is None else parse_intrinsics(intrinsics)
+    if isinstance(intrinsics, str):
+        return parse_intrinsics(intrinsics, any_shape=any_shape)
+    return None if intrinsics is None else _for_images(intrinsics, any_shape=any_shape)
+
+
+def _for_images(found: Intrinsics | IntrinsicsFor, *, any_shape: bool) -> IntrinsicsFor:
+    if isinstance(found, Intrinsics):
+        return found.resized if any_shape else found.for_size
+    return found
 
 
 def read_intrinsics(path: str | Path, *, width_px: int | None = None, height_px: int | None = None) -> Intrinsics:

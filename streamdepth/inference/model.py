@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from streamdepth.core import limits
 from streamdepth.core.clock import SystemClock
-from streamdepth.core.errors import InferenceError, UsageError
-from streamdepth.geometry.intrinsics import Intrinsics
+from streamdepth.core.errors import InferenceError
+from streamdepth.geometry.readers import camera_of
 from streamdepth.inference import agreement, providers, sessions
 from streamdepth.inference.build import BuildProcess, BuildRequest, build_first, is_built
 from streamdepth.inference.nvidia import follows_image
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from streamdepth.core.frame import DepthMap, Sense
+    from streamdepth.geometry.intrinsics import Intrinsics
     from streamdepth.inference.engine import Engine
     from streamdepth.inference.slots import Slot
     from streamdepth.models.hub import Progress
@@ -165,7 +166,7 @@ class DepthModel:
 
         self.exact, self.threads = exact, threads
         self._requested_provider = provider
-        camera = camera_of(intrinsics, fov_degrees)
+        camera = camera_of(intrinsics, fov_degrees, any_shape=True)
         found = partial(
             resolve,
             model,
@@ -221,27 +222,6 @@ class DepthModel:
     def trial_engine(self, batch: int = 1) -> Engine:
         """As ``engine``, to measure a batch with: on CUDA where TensorRT would build an engine for each batch."""
         return self._factory.trial(batch)
-
-
-def camera_of(
-    intrinsics: Intrinsics | Callable[[int, int], Intrinsics] | str | None, fov_degrees: float | None
-) -> Callable[[int, int], Intrinsics] | None:
-    """Intrinsics of an image of (width, height), from either argument of a :class:`DepthModel`.
-
-    Raises:
-        UsageError: both are given, or one is invalid.
-    """
-    if intrinsics is not None and fov_degrees is not None:
-        raise UsageError("intrinsics and fov_degrees exclude each other; give one of them")
-    if fov_degrees is not None:
-        if not 0 < fov_degrees < 180:
-            raise UsageError(f"fov must be more than 0 and less than 180 degrees, not {fov_degrees:g}")
-        return partial(Intrinsics.from_fov, fov_degrees)
-    if isinstance(intrinsics, str):
-        from streamdepth.geometry.readers import parse_intrinsics
-
-        return parse_intrinsics(intrinsics)
-    return intrinsics.resized if isinstance(intrinsics, Intrinsics) else intrinsics
 
 
 class EngineFactory:

@@ -279,7 +279,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("options", "code", "message"),
         [
-            (("--fov", "60", "--intrinsics", "1,1,1,1"), 2, "--intrinsics and --fov exclude each other; give one"),
+            (("--fov", "60", "--intrinsics", "1,1,1,1"), 2, "intrinsics and fov exclude each other; give one"),
             (("--fov", "200"), 2, "fov"),
             (("--intrinsics", "none.yaml"), 2, "intrinsics none.yaml: No such file or directory"),
             (("--anchor", "5,5=1"), 2, "one anchor cannot fix scale and shift; give two or more"),

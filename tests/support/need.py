@@ -2,8 +2,8 @@
 
 With ``STREAMDEPTH_REQUIRE_ALL=1`` a missing program or module fails the test instead of skipping it. ``.ci/run`` sets
 it, since it installs all of them. Always skips are: a GPU that is absent (in tests of its absence: present), files of
-``../shared``, the extra ``openvino``, a package registry, rights (mounts, namespaces), and what an operating system or
-a build of FFmpeg does not have.
+``../shared``, the extras ``openvino`` and ``rerun``, a package registry, rights (mounts, namespaces), and what an
+operating system or a build of FFmpeg does not have.
 """
 
 from __future__ import annotations

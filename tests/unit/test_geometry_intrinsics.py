@@ -13,7 +13,7 @@ import pytest
 import streamdepth as sd
 from streamdepth.core.errors import DataFormatError, UsageError
 from streamdepth.geometry.intrinsics import Distortion, Intrinsics
-from streamdepth.geometry.readers import parse_intrinsics, read_intrinsics
+from streamdepth.geometry.readers import camera_of, parse_intrinsics, read_intrinsics
 from streamdepth.media.orientation import Orientation
 
 if TYPE_CHECKING:
@@ -262,3 +262,20 @@ class TestFiles:
 
     def test_numbers(self) -> None:
         assert parse_intrinsics("500, 510,319.5,230")(640, 480) == CAMERA
+
+
+def test_a_model_takes_intrinsics_of_another_shape(tmp_path: Path) -> None:
+    """A network's input is stretched; outputs are not, and refuse."""
+    path = tmp_path / "cameras.txt"
+    path.write_text("1 PINHOLE 640 480 500 510 320 230.5\n")
+    for given in (str(path), CAMERA, CAMERA.resized):
+        found = camera_of(given, None, any_shape=True)
+        assert found is not None
+        assert found(518, 392) == CAMERA.resized(518, 392)
+    strict = camera_of(str(path), None)
+    assert strict is not None
+    with pytest.raises(ValueError, match="do not fit an image of 518x392"):
+        strict(518, 392)
+    assert camera_of(None, None) is None
+    with pytest.raises(UsageError, match="fov must be more than 0 and at most 179 degrees, not 190"):
+        camera_of(None, 190)
