@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         with process.signals_as_interrupts():
             return _invoke(list(arguments))
     process.open_closed_streams()
+    process.hide_warnings()
     process.hold_collections()
     process.escape_unencodable()
     with process.signals_as_interrupts():

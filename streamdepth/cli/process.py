@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from typing import TYPE_CHECKING
 
 from streamdepth.core.clock import SystemClock
@@ -40,6 +41,12 @@ def resume_collections() -> None:
 def skip_final_collection() -> None:
     """Leave all memory to the operating system: the interpreter's collection at exit takes 0.3 s."""
     gc.freeze()
+
+
+def hide_warnings() -> None:
+    """Hide warnings of libraries, unless the interpreter was started with ``-W``."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
 
 
 def open_closed_streams() -> None:
