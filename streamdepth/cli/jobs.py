@@ -14,6 +14,7 @@ from streamdepth.core.errors import UsageError
 from streamdepth.core.host import cores, file_key
 from streamdepth.core.look import LookControl
 from streamdepth.core.queues import Policy
+from streamdepth.core.redact import redact
 from streamdepth.core.threads import plan_threads
 from streamdepth.sinks.names import safe_name
 
@@ -106,6 +107,7 @@ def plan(config: RunConfig, on_status: Callable[[str], None]) -> list[Job]:
         StreamDepthError: a source that is not there.
     """
     from streamdepth.sinks.select import check_distinct
+    from streamdepth.sources.objects import ObjectSource
     from streamdepth.sources.select import at_once, expand
 
     if not config.sources:
@@ -138,6 +140,10 @@ def plan(config: RunConfig, on_status: Callable[[str], None]) -> list[Job]:
     if config.skip_existing and config.overwrite:
         raise UsageError("skip-existing and overwrite exclude each other; omit one of them")
     check_distinct(file for job in planned for file in job.files)
+    urls = {source.url for source in sources if isinstance(source, ObjectSource)}
+    for output in (file for job in planned for file in job.files):
+        if output in urls:
+            raise UsageError(f"{redact(output)}: is the input; choose another name for the output")
     return planned
 
 

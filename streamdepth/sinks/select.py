@@ -11,6 +11,7 @@ from streamdepth.core.errors import UsageError, nearest
 from streamdepth.core.host import file_key
 from streamdepth.core.look import Look, LookControl
 from streamdepth.core.redact import redact
+from streamdepth.net.objects import OBJECT_SCHEMES
 from streamdepth.sinks.encoder_settings import AUTO
 from streamdepth.sinks.encoding import CONTAINERS
 from streamdepth.sinks.names import SOURCE_NAMES, is_pattern
@@ -244,6 +245,28 @@ def _control(options: SinkOptions) -> LookControl:
     return options.get("control") or LookControl(options.get("look") or Look())
 
 
+def _object(output: str, options: SinkOptions) -> Sink:
+    return _uploaded(output, IMAGE_SINKS, options)
+
+
+def _depth_object(output: str, options: DataSinkOptions) -> Sink:
+    return _uploaded(output, DATA_SINKS, options)
+
+
+def _uploaded(output: str, sinks: Sinks, options: Any) -> Sink:
+    """The sink for the suffix of a URL of object storage."""
+    from streamdepth.sinks.objects import ObjectSink
+
+    suffix = PurePath(output).suffix.lower()
+    make = sinks.files.get(suffix)
+    if make is None:
+        raise UsageError(
+            f"{redact(output)}: {sinks.content} cannot be uploaded as {suffix!r}; name one file, "
+            f"{', '.join(sinks.files)}"
+        )
+    return ObjectSink(output, lambda path: make(path, options), overwrite=options.get("overwrite", False))
+
+
 def _null(output: str, options: SinkOptions) -> Sink:  # noqa: ARG001
     from streamdepth.sinks.callback import NullSink
 
@@ -365,14 +388,22 @@ def _only(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 
 IMAGE_SINKS = Sinks(
-    schemes=MappingProxyType({"rtsp": _rtsp, "rtsps": _rtsp, "null": _null, "virtualcam": _virtual_camera}),
+    schemes=MappingProxyType(
+        {
+            "rtsp": _rtsp,
+            "rtsps": _rtsp,
+            "null": _null,
+            "virtualcam": _virtual_camera,
+            **dict.fromkeys(OBJECT_SCHEMES, _object),
+        }
+    ),
     files=MappingProxyType(dict.fromkeys(CONTAINERS, _video) | {".mcap": _mcap, ".rrd": _rerun}),
     folders=MappingProxyType(dict.fromkeys(_IMAGES, _images)),
     content="video",
     hint="use a file, a folder/ or rtsp://",
 )
 DATA_SINKS = Sinks(
-    schemes=MappingProxyType({"null": _depth_null}),
+    schemes=MappingProxyType({"null": _depth_null, **dict.fromkeys(OBJECT_SCHEMES, _depth_object)}),
     files=MappingProxyType({".mkv": _depth_video, ".mcap": _mcap, ".rrd": _rerun}),
     folders=MappingProxyType(dict.fromkeys(_ARRAYS, _depth_folder) | {".exr": _exr, ".ply": _points}),
     content="depth data",

@@ -8,12 +8,13 @@ import os
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError, nearest
 from streamdepth.core.redact import redact
+from streamdepth.net.objects import OBJECT_SCHEMES, ObjectStore, explained, names_several
 from streamdepth.net.url import LIVE_SCHEMES
 from streamdepth.sources.explain import nearest_name, shown
 from streamdepth.sources.file import FileSource, is_url
@@ -271,6 +272,19 @@ def _web(found: Found, options: SourceOptions, limits: Limits, name: str | None)
     return _live(found, options, limits, name) if endless else file
 
 
+def _object(found: Found, options: SourceOptions, limits: Limits, name: str | None) -> Source:
+    from streamdepth.sources.objects import ObjectSource
+
+    return ObjectSource(
+        str(found.value),
+        source_id=name,
+        start_seconds=limits.start_seconds,
+        duration_seconds=limits.duration_seconds,
+        max_frames=limits.max_frames,
+        **_used(options, _FILE),
+    )
+
+
 def _schemes(names: Iterable[str]) -> str:
     return rf"(?:{'|'.join(sorted(names))})://.*"
 
@@ -280,6 +294,7 @@ SOURCES: Mapping[str, SourceKind] = MappingProxyType(
         "camera": SourceKind(_camera, r"[0-9]{1,3}|/dev/video[0-9]+", concurrent=True, named=False),
         "test": SourceKind(_pattern, r"test:.*"),
         "web": SourceKind(_web, _schemes(("http", "https")), concurrent=True),
+        "object": SourceKind(_object, _schemes(OBJECT_SCHEMES)),
         "live": SourceKind(_live, _schemes(_LIVE_ONLY), concurrent=True, named=False),
         "images": SourceKind(_images),
         "file": SourceKind(_file),
@@ -295,6 +310,8 @@ def _find(text: str) -> list[Found]:
         raise UsageError("a source's name cannot contain a NUL character; check the program that made it")
     for kind, entry in SOURCES.items():
         if entry.pattern and re.fullmatch(entry.pattern, text, re.IGNORECASE | re.DOTALL):
+            if kind == "object" and names_several(text):
+                return _find_objects(text)
             return [Found(kind, int(text) if kind == "camera" and text.isdecimal() else text)]
     if is_url(text):
         return _find_other_url(text)
@@ -327,10 +344,18 @@ def _find_other_url(text: str) -> list[Found]:
 
         path = url2pathname(unquote(urlsplit(text).path)) if os.name == "nt" else unquote(urlsplit(text).path)
         return _find(path)
-    known = (*sorted(LIVE_SCHEMES), "file")
+    known = (*sorted(LIVE_SCHEMES), *OBJECT_SCHEMES, "file")
     near = difflib.get_close_matches(scheme, known, n=1)
     hint = f"did you mean {near[0]}://?" if near else f"use {', '.join(f'{name}://' for name in known)}"
     raise UsageError(f"{redact(text)}: unknown protocol {scheme!r}; {hint}")
+
+
+def _find_objects(url: str) -> list[Found]:
+    with explained(url, SourceError, "cannot be listed"):
+        found = [one for one in ObjectStore(url).find() if PurePosixPath(one).suffix.lower() in VIDEO_SUFFIXES]
+    if not found:
+        raise SourceNotFoundError(f"{redact(url)}: contains no videos; check bucket and prefix", source=redact(url))
+    return [Found("object", one) for one in found]
 
 
 def _find_in_folder(folder: Path) -> list[Found]:

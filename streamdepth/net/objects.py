@@ -1,0 +1,97 @@
+"""Object storage by fsspec URLs: ``s3://``, ``gs://``, ``az://``.
+
+Credentials come from the means of each service: environment variables, configuration files, roles of the machine. They
+are never part of a URL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from streamdepth.core.errors import MissingDependencyError, UsageError
+from streamdepth.core.redact import redact, split_userinfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from streamdepth.core.errors import StreamDepthError
+
+OBJECT_SCHEMES = ("s3", "gs", "az", "abfs")
+_MAGIC = frozenset("*?[")
+
+
+def is_object_url(text: str) -> bool:
+    """True for a URL of object storage."""
+    return text.partition("://")[0].lower() in OBJECT_SCHEMES and "://" in text
+
+
+class ObjectStore:
+    """The storage service that a URL names. Thread-safe.
+
+    Raises:
+        UsageError: the URL contains credentials.
+        MissingDependencyError: the package for the service is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        if split_userinfo(url)[0] is not None:
+            raise UsageError(
+                f"{redact(url)}: credentials do not belong into a URL; set them in the environment or a configuration "
+                "file of the service"
+            )
+        self.url = url
+        scheme = url.partition("://")[0].lower()
+        try:
+            import fsspec
+
+            self._files: Any = fsspec.filesystem(scheme)
+        except (ImportError, ValueError) as error:
+            raise MissingDependencyError(
+                f"{redact(url)}: {scheme}:// needs a package ({one_reason(error)}); pip install 'streamdepth[cloud]'"
+            ) from error
+
+    def exists(self) -> bool:
+        return bool(self._files.exists(self.url))
+
+    def find(self) -> list[str]:
+        """URLs of the objects in the folder, or matching the pattern, sorted."""
+        scheme = self.url.partition("://")[0]
+        if _MAGIC.isdisjoint(self.url):
+            names = [one["name"] for one in self._files.ls(self.url, detail=True) if one["type"] == "file"]
+        else:
+            names = self._files.glob(self.url)
+        return sorted(f"{scheme}://{name}" for name in names)
+
+    def open(self) -> Any:
+        """A binary file to read."""
+        return self._files.open(self.url, "rb")
+
+    def put(self, path: str) -> None:
+        """Upload a local file. The object appears, or replaces an older one, when all of it has arrived."""
+        self._files.put_file(path, self.url)
+
+
+def names_several(url: str) -> bool:
+    """True for a folder or a pattern."""
+    return url.endswith("/") or not _MAGIC.isdisjoint(url)
+
+
+@contextlib.contextmanager
+def explained(url: str, kind: type[StreamDepthError], what: str) -> Iterator[None]:
+    """Raise ``kind`` for an error of the service: ``URL: what (reason)``, without secrets."""
+    from streamdepth.core.errors import StreamDepthError
+
+    try:
+        yield
+    except StreamDepthError:
+        raise
+    except Exception as error:  # each service has exceptions of its own
+        # The cause is left out: messages of the services can contain signed requests.
+        raise kind(f"{redact(url)}: {what} ({one_reason(error)}); check the URL and the credentials") from None
+
+
+def one_reason(error: BaseException) -> str:
+    """The first line of a message, without secrets."""
+    text = str(error).strip().splitlines()
+    return redact(text[0][:200]) if text else type(error).__name__

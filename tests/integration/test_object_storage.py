@@ -1,0 +1,179 @@
+"""Inputs and outputs by ``s3://``, against moto's S3 server on loopback."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import streamdepth as sd
+from streamdepth.cli import main
+from streamdepth.core.errors import MissingDependencyError, SinkError, UsageError
+from streamdepth.net.objects import ObjectStore, is_object_url
+from streamdepth.sinks.objects import ObjectSink
+from streamdepth.sinks.select import sink_for
+from tests.support import need
+from tests.support.cli import one_line
+from tests.support.media import read_pts, write_clip
+from tests.support.models import write_depth_model
+from tests.support.sinks import control, info_of, results_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+KEY, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Any]:
+    """A filesystem with an empty bucket ``clips`` on a server of this process."""
+    server_module = need.module("moto.server", "moto[s3,server]")
+    fsspec = need.module("fsspec", "the extra cloud")
+    need.module("s3fs", "the extra cloud")
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        }.items():
+            patch.setenv(name, value)
+        files = fsspec.filesystem("s3")
+        files.mkdir("clips")
+        yield files
+        files.invalidate_cache()
+        type(files).clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_depth_model(tmp_path / "model.onnx", height=28, width=28)
+
+
+def test_a_run_from_bucket_to_bucket(
+    bucket: Any, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = write_clip(tmp_path / "a.mp4", frames=12, width=64, height=48, audio=True)
+    bucket.put_file(str(clip), "clips/in/a.mp4")
+    stats = tmp_path / "stats.json"
+    outputs = ["-o", "s3://clips/out/{name}.mp4", "--data", "s3://clips/out/{name}.mkv", "--stats", str(stats)]
+    assert main(["run", "s3://clips/in/a.mp4", *outputs, "-m", str(model), "--provider", "cpu"]) == 0
+    for name in ("a.mp4", "a.mkv"):
+        bucket.get_file(f"clips/out/{name}", str(tmp_path / f"out-{name}"))
+    assert read_pts(tmp_path / "out-a.mp4") == read_pts(clip)
+    with sd.read_depth(tmp_path / "out-a.mkv") as reader:
+        assert len(reader) == 12
+    content = json.loads(stats.read_text())
+    assert [sink["name"] for sink in content["sinks"]] == ["s3://clips/out/a.mp4", "s3://clips/out/a.mkv"]
+    said = capsys.readouterr()
+    for secret in (KEY, SECRET):
+        assert secret not in said.out + said.err + stats.read_text()
+    # The second run finds its output and keeps it; with --overwrite it replaces it.
+    assert main(["run", "s3://clips/in/a.mp4", *outputs[:2], "-m", str(model), "-q"]) == 1
+    assert "s3://clips/out/a.mp4: already exists; --overwrite replaces it" in one_line(capsys)
+    assert main(["run", "s3://clips/in/a.mp4", *outputs[:2], "-m", str(model), "-q", "-y"]) == 0
+
+
+@pytest.mark.parametrize("source", ["s3://clips/many/", "s3://clips/many/*.mp4"])
+def test_folders_and_patterns_name_their_videos(source: str, bucket: Any, model: Path, tmp_path: Path) -> None:
+    for name in ("b.mp4", "c.mp4", "notes.txt"):
+        clip = write_clip(tmp_path / "clip.mp4", frames=2, width=64, height=48)
+        bucket.put_file(str(clip), f"clips/many/{name}")
+    assert main(["run", source, "-o", f"{tmp_path}/{{name}}.mkv", "-m", str(model), "-q"]) == 0
+    assert sorted(path.name for path in tmp_path.glob("*.mkv")) == ["b.mkv", "c.mkv"]
+
+
+def test_a_missing_object_and_a_missing_bucket_are_named(
+    bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bucket.exists("clips")
+    for url in ("s3://clips/in/missing.mp4", "s3://nowhere/a.mp4"):
+        assert main(["run", url, "-o", str(tmp_path / "o.mp4"), "-q"]) == 1
+        said = one_line(capsys)
+        assert f"{url}: cannot be read" in said
+        assert SECRET not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_input_is_never_the_output(bucket: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bucket.exists("clips")
+    assert main(["run", "s3://clips/in/a.mp4", "-o", "s3://clips/in/a.mp4", "-y"]) == 2
+    assert "s3://clips/in/a.mp4: is the input; choose another name" in one_line(capsys)
+
+
+class TestUpload:
+    def test_an_object_appears_only_when_the_run_has_ended(self, bucket: Any, clip: Path) -> None:
+        sink = sink_for("s3://clips/up/whole.mkv", control=control())
+        sink.open(info_of(clip), _image_info(clip))
+        for result in results_of(clip):
+            sink.process(result)
+        assert not bucket.exists("clips/up/whole.mkv")
+        sink.flush()
+        sink.close()
+        bucket.invalidate_cache()
+        assert bucket.exists("clips/up/whole.mkv")
+
+    def test_nothing_is_uploaded_after_an_error(self, bucket: Any, clip: Path) -> None:
+        sink = sink_for("s3://clips/up/failed.mkv", control=control())
+        sink.open(info_of(clip), _image_info(clip))
+        sink.process(next(results_of(clip)))
+        sink.close()
+        bucket.invalidate_cache()
+        assert not bucket.exists("clips/up/failed.mkv")
+
+    def test_an_upload_that_breaks_leaves_no_object(
+        self, bucket: Any, clip: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sink = sink_for("s3://clips/up/broken.mkv", control=control())
+        assert isinstance(sink, ObjectSink)
+        sink.open(info_of(clip), _image_info(clip))
+        for result in results_of(clip):
+            sink.process(result)
+        sink.flush()
+        before = ObjectStore.put
+
+        def cut(store: ObjectStore, path: str) -> None:
+            monkeypatch.setattr(store._files, "_call_s3", _refuse)
+            before(store, path)
+
+        monkeypatch.setattr(ObjectStore, "put", cut)
+        with pytest.raises(SinkError, match=r"s3://clips/up/broken\.mkv: cannot be uploaded \(connection lost\)"):
+            sink.close()
+        monkeypatch.undo()
+        bucket.invalidate_cache()
+        assert not bucket.exists("clips/up/broken.mkv")
+
+
+async def _refuse(*_: object, **__: object) -> None:
+    raise OSError("connection lost")
+
+
+def _image_info(clip: Path) -> Any:
+    from tests.support.sinks import image_info
+
+    return image_info(info_of(clip))
+
+
+def test_credentials_in_a_url_are_refused_and_masked() -> None:
+    with pytest.raises(UsageError) as caught:
+        ObjectStore(f"s3://{KEY}:{SECRET}@clips/a.mp4")
+    assert SECRET not in str(caught.value)
+    assert "credentials do not belong into a URL" in str(caught.value)
+
+
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    need.module("fsspec", "the extra cloud")
+    monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
+    with pytest.raises(MissingDependencyError, match=r"gs:// needs a package .*pip install 'streamdepth\[cloud\]'"):
+        ObjectStore("gs://bucket/a.mp4")
+
+
+@pytest.mark.parametrize(("text", "found"), [("s3://b/a.mp4", True), ("C:/s3.mp4", False), ("rtsp://s3/x", False)])
+def test_object_urls_are_recognised(text: str, found: bool) -> None:
+    assert is_object_url(text) is found
