@@ -1,11 +1,19 @@
 """Change of depth between frames beyond the motion in the clip: the built-in model and others.
 
     python benchmarks/steadiness.py CLIP [--start N] [--frames N] [--model NAME ...] [--fastdepth FILE]
+    python benchmarks/steadiness.py --stabilize [CLIP ...] [--walk room|street|still ...] [--frames N]
+        [--model NAME ...] [--picture OUT.jpg]
 
 Depth of each frame is warped along the optical flow (DIS) to the next frame and compared with that frame's depth after
 fitting scale and shift by least squares: mean absolute difference divided by the standard deviation of the depth, where
 forward and backward flow agree within one pixel. `in place` is the same without warping and includes real motion. 0 is
 no change; constant depth has no value.
+
+--stabilize measures `--stabilize on` instead: unfiltered depth, the live filter and the filter for files. SF, F2 and
+still (see support/steady.py) are shares of the depth range, and ratios to unfiltered depth; edge F1 is the agreement of
+edges with unfiltered depth. --walk renders videos with exact depth, which give AbsRel, delta1 and TAE. ms is CPU time
+per frame at the model's output size, all threads together. The last rows are geometric means of the ratios. --picture
+writes depth of the first clip and model, unfiltered above, and slices of one row over time.
 """
 
 from __future__ import annotations
@@ -69,13 +77,24 @@ def steadiness(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("clip", type=Path)
+    parser.add_argument("clip", type=Path, nargs="*")
     parser.add_argument("--start", type=int, default=0, help="first frame")
     parser.add_argument("--frames", type=int, default=40)
     parser.add_argument("--model", action="append", default=None, help="name or file, repeatable; default: built-in")
     parser.add_argument("--size", help="network size for --model")
     parser.add_argument("--fastdepth", type=Path)
+    parser.add_argument("--stabilize", action="store_true", help="measure the filter of --stabilize on")
+    parser.add_argument("--walk", action="append", default=[], help="rendered video: room, street, still; repeatable")
+    parser.add_argument("--picture", help="write an image to this file")
     args = parser.parse_args()
+    if args.stabilize:
+        from support.stabilization import table
+
+        table(args.clip, args.walk, args.model or ["built-in"], args.frames, args.picture)
+        return
+    if len(args.clip) != 1:
+        parser.error("give one clip, or --stabilize")
+    args.clip = args.clip[0]
     models: dict[str, Predict] = {"FastDepth": fastdepth(args.fastdepth)} if args.fastdepth else {}
     for name in args.model or ["built-in"]:
         models[name if name == "built-in" else Path(name).stem] = product(name, args.size)

@@ -37,16 +37,18 @@ f32 = np.float32
 
 BLOCK_FRAMES = 16
 MARGIN_FRAMES = 8
-"""The backward pass starts this many frames after the end of a block. Its weight is then 0.55 ** 8 = 1 %."""
+"""The backward pass starts this many frames after the end of a block, as its first frames are not filtered yet."""
 
-_CAUSAL_KEEP = 0.55
+_CAUSAL_KEEP = 0.6
 _TWO_SIDED_KEEP = 0.75
 """Share of the previous output in low frequencies per frame interval."""
-_TREND = 0.02
+_TREND = 0.04
 """Share of the low-frequency difference by which the trend is corrected. It reduces the lag on steady changes."""
 _TREND_KEEP = 0.95
 """Share of the trend that remains after one frame."""
-_PIXEL_KEEP = 0.5
+_TREND_NOISE = 0.003
+"""Part of the trend, as a share of the range per frame, that is taken for noise and not followed."""
+_PIXEL_KEEP = 0.55
 """Share of the previous output in the remaining difference per frame interval."""
 _GATE = 0.25
 _PIXEL_GATE = 0.12
@@ -242,7 +244,8 @@ def _smoothed(
     drift = None
     if output.trend is not None:
         drift = sample(output.trend, coordinates)
-        predicted += np.float32(frames) * drift
+        noise = np.float32(_TREND_NOISE * span)
+        predicted += np.float32(frames) * (drift - np.clip(drift, -noise, noise))
     weight = np.asarray(cv2.resize(match.weight, shape[::-1], interpolation=cv2.INTER_AREA), np.float32)
     for known in (state.known, None if previous.known is None else sample(previous.known, coordinates)):
         if known is not None:

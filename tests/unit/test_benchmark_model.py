@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from importlib import import_module
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -77,3 +78,47 @@ def test_depth_that_moves_with_its_things_is_steady_and_depth_that_blinks_is_not
     assert still > 4 * along
     blinks, _ = steadiness["steadiness"](blinking, film, flow)
     assert blinks > 1.5 * along
+
+
+def test_flicker_is_measured_along_the_flow_and_at_rest(program: Any) -> None:
+    program("steadiness.py")
+    steady: Any = import_module("support.steady")
+
+    rng = np.random.default_rng(0)
+    large = cv2.GaussianBlur(rng.uniform(0, 255, (200, 600)).astype(np.float32), (0, 0), 2)
+    large = (large - large.min()) / (large.max() - large.min()) * 255
+    grays = [np.asarray(large[10:180, 4 * k : 4 * k + 480], np.uint8) for k in range(16)]
+    moving = [np.asarray(gray, np.float32) for gray in grays]
+    flow = steady.pairs(grays)
+    steady_depth = steady.steadiness(moving, grays, flow, set())
+    flicker = [depth + 20 * (k % 2) * (depth > 128) for k, depth in enumerate(moving)]
+    blinking = steady.steadiness(flicker, grays, flow, set())
+    assert blinking.sf > 5 * steady_depth.sf
+    assert blinking.f2 > 5 * steady_depth.f2
+    assert np.isnan(steady_depth.still)
+
+    still, rest = [grays[0]] * 16, steady.pairs([grays[0]] * 16)
+    offset = [moving[0] * (1 + 0.1 * (k % 2)) + 3 * (k % 3) for k in range(16)]
+    at_rest = steady.steadiness(offset, still, rest, set())
+    assert at_rest.sf < 0.01
+    assert at_rest.still > 0.01
+    assert np.isnan(steady.steadiness(offset, still, rest, {8}).still)
+    step = np.zeros((60, 80), np.float32)
+    step[20:40, 30:50] = 1
+    assert steady.edge_f1([step], [step]) == 1
+    assert steady.edge_f1([np.roll(step, 8, axis=1)], [step]) < 0.6
+
+
+@pytest.mark.slow
+def test_true_depth_of_a_rendered_walk_has_no_error(program: Any) -> None:
+    program("steadiness.py")
+    steady: Any = import_module("support.steady")
+    walk = import_module("support.walk").walk
+
+    truth = walk("room", 4)
+    assert truth.rgb.shape == (4, 192, 352, 3)
+    exact = list(truth.inverse)
+    assert steady.accuracy(exact, truth) == pytest.approx((0, 1), abs=1e-3)
+    assert steady.temporal_error(exact, truth) < 0.01
+    flicker = [depth * (1 + 0.1 * (k % 2)) for k, depth in enumerate(exact)]
+    assert steady.temporal_error(flicker, truth) > 0.05
