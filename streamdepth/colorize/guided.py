@@ -4,6 +4,9 @@ Each pixel is the mean of the 4x4 depth pixels around it, weighted by distance a
 follow the edges of the frame. The result is a weighted mean of existing values, so it has no overshoot and no halos.
 Where no neighbour is similar, the result is the bilinear value.
 
+Lines much thinner than a depth pixel, such as the highlight of a beam, are removed from the luma first. The depth does
+not contain them: their luma would select the depth of another object of that luma, as dark lines along the beam.
+
 The weight is a polynomial (Tukey's biweight) instead of an exponential, and depth rows are expanded to the frame width
 once, so the inner loop has neither lookups nor divisions.
 """
@@ -31,6 +34,8 @@ _SIGMA = 0.85
 """Spatial standard deviation in depth pixels."""
 _FALLBACK = 1e-3
 """Weight of the bilinear value; the largest weight of a neighbour is about 0.2."""
+_THIN = 0.2
+"""Distance of the five pixels of a median, in depth pixels: lines of up to twice this width are removed."""
 _UNLIKE = 4096.0
 """Luma assigned to an invalid depth pixel, so that its weight is 0."""
 
@@ -42,10 +47,13 @@ class GuidedScratch:
         self.spread = np.empty((bands, 4, 2, 4, width_px), np.float32)
         self.sums = np.empty((bands, 2, width_px), np.float32)
         self.low = np.empty((0, 0), np.float32)
+        self.clean = np.empty((2, 0, 0), np.uint8)
         self.across = np.empty((4, 0), np.float32)
         self.down = np.empty((4, 0), np.float32)
 
-    def fit(self, shape: tuple[int, int], axes: tuple[Any, ...]) -> None:
+    def fit(self, shape: tuple[int, int], axes: tuple[Any, ...], size: tuple[int, int]) -> None:
+        if self.clean.shape[1:] != size:
+            self.clean = np.empty((2, *size), np.uint8)
         if self.low.shape != shape:
             self.low = np.empty(shape, np.float32)
             self.across = _spatial(axes[1])
@@ -68,18 +76,30 @@ def upsample(
         axes: (x_first, x_part, y_first, y_part) of ``nearness.axis``.
         image: uint16 [H, W], bilinear; INVALID is unchanged.
     """
-    scratch.fit((small.shape[0], small.shape[1] - 1), axes)
+    shape = (small.shape[0], small.shape[1] - 1)
+    scratch.fit(shape, axes, guide.shape)
     low, x_first, y_first = scratch.low, axes[0], axes[2]
+    step = round(_THIN * min(guide.shape[0] / shape[0], guide.shape[1] / shape[1]))
+    clean = scratch.clean[1] if step else guide
+
+    def clean_rows(_band: int, start: int, stop: int) -> None:
+        _median_across(guide, step, scratch.clean[0], start, stop)
+
+    def clean_columns(_band: int, start: int, stop: int) -> None:
+        _median_down(scratch.clean[0], step, clean, start, stop)
 
     def shrink(band: int, start: int, stop: int) -> None:
         _mean_guide(guide, small, scratch.sums[band, 0].view(np.uint32), low, start, stop)
 
     def refine(band: int, start: int, stop: int) -> None:
         _refine(
-            guide, low, small, x_first, y_first, scratch.across, scratch.down, scratch.spread[band],
+            clean, low, small, x_first, y_first, scratch.across, scratch.down, scratch.spread[band],
             scratch.sums[band], image, start, stop,
         )  # fmt: skip
 
+    if step:
+        split(clean_rows, image.shape[0])
+        split(clean_columns, image.shape[0])
     split(shrink, low.shape[0])
     split(refine, image.shape[0])
 
@@ -88,6 +108,41 @@ def _spatial(part: NDArray[np.uint16]) -> NDArray[np.float32]:
     """Weights of the four neighbours -1, 0, 1, 2 of each pixel: float32 [4, n]."""
     distance = np.arange(-1, 3)[:, None] - part[None, :] / 32768.0
     return np.exp(-0.5 * (distance / _SIGMA) ** 2).astype(np.float32)
+
+
+@kernel
+def _median_across(guide, step, out, start, stop):  # type: ignore[no-untyped-def]
+    """Median of five pixels of a row, ``step`` apart. Removes lines thinner than that and keeps edges in place."""
+    width = guide.shape[1]
+    margin = min(2 * step, width)
+    for y in range(start, stop):
+        source, row = guide[y], out[y]
+        for x in range(margin):
+            row[x] = source[x]
+            row[width - 1 - x] = source[width - 1 - x]
+        for x in range(margin, width - margin):
+            a, b, c = source[x - 2 * step], source[x - step], source[x]
+            d, e = source[x + step], source[x + 2 * step]
+            low, high = max(min(a, b), min(d, e)), min(max(a, b), max(d, e))
+            row[x] = max(min(low, high), min(max(low, high), c))
+
+
+@kernel
+def _median_down(guide, step, out, start, stop):  # type: ignore[no-untyped-def]
+    """As ``_median_across``, of a column."""
+    height, width = guide.shape
+    for y in range(start, stop):
+        row = out[y]
+        if y < 2 * step or y >= height - 2 * step:
+            for x in range(width):
+                row[x] = guide[y, x]
+            continue
+        first, second, third = guide[y - 2 * step], guide[y - step], guide[y]
+        fourth, fifth = guide[y + step], guide[y + 2 * step]
+        for x in range(width):
+            a, b, c, d, e = first[x], second[x], third[x], fourth[x], fifth[x]
+            low, high = max(min(a, b), min(d, e)), min(max(a, b), max(d, e))
+            row[x] = max(min(low, high), min(max(low, high), c))
 
 
 @partial(kernel, fastmath=True)

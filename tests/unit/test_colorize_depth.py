@@ -105,6 +105,27 @@ def test_guided_borders_follow_the_frame_without_halos() -> None:
     assert np.abs(red - want)[deep].max() <= 40, "no ringing away from the border"
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_highlight_along_a_beam_draws_no_line(turned: bool) -> None:
+    """The highlight has the luma of the sky; its depth is that of the beam."""
+    width, height, scale = 320, 240, 6
+    luma, near = np.full((height, width), 200, np.uint8), np.zeros((height, width), np.float32)
+    luma[:, 150:168], near[:, 150:168] = 60, 1.0
+    luma[:, 160:162] = 200
+    if turned:
+        luma, near = np.ascontiguousarray(luma.T), np.ascontiguousarray(near.T)
+    rows, columns = luma.shape
+    image = av.VideoFrame(columns, rows, "gray")
+    np.frombuffer(memoryview(image.planes[0]), np.uint8).reshape(rows, -1)[:, :columns] = luma
+    whole = near[: rows // scale * scale, : columns // scale * scale]
+    small = whole.reshape(rows // scale, scale, columns // scale, scale).mean(axis=(1, 3))
+    look = Look(style="grey", upsampling=Upsampling.GUIDED, transparent=True)
+    red = color.channels(render(image, DepthMap(small, Sense.RELATIVE_INVERSE), look, DepthRange(0.0, 1.0)))[0]
+    red = red.T if turned else red
+    assert red[20:-20, 155:164].min() > 200
+    assert red[20:-20, :140].max() < 20
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 999), size=st.tuples(st.integers(1, 40), st.integers(1, 40)))
 def test_guided_never_leaves_the_span_of_its_neighbours(seed: int, size: tuple[int, int]) -> None:
