@@ -111,38 +111,39 @@ def _spatial(part: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 
 @kernel
+def _median(one, two, three, four, five, out):  # type: ignore[no-untyped-def]
+    """Median of five rows of uint8, pixel by pixel."""
+    for x in range(out.shape[0]):
+        a, b, c, d, e = one[x], two[x], three[x], four[x], five[x]
+        low, high = max(min(a, b), min(d, e)), min(max(a, b), max(d, e))
+        out[x] = max(min(low, high), min(max(low, high), c))
+
+
+@kernel
 def _median_across(guide, step, out, start, stop):  # type: ignore[no-untyped-def]
     """Median of five pixels of a row, ``step`` apart. Removes lines thinner than that and keeps edges in place."""
-    width = guide.shape[1]
-    margin = min(2 * step, width)
+    inner = guide.shape[1] - 4 * step
     for y in range(start, stop):
         source, row = guide[y], out[y]
-        for x in range(margin):
+        for x in range(min(2 * step, row.shape[0])):
             row[x] = source[x]
-            row[width - 1 - x] = source[width - 1 - x]
-        for x in range(margin, width - margin):
-            a, b, c = source[x - 2 * step], source[x - step], source[x]
-            d, e = source[x + step], source[x + 2 * step]
-            low, high = max(min(a, b), min(d, e)), min(max(a, b), max(d, e))
-            row[x] = max(min(low, high), min(max(low, high), c))
+            row[row.shape[0] - 1 - x] = source[row.shape[0] - 1 - x]
+        if inner > 0:
+            _median(
+                source[:inner], source[step : step + inner], source[2 * step : 2 * step + inner],
+                source[3 * step : 3 * step + inner], source[4 * step :], row[2 * step : 2 * step + inner],
+            )  # fmt: skip
 
 
 @kernel
 def _median_down(guide, step, out, start, stop):  # type: ignore[no-untyped-def]
     """As ``_median_across``, of a column."""
-    height, width = guide.shape
+    height = guide.shape[0]
     for y in range(start, stop):
-        row = out[y]
         if y < 2 * step or y >= height - 2 * step:
-            for x in range(width):
-                row[x] = guide[y, x]
-            continue
-        first, second, third = guide[y - 2 * step], guide[y - step], guide[y]
-        fourth, fifth = guide[y + step], guide[y + 2 * step]
-        for x in range(width):
-            a, b, c, d, e = first[x], second[x], third[x], fourth[x], fifth[x]
-            low, high = max(min(a, b), min(d, e)), min(max(a, b), max(d, e))
-            row[x] = max(min(low, high), min(max(low, high), c))
+            out[y] = guide[y]
+        else:
+            _median(guide[y - 2 * step], guide[y - step], guide[y], guide[y + step], guide[y + 2 * step], out[y])
 
 
 @partial(kernel, fastmath=True)
