@@ -76,6 +76,7 @@ from streamdepth.core.frame import (
 )
 from streamdepth.core.look import Look as Look
 from streamdepth.core.look import LookControl as LookControl
+from streamdepth.core.look import Nearness as Nearness
 from streamdepth.core.look import Upsampling as Upsampling
 from streamdepth.core.look import View as View
 from streamdepth.core.queues import Policy as Policy

@@ -24,11 +24,14 @@ _TEXT_RGBA = (255, 255, 255, 255)
 _TICKS = 5
 
 
-def labels(depth_range: DepthRange, sense: Sense) -> list[str]:
+def labels(depth_range: DepthRange, sense: Sense, *, inverse: bool) -> list[str]:
     """Labels from the nearest to the farthest end, evenly spaced in nearness."""
     if sense is not Sense.METRIC_M:
         return ["near", "far"]
     metres = np.linspace(depth_range.lo, depth_range.hi, _TICKS)
+    floor = depth_range.nearness_terms(sense, inverse=inverse)[2]
+    if floor:
+        metres = 1 / np.linspace(1 / floor, 1 / depth_range.hi, _TICKS)
     top = float(np.abs(metres).max())
     # Few digits: a smoothed range changes slightly with every frame.
     digits = 0 if top >= 30 else 1 if top >= 3 else 2

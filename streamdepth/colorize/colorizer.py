@@ -288,7 +288,7 @@ class Colorizer:
         planes.copy(source, written, target, (image.width, image.height))
 
     def _draw_bar(self, written: Any, plan: _Plan, depth: DepthMap, depth_range: DepthRange, look: Look) -> None:
-        texts = tuple(bar.labels(depth_range, depth.sense))
+        texts = tuple(bar.labels(depth_range, depth.sense, inverse=look.inverse))
         cell = (self._field.width_px, self._field.height_px)
         found = self._bar_patch(_colour_part(look), texts, cell, plan.target, plan.tags)
         if found is not None:

@@ -77,11 +77,11 @@ class NearnessField:
             guide: writes the luma of the frame to a uint8 [H, W] array; required for guided upsampling.
         """
         self._fit(depth.width_px, depth.height_px)
-        scale, offset = depth_range.nearness_scale_offset(depth.sense)
+        terms = depth_range.nearness_terms(depth.sense, inverse=look.inverse)
         valid = _NO_MASK if depth.valid is None else depth.valid
         values = np.ascontiguousarray(depth.values)
         self.invalid = int(
-            kernels.normalise(values, np.ascontiguousarray(valid), depth.valid is not None, scale, offset, self._small)
+            kernels.normalise(values, np.ascontiguousarray(valid), depth.valid is not None, terms, self._small)
         )
         self.marked = bool(self.invalid or look.contours)
         guided = look.upsampling is Upsampling.GUIDED and guide is not None

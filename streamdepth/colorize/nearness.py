@@ -41,12 +41,14 @@ def axis(small: int, large: int) -> tuple[NDArray[np.uint32], NDArray[np.uint16]
 
 
 @kernel
-def normalise(values, valid, use_valid, scale, offset, out):  # type: ignore[no-untyped-def]
+def normalise(values, valid, use_valid, terms, out):  # type: ignore[no-untyped-def]
     """Depth to nearness at depth resolution; returns the number of invalid values.
 
     ``out`` is uint16 [h, w + 1]: the last column is repeated, so that each pixel has a right neighbour. Values are
-    clipped before interpolation, so that values outside the range do not affect their neighbours.
+    clipped before interpolation, so that values outside the range do not affect their neighbours. ``terms`` are
+    those of ``DepthRange.nearness_terms``.
     """
+    scale, offset, floor = terms
     height, width = values.shape
     invalid = 0
     for y in range(height):
@@ -56,6 +58,8 @@ def normalise(values, valid, use_valid, scale, offset, out):  # type: ignore[no-
                 out[y, x] = INVALID
                 invalid += 1
             else:
+                if floor > 0.0:
+                    value = 1.0 / max(value, floor)
                 nearness = min(max(value * scale + offset, 0.0), 1.0)
                 out[y, x] = u16(nearness * _ONE + 0.5)
         out[y, width] = out[y, width - 1]

@@ -68,7 +68,7 @@ def paint(
         field.scratch(0), 0, height,
     )  # fmt: skip
     if look.bar:
-        texts = bar.labels(depth_range, sense)
+        texts = bar.labels(depth_range, sense, inverse=look.inverse)
         panel = bar.draw(look, texts, width, height)
         if panel.size:
             x, y = bar.place(width, height, panel)

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator
 from streamdepth.config.options import ExistingFile, Option, Seconds, Texts
 from streamdepth.config.shared import COLOR, ENCODING, INPUT, LONG, MODEL, OUTPUT, SERVER, Settings
 from streamdepth.core import limits
-from streamdepth.core.look import Look, Upsampling
+from streamdepth.core.look import Look, Nearness, Upsampling
 from streamdepth.core.queues import Policy
 from streamdepth.depth.anchors import Anchor
 from streamdepth.sinks.robotics.zones import Zone
@@ -146,8 +146,6 @@ class RunConfig(Settings):
         dict[str, Any] | None,
         Option("Fields of the model's preprocessing to replace.", MODEL, metavar="MAPPING", cli=False),
     ] = None
-    input_name: Annotated[str | None, Option("Image input of the graph.", MODEL, default="auto-detected")] = None
-    output_name: Annotated[str | None, Option("Depth output of the graph.", MODEL, default="auto-detected")] = None
     metres_per_unit: Annotated[
         float | None, limits.SCALE, Option("Scale factor from model output to metres.", MODEL)
     ] = None
@@ -185,6 +183,10 @@ class RunConfig(Settings):
     edges: Annotated[
         Upsampling, Option("Upsampling of depth to the frame: bilinear, or guided by the frame's edges.", COLOR)
     ] = Upsampling.BILINEAR
+    nearness: Annotated[
+        Nearness,
+        Option("Colour by inverse depth, or linear in the values of models whose values grow with distance.", COLOR),
+    ] = Nearness.AUTO
     contours: Annotated[int, limits.CONTOURS, Option("Number of depth contours to draw.", COLOR)] = 0
     bar: Annotated[bool, Option("Draw a colour bar.", COLOR)] = False
 
@@ -317,14 +319,17 @@ class RunConfig(Settings):
     @property
     def look(self) -> Look:
         return replace(
-            super().look, transparent=self.transparent, upsampling=self.edges, contours=self.contours, bar=self.bar
+            super().look,
+            transparent=self.transparent,
+            upsampling=self.edges,
+            nearness=self.nearness,
+            contours=self.contours,
+            bar=self.bar,
         )
 
     def model_options(self, **more: Unpack[ModelOptions]) -> ModelOptions:
         return {
             **super().model_options(),
-            "input_name": self.input_name,
-            "output_name": self.output_name,
             "metres_per_unit": self.metres_per_unit,
             "exact": self.exact or None,
             **more,

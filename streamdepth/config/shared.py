@@ -111,6 +111,12 @@ class Settings(Options):
             default="from the model",
         ),
     ] = None
+    input_name: Annotated[
+        str | None, Option("Image input of the graph.", MODEL, (RUN, IMAGE), default="auto-detected")
+    ] = None
+    output_name: Annotated[
+        str | None, Option("Depth output of the graph.", MODEL, (RUN, IMAGE), default="auto-detected")
+    ] = None
     normalize: Annotated[
         str | None,
         Option(
@@ -324,6 +330,8 @@ class Settings(Options):
             "size": self.size,
             "sense": self.sense,
             "preprocessing": self.rules,
+            "input_name": self.input_name,
+            "output_name": self.output_name,
             "provider": self.provider,
             "threads": self.threads,
             "intrinsics": self.intrinsics,

@@ -391,6 +391,23 @@ class DepthRange:
         """True if there is no contrast; nearness is then 0 everywhere."""
         return self.hi - self.lo <= 1e-6 * max(abs(self.lo), abs(self.hi), 1e-20)
 
+    def nearness_terms(self, sense: Sense, *, inverse: bool) -> tuple[float, float, float]:
+        """``(a, b, floor)`` such that nearness = clip(a * v + b, 0, 1), 1 = nearest, for any sense.
+
+        With ``floor`` 0, v is the value; else v = 1 / max(value, ``floor``).
+
+        Args:
+            inverse: nearness is linear in inverse depth, also for values that grow with distance. Values below a
+                hundredth of ``hi`` are as near as that.
+        """
+        if not inverse or sense.near_is_large or self.flat or self.hi <= 0:
+            return (*self.nearness_scale_offset(sense), 0.0)
+        floor = max(self.lo, self.hi / 100)
+        if floor >= self.hi:
+            return 0.0, 0.0, 0.0
+        a = 1.0 / (1.0 / floor - 1.0 / self.hi)
+        return a, -a / self.hi, floor
+
     def nearness_scale_offset(self, sense: Sense) -> tuple[float, float]:
         """``(a, b)`` such that nearness = clip(a * value + b, 0, 1), 1 = nearest, for any sense."""
         if self.flat:

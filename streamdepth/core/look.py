@@ -38,6 +38,17 @@ class Upsampling(StrEnum):
     """Depth edges follow the edges of the frame."""
 
 
+class Nearness(StrEnum):
+    """What colour is proportional to."""
+
+    AUTO = "auto"
+    """Inverse depth, for all models alike: near things keep their contrast."""
+    LINEAR = "linear"
+    """The values of the model."""
+    INVERSE = "inverse"
+    """Inverse depth, also where values grow with distance."""
+
+
 _DEFAULT_ALPHA = {View.DEPTH: 1.0, View.OVERLAY: 0.6, View.SIDE: 1.0, View.STACK: 1.0}
 
 
@@ -52,6 +63,7 @@ class Look:
         view: content of the image. Except in ``overlay``, alpha blends towards black, unless ``transparent``.
         transparent: keep alpha as a channel instead of compositing (still images, containers that support alpha).
         upsampling: bilinear, or guided by the edges of the frame.
+        nearness: inverse depth, or linear in the values of models whose values grow with distance.
         contours: number of nearness levels outlined, 0 = none.
         bar: draw a colour bar, labelled in metres for metric models.
 
@@ -66,15 +78,22 @@ class Look:
     view: View = View.DEPTH
     transparent: bool = False
     upsampling: Upsampling = Upsampling.BILINEAR
+    nearness: Nearness = Nearness.AUTO
     contours: int = 0
     bar: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "view", _member(View, "view", self.view))
         object.__setattr__(self, "upsampling", _member(Upsampling, "upsampling", self.upsampling))
+        object.__setattr__(self, "nearness", _member(Nearness, "nearness", self.nearness))
         if self.alpha is not None and not _are_ends(self.alpha):
             raise UsageError(f"alpha lies in 0..1, at the nearest and at the farthest point, not {self.alpha!r}")
         limits.CONTOURS.check("contours", self.contours)
+
+    @property
+    def inverse(self) -> bool:
+        """Whether nearness is linear in inverse depth."""
+        return self.nearness is not Nearness.LINEAR
 
     @property
     def alpha_ends(self) -> tuple[float, float]:

@@ -15,7 +15,7 @@ import numpy as np
 from streamdepth.core.errors import DataFormatError, InferenceError, UsageError
 from streamdepth.core.frame import DepthRange
 from streamdepth.core.host import cores
-from streamdepth.core.look import Look, parse_alpha
+from streamdepth.core.look import Look, Nearness, parse_alpha
 from streamdepth.image.inputs import MAX_PIXELS, InputImage, read
 from streamdepth.image.tensors import rows_of
 from streamdepth.inference.model import DepthModel
@@ -304,7 +304,10 @@ class DepthEstimator:
             raise UsageError(str(exc)) from exc
         from streamdepth.colorize.palettes import checked_style
 
-        return None if style is None else Look(style=checked_style(style), alpha=ends, reverse=reverse)
+        if style is None:
+            return None
+        # linear as in the flow editor's node and transformers' pipeline
+        return Look(style=checked_style(style), alpha=ends, reverse=reverse, nearness=Nearness.LINEAR)
 
     def _image_engine(self) -> Engine:
         with self._lock:

@@ -170,8 +170,9 @@ def probe(shown: Shown, x: float, y: float) -> Probe:
     value = float(depth.values[row, column])
     if not np.isfinite(value) or (depth.valid is not None and not depth.valid[row, column]):
         return Probe(None, None, depth.sense)
-    scale, offset = shown.range.nearness_scale_offset(depth.sense)
-    return Probe(value, min(max(scale * value + offset, 0.0), 1.0), depth.sense)
+    scale, offset, floor = shown.range.nearness_terms(depth.sense, inverse=True)
+    term = 1 / max(value, floor) if floor else value
+    return Probe(value, min(max(scale * term + offset, 0.0), 1.0), depth.sense)
 
 
 def png(image: av.VideoFrame) -> bytes:

@@ -74,9 +74,13 @@ def span(depth: DepthMap, cut: float = 0.0) -> DepthRange:
 def nearness(depth: DepthMap, depth_range: DepthRange, width: int, height: int) -> NDArray[np.float64]:
     """Normalised, clipped, then bilinear between pixel centres, edges held: float64 [height, width]."""
     values = depth.values.astype(np.float64)
-    near = (values - depth_range.lo) / (depth_range.hi - depth_range.lo)
-    if depth.sense is not Sense.RELATIVE_INVERSE:
-        near = 1 - near
+    lo, hi = depth_range.lo, depth_range.hi
+    if depth.sense is Sense.RELATIVE_INVERSE or hi <= 0:  # no inverse of values that are all below zero
+        near = (values - lo) / (hi - lo)
+        near = near if depth.sense is Sense.RELATIVE_INVERSE else 1 - near
+    else:  # inverse depth, of what is nearer than a hundredth of the farthest no nearer
+        nearest = max(lo, hi / 100)
+        near = (1 / np.maximum(values, nearest) - 1 / hi) / (1 / nearest - 1 / hi)
     near = near.clip(0, 1)
     h, w = near.shape
     xs = (np.arange(width) + 0.5) / width

@@ -25,12 +25,16 @@ LOOK = Look(view=View.OVERLAY, alpha=(0.0, 0.0), bar=True, style="viridis")
     ],
 )
 def test_metres_from_near_to_far(span: tuple[float, float], texts: list[str]) -> None:
-    assert bar.labels(DepthRange(*span), Sense.METRIC_M) == texts
+    assert bar.labels(DepthRange(*span), Sense.METRIC_M, inverse=False) == texts
+
+
+def test_metres_at_even_steps_of_inverse_depth() -> None:
+    assert bar.labels(DepthRange(1, 16), Sense.METRIC_M, inverse=True) == ["1.0 m", "1.3 m", "1.9 m", "3.4 m", "16.0 m"]
 
 
 @pytest.mark.parametrize("sense", [Sense.RELATIVE_DEPTH, Sense.RELATIVE_INVERSE])
 def test_no_metres_of_a_relative_model(sense: Sense) -> None:
-    assert bar.labels(DepthRange(0.4, 2.4), sense) == ["near", "far"]
+    assert bar.labels(DepthRange(0.4, 2.4), sense, inverse=True) == ["near", "far"]
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -43,7 +47,7 @@ def test_near_is_on_top(reverse: bool) -> None:
 
 
 def test_a_flat_range_still_has_words() -> None:
-    assert bar.labels(DepthRange(2.0, 2.0), Sense.METRIC_M) == ["2.00 m"] * 5
+    assert bar.labels(DepthRange(2.0, 2.0), Sense.METRIC_M, inverse=True) == ["2.00 m"] * 5
 
 
 @pytest.mark.parametrize("pix_fmt", ["bgr24", "rgba", "yuv444p", "yuv420p", "nv12", "yuv444p10le", "p010le"])

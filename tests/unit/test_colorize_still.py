@@ -15,7 +15,7 @@ from streamdepth.colorize.resize import resize_bilinear, resize_to_uint16
 from streamdepth.colorize.still import paint
 from streamdepth.core.errors import UsageError
 from streamdepth.core.frame import DepthMap, DepthRange, Sense
-from streamdepth.core.look import Look, Upsampling
+from streamdepth.core.look import Look, Nearness, Upsampling
 from tests.support import color
 
 INVERSE = Sense.RELATIVE_INVERSE
@@ -27,7 +27,7 @@ def test_a_grey_levels_worth_of_nearness_gives_the_palettes_entry() -> None:
     for style in ("viridis", "hsv", "alpha", "cubehelix"):
         out = paint(values, INVERSE, DepthRange(0, 255), Look(style=style))
         np.testing.assert_array_equal(out.reshape(256, 4), palette(style))
-    out = paint(values, Sense.METRIC_M, DepthRange(0, 255), Look(style="jet", reverse=True))
+    out = paint(values, Sense.METRIC_M, DepthRange(0, 255), Look(style="jet", reverse=True, nearness=Nearness.LINEAR))
     np.testing.assert_array_equal(out.reshape(256, 4), palette("jet"))
 
 
@@ -44,7 +44,7 @@ def test_grayscale_is_one_channel_unless_it_needs_more() -> None:
 
 def test_alpha_ramp_of_a_still() -> None:
     values = np.linspace(0, 1, 101, dtype=np.float32)[None]
-    out = paint(values, Sense.RELATIVE_DEPTH, DepthRange(0, 1), Look(alpha=(0.8, 0.1)))
+    out = paint(values, Sense.RELATIVE_DEPTH, DepthRange(0, 1), Look(alpha=(0.8, 0.1), nearness=Nearness.LINEAR))
     want = 255 * np.linspace(0.8, 0.1, 101)
     assert np.abs(out[0, :, 3] - want).max() <= 0.6
     assert (out[0, 0, 3], out[0, -1, 3]) == (204, 26)
@@ -161,3 +161,28 @@ def test_wrong_output() -> None:
     for out in (np.empty((3, 2), np.uint16), np.empty((2, 4), np.uint16)[:, ::2]):
         with pytest.raises(UsageError, match="contiguous"):
             resize_to_uint16(np.zeros((2, 2), np.float32), 2, 2, 1.0, 0.0, out)
+
+
+def test_nearness_of_values_that_grow_with_distance() -> None:
+    """Inverse depth by default, so that a metre near the camera counts more than a metre far away."""
+    metres = np.array([[1, 2, 4, 8, 16]], dtype=np.float32)
+    shades = {
+        str(name): paint(metres, Sense.METRIC_M, DepthRange(1, 16), Look(style="gray", nearness=name))[0]
+        for name in Nearness
+    }
+    inverse = np.rint(255 * (1 / metres[0] - 1 / 16) / (1 - 1 / 16))
+    assert np.abs(shades["auto"] - inverse).max() <= 1
+    np.testing.assert_array_equal(shades["auto"], shades["inverse"])
+    assert np.abs(shades["linear"] - np.rint(255 * (16 - metres[0]) / 15)).max() <= 1
+    disparity = paint(metres, INVERSE, DepthRange(1, 16), Look(style="gray"))
+    np.testing.assert_array_equal(
+        paint(metres, INVERSE, DepthRange(1, 16), Look(style="gray", nearness=Nearness.LINEAR)), disparity
+    )
+
+
+def test_inverse_depth_of_values_at_and_below_zero() -> None:
+    values = np.array([[-3, 0, 0.005, 0.01, 1]], dtype=np.float32)
+    shades = paint(values, Sense.RELATIVE_DEPTH, DepthRange(-3, 1), Look(style="gray"))[0]
+    np.testing.assert_array_equal(shades, [255, 255, 255, 255, 0])
+    below = paint(-values - 2, Sense.RELATIVE_DEPTH, DepthRange(-3, -2), Look(style="gray"))[0]
+    assert below[0] == 0
