@@ -94,18 +94,18 @@ def test_an_error_of_one_worker_ends_the_others() -> None:
 
 
 def test_a_turn_that_never_comes_can_be_aborted() -> None:
-    turns = ReorderBuffer()
+    buffer = ReorderBuffer()
     queue: BoundedQueue[int] = BoundedQueue(4)
     queue.put(7)
     queue.end()
-    assert turns.take(queue.get) == (0, 7)
-    assert turns.take(queue.get) == (1, None)
+    assert buffer.take(queue.get) == (0, 7)
+    assert buffer.take(queue.get) == (1, None)
     ended: list[BaseException] = []
 
-    def wait(turn: int) -> Callable[[], None]:
+    def wait(position: int) -> Callable[[], None]:
         def run() -> None:
             try:
-                turns.finish(turn, lambda: None)
+                buffer.finish(position, lambda: None)
             except Aborted as error:
                 ended.append(error)
 
@@ -113,7 +113,7 @@ def test_a_turn_that_never_comes_can_be_aborted() -> None:
 
     waiting = threading.Thread(target=wait(1))
     waiting.start()
-    turns.abort()
+    buffer.abort()
     waiting.join(5)
     assert not waiting.is_alive()
     assert len(ended) == 1

@@ -229,7 +229,7 @@ def assert_true(value: bool) -> None:
 
 
 def balanced(stats: RunStats) -> bool:
-    """Every frame is in the books of the run, and no sink has more than the run."""
+    """Every frame is counted once in the run, and no sink has more frames than the run."""
     sinks = all(s.written + sum(s.dropped.values()) <= stats.processed for s in stats.sinks)
     return sinks and stats.captured == stats.processed + sum(stats.dropped.values())
 
