@@ -261,6 +261,30 @@ def test_what_else_a_container_carries(tmp_path: Path) -> None:
         assert len(container.chapters()) == 2
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_the_timecode_is_kept(tmp_path: Path, suffix: str) -> None:
+    path, clip = tmp_path / "in.mov", write_clip(tmp_path / "clip.mp4", frames=50)
+    with av.open(str(clip)) as container, av.open(str(path), "w") as out:
+        copy = out.add_stream_from_template(container.streams.video[0])
+        copy.metadata["timecode"] = "01:00:00:00"
+        for packet in container.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                out.mux(packet)
+
+    def timecode(found: Path) -> str:
+        with av.open(str(found)) as container:
+            tags = {key.lower(): text for stream in container.streams for key, text in stream.metadata.items()}
+        return tags.get("timecode", "")
+
+    assert timecode(path) == "01:00:00:00"
+    assert transcode(path, video(tmp_path / f"out{suffix}")).note == ""
+    assert timecode(tmp_path / f"out{suffix}") == "01:00:00:00"
+    part = transcode(path, video(tmp_path / f"part{suffix}"), start_seconds=1)
+    assert part.note == "timecode omitted: the output starts at another time"
+    assert timecode(tmp_path / f"part{suffix}") == ""
+
+
 def hdr_clip(path: Path) -> Path:
     display = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1)"
     params = f"log-level=error:master-display={display}:max-cll=1000,400"
