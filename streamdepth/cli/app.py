@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamdepth.cli import bench, image, lists, models, process, run, serve
+from streamdepth.cli import bench, image, lists, models, process, restyle, run, serve
 from streamdepth.version import __version__
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ _FUNCTIONS: Mapping[str, Callable[[Any], None]] = {
     "run": run.run,
     "image": image.image,
     "serve": serve.serve,
+    "restyle": restyle.restyle,
     "styles": lists.styles,
     "doctor": lists.doctor,
     "verify": models.verify,

@@ -18,6 +18,7 @@ from streamdepth.config.shared import (
     OUTPUT,
     PANELS,
     PULL,
+    RESTYLE,
     RUN,
     SERVE,
     SERVER,
@@ -166,6 +167,23 @@ class StylesConfig(Settings):
     ] = None
 
 
+class RestyleConfig(Settings):
+    """Options of ``streamdepth restyle``."""
+
+    depth: Annotated[Path, Option("Depth written by run --data: .mkv or a folder.", metavar="DEPTH", argument=True)]
+    clip: Annotated[
+        Path | None,
+        Option(
+            "Clip that the depth belongs to, for views that show its frames and for its sound.",
+            metavar="[CLIP]",
+            argument=True,
+        ),
+    ] = None
+    output: Annotated[
+        Texts, Option("Video file, or folder/ of images. Repeatable.", OUTPUT, short="-o", metavar="OUT")
+    ] = ()
+
+
 COMMANDS: Mapping[str, type[Settings]] = {
     RUN: RunConfig,
     SERVE: ServeConfig,
@@ -176,6 +194,7 @@ COMMANDS: Mapping[str, type[Settings]] = {
     SHOW: ModelConfig,
     PULL: PullConfig,
     STYLES: StylesConfig,
+    RESTYLE: RestyleConfig,
     DOCTOR: Settings,
 }
 """Command -> its configuration."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from streamdepth.sources.select import SourceOptions
 
 RUN, SERVE, IMAGE, BENCH, VERIFY, BUILD = "run", "serve", "image", "bench", "verify", "build"
+RESTYLE = "restyle"
 SHOW, PULL, STYLES, DOCTOR = "models show", "models pull", "styles", "doctor"
 _MODELS = (RUN, SERVE, IMAGE, VERIFY, BUILD, SHOW, PULL)
 OUTPUT, SERVER, MODEL, COLOR, INPUT, ENCODING = "Output", "Server", "Model", "Depth and colour", "Input", "Encoding"
@@ -191,7 +192,7 @@ class Settings(Options):
         Option(
             'Palette ("streamdepth styles" lists them), or a .json or .yaml file of colour stops.',
             COLOR,
-            (RUN, SERVE, IMAGE),
+            (RUN, RESTYLE, SERVE, IMAGE),
             short="-s",
             metavar="NAME",
             suggest=_palettes,
@@ -202,21 +203,21 @@ class Settings(Options):
         Option(
             "Opacity of the depth in 0..1: one value, or NEAR,FAR for a ramp from the nearest to the farthest point.",
             COLOR,
-            (RUN, SERVE, IMAGE),
+            (RUN, RESTYLE, SERVE, IMAGE),
             short="-a",
             metavar="A|NEAR,FAR",
             default="1, in overlays 0.6",
         ),
     ] = None
     reverse: Annotated[
-        bool, Option("Map far instead of near to the high end of the palette.", COLOR, (RUN, SERVE, IMAGE))
+        bool, Option("Map far instead of near to the high end of the palette.", COLOR, (RUN, RESTYLE, SERVE, IMAGE))
     ] = False
     view: Annotated[
         View | None,
         Option(
             "Layout: depth only, depth over the frame, depth beside the frame, or depth below the frame.",
             COLOR,
-            (RUN, SERVE),
+            (RUN, RESTYLE, SERVE),
             default="depth; overlay with --alpha; side in serve",
         ),
     ] = None
@@ -226,7 +227,7 @@ class Settings(Options):
             "Depth range mapped to the palette: one per shot (files only), smoothed over time (ema), one per frame, "
             "or fixed:LO,HI in the model's unit.",
             COLOR,
-            (RUN, SERVE),
+            (RUN, RESTYLE, SERVE),
             metavar="shot|ema|frame|fixed:LO,HI",
             default="shot for files, ema for live sources",
         ),
@@ -291,13 +292,18 @@ class Settings(Options):
     ] = None
     overwrite: Annotated[
         bool,
-        Option("Replace existing outputs; in a folder, files of the same names.", "", (RUN, IMAGE, STYLES), short="-y"),
+        Option(
+            "Replace existing outputs; in a folder, files of the same names.",
+            "",
+            (RUN, RESTYLE, IMAGE, STYLES),
+            short="-y",
+        ),
     ] = False
     as_json: Annotated[bool, Option("Print JSON.", "", (BENCH, VERIFY, SHOW, DOCTOR), flag="--json", file=False)] = (
         False
     )
     quiet: Annotated[
-        bool, Option("Show no progress and no notes.", "", (RUN, SERVE, IMAGE, BENCH, BUILD, PULL), short="-q")
+        bool, Option("Show no progress and no notes.", "", (RUN, RESTYLE, SERVE, IMAGE, BENCH, BUILD, PULL), short="-q")
     ] = False
 
     @property

@@ -164,6 +164,8 @@ def test_every_extra_exists(path: Path) -> None:
 def test_command(command: str, desk: Path) -> None:
     if not command.startswith("streamdepth "):
         need.program(command.split()[0])
+    if command.startswith("streamdepth restyle "):
+        assert run(["streamdepth", "run", "clip.mp4", "--data", "depth.mkv", "-y"], desk).returncode == 0
     with ExitStack() as stack:
         environment = {}
         if "--show" in command or "live-overlay" in command:
