@@ -153,12 +153,12 @@ def _encoders() -> list[Finding]:
 
 
 def _hardware() -> list[Finding]:
-    from streamdepth.media.hwaccel import ENCODERS, KINDS, cannot_decode, cannot_encode
+    from streamdepth.media.hwaccel import HARDWARE, cannot_decode, cannot_encode, kinds
 
     findings = []
-    for kind in KINDS:
+    for kind in kinds():
         findings.append(_offer(f"decoding on {kind}", cannot_decode(kind)))
-        findings += [_offer(f"encoder {name}", cannot_encode(name)) for name in ENCODERS[kind].values()]
+        findings += [_offer(f"encoder {name}", cannot_encode(name)) for name in HARDWARE[kind].encoders.values()]
     return findings
 
 

@@ -46,6 +46,11 @@ class Sense(StrEnum):
     def near_is_large(self) -> bool:
         return self is Sense.RELATIVE_INVERSE
 
+    @property
+    def unit(self) -> str:
+        """``"m"`` if values are metres, else empty."""
+        return "m" if self is Sense.METRIC_M else ""
+
 
 @dataclass(frozen=True, slots=True)
 class ColorTags:
@@ -302,6 +307,15 @@ class DepthMap:
             raise ValueError(f"depth is float32 [h, w], not {self.values.dtype} {list(self.values.shape)}")
         if self.valid is not None and self.valid.shape != self.values.shape:
             raise ValueError(f"valid mask {list(self.valid.shape)} does not match depth {list(self.values.shape)}")
+
+    def __repr__(self) -> str:
+        states = [self.sense.value, *(name for name in ("propagated", "stabilized") if getattr(self, name))]
+        return f"<DepthMap {self.width_px}x{self.height_px} {', '.join(states)}>"
+
+    @property
+    def unit(self) -> str:
+        """``"m"`` if values are metres, else empty."""
+        return self.sense.unit
 
     @property
     def width_px(self) -> int:

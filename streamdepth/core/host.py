@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -120,7 +122,7 @@ def lock(file: IO[bytes]) -> bool:
     Always True on systems without ``flock``.
     """
     try:
-        import fcntl
+        fcntl: Any = importlib.import_module("fcntl")
     except ImportError:
         return True
     try:
@@ -157,3 +159,15 @@ def file_key(path: str | os.PathLike[str]) -> str:
     that ignore them (Windows, macOS)."""
     whole = os.path.realpath(path)
     return unicodedata.normalize("NFC", whole).casefold() if sys.platform in ("win32", "darwin") else whole
+
+
+def prepare_listener(listener: socket.socket, system: str = sys.platform) -> None:
+    """Give a socket that will listen the same meaning on every system.
+
+    No other program may listen on its port, and the port of ended connections may be reused: ``SO_REUSEADDR`` does that
+    on POSIX, while on Windows it would let any program take the port over. ``[::]`` includes IPv4.
+    """
+    option = getattr(socket, "SO_EXCLUSIVEADDRUSE", 0) if system == "win32" else socket.SO_REUSEADDR
+    listener.setsockopt(socket.SOL_SOCKET, option, 1)
+    if listener.family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)

@@ -117,6 +117,16 @@ class Estimate:
     valid: NDArray[np.bool_] | None = None
     camera: Intrinsics | None = None
 
+    def __repr__(self) -> str:
+        image = f", image of {len(self.image)} bytes" if self.image is not None else ""
+        notes = f", notes: {'; '.join(self.notes)}" if self.notes else ""
+        return f"<Estimate {self.width}x{self.height} {self.sense.value}{image}{notes}>"
+
+    @property
+    def unit(self) -> str:
+        """``"m"`` if ``data`` is metres, else empty."""
+        return self.sense.unit
+
     def to_node(self) -> dict[str, Any]:
         """``{data, image, width, height}`` as values of JSON.
 

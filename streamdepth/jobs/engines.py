@@ -9,7 +9,7 @@ import signal
 import threading
 from collections import deque
 from multiprocessing.connection import wait
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from streamdepth.core.errors import StageError
 from streamdepth.core.host import cores
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     OnFrames = Callable[[str, int], None]
 
 _JOIN_SECONDS = 5.0
+_WAIT_SECONDS = 0.5
 
 
 class Engine(Protocol):
@@ -96,7 +97,7 @@ class LocalEngine:
         self._queued: deque[Task] = deque()
         context = multiprocessing.get_context("spawn")
         share = max(1, (threads or cores()) // workers)
-        self._processes: dict[Connection, SpawnProcess] = {}
+        self._processes: dict[Any, SpawnProcess] = {}  # by connection, of another class on Windows
         self._busy: set[Connection] = set()
         for number in range(1, workers + 1):
             ours, theirs = context.Pipe()
@@ -117,7 +118,7 @@ class LocalEngine:
 
     def take(self) -> TaskResult:
         while True:
-            ready = wait(list(self._busy))
+            ready = wait(list(self._busy), _WAIT_SECONDS)  # short: on Windows, Ctrl-C does not end a wait
             for connection in [one for one in self._busy if one in ready]:
                 found = self._receive(connection)
                 if isinstance(found, BaseException):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
@@ -15,16 +16,39 @@ if TYPE_CHECKING:
     from av.codec.hwaccel import HWAccel
     from av.video.codeccontext import VideoCodecContext
 
-KINDS = ("cuda", "vaapi")
-"""Kinds that ``auto`` tries, in order."""
-ENCODERS: Mapping[str, Mapping[str, str]] = {
-    "cuda": {"libx264": "h264_nvenc"},
-    "vaapi": {"libx264": "h264_vaapi"},
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """One kind of hardware.
+
+    Attributes:
+        device: FFmpeg's device type for decoding, empty if it only encodes.
+        encoders: software encoder -> hardware encoder.
+        systems: values of ``sys.platform`` on which ``auto`` tries it.
+        check: what to do if it cannot be opened.
+    """
+
+    device: str
+    encoders: Mapping[str, str]
+    systems: tuple[str, ...]
+    check: str
+
+
+HARDWARE: Mapping[str, Hardware] = {
+    "cuda": Hardware("cuda", {"libx264": "h264_nvenc"}, ("linux", "win32"), "check the NVIDIA driver"),
+    "videotoolbox": Hardware("videotoolbox", {"libx264": "h264_videotoolbox"}, ("darwin",), "it is part of macOS"),
+    "vaapi": Hardware(
+        "vaapi", {"libx264": "h264_vaapi"}, ("linux",), "check that /dev/dri/renderD* exists and may be opened"
+    ),
+    "qsv": Hardware("qsv", {"libx264": "h264_qsv"}, ("linux", "win32"), "check Intel's graphics driver and oneVPL"),
+    "amf": Hardware("amf", {"libx264": "h264_amf"}, ("win32",), "check AMD's graphics driver"),
+    "d3d11va": Hardware("d3d11va", {}, ("win32",), "it is part of Windows"),
+    "v4l2m2m": Hardware("", {"libx264": "h264_v4l2m2m"}, (), "check that the board has an encoder in /dev/video*"),
 }
-"""Kind -> software encoder -> hardware encoder."""
+"""Kind -> what it decodes and encodes with, in the order that ``auto`` tries."""
 # All hardware supports these. 10 bits, 4:4:4 and alpha are each supported by some hardware only.
 _COMMON_FORMATS = ("yuv420p", "nv12")
-_CHECKS = {"cuda": "check the NVIDIA driver", "vaapi": "check that /dev/dri/renderD* exists and may be opened"}
+_NV12_ONLY = ("_vaapi", "_qsv")
 
 _BUILD = "pip install --no-binary av av builds it with the system FFmpeg"
 
@@ -35,7 +59,12 @@ class HwAccel(StrEnum):
     AUTO = "auto"
     """Any available hardware; no note if there is none."""
     CUDA = "cuda"
+    VIDEOTOOLBOX = "videotoolbox"
     VAAPI = "vaapi"
+    QSV = "qsv"
+    AMF = "amf"
+    D3D11VA = "d3d11va"
+    V4L2M2M = "v4l2m2m"
     NONE = "none"
 
     @classmethod
@@ -72,7 +101,7 @@ def decoder(requested: HwAccel) -> Chosen:
     for kind in _kinds(requested):
         reason = cannot_decode(kind)
         if not reason:
-            return Chosen(HWAccel(device_type=kind, allow_software_fallback=True))
+            return Chosen(HWAccel(device_type=HARDWARE[kind].device, allow_software_fallback=True))
         reasons.append(reason)
     return Chosen(None, _note(requested, reasons, "decoding"))
 
@@ -86,7 +115,7 @@ def encoder(requested: HwAccel, software: str, pix_fmt: str, width_px: int, heig
     """
     reasons: list[str] = []
     for kind in _kinds(requested):
-        name = ENCODERS[kind].get(software)
+        name = HARDWARE[kind].encoders.get(software)
         if name is None:
             reasons.append(f"{kind} has no encoder that replaces {software}")
         elif pix_fmt not in _COMMON_FORMATS:
@@ -109,16 +138,19 @@ def upload_device(encoder: str) -> HWAccel | None:
 
 
 def cannot_decode(kind: str) -> str:
-    """The reason why ``cuda`` or ``vaapi`` cannot decode here, empty if it can. Opens and closes the device."""
+    """The reason why a kind of hardware cannot decode here, empty if it can. Opens and closes the device."""
     from av import Codec
     from av.codec.hwaccel import HWAccel, hwdevices_available
 
-    if kind not in hwdevices_available():
+    device = HARDWARE[kind].device
+    if not device:
+        return f"{kind} only encodes; omit --hwaccel to decode in software"
+    if device not in hwdevices_available():
         return f"this PyAV was built without {kind}; {_BUILD}"
     try:
-        HWAccel(device_type=kind, allow_software_fallback=False).create(Codec("h264", "r"))
+        HWAccel(device_type=device, allow_software_fallback=False).create(Codec("h264", "r"))
     except Exception:  # PyAV raises various errors of the driver layer
-        return f"no {kind} device can be opened; {_CHECKS[kind]}"
+        return f"no {kind} device can be opened; {HARDWARE[kind].check}"
     return ""
 
 
@@ -129,7 +161,7 @@ def cannot_encode(name: str, width_px: int = 256, height_px: int = 256) -> str:
     try:
         context = cast("VideoCodecContext", av.CodecContext.create(name, "w", hwaccel=upload_device(name)))
         context.width, context.height = width_px, height_px
-        context.pix_fmt = "nv12" if name.endswith("_vaapi") else "yuv420p"
+        context.pix_fmt = "nv12" if name.endswith(_NV12_ONLY) else "yuv420p"
         context.time_base = Fraction(1, 25)
         context.open()
     except Exception as error:  # as above
@@ -142,7 +174,12 @@ def cannot_encode(name: str, width_px: int = 256, height_px: int = 256) -> str:
 def _kinds(requested: HwAccel) -> tuple[str, ...]:
     if requested is HwAccel.NONE:
         return ()
-    return KINDS if requested is HwAccel.AUTO else (requested.value,)
+    return kinds() if requested is HwAccel.AUTO else (requested.value,)
+
+
+def kinds(system: str = sys.platform) -> tuple[str, ...]:
+    """Kinds of hardware that ``auto`` tries on a system, in order."""
+    return tuple(name for name, hardware in HARDWARE.items() if system in hardware.systems)
 
 
 def _note(requested: HwAccel, reasons: list[str], what: str) -> str:

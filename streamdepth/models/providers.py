@@ -102,7 +102,7 @@ PROVIDERS: Final = (
         package="onnxruntime-directml",
         platform="win32",
     ),
-    Provider("coreml", "CoreMLExecutionProvider", dtypes=_COMPILER, package="onnxruntime", platform="darwin"),
+    Provider("coreml", "CoreMLExecutionProvider", dtypes=_COMPILER, auto=2, package="onnxruntime", platform="darwin"),
 )
 
 

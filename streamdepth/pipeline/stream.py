@@ -108,7 +108,8 @@ class DepthStream(Iterator["tuple[Frame, DepthMap]"]):
         if worker is None:
             self._pipeline.close()
         elif worker is not threading.current_thread():
-            worker.join()
+            while worker.is_alive():
+                worker.join(0.5)  # short: on Windows, Ctrl-C does not end a wait
 
     def __enter__(self) -> Self:
         return self

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from aiohttp import web
 
 from streamdepth.core.errors import DeadlineError, SinkError
+from streamdepth.core.host import prepare_listener
 from streamdepth.core.redact import redact
 from streamdepth.serve.api import LOGGER, failure, harden, internal_error
 
@@ -190,7 +191,7 @@ def _logger() -> logging.Logger:
 def _bind(listen: Listen) -> socket.socket:
     bound = socket.socket(listen.family, socket.SOCK_STREAM)
     try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        prepare_listener(bound)
         bound.bind((listen.address, listen.port))
         bound.setblocking(False)
     except OSError as exc:

@@ -17,7 +17,7 @@ class CallbackSink(BaseSink):
     """Calls ``function(frame, depth)`` for each result, on the sink's thread, in order.
 
     The memory of the depth is reused: copy ``depth.values`` to use it after the call. An exception of the function
-    ends the run and is raised to the caller; ``StopPipeline`` ends it normally.
+    ends the run and is raised to the caller with the name of the function; ``StopPipeline`` ends it normally.
 
     Args:
         live: True = a slow function drops old frames (counted by the pipeline) instead of blocking the source.
@@ -30,9 +30,10 @@ class CallbackSink(BaseSink):
         *,
         live: bool = False,
         on_caller_thread: bool = False,
-        name: str = "callback",
+        name: str = "",
     ) -> None:
-        super().__init__(name)
+        called = getattr(function, "__qualname__", type(function).__name__).replace("<locals>.", "")
+        super().__init__(name or f"callback {called}")
         self._function = function
         self._live = live
         self._on_caller_thread = on_caller_thread

@@ -60,6 +60,12 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return out.getvalue()
 
 
+def test_a_result_prints_as_one_line() -> None:
+    estimate = Estimate(np.zeros((48, 64), np.float32), b"x" * 10, 64, 48, Sense.METRIC_M, ("a note",))
+    assert repr(estimate) == "<Estimate 64x48 metric_m, image of 10 bytes, notes: a note>"
+    assert estimate.unit == "m"
+
+
 def test_result(dpt_estimator: DepthEstimator, pixels: NDArray[np.uint8]) -> None:
     result = one(dpt_estimator(pixels))
     assert result.data.shape == (40, 60)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +122,32 @@ def test_auto_takes_openvino_where_it_agrees_with_the_cpu(
     auto_with_openvino(monkeypatch, tmp_path)
     assert providers.likely() == "openvino"
     assert sessions.open_session(spec).provider == "openvino"
+
+
+@pytest.mark.parametrize(
+    ("name", "ort_name"), [("directml", "DmlExecutionProvider"), ("coreml", "CoreMLExecutionProvider")]
+)
+@pytest.mark.parametrize("wrong", ["", "differs from the CPU (correlation 0.9)"])
+def test_auto_takes_the_systems_provider_where_it_agrees_with_the_cpu(
+    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, ort_name: str, wrong: str
+) -> None:
+    """The build of Windows or macOS, with the CPU's session in place of the provider's."""
+    monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path))
+    monkeypatch.setattr(providers, "built_in", lambda: (ort_name, "CPUExecutionProvider"))
+    opens = sessions._open
+    monkeypatch.setattr(
+        sessions,
+        "_open",
+        lambda spec, provider, threads, *_, **__: replace(
+            opens(spec, providers.provider_named("cpu"), threads), provider=provider.name
+        ),
+    )
+    monkeypatch.setattr(agreement, "disagreement", lambda *_: wrong)
+    assert name in providers.AUTO_ORDER
+    monkeypatch.setattr(providers, "AUTO_ORDER", (name, "cpu"))
+    opened = sessions.open_session(spec)
+    assert opened.provider == ("cpu" if wrong else name)
+    assert opened.note == (f"running on the CPU; provider {name} {wrong}" if wrong else "")
 
 
 def test_auto_leaves_openvino_where_it_does_not_and_says_by_how_much(

@@ -74,7 +74,10 @@ class TestErrors:
             if frame.index == 3:
                 raise KeyError("mine")
 
-        assert isinstance(self.run(callback=fail).__cause__, KeyError)
+        error = self.run(callback=fail)
+        assert isinstance(error.__cause__, KeyError)
+        assert str(error).startswith("sink of callback ")
+        assert "test_callback.fail: KeyError: 'mine'" in str(error)
 
     def test_secrets_do_not_come_out(self) -> None:
         def fail(index: int) -> None:  # noqa: ARG001

@@ -52,7 +52,7 @@ def test_a_file_is_decoded_whatever_hardware_was_asked_for(clip: Path, wanted: H
     info = source.open()
     assert luma(source) == pytest.approx(levels, abs=1)
     source.close()
-    missing = wanted in (HwAccel.CUDA, HwAccel.VAAPI) and hwaccel.decoder(wanted).value is None
+    missing = wanted not in (HwAccel.AUTO, HwAccel.NONE) and hwaccel.decoder(wanted).value is None
     assert ("decoding in software: " in info.note) == missing
 
 
@@ -148,13 +148,15 @@ def test_what_hardware_cannot_take_is_encoded_in_software(
     assert hwaccel.encoder(HwAccel.AUTO, software, pix_fmt, 64, 48) == hwaccel.Chosen(software)
 
 
-@pytest.mark.parametrize("wanted", [HwAccel.CUDA, HwAccel.VAAPI])
+@pytest.mark.parametrize(
+    "wanted", [kind for kind in HwAccel if kind not in (HwAccel.AUTO, HwAccel.NONE, HwAccel.D3D11VA)]
+)
 def test_an_encoder_that_does_not_open_is_replaced_and_named(wanted: HwAccel) -> None:
     chosen = hwaccel.encoder(wanted, "libx264", "yuv420p", 256, 256)
     if chosen.value != "libx264":
         pytest.skip(f"{chosen.value} works here")
     assert chosen.note.startswith("encoding in software: ")
-    assert hwaccel.ENCODERS[wanted]["libx264"] in chosen.note
+    assert hwaccel.HARDWARE[wanted].encoders["libx264"] in chosen.note
 
 
 def test_an_encoder_that_opens_is_recognised() -> None:
@@ -257,5 +259,17 @@ def test_images_in_device_memory_are_uploaded_from_nv12(monkeypatch: pytest.Monk
 
 
 def test_an_unknown_value_names_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="hwaccel is one of auto, cuda, vaapi, none, not"):
+    with pytest.raises(UsageError, match=r"hwaccel is one of auto, cuda, .*v4l2m2m, none, not"):
         FileSource("x.mp4", hwaccel="gpu")
+
+
+def test_each_system_has_its_hardware() -> None:
+    assert hwaccel.kinds("linux") == ("cuda", "vaapi", "qsv")
+    assert hwaccel.kinds("darwin") == ("videotoolbox",)
+    assert hwaccel.kinds("win32") == ("cuda", "qsv", "amf", "d3d11va")
+    assert {*hwaccel.HARDWARE, "auto", "none"} == {kind.value for kind in HwAccel}
+
+
+def test_hardware_that_only_encodes_decodes_in_software() -> None:
+    assert hwaccel.decoder(HwAccel.V4L2M2M).note.startswith("decoding in software: v4l2m2m only encodes")
+    assert "no encoder that replaces libx264" in hwaccel.encoder(HwAccel.D3D11VA, "libx264", "yuv420p", 64, 48).note

@@ -105,7 +105,10 @@ def test_an_alpha_alone_means_an_overlay() -> None:
         ("start: [1]", "start: [1] is not a time"),
         ("camera-mode: big", "WxH@FPS"),
         ("- a\n- b", "found a list"),
-        ("hwaccel: gpu", "hwaccel: 'gpu' is not one of auto, cuda, vaapi, none"),
+        (
+            "hwaccel: gpu",
+            "hwaccel: 'gpu' is not one of auto, cuda, videotoolbox, vaapi, qsv, amf, d3d11va, v4l2m2m, none",
+        ),
         ("threads: 0", "threads must be 1 to 1024, not 0"),
         ("decoder-threads: 65", "decoder-threads must be 1 to 64, not 65"),
         ("credentials: nope", "credentials: there is no file nope"),

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from streamdepth.core.host import cache_root, cores, file_key, own_process_group, remove, rename
+from streamdepth.core.clock import SystemClock
+from streamdepth.core.host import cache_root, cores, file_key, own_process_group, prepare_listener, remove, rename
 from streamdepth.core.threads import plan_threads
 from streamdepth.sinks.names import safe_name
 from tests.support.paths import ROOT
@@ -204,3 +207,24 @@ def test_children_are_out_of_reach_of_ctrl_c(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0x200, raising=False)
     assert own_process_group() == {"creationflags": 0x200}
+
+
+@pytest.mark.parametrize(("system", "option"), [("linux", socket.SO_REUSEADDR), ("win32", 77)])
+def test_ports_are_exclusive(system: str, option: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: list[tuple[int, ...]] = []
+    monkeypatch.setattr(socket, "SO_EXCLUSIVEADDRUSE", 77, raising=False)
+
+    def noted(*option: int) -> None:
+        options.append(option)
+
+    for family in (socket.AF_INET, socket.AF_INET6):
+        prepare_listener(SimpleNamespace(family=family, setsockopt=noted), system)  # type: ignore[arg-type]
+    exclusive = (socket.SOL_SOCKET, option, 1)
+    assert options == [exclusive, exclusive, (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)]
+
+
+def test_the_clock_of_windows_is_the_performance_counter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.perf_counter_ns", lambda: 7)
+    monkeypatch.setattr("time.monotonic_ns", lambda: 15_600_000)
+    assert SystemClock("win32").monotonic_ns() == 7
+    assert SystemClock("linux").monotonic_ns() == 15_600_000

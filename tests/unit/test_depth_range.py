@@ -296,3 +296,11 @@ class TestCuts:
         detector = CutDetector(Fraction(24))
         with av.open(str(path)) as container:
             assert not any(detector.is_cut(frame) for frame in container.decode(video=0))
+
+
+def test_a_map_prints_as_one_line_and_has_its_unit() -> None:
+    values = np.zeros((480, 640), np.float32)
+    relative, metric = DepthMap(values, Sense.RELATIVE_INVERSE, propagated=True), DepthMap(values, Sense.METRIC_M)
+    assert repr(relative) == "<DepthMap 640x480 relative_inverse, propagated>"
+    assert repr(metric) == "<DepthMap 640x480 metric_m>"
+    assert (relative.unit, metric.unit) == ("", "m")

@@ -140,11 +140,6 @@ class CodingState:
         return self if seen == self.span else CodingState(self.coding, seen)
 
 
-def unit_of(sense: Sense) -> str:
-    """``"m"`` if values are metres, else empty."""
-    return "m" if sense is Sense.METRIC_M else ""
-
-
 @dataclass(frozen=True, slots=True)
 class DepthMetadata:
     """What the numbers of a depth file mean.
@@ -179,7 +174,7 @@ class DepthMetadata:
 
     @property
     def unit(self) -> str:
-        return unit_of(self.sense)
+        return self.sense.unit
 
     @property
     def coding(self) -> Coding:

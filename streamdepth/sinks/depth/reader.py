@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, overload
 import numpy as np
 
 from streamdepth.core.errors import DataFormatError, SourceNotFoundError
-from streamdepth.sinks.depth.format import INDEX_NAME, DepthMetadata, FrameRecord, unit_of
+from streamdepth.sinks.depth.format import INDEX_NAME, DepthMetadata, FrameRecord
 from streamdepth.sinks.files import reason
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class DepthFrame(NamedTuple):
 
     @property
     def unit(self) -> str:
-        return unit_of(self.sense)
+        return self.sense.unit
 
 
 class CodedFrame(NamedTuple):

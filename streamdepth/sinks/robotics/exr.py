@@ -10,7 +10,6 @@ import numpy as np
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import MissingDependencyError
 from streamdepth.core.host import rename
-from streamdepth.sinks.depth.format import unit_of
 from streamdepth.sinks.depth.sink import Size, known_values, resized
 from streamdepth.sinks.files import claim_folder, write_failed
 from streamdepth.sinks.names import FrameNames
@@ -67,7 +66,7 @@ class ExrSink(BaseSink):
             "compression": self._exr.ZIP_COMPRESSION,
             "type": self._exr.scanlineimage,
             "streamdepthSense": depth.sense.value,
-            "streamdepthUnit": unit_of(depth.sense) or "none",
+            "streamdepthUnit": depth.unit or "none",
             "streamdepthModel": self._model or "unknown",
         }
         if depth.anchor_error is not None:

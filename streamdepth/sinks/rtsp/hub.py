@@ -10,6 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from streamdepth.core.errors import SinkError
+from streamdepth.core.host import prepare_listener
 from streamdepth.net.backoff import GuessDelays
 from streamdepth.sinks.rtsp.viewer import Viewer, ViewerState
 
@@ -186,7 +187,14 @@ class Hub:
         loop = asyncio.get_running_loop()
         self._done = asyncio.Event()
         address, port = self._address
-        server = await loop.create_server(lambda: Viewer(self), address, port, backlog=128)
+        listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        try:
+            prepare_listener(listener)
+            listener.bind((address, port))
+            server = await loop.create_server(lambda: Viewer(self), sock=listener, backlog=128)
+        except BaseException:
+            listener.close()
+            raise
         try:
             self.port = int(server.sockets[0].getsockname()[1])
             await self._open_udp(address)
