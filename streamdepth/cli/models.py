@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import typer
 
 from streamdepth.cli.terminal import table
 from streamdepth.core.errors import UsageError
+from streamdepth.core.frame import Sense
 
 if TYPE_CHECKING:
     from streamdepth.config.commands import BuildConfig, ModelConfig, PullConfig, VerifyConfig
@@ -22,18 +24,21 @@ def list_models() -> None:
     """List the known models, and which of them are in the cache."""
     from streamdepth.models.catalog import list_models as catalogue
 
+    entries = catalogue()
     rows = [
         (
             entry.name,
-            entry.sense.value if entry.sense else "?",
-            entry.licence or "?",
+            entry.sense.value if entry.sense else "unknown",
+            f"{'metric' if entry.sense is Sense.METRIC_M else 'relative'}, {entry.speed_class}",
+            entry.licence or "not stated",
             " ".join(f"{dtype}:{size}" for dtype, size in entry.sizes_mb.items()),
-            " ".join(f"{what} {ms:g} ms" for what, ms in entry.speed_ms.items()),
             " ".join(entry.cached) or ("in the package" if entry.kind == "built-in" else ""),
         )
-        for entry in catalogue()
+        for entry in entries
     ]
-    table(("model", "means", "licence", "MB by dtype", "measured", "on this machine"), rows)
+    table(("model", "means", "good for", "licence", "MB by dtype", "on this machine"), rows)
+    if sys.stdout.isatty():
+        typer.echo(f"\nstreamdepth run test: --show --model {entries[1].name}")
 
 
 def show(config: ModelConfig) -> None:

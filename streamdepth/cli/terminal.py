@@ -120,7 +120,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str =
     from rich.table import Table
     from rich.text import Text
 
-    formatted = Table(*columns, title=Text(title) if title else None, title_justify="left", header_style="bold")
+    formatted = Table(title=Text(title) if title else None, title_justify="left", header_style="bold")
+    for number, column in enumerate(columns):
+        formatted.add_column(column, no_wrap=not number, overflow="fold")  # a name can be copied
     for row in rows:
         formatted.add_row(*map(Text, row))  # brackets in names are no markup
     Console().print(formatted)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import base64
 import io
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 
 from streamdepth.core.errors import DataFormatError, SourceError, SourceNotFoundError, UsageError
 from streamdepth.core.frame import Frame
 from streamdepth.core.redact import redact
-from streamdepth.image.tensors import Tensor, tensor_of
+from streamdepth.image.tensors import Tensor, as_array, flat_values, tensor_of
 from streamdepth.media.pillow import DAMAGED, open_raster, rgb_from_pil
 
 if TYPE_CHECKING:
@@ -62,8 +65,10 @@ def read(value: Any, *, max_pixels: int = MAX_PIXELS) -> InputImage | Tensor:
 
             - ``Path`` or text with the name of a file, or a base64 string with or without a ``data:`` prefix (a file of
               that name takes precedence);
-            - encoded image as bytes, bytearray or memoryview;
-            - PIL image;
+            - any ``os.PathLike``, a ``file://`` URL, or a binary file object, which is read to its end;
+            - encoded image as bytes, bytearray or memoryview, or Node.js' ``{"type": "Buffer", "data": [...]}``;
+            - Jimp's ``{bitmap: {data, width, height}}`` with RGBA bytes;
+            - PIL image; array of another library (``__array__``, DLPack), as an ndarray;
             - ndarray [H, W] or [H, W, 1] grey, [H, W, 2] grey and alpha, [H, W, 3] RGB or [H, W, 4] RGBA, as uint8,
               uint16 (0..65535), bool, or floating in 0..1;
             - ``av.VideoFrame`` (its rotation is applied) or :class:`streamdepth.Frame`;
@@ -78,11 +83,13 @@ def read(value: Any, *, max_pixels: int = MAX_PIXELS) -> InputImage | Tensor:
         UsageError: a value of another form.
     """
     if isinstance(value, Mapping):
-        return tensor_of(value)
-    if isinstance(value, Path):
-        return _from_path(value, max_pixels)
+        if "bitmap" in value:
+            return _from_bitmap(value["bitmap"], max_pixels)
+        return _from_bytes(_buffer(value), "the Buffer", max_pixels) if _is_buffer(value) else tensor_of(value)
     if isinstance(value, str):
         return _from_text(value, max_pixels)
+    if isinstance(value, os.PathLike):
+        return _from_path(Path(os.fspath(value)), max_pixels)
     if isinstance(value, bytes | bytearray | memoryview):
         return _from_bytes(bytes(value), f"{len(value)} bytes", max_pixels)
     if isinstance(value, np.ndarray):
@@ -94,7 +101,51 @@ def read(value: Any, *, max_pixels: int = MAX_PIXELS) -> InputImage | Tensor:
         return _from_pil(value, "the PIL image", max_pixels)
     if "av.video.frame.VideoFrame" in kinds:
         return _from_image(value, max_pixels, upright=False)
+    if hasattr(value, "read"):
+        return _from_file(value, max_pixels)
+    if hasattr(value, "bitmap"):
+        return _from_bitmap(value.bitmap, max_pixels)
+    if hasattr(value, "__array__") or hasattr(value, "__dlpack__"):
+        return _from_array(as_array(value), max_pixels)
     raise UsageError(f"a {type(value).__name__} is not an image; give {_FORMS}")
+
+
+def _from_file(file: Any, max_pixels: int) -> InputImage:
+    data = file.read()
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise UsageError(f"a file of {type(data).__name__} is not an image; open it in binary mode")
+    return _from_bytes(bytes(data), str(getattr(file, "name", "the file")), max_pixels)
+
+
+def _from_bitmap(bitmap: Any, max_pixels: int) -> InputImage:
+    """A bitmap as Jimp has it: ``{data, width, height}``, RGBA."""
+    found = bitmap if isinstance(bitmap, Mapping) else vars(bitmap)
+    width, height, data = (found.get(key) for key in ("width", "height", "data"))
+    if not (isinstance(width, int) and isinstance(height, int)) or data is None:
+        raise DataFormatError("a bitmap is {data, width, height} with whole numbers of pixels and RGBA bytes")
+    _check_size("the bitmap", width, height, max_pixels)
+    values = flat_values(_buffer(data) if isinstance(data, Mapping) and _is_buffer(data) else data, np.dtype(np.uint8))
+    if values.size != width * height * 4:
+        raise DataFormatError(
+            f"the bitmap has {values.size} bytes, {width}x{height} RGBA needs {width * height * 4}; correct one of them"
+        )
+    return InputImage(np.ascontiguousarray(values.reshape(height, width, 4)[:, :, :3]), "the bitmap")
+
+
+def _is_buffer(value: Mapping[Any, Any]) -> bool:
+    return value.get("type") == "Buffer" and not {"dims", "dim"} & set(value)
+
+
+def _buffer(value: Mapping[Any, Any]) -> bytes:
+    """The bytes of Node.js' ``{"type": "Buffer", "data": [...]}``.
+
+    Raises:
+        UsageError: other values than bytes.
+    """
+    try:
+        return bytes(value["data"])
+    except (KeyError, TypeError, ValueError):
+        raise UsageError("the Buffer's data must be bytes 0..255; send the image's bytes") from None
 
 
 def refuse_url(text: str) -> None:
@@ -120,6 +171,8 @@ def _from_text(text: str, max_pixels: int) -> InputImage:
         if not prefix[0].lower().rstrip(",").endswith(";base64"):
             raise DataFormatError(f"{shown!r}: a data: URL must be base64; encode it with ;base64")
         return _from_base64(text[prefix.end() :], shown, max_pixels)
+    if text.startswith("file://"):
+        return _from_path(Path(url2pathname(urlsplit(text).path)), max_pixels)
     refuse_url(text)
     if len(text) < _LONGEST_PATH and "\0" not in text:
         try:
@@ -157,16 +210,12 @@ def from_json(value: Any) -> bytes | Mapping[str, Any]:
             raise UsageError(f"the text is not base64 ({exc}); encode the image's bytes") from None
     if not isinstance(value, Mapping):
         raise UsageError(f"a {type(value).__name__} holds no image; give base64, a list of them, or a tensor")
-    if "data" in value and {"dims", "dim"} & set(value):
+    if "bitmap" in value or ("data" in value and {"dims", "dim"} & set(value)):
         return value
-    data = value.get("data")
-    if value.get("type") != "Buffer" or not isinstance(data, list):
+    if not _is_buffer(value) or not isinstance(value.get("data"), list):
         found = _shortened(", ".join(map(str, value))) or "nothing"
         raise UsageError(f"an object with {found} is neither an image nor a tensor {{data, type, dims}}")
-    try:
-        return bytes(data)
-    except (TypeError, ValueError):
-        raise UsageError("the Buffer's data must be bytes 0..255; send the image's bytes") from None
+    return _buffer(value)
 
 
 def pixel_count(data: bytes) -> float | None:

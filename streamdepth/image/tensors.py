@@ -54,7 +54,7 @@ def tensor_of(value: Mapping[Any, Any]) -> Tensor:
     dtype = _TYPES.get(kind) if isinstance(kind, str) else None
     if dtype is None:
         raise DataFormatError(f"tensor type {kind!r} is unknown; known are {', '.join(_TYPES)}")
-    flat = _flat(value["data"], dtype)
+    flat = flat_values(value["data"], dtype)
     if flat.size != math.prod(dims):
         raise DataFormatError(
             f"tensor data has {flat.size} values, dims {list(dims)} need {math.prod(dims)}; correct one of them"
@@ -98,7 +98,8 @@ def _dims(raw: Any) -> tuple[int, ...]:
     return tuple(int(d) for d in dims)
 
 
-def _flat(data: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+def flat_values(data: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The values of a tensor's ``data`` as a flat array; forms and errors as in :func:`tensor_of`."""
     if isinstance(data, dict):
         data = _typed_array(data)
     if isinstance(data, memoryview):
@@ -116,7 +117,7 @@ def _flat(data: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
             )
         return np.frombuffer(data, dtype=dtype.newbyteorder("<")).astype(dtype)
     try:
-        array = _as_array(data)
+        array = as_array(data)
         if array.dtype.kind not in "fiub":
             raise TypeError(f"holds {array.dtype.name}")
         if dtype == np.float16 and array.dtype == np.uint16:
@@ -146,7 +147,7 @@ def _typed_array(data: Mapping[Any, Any]) -> list[Any]:
     return [values[index] for index in range(len(values))]
 
 
-def _as_array(data: Any) -> NDArray[Any]:
+def as_array(data: Any) -> NDArray[Any]:
     """An array of a list, a tensor of another library (``__array__`` or DLPack), or anything NumPy takes."""
     if hasattr(data, "__dlpack__") and not isinstance(data, np.ndarray) and not hasattr(data, "__array__"):
         return np.from_dlpack(data)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from streamdepth.models.spec import ModelSpec
 
 _MB = 1_000_000
+_FAST_MB, _MEDIUM_MB = 20, 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,14 @@ class ModelEntry:
     cached: tuple[str, ...] = ()
     cached_bytes: int = 0
     notes: tuple[str, ...] = ()
+
+    @property
+    def speed_class(self) -> str:
+        """``fast`` (video on a CPU), ``medium`` or ``slow`` by the size of the float32 file: 20 and 200 MB."""
+        size = self.sizes_mb.get("fp32", max(self.sizes_mb.values(), default=0))
+        if not size:
+            return "speed unknown"
+        return "fast" if size <= _FAST_MB else "medium" if size <= _MEDIUM_MB else "slow"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ import json
 import threading
 from dataclasses import FrozenInstanceError
 from fractions import Fraction
+from pathlib import PurePath
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -467,3 +469,33 @@ def test_tensor_values_outside_their_type_are_refused(value: float, kind: str, d
     data = [value] * 12288
     with pytest.raises(DataFormatError, match=f"is outside {kind} or not whole"):
         dpt_estimator({"data": data, "type": kind, "dims": [1, 3, 64, 64]})
+
+
+def test_forms_of_an_image_in_a_flow(dpt_estimator: DepthEstimator, tmp_path: Path) -> None:
+    """What nodes and libraries hand over: Buffer, Jimp, paths, file objects, arrays of other libraries."""
+    rgb = pattern(40, 30)
+    png = io.BytesIO()
+    Image.fromarray(rgb).save(png, "png")
+    path = tmp_path / "an image.png"
+    path.write_bytes(png.getvalue())
+    rgba = np.dstack([rgb, np.full((30, 40), 255, np.uint8)])
+    bitmap = {"width": 40, "height": 30, "data": {"type": "Buffer", "data": rgba.reshape(-1).tolist()}}
+    png.seek(0)
+    forms: dict[str, Any] = {
+        "Buffer": {"type": "Buffer", "data": list(png.getvalue())},
+        "Jimp as JSON": {"bitmap": bitmap},
+        "Jimp": SimpleNamespace(bitmap=SimpleNamespace(width=40, height=30, data=rgba.tobytes())),
+        "file object": png,
+        "os.PathLike": PurePath(path),
+        "file URL": path.as_uri(),
+        "array of another library": Foreign(rgb),
+    }
+    expected = dpt_estimator(rgb).data
+    for name, value in forms.items():
+        found = dpt_estimator(value)
+        assert isinstance(found, Estimate)
+        np.testing.assert_array_equal(found.data, expected, err_msg=name)
+    with pytest.raises(DataFormatError, match="the bitmap has 4800 bytes, 40x31 RGBA needs 4960"):
+        dpt_estimator({"bitmap": bitmap | {"height": 31}})
+    with pytest.raises(UsageError, match="open it in binary mode"):
+        dpt_estimator(io.StringIO("text"))  # type: ignore[call-overload]
