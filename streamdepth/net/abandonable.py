@@ -1,8 +1,8 @@
-"""Blocking library calls on a thread of their own, so that whoever waits for them can walk away.
+"""Blocking library calls on their own threads, so that the caller can abandon them.
 
-FFmpeg's and OpenCV's reads hold no Python-visible handle that another thread could cancel: PyAV fixes the deadline of a
-call before it starts, and ``VideoCapture.read`` has none. The thread that made the call is therefore left behind on an
-interrupt; it is a daemon, takes nothing with it, and cleans up when the call comes back.
+Another thread cannot cancel a read of FFmpeg or OpenCV: PyAV sets the deadline of a call before it starts, and
+``VideoCapture.read`` has none. On an interrupt, the thread of the call is therefore abandoned; it is a daemon and
+cleans up when the call returns.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ T = TypeVar("T")
 
 
 class InterruptedCall(Exception):  # noqa: N818 - a request that was granted, not an error
-    """The call was walked away from."""
+    """The call was abandoned."""
 
 
 class _Job(Generic[T]):
-    """What one thread and its caller share. Every field is guarded by ``changed``."""
+    """State shared by a thread and its caller. Every field is guarded by ``changed``."""
 
     def __init__(self) -> None:
         self.changed = InterruptibleCondition()
@@ -40,7 +40,7 @@ class _Job(Generic[T]):
 
 
 class AbandonableCalls:
-    """Runs calls and iterators on daemon threads named ``name``. Thread-safe; once interrupted it stays so."""
+    """Runs calls and iterators on daemon threads named ``name``. Thread-safe; an interrupt is permanent."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -63,13 +63,13 @@ class AbandonableCalls:
     def call(
         self, function: Callable[[], T], *, dispose: Callable[[T], object], timeout_seconds: float | None = None
     ) -> T:
-        """``function()`` from a thread of its own.
+        """Call ``function()`` on its own thread.
 
         Args:
-            dispose: called with the result where it arrives after the caller has left.
+            dispose: called with a result that arrives after the caller has left.
         Raises:
-            InterruptedCall: ``interrupt`` was called before the result was there.
-            TimeoutError: nor was it after ``timeout_seconds``.
+            InterruptedCall: ``interrupt`` was called before the result was available.
+            TimeoutError: no result within ``timeout_seconds``.
         """
         job: _Job[T] = _Job()
 
@@ -103,7 +103,7 @@ class AbandonableCalls:
                     raise TimeoutError(f"no answer within {timeout_seconds:g} s")
                 raise InterruptedCall
         finally:
-            # Ctrl-C makes the caller leave, too.
+            # After Ctrl-C the caller leaves, too.
             job.abandon()
             self._end(job)
 
@@ -117,15 +117,15 @@ class AbandonableCalls:
         timeout_seconds: float | None = None,
         first_seconds: float | None = None,
     ) -> Iterator[T]:
-        """The items of ``items``, read at most ``depth`` ahead; ends quietly on ``interrupt``.
+        """The items of ``items``, read at most ``depth`` ahead; ends on ``interrupt``.
 
         Args:
-            finished: called exactly once when reading is over, on the thread that reads (or at once where it was
-                interrupted before it began): the place to give back what ``items`` reads from.
-            overtaken: where given, reading never waits: the oldest item not yet taken is handed to it and left out.
+            finished: called exactly once when reading has ended, on the reading thread (or at once after an earlier
+                interrupt): the place to close what ``items`` reads from.
+            overtaken: if given, reading never waits: it is called with the oldest item not yet taken, which is dropped.
             first_seconds: limit of the first item, None = ``timeout_seconds``.
         Raises:
-            TimeoutError: no item came for ``timeout_seconds``.
+            TimeoutError: no item for ``timeout_seconds``.
         """
         job: _Job[T] = _Job()
 

@@ -1,7 +1,7 @@
-"""Whom to tls behind ``rtsps://``, ``rtmps://`` and ``https://``.
+"""Accepted certificates of ``rtsps://``, ``rtmps://`` and ``https://``.
 
-Certificates are checked unless told otherwise: passwords and images of homes go over these connections. libav does
-not check by default, and what it says of a certificate it refused is "Input/output error"; hence ``explain``.
+Certificates are checked by default: these connections transmit passwords and private images. libav does not check them
+by default, and reports a rejected certificate as "Input/output error"; :meth:`TlsConfig.explain` finds the reason.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BUNDLES = (
 
 
 class TlsError(Exception):
-    """Why there is no encrypted connection; text for people, without credentials."""
+    """Why there is no encrypted connection, in plain words without credentials."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
@@ -46,8 +46,8 @@ class TlsConfig:
     """Which certificates are accepted.
 
     Attributes:
-        check: False = any, by whomever: encrypted, but to nobody in particular.
-        ca_file: PEM file of certificates to tls instead of the system's.
+        check: False = accept any certificate: the connection is encrypted, but the peer is not verified.
+        ca_file: PEM file of accepted certificates, instead of the system's.
     """
 
     check: bool = True
@@ -67,9 +67,9 @@ class TlsConfig:
         return {"tls_verify": "1"} | ({"ca_file": ca_file} if ca_file else {})
 
     def explain(self, url: LiveUrl, error: Exception, timeout_seconds: float) -> Exception:
-        """What was wrong with the encryption where libav failed without a word of it; else ``error`` itself.
+        """The TLS error behind an unspecific error of libav; otherwise ``error`` itself.
 
-        Blocks for at most twice ``timeout_seconds``: it shakes hands with the server once more.
+        Blocks for at most twice ``timeout_seconds``: it repeats the handshake.
         """
         if url.scheme not in TLS_SCHEMES or getattr(error, "errno", None) != errno.EIO:
             return error
@@ -88,10 +88,10 @@ class TlsConfig:
 def find_tls_config(tls_ca: str | Path | None) -> TlsConfig:
     """
     Args:
-        tls_ca: a PEM file of certificates, the camera's own or those of who signed it; ``"none"`` = check nothing
-            (a file of that name is ``./none``); None = tls what the system trusts.
+        tls_ca: a PEM file with the camera's certificate or that of its signer; ``"none"`` = check nothing (a file of
+            that name is ``./none``); None = the certificates of the system.
     Raises:
-        UsageError: the file cannot be read or holds no certificate.
+        UsageError: the file cannot be read or contains no certificate.
     """
     if tls_ca is None:
         return TlsConfig()
@@ -102,7 +102,7 @@ def find_tls_config(tls_ca: str | Path | None) -> TlsConfig:
         tls.context()
     except ssl.SSLError:
         raise UsageError(
-            f"tls-ca {tls_ca}: holds no certificate; give a PEM file (-----BEGIN CERTIFICATE-----)"
+            f"tls-ca {tls_ca}: contains no certificate; give a PEM file (-----BEGIN CERTIFICATE-----)"
         ) from None
     except OSError as exc:
         raise UsageError(f"tls-ca {tls_ca}: cannot be read, {exc.strerror}; give a PEM file or {NO_CHECK}") from exc
@@ -110,7 +110,7 @@ def find_tls_config(tls_ca: str | Path | None) -> TlsConfig:
 
 
 def tls_error(error: ssl.SSLError) -> TlsError:
-    """What a failed handshake means to people."""
+    """A failed handshake in plain words, with a hint."""
     unchecked = f"--tls-ca {NO_CHECK} to check nothing"
     if isinstance(error, ssl.SSLCertVerificationError):
         why = error.verify_message.rstrip(".")
@@ -122,14 +122,14 @@ def tls_error(error: ssl.SSLError) -> TlsError:
         trusted = f"give --tls-ca FILE with that certificate or its signer's, or {unchecked}"
         return TlsError(f"its certificate is not trusted: {why}", ways.get(error.verify_code, trusted))
     if error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
-        return TlsError("what answers there does not speak TLS", "leave the s of the protocol out")
+        return TlsError("the server does not speak TLS", "omit the s of the protocol")
     why = (error.reason or str(error)).lower().replace("_", " ")
     return TlsError(f"no encrypted connection: {why}", "check the port and the server's TLS settings")
 
 
 def _system_bundle() -> str | None:
-    # PyAV's wheels for Linux carry a GnuTLS that looks where Fedora keeps certificates and nowhere else; on macOS and
-    # Windows libav asks the system.
+    # GnuTLS in PyAV's wheels for Linux looks for certificates only where Fedora stores them; on macOS and Windows
+    # libav uses those of the system.
     bundle: str | None = None
     if sys.platform == "linux":
         named = ssl.get_default_verify_paths().cafile

@@ -18,12 +18,12 @@ USER_VARIABLE = "STREAMDEPTH_RTSP_USER"
 PASSWORD_VARIABLE = "STREAMDEPTH_RTSP_PASSWORD"  # noqa: S105 - the name of a variable
 DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
 LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "udp", "tcp", "srt", "rtp", "http", "https"})
-"""What :class:`~streamdepth.sources.live.source.LiveSource` reads, where this build of FFmpeg has the protocol."""
+"""Protocols of :class:`~streamdepth.sources.live.source.LiveSource`, if this build of FFmpeg has them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A user name and password, decoded. ``repr`` shows neither."""
+    """A decoded user name and password. ``repr`` shows neither."""
 
     username: str = field(repr=False)
     password: str = field(repr=False)
@@ -31,14 +31,14 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class LiveUrl:
-    """The address of a live stream, taken apart.
+    """The parsed address of a live stream.
 
     Attributes:
         scheme: lower case.
-        host: name or address, IPv6 without brackets; empty where the URL has none.
-        port: given or the scheme's own; 0 where neither is known.
-        location: the URL without credentials. It may still hold secret query parameters: for wires, not for people.
-        credentials: from the URL, if it holds any.
+        host: name or address, IPv6 without brackets; empty if the URL has none.
+        port: given, or the default of the scheme; 0 if neither is known.
+        location: the URL without credentials. It may contain secret query parameters: for connections, not for display.
+        credentials: from the URL, if it has any.
     """
 
     scheme: str
@@ -49,11 +49,11 @@ class LiveUrl:
 
     @property
     def label(self) -> str:
-        """The address for people, secrets masked."""
+        """The address for display, secrets masked."""
         return redact(self.location)
 
     def with_credentials(self, credentials: Credentials | None) -> str:
-        """The URL with percent-encoded user information, as libraries want it. Secret."""
+        """The URL with percent-encoded user information, as libraries expect it. Secret."""
         if credentials is None:
             return self.location
         head, _, tail = self.location.partition("://")
@@ -61,13 +61,13 @@ class LiveUrl:
 
 
 def parse_live_url(url: str, schemes: frozenset[str]) -> LiveUrl:
-    """Take a URL apart; passwords may hold bare ``@``, ``/``, ``?``, ``#`` (see :func:`redact.split_userinfo`).
+    """Parse a URL; passwords may contain bare ``@``, ``/``, ``?``, ``#`` (see :func:`redact.split_userinfo`).
 
     Raises:
-        UsageError: no URL of one of ``schemes``, or a port that is none.
+        UsageError: not a URL of one of ``schemes``, or an invalid port.
     """
     userinfo, location = split_userinfo(url.strip())
-    wanted = ", ".join(f"{scheme}://" for scheme in sorted(schemes))
+    known = ", ".join(f"{scheme}://" for scheme in sorted(schemes))
     try:
         parts = urlsplit(location)
         port = parts.port
@@ -75,9 +75,9 @@ def parse_live_url(url: str, schemes: frozenset[str]) -> LiveUrl:
         raise UsageError(f"{location}: not a valid address ({exc}); write scheme://host:port/path") from None
     scheme = parts.scheme.lower()
     if scheme not in schemes:
-        raise UsageError(f"{location}: not an address this can use; it starts with one of {wanted}")
+        raise UsageError(f"{location}: not a supported address; use one of {known}")
     if not parts.hostname and scheme != "udp":
-        raise UsageError(f"{location}: names no host; write {scheme}://host:port/path")
+        raise UsageError(f"{location}: has no host; write {scheme}://host:port/path")
     if any(character.isspace() or not character.isprintable() for character in location):
         raise UsageError(f"{location!r}: white space and control characters must be percent-encoded in an address")
     credentials = None
@@ -101,17 +101,16 @@ def find_credentials(
     credentials_file: str | Path | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Credentials | None:
-    """The credentials for ``url``: given ones first, then a file's, the URL's own, and the environment's; else None.
+    """The credentials for ``url``: those given, those of a file, of the URL, or of the environment; otherwise None.
 
     Args:
-        credentials_file: text whose first line is ``user:password``; keeps them off command lines and out of lists of
-            processes.
-        environ: where ``STREAMDEPTH_RTSP_USER`` and ``STREAMDEPTH_RTSP_PASSWORD`` are looked for; None = the process's.
+        credentials_file: text whose first line is ``user:password``; keeps them out of command lines and process lists.
+        environ: where ``STREAMDEPTH_RTSP_USER`` and ``STREAMDEPTH_RTSP_PASSWORD`` are read from; None = the process's.
     Raises:
-        UsageError: half a pair, both a pair and a file, or a file that cannot be read or holds no pair.
+        UsageError: only one of the two, both a pair and a file, or a file that cannot be read or has no pair.
     """
     if (username is None) != (password is None):
-        raise UsageError("a user name and a password go together; give both or neither")
+        raise UsageError("a user name and a password belong together; give both or neither")
     if username is not None and password is not None:
         if credentials_file is not None:
             raise UsageError("credentials are given twice; give a user name and password or a credentials file")
@@ -125,7 +124,7 @@ def find_credentials(
     if not name and not secret:
         return None
     if not name or secret is None:
-        raise UsageError(f"{USER_VARIABLE} and {PASSWORD_VARIABLE} go together; set both or neither")
+        raise UsageError(f"{USER_VARIABLE} and {PASSWORD_VARIABLE} belong together; set both or neither")
     return Credentials(name, secret)
 
 
@@ -137,5 +136,5 @@ def _read_credentials(path: Path) -> Credentials:
         raise UsageError(f"credentials file {path}: cannot be read, {reason}; its first line is USER:PASSWORD") from exc
     name, colon, password = lines[0].partition(":") if lines else ("", "", "")
     if not name or not colon:
-        raise UsageError(f"credentials file {path}: holds no credentials; its first line is USER:PASSWORD")
+        raise UsageError(f"credentials file {path}: contains no credentials; its first line is USER:PASSWORD")
     return Credentials(name, password)

@@ -92,7 +92,7 @@ def test_server_that_stands_still_is_noticed() -> None:
         # It must have answered once, or it counts as a server that never does.
         assert len(watch(server.url("/relay"), 3)) == 3
         server.freeze()
-        assert wait_until(lambda: "stands still" in sink.last_error, 5 * _DEADLINE_SECONDS)
+        assert wait_until(lambda: "does not respond" in sink.last_error, 5 * _DEADLINE_SECONDS)
         server.thaw()
         assert wait_until(lambda: sink.state == "live")
         assert feeder.worst_seconds < 0.5
@@ -120,7 +120,7 @@ def test_refused_path(path: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("talk", "text"), [(say_nothing, "no answer to OPTIONS"), (say_garbage, "no RTSP server"), (None, "in time")]
+    ("talk", "text"), [(say_nothing, "no answer to OPTIONS"), (say_garbage, "does not speak RTSP"), (None, "in time")]
 )
 def test_listener_that_is_no_server(talk: Callable[[socket.socket], None] | None, text: str) -> None:
     with unanswered_port() if talk is None else listener(talk) as port:
@@ -179,7 +179,7 @@ def test_server_that_reads_nothing_cannot_hold_it() -> None:
             publishing(f"rtsp://127.0.0.1:{port}/x", bitrate=40_000_000) as sink,
             Feeder(sink, width_px=640, height_px=360, noise=True) as feeder,
         ):
-            assert wait_until(lambda: "stands still" in sink.last_error, 20)
+            assert wait_until(lambda: "does not respond" in sink.last_error, 20)
             assert feeder.worst_seconds < 0.5
         done.set()
 

@@ -272,8 +272,8 @@ def test_dead_camera_stalls_no_other(camera: GstServer) -> None:
 @pytest.mark.parametrize(
     ("url", "options", "text"),
     [
-        ("ftp://host/x", {}, "starts with one of"),
-        ("rtsp:///x", {}, "names no host"),
+        ("ftp://host/x", {}, "use one of"),
+        ("rtsp:///x", {}, "has no host"),
         ("rtsp://u:geheim@host:99999/x", {}, "not a valid address"),
         ("rtsp://host/x", {"timeout_seconds": 0}, "timeout"),
         ("rtsp://host/x", {"retries": -1}, "retries"),

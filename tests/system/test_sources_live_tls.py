@@ -118,7 +118,7 @@ def _publish(relay: GstServer, tls_ca: Path | str | None, refused: str) -> None:
 
 def test_server_without_tls() -> None:
     with listener(say_garbage) as port:
-        with pytest.raises(SourceError, match="does not speak TLS; leave the s"):
+        with pytest.raises(SourceError, match="does not speak TLS; omit the s"):
             live(f"rtsps://127.0.0.1:{port}/x").open()
         sink = RtspPublishSink(f"rtsps://127.0.0.1:{port}/x", control=LookControl(Look()), environ={})
         sink.open(stream_info(), image_info())
@@ -195,7 +195,7 @@ def test_what_is_trusted(tmp_path: Path) -> None:
     assert TlsConfig().libav_options()["tls_verify"] == "1"
     empty = tmp_path / "empty.pem"
     empty.write_text("")
-    for path, text in ((empty, "holds no certificate"), (tmp_path / "absent.pem", "cannot be read, No such file")):
+    for path, text in ((empty, "contains no certificate"), (tmp_path / "absent.pem", "cannot be read, No such file")):
         with pytest.raises(UsageError, match=text):
             live("rtsps://camera/x", tls_ca=path)
 

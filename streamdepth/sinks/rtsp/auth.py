@@ -1,7 +1,7 @@
-"""Basic (RFC 7617) and Digest (RFC 2617, 7616) authentication, both ends of it.
+"""Basic (RFC 7617) and Digest (RFC 2617, 7616) authentication, server and client.
 
-MD5 is what RTSP players speak; it is a checksum here, not a secret's only cover: beyond loopback a network of one's own
-or a tunnel has to give privacy, as RTSP itself has none.
+RTSP players support MD5 only. It does not provide confidentiality: RTSP has none, so that beyond loopback a private
+network or a tunnel is needed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def digest_response(credentials: Credentials, method: str, fields: dict[str, str
 
 
 class Authenticator:
-    """Decides who may come in. Stateless but for its key, so there is no table of nonces to fill. Thread-safe."""
+    """Verifies credentials. Its only state is a key, so that no table of nonces can overflow. Thread-safe."""
 
     def __init__(self, credentials: Credentials, clock: Clock, realm: str = "streamdepth") -> None:
         self._credentials = credentials
@@ -54,7 +54,7 @@ class Authenticator:
         self._key = secrets.token_bytes(32)
 
     def challenges(self, *, stale: bool = False) -> tuple[str, str]:
-        """Digest first: players take the first scheme they know."""
+        """Digest first: players use the first scheme that they support."""
         tail = ", stale=true" if stale else ""
         return (
             f'Digest realm="{self._realm}", nonce="{self._nonce()}", algorithm=MD5{tail}',
@@ -62,7 +62,7 @@ class Authenticator:
         )
 
     def admits(self, header: str | None, method: str) -> bool:
-        """True where an Authorization header proves the credentials for this method."""
+        """True if an Authorization header proves the credentials for this method."""
         if header is None:
             return False
         kind, _, rest = header.partition(" ")
@@ -71,7 +71,7 @@ class Authenticator:
         return kind.lower() == "digest" and self._admits_digest(rest, method)
 
     def is_stale(self, header: str | None) -> bool:
-        """True where a nonce was ours but is too old: the player may try again without asking its user."""
+        """True if a nonce is ours but too old: the player may try again without asking its user."""
         nonce = parse_fields(header or "").get("nonce", "")
         return bool(nonce) and self._signed(nonce) and not self._fresh(nonce)
 
@@ -80,8 +80,8 @@ class Authenticator:
             given = base64.b64decode(encoded.strip(), validate=True)
         except (binascii.Error, ValueError):
             return False
-        wanted = f"{self._credentials.username}:{self._credentials.password}".encode()
-        return hmac.compare_digest(given, wanted)
+        expected = f"{self._credentials.username}:{self._credentials.password}".encode()
+        return hmac.compare_digest(given, expected)
 
     def _admits_digest(self, text: str, method: str) -> bool:
         fields = parse_fields(text)
@@ -94,9 +94,9 @@ class Authenticator:
             return False
         if not self._signed(fields["nonce"]) or not self._fresh(fields["nonce"]):
             return False
-        wanted = digest_response(self._credentials, method, fields)
+        expected = digest_response(self._credentials, method, fields)
         right_user = hmac.compare_digest(fields["username"].encode(), self._credentials.username.encode())
-        return hmac.compare_digest(fields["response"].lower().encode(), wanted.encode()) and right_user
+        return hmac.compare_digest(fields["response"].lower().encode(), expected.encode()) and right_user
 
     def _nonce(self) -> str:
         stamp = f"{self._clock.monotonic_ns() // 1_000_000_000:x}"
@@ -115,7 +115,7 @@ class Authenticator:
 
 
 def answer_challenge(challenges: Sequence[str], credentials: Credentials, method: str, url: str) -> str | None:
-    """The Authorization header for a request, Digest preferred; None where no challenge is understood."""
+    """The Authorization header for a request, Digest preferred; None if no challenge is supported."""
     for challenge in challenges:
         kind, _, rest = challenge.partition(" ")
         fields = parse_fields(rest)

@@ -1,4 +1,4 @@
-"""Images to H.264, H.264 to RTP, and its description (SDP)."""
+"""Encoding to H.264, packetizing as RTP, and the description of the stream (SDP)."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _Shape = tuple[tuple[int, int], ColorTags]
 
 @dataclass(frozen=True, slots=True)
 class AccessUnit:
-    """One encoded image, in RTP packets.
+    """One encoded frame as RTP packets.
 
     Attributes:
-        packets: complete RTP packets in order: the image's, its last with the marker bit, then the delimiter of the
-            next image where the encoder announces those.
+        packets: complete RTP packets in order: those of the frame, the last one with the marker bit, then the delimiter
+            of the next frame if the encoder announces it.
         key: a decoder can start here.
-        rtp_time: RTP time stamp of the image's packets, 0..2**32-1.
+        rtp_time: RTP time stamp of the frame's packets, 0..2**32-1.
     """
 
     packets: tuple[bytes, ...]
@@ -48,22 +48,22 @@ class AccessUnit:
 
 
 class Encoder:
-    """Images of any size and format to RTP: x264, zero latency, one slice an image. One thread at a time.
+    """Encodes frames of any size and format for RTP: x264, zero latency, one slice per frame. One thread at a time.
 
-    Players depacketise an IDR of several slices wrongly in places, and the ``zerolatency`` tune slices by threads, so
-    one thread it is. An image of another size starts a new encoder within the same RTP stream, its parameter sets
-    sent in band (RFC 6184 8.4).
+    Some players do not depacketize an IDR of several slices correctly, and the ``zerolatency`` tune makes a slice for
+    each thread, so one thread is used. A frame of another size starts a new encoder within the same RTP stream, with
+    its parameter sets in band (RFC 6184 8.4).
 
     Args:
-        rate: nominal images a second; real times may differ.
-        bitrate: bits a second the encoder aims at and never passes for long; None = constant quality.
-        gop_seconds: longest distance between key frames.
+        rate: nominal frames per second; actual times may differ.
+        bitrate: target in bits per second, exceeded only briefly; None = constant quality.
+        gop_seconds: largest distance between key frames.
         preset: x264's speed preset, or ``auto``.
-        low_latency: with a bit rate, buffer a quarter second of it at most, so that no key frame is a burst that a link
-            chokes on; False = a second, which leaves key frames more bits.
-        announce: send the access unit delimiter (ITU-T H.264 7.3.2.4) of the next image right after each one, with
-            the time that one will carry. FFmpeg's RTSP reader, and the players on it, find the end of an image by the
-            start of the next: without it they show everything one interval late (measured: 33 ms at 30 fps).
+        low_latency: with a bit rate, limit the rate control buffer to a quarter second, so that key frames are no large
+            bursts; False = one second, which gives key frames more bits.
+        announce: send the access unit delimiter (ITU-T H.264 7.3.2.4) of the next frame after each frame, with the time
+            stamp of the next one. FFmpeg's RTSP reader, and players based on it, detect the end of a frame by the start
+            of the next: without the delimiter they show every frame one interval late (measured: 33 ms at 30 fps).
     """
 
     def __init__(
@@ -96,14 +96,14 @@ class Encoder:
         return self._packetizer.ssrc
 
     def encode(self, image: av.VideoFrame, pts: int, *, key: bool) -> AccessUnit:
-        """Encode one image.
+        """Encode one frame.
 
         Args:
-            pts: in 1/90000 s; an announced time within two intervals of it is kept to instead, and one that does not
-                rise is raised to one more than the last.
+            pts: in units of 1/90000 s. An announced time within two intervals of it replaces it; a value that does not
+                rise is replaced by the last one plus one.
             key: make it a key frame.
         Raises:
-            SinkError: x264 does not take the image.
+            SinkError: x264 rejects the frame.
         """
         from av.error import FFmpegError
         from av.video.frame import PictureType
@@ -118,15 +118,17 @@ class Encoder:
             frame.pict_type = PictureType.I if key else PictureType.NONE
             packets = codec.encode(frame)
         except FFmpegError as exc:
-            raise SinkError(f"H.264 encoder: does not take images of {size[0]}x{size[1]} ({exc.strerror})") from None
+            raise SinkError(
+                f"H.264 encoder: cannot encode {size[0]}x{size[1]} ({exc.strerror}); use another size"
+            ) from None
         if len(packets) != 1:
-            raise SinkError(f"H.264 encoder: held images back ({len(packets)} packets for one image)")
+            raise SinkError(f"H.264 encoder: {len(packets)} packets for one frame; this is a bug of streamdepth")
         is_key = bool(packets[0].is_keyframe)
         if is_key:
             self._keep_parameter_sets(bytes(packets[0]))
         rtp = self._packetizer.packetize(packets[0])
         if self._announce:
-            # From the real time, not the stamp: a stamp is off by one interval's jitter, and that must not add up.
+            # Based on the actual time: a time stamp has the jitter of one interval, which must not add up.
             self._announced_pts = max(pts + self._step, self._last_pts + 1)
             rtp += self._packetizer.delimit(self._announced_pts)
         return AccessUnit(
@@ -177,7 +179,7 @@ class Encoder:
 
 
 def _own(image: av.VideoFrame, size: tuple[int, int]) -> av.VideoFrame:
-    """A yuv420p frame of our own: pts and type must not be written to an image other sinks hold too."""
+    """A yuv420p copy: pts and picture type must not be written to a frame that other sinks use."""
     import av
 
     frame = image.reformat(width=size[0], height=size[1], format="yuv420p")
@@ -196,7 +198,7 @@ def _own(image: av.VideoFrame, size: tuple[int, int]) -> av.VideoFrame:
 
 
 def _color_of(image: av.VideoFrame) -> ColorTags:
-    """Tags of what the encoder gets: RGB becomes limited BT.601, which is what swscale makes of it unasked."""
+    """Colour tags of the encoder's input: swscale converts RGB to limited BT.601 by default."""
     if image.format.is_rgb:
         return ColorTags(matrix=6, range=1)
     tags = ColorTags.of(image)
@@ -210,7 +212,7 @@ def split_annex_b(data: bytes) -> list[bytes]:
 
 
 class _Sink:
-    """What libav's muxer writes to: every write is one RTP packet."""
+    """The output of libav's muxer: every write is one RTP packet."""
 
     def __init__(self) -> None:
         self.packets: list[bytes] = []
@@ -232,11 +234,11 @@ class _Packetizer:
             self._open()
         packets = self._mux(packet)
         if not packets:
-            raise SinkError("RTP packetiser: kept an image back")
+            raise SinkError("RTP packetizer: no packets for a frame; this is a bug of streamdepth")
         return packets
 
     def delimit(self, pts: int) -> tuple[bytes, ...]:
-        """The access unit delimiter of an image to come, in a packet without the marker: its image has that."""
+        """The access unit delimiter of the next frame, in a packet without marker bit: the frame itself has it."""
         import av
 
         delimiter = av.Packet(_DELIMITER)
@@ -258,7 +260,7 @@ class _Packetizer:
     def _open(self) -> None:
         import av
 
-        # Sender reports are ours, one series a viewer: libav's would count what a viewer never got.
+        # Sender reports are sent per viewer: libav's would count frames that a viewer skipped.
         options = {
             "payload_type": str(PAYLOAD_TYPE),
             "ssrc": str(self.ssrc),

@@ -1,4 +1,4 @@
-"""A steady stream of images from an unsteady one."""
+"""Output of a network stream: encoding options, its rate, and pacing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NS = 1_000_000_000
 
 
 class Due(NamedTuple):
-    """An image to send now; ``fresh`` where it was not sent before."""
+    """A frame to send now; ``fresh`` if it was not sent before."""
 
     image: av.VideoFrame
     now_ns: int
@@ -34,10 +34,10 @@ class Due(NamedTuple):
 
 
 class Pace:
-    """Holds the newest image; gives it out when it is new, or again when ``1.5 / rate`` passed without a new one.
+    """Holds the newest frame; returns it when it is new, and again when ``1.5 / rate`` has passed without a new one.
 
-    So an image goes out as soon as it comes, gaps are filled at the output rate, and faster input is thinned to
-    about that rate (at least ``0.9 / rate`` apart: room for jitter). ``take`` from one thread, the rest from any.
+    A frame is sent as soon as it arrives, gaps are filled at the output rate, and faster input is reduced to about that
+    rate (at least ``0.9 / rate`` apart, which tolerates jitter). ``take`` from one thread, the rest from any.
     """
 
     def __init__(self, rate: Fraction, clock: Clock) -> None:
@@ -55,7 +55,7 @@ class Pace:
         self.repeated = 0
 
     def submit(self, image: av.VideoFrame) -> None:
-        """Never blocks; an image that nobody took yet is superseded and counted."""
+        """Never blocks; a frame that was not taken yet is replaced and counted."""
         with self._changed:
             if self._fresh:
                 self.superseded += 1
@@ -63,12 +63,12 @@ class Pace:
             self._changed.notify_all()
 
     def replace(self, image: av.VideoFrame) -> None:
-        """Change what is repeated, without counting: nobody waits for it."""
+        """Change the repeated frame, without counting."""
         with self._changed:
             self._newest = image
 
     def hurry(self) -> None:
-        """Repeat now: somebody new is looking."""
+        """Repeat the frame now, for a new viewer."""
         with self._changed:
             self._due_ns = 0
             self._changed.notify_all()
@@ -79,12 +79,12 @@ class Pace:
             self._changed.notify_all()
 
     def wait_drained(self, timeout_seconds: float) -> bool:
-        """Wait until nothing new waits; False where that did not happen in time."""
+        """Wait until no new frame waits; False after the timeout."""
         with self._changed:
             return self._changed.wait_for(lambda: self._closed or not self._fresh, timeout_seconds)
 
     def take(self, timeout_seconds: float) -> Due | None:
-        """The image to send now; None after the timeout and once closed."""
+        """The frame to send now; None after the timeout and when closed."""
         with self._changed:
             give_up_ns = self._clock.monotonic_ns() + round(timeout_seconds * _NS)
             while not self._closed:
@@ -110,7 +110,7 @@ class Pace:
             self._due_ns = now_ns + self._repeat_ns
         else:
             self.repeated += 1
-            # On the grid, so that late wake-ups do not add up; never more than one step behind.
+            # Relative to the last due time, so that late wake-ups do not add up; at most one step behind.
             self._due_ns = max(self._due_ns + self._step_ns, now_ns + self._shortest_ns)
         self._fresh = False
         self._given_ns = now_ns
@@ -118,10 +118,10 @@ class Pace:
         return Due(image, now_ns, fresh)
 
 
-def output_rate(wanted: Fraction | float | None, stream: StreamInfo) -> Fraction:
-    """The rate to send at: the wanted one, else the source's up to 30, else 25 images a second."""
-    if wanted is not None:
-        return Fraction(wanted).limit_denominator(1001)
+def output_rate(rate: Fraction | float | None, stream: StreamInfo) -> Fraction:
+    """The output rate in frames per second: the given one, else the source's, at most 30, else 25."""
+    if rate is not None:
+        return Fraction(rate).limit_denominator(1001)
     return min(stream.rate or _DEFAULT_RATE, _FASTEST_DEFAULT)
 
 
@@ -141,7 +141,7 @@ def check_encoding(*, rate: Fraction | float | None, bitrate: int | None, gop_se
 
 
 def black(image: ImageInfo) -> av.VideoFrame:
-    """A black image of the size and colour to come."""
+    """A black frame of the size and colour of the stream."""
     import av
 
     width_px, height_px = max(image.width_px & ~1, 2), max(image.height_px & ~1, 2)

@@ -1,4 +1,4 @@
-"""RTSP/1.0 messages (RFC 2326) as values, and a parser that trusts nothing it is sent."""
+"""RTSP/1.0 messages (RFC 2326) as values, and a strict, bounded parser."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REASONS = {
 
 
 class ProtocolError(ValueError):
-    """What came is not RTSP, or more of it than is allowed."""
+    """The data is not RTSP, or exceeds a limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Message:
     headers: Mapping[str, str]
     body: bytes = b""
     challenges: tuple[str, ...] = ()
-    """Every WWW-Authenticate header, the only one that comes more than once."""
+    """All WWW-Authenticate headers, the only ones that may be repeated."""
 
     @property
     def is_response(self) -> bool:
@@ -59,7 +59,7 @@ class Message:
 
     @property
     def status(self) -> int:
-        """Of a response; 0 where it is no number."""
+        """Of a response; 0 if it is not a number."""
         return int(self.start[1]) if self.start[1].isascii() and self.start[1].isdigit() else 0
 
 
@@ -73,15 +73,15 @@ class Interleaved:
 
 @dataclass(slots=True)
 class MessageParser:
-    """Bytes in, messages out. Holds at most one message's worth of bytes. Not thread-safe."""
+    """Parses bytes into messages. Buffers at most one message. Not thread-safe."""
 
     _buffer: bytearray = field(default_factory=bytearray)
 
     def feed(self, data: bytes) -> list[Message | Interleaved]:
-        """Add bytes and return what is complete.
+        """Add bytes and return the complete messages.
 
         Raises:
-            ProtocolError: no RTSP, or larger than the limits; the connection is then beyond repair.
+            ProtocolError: not RTSP, or larger than the limits; the connection cannot be used any more.
         """
         self._buffer += data
         found: list[Message | Interleaved] = []
@@ -93,7 +93,7 @@ class MessageParser:
 
     @property
     def pending(self) -> bool:
-        """True in the middle of a message."""
+        """True if a message is incomplete."""
         return bool(self._buffer)
 
     def _next(self) -> Message | Interleaved | None:
@@ -104,7 +104,7 @@ class MessageParser:
             return None
         if buffer[0] == 0x24:
             return self._next_interleaved()
-        # A first byte that starts neither a method nor "RTSP/" is not worth 16 KiB of waiting.
+        # A first byte that starts neither a method nor "RTSP/" is rejected at once, not after 16 KiB.
         if not 0x41 <= buffer[0] <= 0x5A:
             raise ProtocolError("not an RTSP message")
         end = buffer.find(b"\r\n\r\n")
@@ -186,11 +186,11 @@ def format_interleaved(channel: int, packet: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Transport:
-    """How one viewer wants its media.
+    """The transport of one viewer.
 
     Attributes:
-        tcp: interleaved in the RTSP connection; else UDP.
-        pair: two channels (TCP) or two ports of the viewer (UDP), for RTP and RTCP; None = the server may choose.
+        tcp: interleaved in the RTSP connection; otherwise UDP.
+        pair: two channels (TCP) or two ports of the viewer (UDP), for RTP and RTCP; None = the server chooses.
     """
 
     tcp: bool
@@ -198,7 +198,7 @@ class Transport:
 
 
 def parse_transport(header: str) -> Transport | None:
-    """The first transport in a Transport header that can be served (unicast, RTP/AVP, TCP or UDP), or None."""
+    """The first transport in a Transport header that is supported (unicast, RTP/AVP, TCP or UDP), or None."""
     for offer in header.split(","):
         fields = [part.strip() for part in offer.split(";")]
         protocol = fields[0].upper()

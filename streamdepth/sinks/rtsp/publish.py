@@ -1,4 +1,4 @@
-"""Depth published to an RTSP server that is already there."""
+"""Publishes depth to an existing RTSP server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from streamdepth.core.frame import ImageInfo, Result, StreamInfo
     from streamdepth.core.look import LookControl
 
-_ATTEND_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _REPORT_NS = 5_000_000_000
 _FLUSH_SECONDS = 0.5
 _STOP_SECONDS = 0.8
@@ -37,23 +37,23 @@ _STOP_SECONDS = 0.8
 class RtspPublishSink(BaseSink):
     """Publishes the coloured view as H.264 (RTSP ANNOUNCE and RECORD over TCP), on a thread of its own.
 
-    ``process`` never blocks: it leaves the newest image for the thread. A server that goes away, refuses, or stands
-    still for ``timeout_seconds`` means: connect again, after a wait that grows and carries jitter, for ever. Images
-    of that time are counted as dropped. The last image is repeated where the input pauses.
+    ``process`` never blocks: the thread takes the newest frame. If the server disconnects, refuses, or does not respond
+    for ``timeout_seconds``, the sink connects again, with exponential back-off and jitter. Frames of that time are
+    counted as dropped. The last frame is repeated while the input pauses.
 
     Args:
-        url: ``rtsp://host:port/path`` or ``rtsps://...``; may hold ``user:password@``.
+        url: ``rtsp://host:port/path`` or ``rtsps://...``; may contain ``user:password@``.
         bitrate: bits a second; None = constant quality.
-        rate: output images a second, 0..240; None = the source's, at most 30.
-        gop_seconds: longest distance between key frames: what a late viewer behind that server waits at most.
+        rate: output frames a second, 0..240; None = the source's, at most 30.
+        gop_seconds: largest distance between key frames, which is the longest wait of a new viewer.
         preset: x264's speed preset, or ``auto``.
         low_latency: see :class:`~streamdepth.sinks.rtsp.media.Encoder`.
         timeout_seconds: > 0, see above.
-        retries: failures in a row, the first connection included, before ``process`` raises; None = for ever.
+        retries: consecutive failures, the first connection included, before ``process`` raises; None = unlimited.
         username, password, credentials_file: see :func:`~streamdepth.net.url.find_credentials`.
-        tls_ca: whom to tls behind ``rtsps``, see :func:`~streamdepth.net.tls.find_tls_config`.
+        tls_ca: CA certificates for ``rtsps``, see :func:`~streamdepth.net.tls.find_tls_config`.
     Raises:
-        UsageError: an argument that cannot mean anything.
+        UsageError: an invalid argument.
 
     Thread-safety: ``process`` from one thread, the rest from any.
     """
@@ -88,9 +88,9 @@ class RtspPublishSink(BaseSink):
         self._credentials = find_credentials(
             self._url, username=username, password=password, credentials_file=credentials_file, environ=environ
         )
-        self._trust = find_tls_config(tls_ca)
+        self._tls = find_tls_config(tls_ca)
         self._bitrate = bitrate
-        self._rate_wanted = rate
+        self._rate_option = rate
         self._gop_seconds = gop_seconds
         self._preset = preset
         self._low_latency = low_latency
@@ -109,7 +109,7 @@ class RtspPublishSink(BaseSink):
         self._connections = 0
         self._sent = 0
         self._sent_again = 0
-        # Two counters, as two threads count: before, and after an image was queued.
+        # Two counters, because two threads count: before and after a frame was queued.
         self._disconnected = 0
         self._broken = 0
         self._last_error = ""
@@ -126,17 +126,17 @@ class RtspPublishSink(BaseSink):
 
     @property
     def reconnects(self) -> int:
-        """Connections made after the first."""
+        """Connections after the first one."""
         return max(self._connections - 1, 0)
 
     @property
     def last_error(self) -> str:
-        """Why the last connection failed or ended, without credentials; empty while all is well."""
+        """Why the last connection failed or ended, without credentials; empty while connected."""
         return self._last_error
 
     @property
     def dropped(self) -> Mapping[str, int]:
-        """Images given to ``process`` that were not sent, by cause."""
+        """Frames given to ``process`` that were not sent, by cause."""
         superseded = self._pace.superseded if self._pace is not None else 0
         found = {"superseded": superseded, "disconnected": self._disconnected + self._broken}
         return {cause: count for cause, count in found.items() if count}
@@ -148,12 +148,12 @@ class RtspPublishSink(BaseSink):
             return ""
         parts = [connected_again(self.reconnects)] if self.reconnects else []
         if lost:
-            parts.append(f"{lost} image{'s' * (lost != 1)} came while there was no connection")
+            parts.append(f"{lost} frame{'s' * (lost != 1)} not sent while there was no connection")
         return ", ".join(parts)
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Connections made again, images sent and repeated, and images not sent, by cause."""
+        """Reconnections, frames sent and repeated, and frames not sent, by cause."""
         return MappingProxyType(
             {"reconnects": self.reconnects, "sent": self._sent, "repeated": self._sent_again, **self.dropped}
         )
@@ -173,13 +173,13 @@ class RtspPublishSink(BaseSink):
         )
 
     def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:
-        """Start publishing; a server that is not there (yet) is no error here, its state says so."""
+        """Start publishing. A server that cannot be reached is not an error here; ``state`` shows it."""
         if image is None:
-            raise SinkError(f"{self.name}: publishes images, and was given none to come; it needs a look")
+            raise SinkError(f"{self.name}: publishes frames, but the run makes no images; give it a look")
         if self._thread is not None:
-            raise SinkError(f"{self.name}: is open already")
+            raise SinkError(f"{self.name}: is open already; close it first")
         self._image = image
-        self._rate = output_rate(self._rate_wanted, stream)
+        self._rate = output_rate(self._rate_option, stream)
         self._pace = Pace(self._rate, self._clock)
         self._thread = threading.Thread(target=self._work, name=f"rtsp-publish {self.name}", daemon=True)
         self._thread.start()
@@ -188,9 +188,9 @@ class RtspPublishSink(BaseSink):
         if self._error is not None:
             raise self._error
         if self._pace is None:
-            raise SinkError(f"{self.name}: is not open")
+            raise SinkError(f"{self.name}: is not open; call open() first")
         if result.image is None:
-            raise SinkError(f"{self.name}: publishes images, and was given a result without one; it needs a look")
+            raise SinkError(f"{self.name}: publishes frames, but the result has no image; give it a look")
         if self._state == "live":
             self._pace.submit(result.image)
         else:
@@ -210,12 +210,12 @@ class RtspPublishSink(BaseSink):
             client.interrupt()
 
     def close(self) -> None:
-        """Tells the server, and returns within a second."""
+        """End the session at the server, within a second."""
         self._stop.set()
         if self._pace is not None:
             self._pace.close()
         if self._thread is not None:
-            # A healthy connection ends politely by itself; one that stands still is cut.
+            # A working connection sends TEARDOWN; one that does not respond is cut.
             self._thread.join(_STOP_SECONDS / 2)
             self.interrupt()
             self._thread.join(_STOP_SECONDS / 2)
@@ -263,7 +263,7 @@ class RtspPublishSink(BaseSink):
     def _publish(self, pace: Pace, encoder: Encoder) -> None:
         self._state = "connecting"
         client = RecordClient(
-            self._url, self._credentials, self._trust, timeout_seconds=self._timeout_seconds, clock=self._clock
+            self._url, self._credentials, self._tls, timeout_seconds=self._timeout_seconds, clock=self._clock
         )
         self._client = client
         if self._stop.is_set():
@@ -275,7 +275,7 @@ class RtspPublishSink(BaseSink):
             self._last_error = ""
             self._feed(client, pace, encoder)
         finally:
-            client.close(politely=self._stop.is_set())
+            client.close(teardown=self._stop.is_set())
 
     def _feed(self, client: RecordClient, pace: Pace, encoder: Encoder) -> None:
         start_ns = self._clock.monotonic_ns()
@@ -283,12 +283,12 @@ class RtspPublishSink(BaseSink):
         packets = octets = 0
         key = True
         while not self._stop.is_set():
-            due = pace.take(_ATTEND_SECONDS)
+            due = pace.take(_POLL_SECONDS)
             if due is None:
-                client.attend()
+                client.poll()
                 continue
             now_ns = due.now_ns
-            # One encoder for all connections: its pts must go on rising.
+            # One encoder serves all connections: its pts must keep rising.
             unit = encoder.encode(due.image, now_ns * CLOCK_RATE // 1_000_000_000, key=key)
             key = False
             report = None

@@ -1,7 +1,7 @@
 """A client that publishes to an RTSP server (RFC 2326 ANNOUNCE, RECORD) over TCP.
 
-libav's own publisher cannot be given a deadline: a stopped server held its ``mux`` for over 20 s, and at low bit rates
-the kernel's buffers hide the stop for longer still. This one asks the server for a sign of life every second.
+libav's publisher has no deadline: a stopped server blocked its ``mux`` for over 20 s, and at low bit rates the kernel's
+buffers hide the stop even longer. This client sends the server a keep-alive request every second.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ _RECEIVE_BYTES = 65_536
 
 
 class PublishError(Exception):
-    """Why a server cannot be published to, or no more; text for people, without credentials."""
+    """Why publishing failed or ended, in plain words without credentials."""
 
 
 class RecordClient:
     """One connection to a server. ``interrupt`` from any thread, the rest from one.
 
     Args:
-        tls: whom to, behind ``rtsps``.
-        timeout_seconds: for connecting, for each answer, for the server's sign of life, and for a send to move on.
+        tls: accepted certificates for ``rtsps``.
+        timeout_seconds: limit for connecting, for each answer and keep-alive, and for a blocked send.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class RecordClient:
         self._url = url
         self._location = url.location
         self._credentials = credentials
-        self._trust = tls
+        self._tls = tls
         self._timeout_seconds = timeout_seconds
         self._clock = clock
         self._stop = threading.Event()
         self._socket: socket.socket | None = None
         self._parser = MessageParser()
-        self._inbox: list[Message] = []
+        self._messages: list[Message] = []
         self._cseq = 0
         self._session = ""
         self._challenges: tuple[str, ...] = ()
@@ -74,10 +74,10 @@ class RecordClient:
         self._answers = 0
 
     def connect(self, sdp: str) -> None:
-        """Connect and get the server's consent to send.
+        """Connect and start the session.
 
         Raises:
-            PublishError: it is not there, does not answer, or refuses.
+            PublishError: no connection, no answer, or a refusal.
         """
         self._connect_socket()
         self._request("OPTIONS", self._location)
@@ -92,29 +92,29 @@ class RecordClient:
             if name == "interleaved" and low.isdigit() and int(low) < 255:
                 self._channels = (int(low), int(high) if high.isdigit() and int(high) < 256 else int(low) + 1)
         self._request("RECORD", self._location, {"Range": "npt=0.000-"})
-        # The first question goes out at once, so that a server which answers in mid-stream is known as one early.
+        # The first keep-alive is sent at once, to find out early whether the server answers while it records.
         self._next_ask_ns = self._clock.monotonic_ns()
 
     def send(self, packets: tuple[bytes, ...], report: bytes | None = None) -> None:
-        """Send one image's packets; blocks for at most ``timeout_seconds``.
+        """Send the packets of one frame; blocks for at most ``timeout_seconds``.
 
         Raises:
-            PublishError: the connection broke or the server stands still.
+            PublishError: the connection broke or the server does not respond.
         """
         data = b"".join(format_interleaved(self._channels[0], packet) for packet in packets)
         if report is not None:
             data += format_interleaved(self._channels[1], report)
         self._write(data)
-        self.attend()
+        self.poll()
 
-    def attend(self) -> None:
-        """Read what the server says and see that it lives; call at least a few times a second.
+    def poll(self) -> None:
+        """Read the server's messages and check that it responds; call this a few times per second.
 
         Raises:
             PublishError: as for ``send``.
         """
         self._read(0.0)
-        for message in self._inbox:
+        for message in self._messages:
             if message.is_response and message.headers.get("cseq") == str(self._asked_cseq):
                 self._asked_ns = None
                 self._answers += 1
@@ -122,30 +122,30 @@ class RecordClient:
                 raise PublishError(f"the server ended the session ({message.status})")
             elif not message.is_response and message.method == "TEARDOWN":
                 raise PublishError("the server ended the session")
-        self._inbox.clear()
+        self._messages.clear()
         now_ns = self._clock.monotonic_ns()
         if self._asked_ns is not None:
-            # Some servers answer nothing while they record: only one that did answer is held to it.
+            # Some servers answer nothing while they record: the limit applies only to one that has answered.
             if self._answers and now_ns - self._asked_ns > self._timeout_seconds * 1e9:
-                raise PublishError(f"the server stands still, no answer in {self._timeout_seconds:g} s")
+                raise PublishError(f"the server does not respond, no answer in {self._timeout_seconds:g} s")
         elif now_ns >= self._next_ask_ns:
             self._ask(now_ns)
 
     def interrupt(self) -> None:
-        """Make every call return or raise soon."""
+        """Make every call return or raise."""
         self._stop.set()
         sock = self._socket
         if sock is not None:
             with contextlib.suppress(OSError):
-                # Not SSLSocket's own, which takes the encryption away under the thread that uses it.
+                # Not SSLSocket.shutdown, which removes the encryption under the thread that uses it.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
-    def close(self, *, politely: bool) -> None:
-        """Idempotent. ``politely``: tell the server; never waits for its answer."""
+    def close(self, *, teardown: bool) -> None:
+        """Idempotent. ``teardown``: end the session at the server, without waiting for its answer."""
         sock, self._socket = self._socket, None
         if sock is None:
             return
-        if politely and not self._stop.is_set():
+        if teardown and not self._stop.is_set():
             with contextlib.suppress(OSError, ProtocolError):
                 sock.settimeout(_SLICE_SECONDS)
                 sock.sendall(self._format("TEARDOWN", self._location, {}, b""))
@@ -176,10 +176,10 @@ class RecordClient:
                 sock.settimeout(max(self._left_seconds(deadline_ns), _SLICE_SECONDS))
                 self._socket = sock if self._url.scheme not in TLS_SCHEMES else self._wrap(sock)
                 if isinstance(self._socket, ssl.SSLSocket) and not self._stop.is_set():
-                    # Only now that ``interrupt`` can find it: a silent server holds this to the deadline.
+                    # After ``interrupt`` can find the socket: with a silent server this blocks until the deadline.
                     self._socket.do_handshake()
             except OSError as exc:
-                self.close(politely=False)
+                self.close(teardown=False)
                 sock.close()
                 if isinstance(exc, ssl.SSLError):
                     trouble = tls_error(exc)
@@ -193,10 +193,10 @@ class RecordClient:
         raise PublishError(problem)
 
     def _wrap(self, sock: socket.socket) -> ssl.SSLSocket:
-        return self._trust.context().wrap_socket(sock, server_hostname=self._url.host, do_handshake_on_connect=False)
+        return self._tls.context().wrap_socket(sock, server_hostname=self._url.host, do_handshake_on_connect=False)
 
     def _resolve(self, deadline_ns: int) -> list[tuple[int, int, int, str, tuple[str, int]]]:
-        # Name servers that do not answer hold getaddrinfo for many seconds and cannot be interrupted.
+        # Without an answer of the name server, getaddrinfo blocks for many seconds and cannot be interrupted.
         found: list[tuple[int, int, int, str, tuple[str, int]]] = []
         problem: list[str] = []
 
@@ -226,7 +226,7 @@ class RecordClient:
             left_seconds = self._left_seconds(deadline_ns)
             if left_seconds <= 0:
                 raise TimeoutError
-            # Windows tells of a refused connection by the third set.
+            # Windows reports a refused connection in the third set.
             if any(select.select([], [sock], [sock], min(left_seconds, _SLICE_SECONDS))):
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if code:
@@ -247,14 +247,14 @@ class RecordClient:
             way = f"put user:password@ into the address or set {USER_VARIABLE} and {PASSWORD_VARIABLE}"
             raise PublishError(f"the server refuses access ({reply.status}); {way}")
         if reply.status == 404:
-            raise PublishError("the server takes nothing at this path (404); check the path")
+            raise PublishError("the server accepts no stream at this path (404); check the path")
         raise PublishError(f"the server answered {reply.status} to {method}")
 
     def _await_reply(self, method: str) -> Message:
         deadline_ns = self._deadline_ns()
         while not self._stop.is_set():
-            while self._inbox:
-                message = self._inbox.pop(0)
+            while self._messages:
+                message = self._messages.pop(0)
                 if message.is_response and message.headers.get("cseq", str(self._cseq)) == str(self._cseq):
                     return message
             left_seconds = self._left_seconds(deadline_ns)
@@ -281,7 +281,7 @@ class RecordClient:
             self._socket.settimeout(self._timeout_seconds)
             self._socket.sendall(data)
         except TimeoutError:
-            raise PublishError(f"the server stands still, it took nothing for {self._timeout_seconds:g} s") from None
+            raise PublishError(f"the server does not respond, no data taken for {self._timeout_seconds:g} s") from None
         except OSError as exc:
             raise PublishError(_plain(exc)) from None
 
@@ -296,20 +296,20 @@ class RecordClient:
             data = sock.recv(_RECEIVE_BYTES)
             if not data:
                 raise PublishError("the server closed the connection")
-            self._inbox += [item for item in self._parser.feed(data) if not isinstance(item, Interleaved)]
+            self._messages += [item for item in self._parser.feed(data) if not isinstance(item, Interleaved)]
         except TimeoutError:
             return
         except (OSError, ValueError) as exc:
             if isinstance(exc, ProtocolError):
-                raise PublishError("what answers there is no RTSP server") from None
+                raise PublishError("the server does not speak RTSP") from None
             raise PublishError("interrupted" if self._stop.is_set() else _plain(exc)) from None
 
 
 def _plain(exc: Exception) -> str:
     if isinstance(exc, TimeoutError):
-        return "nobody answered in time"
+        return "no answer in time"
     if isinstance(exc, ConnectionRefusedError):
-        return "nothing listens there (connection refused)"
+        return "connection refused"
     return str(getattr(exc, "strerror", None) or exc).lower()
 
 

@@ -1,15 +1,15 @@
-"""Images that never arrived, or never left the decoder.
+"""Detects frames that were lost in transmission or inside the decoder.
 
-A decoder marks what it got damaged, but not what it paints after an image went missing whole, as happens over UDP to
-images that fit one packet. Measured with FFmpeg 8.1, an image left out and one cut in half, each codec alone:
+A decoder marks damaged frames, but not those it decodes after a whole frame was lost, which happens over UDP to frames
+that fit into one packet. Measured with FFmpeg 8.1, with a frame removed and a frame cut in half, for each codec:
 
-- H.264 paints on. The stream itself says what is missing: ``frame_num`` counts reference images (ITU-T H.264 7.4.3).
-- H.265 hands out nothing more until a key frame; half an image it neither marks nor refuses.
-- MPEG-2, MPEG-4, VP8 and VP9 paint on, and nothing in the stream tells.
+- H.264: decoding continues. The stream shows the loss: ``frame_num`` counts reference frames (ITU-T H.264 7.4.3).
+- H.265: no output until the next key frame; half a frame is neither marked nor rejected.
+- MPEG-2, MPEG-4, VP8 and VP9: decoding continues, and the stream does not show the loss.
 
-In MPEG-TS libav flags the packet with, or before, a hole in the transport stream's own counters. Its image counts as
-damaged, save for H.264, which has better. What is left unseen, by RTP over UDP: half an image of H.265, and a whole
-one of MPEG-2, MPEG-4, VP8 or VP9. Motion JPEG refers to nothing lost.
+In MPEG-TS, libav flags the packet at or before a gap in the continuity counters. Its frame counts as damaged, except
+for H.264, where ``frame_num`` is more exact. Not detected over RTP/UDP: half a frame of H.265, and a whole frame of
+MPEG-2, MPEG-4, VP8 or VP9. Motion JPEG has no references to lost frames.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _CHROMA_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138
 
 
 class FrameGaps:
-    """Watches the packets of one connection, Annex B; other packets are passed over. Not thread-safe."""
+    """Checks the Annex B packets of one connection; other packets are ignored. Not thread-safe."""
 
     def __init__(self) -> None:
         self._bits = 0
@@ -29,13 +29,13 @@ class FrameGaps:
         self._last: int | None = None
 
     def found(self, packet: bytes) -> bool:
-        """True where reference images are missing before this packet's image."""
+        """True if reference frames are missing before the frame of this packet."""
         if not packet.startswith((b"\x00\x00\x01", b"\x00\x00\x00\x01")):
             return False
         try:
             return self._look(packet)
         except IndexError:
-            # Too short to tell: the decoder will say what is wrong with it.
+            # Too short; the decoder reports what is wrong with it.
             return False
 
     def _look(self, packet: bytes) -> bool:
@@ -98,7 +98,7 @@ class FrameGaps:
 
 
 class SkippedFrames:
-    """Counts images a decoder took and will never hand out, by their times. Not thread-safe."""
+    """Counts frames that entered a decoder and are never output, by their pts. Not thread-safe."""
 
     def __init__(self) -> None:
         self._taken: set[int] = set()
@@ -109,12 +109,12 @@ class SkippedFrames:
             self._taken.add(pts)
 
     def gave(self, pts: int | None) -> int:
-        """How many were skipped by handing out ``pts``: images come in the order of their times."""
+        """How many frames the output of ``pts`` has skipped: frames are output in order of their pts."""
         if pts is None:
             return 0
         skipped = {taken for taken in self._taken if taken < pts}
         self._taken -= skipped | {pts}
-        # What comes before a stream's first key frame is nobody's loss.
+        # Frames before the first key frame are not counted as lost.
         began, self._began = self._began, True
         return len(skipped) if began else 0
 

@@ -1,11 +1,11 @@
-"""Time stamps of a live source: one rising line through connections, each of which starts its own; and their pace."""
+"""Time stamps of a live source: continuous across connections; and the pace of live playlists."""
 
 from __future__ import annotations
 
 from fractions import Fraction
 
 TIME_BASE = Fraction(1, 90_000)
-"""Unit of every live pts: RTP's and MPEG-TS's video clock, and a multiple of the millisecond."""
+"""Unit of every live pts: the video clock of RTP and MPEG-TS, which divides the millisecond."""
 
 _NS_PER_TICK = Fraction(1_000_000_000, 90_000)
 _JUMP_SECONDS = 5
@@ -14,11 +14,11 @@ _AHEAD_NS = 2_000_000_000
 
 
 class LiveTimeline:
-    """Maps a connection's pts to pts that rise strictly over the whole life of the source.
+    """Maps the pts of connections to pts that rise strictly during the whole life of the source.
 
-    Within a connection the camera's own spacing is kept. Where it breaks (a new connection, a stamp that is missing,
-    repeats, falls, or leaps more than 5 s further than the clock moved), the line goes on by the time the monotonic
-    clock measured since the last frame. Not thread-safe.
+    Within a connection the camera's spacing is preserved. At a discontinuity (a new connection, or a pts that is
+    missing, repeats, falls, or jumps more than 5 s further than the clock), the pts continues by the time that the
+    monotonic clock measured since the last frame. Not thread-safe.
     """
 
     def __init__(self) -> None:
@@ -27,15 +27,15 @@ class LiveTimeline:
         self._offset: int | None = None
 
     def restart(self) -> None:
-        """A new connection: its stamps have nothing to do with the last one's."""
+        """A new connection: its pts are unrelated to those of the last one."""
         self._offset = None
 
     def next_pts(self, pts: int | None, time_base: Fraction | None, arrived_ns: int) -> int:
         """Place the next frame.
 
         Args:
-            pts: the connection's stamp in ``time_base`` units; None = use the clock.
-            arrived_ns: monotonic clock when the frame came.
+            pts: of the connection, in ``time_base`` units; None = use the clock.
+            arrived_ns: monotonic clock when the frame arrived.
         Returns:
             pts in ``TIME_BASE`` units, 0 for the first frame.
         """
@@ -56,20 +56,20 @@ class LiveTimeline:
 
 
 class LivePace:
-    """When images that come in bursts are due: as their pts lie on the monotonic clock.
+    """When frames that arrive in bursts are due: their pts, mapped to the monotonic clock.
 
-    The first image ties pts to the clock. So does, again, one due more than 0.5 s ago (a stall, a slow consumer) or
-    in more than 2 s (pts leapt, segments expired): it is due at once. For one connection. Not thread-safe.
+    The first frame sets the mapping. A frame that was due more than 0.5 s ago (a stall, a slow consumer) or is due in
+    more than 2 s (a pts jump, expired segments) sets it again and is due at once. For one connection. Not thread-safe.
     """
 
     def __init__(self) -> None:
         self._zero_ns: int | None = None
 
     def due_ns(self, pts: int | None, time_base: Fraction | None, now_ns: int) -> int:
-        """When to hand the next image on, by the monotonic clock; ``now_ns`` where that is past or unknown.
+        """When to release the next frame, by the monotonic clock; ``now_ns`` if that is past or unknown.
 
         Args:
-            pts: the connection's stamp in ``time_base`` units.
+            pts: of the connection, in ``time_base`` units.
         """
         if pts is None or time_base is None:
             return now_ns
