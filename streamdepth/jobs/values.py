@@ -67,6 +67,7 @@ class LookSettings(_Value):
     view: str = "depth"
     transparent: bool = False
     upsampling: str = "bilinear"
+    nearness: str = "auto"
     contours: int = 0
     bar: bool = False
 

@@ -84,8 +84,9 @@ if "0" in sys.argv or any("live-overlay" in part or "robotics" in part for part 
         def set(self, prop, value): return False
         def release(self): pass
     cv2.VideoCapture = Camera
-from streamdepth.cli import main
-sys.exit(main())
+if __name__ == "__main__":
+    from streamdepth.cli import main
+    sys.exit(main())
 """
 
 
@@ -94,6 +95,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files the recipes name."""
     folder = tmp_path_factory.mktemp("readme")
     write_clip(folder / "clip.mp4", frames=10, width=64, height=48, audio=True)
+    (folder / "film.mp4").symlink_to("clip.mp4")
     (folder / "clips").mkdir()
     for name in ("one", "two"):
         write_clip(folder / "clips" / f"{name}.mp4", frames=4, width=64, height=48)
@@ -115,7 +117,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def bounded(command: str) -> list[str]:
     """The command's words; live sources stop after a few frames."""
-    words = shlex.split(command)
+    words = shlex.split(command, comments=True)
     live = words[1:2] == ["run"] and (words[2] == "0" or "://" in words[2] or "live-overlay" in command)
     return [*words, "--max-frames", "8"] if live else words
 
@@ -174,11 +176,40 @@ def test_command(command: str, desk: Path) -> None:
             command = _with_servers(command, stack)
         if command.startswith("curl "):
             command = command.replace("http://127.0.0.1:8080", stack.enter_context(_stills_server()))
+        if "s3://" in command:
+            environment |= stack.enter_context(_bucket(desk / "clips"))
+        if "--engine ray" in command:
+            need.module("ray", "the extra ray")
         replaces = command.startswith("streamdepth ") and (" -o " in command or "--data" in command)
+        replaces = replaces and "--resume" not in command
         done = run([*bounded(command), *(["-y"] if replaces else [])], desk, **environment)
     assert done.returncode == 0, done.stderr
     if command.startswith("curl "):
         _check_answer(desk / shlex.split(command)[-1])
+
+
+@contextmanager
+def _bucket(clips: Path) -> Iterator[dict[str, str]]:
+    """The environment for a server with ``s3://bucket/clips/``."""
+    server_module = need.module("moto.server", "moto[s3,server]")
+    s3fs = need.module("s3fs", "the extra cloud")
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        url = f"http://{host}:{port}"
+        files = s3fs.S3FileSystem(key="key", secret="secret", endpoint_url=url)  # noqa: S106
+        files.mkdir("bucket")
+        for clip in clips.iterdir():
+            files.put_file(str(clip), f"bucket/clips/{clip.name}")
+        yield {
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": url,
+        }
+    finally:
+        server.stop()
 
 
 @contextmanager
