@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -30,26 +29,8 @@ _DTYPE_NAMES = {
     16: "bfloat16",
 }
 _IMAGE_DTYPES = ("float32", "float16", "uint8")
-_DEPTH_DTYPES = ("float32", "float16", "float64")
 _IMAGE_NAMES = ("pixel_values", "image", "images", "input_image", "input", "x")
-_DEPTH_NAMES = ("predicted_depth", "depth", "depths", "depth_map", "output", "disparity", "inverse_depth")
-"""Names of depth outputs, the most common first."""
-_DEPTH_WORDS = frozenset({"depth", "depths", "disp", "disps", "disparity", "inverse", "z"})
-_INVERSE_WORDS = frozenset({"disp", "disps", "disparity", "inverse", "inv"})
-_OTHER_WORDS = frozenset(
-    {
-        *("conf", "confidence", "uncertainty", "uncertainties", "variance", "var", "sigma", "std", "score", "scores"),
-        *("mask", "masks", "valid", "validity", "sky", "seg", "segmentation", "semantic", "logits", "class", "classes"),
-        *("normal", "normals", "edge", "edges", "boundary", "alpha", "matte", "pha", "fgr", "prob", "probs", "label"),
-        *("feature", "features", "feat", "feats", "token", "tokens", "hidden", "state", "embedding", "embeddings"),
-        *("attention", "attentions", "box", "boxes", "bbox", "bboxes", "labels", "landmarks", "keypoints", "heatmap"),
-        *("intrinsics", "pose", "extrinsics", "ray", "rays", "focal", "fov", "flow", "points", "point", "pts", "cache"),
-    }
-)
-"""Words in the names of outputs that are not depth, even beside a depth word (``depth_conf``)."""
 _PASSING = frozenset({"Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Resize", "Slice", "Pad"})
-_META_OUTPUT = "streamdepth.output"
-_PATCH_PX = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,10 +259,10 @@ def image_input(model: str | Path, graph: GraphInfo, name: str | None = None) ->
     if name is not None:
         chosen = next((t for t in graph.inputs if t.name == name), None)
         if chosen is None:
-            raise ModelError(f"{model}: has no input {name!r}; its inputs are {_names(graph.inputs)}")
+            raise ModelError(f"{model}: has no input {name!r}; its inputs are {names_of(graph.inputs)}")
         layout = _image_layout(chosen)
         if isinstance(layout, str):
-            return _spec(chosen), layout
+            return tensor_spec(chosen), layout
         raise ModelError(f"{model}: input {chosen.describe()} does not take images: {layout.reason}")
     layouts = [(t, _image_layout(t)) for t in graph.inputs]
     fits = [(t, found) for t, found in layouts if isinstance(found, str)]
@@ -295,12 +276,12 @@ def image_input(model: str | Path, graph: GraphInfo, name: str | None = None) ->
         known = [n for n in _IMAGE_NAMES if n in {t.name for t, _ in fits}]
         if not known:
             raise ModelError(
-                f"{model}: has {len(fits)} inputs that could take images ({_names(t for t, _ in fits)});"
+                f"{model}: has {len(fits)} inputs that could take images ({names_of(t for t, _ in fits)});"
                 " choose one with --input-name"
             )
         fits = [fit for fit in fits if fit[0].name == known[0]]
     tensor, layout = fits[0]
-    return _spec(tensor), layout
+    return tensor_spec(tensor), layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,140 +322,6 @@ def _channels(dimension: int | str) -> str:
     return f"{dimension} channels, images have 3 (RGB)"
 
 
-def depth_output(
-    model: str | Path, graph: GraphInfo, name: str | None = None, size: tuple[int | str, int | str] = ("", "")
-) -> TensorSpec:
-    """The output that has depth.
-
-    The named one; else the one that the graph's metadata names; else one with a depth word in its name, of several the
-    largest; else the only one without a name of something else.
-
-    Args:
-        name: the user's choice.
-        size: declared (height, width) of the image input: a map has the same aspect ratio.
-    Raises:
-        ModelError: none that could be depth, or several without a depth name.
-    """
-    name = name or graph.metadata.get(_META_OUTPUT)
-    if name is not None:
-        chosen = _output(model, graph, name)
-        reason = _no_map(chosen, size)
-        if reason:
-            raise ModelError(f"{model}: output {chosen.describe()} is not a depth map: {reason}")
-        return _spec(chosen)
-    fits = [t for t in graph.outputs if not (_is_other(t.name) or _no_map(t, size))]
-    named = [t for t in fits if _words(t.name) & _DEPTH_WORDS]
-    if named:
-        return _spec(min(named, key=lambda t: (-_area(t), _rank(t.name))))
-    if len(fits) == 1:
-        return _spec(fits[0])
-    if fits:
-        usual = [t for t in fits if bare_name(t.name) in _DEPTH_NAMES]
-        if len(usual) == 1:
-            return _spec(usual[0])
-        raise ModelError(
-            f"{model}: has {len(fits)} outputs that could be depth ({', '.join(t.describe() for t in fits)}); choose "
-            "one with --output-name"
-        )
-    reasons = "; ".join(f"{t.describe()}: {_no_map(t, size) or 'by its name not depth'}" for t in graph.outputs)
-    raise ModelError(f"{model}: has no depth output ({reasons}); a depth model gives [batch, height, width]")
-
-
-def output_named(model: str | Path, graph: GraphInfo, name: str) -> TensorSpec:
-    """The output of a name, of any shape.
-
-    Raises:
-        ModelError: there is none, or it has a dtype that cannot hold depth.
-    """
-    chosen = _output(model, graph, name)
-    if chosen.dtype not in _DEPTH_DTYPES:
-        raise ModelError(f"{model}: output {chosen.describe()} is not depth: depth is {', '.join(_DEPTH_DTYPES)}")
-    return _spec(chosen)
-
-
-def _output(model: str | Path, graph: GraphInfo, name: str) -> RawTensor:
-    chosen = next((t for t in graph.outputs if t.name == name), None)
-    if chosen is None:
-        raise ModelError(f"{model}: has no output {name!r}; its outputs are {_names(graph.outputs)}")
-    return chosen
-
-
-def says_inverse(output: str) -> bool:
-    """Whether the name of a depth output says that near is large (``disp_0``)."""
-    return bool(_words(output) & _INVERSE_WORDS)
-
-
-def covers(height: int, width: int, input_height: int, input_width: int) -> bool:
-    """Whether a map of (height, width) has the aspect ratio of the network's input.
-
-    The network may have rounded each side of its input by a patch of 16 pixels.
-    """
-    ratio = (height * input_width) / (width * input_height)
-    least_y, least_x = max(1 - _PATCH_PX / input_height, 0.01), max(1 - _PATCH_PX / input_width, 0.01)
-    return least_y / (1 + _PATCH_PX / input_width) <= ratio <= (1 + _PATCH_PX / input_height) / least_x
-
-
-def bare_name(name: str) -> str:
-    """The name of a tensor without prefix and number, lower case: ``model/Depth:0`` -> ``depth``."""
-    return name.rsplit("/", 1)[-1].partition(":")[0].lower()
-
-
-def _words(name: str) -> frozenset[str]:
-    """Lower-case words of a name: ``model/predictedDepth_0:0`` has predicted, depth."""
-    last = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name.rsplit("/", 1)[-1].partition(":")[0])
-    return frozenset(word for word in re.split(r"[^a-z]+", last.lower()) if word)
-
-
-def _is_other(name: str) -> bool:
-    return bool(_words(name) & _OTHER_WORDS)
-
-
-def _rank(name: str) -> tuple[int, int, str]:
-    """Order of depth names: the common ones first, then by the number at the end, 0 = full size by convention."""
-    bare = bare_name(name)
-    number = re.search(r"(\d+)$", bare)
-    order = _DEPTH_NAMES.index(bare) if bare in _DEPTH_NAMES else len(_DEPTH_NAMES)
-    return order, int(number[1]) if number else 0, name
-
-
-def map_sides(shape: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Dimensions of a map without the batch and axes of 1; more or fewer than two where it is not a map."""
-    sides = list(shape)
-    while len(sides) > 2 and sides[-1] == 1:
-        sides.pop()
-    if len(sides) > 2:
-        sides.pop(0)
-    # an axis with a name may be views; not where the last axis looks like channels
-    while len(sides) > 2 and (sides[0] == 1 or (not isinstance(sides[0], int) and sides[-1] not in (2, 3, 4))):
-        sides.pop(0)
-    return tuple(sides)
-
-
-def _area(tensor: RawTensor) -> int:
-    sides = [side for side in map_sides(tensor.shape or ()) if isinstance(side, int)]
-    return sides[0] * sides[1] if len(sides) == 2 else 0
-
-
-def _no_map(tensor: RawTensor, size: tuple[int | str, int | str]) -> str:
-    """Why an output cannot be a map of the input, empty where it can."""
-    if tensor.dtype not in _DEPTH_DTYPES:
-        return f"depth is {', '.join(_DEPTH_DTYPES)}"
-    if tensor.shape is None:
-        return ""
-    if len(tensor.shape) not in (2, 3, 4, 5):
-        return f"rank {len(tensor.shape)}, depth has rank 2 to 5"
-    sides = map_sides(tensor.shape)
-    if len(sides) != 2:
-        return f"{sides[0]} channels, depth has 1"
-    if 1 in sides:
-        return "one pixel wide"
-    height, width = sides
-    known = [isinstance(side, int) for side in (height, width, *size)]
-    if all(known) and not covers(height, width, *size):  # type: ignore[arg-type]
-        return f"{width}x{height} has not the aspect ratio of the input's {size[1]}x{size[0]}"
-    return ""
-
-
 def other_inputs(model: str | Path, graph: GraphInfo, image: str) -> tuple[TensorSpec, ...]:
     """Inputs besides the image.
 
@@ -485,14 +332,16 @@ def other_inputs(model: str | Path, graph: GraphInfo, image: str) -> tuple[Tenso
     for tensor in others:
         if tensor.elem_type not in _DTYPES:
             raise ModelError(f"{model}: cannot feed its input {tensor.describe()}; export the model without it")
-    return tuple(_spec(t) for t in others)
+    return tuple(tensor_spec(t) for t in others)
 
 
-def _spec(tensor: RawTensor) -> TensorSpec:
+def tensor_spec(tensor: RawTensor) -> TensorSpec:
+    """A tensor of a known dtype as a value of the specification."""
     # Without a declared shape, [batch, height, width] is the usual one; the running model shows the real rank.
     shape = ("", "", "") if tensor.shape is None else tensor.shape
     return TensorSpec(tensor.name, cast("Any", _DTYPES[tensor.elem_type]), shape)
 
 
-def _names(tensors: Any) -> str:
+def names_of(tensors: Any) -> str:
+    """Names for a message."""
     return ", ".join(t.shown_name for t in tensors) or "none"

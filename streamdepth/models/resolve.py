@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from streamdepth.core.errors import ModelError, UsageError
 from streamdepth.core.frame import Sense
 from streamdepth.models.config import other_task, preprocessing_of, sense_is_certain, sense_of
-from streamdepth.models.graph import depth_output, image_input, map_sides, other_inputs, output_named, says_inverse
+from streamdepth.models.graph import image_input, other_inputs
 from streamdepth.models.hub import HubAccess
 from streamdepth.models.known import KnownFamily, find_family, licence_note, preprocessing_from
 from streamdepth.models.layout import check_dtype
 from streamdepth.models.locate import find_target, locate
+from streamdepth.models.outputs import depth_output, map_sides, output_named, says_inverse
 from streamdepth.models.providers import AUTO
 from streamdepth.models.spec import Head, ModelSpec, Preprocessing, TensorSpec, apply_size, fit_to_graph, parse_size
 
