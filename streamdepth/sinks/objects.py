@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import OutputExistsError, SinkError, UsageError
@@ -30,14 +30,12 @@ class ObjectSink(BaseSink):
         overwrite: replace an existing object.
 
     Raises:
-        UsageError: the URL names a folder or contains credentials.
+        UsageError: the URL contains credentials.
         MissingDependencyError: the package for the service is not installed.
     """
 
     def __init__(self, url: str, make: Callable[[str], Sink], *, overwrite: bool) -> None:
         super().__init__(redact(url))
-        if not PurePosixPath(url).suffix:
-            raise UsageError(f"{redact(url)}: name one file with a suffix, such as s3://bucket/depth.mkv")
         self._url = url
         self._overwrite = overwrite
         self._store = ObjectStore(url)
@@ -98,3 +96,20 @@ class ObjectSink(BaseSink):
                     self._store.put(str(self._path))
         finally:
             self._folder.cleanup()
+
+
+def uploaded(url: str, files: Mapping[str, Callable[[str, Any], Sink]], options: Mapping[str, Any]) -> ObjectSink:
+    """The sink for a URL of object storage.
+
+    Args:
+        files: by suffix, gives the sink that writes a local file.
+        options: of that sink.
+
+    Raises:
+        UsageError: there is no sink for the suffix of the URL.
+    """
+    suffix = PurePosixPath(url).suffix.lower()
+    make = files.get(suffix)
+    if make is None:
+        raise UsageError(f"{redact(url)}: cannot be uploaded as {suffix!r}; name one file, {', '.join(files)}")
+    return ObjectSink(url, lambda path: make(path, options), overwrite=options.get("overwrite", False))

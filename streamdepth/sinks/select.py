@@ -246,25 +246,15 @@ def _control(options: SinkOptions) -> LookControl:
 
 
 def _object(output: str, options: SinkOptions) -> Sink:
-    return _uploaded(output, IMAGE_SINKS, options)
+    from streamdepth.sinks.objects import uploaded
+
+    return uploaded(output, IMAGE_SINKS.files, options)
 
 
 def _depth_object(output: str, options: DataSinkOptions) -> Sink:
-    return _uploaded(output, DATA_SINKS, options)
+    from streamdepth.sinks.objects import uploaded
 
-
-def _uploaded(output: str, sinks: Sinks, options: Any) -> Sink:
-    """The sink for the suffix of a URL of object storage."""
-    from streamdepth.sinks.objects import ObjectSink
-
-    suffix = PurePath(output).suffix.lower()
-    make = sinks.files.get(suffix)
-    if make is None:
-        raise UsageError(
-            f"{redact(output)}: {sinks.content} cannot be uploaded as {suffix!r}; name one file, "
-            f"{', '.join(sinks.files)}"
-        )
-    return ObjectSink(output, lambda path: make(path, options), overwrite=options.get("overwrite", False))
+    return uploaded(output, DATA_SINKS.files, options)
 
 
 def _null(output: str, options: SinkOptions) -> Sink:  # noqa: ARG001
