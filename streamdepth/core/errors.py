@@ -111,3 +111,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """``", did you mean 'X'?"`` for the most similar known word, or an empty string if none is similar."""
     found = difflib.get_close_matches(word, [one for one in known if one != word], n=1, cutoff=_ALIKE)
     return f", did you mean {found[0]!r}?" if found else ""
+
+
+def install_command(extra: str) -> str:
+    """The command that installs an extra. The package is not published, so the command names the source folder."""
+    return f"pip install '.[{extra}]' in the source folder of streamdepth"

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.core.errors import ProviderError, UsageError, nearest
+from streamdepth.core.errors import ProviderError, UsageError, install_command, nearest
 from streamdepth.inference import nvidia, openvino_runtime
 from streamdepth.inference.ort import first_line
 from streamdepth.models.providers import AUTO, CPU, PROVIDERS, Provider, find_provider
@@ -197,7 +197,7 @@ def why_not(provider: Provider) -> str:
         reason = _cannot_load(Path(ort.__file__).parent / "capi", provider.library)
         if reason:
             libraries = f"the libraries that onnxruntime {ort.__version__} needs"
-            extra = f'pip install "streamdepth[{provider.extra}]" brings {libraries}'
+            extra = f"{install_command(provider.extra)} brings {libraries}"
             hint = extra if provider.extra else f"install {libraries}"
             return f"{reason}; {hint}, or use --provider cpu"
     return ""
@@ -239,8 +239,8 @@ def plugin_of(provider: Provider) -> Plugin | None:
 def _why_not_plugin(provider: Provider) -> str:
     plugin = plugin_of(provider)
     if plugin is None:
-        package = f"'streamdepth[{provider.extra}]'" if provider.extra else provider.package
-        return f"the package {provider.package} is not installed; pip install {package}, or use --provider cpu"
+        command = install_command(provider.extra) if provider.extra else f"pip install {provider.package}"
+        return f"the package {provider.package} is not installed; {command}, or use --provider cpu"
     try:
         offered = plugin_devices(plugin)
     except ProviderError as exc:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.core.errors import MissingDependencyError, StageError, StreamDepthError
+from streamdepth.core.errors import MissingDependencyError, StageError, StreamDepthError, install_command
 from streamdepth.jobs.worker import Worker
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class RayEngine:
             import ray
             from ray.util import ActorPool
         except ImportError as error:
-            raise MissingDependencyError(f"--engine ray needs Ray ({error}); pip install 'streamdepth[ray]'") from error
+            raise MissingDependencyError(f"--engine ray needs Ray ({error}); {install_command('ray')}") from error
         self._ray: Any = ray
         self._started = not ray.is_initialized()
         if self._started:

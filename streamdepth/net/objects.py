@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.core.errors import MissingDependencyError, UsageError
+from streamdepth.core.errors import MissingDependencyError, UsageError, install_command
 from streamdepth.core.redact import redact, split_userinfo
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class ObjectStore:
             self._files: Any = fsspec.filesystem(scheme)
         except (ImportError, ValueError) as error:
             raise MissingDependencyError(
-                f"{redact(url)}: {scheme}:// needs a package ({one_reason(error)}); pip install 'streamdepth[cloud]'"
+                f"{redact(url)}: {scheme}:// needs a package ({one_reason(error)}); {install_command('cloud')}"
             ) from error
 
     def exists(self) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamdepth.core.clock import Clock, SystemClock
-from streamdepth.core.errors import MissingDependencyError, SinkError
+from streamdepth.core.errors import MissingDependencyError, SinkError, install_command
 from streamdepth.serve.options import WebSettings, check_url, find_token, new_token, resolve
 
 if TYPE_CHECKING:
@@ -240,6 +240,4 @@ def _check_libraries() -> None:
         import aiortc  # noqa: F401
         import prometheus_client  # noqa: F401
     except ImportError as exc:
-        raise MissingDependencyError(
-            f"the web page needs {exc.name}; install it with: pip install 'streamdepth[web]'"
-        ) from None
+        raise MissingDependencyError(f"the web page needs {exc.name}; {install_command('web')}") from None

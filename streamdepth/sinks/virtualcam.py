@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.contracts import BaseSink
-from streamdepth.core.errors import MissingDependencyError, SinkError, UsageError
+from streamdepth.core.errors import MissingDependencyError, SinkError, UsageError, install_command
 from streamdepth.media.letterbox import Letterbox
 from streamdepth.sinks.files import reason
 
@@ -56,7 +56,7 @@ class VirtualCameraSink(BaseSink):
             pyvirtualcam: Any = importlib.import_module("pyvirtualcam")
         except ImportError as exc:
             raise MissingDependencyError(
-                'a virtual camera needs pyvirtualcam; install it with: pip install "streamdepth[virtualcam]"'
+                f"a virtual camera needs pyvirtualcam; {install_command('virtualcam')}"
             ) from exc
         from streamdepth.core.frame import ColorTags
 

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from streamdepth.core.errors import SourceError, UsageError
+from streamdepth.core.errors import SourceError, UsageError, install_command
 from streamdepth.media.boxes import Crop, crop_of
 from streamdepth.media.hwaccel import HwAccel, decoder
 from streamdepth.net.tls import TlsError
@@ -160,7 +160,7 @@ class Medium:
         if len(tiles) > 1:
             raise SourceError(
                 f"{self.name}: is an image of {len(tiles)} tiles, which FFmpeg decodes one by one; "
-                "install pi-heif (pip install 'streamdepth[heif]'), or convert it to JPEG",
+                f"install pi-heif ({install_command('heif')}), or convert it to JPEG",
                 source=self.name,
             )
         decodable = [stream for stream in moving if stream.codec_context is not None]

@@ -134,7 +134,7 @@ def test_it_runs_on_the_cpu_only() -> None:
 def test_without_the_package_it_says_what_to_install(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino_runtime, "installed", lambda: False)
     monkeypatch.setattr(providers, "installed_plugins", lambda: ())
-    with pytest.raises(ProviderError, match=r"pip install 'streamdepth\[openvino\]', or use --provider cpu"):
+    with pytest.raises(ProviderError, match=r"pip install '\.\[openvino\]' .*, or use --provider cpu"):
         sessions.open_session(spec, "openvino")
     assert not providers.runs_on_cores("openvino")
 

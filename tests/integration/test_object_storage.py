@@ -170,7 +170,7 @@ def test_credentials_in_a_url_are_refused_and_masked() -> None:
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     need.module("fsspec", "the extra cloud")
     monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
-    with pytest.raises(MissingDependencyError, match=r"gs:// needs a package .*pip install 'streamdepth\[cloud\]'"):
+    with pytest.raises(MissingDependencyError, match=r"gs:// needs a package .*pip install '\.\[cloud\]'"):
         ObjectStore("gs://bucket/a.mp4")
 
 

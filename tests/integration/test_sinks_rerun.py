@@ -80,5 +80,5 @@ class TestRecording:
 
 def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rerun", None)
-    with pytest.raises(MissingDependencyError, match=r"needs the package rerun-sdk; install it with: pip install"):
+    with pytest.raises(MissingDependencyError, match=r"needs the package rerun-sdk; pip install"):
         run_sink(RerunSink(tmp_path / "run.rrd", intrinsics=camera), stream_info(), [])

@@ -81,7 +81,7 @@ def test_no_virtual_camera_is_one_clear_line(camera: type[FakeCamera], monkeypat
     assert "\n" not in str(caught.value)
     assert "Did you run" not in str(caught.value)
     monkeypatch.setitem(sys.modules, "pyvirtualcam", None)
-    with pytest.raises(MissingDependencyError, match=r'pip install "streamdepth\[virtualcam\]"'):
+    with pytest.raises(MissingDependencyError, match=r"pip install '\.\[virtualcam\]'"):
         VirtualCameraSink(control=control()).open(INFO, image_info(INFO))
 
 

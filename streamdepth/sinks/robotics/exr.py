@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamdepth.core.contracts import BaseSink
-from streamdepth.core.errors import MissingDependencyError
+from streamdepth.core.errors import MissingDependencyError, install_command
 from streamdepth.core.host import rename
 from streamdepth.sinks.depth.sink import Size, known_values, resized
 from streamdepth.sinks.files import claim_folder, write_failed
@@ -52,7 +52,7 @@ class ExrSink(BaseSink):
             import OpenEXR
         except ImportError as error:
             raise MissingDependencyError(
-                f"{self.name}: .exr needs the package OpenEXR; install it with: pip install '.[robotics]'"
+                f"{self.name}: .exr needs the package OpenEXR; {install_command('robotics')}"
             ) from error
         self._exr = OpenEXR
         claim_folder(self._folder, overwrite=self._overwrite)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from streamdepth.core.contracts import BaseSink
-from streamdepth.core.errors import MissingDependencyError, SinkError, UsageError
+from streamdepth.core.errors import MissingDependencyError, SinkError, UsageError, install_command
 from streamdepth.sinks.depth.sink import Size, resized
 from streamdepth.sinks.files import OutputFile, write_failed
 from streamdepth.sinks.robotics import ros
@@ -92,7 +92,7 @@ class McapSink(BaseSink):
             from mcap.writer import Writer
         except ImportError as error:
             raise MissingDependencyError(
-                f"{self.name}: .mcap needs the package mcap; install it with: pip install '.[robotics]'"
+                f"{self.name}: .mcap needs the package mcap; {install_command('robotics')}"
             ) from error
         self._camera = camera_for(self.name, stream, self._intrinsics)
         if stream.live:

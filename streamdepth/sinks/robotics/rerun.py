@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamdepth.core.contracts import BaseSink
-from streamdepth.core.errors import MissingDependencyError, SinkError
+from streamdepth.core.errors import MissingDependencyError, SinkError, install_command
 from streamdepth.sinks.files import check_output, write_failed
 from streamdepth.sinks.robotics.metric import camera_for, jpeg_of, metres_of
 
@@ -70,7 +70,7 @@ class RerunSink(BaseSink):
             import rerun
         except ImportError as error:
             raise MissingDependencyError(
-                f"{self.name}: .rrd needs the package rerun-sdk; install it with: pip install '.[rerun]'"
+                f"{self.name}: .rrd needs the package rerun-sdk; {install_command('rerun')}"
             ) from error
         self._rerun = rerun
         self._camera = camera_for(self.name, stream, self._intrinsics)
