@@ -33,6 +33,7 @@ def image(config: ImageConfig) -> None:
     targets = [[Path(_target(one, name, len(found) > 1)) for one in config.output] for name, _ in found]
     opaque = config.alpha in (None, (1.0, 1.0))
     _check_targets([path for paths in targets for path in paths], overwrite=config.overwrite, opaque=opaque)
+    _check_inputs_kept([path for paths in targets for path in paths], [value for _, value in found])
     from streamdepth.cli.terminal import bytes_bar, say
     from streamdepth.image.estimator import DepthEstimator
 
@@ -115,6 +116,26 @@ def _check_targets(paths: list[Path], *, overwrite: bool, opaque: bool) -> None:
         if path.exists() and not overwrite:
             raise OutputExistsError(f"{path} exists already; --overwrite replaces it")
         seen.add(path)
+
+
+def _check_inputs_kept(paths: list[Path], values: list[Any]) -> None:
+    """
+    Raises:
+        UsageError: an output is an input, also by a hard or symbolic link.
+    """
+    inputs = {_identity(value) for value in values if isinstance(value, Path)} - {None}
+    for path in paths:
+        if _identity(path) in inputs:
+            raise UsageError(f"{path}: is the input; choose another name for the output")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and number of a file, None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _write(path: Path, result: Estimate) -> None:

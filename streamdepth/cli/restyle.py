@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamdepth.core.errors import UsageError
@@ -20,6 +21,7 @@ def restyle(config: RestyleConfig) -> None:
     from streamdepth.pipeline import Pipeline
     from streamdepth.pipeline.stored import StoredDepthModel, StoredDepthSource
     from streamdepth.sinks.depth.reader import read_depth
+    from streamdepth.sinks.files import is_same_file
     from streamdepth.sinks.select import sink_for
     from streamdepth.sources.file import FileSource
 
@@ -28,6 +30,9 @@ def restyle(config: RestyleConfig) -> None:
         raise UsageError("nothing to do with the depth; add -o OUT")
     if config.clip is None and look.view is not View.DEPTH:
         raise UsageError(f"--view {look.view.value} shows frames, too; name the clip after the depth file")
+    for output in config.output:
+        if any(is_same_file(Path(output), str(one)) for one in (config.depth, config.clip) if one is not None):
+            raise UsageError(f"{output}: is the input; choose another name for the output")
     with read_depth(config.depth) as reader:
         name = reader.metadata.model
     maps: deque[DepthMap] = deque()

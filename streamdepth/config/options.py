@@ -189,8 +189,19 @@ class Options(BaseModel):
 def _read(path: Path, command: str, known: list[str]) -> dict[str, Any]:
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Refuses a mapping with one key twice, where PyYAML keeps the last value."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen: set[Any] = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                    raise UsageError(f"configuration {path}: {key.value} is given twice")
+                seen.add(key.value if isinstance(key, yaml.ScalarNode) else key)
+            return super().construct_mapping(node, deep)
+
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OSError as error:
         raise UsageError(f"configuration {path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -242,6 +253,8 @@ def parse_seconds(value: float | str) -> float:
         if found is None:
             raise ValueError(f"{value!r} is not a time; give seconds or [HH:]MM:SS")
         hours, minutes, seconds = (float(part or 0) for part in found.groups())
+        if (found[1] and minutes >= 60) or (found[2] and seconds >= 60):
+            raise ValueError(f"{value!r} is not a time; minutes and seconds after a colon must be below 60")
         return hours * 3600 + minutes * 60 + seconds
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
         raise ValueError(f"{value!r} is not a time; give seconds, 0 or more")

@@ -42,7 +42,12 @@ def _anchors(value: Any) -> Any:
 
 def _zones(value: Any) -> Any:
     many = value if isinstance(value, list | tuple) else [value]
-    return tuple(Zone.parse(one) if isinstance(one, str) else one for one in many)
+    zones = tuple(Zone.parse(one) if isinstance(one, str) else one for one in many)
+    names = [zone.name for zone in zones if isinstance(zone, Zone)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"the name {name} is given twice; give each zone its own name")
+    return zones
 
 
 def _shard(value: str) -> str:

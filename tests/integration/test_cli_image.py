@@ -97,6 +97,18 @@ class TestStills:
         assert "contains the images that are read" in one_line(capsys)
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["photo.webp"]
 
+    def test_the_input_is_never_the_output(
+        self, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("soft.jpg").symlink_to(photo)
+        Path("hard.jpg").hardlink_to(photo)
+        before = photo.read_bytes()
+        for output in ("photo.jpg", "./{name}.jpg", "soft.jpg", "hard.jpg"):
+            assert main(["image", "photo.jpg", "-o", output, "-y"]) == 2
+            assert "is the input; choose another name for the output" in one_line(capsys)
+        assert photo.read_bytes() == before
+
     def test_outputs_that_would_collide_are_refused(
         self, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

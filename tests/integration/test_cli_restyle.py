@@ -60,6 +60,8 @@ def test_frames_without_depth_are_left_out_and_counted(
     [
         (["DEPTH"], 2, "nothing to do with the depth; add -o OUT"),
         (["DEPTH", "-o", "x.mp4", "--view", "side"], 2, "--view side shows frames, too; name the clip after the depth"),
+        (["DEPTH", "-o", "DEPTH", "-y"], 2, "depth.mkv: is the input; choose another name for the output"),
+        (["DEPTH", "CLIP", "-o", "CLIP", "-y"], 2, "is the input; choose another name for the output"),
         (["none.mkv", "-o", "x.mp4"], 1, "none.mkv"),
         (["CLIP", "-o", "x.mp4"], 1, "not depth data of streamdepth"),
     ],

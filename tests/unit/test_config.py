@@ -116,6 +116,11 @@ def test_an_alpha_alone_means_an_overlay() -> None:
         ("tls-ca: nope", "tls-ca: there is no file nope"),
         ("a: [", "not valid YAML"),
         ("max-frames: 1\nmax_frames: 2", "twice"),
+        ("codec: h264\ncodec: hevc", "run.yaml: codec is given twice"),
+        ("preprocessing:\n  a: 1\n  a: 2", "run.yaml: a is given twice"),
+        ("duration: '1:99'", "duration: '1:99' is not a time; minutes and seconds after a colon must be below 60"),
+        ("start: '1:60:00'", "start: '1:60:00' is not a time; minutes and seconds"),
+        ("zone: ['a=0,0,1,1', 'a=0,0,0.5,1']", "zone: the name a is given twice; give each zone its own name"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
