@@ -16,6 +16,7 @@ from streamdepth.core.look import LookControl
 from streamdepth.core.queues import Policy
 from streamdepth.core.redact import redact
 from streamdepth.core.threads import plan_threads
+from streamdepth.sinks.files import partial_path
 from streamdepth.sinks.names import safe_name
 
 if TYPE_CHECKING:
@@ -63,6 +64,12 @@ class Job:
     def depths(self) -> list[str]:
         """What the depth data sinks write, of all sources."""
         return self._named_all(self.config.data)
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Files that exist under their partial name, because the input was not read to its end."""
+        paths = [partial_path(Path(file)) for file in self.files if Path(file).name]
+        return [str(path) for path in paths if path.is_file()]
 
     def _named_all(self, outputs: Sequence[str]) -> list[str]:
         return [_named(output, self.names[source.id]) for source in self.sources for output in outputs]
@@ -116,6 +123,12 @@ def plan(config: RunConfig, on_status: Callable[[str], None]) -> list[Job]:
         raise UsageError("nothing to do with the depth; add -o OUT, --data OUT, --serve URL or --show")
     if "-" in (*config.output, *config.data):
         raise UsageError("-: nothing is written to standard output; name a file such as out.mkv, or a folder/")
+    for url in config.serve:
+        if not (serves_page(url) or url.lower().startswith(("rtsp://", "rtsps://"))):
+            raise UsageError(
+                f"{redact(url)}: only rtsp:// and http:// can be served; use e.g. rtsp://127.0.0.1:8554/depth "
+                "for players, or http://127.0.0.1:8080 for browsers"
+            )
     if "data_size" in config.model_fields_set and not config.data:
         raise UsageError(f"data-size {config.data_size}: no depth data is written; add --data OUT, or omit --data-size")
     if config.ray_address is not None and config.engine != "ray":

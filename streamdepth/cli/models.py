@@ -146,7 +146,7 @@ def verify(config: VerifyConfig) -> None:
 
 
 def build(config: BuildConfig) -> None:
-    """Build TensorRT engines and graphs in advance, which take minutes in the first run on a GPU."""
+    """Build TensorRT engines and graphs ahead of time. The first build takes minutes."""
     from streamdepth.cli.terminal import bytes_bar, say
     from streamdepth.core.clock import SystemClock
     from streamdepth.inference.build import BuildRequest, build_first

@@ -21,10 +21,17 @@ if TYPE_CHECKING:
     from streamdepth.pipeline import Pipeline, RunStats
 
 
+class RunInterruptedError(StreamDepthError):
+    """Ctrl-C or SIGTERM ended a run whose input was not read to its end; names the unfinished files."""
+
+    exit_code = 130
+
+
 def run(config: RunConfig) -> None:
     """Convert sources to depth: video files, images, a window, a stream, or depth as data.
 
-    Of several clips, those that cannot be read or whose output exists are reported and skipped.
+    Of several clips, those that cannot be read or whose output exists are reported and skipped. If a named file does
+    not exist, the run stops before it starts.
 
     Example without a camera: [bold]streamdepth run test: -o depth.mp4[/bold]
     """
@@ -102,6 +109,8 @@ def _run_pipelines(
         except KeyboardInterrupt:
             if progress_shown(config.quiet):
                 say(summary(pipeline.stats, job.title))
+            if unfinished := job.unfinished:
+                raise RunInterruptedError(f"interrupted; unfinished output: {', '.join(unfinished)}") from None
             raise
         finally:
             done.append((job.title, pipeline.stats, trouble))

@@ -135,13 +135,13 @@ class RunConfig(Settings):
         Option("Events per zone and second of media time, at most.", OUTPUT, metavar="FPS"),
     ] = 10.0
     skip_existing: Annotated[
-        bool, Option("Skip files whose outputs exist; those that a run left incomplete do not.", OUTPUT)
+        bool, Option("Skip files whose outputs exist. Files that a run left incomplete are processed again.", OUTPUT)
     ] = False
     show: Annotated[bool, Option("Show the output in a window; h lists its keys.", OUTPUT)] = False
     stats: Annotated[
         Path | None,
         Option(
-            "Write the statistics of the run as JSON. Replaces an earlier statistics file, and no other.",
+            "Write the statistics of the run as JSON. Replaces only an earlier statistics file.",
             OUTPUT,
             metavar="FILE",
         ),
@@ -167,7 +167,7 @@ class RunConfig(Settings):
     batch: Annotated[
         int | Literal["auto"],
         BeforeValidator(_batch),
-        Option("Frames per model run; auto measures the fastest.", MODEL, metavar="N|auto"),
+        Option("Frames per model run; auto measures which is fastest.", MODEL, metavar="N|auto"),
     ] = 1
     exact: Annotated[bool, Option("Preprocess exactly as transformers does; slower.", MODEL)] = False
     decoder_threads: Annotated[
@@ -273,7 +273,7 @@ class RunConfig(Settings):
     workers: Annotated[
         int,
         limits.WORKERS,
-        Option("Processes that work on the segments of a clip, one session each.", LONG),
+        Option("Number of processes for the segments of a clip, each with its own session.", LONG),
     ] = 1
     engine: Annotated[
         Literal["local", "ray"],

@@ -181,8 +181,7 @@ class Settings(Options):
     stabilize: Annotated[
         Literal["off", "on"],
         Option(
-            "Filter depth over time along the optical flow, against flicker of its shapes: live from past frames, in "
-            "files from both sides.",
+            "Reduce flicker of depth shapes: live from earlier frames, in files from earlier and later frames.",
             MODEL,
             (RUN, SERVE),
         ),
@@ -293,7 +292,7 @@ class Settings(Options):
     overwrite: Annotated[
         bool,
         Option(
-            "Replace existing outputs; in a folder, files of the same names.",
+            "Replace existing outputs; in a folder, files with the same names.",
             "",
             (RUN, RESTYLE, IMAGE, STYLES),
             short="-y",

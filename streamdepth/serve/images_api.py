@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import threading
 from collections import Counter
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 _PNG, _NPY, _JSON = "image/png", "application/x-npy", "application/json"
 _FORM = "multipart/form-data"
 _CURL = "application/x-www-form-urlencoded"  # the default of curl --data
+_TEXT_FORM = re.compile(rb"\s*[\[{]|[\w.%-]+=[ -~]*$")
+"""JSON, or ``name=value`` of one line: what ``curl -d`` sends when it is used in place of ``--data-binary @FILE``."""
 _BINARY = ("application/octet-stream", _CURL)
 _OPTIONS = ("style", "alpha", "reverse", "data", "digits")
 _WRAPPERS = ("image", "input", "inputs", "payload")
@@ -165,7 +168,7 @@ class ImagesApi:
     ) -> bytes | Iterator[bytes]:
         """Depth of a whole request: bytes, or JSON in pieces."""
         value, beside = _unwrapped(parse_json(body)) if kind == _JSON else (body, {})
-        if kind == _CURL and pixel_count(body) is None:
+        if kind == _CURL and _TEXT_FORM.match(body):
             raise ApiError(415, "the form holds no image; send one as the whole body (curl --data-binary @photo.jpg), "
                                 "or JSON with -H 'Content-Type: application/json'")  # fmt: skip
         options = _checked({**beside, **query}, media_type)

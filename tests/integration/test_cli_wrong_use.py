@@ -44,6 +44,7 @@ class TestWrongUse:
             (["run", "test:", "-o", "out.mp4", "--credentials", "nope"], 2, "credentials: there is no file nope"),
             (["run", "test:", "-o", "out.mp4", "--camera-mode", "640x480"], 2, "omit --camera-mode"),
             (["run", "test:", "-o", "out.mp4", "--data-size", "model"], 2, "add --data OUT"),
+            (["run", "test:", "--serve", "8555"], 2, "8555: only rtsp:// and http:// can be served; use e.g. rtsp://"),
             (["rnu"], 2, "did you mean 'run'"),
             (["image", "nothing.png", "-o", "x.png"], 1, "nothing.png"),
             (["image", "nothing.png"], 2, "--json"),

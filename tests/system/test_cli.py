@@ -21,6 +21,7 @@ from streamdepth import doctor
 from streamdepth.cli import main
 from streamdepth.pipeline import Pipeline
 from streamdepth.sinks.files import partial_path
+from streamdepth.sources.file import FileSource
 from streamdepth.sources.pattern import PatternSource
 from tests.support import need
 from tests.support.cli import one_line
@@ -161,6 +162,32 @@ class TestProcess:
         content = json.loads(stats.read_text())
         assert content["dropped"] == {}
         assert len(read_pts(out)) == content["captured"] > 6
+
+    @need.posix_signals
+    @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+    def test_an_interrupted_file_run_names_its_unfinished_outputs(
+        self,
+        number: str,
+        clip: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        press = FileSource.frames
+
+        def pressing(source: FileSource) -> Iterator[Frame]:
+            for frame in press(source):
+                if frame.index == 6:
+                    os.kill(os.getpid(), getattr(signal, number))
+                yield frame
+
+        monkeypatch.setattr(FileSource, "frames", pressing)
+        out, depth = tmp_path / "o.mkv", tmp_path / "d.mkv"
+        assert main(["run", str(clip), "-o", str(out), "--data", str(depth), "--range", "ema", "-q"]) == 130
+        unfinished = [partial_path(out), partial_path(depth)]
+        assert one_line(capsys) == f"streamdepth: interrupted; unfinished output: {unfinished[0]}, {unfinished[1]}\n"
+        assert sorted(tmp_path.glob("[od].*")) == sorted(unfinished)
+        assert read_pts(unfinished[0])
 
     @need.posix_signals
     def test_terminating_is_interrupting(self, tmp_path: Path) -> None:
