@@ -69,7 +69,7 @@ class Intrinsics:
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(value) for value in (self.fx, self.fy, self.cx, self.cy, *self.coefficients)):
-            raise ValueError(f"intrinsics must be finite, not {self}")
+            raise ValueError("intrinsics must be finite numbers")
         if self.fx <= 0 or self.fy <= 0:
             raise ValueError(f"a focal length must be positive, not fx = {self.fx:g}, fy = {self.fy:g}")
         if self.width_px < 1 or self.height_px < 1:

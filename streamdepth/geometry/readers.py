@@ -73,7 +73,20 @@ def parse_intrinsics(text: str, *, any_shape: bool = False) -> IntrinsicsFor:
         Intrinsics(fx, fy, cx, cy, 1, 1)
     except ValueError as error:
         raise UsageError(f"intrinsics {text!r}: {error}") from error
-    return partial(Intrinsics, fx, fy, cx, cy)
+    return partial(_typed, fx, fy, cx, cy)
+
+
+def _typed(fx: float, fy: float, cx: float, cy: float, width_px: int, height_px: int) -> Intrinsics:
+    """
+    Raises:
+        UsageError: the principal point is outside the image.
+    """
+    if not (-0.5 <= cx <= width_px - 0.5 and -0.5 <= cy <= height_px - 0.5):
+        raise UsageError(
+            f"intrinsics: the principal point {cx:g},{cy:g} is outside the {width_px}x{height_px} image; "
+            "give fx,fy,cx,cy in pixels of this size"
+        )
+    return Intrinsics(fx, fy, cx, cy, width_px, height_px)
 
 
 def camera_of(

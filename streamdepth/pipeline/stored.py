@@ -62,7 +62,7 @@ class StoredDepthSource(BaseSource):
         """
         self._reader = reader = read_depth(self._path)
         if self._clip is not None:
-            return self._clip.open()
+            return self._checked(self._clip.open(), reader)
         said = reader.metadata
         first = next(iter(reader), None)
         if first is None:
@@ -76,6 +76,19 @@ class StoredDepthSource(BaseSource):
             time_base=said.time_base,
             origin_seconds=said.origin_seconds,
         )
+
+    def _checked(self, info: StreamInfo, reader: DepthReader) -> StreamInfo:
+        """
+        Raises:
+            DataFormatError: the frames have another shape than those that the depth was computed from.
+        """
+        width, height = reader.metadata.frame_width_px, reader.metadata.frame_height_px
+        if abs(width * info.height_px - height * info.width_px) > max(width, height):
+            raise DataFormatError(
+                f"{self.id}: is {info.width_px}x{info.height_px}, but the depth in {self._path} is of a clip of "
+                f"{width}x{height}; name the clip that the depth was computed from"
+            )
+        return info
 
     def frames(self) -> Iterator[Frame]:
         reader = self._reader
@@ -91,6 +104,7 @@ class StoredDepthSource(BaseSource):
                 yield Frame(self.id, index, one.pts, one.time_base, self._clock.monotonic_ns(), image)
             return
         matched = next(stored, None)
+        found = 0
         for frame in self._clip.frames():
             seconds = frame.pts * frame.time_base
             while matched is not None and matched.pts * matched.time_base < seconds - _SAME_SECONDS:
@@ -99,7 +113,13 @@ class StoredDepthSource(BaseSource):
                 self._without += 1
                 continue
             self._keep(matched.values, reader, matched.propagated)
+            found += 1
             yield frame
+        if not self._ended and 2 * found < len(reader):
+            raise DataFormatError(
+                f"{self.id}: only {found} of the {len(reader)} depth frames of {self._path} have a frame at their "
+                "times; name the clip that the depth was computed from"
+            )
 
     def again(self) -> StoredDepthSource | None:
         clip = self._clip.again() if self._clip is not None else None

@@ -55,6 +55,20 @@ def test_frames_without_depth_are_left_out_and_counted(
     assert len(frames(tmp_path / "some.mp4")) == 12
 
 
+def test_a_clip_that_the_depth_does_not_belong_to(
+    stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_clip(tmp_path / "shape.mp4", frames=12, width=64, height=64)
+    write_clip(tmp_path / "short.mp4", frames=5, width=64, height=48)
+    capsys.readouterr()
+    for name, message in (
+        ("shape.mp4", "shape.mp4: is 64x64, but the depth in"),
+        ("short.mp4", "short.mp4: only 5 of the 12 depth frames of"),
+    ):
+        assert main(["restyle", str(stored), f"{tmp_path}/{name}", "-o", f"{tmp_path}/x.mp4", "-q"]) == 1
+        assert message in one_line(capsys)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -253,6 +253,7 @@ class TestFiles:
         [
             ("500,500,320", "intrinsics '500,500,320': not four numbers; give fx,fy,cx,cy in pixels, or a file"),
             ("500,-1,320,240", "intrinsics '500,-1,320,240': a focal length must be positive"),
+            ("nan,1,1,1", "intrinsics 'nan,1,1,1': intrinsics must be finite numbers$"),
             ("nowhere.yaml", "intrinsics nowhere.yaml: No such file or directory; give a calibration file or"),
         ],
     )
@@ -262,6 +263,8 @@ class TestFiles:
 
     def test_numbers(self) -> None:
         assert parse_intrinsics("500, 510,319.5,230")(640, 480) == CAMERA
+        with pytest.raises(UsageError, match="the principal point 9999,230 is outside the 640x480 image; give"):
+            parse_intrinsics("500,510,9999,230")(640, 480)
 
 
 def test_a_model_takes_intrinsics_of_another_shape(tmp_path: Path) -> None:

@@ -149,6 +149,7 @@ class DepthMetadata:
         scale, offset: value = offset + scale * code at the beginning (later frames may have another coding, which the
             reader applies); 1 and 0 if values are stored as floats.
         width_px, height_px: size of the depth.
+        frame_width_px, frame_height_px: size of the frames that the depth was computed from, 0 if unknown.
         time_base: seconds per unit of a frame's pts.
         origin_seconds: media time of 0 in the time stamps of the file.
         model, model_revision: of the model. version: of streamdepth. source: name of the source.
@@ -171,6 +172,8 @@ class DepthMetadata:
     version: str = __version__
     anchor_error: float | None = None
     intrinsics: Intrinsics | None = None
+    frame_width_px: int = 0
+    frame_height_px: int = 0
 
     @property
     def unit(self) -> str:
@@ -190,6 +193,8 @@ class DepthMetadata:
             "offset": repr(self.offset),
             "width": str(self.width_px),
             "height": str(self.height_px),
+            "frame_width": str(self.frame_width_px or ""),
+            "frame_height": str(self.frame_height_px or ""),
             "time_base": str(self.time_base),
             "origin": str(self.origin_seconds),
             "model": redact(self.model),
@@ -224,6 +229,8 @@ class DepthMetadata:
             version=fields.get("version", ""),
             anchor_error=float(fields["anchor_error"]) if fields.get("anchor_error") else None,
             intrinsics=_intrinsics(fields.get("intrinsics")),
+            frame_width_px=int(fields.get("frame_width") or 0),
+            frame_height_px=int(fields.get("frame_height") or 0),
         )
 
     def tags(self) -> dict[str, str]:

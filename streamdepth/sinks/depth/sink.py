@@ -95,6 +95,8 @@ class _DepthSink(BaseSink):
             offset=coding.offset,
             width_px=size_px[0],
             height_px=size_px[1],
+            frame_width_px=info.width_px,
+            frame_height_px=info.height_px,
             time_base=info.time_base,
             origin_seconds=info.origin_seconds,
             model=self._model,
