@@ -96,17 +96,17 @@ def test_depth_at_a_point(run: Running) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_a_point_reads_the_pixel_it_is_in(x: float, y: float) -> None:
-    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    values = np.arange(1, 13, dtype=np.float32).reshape(3, 4)
     feed = LiveFeed(SystemClock())
     frame = Frame("s", 0, 0, Fraction(1, 25), 0, flat_image(0))
-    feed.put(Result(frame, DepthMap(values, Sense.METRIC_M), DepthRange(0, 11), flat_image(0)))
+    feed.put(Result(frame, DepthMap(values, Sense.METRIC_M), DepthRange(1, 12), flat_image(0)))
     shown = feed.latest
     assert shown is not None
     column, row = min(int(np.floor(x * 4)), 3), min(int(np.floor(y * 3)), 2)
     found = probe(shown, x, y)
     assert found.value is not None
     assert found.value == values[row, column]
-    assert found.nearness == pytest.approx(1 - found.value / 11)
+    assert found.nearness == pytest.approx((1 / found.value - 1 / 12) / (1 - 1 / 12), abs=1e-6)
 
 
 def test_where_the_model_has_no_depth_there_is_none() -> None:

@@ -59,7 +59,7 @@ def test_a_graph_of_another_batch_and_the_time_that_is_over_are_skipped(tmp_path
     found: dict[str, Any] = json.loads(report.read_text())
     assert [row["setting"]["batch"] for row in found["settings"]] == [1]
     assert len(found["skipped"]) == 3
-    assert all("s are left" in line for line in found["skipped"])
+    assert all("s left" in line for line in found["skipped"])
 
 
 def test_no_provider_is_no_figures(tmp_path: Path) -> None:
