@@ -271,7 +271,7 @@ def test_an_interrupted_run_ends_with_its_summary_on_a_terminal(tmp_path: Path) 
         env={**os.environ, "TERM": "xterm"},
     )
     os.close(slave)
-    _until(lambda: out.exists() and out.stat().st_size > 2000)
+    _until(lambda: partial_path(out).exists() and partial_path(out).stat().st_size > 2000)
     process.send_signal(signal.SIGINT)
     text = " ".join(_read_all(master).split())
     assert process.wait(60) == 130

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from streamdepth.image.estimator import DepthEstimator
 from tests.support.fuzz import fuzz_server
 from tests.support.rtsp import Feeder, RawClient
 from tests.support.rtsp_server import serving
-from tests.support.stages import fake_estimator
 from tests.support.web import http, running
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def test_mutated_http_requests() -> None:
     rng, ends = random.Random(SEED), time.monotonic() + SECONDS / 6
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="aiohttp")  # about malformed forms
-        with running(stills=fake_estimator()) as run:
+        with DepthEstimator(provider="cpu") as estimator, running(stills=estimator) as run:
             while time.monotonic() < ends:
                 faults = fuzz_server(rng, run.site.port, requests, lambda: http(f"{run.url}/healthz").status == 200)
                 assert not faults

@@ -313,6 +313,6 @@ def test_every_option_stands_in_the_table() -> None:
         env={**os.environ, "COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"},
     ).stdout
     options = set(re.findall(r"(--[a-z][a-z-]+)", help_text)) - {"--help"}
-    table = REFERENCE[REFERENCE.index("## Options of") : REFERENCE.index("## Exit codes")]
+    table = REFERENCE[REFERENCE.index("## Options\n") : REFERENCE.index("## Camera modules")]
     assert len(options) > 40
     assert not {option for option in options if f"`{option}`" not in table}

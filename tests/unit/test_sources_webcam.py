@@ -208,7 +208,7 @@ class _ThreadedCapture(FakeCapture):
     """Notes the threads that use it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(good=10**9)  # read until it is released
         self.threads = {threading.get_ident()}
 
     def isOpened(self) -> bool:  # noqa: N802
