@@ -266,7 +266,10 @@ class LiveApi:
         self._viewers["pages"] += 1
         name = secrets.token_urlsafe(9)
         try:
-            await page.prepare(request)
+            try:
+                await page.prepare(request)
+            except ValueError as error:  # aiohttp decodes the key of the handshake before it is checked
+                raise ApiError(400, "the key of the WebSocket handshake is not base64; open the page again") from error
             pusher = asyncio.create_task(self._push(channel, page, name))
             try:
                 async for message in page:
