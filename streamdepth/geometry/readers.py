@@ -73,7 +73,8 @@ def parse_intrinsics(text: str, *, any_shape: bool = False) -> IntrinsicsFor:
         Intrinsics(fx, fy, cx, cy, 1, 1)
     except ValueError as error:
         raise UsageError(f"intrinsics {text!r}: {error}") from error
-    return partial(_typed, fx, fy, cx, cy)
+    # With any_shape the size may be that of a model's input, which the values were not given for.
+    return partial(Intrinsics if any_shape else _typed, fx, fy, cx, cy)
 
 
 def _typed(fx: float, fy: float, cx: float, cy: float, width_px: int, height_px: int) -> Intrinsics:

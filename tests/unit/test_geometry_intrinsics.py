@@ -265,6 +265,7 @@ class TestFiles:
         assert parse_intrinsics("500, 510,319.5,230")(640, 480) == CAMERA
         with pytest.raises(UsageError, match="the principal point 9999,230 is outside the 640x480 image; give"):
             parse_intrinsics("500,510,9999,230")(640, 480)
+        assert parse_intrinsics("500,510,319.5,230", any_shape=True)(252, 196).fx == 500
 
 
 def test_a_model_takes_intrinsics_of_another_shape(tmp_path: Path) -> None:
