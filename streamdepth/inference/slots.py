@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamdepth.core.errors import ModelError
+from streamdepth.core.errors import ModelError, UsageError
 from streamdepth.geometry.intrinsics import Intrinsics
 from streamdepth.inference.memory import BufferPool
 
@@ -52,6 +52,7 @@ def feed(
 
     Raises:
         ModelError: the meaning of the input is unknown.
+        UsageError: the camera's intrinsics do not follow the size, so they cannot be those of the network's input.
     """
     width, height = size
     name = tensor.name.lower()
@@ -69,6 +70,11 @@ def feed(
         tail = (height, width)
         shape = _shape(tensor, rows, tail)
         return np.full(shape, name == "pixel_mask", dtype=dtype)
+    if camera is not None and name in (*_FOCAL, *_INTRINSICS) and camera(2 * width, 2 * height).fx == known.fx:
+        raise UsageError(
+            f"{spec.name}: takes {tensor.name} for its own input size, and the given intrinsics state no size; "
+            "give a calibration file or --fov"
+        )
     if name in _FOCAL:
         return np.full(_shape(tensor, rows, ()), known.focal_px, dtype=dtype)
     if name in _INTRINSICS:

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 from streamdepth.core.errors import InferenceError, ModelError, ProviderError, UsageError
 from streamdepth.core.frame import Sense
+from streamdepth.geometry.readers import parse_intrinsics
 from streamdepth.inference import ort as ort_words
 from streamdepth.inference import slots
 from streamdepth.inference.engine import Engine
@@ -294,6 +295,15 @@ def test_further_inputs_are_fed_or_refused(tmp_path: Path) -> None:
     odd = write_depth_model(tmp_path / "odd.onnx", inputs_after={"mystery": ("float32", [1])})
     with pytest.raises(ModelError, match=r"further input mystery .*constant"):
         on_cpu(resolve(odd, preprocessing=RAW)).check()
+
+
+def test_intrinsics_without_a_size_are_not_those_of_the_networks_input(spec: ModelSpec) -> None:
+    typed = parse_intrinsics("900,900,639.5,359.5", any_shape=True)
+    for tensor in (TensorSpec("intrinsics", "float32", ("b", 3, 3)), TensorSpec("focal_length", "float32", ("b",))):
+        with pytest.raises(UsageError, match="state no size; give a calibration file or --fov"):
+            slots.feed(tensor, spec, 1, (48, 32), typed)
+    tokens = slots.feed(TensorSpec("num_tokens", "int64", ()), spec, 1, (48, 32), typed)
+    assert tokens == 1200
 
 
 def test_intrinsics_are_those_of_a_60_degree_camera(spec: ModelSpec) -> None:
