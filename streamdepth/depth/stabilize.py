@@ -64,6 +64,8 @@ class _Intervals:
 class Stabilizer(Protocol[T]):
     """Stabilizes the frames of one stream in order. Used by one thread."""
 
+    flow: OpticalFlow
+
     def append(
         self, item: T, small: NDArray[np.uint8], depth: DepthMap, seconds: float, *, cut: bool
     ) -> list[tuple[T, DepthMap]]:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from streamdepth.core.clock import Clock
     from streamdepth.core.frame import DepthMap, Frame, StreamInfo
     from streamdepth.depth.cuts import CutDetector
-    from streamdepth.depth.flow import OpticalFlow
     from streamdepth.depth.stabilize import Stabilizer
 
     Item = tuple[Frame, bool]
@@ -45,7 +44,6 @@ class Stabilization:
         self._clock = clock
         self._pending = 0
         self._cuts: CutDetector | None = None
-        self._flow: OpticalFlow | None = None
         self._filter: Stabilizer[Item] | None = None
 
     def open(self, info: StreamInfo, cuts: CutDetector | None) -> None:
@@ -55,10 +53,9 @@ class Stabilization:
             cuts: used by the stabilization thread from now on, unless ``Estimated.cut`` is known; None if cuts cannot
                 be detected.
         """
-        from streamdepth.depth.flow import OpticalFlow
         from streamdepth.depth.stabilize import CausalStabilizer, TwoSidedStabilizer
 
-        self._cuts, self._flow = cuts, OpticalFlow()
+        self._cuts = cuts
         self._filter = TwoSidedStabilizer(info.rate) if self._two_sided else CausalStabilizer(info.rate)
 
     def run(self) -> None:
@@ -85,12 +82,11 @@ class Stabilization:
 
     def _append(self, estimated: Estimated) -> list[tuple[Item, DepthMap]]:
         assert self._filter is not None  # noqa: S101 - created in open()
-        assert self._flow is not None  # noqa: S101 - created in open()
         frame, cut, small = estimated.frame, estimated.cut, estimated.small
         if cut is None:
             cut = self._cuts is not None and self._cuts.is_cut(frame.image)
         if small is None:
-            small = self._flow.small(frame.image)
+            small = self._filter.flow.small(frame.image)
         return self._filter.append((frame, cut), small, estimated.depth, frame.seconds, cut=cut)
 
     def _emit(self, complete: list[tuple[Item, DepthMap]]) -> None:
