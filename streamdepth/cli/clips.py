@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.core.errors import OutputExistsError, SourceError, StreamDepthError, UsageError
+from streamdepth.core.errors import StreamDepthError, UsageError
 from streamdepth.core.redact import one_line
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def run_clips(
     config: RunConfig, jobs: Sequence[Job], estimator: DepthEstimator, done: list[tuple[str, RunStats, str]]
 ) -> None:
     """Run the clips one after another, each in segments; adds title, statistics and error of each to ``done``."""
+    from streamdepth.cli.jobs import is_skipped
     from streamdepth.cli.process import resume_collections
     from streamdepth.cli.terminal import progress_shown, say
     from streamdepth.jobs.clip import ClipRun
@@ -57,7 +58,7 @@ def run_clips(
                 stats = run.run(engine, shown)
             except StreamDepthError as error:
                 trouble = one_line(str(error))
-                if len(jobs) == 1 or not isinstance(error, SourceError | OutputExistsError):
+                if not is_skipped(error, jobs):
                     raise
                 say(trouble)
                 continue

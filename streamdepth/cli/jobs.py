@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamdepth.core.errors import UsageError
+from streamdepth.core.errors import OutputExistsError, SourceError, UsageError
 from streamdepth.core.host import cores, file_key
 from streamdepth.core.look import LookControl
 from streamdepth.core.queues import Policy
@@ -22,6 +22,7 @@ from streamdepth.sinks.names import safe_name
 if TYPE_CHECKING:
     from streamdepth.config import RunConfig
     from streamdepth.core.contracts import Sink, Source
+    from streamdepth.core.errors import StreamDepthError
     from streamdepth.core.threads import ThreadPlan
     from streamdepth.depth.range import RangeSwitch
     from streamdepth.image.estimator import DepthEstimator
@@ -192,6 +193,11 @@ def without_existing(jobs: list[Job]) -> tuple[list[Job], list[str]]:
         else:
             todo.append(job)
     return todo, notes
+
+
+def is_skipped(error: StreamDepthError, jobs: Sequence[Job]) -> bool:
+    """True if the run continues with the next of several clips: this one cannot be read, or its output exists."""
+    return len(jobs) > 1 and isinstance(error, SourceError | OutputExistsError)
 
 
 def folder_notes(config: RunConfig) -> list[str]:

@@ -71,7 +71,7 @@ def _run_pipelines(
     config: RunConfig, jobs: Sequence[Job], estimator: DepthEstimator, done: list[tuple[str, RunStats, str]]
 ) -> None:
     """Run the pipelines one after another; adds title, statistics and error of each to ``done``."""
-    from streamdepth.cli.jobs import range_switch
+    from streamdepth.cli.jobs import is_skipped, range_switch
     from streamdepth.cli.process import resume_collections
     from streamdepth.cli.terminal import frames_bar, progress_shown, say
     from streamdepth.pipeline import Pipeline
@@ -102,7 +102,7 @@ def _run_pipelines(
                     pipeline.run()
         except StreamDepthError as error:
             trouble = one_line(str(error))
-            if len(jobs) == 1 or not isinstance(error, SourceError | OutputExistsError):
+            if not is_skipped(error, jobs):
                 raise
             say(trouble)
             continue
