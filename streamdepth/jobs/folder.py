@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from streamdepth.core.host import rename
 from streamdepth.sinks.files import make_folder, write_failed
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def publish(partial: Path, path: Path) -> None:
     try:
         with partial.open("r+b") as file:
             os.fsync(file.fileno())
-        partial.replace(path)
+        rename(partial, path)
         if os.name == "posix":
             folder = os.open(path.parent, os.O_RDONLY)
             try:

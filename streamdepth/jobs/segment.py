@@ -19,7 +19,7 @@ from streamdepth.jobs.plan import clip_source
 from streamdepth.pipeline.stats import RunStats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import av
@@ -213,8 +213,3 @@ def stored_depth(path: Path, statistics: SegmentStatistics, first: int = 0) -> I
             if file.readinto(values.data) != values.nbytes:
                 raise DataFormatError(f"{path}: ends early; run again without --resume")
             yield DepthMap(values, statistics.sense, propagated=propagated)
-
-
-def pts_of(statistics: Sequence[SegmentStatistics]) -> list[int]:
-    """Time stamps of all frames of a clip."""
-    return [frame.pts for one in statistics for frame in one.frames]
