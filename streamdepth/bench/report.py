@@ -149,7 +149,7 @@ class Comparison:
         return self.before_ms / self.now_ms if self.now_ms > 0 else float("inf")
 
     @property
-    def verdict(self) -> str:
+    def outcome(self) -> str:
         """``faster``, ``slower``, or ``same`` within a tenth."""
         if self.ratio > 1 + _NOISE:
             return "faster"

@@ -49,7 +49,7 @@ def bench(config: BenchConfig) -> None:
     if before is not None:
         table(
             ("", "before, ms", "now, ms", "times as fast", ""),
-            [(c.name, f"{c.before_ms:.2f}", f"{c.now_ms:.2f}", f"{c.ratio:.2f}", c.verdict) for c in compared],
+            [(c.name, f"{c.before_ms:.2f}", f"{c.now_ms:.2f}", f"{c.ratio:.2f}", c.outcome) for c in compared],
             title=f"compared with {config.compare}",
             headings=True,
         )

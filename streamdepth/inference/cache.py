@@ -1,4 +1,4 @@
-"""Files that are expensive to make, kept in the user's cache folder: verdicts on providers, graphs, engines."""
+"""Files that are expensive to make, kept in the user's cache folder: comparisons of providers, graphs, engines."""
 
 from __future__ import annotations
 

@@ -95,11 +95,11 @@ def test_two_reports_are_compared_by_what_both_measured(report: BenchReport) -> 
     faster = dataclasses.replace(report.whole, fps=2 * report.whole.fps)
     now = dataclasses.replace(report, whole=faster, stages=(StageCost("decode", 1.0, report.stages[0].cpu_ms),))
     found = {c.name: c for c in compare(report, now)}
-    assert found["whole run"].verdict == "faster"
+    assert found["whole run"].outcome == "faster"
     assert found["whole run"].ratio == pytest.approx(2)
-    assert found["stage decode (CPU)"].verdict == "same"
+    assert found["stage decode (CPU)"].outcome == "same"
     assert "stage encode (CPU)" not in found
-    assert {c.verdict for c in compare(now, report) if c.name == "whole run"} == {"slower"}
+    assert {c.outcome for c in compare(now, report) if c.name == "whole run"} == {"slower"}
 
 
 def run(batch: int, frame_ms: float | None, **more: Any) -> ModelRun:
