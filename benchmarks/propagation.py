@@ -25,7 +25,7 @@ from support.timing import machine
 import streamdepth as sd
 from streamdepth.colorize.still import paint
 from streamdepth.core.look import Look
-from streamdepth.depth.cuts import CutDetector
+from streamdepth.depth.motion import CutDetector
 from streamdepth.depth.propagation import DepthPropagator, KnownDepth
 from streamdepth.sources.select import source_for
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from streamdepth.core.frame import Sense
 from streamdepth.core.host import cores
-from streamdepth.depth.cuts import Candidate
+from streamdepth.depth.motion import Candidate
 from streamdepth.depth.range import RangeSpec
 from streamdepth.jobs.clip import ClipRun
 from streamdepth.jobs.engines import LocalEngine

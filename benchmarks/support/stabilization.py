@@ -14,8 +14,7 @@ import numpy as np
 
 import streamdepth as sd
 from streamdepth.colorize.still import paint
-from streamdepth.depth.cuts import CutDetector
-from streamdepth.depth.flow import OpticalFlow
+from streamdepth.depth.motion import CutDetector, OpticalFlow
 from streamdepth.depth.stabilize import CausalStabilizer, Stabilizer, TwoSidedStabilizer
 from streamdepth.sources.select import source_for
 from support.steady import FLOW_WIDTH_PX, Pair, accuracy, edge_f1, pairs, steadiness, temporal_error

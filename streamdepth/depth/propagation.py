@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from streamdepth.core.frame import DepthMap
-from streamdepth.depth.flow import OpticalFlow, pixel_grid, resized, sample, scaled_flow
+from streamdepth.depth.motion import OpticalFlow, pixel_grid, resized, sample, scaled_flow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from streamdepth.depth.flow import OpticalFlow
+from streamdepth.depth.motion import OpticalFlow
 from streamdepth.depth.temporal_filter import Filtered, FilterState, Match, filter_step, match_images
 
 if TYPE_CHECKING:

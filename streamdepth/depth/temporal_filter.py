@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from streamdepth.core.frame import DepthMap, Sense
-from streamdepth.depth.flow import sample, scaled_flow
+from streamdepth.depth.motion import sample, scaled_flow
 from streamdepth.media.numba_kernel import kernel
 
 if TYPE_CHECKING:

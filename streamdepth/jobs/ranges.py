@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamdepth.depth.cuts import Candidate, CutFilter
+from streamdepth.depth.motion import Candidate, CutFilter
 from streamdepth.depth.range import RangeMode, RangeSpec, range_control
 from streamdepth.depth.shots import ShotSamples, crossfaded, is_shot_full
 from streamdepth.sinks.depth.format import CodingState

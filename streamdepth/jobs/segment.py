@@ -12,7 +12,7 @@ import numpy as np
 from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import DataFormatError
 from streamdepth.core.frame import DepthMap, Sense
-from streamdepth.depth.cuts import Candidate
+from streamdepth.depth.motion import Candidate
 from streamdepth.depth.range import Measurement
 from streamdepth.depth.shots import sampled
 from streamdepth.jobs.plan import clip_source

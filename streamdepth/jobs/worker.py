@@ -17,7 +17,7 @@ from streamdepth.core.errors import SourceError
 from streamdepth.core.frame import DepthRange, Result
 from streamdepth.core.host import cores
 from streamdepth.core.threads import plan_threads
-from streamdepth.depth.cuts import Candidate, CutCandidates
+from streamdepth.depth.motion import Candidate, CutCandidates
 from streamdepth.depth.range import measure
 from streamdepth.jobs.folder import WorkFolder
 from streamdepth.jobs.segment import FrameStatistics, SegmentSource, SegmentStatistics, StoredMeasurement, stored_depth

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from streamdepth.core.clock import Clock
     from streamdepth.core.frame import DepthMap, Frame
-    from streamdepth.depth.cuts import CutDetector
+    from streamdepth.depth.motion import CutDetector
     from streamdepth.depth.propagation import DepthPropagator, KnownDepth
 
 _LIVE_CAPACITY = 1

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from streamdepth.core.look import Look
     from streamdepth.depth.alignment import Anchoring
     from streamdepth.depth.anchors import Anchor
-    from streamdepth.depth.cuts import CutDetector
+    from streamdepth.depth.motion import CutDetector
     from streamdepth.depth.range import Measurement, RangeSpec
     from streamdepth.pipeline.batching import MultiSourceQueue
 
@@ -88,7 +88,7 @@ class SourceWorker:
     def load_ahead(self) -> None:
         """Start importing what ``open`` needs on another thread, while the caller loads the model."""
         if self._needs_cuts:
-            from streamdepth.depth.cuts import load_ahead
+            from streamdepth.depth.motion import load_ahead
 
             load_ahead()
 
@@ -117,7 +117,7 @@ class SourceWorker:
             self._second_pass = SecondPass(self.source)
             self.shot_spool = ShotSpool(frame_cache_bytes=self._frame_cache_bytes)
         if self._needs_cuts:
-            from streamdepth.depth.cuts import CutDetector
+            from streamdepth.depth.motion import CutDetector
 
             try:
                 self._cuts = CutDetector(info.rate)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from streamdepth.core.clock import Clock
     from streamdepth.core.frame import DepthMap, Frame, StreamInfo
-    from streamdepth.depth.cuts import CutDetector
+    from streamdepth.depth.motion import CutDetector
     from streamdepth.depth.stabilize import Stabilizer
 
     Item = tuple[Frame, bool]

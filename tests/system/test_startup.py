@@ -16,7 +16,7 @@ import pytest
 from streamdepth.cli import main, process
 from streamdepth.core.errors import MissingDependencyError
 from streamdepth.core.host import cache_root
-from streamdepth.depth import cuts
+from streamdepth.depth import motion
 from streamdepth.inference import agreement, openvino_runtime, providers, sessions
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.geometry import plan
@@ -155,7 +155,7 @@ class TestLoadingAhead:
             return opened(*arguments, **options)
 
         monkeypatch.setattr(DepthModel, "engine", engine)
-        monkeypatch.setattr(cuts, "load_ahead", lambda: order.append("cuts"))
+        monkeypatch.setattr(motion, "load_ahead", lambda: order.append("cuts"))
         clip = tmp_path / "clip.mkv"
         write_clip(clip, frames=3, width=64, height=48)
         with Pipeline([str(clip)], sinks=[NullSink()], range=range_) as pipeline:
@@ -165,13 +165,13 @@ class TestLoadingAhead:
     def test_what_is_not_there_is_told_by_the_detector(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("scenedetect", "scenedetect.common"):
             monkeypatch.setitem(sys.modules, name, None)
-        cuts.load_ahead()
+        motion.load_ahead()
         with pytest.raises(MissingDependencyError, match="pip install scenedetect"):
-            cuts.CutDetector()
+            motion.CutDetector()
 
     def test_a_detector_waits_for_it(self) -> None:
         code = (
-            "from streamdepth.depth import cuts; cuts.load_ahead(); cuts.CutDetector();"
+            "from streamdepth.depth import motion; motion.load_ahead(); motion.CutDetector();"
             "import scenedetect; print(scenedetect.ContentDetector.__name__)"
         )
         done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)

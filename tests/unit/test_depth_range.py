@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.core.frame import DepthMap, DepthRange, Frame, Sense
 from streamdepth.core.queues import Aborted, Ended
-from streamdepth.depth.cuts import CutDetector
+from streamdepth.depth.motion import CutDetector
 from streamdepth.depth.range import EmaRange, FixedRange, FrameRange, RangeMode, RangeSpec, measure
 from streamdepth.depth.shots import ShotSpool, Stamp
 from tests.support import need
