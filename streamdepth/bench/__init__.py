@@ -1,7 +1,7 @@
 """Measurement of this machine: providers, dtypes, sizes and batches, and the time of each stage."""
 
-from streamdepth.bench.report import BenchReport, Comparison, ModelRun, StageCost, WholeRun, compare, load_report
-from streamdepth.bench.run import bench
+from streamdepth.bench.measure import ModelRun, StageCost, WholeRun
+from streamdepth.bench.run import BenchReport, Comparison, bench, compare, load_report
 
 __all__ = [
     "BenchReport",

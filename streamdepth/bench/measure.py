@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from streamdepth.bench.report import ModelRun, StageCost, WholeRun
 from streamdepth.core.errors import StreamDepthError
 from streamdepth.core.frame import DepthRange, Result
 
@@ -32,6 +31,69 @@ if TYPE_CHECKING:
 _LEAST_RUNS, _MOST_RUNS = 3, 50
 _AVAILABLE = 0.9
 _JOIN_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRun:
+    """The model alone, in one setting.
+
+    Attributes:
+        size: network input, ``WxH``.
+        frame_ms: median milliseconds per frame. None if the setting does not run; ``note`` says why.
+        cpu_ms: CPU milliseconds per frame, all threads.
+        batch_ms: median milliseconds per batch.
+        correlation: with the depth of the same image on the CPU provider; None if nothing was compared.
+    """
+
+    provider: str
+    dtype: str
+    size: str
+    batch: int
+    frame_ms: float | None = None
+    cpu_ms: float | None = None
+    batch_ms: float | None = None
+    correlation: float | None = None
+    note: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{self.provider} {self.dtype} {self.size} batch {self.batch}"
+
+    @property
+    def options(self) -> str:
+        """The setting as command-line options."""
+        return f"--provider {self.provider} --dtype {self.dtype} --size {self.size} --batch {self.batch}"
+
+
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    """One stage alone, with its own threads: milliseconds per frame."""
+
+    name: str
+    wall_ms: float
+    cpu_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class WholeRun:
+    """All stages at the same time, as in ``streamdepth run``.
+
+    Attributes:
+        bound_fps: frames per second if the cores only decoded, inferred and encoded.
+        efficiency: ``fps / bound_fps``.
+        idle: share of the cores' time that this process did not use: it waited, or other processes ran.
+        elsewhere_cpu_ms: CPU milliseconds per frame beyond the sum of the stages.
+        model_every: frames per run of the model; depth of the others was propagated.
+    """
+
+    frames: int
+    fps: float
+    cpu_ms: float
+    bound_fps: float
+    efficiency: float
+    idle: float
+    elsewhere_cpu_ms: float
+    model_every: int = 1
 
 
 class Stopwatch(Protocol):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from streamdepth.bench.measure import (
+    ModelRun,
+    StageCost,
     Stopwatch,
+    WholeRun,
     busy_note,
     correlation,
     measure_model,
@@ -21,12 +25,11 @@ from streamdepth.bench.measure import (
     read_clip,
     system_stopwatch,
 )
-from streamdepth.bench.report import BenchReport, ModelRun, StageCost, WholeRun
 from streamdepth.core.errors import StreamDepthError, UsageError
 from streamdepth.core.host import cores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -43,6 +46,105 @@ _WORTH = 1.05
 """Required speed-up per frame of a larger batch, which costs memory and latency."""
 _MOST_LATENCY_MS = 1000.0
 _LEAST_CORRELATION = 0.999
+FORMAT = 1
+_NOISE = 0.1
+"""Relative difference of two measurements of the same thing on an idle machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchReport:
+    """All results.
+
+    Attributes:
+        recommended: one of ``runs``, None if nothing ran.
+        propagating: as ``whole``, with depth propagated between key frames.
+    """
+
+    machine: Mapping[str, str]
+    model: str
+    source: str
+    runs: tuple[ModelRun, ...]
+    stages: tuple[StageCost, ...]
+    whole: WholeRun | None
+    recommended: ModelRun | None
+    notes: tuple[str, ...] = ()
+    propagating: WholeRun | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"format": FORMAT, **asdict(self), "machine": dict(self.machine)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> BenchReport:
+        """
+        Raises:
+            ValueError, TypeError, KeyError: not such a report.
+        """
+        if values["format"] != FORMAT:
+            raise ValueError(f"format {values['format']}, not {FORMAT}")
+        return cls(
+            machine={str(key): str(value) for key, value in values["machine"].items()},
+            model=str(values["model"]),
+            source=str(values["source"]),
+            runs=tuple(ModelRun(**run) for run in values["runs"]),
+            stages=tuple(StageCost(**stage) for stage in values["stages"]),
+            whole=None if values["whole"] is None else WholeRun(**values["whole"]),
+            recommended=None if values["recommended"] is None else ModelRun(**values["recommended"]),
+            notes=tuple(values["notes"]),
+            propagating=None if values.get("propagating") is None else WholeRun(**values["propagating"]),
+        )
+
+    def values_ms(self) -> dict[str, float]:
+        """Name -> milliseconds per frame, for comparison."""
+        values = {f"model {run.key}": run.frame_ms for run in self.runs if run.frame_ms is not None}
+        values |= {f"stage {stage.name} (CPU)": stage.cpu_ms for stage in self.stages}
+        if self.whole is not None and self.whole.fps > 0:
+            values["whole run"] = 1000 / self.whole.fps
+            values["whole run (CPU)"] = self.whole.cpu_ms
+        if self.propagating is not None and self.propagating.fps > 0:
+            values[f"whole run, --model-every {self.propagating.model_every}"] = 1000 / self.propagating.fps
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One value before and now, in milliseconds per frame."""
+
+    name: str
+    before_ms: float
+    now_ms: float
+
+    @property
+    def ratio(self) -> float:
+        """Above 1: faster now."""
+        return self.before_ms / self.now_ms if self.now_ms > 0 else float("inf")
+
+    @property
+    def outcome(self) -> str:
+        """``faster``, ``slower``, or ``same`` within a tenth."""
+        if self.ratio > 1 + _NOISE:
+            return "faster"
+        return "slower" if self.ratio < 1 / (1 + _NOISE) else "same"
+
+
+def compare(before: BenchReport, now: BenchReport) -> tuple[Comparison, ...]:
+    """The values that both reports have, in the order of ``now``."""
+    then = before.values_ms()
+    return tuple(Comparison(name, then[name], value) for name, value in now.values_ms().items() if name in then)
+
+
+def load_report(path: Path) -> BenchReport:
+    """A report written with ``bench --json``.
+
+    Raises:
+        UsageError: it cannot be read or is not such a report.
+    """
+    try:
+        return BenchReport.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UsageError(f"report {path}: {error.strerror}; give a file written with bench --json") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError(f"report {path}: not a report of bench --json ({error}); write it again") from None
 
 
 def bench(

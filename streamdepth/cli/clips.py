@@ -7,8 +7,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.core.errors import StreamDepthError, UsageError
-from streamdepth.core.redact import one_line
+from streamdepth.core.errors import StreamDepthError, UsageError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

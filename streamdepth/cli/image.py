@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.core.errors import DataFormatError, OutputExistsError, SourceError, UsageError
-from streamdepth.core.redact import one_line
+from streamdepth.core.errors import DataFormatError, OutputExistsError, SourceError, UsageError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,12 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamdepth.core.errors import OutputExistsError, SourceError, UsageError
-from streamdepth.core.host import cores, file_key
+from streamdepth.core.errors import OutputExistsError, SourceError, UsageError, redact
+from streamdepth.core.host import cores, file_key, plan_threads
 from streamdepth.core.look import LookControl
 from streamdepth.core.queues import Policy
-from streamdepth.core.redact import redact
-from streamdepth.core.threads import plan_threads
 from streamdepth.sinks.files import partial_path
 from streamdepth.sinks.names import safe_name
 
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from streamdepth.config import RunConfig
     from streamdepth.core.contracts import Sink, Source
     from streamdepth.core.errors import StreamDepthError
-    from streamdepth.core.threads import ThreadPlan
+    from streamdepth.core.host import ThreadPlan
     from streamdepth.depth.range import RangeSwitch
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.serve.site import WebSite

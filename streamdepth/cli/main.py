@@ -1,4 +1,8 @@
-"""Entry point: one line per error, the exit code, a traceback only with ``--debug``."""
+"""Entry point, and the commands of Typer, derived from the declared options.
+
+One line per error, the exit code, a traceback only with ``--debug``. Nothing heavy is loaded here, so that ``--help``
+answers at once.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,41 @@ import errno
 import os
 import sys
 import traceback
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
 
-from streamdepth.cli import process
-from streamdepth.core.errors import StreamDepthError
-from streamdepth.core.redact import one_line, redact
+from streamdepth.cli import image, lists, models, process, run, serve
+from streamdepth.core.errors import StreamDepthError, one_line, redact
+from streamdepth.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from streamdepth.config.options import Declared
+    from streamdepth.config.shared import Settings
 
 FAILED, INTERRUPTED = 1, 130
 _DEBUG = "--debug"
 _COMPLETION = "_STREAMDEPTH_COMPLETE"
 """Set by the shell when it asks for completions."""
+
+_FUNCTIONS: Mapping[str, Callable[[Any], None]] = {
+    "run": run.run,
+    "image": image.image,
+    "serve": serve.serve,
+    "restyle": run.restyle,
+    "styles": lists.styles,
+    "doctor": lists.doctor,
+    "verify": models.verify,
+    "bench": models.bench,
+    "build": models.build,
+    "models show": models.show,
+    "models pull": models.pull,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,8 +77,6 @@ def _invoke(arguments: list[str]) -> int:
         arguments.remove(_DEBUG)
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # OpenCV prints warnings beside our one line
     os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 prints a banner; 1: errors only
-    from streamdepth.cli.app import make_app
-
     try:
         result = make_app(None if _COMPLETION in os.environ else arguments)(
             arguments, prog_name="streamdepth", standalone_mode=False
@@ -104,3 +129,129 @@ def _fail(message: str, code: int, debug: bool) -> int:
             sys.stderr.write(redact(traceback.format_exc()))
         sys.stderr.write(f"streamdepth: {one_line(message)}\n")
     return code
+
+
+def make_app(words: Collection[str] | None = None) -> typer.Typer:
+    """The command line.
+
+    Args:
+        words: arguments to come. Commands that are not among them get no options, which halves the time of ``--help``;
+            None = all get them.
+    """
+    app = typer.Typer(
+        name="streamdepth",
+        help="Turn video into depth, live or offline: any ONNX depth model, any camera or file, in one command.",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+    )
+    group = typer.Typer(help="List, inspect and download models.", no_args_is_help=True)
+    app.callback()(_common)
+    for name, function in _FUNCTIONS.items():
+        parent, _, verb = name.rpartition(" ")
+        needed = words is None or verb in words
+        (group if parent else app).command(verb)(
+            _with_options(name, function) if needed else _without_options(function)
+        )
+    app.command("cameras")(lists.cameras)
+    group.command("list")(models.list_models)
+    app.add_typer(group, name="models")
+    return app
+
+
+def _with_options(name: str, function: Callable[[Any], None]) -> Callable[..., None]:
+    from streamdepth.config.commands import COMMANDS
+
+    return entry(name, COMMANDS[name], function)
+
+
+def _without_options(function: Callable[[Any], None]) -> Callable[[], None]:
+    def listed() -> None:
+        """Never called: its name is not among the arguments."""
+
+    listed.__doc__ = function.__doc__
+    return listed
+
+
+def entry(command: str, kind: type[Settings], function: Callable[[Any], None]) -> Callable[..., None]:
+    """A function for Typer whose parameters are the options declared for a command.
+
+    Args:
+        command: as the declarations spell it, with its group: ``run``, ``models show``.
+        kind: configuration that declares the options.
+        function: called with the validated configuration.
+    """
+
+    def run(**given: Any) -> None:
+        file = given.get("config")
+        function(kind.load(given, Path(file) if file else None, command=command))
+
+    run.__doc__ = function.__doc__
+    run.__signature__ = Signature(_parameters(kind, command))  # type: ignore[attr-defined]  # inspect reads it
+    return run
+
+
+def _parameters(kind: type[Settings], command: str) -> list[Parameter]:
+    from streamdepth.config.shared import PANELS
+
+    declared = sorted(kind.declared(command), key=lambda one: PANELS.index(one.option.panel))
+    return [
+        Parameter(
+            one.key,
+            Parameter.KEYWORD_ONLY,
+            default=Parameter.empty if one.field.is_required() else None,
+            annotation=Annotated[_annotation(one), _typer_info(one)],
+        )
+        for one in declared
+        if one.option.cli
+    ]
+
+
+def _annotation(one: Declared) -> Any:
+    """Values stay text: they are checked where those of a configuration file are, with the same messages."""
+    if one.repeatable:
+        return list[str] if one.field.is_required() else list[str] | None
+    return bool | None if one.switch else str if one.field.is_required() else str | None
+
+
+def _typer_info(one: Declared) -> Any:
+    details: dict[str, Any] = {
+        "help": one.description.replace("[", r"\["),
+        "rich_help_panel": one.option.panel or None,
+        "show_default": False,
+        "autocompletion": _completion(one),
+    }
+    if one.option.argument:
+        return typer.Argument(metavar=one.option.metavar, **details)
+    names = [name for name in (one.flag, one.option.short) if name]
+    return typer.Option(*names, metavar=None if one.switch else one.metavar, **details)
+
+
+def _completion(one: Declared) -> Callable[[str], list[str]] | None:
+    if not one.choices and one.option.suggest is None:
+        return None
+
+    def complete(incomplete: str) -> list[str]:
+        values = one.choices or (one.option.suggest() if one.option.suggest is not None else ())
+        return [value for value in values if value.startswith(incomplete)]
+
+    return complete
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"streamdepth {__version__}")
+        raise typer.Exit
+
+
+def _common(
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - acts in its own callback
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[  # noqa: ARG001 - main has removed it from the arguments
+        bool, typer.Option("--debug", help="Show tracebacks; allowed anywhere on the command line.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand != "run":  # which resumes them once everything is open
+        process.resume_collections()

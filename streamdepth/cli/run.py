@@ -1,22 +1,24 @@
-"""``streamdepth run``."""
+"""``streamdepth run`` and ``restyle``."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections import deque
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamdepth.core.errors import OutputExistsError, SinkError, SourceError, StreamDepthError, UsageError
-from streamdepth.core.redact import one_line
+from streamdepth.core.errors import OutputExistsError, SinkError, SourceError, StreamDepthError, UsageError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from streamdepth.cli.jobs import Job
     from streamdepth.config import RunConfig
+    from streamdepth.config.commands import RestyleConfig
+    from streamdepth.core.frame import DepthMap
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.pipeline import Pipeline, RunStats
 
@@ -65,6 +67,42 @@ def run(config: RunConfig) -> None:
     failed = [title for title, _, trouble in done if trouble]
     if failed:
         raise SourceError(f"{len(failed)} of {len(jobs)} clips failed: {', '.join(failed)}")
+
+
+def restyle(config: RestyleConfig) -> None:
+    """Colour stored depth again, without a model."""
+    from streamdepth.cli.terminal import frames_bar, progress_shown, say
+    from streamdepth.core.look import View
+    from streamdepth.pipeline import Pipeline
+    from streamdepth.pipeline.stored import StoredDepthModel, StoredDepthSource
+    from streamdepth.sinks.depth.reader import read_depth
+    from streamdepth.sinks.files import is_same_file
+    from streamdepth.sinks.select import sink_for
+    from streamdepth.sources.file import FileSource
+
+    look = config.look
+    if not config.output:
+        raise UsageError("nothing to do with the depth; add -o OUT")
+    if config.clip is None and look.view is not View.DEPTH:
+        raise UsageError(f"--view {look.view.value} shows frames, too; name the clip after the depth file")
+    for output in config.output:
+        if any(is_same_file(Path(output), str(one)) for one in (config.depth, config.clip) if one is not None):
+            raise UsageError(f"{output}: is the input; choose another name for the output")
+    with read_depth(config.depth) as reader:
+        name = reader.metadata.model
+    maps: deque[DepthMap] = deque()
+    source = StoredDepthSource(config.depth, FileSource(config.clip) if config.clip is not None else None, maps=maps)
+    sinks = [sink_for(output, look=look, overwrite=config.overwrite) for output in config.output]
+    with (
+        Pipeline([source], StoredDepthModel(maps, name), sinks, policy="every", range=config.range) as pipeline,
+        frames_bar(source.id, pipeline.snapshot, quiet=config.quiet),
+    ):
+        pipeline.run()
+    without = pipeline.stats.dropped.get("no_depth", 0)
+    if without:
+        say(f"{without} frames of {source.id} have no depth and are left out", quiet=config.quiet)
+    if progress_shown(config.quiet):
+        say(summary(pipeline.stats, source.id))
 
 
 def _run_pipelines(

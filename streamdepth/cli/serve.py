@@ -23,9 +23,8 @@ def serve(config: ServeConfig) -> None:
     Example without a camera: [bold]streamdepth serve test:[/bold]
     """
     from streamdepth.cli.terminal import bytes_bar, say
-    from streamdepth.core.host import cores
+    from streamdepth.core.host import cores, plan_threads
     from streamdepth.core.look import LookControl, View
-    from streamdepth.core.threads import plan_threads
     from streamdepth.depth.range import RangeSpec, RangeSwitch
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.serve.options import WebSettings

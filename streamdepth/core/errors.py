@@ -1,15 +1,16 @@
-"""Errors: one root class; each error is also the matching builtin exception.
+"""Errors, and secrets removed from their messages and from all other text that is shown or stored.
 
-Every message is passed through :func:`streamdepth.core.redact.redact`, so credentials in a URL do not reach a log
-through an exception. A message is one line: ``thing: what is wrong; what to do``.
+Each error has the root :class:`StreamDepthError` and is also the matching builtin exception. A message is one line:
+``thing: what is wrong; what to do``. Every message is passed through :func:`redact`, which treats ambiguous text as a
+secret rather than as a host name: see :func:`split_userinfo` for the rule.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TYPE_CHECKING
-
-from streamdepth.core.redact import redact
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,6 +18,44 @@ if TYPE_CHECKING:
 _ALIKE = 0.7
 """One wrong letter in a word of four scores 0.75, as does ``.mp5``. Unrelated words that share letters score less
 (``nope`` and ``copper``: 0.6)."""
+
+_MASK = "***"
+_STREAMING = frozenset({"rtsp", "rtsps", "rtspu", "rtmp", "rtmps", "srt", "rtp", "udp", "tcp"})
+
+# The character after a quote or bracket decides whether it is part of a password or closes a string.
+_IN_URL = r"(?:[^\s\"'<>]|[\"'<>](?=[^\s,)\]}:;>/\"']))"
+_URL = re.compile(rf"(?P<head>(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{{0,31}})://)(?P<rest>{_IN_URL}+)")
+_NESTED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,31}://")
+_ENCODED_URL = re.compile(
+    r"(?P<head>[A-Za-z][A-Za-z0-9+.-]{0,31}(?::|%(?:25){0,3}3A)(?:/|%(?:25){0,3}2F){2})(?P<rest>[^\s\"'<>&]+)",
+    re.IGNORECASE,
+)
+_IPV6_HOST = re.compile(r"\[[0-9A-Fa-f:.]+(?:%\w+)?\]")
+_ENCODED_AT = re.compile(r"@|%(?:25){0,3}40", re.IGNORECASE)
+
+_SENSITIVE = (
+    r"(?:access[_-]?token|refresh[_-]?token|id[_-]?token|auth[_-]?token|api[_-]?key|client[_-]?secret|"
+    r"pass(?:word|wd|phrase)?|pwd|secret|token)"
+)
+_QUERY = re.compile(
+    rf"(?P<key>(?:[?&;]|%(?:25)*(?:3F|26|3B))(?:{_SENSITIVE}|auth|key|sig(?:nature)?)(?:=|%(?:25)*3D))[^\s&;#\"'<>]+",
+    re.IGNORECASE,
+)
+_QUOTED_FIELD = re.compile(
+    rf"(?P<key>(?<![A-Za-z]){_SENSITIVE}\\?[\"']?\s*[:=]\s*b?)(?P<quote>\\?[\"'])(?P<value>(?:\\.|(?!(?P=quote)).)+)(?P=quote)",
+    re.IGNORECASE,
+)
+_BARE_FIELD = re.compile(rf"(?P<key>(?<![A-Za-z?&;]){_SENSITIVE}=)[^\s&;#,\"'<>()]+", re.IGNORECASE)
+
+_PARAMETERS = r"\w+=(?:\\?\"[^\"]*\"|[^,\s\"'\\]+)(?:\s*,\s*\w+=(?:\\?\"[^\"]*\"|[^,\s\"'\\]+))*"
+_AUTH_HEADER = re.compile(
+    r"(?P<key>\b(?:Proxy-)?Authorization\b[\"']?\s*[:=,]\s*b?[\"']?)"
+    rf"(?P<kind>\w+[ \t]+)?(?:{_PARAMETERS}|[^\s\"'\\,;]+)",
+    re.IGNORECASE,
+)
+_KEY_HEADER = re.compile(r"(?P<key>\bX-(?:Api-Key|Auth-Token)[\"']?\s*[:=,]\s*b?[\"']?)[^\s\"'\\,;]+", re.IGNORECASE)
+_BEARER = re.compile(r"(?P<key>\bBearer[ \t]+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+_HUB_TOKEN = re.compile(r"\bhf_(?:[A-Za-z0-9]{20,}|(?=[A-Za-z]*[0-9])[A-Za-z0-9]{8,})")
 
 
 class StreamDepthError(Exception):
@@ -116,3 +155,90 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def install_command(extra: str) -> str:
     """The command that installs an extra. The package is not published, so the command names the source folder."""
     return f"pip install '.[{extra}]' in the source folder of streamdepth"
+
+
+def redact(text: str) -> str:
+    """Return ``text`` with URL user information, secret parameters and fields, auth headers and Hub tokens masked.
+
+    The URL or header may be part of any text, such as the ``repr`` of an exception. Idempotent. Thread-safe.
+    """
+    text = _URL.sub(lambda m: m["head"] + _mask_rest(m["scheme"], m["rest"]), text)
+    text = _ENCODED_URL.sub(_mask_encoded, text)
+    text = _QUERY.sub(lambda m: f"{m['key']}{_MASK}", text)
+    text = _AUTH_HEADER.sub(_mask_header, text)
+    text = _KEY_HEADER.sub(lambda m: f"{m['key']}{_MASK}", text)
+    text = _BEARER.sub(lambda m: f"{m['key']}{_MASK}", text)
+    text = _QUOTED_FIELD.sub(lambda m: f"{m['key']}{m['quote']}{_MASK}{m['quote']}", text)
+    text = _BARE_FIELD.sub(lambda m: f"{m['key']}{_MASK}", text)
+    return _HUB_TOKEN.sub(_MASK, text)
+
+
+def one_line(text: str) -> str:
+    """``redact(text)`` on one line: each run of white space becomes one space. Thread-safe."""
+    return redact(" ".join(text.split()))
+
+
+def split_userinfo(url: str) -> tuple[str | None, str]:
+    """``"scheme://user:pass@host/x"`` -> ``("user:pass", "scheme://host/x")``; None without user information.
+
+    RFC 3986 (3.2.1) requires ``@ / ? #`` in a password to be escaped, but users type them unescaped. User information
+    therefore extends to the last ``@`` of the URL if the part before the first ``/`` contains an ``@`` or no valid
+    port, and for streaming schemes also if it contains a port (``rtsp://admin:12/34@cam``: camera paths contain no
+    ``@``). Other URLs are left as they are: ``http://host:80/@name``, ``https://host/@scope/package``.
+    """
+    match = _URL.match(url)
+    if match is None:
+        return None, url
+    end = _userinfo_end(match["scheme"], url[match.end("head") :])
+    if end is None:
+        return None, url
+    rest = url[match.end("head") :]
+    return rest[:end], match["head"] + rest[end + 1 :]
+
+
+def _userinfo_end(scheme: str, rest: str) -> int | None:
+    at = rest.rfind("@")
+    if at < 0:
+        return None
+    authority = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
+    if "@" in authority:
+        return at
+    host, colon, port = authority.rpartition(":")
+    if not colon or _IPV6_HOST.fullmatch(authority):
+        return None
+    plain_port = port.isascii() and port.isdigit() and (":" not in host or _IPV6_HOST.fullmatch(host) is not None)
+    return at if not plain_port or scheme.lower() in _STREAMING else None
+
+
+def _mask_rest(scheme: str, rest: str) -> str:
+    done = 0
+    while "@" in rest[done:]:
+        end = _userinfo_end(scheme, rest[done:])
+        if end is not None:
+            return f"{rest[:done]}{_MASK}@{rest[done + end + 1 :]}"
+        # Another URL may follow without white space in between.
+        nested = _NESTED.search(rest, done)
+        if nested is None:
+            break
+        scheme, done = nested.group()[:-3], nested.end()
+    return rest
+
+
+def _mask_encoded(match: re.Match[str]) -> str:
+    head, rest = match["head"], match["rest"]
+    if head.endswith("://") and "@" in rest:
+        return match.group()
+    marks = list(_ENCODED_AT.finditer(rest))
+    if not marks:
+        return match.group()
+    plain = rest
+    for _ in range(4):
+        plain = unquote(plain)
+    if _userinfo_end(head.split("%")[0].split(":")[0], plain) is None:
+        return match.group()
+    last = marks[-1]
+    return head + _MASK + rest[last.start() :]
+
+
+def _mask_header(match: re.Match[str]) -> str:
+    return f"{match['key']}{match['kind'] or ''}{_MASK}"

@@ -6,7 +6,6 @@ Names state units and layouts: ``_ns``, ``_seconds``, ``_px``, ``_hwc_rgb``.
 from __future__ import annotations
 
 import math
-import threading
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
@@ -22,14 +21,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from streamdepth.core.clock import MediaClock
+
 Layout = Literal["hwc_rgb", "hwc_bgr", "hwc_rgba", "hw_gray"]
 
-_AV_FORMAT: dict[Layout, str] = {
-    "hwc_rgb": "rgb24",
-    "hwc_bgr": "bgr24",
-    "hwc_rgba": "rgba",
-    "hw_gray": "gray",
-}
+_AV_FORMAT: dict[Layout, str] = {"hwc_rgb": "rgb24", "hwc_bgr": "bgr24", "hwc_rgba": "rgba", "hw_gray": "gray"}
 
 
 class Sense(StrEnum):
@@ -109,49 +105,6 @@ class HdrMetadata:
     mastering: str = ""
     light: str = ""
     dolby_vision: bool = False
-
-
-class MediaClock:
-    """Time corrections of a file source, for a sink that copies other streams of the same file. Thread-safe.
-
-    A source that repairs jumps of the clock adds the shift of each jump, and reports the end of its file.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._shifts: list[Fraction] = []
-        self._ended = self._limited = False
-
-    def add_shift(self, seconds: Fraction) -> None:
-        """From the next jump of the clock on, ``seconds`` are added to the time stamps of the file."""
-        with self._lock:
-            self._shifts.append(seconds)
-
-    def end(self) -> None:
-        """The source was read to its own end, not to that of a limit or of the run."""
-        with self._lock:
-            self._ended = True
-
-    def limit(self) -> None:
-        """The source was read to the end of its limits."""
-        with self._lock:
-            self._limited = True
-
-    @property
-    def finished(self) -> bool:
-        """False if the source failed or was stopped before its end."""
-        with self._lock:
-            return self._ended or self._limited
-
-    @property
-    def ended(self) -> bool:
-        with self._lock:
-            return self._ended
-
-    def shift(self, jump: int) -> Fraction | None:
-        """Seconds to add after the given number of jumps, from 1; None if the source has not reached it."""
-        with self._lock:
-            return self._shifts[jump - 1] if jump <= len(self._shifts) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,8 @@ from urllib.request import url2pathname
 
 import numpy as np
 
-from streamdepth.core.errors import DataFormatError, SourceError, SourceNotFoundError, UsageError
+from streamdepth.core.errors import DataFormatError, SourceError, SourceNotFoundError, UsageError, redact
 from streamdepth.core.frame import Frame
-from streamdepth.core.redact import redact
 from streamdepth.image.tensors import Tensor, as_array, flat_values, tensor_of
 from streamdepth.media.pillow import DAMAGED, open_raster, rgb_from_pil
 

@@ -14,8 +14,7 @@ import numpy as np
 from streamdepth.core import limits
 from streamdepth.core.errors import InferenceError, ModelError, UsageError
 from streamdepth.core.frame import DepthMap, Sense
-from streamdepth.core.host import cores
-from streamdepth.core.threads import plan_threads
+from streamdepth.core.host import cores, plan_threads
 from streamdepth.geometry.intrinsics import Intrinsics
 from streamdepth.inference import fused, postprocess
 from streamdepth.inference.agreement import check_depth

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.errors import InferenceError, ModelError, ModelNotFoundError
-from streamdepth.core.host import cores
-from streamdepth.core.threads import plan_threads
+from streamdepth.core.host import cores, plan_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.errors import ModelError, ProviderError, StreamDepthError
-from streamdepth.core.host import cache_root, cores
-from streamdepth.core.threads import plan_threads
+from streamdepth.core.host import cache_root, cores, plan_threads
 from streamdepth.inference import agreement, fused, nvidia, openvino_runtime, providers
 from streamdepth.inference.cache import HINT, with_regular_files, writable
 from streamdepth.inference.ort import RECORD, assignment_of, first_line, load_error, session_options

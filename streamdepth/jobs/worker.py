@@ -15,8 +15,7 @@ from streamdepth.core.clock import SystemClock
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SourceError
 from streamdepth.core.frame import DepthRange, Result
-from streamdepth.core.host import cores
-from streamdepth.core.threads import plan_threads
+from streamdepth.core.host import cores, plan_threads
 from streamdepth.depth.motion import Candidate, CutCandidates
 from streamdepth.depth.range import measure
 from streamdepth.jobs.folder import WorkFolder

@@ -10,8 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
 
-from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError, nearest
-from streamdepth.core.redact import redact
+from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError, nearest, redact
 from streamdepth.models.known import known_models
 from streamdepth.models.providers import AUTO, dtype_order
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.core.errors import MissingDependencyError, UsageError, install_command
-from streamdepth.core.redact import redact, split_userinfo
+from streamdepth.core.errors import MissingDependencyError, UsageError, install_command, redact, split_userinfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
-from streamdepth.core.errors import UsageError
-from streamdepth.core.redact import redact, split_userinfo
+from streamdepth.core.errors import UsageError, redact, split_userinfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,9 +15,9 @@ from streamdepth.core.errors import (
     SourceError,
     StreamDepthError,
     UsageError,
+    one_line,
 )
 from streamdepth.core.look import Look, Upsampling, View, parse_alpha
-from streamdepth.core.redact import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

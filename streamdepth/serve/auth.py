@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from streamdepth.net.backoff import GuessDelays
+from streamdepth.net.calls import GuessDelays
 from streamdepth.serve.api import ApiError, failure
 
 if TYPE_CHECKING:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
-from streamdepth.core.errors import DeadlineError, SinkError
+from streamdepth.core.errors import DeadlineError, SinkError, redact
 from streamdepth.core.host import prepare_listener
-from streamdepth.core.redact import redact
 from streamdepth.serve.api import LOGGER, failure, harden, internal_error
 
 if TYPE_CHECKING:

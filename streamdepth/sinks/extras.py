@@ -6,7 +6,7 @@ import contextlib
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.core.redact import redact
+from streamdepth.core.errors import redact
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer

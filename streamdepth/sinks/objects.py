@@ -7,8 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.contracts import BaseSink
-from streamdepth.core.errors import OutputExistsError, SinkError, UsageError
-from streamdepth.core.redact import redact
+from streamdepth.core.errors import OutputExistsError, SinkError, UsageError, redact
 from streamdepth.net.objects import ObjectStore, explained
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections import deque
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from streamdepth.net.abandonable import AbandonableCalls, InterruptedCall
+from streamdepth.net.calls import AbandonableCalls, InterruptedCall
 from streamdepth.sinks.extras import copy_extras
 from streamdepth.sinks.tracks import codec_name, empty_text, merged, track_for
 

@@ -7,10 +7,9 @@ from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
-from streamdepth.core.errors import UsageError, nearest
+from streamdepth.core.errors import UsageError, nearest, redact
 from streamdepth.core.host import file_key
 from streamdepth.core.look import Look, LookControl
-from streamdepth.core.redact import redact
 from streamdepth.net.objects import OBJECT_SCHEMES
 from streamdepth.sinks.encoder_settings import AUTO
 from streamdepth.sinks.encoding import CONTAINERS

@@ -7,8 +7,8 @@ from collections import Counter
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from streamdepth.core.clock import MediaClock
 from streamdepth.core.errors import SourceError
-from streamdepth.core.frame import MediaClock
 from streamdepth.media.deinterlace import Deinterlacer
 from streamdepth.media.hdr import hdr_of
 from streamdepth.media.orientation import FrameNormalizer

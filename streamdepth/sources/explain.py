@@ -9,8 +9,7 @@ import stat
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from streamdepth.core.errors import SourceError, SourceNotFoundError
-from streamdepth.core.redact import redact
+from streamdepth.core.errors import SourceError, SourceNotFoundError, redact
 
 if TYPE_CHECKING:
     from pathlib import Path

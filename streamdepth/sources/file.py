@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamdepth.core.contracts import BaseSource
-from streamdepth.core.errors import SourceError, UsageError
+from streamdepth.core.errors import SourceError, UsageError, redact
 from streamdepth.core.frame import ColorTags, Frame, StreamInfo
-from streamdepth.core.redact import redact
 from streamdepth.media.hwaccel import HwAccel
-from streamdepth.net.abandonable import AbandonableCalls, InterruptedCall
+from streamdepth.net.calls import AbandonableCalls, InterruptedCall
 from streamdepth.net.tls import find_tls_config
 from streamdepth.sources.decoding import DEINTERLACED, REPAIR_NOTES, Decoding
 from streamdepth.sources.explain import check_readable, explain_ffmpeg, shown

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
-from streamdepth.core.redact import redact
+from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError, redact
 from streamdepth.net.objects import OBJECT_SCHEMES, ObjectStore, explained, names_several
 from streamdepth.net.url import LIVE_SCHEMES
 from streamdepth.sources.explain import nearest_name, shown

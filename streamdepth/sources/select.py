@@ -8,8 +8,7 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from streamdepth.core.errors import SourceError, UsageError, nearest
-from streamdepth.core.redact import redact
+from streamdepth.core.errors import SourceError, UsageError, nearest, redact
 from streamdepth.net.objects import OBJECT_SCHEMES
 from streamdepth.net.url import LIVE_SCHEMES
 from streamdepth.sources.explain import shown

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from streamdepth.core.frame import MediaClock
+    from streamdepth.core.clock import MediaClock
 
 _JITTER_FRAMES = 4
 """A time stamp that goes back by fewer frame durations is an error of that frame, by more a jump of the clock."""

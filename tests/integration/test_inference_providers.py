@@ -11,8 +11,7 @@ import onnx
 import pytest
 
 from streamdepth.core.errors import ProviderError, UsageError
-from streamdepth.core.host import cores
-from streamdepth.core.threads import ThreadPlan, plan_threads
+from streamdepth.core.host import ThreadPlan, cores, plan_threads
 from streamdepth.inference import agreement, cache, fused, openvino_runtime, providers, sessions
 from streamdepth.inference import ort as ort_words
 from streamdepth.models.resolve import resolve

@@ -15,7 +15,7 @@ from PIL import Image
 
 from streamdepth.core.contracts import Source
 from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
-from streamdepth.net.abandonable import AbandonableCalls, InterruptedCall
+from streamdepth.net.calls import AbandonableCalls, InterruptedCall
 from streamdepth.sources import cameras as camera_list
 from streamdepth.sources.cameras import Camera
 from streamdepth.sources.file import FileSource

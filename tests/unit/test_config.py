@@ -14,9 +14,9 @@ from streamdepth.colorize.palettes import checked_style
 from streamdepth.config import RunConfig
 from streamdepth.config.options import parse_seconds
 from streamdepth.core.errors import UsageError
+from streamdepth.core.host import plan_threads
 from streamdepth.core.look import Look, LookControl, Upsampling, View, parse_alpha
 from streamdepth.core.queues import Policy
-from streamdepth.core.threads import plan_threads
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:

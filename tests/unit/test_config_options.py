@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from streamdepth.cli import main
-from streamdepth.cli.app import entry
+from streamdepth.cli.main import entry
 from streamdepth.config.commands import BEGIN, COMMANDS, END, reference
 from streamdepth.config.options import Option
 from streamdepth.config.shared import PANELS, Settings

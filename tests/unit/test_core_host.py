@@ -14,8 +14,16 @@ from types import SimpleNamespace
 import pytest
 
 from streamdepth.core.clock import SystemClock
-from streamdepth.core.host import cache_root, cores, file_key, own_process_group, prepare_listener, remove, rename
-from streamdepth.core.threads import plan_threads
+from streamdepth.core.host import (
+    cache_root,
+    cores,
+    file_key,
+    own_process_group,
+    plan_threads,
+    prepare_listener,
+    remove,
+    rename,
+)
 from streamdepth.sinks.names import safe_name
 from tests.support.paths import ROOT
 

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from streamdepth.core.errors import SourceError
-from streamdepth.core.redact import one_line, redact, split_userinfo
+from streamdepth.core.errors import SourceError, one_line, redact, split_userinfo
 
 _VISIBLE = "".join(chr(code) for code in range(33, 127))
 # A quote or bracket at the end of a password cannot be told from the one that closes a string around the URL.

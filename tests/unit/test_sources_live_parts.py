@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamdepth.core.errors import UsageError
-from streamdepth.net.backoff import Backoff, connected_again
+from streamdepth.net.calls import Backoff, connected_again
 from streamdepth.net.url import Credentials, find_credentials, parse_live_url
 from streamdepth.sources.live.connection import libav_options, reason
 from streamdepth.sources.live.loss import FrameGaps, SkippedFrames

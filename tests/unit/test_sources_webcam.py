@@ -15,7 +15,7 @@ import pytest
 
 from streamdepth.core.contracts import Source
 from streamdepth.core.errors import MissingDependencyError, SourceError, SourceNotFoundError, UsageError
-from streamdepth.net.abandonable import AbandonableCalls
+from streamdepth.net.calls import AbandonableCalls
 from streamdepth.sources.cameras import Camera, CameraMode, backends, find_camera, list_cameras
 from streamdepth.sources.webcam import WebcamSource, open_with
 from tests.support.clock import ManualClock

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from streamdepth.core.errors import redact
 from streamdepth.core.frame import Sense
-from streamdepth.core.redact import redact
 from streamdepth.geometry.intrinsics import Distortion, Intrinsics
 from streamdepth.version import __version__
 

@@ -19,7 +19,8 @@ from streamdepth.sinks.robotics.metric import camera_for, jpeg_of, metres_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from streamdepth.core.frame import Frame, ImageInfo, MediaClock, Result, StreamInfo
+    from streamdepth.core.clock import MediaClock
+    from streamdepth.core.frame import Frame, ImageInfo, Result, StreamInfo
     from streamdepth.geometry.intrinsics import Intrinsics
     from streamdepth.geometry.readers import IntrinsicsFor
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from streamdepth.core.errors import SinkError
 from streamdepth.core.host import prepare_listener
-from streamdepth.net.backoff import GuessDelays
+from streamdepth.net.calls import GuessDelays
 from streamdepth.sinks.rtsp.viewer import Viewer, ViewerState
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from streamdepth.core import limits
 from streamdepth.core.clock import Clock, SystemClock
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, StreamDepthError
-from streamdepth.net.backoff import Backoff, connected_again
+from streamdepth.net.calls import Backoff, connected_again
 from streamdepth.net.tls import find_tls_config
 from streamdepth.net.url import find_credentials, parse_live_url
 from streamdepth.sinks.encoder_settings import AUTO

@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from streamdepth.core.redact import redact
+from streamdepth.core.errors import redact
 from streamdepth.net.tls import TLS_SCHEMES, TlsError
 from streamdepth.net.url import PASSWORD_VARIABLE, USER_VARIABLE
 from streamdepth.sources.live.reader import Ended, LiveReader, Opened

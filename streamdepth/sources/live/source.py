@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Literal
 
 from streamdepth.core import limits
 from streamdepth.core.contracts import BaseSource
-from streamdepth.core.errors import SourceError, UsageError
+from streamdepth.core.errors import SourceError, UsageError, redact
 from streamdepth.core.frame import Frame, StreamInfo
-from streamdepth.core.redact import redact
 from streamdepth.media.hwaccel import HwAccel
 from streamdepth.media.letterbox import Letterbox
-from streamdepth.net.backoff import Backoff, connected_again
+from streamdepth.net.calls import Backoff, connected_again
 from streamdepth.net.tls import find_tls_config
 from streamdepth.net.url import LIVE_SCHEMES, find_credentials, parse_live_url
 from streamdepth.sources.limit import Limits
