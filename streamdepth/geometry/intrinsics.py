@@ -10,11 +10,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from streamdepth.media.orientation import Orientation
@@ -166,23 +169,25 @@ class Intrinsics:
             )
         return self.resized(width_px, height_px)
 
-    def rays(self, width_px: int, height_px: int) -> NDArray[np.float32]:
+    def rays(self, width_px: int, height_px: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """``X / Z`` and ``Y / Z`` of every pixel of the image at this resolution, lens distortion removed.
 
         Returns:
-            float32 [height, width, 2].
+            two float32 [height, width].
         """
         camera = self.resized(width_px, height_px)
         x = (np.arange(width_px) - camera.cx) / camera.fx
         y = (np.arange(height_px) - camera.cy) / camera.fy
-        grid = np.stack(np.broadcast_arrays(x[None, :], y[:, None]), axis=-1)
+        shape = (height_px, width_px)
+        grid = np.broadcast_to(x.astype(np.float32), shape), np.broadcast_to(y.astype(np.float32)[:, None], shape)
         if any(self.coefficients):
             import cv2
 
             lens = cv2.fisheye if self.distortion is Distortion.EQUIDISTANT else cv2
-            points = np.ascontiguousarray(grid.reshape(-1, 1, 2))
-            grid = np.asarray(lens.undistortPoints(points, np.eye(3), np.array(self.coefficients))).reshape(grid.shape)
-        return np.ascontiguousarray(grid, np.float32)
+            points = np.stack(np.broadcast_arrays(x, y[:, None]), axis=-1).reshape(-1, 1, 2)
+            found = lens.undistortPoints(points, np.eye(3), np.array(self.coefficients)).reshape(*shape, 2)
+            grid = found[..., 0].astype(np.float32), found[..., 1].astype(np.float32)
+        return grid
 
     def points(self, metres: NDArray[np.float32], valid: NDArray[np.bool_] | None = None, /) -> NDArray[np.float32]:
         """Unproject a depth map of the whole image, at any resolution.
@@ -197,17 +202,32 @@ class Intrinsics:
             a new float32 [h, w, 3]: x right, y down, z forward, in metres. NaN where the depth is invalid, not finite
             or not positive.
         """
-        from streamdepth.geometry.kernels import unproject_grid, unproject_rays
-
         height, width = metres.shape
         out = np.empty((height, width, 3), np.float32)
-        if any(self.coefficients):
-            unproject_rays(metres, self.rays(width, height), out)
-        else:
-            camera = self.resized(width, height)
-            x = ((np.arange(width) - camera.cx) / camera.fx).astype(np.float32)
-            y = ((np.arange(height) - camera.cy) / camera.fy).astype(np.float32)
-            unproject_grid(metres, x, y, out)
+        _unproject()(metres, *self.rays(width, height), out)
         if valid is not None:
             out[~valid] = np.nan
         return out
+
+
+@cache
+def _unproject() -> Callable[..., None]:
+    """The kernel that unprojects; compiled here so that cameras do not import numba."""
+    from streamdepth.media.numba_kernel import kernel
+
+    @kernel
+    def unproject(
+        metres: NDArray[np.float32], x: NDArray[np.float32], y: NDArray[np.float32], out: NDArray[np.float32]
+    ) -> None:
+        """``out[v, u] = (x[v, u], y[v, u], 1) * metres[v, u]``; NaN where that is not positive and finite."""
+        nan = np.float32(np.nan)
+        for v in range(metres.shape[0]):
+            for u in range(metres.shape[1]):
+                z = metres[v, u]
+                if not (z > 0 and z < np.inf):
+                    z = nan
+                out[v, u, 0] = x[v, u] * z
+                out[v, u, 1] = y[v, u] * z
+                out[v, u, 2] = z
+
+    return unproject

@@ -11,7 +11,7 @@ import numpy as np
 from streamdepth.depth.motion import Candidate, CutFilter
 from streamdepth.depth.range import RangeMode, RangeSpec, range_control
 from streamdepth.depth.shots import ShotSamples, crossfaded, is_shot_full
-from streamdepth.sinks.depth.format import CodingState
+from streamdepth.sinks.depth import CodingState
 
 if TYPE_CHECKING:
     from fractions import Fraction

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamdepth.pipeline.stats import RunStats
-    from streamdepth.sinks.depth.format import CodingState
+    from streamdepth.sinks.depth import CodingState
 
 
 class _Value(BaseModel):

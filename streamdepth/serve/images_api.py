@@ -22,7 +22,7 @@ from streamdepth.media.png import encode_png
 from streamdepth.serve.api import ApiError, flag, plain_style, status_of
 from streamdepth.serve.bodies import drop, parse_json
 from streamdepth.serve.feed import npy
-from streamdepth.sinks.depth.format import encoded_16bit
+from streamdepth.sinks.depth import encoded_16bit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -11,6 +11,7 @@ from streamdepth.core.errors import UsageError, nearest, redact
 from streamdepth.core.host import file_key
 from streamdepth.core.look import Look, LookControl
 from streamdepth.net.objects import OBJECT_SCHEMES
+from streamdepth.sinks.depth.sink import DepthSinkOptions
 from streamdepth.sinks.encoder_settings import AUTO
 from streamdepth.sinks.encoding import CONTAINERS
 from streamdepth.sinks.names import SOURCE_NAMES, is_pattern
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from streamdepth.core.contracts import Sink
     from streamdepth.geometry.readers import IntrinsicsFor
     from streamdepth.media.hwaccel import HwAccel
-    from streamdepth.sinks.depth.sink import Size
     from streamdepth.sinks.rtsp.server import RtspServers
     from streamdepth.sinks.tracks import AudioMode
 
@@ -87,19 +87,6 @@ class SinkOptions(TypedDict, total=False):
     """Recorded in ``.mcap``."""
 
 
-class DataSinkOptions(TypedDict, total=False):
-    """Keyword arguments of :func:`data_sink_for`."""
-
-    overwrite: bool
-    size: Size
-    """``"source"`` or ``"model"``: the size depth is written at."""
-    model: str
-    """Recorded with the data, like ``model_revision``."""
-    model_revision: str
-    intrinsics: IntrinsicsFor | None
-    """Gives the camera of an image of (width, height). Recorded; points, ``.mcap`` and ``.rrd`` need it."""
-
-
 _Make: TypeAlias = "Callable[[str, Any], Sink]"
 
 
@@ -143,7 +130,7 @@ def sink_for(output: str, **options: Unpack[SinkOptions]) -> Sink:
     return _find(output, IMAGE_SINKS)(output, options)
 
 
-def data_sink_for(output: str, **options: Unpack[DataSinkOptions]) -> Sink:
+def data_sink_for(output: str, **options: Unpack[DepthSinkOptions]) -> Sink:
     """The sink for depth data that ``output`` names. Nothing is opened.
 
     - ``out.mkv``: FFV1 16-bit video
@@ -156,7 +143,7 @@ def data_sink_for(output: str, **options: Unpack[DataSinkOptions]) -> Sink:
     Raises:
         UsageError: an unknown option or an invalid name, with the nearest valid one.
     """
-    _check(options, DataSinkOptions.__optional_keys__)
+    _check(options, DepthSinkOptions.__optional_keys__)
     return _find(output, DATA_SINKS)(output, options)
 
 
@@ -250,7 +237,7 @@ def _object(output: str, options: SinkOptions) -> Sink:
     return uploaded(output, IMAGE_SINKS.files, options)
 
 
-def _depth_object(output: str, options: DataSinkOptions) -> Sink:
+def _depth_object(output: str, options: DepthSinkOptions) -> Sink:
     from streamdepth.sinks.objects import uploaded
 
     return uploaded(output, DATA_SINKS.files, options)
@@ -320,35 +307,35 @@ def _images(output: str, options: SinkOptions) -> Sink:
     )
 
 
-def _depth_null(output: str, options: DataSinkOptions) -> Sink:  # noqa: ARG001
+def _depth_null(output: str, options: DepthSinkOptions) -> Sink:  # noqa: ARG001
     from streamdepth.sinks.callback import NullSink
 
     return NullSink()
 
 
-def _depth_video(output: str, options: DataSinkOptions) -> Sink:
+def _depth_video(output: str, options: DepthSinkOptions) -> Sink:
     from streamdepth.sinks.depth.sink import DepthVideoSink
 
     return DepthVideoSink(output, **options)
 
 
-def _depth_folder(output: str, options: DataSinkOptions) -> Sink:
+def _depth_folder(output: str, options: DepthSinkOptions) -> Sink:
     from streamdepth.sinks.depth.sink import DepthFolderSink
 
     folder, pattern = _folder(output, ())
     return DepthFolderSink(folder, pattern=pattern, **options)
 
 
-def _exr(output: str, options: DataSinkOptions) -> Sink:
-    from streamdepth.sinks.robotics.exr import ExrSink
+def _exr(output: str, options: DepthSinkOptions) -> Sink:
+    from streamdepth.sinks.robotics.per_frame import ExrSink
 
     folder, pattern = _folder(output, ())
     used = ("overwrite", "size", "model")
     return ExrSink(folder, pattern=pattern, **_only(options, used))
 
 
-def _points(output: str, options: DataSinkOptions) -> Sink:
-    from streamdepth.sinks.robotics.ply import PointsSink
+def _points(output: str, options: DepthSinkOptions) -> Sink:
+    from streamdepth.sinks.robotics.per_frame import PointsSink
 
     folder, pattern = _folder(output, ())
     return PointsSink(
@@ -359,14 +346,14 @@ def _points(output: str, options: DataSinkOptions) -> Sink:
     )
 
 
-def _mcap(output: str, options: SinkOptions | DataSinkOptions) -> Sink:
+def _mcap(output: str, options: SinkOptions | DepthSinkOptions) -> Sink:
     from streamdepth.sinks.robotics.mcap import McapSink
 
     used = ("overwrite", "size", "model")
     return McapSink(output, intrinsics=options.get("intrinsics"), **_only(options, used))
 
 
-def _rerun(output: str, options: SinkOptions | DataSinkOptions) -> Sink:
+def _rerun(output: str, options: SinkOptions | DepthSinkOptions) -> Sink:
     from streamdepth.sinks.robotics.rerun import RerunSink
 
     return RerunSink(output, intrinsics=options.get("intrinsics"), overwrite=options.get("overwrite", False))

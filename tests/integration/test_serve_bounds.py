@@ -367,7 +367,7 @@ def test_json_is_compressed_where_accepted(site: WebSite) -> None:
 
 
 def test_values_that_are_not_finite_have_code_0() -> None:
-    from streamdepth.sinks.depth.format import encoded_16bit
+    from streamdepth.sinks.depth import encoded_16bit
 
     values = np.array([[1.5, np.nan, np.inf, 2.5]], np.float32)
     codes, coding = encoded_16bit(values, Sense.METRIC_M)

@@ -19,7 +19,7 @@ from PIL import Image
 from streamdepth.colorize.resize import resize_bilinear
 from streamdepth.core.errors import DataFormatError, OutputExistsError, SinkError, SourceNotFoundError, UsageError
 from streamdepth.core.frame import DepthMap, Sense
-from streamdepth.sinks.depth.format import CODES, Coding, first_coding, span_of, wider
+from streamdepth.sinks.depth import CODES, Coding, first_coding, span_of, wider
 from streamdepth.sinks.depth.reader import read_depth
 from streamdepth.sinks.depth.sink import DepthFolderSink, DepthVideoSink
 from streamdepth.version import __version__

@@ -17,7 +17,7 @@ from streamdepth.core.errors import DataFormatError, OutputExistsError, UsageErr
 from streamdepth.core.frame import DepthRange, Result
 from streamdepth.geometry.intrinsics import Distortion
 from streamdepth.sinks.robotics.mcap import McapSink
-from streamdepth.sinks.robotics.ply import flying
+from streamdepth.sinks.robotics.per_frame import flying
 from tests.support import need
 from tests.support.cli import one_line
 from tests.support.sinks import paint, result, run_sink, stream_info

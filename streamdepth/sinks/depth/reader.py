@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, overload
 import numpy as np
 
 from streamdepth.core.errors import DataFormatError, SourceNotFoundError
-from streamdepth.sinks.depth.format import INDEX_NAME, DepthMetadata, FrameRecord
+from streamdepth.sinks.depth import INDEX_NAME, DepthMetadata, FrameRecord
 from streamdepth.sinks.files import reason
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamdepth.core.frame import Sense
-    from streamdepth.sinks.depth.format import Coding
+    from streamdepth.sinks.depth import Coding
 
 _NOT_DEPTH = "not depth data of streamdepth; write it with --data OUT.mkv or --data FOLDER/"
 

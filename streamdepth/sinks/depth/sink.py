@@ -6,13 +6,13 @@ import io
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 import numpy as np
 
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, UsageError
-from streamdepth.sinks.depth.format import INDEX_NAME, Coding, CodingState, DepthMetadata, FrameRecord, span_of
+from streamdepth.sinks.depth import INDEX_NAME, Coding, CodingState, DepthMetadata, FrameRecord, span_of
 from streamdepth.sinks.encoding import CONTAINERS, container_options
 from streamdepth.sinks.files import MuxedFile, OutputFile, claim_folder, reason, write_failed, write_whole
 from streamdepth.sinks.names import SOURCE_NAMES, FrameNames
@@ -32,27 +32,33 @@ Size = Literal["source", "model"]
 _MILLISECONDS = 1000
 
 
+class DepthSinkOptions(TypedDict, total=False):
+    """Keyword arguments of :class:`DepthVideoSink` and :class:`DepthFolderSink`."""
+
+    overwrite: bool
+    """Replace an existing file."""
+    size: Size
+    """``"source"`` = the size of the frame (a video: of the first frame, others are letterboxed), ``"model"`` = that of
+    the model."""
+    model: str
+    """Recorded with the data, like ``model_revision``."""
+    model_revision: str
+    intrinsics: IntrinsicsFor | None
+    """Gives the camera of an image of (width, height). Recorded, for the size of the depth."""
+
+
 class _DepthSink(BaseSink):
     """Size, coding and metadata of every depth output."""
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        overwrite: bool,
-        size: Size,
-        model: str,
-        model_revision: str,
-        intrinsics: IntrinsicsFor | None,
-    ) -> None:
+    def __init__(self, path: str | Path, options: DepthSinkOptions) -> None:
         super().__init__(str(path))
-        if size not in ("source", "model"):
-            raise UsageError(f"size of depth data must be 'source' or 'model', not {size!r}")
-        self._path = path
-        self._overwrite = overwrite
-        self._size: Size = size
-        self._model, self._model_revision = model, model_revision
-        self._intrinsics = intrinsics
+        self._path = Path(path)
+        self._overwrite = options.get("overwrite", False)
+        self._size: Size = options.get("size", "source")
+        self._model, self._model_revision = options.get("model", ""), options.get("model_revision", "")
+        self._intrinsics = options.get("intrinsics")
+        if self._size not in ("source", "model"):
+            raise UsageError(f"size of depth data must be 'source' or 'model', not {self._size!r}")
         self._info: StreamInfo | None = None
         self._state = CodingState()
         self._recoded = self._resized = 0
@@ -141,32 +147,14 @@ class DepthVideoSink(_DepthSink):
 
     Args:
         path: file to write, ``.mkv``.
-        overwrite: replace an existing file.
-        size: ``"source"`` = the size of the first frame (others are letterboxed), ``"model"`` = that of the model.
-        model, model_revision: recorded in the file.
-        intrinsics: gives the camera of an image of (width, height); recorded in the file, for the size of the depth.
         continues: the file is a later part of a stream; the state after the frames before it.
+        options: see :class:`DepthSinkOptions`.
     """
 
     def __init__(
-        self,
-        path: str | Path,
-        *,
-        overwrite: bool = False,
-        size: Size = "source",
-        model: str = "",
-        model_revision: str = "",
-        intrinsics: IntrinsicsFor | None = None,
-        continues: CodingState | None = None,
+        self, path: str | Path, *, continues: CodingState | None = None, **options: Unpack[DepthSinkOptions]
     ) -> None:
-        super().__init__(
-            Path(path),
-            overwrite=overwrite,
-            size=size,
-            model=model,
-            model_revision=model_revision,
-            intrinsics=intrinsics,
-        )
+        super().__init__(path, options)
         self._state = continues or CodingState()
         if self._path.suffix.lower() != ".mkv":
             raise UsageError(f"{self._path}: depth video is written to .mkv only; use .mkv, or a folder/")
@@ -298,28 +286,11 @@ class DepthFolderSink(_DepthSink):
         folder: created if missing; must be empty without ``overwrite``.
         pattern: file names, see :class:`~streamdepth.sinks.names.FrameNames`; the suffix .png or .npy chooses the
             format.
-        overwrite, size, model, model_revision, intrinsics: as for :class:`DepthVideoSink`.
+        options: see :class:`DepthSinkOptions`.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        *,
-        pattern: str = SOURCE_NAMES,
-        overwrite: bool = False,
-        size: Size = "source",
-        model: str = "",
-        model_revision: str = "",
-        intrinsics: IntrinsicsFor | None = None,
-    ) -> None:
-        super().__init__(
-            Path(folder),
-            overwrite=overwrite,
-            size=size,
-            model=model,
-            model_revision=model_revision,
-            intrinsics=intrinsics,
-        )
+    def __init__(self, folder: str | Path, *, pattern: str = SOURCE_NAMES, **options: Unpack[DepthSinkOptions]) -> None:
+        super().__init__(folder, options)
         self._names = FrameNames(self._path, pattern, suffixes=(".png", ".npy"))
         self._as_floats = self._names.suffix == ".npy"
         self._index: io.BufferedWriter | None = None
