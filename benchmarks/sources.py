@@ -55,7 +55,7 @@ def _one(clip: str, count: int) -> dict[str, float]:
     import resource
 
     import streamdepth as sd
-    from streamdepth.sinks.callback import NullSink
+    from streamdepth.sinks.consumers import NullSink
     from streamdepth.sources.file import FileSource
 
     def cpu() -> float:

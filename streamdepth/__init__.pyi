@@ -94,7 +94,7 @@ from streamdepth.pipeline import Pipeline as Pipeline
 from streamdepth.pipeline import RunStats as RunStats
 from streamdepth.pipeline import Snapshot as Snapshot
 from streamdepth.pipeline import stream as stream
-from streamdepth.sinks.callback import NullSink as NullSink
+from streamdepth.sinks.consumers import NullSink as NullSink
 from streamdepth.sinks.depth.reader import DepthReader as DepthReader
 from streamdepth.sinks.depth.reader import read_depth as read_depth
 from streamdepth.sinks.depth.sink import DepthFolderSink as DepthFolderSink

@@ -12,8 +12,8 @@ import numpy as np
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.frame import ColorTags, Frame, ImageInfo, Result, StreamInfo
 from streamdepth.core.look import Look, LookControl, View
+from streamdepth.media.scene import Scene
 from streamdepth.sources.pattern import draw_counter, read_counter
-from streamdepth.sources.scene import Scene
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -15,7 +15,7 @@ from streamdepth.core.host import cores, file_key, plan_threads
 from streamdepth.core.look import LookControl
 from streamdepth.core.queues import Policy
 from streamdepth.sinks.files import partial_path
-from streamdepth.sinks.names import safe_name
+from streamdepth.sinks.images import safe_name
 
 if TYPE_CHECKING:
     from streamdepth.config import RunConfig

@@ -10,7 +10,7 @@ from streamdepth.colorize import kernels
 from streamdepth.colorize.palettes import palette
 from streamdepth.colorize.tables import blend_terms
 from streamdepth.core.frame import Sense
-from streamdepth.media.color_math import plane_values, to_signal
+from streamdepth.media.pixel_formats import plane_values, to_signal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

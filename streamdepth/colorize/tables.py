@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamdepth.colorize.palettes import palette
-from streamdepth.media.color_math import plane_values, to_signal
+from streamdepth.media.pixel_formats import plane_values, to_signal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

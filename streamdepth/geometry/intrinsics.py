@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from streamdepth.media.orientation import Orientation
+    from streamdepth.media.side_data import Orientation
 
 
 class Distortion(StrEnum):

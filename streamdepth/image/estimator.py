@@ -19,7 +19,7 @@ from streamdepth.core.look import Look, Nearness, parse_alpha
 from streamdepth.image.inputs import MAX_PIXELS, InputImage, read
 from streamdepth.image.tensors import rows_of
 from streamdepth.inference.model import DepthModel
-from streamdepth.media.png import encode_png
+from streamdepth.media.images import encode_png
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence

@@ -19,7 +19,7 @@ import numpy as np
 from streamdepth.core.errors import DataFormatError, SourceError, SourceNotFoundError, UsageError, redact
 from streamdepth.core.frame import Frame
 from streamdepth.image.tensors import Tensor, as_array, flat_values, tensor_of
-from streamdepth.media.pillow import DAMAGED, open_raster, rgb_from_pil
+from streamdepth.media.images import DAMAGED, open_raster, rgb_from_pil
 
 if TYPE_CHECKING:
     import av

@@ -15,9 +15,8 @@ import numpy as np
 
 from streamdepth.core.frame import ColorTags
 from streamdepth.media import planes
-from streamdepth.media.color_math import plane_values, resolve_tags
 from streamdepth.media.numba_kernel import kernel
-from streamdepth.media.pixel_formats import LAYOUTS
+from streamdepth.media.pixel_formats import LAYOUTS, plane_values, resolve_tags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fractions import Fraction
 
     from streamdepth.jobs.values import ClipSettings
-    from streamdepth.sources.stamps import PacketStamp
+    from streamdepth.sources.timestamps import PacketStamp
 
 
 def clip_source(settings: ClipSettings, *, threads: int = 0) -> FileSource:

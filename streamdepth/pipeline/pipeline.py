@@ -132,7 +132,7 @@ class Pipeline:
     ) -> SourceWorker:
         own_sinks = list(sinks(source) if callable(sinks) else sinks)
         if callback is not None:
-            from streamdepth.sinks.callback import CallbackSink
+            from streamdepth.sinks.consumers import CallbackSink
 
             own_sinks.append(CallbackSink(callback))
         policy = self._policy or (Policy.LATEST if source.live else Policy.EVERY)

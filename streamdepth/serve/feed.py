@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamdepth.core.frame import DepthMap, Sense
-from streamdepth.media.png import encode_png
+from streamdepth.media.images import encode_png
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,7 +18,7 @@ from aiohttp import web
 from streamdepth.core.errors import StreamDepthError
 from streamdepth.core.look import parse_alpha
 from streamdepth.image.inputs import from_json, pixel_count
-from streamdepth.media.png import encode_png
+from streamdepth.media.images import encode_png
 from streamdepth.serve.api import ApiError, flag, plain_style, status_of
 from streamdepth.serve.bodies import drop, parse_json
 from streamdepth.serve.feed import npy

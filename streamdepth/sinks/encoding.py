@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from streamdepth.core.errors import UsageError, nearest
 from streamdepth.core.frame import ColorTags
 from streamdepth.core.look import View
-from streamdepth.media.letterbox import divides, has_alpha
+from streamdepth.media.filters import divides, has_alpha
 from streamdepth.sinks.encoder_settings import SOFTWARE_ENCODERS, encoder_options
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from streamdepth.net.objects import OBJECT_SCHEMES
 from streamdepth.sinks.depth.sink import DepthSinkOptions
 from streamdepth.sinks.encoder_settings import AUTO
 from streamdepth.sinks.encoding import CONTAINERS
-from streamdepth.sinks.names import SOURCE_NAMES, is_pattern
+from streamdepth.sinks.images import SOURCE_NAMES, is_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -181,7 +181,8 @@ def _find(output: str, sinks: Sinks) -> _Make:
     if not output:
         raise UsageError("an output needs a name; use a file such as out.mkv, or a folder/")
     _, pattern = _folder(output, (*sinks.files, *sinks.folders))
-    suffix = PurePath(pattern or output).suffix.lower()
+    path = PurePath(output)
+    suffix = PurePath(pattern or path).suffix.lower()
     if pattern:
         # The sink itself refuses other suffixes of a pattern.
         return sinks.folders.get(suffix, next(iter(sinks.folders.values())))
@@ -190,7 +191,7 @@ def _find(output: str, sinks: Sinks) -> _Make:
     if suffix in sinks.folders:
         raise UsageError(
             f"{output}: one {suffix} file cannot hold several frames; "
-            f"use {_example(output)} or {', '.join(sinks.files)}"
+            f"use {path.with_stem(path.stem + '-%06d')} or {', '.join(sinks.files)}"
         )
     near = nearest(suffix, (*sinks.files, *sinks.folders))
     raise UsageError(
@@ -222,35 +223,30 @@ def _folder(output: str, suffixes: Iterable[str]) -> tuple[str, str]:
     return "", ""
 
 
-def _example(output: str) -> str:
-    path = PurePath(output)
-    return str(path.parent / f"{path.stem}-%06d{path.suffix}")
-
-
 def _control(options: SinkOptions) -> LookControl:
     return options.get("control") or LookControl(options.get("look") or Look())
 
 
 def _object(output: str, options: SinkOptions) -> Sink:
-    from streamdepth.sinks.objects import uploaded
+    from streamdepth.sinks.consumers import uploaded
 
     return uploaded(output, IMAGE_SINKS.files, options)
 
 
 def _depth_object(output: str, options: DepthSinkOptions) -> Sink:
-    from streamdepth.sinks.objects import uploaded
+    from streamdepth.sinks.consumers import uploaded
 
     return uploaded(output, DATA_SINKS.files, options)
 
 
 def _null(output: str, options: SinkOptions) -> Sink:  # noqa: ARG001
-    from streamdepth.sinks.callback import NullSink
+    from streamdepth.sinks.consumers import NullSink
 
     return NullSink(control=_control(options))
 
 
 def _virtual_camera(output: str, options: SinkOptions) -> Sink:
-    from streamdepth.sinks.virtualcam import VirtualCameraSink
+    from streamdepth.sinks.consumers import VirtualCameraSink
 
     return VirtualCameraSink(control=_control(options), device=output.partition(":")[2] or None)
 
@@ -308,7 +304,7 @@ def _images(output: str, options: SinkOptions) -> Sink:
 
 
 def _depth_null(output: str, options: DepthSinkOptions) -> Sink:  # noqa: ARG001
-    from streamdepth.sinks.callback import NullSink
+    from streamdepth.sinks.consumers import NullSink
 
     return NullSink()
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, cast
 
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, UsageError
+from streamdepth.media.filters import Letterbox, has_alpha
 from streamdepth.media.hwaccel import HwAccel, encoder, upload_device
-from streamdepth.media.letterbox import Letterbox, has_alpha
 from streamdepth.sinks.encoder_settings import check_preset, encoder_threads
 from streamdepth.sinks.encoding import (
     Encoding,

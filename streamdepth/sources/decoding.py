@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.clock import MediaClock
 from streamdepth.core.errors import SourceError
-from streamdepth.media.deinterlace import Deinterlacer
-from streamdepth.media.hdr import hdr_of
-from streamdepth.media.orientation import FrameNormalizer
-from streamdepth.sources.stamps import PacketStamp, packet_stamps
-from streamdepth.sources.timeline import Timeline
+from streamdepth.media.filters import Deinterlacer
+from streamdepth.media.side_data import FrameNormalizer, hdr_of
+from streamdepth.sources.timestamps import PacketStamp, Timeline, packet_stamps
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

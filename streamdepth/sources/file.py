@@ -17,9 +17,8 @@ from streamdepth.media.hwaccel import HwAccel
 from streamdepth.net.calls import AbandonableCalls, InterruptedCall
 from streamdepth.net.tls import find_tls_config
 from streamdepth.sources.decoding import DEINTERLACED, REPAIR_NOTES, Decoding
-from streamdepth.sources.explain import check_readable, explain_ffmpeg, shown
 from streamdepth.sources.limit import Limits
-from streamdepth.sources.medium import Medium
+from streamdepth.sources.medium import Medium, check_readable, explain_ffmpeg, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     import av
 
     from streamdepth.core.clock import Clock
-    from streamdepth.sources.stamps import PacketStamp
+    from streamdepth.sources.timestamps import PacketStamp
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _READ_AHEAD = 2

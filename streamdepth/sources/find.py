@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError, redact
 from streamdepth.net.objects import OBJECT_SCHEMES, ObjectStore, explained, names_several
 from streamdepth.net.url import LIVE_SCHEMES
-from streamdepth.sources.explain import nearest_name, shown
 from streamdepth.sources.file import is_url
 from streamdepth.sources.images import files_in, files_matching, is_image
+from streamdepth.sources.medium import nearest_name, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

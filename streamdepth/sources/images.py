@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
 from streamdepth.core.frame import ColorTags, Frame, StreamInfo, image_from_array
-from streamdepth.media.pillow import DAMAGED, HEIF_SUFFIXES, IMAGE_SUFFIXES, heif_installed, image_from_pil, open_raster
-from streamdepth.sources.explain import check_readable, nearest_name, shown
+from streamdepth.media.images import DAMAGED, HEIF_SUFFIXES, IMAGE_SUFFIXES, heif_installed, image_from_pil, open_raster
 from streamdepth.sources.file import FileSource
+from streamdepth.sources.medium import check_readable, nearest_name, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

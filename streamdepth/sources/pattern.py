@@ -125,7 +125,7 @@ class PatternSource(BaseSource):
     def frames(self) -> Iterator[Frame]:
         if not self._opened:
             raise SourceError("test: call open() before frames()", source=self.id)
-        from streamdepth.sources.scene import Scene
+        from streamdepth.media.scene import Scene
 
         scene = Scene(self._width_px, self._height_px, self._seed)
         index = 0

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from streamdepth.core.errors import SourceError, UsageError, nearest, redact
 from streamdepth.net.objects import OBJECT_SCHEMES
 from streamdepth.net.url import LIVE_SCHEMES
-from streamdepth.sources.explain import shown
 from streamdepth.sources.file import FileSource
 from streamdepth.sources.find import Found, find, unique_names
 from streamdepth.sources.images import ImagesSource
 from streamdepth.sources.limit import LimitedSource, Limits
+from streamdepth.sources.medium import shown
 from streamdepth.sources.pattern import PatternSource
 
 if TYPE_CHECKING:

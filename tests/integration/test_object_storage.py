@@ -11,7 +11,7 @@ import streamdepth as sd
 from streamdepth.cli import main
 from streamdepth.core.errors import MissingDependencyError, SinkError, UsageError
 from streamdepth.net.objects import ObjectStore, is_object_url
-from streamdepth.sinks.objects import ObjectSink
+from streamdepth.sinks.consumers import ObjectSink
 from streamdepth.sinks.select import sink_for
 from tests.support import need
 from tests.support.cli import one_line

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from streamdepth.core.frame import DepthRange, ImageInfo, Result
-from streamdepth.media.hdr import hdr_of
+from streamdepth.media.side_data import hdr_of
 from streamdepth.sinks.depth.reader import read_depth
 from streamdepth.sinks.depth.sink import DepthVideoSink
 from streamdepth.sinks.video import VideoSink

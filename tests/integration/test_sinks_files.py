@@ -11,14 +11,12 @@ from PIL import Image
 
 from streamdepth.core.contracts import Sink
 from streamdepth.core.errors import OutputExistsError, SinkError, StopPipeline, UsageError
-from streamdepth.sinks.callback import CallbackSink, NullSink
+from streamdepth.sinks.consumers import CallbackSink, NullSink, VirtualCameraSink
 from streamdepth.sinks.depth.reader import read_depth
 from streamdepth.sinks.depth.sink import DepthFolderSink, DepthVideoSink
-from streamdepth.sinks.images import ImagesSink
-from streamdepth.sinks.names import SOURCE_NAMES
+from streamdepth.sinks.images import SOURCE_NAMES, ImagesSink
 from streamdepth.sinks.select import check_distinct, data_sink_for, sink_for
 from streamdepth.sinks.video import VideoSink
-from streamdepth.sinks.virtualcam import VirtualCameraSink
 from tests.support.media import read_pts
 from tests.support.sinks import control, paint, painted, result, run_sink, small_disk, stream_info
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from streamdepth.core.errors import SourceError
 from streamdepth.core.frame import ColorTags
-from streamdepth.media import pillow
+from streamdepth.media import images
 from streamdepth.sources.images import ImagesSource
 from streamdepth.sources.select import source_for
 from tests.support.faulty_media import (
@@ -202,7 +202,7 @@ def test_the_tiles_of_a_heic_are_assembled(tmp_path: Path) -> None:
 
 def test_without_pi_heif_a_tiled_heic_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamdepth.sources.images.heif_installed", lambda: False)
-    monkeypatch.setattr(pillow, "heif_installed", lambda: False)
+    monkeypatch.setattr(images, "heif_installed", lambda: False)
     path = write_tiled_heic(tmp_path / "grid.heic", [RED, LIME, BLUE])
     with pytest.raises(SourceError, match=r"grid.heic: is an image of 3 tiles.*pip install '\.\[heif\]'") as caught:
         source_for(path).open()

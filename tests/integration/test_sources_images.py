@@ -13,7 +13,7 @@ from PIL import Image
 from streamdepth.core.contracts import Source
 from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
 from streamdepth.core.frame import ColorTags
-from streamdepth.media.pillow import image_from_pil, rgb_from_pil
+from streamdepth.media.images import image_from_pil, rgb_from_pil
 from streamdepth.sources.images import ImagesSource, natural_key
 from tests.support.media import draw_marks
 

@@ -24,7 +24,7 @@ from streamdepth.sources.limit import LimitedSource, Limits
 from streamdepth.sources.live.source import LiveSource
 from streamdepth.sources.pattern import PatternSource
 from streamdepth.sources.select import at_once, expand, source_for
-from streamdepth.sources.timeline import Timeline
+from streamdepth.sources.timestamps import Timeline
 from streamdepth.sources.webcam import WebcamSource
 from tests.support.live import Quiet
 from tests.support.media import draw_index, draw_marks, read_index, write_clip

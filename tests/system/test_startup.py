@@ -27,7 +27,7 @@ from streamdepth.models import providers as provider_table
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing
 from streamdepth.pipeline import Pipeline
-from streamdepth.sinks.callback import NullSink
+from streamdepth.sinks.consumers import NullSink
 from tests.support.media import write_clip
 
 if TYPE_CHECKING:

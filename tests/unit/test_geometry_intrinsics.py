@@ -14,7 +14,7 @@ import streamdepth as sd
 from streamdepth.core.errors import DataFormatError, UsageError
 from streamdepth.geometry.intrinsics import Distortion, Intrinsics
 from streamdepth.geometry.readers import camera_of, parse_intrinsics, read_intrinsics
-from streamdepth.media.orientation import Orientation
+from streamdepth.media.side_data import Orientation
 
 if TYPE_CHECKING:
     from pathlib import Path

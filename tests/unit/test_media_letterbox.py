@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from streamdepth.core.frame import ColorTags
-from streamdepth.media.letterbox import Letterbox
+from streamdepth.media.filters import Letterbox
 
 BT709 = ColorTags(1, 1, 1, 1)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from streamdepth.media.png import encode_png
+from streamdepth.media.images import encode_png
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(None, "L"), (2, "LA"), (3, "RGB"), (4, "RGBA")])

@@ -11,7 +11,7 @@ import pytest
 
 from streamdepth.core.errors import MissingDependencyError, SinkError
 from streamdepth.core.frame import ColorTags
-from streamdepth.sinks.virtualcam import VirtualCameraSink
+from streamdepth.sinks.consumers import VirtualCameraSink
 from tests.support import need
 from tests.support.sinks import control, image_info, paint, result, run_sink, stream_info
 

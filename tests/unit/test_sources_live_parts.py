@@ -18,9 +18,8 @@ from streamdepth.core.errors import UsageError
 from streamdepth.net.calls import Backoff, connected_again
 from streamdepth.net.url import Credentials, find_credentials, parse_live_url
 from streamdepth.sources.live.connection import libav_options, reason
-from streamdepth.sources.live.loss import FrameGaps, SkippedFrames
 from streamdepth.sources.live.reader import Ended, Mailbox
-from streamdepth.sources.live.timestamps import TIME_BASE, LivePace, LiveTimeline
+from streamdepth.sources.live.timestamps import TIME_BASE, FrameGaps, LivePace, LiveTimeline, SkippedFrames
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw
 from streamdepth.core.contracts import Source
 from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.core.frame import ColorTags
+from streamdepth.media.scene import Scene, fill_convex
 from streamdepth.sources.pattern import PatternSource, draw_counter, read_counter
-from streamdepth.sources.scene import Scene, fill_convex
 
 
 def test_default_is_a_short_finite_clip() -> None:

@@ -12,7 +12,7 @@ from streamdepth.core.errors import MissingDependencyError, SinkError, install_c
 from streamdepth.core.host import rename
 from streamdepth.sinks.depth.sink import Size, known_values, resized
 from streamdepth.sinks.files import claim_folder, write_failed, write_whole
-from streamdepth.sinks.names import FrameNames
+from streamdepth.sinks.images import FrameNames
 from streamdepth.sinks.robotics.metric import camera_for, metres_of
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class PointsSink(BaseSink):
     Args:
         folder: created if missing; must be empty without ``overwrite``.
         intrinsics: of an image of (width, height).
-        pattern: file names, see :class:`~streamdepth.sinks.names.FrameNames`.
+        pattern: file names, see :class:`~streamdepth.sinks.images.FrameNames`.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class ExrSink(BaseSink):
 
     Args:
         folder: created if missing; must be empty without ``overwrite``.
-        pattern: file names, see :class:`~streamdepth.sinks.names.FrameNames`.
+        pattern: file names, see :class:`~streamdepth.sinks.images.FrameNames`.
         size: ``"source"`` = the size of each frame, ``"model"`` = that of the model.
         model: recorded in each file.
     """

@@ -14,7 +14,7 @@ import numpy as np
 from streamdepth.core.clock import Clock, SystemClock
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, StopPipeline, UsageError
-from streamdepth.media.letterbox import has_alpha
+from streamdepth.media.filters import has_alpha
 from streamdepth.sinks.files import write_whole
 from streamdepth.sinks.window.backend import Backend, Cv2Backend
 from streamdepth.sinks.window.controls import HELP, Repainter, change_look, draw_lines

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 from streamdepth.core.frame import ColorTags
 from streamdepth.core.queues import InterruptibleCondition
 from streamdepth.media.hwaccel import HwAccel, decoder
-from streamdepth.sources.live.loss import FrameGaps, SkippedFrames
-from streamdepth.sources.live.timestamps import LivePace
+from streamdepth.sources.live.timestamps import FrameGaps, LivePace, SkippedFrames
 
 if TYPE_CHECKING:
     from collections.abc import Callable

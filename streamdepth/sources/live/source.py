@@ -12,8 +12,8 @@ from streamdepth.core import limits
 from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import SourceError, UsageError, redact
 from streamdepth.core.frame import Frame, StreamInfo
+from streamdepth.media.filters import Letterbox
 from streamdepth.media.hwaccel import HwAccel
-from streamdepth.media.letterbox import Letterbox
 from streamdepth.net.calls import Backoff, connected_again
 from streamdepth.net.tls import find_tls_config
 from streamdepth.net.url import LIVE_SCHEMES, find_credentials, parse_live_url
@@ -54,7 +54,7 @@ class LiveSource(BaseSource):
     back-off and jitter. Indices continue, and pts rise by the time that has passed. A stream that returns with another
     size or pixel format is letterboxed into the first one's. Frames that the decoder marks as damaged are dropped and
     counted (``dropped["corrupt"]``), with all that follow up to the next key frame, for at most 10 s (intra refresh has
-    no key frames). :mod:`streamdepth.sources.live.loss` says which codecs reveal lost frames.
+    no key frames). :mod:`streamdepth.sources.live.timestamps` says which codecs reveal lost frames.
 
     A recording of known length ends the source; one that ends early is an error. Frames of a live playlist (HLS), which
     arrive a segment at a time, are released at the pace of their pts.
