@@ -11,7 +11,7 @@ import av
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from streamdepth.colorize import bar, kernels
-from streamdepth.colorize.field import NearnessField
+from streamdepth.colorize.nearness import NearnessField
 from streamdepth.colorize.palettes import checked_style, parse_stops
 from streamdepth.colorize.tables import BlendTables, PaintTables, Steps, blend_tables, paint_tables
 from streamdepth.core.errors import UsageError

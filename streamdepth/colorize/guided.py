@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamdepth.colorize.nearness import INVALID
+from streamdepth.colorize.tables import INVALID
 from streamdepth.media.numba_kernel import kernel
 
 if TYPE_CHECKING:

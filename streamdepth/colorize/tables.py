@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 UNITS_PER_ENTRY = 64
 NEARNESS_ONE = 255 * UNITS_PER_ENTRY
 """Nearness 1 in units of the kernels."""
+INVALID = 0x7FFF
+"""Nearness of a pixel without valid depth."""
+LINE = 0x8000
+"""Bit of a nearness value that marks a contour."""
 
 _CONTOUR_ALPHA = 0.85
 _CONTOUR_SHIFT = 0.7

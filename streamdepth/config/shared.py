@@ -14,8 +14,7 @@ from streamdepth.core import limits
 from streamdepth.core.frame import Sense
 from streamdepth.core.look import Look, View, parse_alpha
 from streamdepth.media.hwaccel import HwAccel
-from streamdepth.models.layout import SUFFIXES
-from streamdepth.models.providers import AUTO
+from streamdepth.models.selection import AUTO, SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

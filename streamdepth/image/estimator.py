@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
-_WAIT_SECONDS = 0.5
+_WAIT_SECONDS = 0.5  # short: on Windows, Ctrl-C does not end a wait
 
 
 def in_order(pool: Executor, work: Callable[[T], R], values: Iterable[T], *, ahead: int) -> Iterator[R]:
@@ -69,7 +69,7 @@ def _submitted(pool: Executor, work: Callable[[T], R], values: Iterable[T]) -> I
 
 def _result(future: Future[R]) -> R:
     while not future.done():
-        wait([future], _WAIT_SECONDS)  # short: on Windows, Ctrl-C does not end a wait
+        wait([future], _WAIT_SECONDS)
     return future.result()
 
 
@@ -303,8 +303,6 @@ class DepthEstimator:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    # Internal -------------------------------------------------------------------------------------------------------
 
     @staticmethod
     def _look(style: Style | None, alpha: float | str | Sequence[float] | None, reverse: bool) -> Look | None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from streamdepth.models.providers import Provider
+    from streamdepth.models.selection import Provider
     from streamdepth.models.spec import ModelSpec
 
 LEAST_CORRELATION = 0.999

@@ -26,7 +26,7 @@ from streamdepth.inference.pattern import HEIGHT_PX, WIDTH_PX, pattern
 from streamdepth.inference.providers import ON_DEVICE, likely, runs_on_cores
 from streamdepth.inference.sessions import open_session
 from streamdepth.inference.slots import Buffers, Slot, SlotPlan, focal_note
-from streamdepth.models.providers import AUTO, CPU
+from streamdepth.models.selection import AUTO, CPU
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,7 +10,7 @@ import numpy as np
 
 from streamdepth.core.errors import ModelError
 from streamdepth.core.frame import Sense
-from streamdepth.models.outputs import covers
+from streamdepth.models.signature import covers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -14,7 +14,7 @@ from streamdepth.geometry.readers import camera_of
 from streamdepth.inference import agreement, providers, sessions
 from streamdepth.inference.build import BuildProcess, BuildRequest, build_first, is_built
 from streamdepth.inference.nvidia import follows_image
-from streamdepth.models.providers import AUTO, CPU, CUDA
+from streamdepth.models.selection import AUTO, CPU, CUDA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

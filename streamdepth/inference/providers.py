@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from streamdepth.core.errors import ProviderError, UsageError, install_command, nearest
 from streamdepth.inference import nvidia, openvino_runtime
 from streamdepth.inference.ort import first_line
-from streamdepth.models.providers import AUTO, CPU, PROVIDERS, Provider, find_provider
+from streamdepth.models.selection import AUTO, CPU, PROVIDERS, Provider, find_provider
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

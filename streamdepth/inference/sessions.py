@@ -15,7 +15,7 @@ from streamdepth.inference import agreement, fused, nvidia, openvino_runtime, pr
 from streamdepth.inference.cache import HINT, with_regular_files, writable
 from streamdepth.inference.ort import RECORD, assignment_of, first_line, load_error, session_options
 from streamdepth.inference.providers import provider_named
-from streamdepth.models.providers import AUTO, CPU, CUDA, Provider
+from streamdepth.models.selection import AUTO, CPU, CUDA, Provider
 
 if TYPE_CHECKING:
     from streamdepth.models.spec import ModelSpec

@@ -19,10 +19,9 @@ from streamdepth.models.hub import (
     pull_hint,
 )
 from streamdepth.models.known import KnownModel, find_known, known_models
-from streamdepth.models.layout import BUILT_IN, check_dtype, in_order, split_dtype, variants
 from streamdepth.models.locate import builtin_record, find_target, folder_variants, hub_choice
-from streamdepth.models.providers import AUTO
 from streamdepth.models.resolve import resolve
+from streamdepth.models.selection import AUTO, BUILT_IN, check_dtype, in_order, split_dtype, variants
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
 from streamdepth.core.errors import ModelError
 from streamdepth.models.spec import TensorSpec
-from streamdepth.models.wire import slim_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-ImageLayout = Literal["chw", "hwc", "nchw"]
+    Buffer = mmap.mmap | bytes
 
 # onnx.TensorProto.DataType, numbers of the ONNX IR that never change
-_DTYPES = {1: "float32", 2: "uint8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
+DTYPES = {1: "float32", 2: "uint8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
 _DTYPE_NAMES = {
     3: "int8",
     4: "uint16",
@@ -28,8 +28,6 @@ _DTYPE_NAMES = {
     13: "uint64",
     16: "bfloat16",
 }
-_IMAGE_DTYPES = ("float32", "float16", "uint8")
-_IMAGE_NAMES = ("pixel_values", "image", "images", "input_image", "input", "x")
 _PASSING = frozenset({"Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Resize", "Slice", "Pad"})
 
 
@@ -51,7 +49,7 @@ class RawTensor:
 
     @property
     def dtype(self) -> str:
-        return _DTYPES.get(self.elem_type) or _DTYPE_NAMES.get(self.elem_type, f"type {self.elem_type}")
+        return DTYPES.get(self.elem_type) or _DTYPE_NAMES.get(self.elem_type, f"type {self.elem_type}")
 
     def describe(self) -> str:
         shape = (
@@ -247,101 +245,108 @@ def check_external(path: Path, graph: GraphInfo) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def image_input(model: str | Path, graph: GraphInfo, name: str | None = None) -> tuple[TensorSpec, ImageLayout]:
-    """The image input, and its layout without the batch axis.
-
-    Args:
-        model: its name in messages.
-        name: the user's choice; None = found by shape, then by name.
-    Raises:
-        ModelError: none, several without a known name, or not the shape of an image.
-    """
-    if name is not None:
-        chosen = next((t for t in graph.inputs if t.name == name), None)
-        if chosen is None:
-            raise ModelError(f"{model}: has no input {name!r}; its inputs are {names_of(graph.inputs)}")
-        layout = _image_layout(chosen)
-        if isinstance(layout, str):
-            return tensor_spec(chosen), layout
-        raise ModelError(f"{model}: input {chosen.describe()} does not take images: {layout.reason}")
-    layouts = [(t, _image_layout(t)) for t in graph.inputs]
-    fits = [(t, found) for t, found in layouts if isinstance(found, str)]
-    if not fits:
-        reasons = "; ".join(f"{t.describe()}: {found.reason}" for t, found in layouts if not isinstance(found, str))
-        raise ModelError(
-            f"{model}: has no image input ({reasons or 'no inputs at all'}); a depth model takes RGB images,"
-            " [batch, 3, height, width] or [batch, height, width, 3]"
-        )
-    if len(fits) > 1:
-        known = [n for n in _IMAGE_NAMES if n in {t.name for t, _ in fits}]
-        if not known:
-            raise ModelError(
-                f"{model}: has {len(fits)} inputs that could take images ({names_of(t for t, _ in fits)});"
-                " choose one with --input-name"
-            )
-        fits = [fit for fit in fits if fit[0].name == known[0]]
-    tensor, layout = fits[0]
-    return tensor_spec(tensor), layout
-
-
-@dataclass(frozen=True, slots=True)
-class _NoImage:
-    reason: str
-
-
-def _image_layout(tensor: RawTensor) -> ImageLayout | _NoImage:
-    if tensor.dtype not in _IMAGE_DTYPES:
-        return _NoImage(f"images are {', '.join(_IMAGE_DTYPES)}")
-    shape = tensor.shape
-    if shape is None:
-        return _NoImage("its shape is not declared")
-    if len(shape) not in (3, 4, 5):
-        return _NoImage(f"rank {len(shape)}, images have rank 3 to 5")
-    if len(shape) == 5:
-        if isinstance(shape[1], int) and shape[1] != 1:
-            return _NoImage(f"takes clips of {shape[1]} images, streamdepth gives single images")
-        return "nchw" if _may_be(shape[2], 3) else _NoImage(_channels(shape[2]))
-    first, last = shape[-3], shape[-1]
-    if first == 3:
-        return "chw"
-    if last == 3:
-        return "hwc"
-    if isinstance(first, int):
-        return _NoImage(_channels(first))
-    if last in (1, 4):
-        return _NoImage(_channels(last))
-    # an undeclared channel axis is the first one, as in exporters that name it "num_channels"
-    return "chw"
-
-
-def _may_be(dimension: int | str, value: int) -> bool:
-    return not isinstance(dimension, int) or dimension == value
-
-
-def _channels(dimension: int | str) -> str:
-    return f"{dimension} channels, images have 3 (RGB)"
-
-
-def other_inputs(model: str | Path, graph: GraphInfo, image: str) -> tuple[TensorSpec, ...]:
-    """Inputs besides the image.
-
-    Raises:
-        ModelError: one has a dtype nothing here can feed.
-    """
-    others = tuple(t for t in graph.inputs if t.name != image)
-    for tensor in others:
-        if tensor.elem_type not in _DTYPES:
-            raise ModelError(f"{model}: cannot feed its input {tensor.describe()}; export the model without it")
-    return tuple(tensor_spec(t) for t in others)
-
-
 def tensor_spec(tensor: RawTensor) -> TensorSpec:
     """A tensor of a known dtype as a value of the specification."""
     # Without a declared shape, [batch, height, width] is the usual one; the running model shows the real rank.
     shape = ("", "", "") if tensor.shape is None else tensor.shape
-    return TensorSpec(tensor.name, cast("Any", _DTYPES[tensor.elem_type]), shape)
+    return TensorSpec(tensor.name, cast("Any", DTYPES[tensor.elem_type]), shape)
 
 
 def names_of(tensors: Any) -> str:
     """Names for a message."""
     return ", ".join(t.shown_name for t in tensors) or "none"
+
+
+# The file without its weights -----------------------------------------------------------------------------------------
+#
+# Fields of protocol buffers have a length, so a reader can skip gigabytes of weights without touching them: only pages
+# with field headers are read. Field numbers: onnx.proto, ``ModelProto.graph`` = 7, ``GraphProto.node`` = 1 and
+# ``initializer`` = 5, ``TensorProto`` data in 4, 5, 6, 7, 9, 10 and 11; wire types: protobuf encoding guide.
+
+_VARINT: Final = 0
+_FIXED64: Final = 1
+_LENGTH: Final = 2
+_FIXED32: Final = 5
+_MODEL_GRAPH: Final = 7
+_GRAPH_INITIALIZER: Final = 5
+_SMALL_BYTES: Final = 512
+"""Tensors up to this size are kept: means and standard deviations of images are among them."""
+_TENSOR_DATA: Final = frozenset({4, 5, 6, 7, 9, 10, 11})
+
+
+def slim_model(path: Path) -> bytes:
+    """Serialised ``ModelProto`` of the file without the data of its larger initializers. ``Constant`` nodes are kept.
+
+    Raises:
+        ValueError: not a protocol buffer, or truncated.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        out = bytearray()
+        for number, start, body, end in _fields(data, 0, len(data)):
+            if number == _MODEL_GRAPH:
+                graph = _slim_graph(data, body, end)
+                out += bytes((_MODEL_GRAPH << 3 | _LENGTH,)) + _varint(len(graph)) + graph
+            else:
+                out += data[start:end]
+        return bytes(out)
+
+
+def _slim_graph(data: Buffer, start: int, end: int) -> bytes:
+    out = bytearray()
+    for number, head, body, stop in _fields(data, start, end):
+        if number == _GRAPH_INITIALIZER and stop - body > _SMALL_BYTES:
+            tensor = bytearray()
+            for inner, inner_head, _, inner_stop in _fields(data, body, stop):
+                if inner not in _TENSOR_DATA:
+                    tensor += data[inner_head:inner_stop]
+            out += bytes((_GRAPH_INITIALIZER << 3 | _LENGTH,)) + _varint(len(tensor)) + tensor
+        else:
+            out += data[head:stop]
+    return bytes(out)
+
+
+def _fields(data: Buffer, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """``(field number, start of its tag, start of its content, end)`` of each field in ``data[start:end]``."""
+    at = start
+    while at < end:
+        tag, body = _read_varint(data, at, end)
+        number, wire = tag >> 3, tag & 7
+        if wire == _VARINT:
+            _, stop = _read_varint(data, body, end)
+        elif wire == _FIXED64:
+            stop = body + 8
+        elif wire == _FIXED32:
+            stop = body + 4
+        elif wire == _LENGTH:
+            length, body = _read_varint(data, body, end)
+            stop = body + length
+        else:
+            raise ValueError(f"not a protocol buffer at byte {at}")
+        if number == 0:
+            raise ValueError(f"not a protocol buffer at byte {at}")
+        if stop > end:
+            raise ValueError(f"truncated: {stop - end} bytes are missing")
+        yield number, at, body, stop
+        at = stop
+
+
+def _read_varint(data: Buffer, at: int, end: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= end:
+            raise ValueError("truncated within a number")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if not byte & 0x80:
+            return value, at
+    raise ValueError(f"not a protocol buffer at byte {at}")
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,9 +19,15 @@ from streamdepth.core.errors import DeadlineError, ModelError, ModelNotFoundErro
 from streamdepth.core.host import cache_root
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _TOKEN_HINT = "set HF_TOKEN to a token that may read it"  # noqa: S105 - a sentence
+
+
+def _causes(exc: BaseException | None) -> Iterator[BaseException]:
+    while exc is not None:
+        yield exc
+        exc = exc.__cause__
 
 
 def _kinds(exc: BaseException) -> set[str]:
@@ -29,22 +35,12 @@ def _kinds(exc: BaseException) -> set[str]:
 
     By name, because huggingface_hub 1 uses httpx and huggingface_hub 2 uses httpx2, with the same names.
     """
-    names: set[str] = set()
-    current: BaseException | None = exc
-    while current is not None:
-        names |= {kind.__name__ for kind in type(current).__mro__}
-        current = current.__cause__
-    return names
+    return {kind.__name__ for cause in _causes(exc) for kind in type(cause).__mro__}
 
 
 def _status(exc: BaseException) -> int:
-    current: BaseException | None = exc
-    while current is not None:
-        code = getattr(getattr(current, "response", None), "status_code", None)
-        if isinstance(code, int):
-            return code
-        current = current.__cause__
-    return 0
+    codes = (getattr(getattr(cause, "response", None), "status_code", None) for cause in _causes(exc))
+    return next((code for code in codes if isinstance(code, int)), 0)
 
 
 def is_unreachable(exc: BaseException) -> bool:
@@ -221,7 +217,7 @@ def list_repository(access: HubAccess, repository: str, revision: str | None = N
     if not _REVISION.fullmatch(name) or ".." in name:
         raise UsageError(f"revision {name!r}: give a branch, tag or commit")
     if access.is_offline:
-        found = _from_cache(access, repository, name, "offline: using the cache")
+        found = cached_listing(access, repository, name, "offline: using the cache")
         if found is None:
             raise ModelNotFoundError(
                 f"{repository}: offline, and revision {name} is not in the cache {access.cache};"
@@ -241,7 +237,7 @@ def list_repository(access: HubAccess, repository: str, revision: str | None = N
         error = hub_error(exc, repository, access.base_url, revision=name)
         if not is_unreachable(exc):
             raise error from exc
-        found = _from_cache(access, repository, name, f"{error.message.split(';')[0]}: using the cache")
+        found = cached_listing(access, repository, name, f"{error.message.split(';')[0]}: using the cache")
         if found is None:
             raise error from exc
         return found
@@ -256,17 +252,12 @@ def list_repository(access: HubAccess, repository: str, revision: str | None = N
     return Listing(repository, name, info.sha, files, _licence(licence))
 
 
-def cached_listing(access: HubAccess, repository: str, revision: str) -> Listing | None:
-    """The cached files of a revision, without a request; None if there are none."""
-    found = _from_cache(access, repository, revision, "")
-    return None if found is None else replace(found, note="")
-
-
 def _licence(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value or "")
 
 
-def _from_cache(access: HubAccess, repository: str, revision: str, note: str) -> Listing | None:
+def cached_listing(access: HubAccess, repository: str, revision: str, note: str = "") -> Listing | None:
+    """The cached files of a revision, without a request; None if there are none. ``note``: why the cache is used."""
     folder = access.folder(repository)
     commit = revision if _COMMIT.fullmatch(revision) else _read_ref(folder, revision)
     snapshot = folder / "snapshots" / commit
@@ -276,7 +267,7 @@ def _from_cache(access: HubAccess, repository: str, revision: str, note: str) ->
     files = {p.relative_to(snapshot).as_posix(): RepoFile(p.stat().st_size) for p in snapshot.rglob("*") if p.is_file()}
     if not files:
         return None
-    return Listing(repository, revision, commit, files, cached_only=True, note=f"{note} (commit {commit[:8]})")
+    return Listing(repository, revision, commit, files, cached_only=True, note=note and f"{note} (commit {commit[:8]})")
 
 
 def _read_ref(folder: Path, revision: str) -> str:
@@ -401,13 +392,9 @@ def _reporter(file: str, progress: Progress | None, raised: list[BaseException])
                 raised.append(exc)
                 raise
 
-        def close(self) -> None:
+        def close(self, *_: object, **__: object) -> None:
             pass
 
-        def refresh(self, *_: object, **__: object) -> None:
-            pass
-
-        def set_description(self, *_: object, **__: object) -> None:
-            pass
+        refresh = set_description = close
 
     return Reporter

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.frame import Sense
-from streamdepth.models.outputs import bare_name
+from streamdepth.models.signature import bare_name
 from streamdepth.models.spec import Family, Head, Preprocessing
 
 if TYPE_CHECKING:

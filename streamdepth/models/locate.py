@@ -22,7 +22,8 @@ from streamdepth.models.hub import (
     remember_revision,
 )
 from streamdepth.models.known import KnownModel, find_known
-from streamdepth.models.layout import (
+from streamdepth.models.selection import (
+    AUTO,
     BUILT_IN,
     HUB_SCHEME,
     Choice,
@@ -33,7 +34,6 @@ from streamdepth.models.layout import (
     target_of,
     variants,
 )
-from streamdepth.models.providers import AUTO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -71,7 +71,7 @@ class Located:
 
 
 def find_target(model: str | Path, access: HubAccess) -> Target:
-    """:func:`~streamdepth.models.layout.target_of` for the configured Hub; loads its client only if necessary."""
+    """:func:`~streamdepth.models.selection.target_of` for the configured Hub; loads its client only if necessary."""
     return target_of(model, access.base_url) if "://" in str(model) else target_of(model)
 
 

@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Any
 from streamdepth.core.errors import ModelError, UsageError
 from streamdepth.core.frame import Sense
 from streamdepth.models.config import other_task, preprocessing_of, sense_is_certain, sense_of
-from streamdepth.models.graph import image_input, other_inputs
 from streamdepth.models.hub import HubAccess
 from streamdepth.models.known import KnownFamily, find_family, licence_note, preprocessing_from
-from streamdepth.models.layout import check_dtype
 from streamdepth.models.locate import find_target, locate
-from streamdepth.models.outputs import depth_output, map_sides, output_named, says_inverse
-from streamdepth.models.providers import AUTO
+from streamdepth.models.selection import AUTO, check_dtype
+from streamdepth.models.signature import depth_output, image_input, map_sides, other_inputs, output_named, says_inverse
 from streamdepth.models.spec import Head, ModelSpec, Preprocessing, TensorSpec, apply_size, fit_to_graph, parse_size
 
 if TYPE_CHECKING:
@@ -60,9 +58,9 @@ def resolve(
 
     Args:
         model: ``"built-in"``, a path of an ``.onnx`` file or of a folder in the transformers.js layout, or a Hub name
-            (see :func:`~streamdepth.models.layout.target_of` for the distinction).
+            (see :func:`~streamdepth.models.selection.target_of` for the distinction).
         dtype: ``auto`` takes the preference of the repository's author, else of the provider (see
-            :mod:`streamdepth.models.providers`); a named dtype is never replaced.
+            :mod:`streamdepth.models.selection`); a named dtype is never replaced.
         revision: branch, tag or commit of a Hub repository.
         size: network size, ``N`` or ``WxH``; see :func:`~streamdepth.models.spec.apply_size`.
         sense: meaning of the output, if the model does not say it. If it does, only the direction of relative depth

@@ -9,8 +9,6 @@ import json
 import threading
 from dataclasses import FrozenInstanceError
 from fractions import Fraction
-from pathlib import PurePath
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +17,6 @@ from PIL import Image
 
 import streamdepth as sd
 from streamdepth.core.errors import (
-    DataFormatError,
     InferenceError,
     ModelError,
     ModelNotFoundError,
@@ -27,7 +24,6 @@ from streamdepth.core.errors import (
 )
 from streamdepth.core.frame import Frame, Sense
 from streamdepth.image.estimator import DepthEstimator, Estimate
-from streamdepth.image.verify import verify
 from streamdepth.inference.model import DepthModel, ModelOptions
 from streamdepth.inference.pattern import pattern
 from streamdepth.inference.preprocess import image_of
@@ -348,43 +344,6 @@ def test_closed_estimator_and_bad_arguments(tmp_path: Path) -> None:
         flat(pattern(8, 8))
 
 
-@pytest.mark.slow
-def test_verify(dpt_estimator: DepthEstimator, tmp_path: Path) -> None:
-    path = FOLDER / "dpt" / "model.onnx"
-    fast = verify(path, provider="cpu")
-    assert fast.ok
-    assert len(fast.images) == 4
-    assert fast.max_error is not None
-    assert 0 < fast.max_error < 0.5
-    assert fast.correlation is not None
-    assert fast.correlation > 0.99
-    assert "fast path" in fast.model
-    assert "exact path" in fast.reference
-    assert all(len(row) == len(fast.COLUMNS) for row in fast.rows())
-    told: list[str] = []
-    same = verify(dpt_estimator, path, [pattern(40, 30)], provider="cpu", progress=told.append)
-    assert same.max_error == 0
-    assert same.correlation == pytest.approx(1)
-    assert not same.aligned
-    assert told == ["image 1"]
-    json.dumps(same.to_dict(), allow_nan=False)
-    near = write_depth_model(tmp_path / "near.onnx", inverse=True)
-    far = write_depth_model(tmp_path / "more" / "far.onnx", inverse=True)
-    options: dict[str, Any] = {"sense": "relative_inverse", "provider": "cpu"}
-    with DepthEstimator(near, **options) as one_, DepthEstimator(far, **options) as two:
-        aligned = verify(one_, two, [pattern(40, 30)])
-    assert aligned.aligned
-    assert "best scale" in aligned.title
-    assert aligned.max_error == pytest.approx(0, abs=1e-5)
-    with pytest.raises(UsageError, match="at least one image"):
-        verify(path, images=[])
-    with pytest.raises(UsageError, match="give a reference"):
-        verify(dpt_estimator)
-    flat = write_depth_model(tmp_path / "flat.onnx", fault="flat")
-    with pytest.raises(ModelError, match="flat"):
-        verify(flat, sense="relative_depth")
-
-
 def test_one_model_for_images_and_for_a_pipeline(tmp_path: Path) -> None:
     """The estimator takes a model, and a pipeline takes either, with the same depth."""
     clip = tmp_path / "clip.mkv"
@@ -415,87 +374,3 @@ def test_what_is_assumed_and_missing_is_noted(tmp_path: Path) -> None:
         notes = estimator(pattern(40, 30)).notes
     assert any("Depth Anything's is assumed" in note for note in notes)
     assert any("near = large" in note for note in notes)
-
-
-@pytest.mark.parametrize("alpha", ["[0.3, 0.8]", "0.3,0.8", [0.3, 0.8], (0.3, 0.8), np.array([0.3, 0.8])])
-def test_forms_of_alpha(alpha: Any, dpt_estimator: DepthEstimator) -> None:
-    expected = dpt_estimator(pattern(40, 30), style="hot", alpha=(0.3, 0.8)).image
-    assert dpt_estimator(pattern(40, 30), style="hot", alpha=alpha).image == expected
-
-
-@pytest.mark.parametrize("alpha", [1.5, -0.1, "[0.3, 1.2]", float("nan"), [0.1, 0.2, 0.3], "x"])
-def test_an_alpha_out_of_range_is_refused(alpha: Any, dpt_estimator: DepthEstimator) -> None:
-    with pytest.raises(UsageError, match=r"alpha is a number or a pair NEAR,FAR in 0\.\.1"):
-        dpt_estimator(pattern(40, 30), style="hot", alpha=alpha)
-
-
-def test_forms_of_tensor_data(dpt_estimator: DepthEstimator) -> None:
-    values = np.random.default_rng(0).random((1, 3, 64, 64)).astype(np.float32)
-    flat = values.reshape(-1)
-
-    def depth(tensor: dict[str, Any]) -> NDArray[np.float32]:
-        found = dpt_estimator(tensor)
-        assert isinstance(found, Estimate)
-        return found.data
-
-    expected = depth({"data": values, "dims": values.shape})
-    shuffled = dict(sorted(enumerate(flat.tolist()), key=lambda item: str(item[0])))
-    forms = {
-        "memoryview of floats": memoryview(flat),  # type: ignore[arg-type]
-        "memoryview of bytes": memoryview(flat.tobytes()),
-        "keys in any order": {str(key): value for key, value in shuffled.items()},
-        "another library's array": Foreign(flat),
-    }
-    for name, data in forms.items():
-        found = depth({"data": data, "type": "float32", "dims": list(values.shape)})
-        np.testing.assert_allclose(found, expected, err_msg=name)
-    half = values.astype(np.float16)
-    bits = depth({"data": half.view(np.uint16), "type": "float16", "dims": values.shape})
-    np.testing.assert_array_equal(bits, depth({"data": half, "type": "float16", "dims": values.shape}))
-
-
-class Foreign:
-    """An array of another library that gives NumPy its values."""
-
-    def __init__(self, values: NDArray[Any]) -> None:
-        self._values = values
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self._values, dtype)
-
-
-@pytest.mark.parametrize(("value", "kind"), [(300, "uint8"), (-1, "uint8"), (0.5, "uint8"), (3e9, "int32")])
-def test_tensor_values_outside_their_type_are_refused(value: float, kind: str, dpt_estimator: DepthEstimator) -> None:
-    data = [value] * 12288
-    with pytest.raises(DataFormatError, match=f"is outside {kind} or not whole"):
-        dpt_estimator({"data": data, "type": kind, "dims": [1, 3, 64, 64]})
-
-
-def test_forms_of_an_image_in_a_flow(dpt_estimator: DepthEstimator, tmp_path: Path) -> None:
-    """What nodes and libraries hand over: Buffer, Jimp, paths, file objects, arrays of other libraries."""
-    rgb = pattern(40, 30)
-    png = io.BytesIO()
-    Image.fromarray(rgb).save(png, "png")
-    path = tmp_path / "an image.png"
-    path.write_bytes(png.getvalue())
-    rgba = np.dstack([rgb, np.full((30, 40), 255, np.uint8)])
-    bitmap = {"width": 40, "height": 30, "data": {"type": "Buffer", "data": rgba.reshape(-1).tolist()}}
-    png.seek(0)
-    forms: dict[str, Any] = {
-        "Buffer": {"type": "Buffer", "data": list(png.getvalue())},
-        "Jimp as JSON": {"bitmap": bitmap},
-        "Jimp": SimpleNamespace(bitmap=SimpleNamespace(width=40, height=30, data=rgba.tobytes())),
-        "file object": png,
-        "os.PathLike": PurePath(path),
-        "file URL": path.as_uri(),
-        "array of another library": Foreign(rgb),
-    }
-    expected = dpt_estimator(rgb).data
-    for name, value in forms.items():
-        found = dpt_estimator(value)
-        assert isinstance(found, Estimate)
-        np.testing.assert_array_equal(found.data, expected, err_msg=name)
-    with pytest.raises(DataFormatError, match="the bitmap has 4800 bytes, 40x31 RGBA needs 4960"):
-        dpt_estimator({"bitmap": bitmap | {"height": 31}})
-    with pytest.raises(UsageError, match="open it in binary mode"):
-        dpt_estimator(io.StringIO("text"))  # type: ignore[call-overload]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from streamdepth.core.errors import DataFormatError, InferenceError, UsageError
+from streamdepth.core.errors import DataFormatError, InferenceError, ModelError, UsageError
 from streamdepth.image.estimator import DepthEstimator, in_order
+from streamdepth.image.verify import verify
 from streamdepth.inference.pattern import pattern
 from tests.support.goldens import FOLDER
 from tests.support.models import write_depth_model
@@ -130,3 +132,40 @@ def test_an_error_of_the_values_comes_after_the_results_before_it() -> None:
     with ThreadPoolExecutor(2) as pool, pytest.raises(ZeroDivisionError):
         seen.extend(in_order(pool, lambda number: -number, values(), ahead=4))
     assert seen == [-1, -2]
+
+
+@pytest.mark.slow
+def test_verify(dpt_estimator: DepthEstimator, tmp_path: Path) -> None:
+    path = FOLDER / "dpt" / "model.onnx"
+    fast = verify(path, provider="cpu")
+    assert fast.ok
+    assert len(fast.images) == 4
+    assert fast.max_error is not None
+    assert 0 < fast.max_error < 0.5
+    assert fast.correlation is not None
+    assert fast.correlation > 0.99
+    assert "fast path" in fast.model
+    assert "exact path" in fast.reference
+    assert all(len(row) == len(fast.COLUMNS) for row in fast.rows())
+    told: list[str] = []
+    same = verify(dpt_estimator, path, [pattern(40, 30)], provider="cpu", progress=told.append)
+    assert same.max_error == 0
+    assert same.correlation == pytest.approx(1)
+    assert not same.aligned
+    assert told == ["image 1"]
+    json.dumps(same.to_dict(), allow_nan=False)
+    near = write_depth_model(tmp_path / "near.onnx", inverse=True)
+    far = write_depth_model(tmp_path / "more" / "far.onnx", inverse=True)
+    options: dict[str, Any] = {"sense": "relative_inverse", "provider": "cpu"}
+    with DepthEstimator(near, **options) as one_, DepthEstimator(far, **options) as two:
+        aligned = verify(one_, two, [pattern(40, 30)])
+    assert aligned.aligned
+    assert "best scale" in aligned.title
+    assert aligned.max_error == pytest.approx(0, abs=1e-5)
+    with pytest.raises(UsageError, match="at least one image"):
+        verify(path, images=[])
+    with pytest.raises(UsageError, match="give a reference"):
+        verify(dpt_estimator)
+    flat = write_depth_model(tmp_path / "flat.onnx", fault="flat")
+    with pytest.raises(ModelError, match="flat"):
+        verify(flat, sense="relative_depth")

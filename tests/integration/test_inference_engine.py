@@ -23,8 +23,8 @@ from streamdepth.inference.memory import BufferPool
 from streamdepth.inference.preprocess import image_of
 from streamdepth.inference.providers import likely, provider_names, why_not
 from streamdepth.inference.sessions import open_session
-from streamdepth.models.providers import PROVIDERS
 from streamdepth.models.resolve import resolve
+from streamdepth.models.selection import PROVIDERS
 from streamdepth.models.spec import Preprocessing, TensorSpec
 from tests.support.models import expected_depth, write_depth_model
 

@@ -17,7 +17,7 @@ from streamdepth.core.host import cache_root
 from streamdepth.inference import fused, nvidia, sessions
 from streamdepth.inference import ort as ort_words
 from streamdepth.inference.build import build
-from streamdepth.models import providers as provider_table
+from streamdepth.models import selection as provider_table
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing
 from tests.support.models import write_depth_model

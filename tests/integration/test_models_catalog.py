@@ -12,8 +12,7 @@ from streamdepth.core.frame import Sense
 from streamdepth.models.catalog import list_models, pull, show_model
 from streamdepth.models.hub import HubAccess
 from streamdepth.models.known import find_known, known_models
-from streamdepth.models.layout import SUFFIXES, split_dtype
-from streamdepth.models.providers import dtype_order
+from streamdepth.models.selection import SUFFIXES, dtype_order, split_dtype
 from tests.support.hub import DA_PREPROCESSOR, FakeHub, FakeRepo, Fault
 from tests.support.models import write_depth_model
 

@@ -16,8 +16,8 @@ from streamdepth.core.frame import Sense
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.geometry import plan
 from streamdepth.inference.preprocess import image_of
-from streamdepth.models.layout import target_of
 from streamdepth.models.resolve import resolve
+from streamdepth.models.selection import target_of
 from streamdepth.models.spec import ModelSpec, Preprocessing
 from tests.support import need
 from tests.support.hub import DA_PREPROCESSOR

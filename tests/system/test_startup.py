@@ -23,7 +23,7 @@ from streamdepth.inference.geometry import plan
 from streamdepth.inference.model import DepthModel
 from streamdepth.inference.pattern import HEIGHT_PX, WIDTH_PX, pattern
 from streamdepth.inference.preprocess import image_of
-from streamdepth.models import providers as provider_table
+from streamdepth.models import selection as provider_table
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing
 from streamdepth.pipeline import Pipeline

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from streamdepth.colorize.palettes import palette
-from streamdepth.colorize.sheet import preview, scene, write_preview
+from streamdepth.colorize.still import preview, scene, write_preview
 from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.core.frame import Sense
 

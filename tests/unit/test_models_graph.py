@@ -12,10 +12,15 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from streamdepth.core.errors import ModelError
-from streamdepth.models.graph import GraphInfo, RawTensor, check_external, image_input, other_inputs, read_graph
-from streamdepth.models.outputs import depth_output
+from streamdepth.models.graph import (
+    GraphInfo,
+    RawTensor,
+    check_external,
+    read_graph,
+    slim_model,
+)
+from streamdepth.models.signature import depth_output, image_input, other_inputs
 from streamdepth.models.spec import TensorSpec
-from streamdepth.models.wire import slim_model
 from tests.support.models import write_depth_model
 
 if TYPE_CHECKING:

@@ -1,18 +1,22 @@
-"""Which output of a graph is depth, by names and shapes."""
+"""Which input of a graph takes images, and which output is depth, by names and shapes."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from streamdepth.core.errors import ModelError
-from streamdepth.models.graph import GraphInfo, RawTensor, names_of, tensor_spec
+from streamdepth.models.graph import DTYPES, GraphInfo, RawTensor, names_of, tensor_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from streamdepth.models.spec import TensorSpec
 
+ImageLayout = Literal["chw", "hwc", "nchw"]
+_IMAGE_DTYPES = ("float32", "float16", "uint8")
+_IMAGE_NAMES = ("pixel_values", "image", "images", "input_image", "input", "x")
 _DEPTH_DTYPES = ("float32", "float16", "float64")
 _DEPTH_NAMES = ("predicted_depth", "depth", "depths", "depth_map", "output", "disparity", "inverse_depth")
 """Names of depth outputs, the most common first."""
@@ -31,6 +35,94 @@ _OTHER_WORDS = frozenset(
 """Words in the names of outputs that are not depth, even beside a depth word (``depth_conf``)."""
 _META_OUTPUT = "streamdepth.output"
 _PATCH_PX = 16
+
+
+def image_input(model: str | Path, graph: GraphInfo, name: str | None = None) -> tuple[TensorSpec, ImageLayout]:
+    """The image input, and its layout without the batch axis.
+
+    Args:
+        model: its name in messages.
+        name: the user's choice; None = found by shape, then by name.
+    Raises:
+        ModelError: none, several without a known name, or not the shape of an image.
+    """
+    if name is not None:
+        chosen = next((t for t in graph.inputs if t.name == name), None)
+        if chosen is None:
+            raise ModelError(f"{model}: has no input {name!r}; its inputs are {names_of(graph.inputs)}")
+        layout = _image_layout(chosen)
+        if isinstance(layout, str):
+            return tensor_spec(chosen), layout
+        raise ModelError(f"{model}: input {chosen.describe()} does not take images: {layout.reason}")
+    layouts = [(t, _image_layout(t)) for t in graph.inputs]
+    fits = [(t, found) for t, found in layouts if isinstance(found, str)]
+    if not fits:
+        reasons = "; ".join(f"{t.describe()}: {found.reason}" for t, found in layouts if not isinstance(found, str))
+        raise ModelError(
+            f"{model}: has no image input ({reasons or 'no inputs at all'}); a depth model takes RGB images,"
+            " [batch, 3, height, width] or [batch, height, width, 3]"
+        )
+    if len(fits) > 1:
+        known = [n for n in _IMAGE_NAMES if n in {t.name for t, _ in fits}]
+        if not known:
+            raise ModelError(
+                f"{model}: has {len(fits)} inputs that could take images ({names_of(t for t, _ in fits)});"
+                " choose one with --input-name"
+            )
+        fits = [fit for fit in fits if fit[0].name == known[0]]
+    tensor, layout = fits[0]
+    return tensor_spec(tensor), layout
+
+
+@dataclass(frozen=True, slots=True)
+class _NoImage:
+    reason: str
+
+
+def _image_layout(tensor: RawTensor) -> ImageLayout | _NoImage:
+    if tensor.dtype not in _IMAGE_DTYPES:
+        return _NoImage(f"images are {', '.join(_IMAGE_DTYPES)}")
+    shape = tensor.shape
+    if shape is None:
+        return _NoImage("its shape is not declared")
+    if len(shape) not in (3, 4, 5):
+        return _NoImage(f"rank {len(shape)}, images have rank 3 to 5")
+    if len(shape) == 5:
+        if isinstance(shape[1], int) and shape[1] != 1:
+            return _NoImage(f"takes clips of {shape[1]} images, streamdepth gives single images")
+        return "nchw" if _may_be(shape[2], 3) else _NoImage(_channels(shape[2]))
+    first, last = shape[-3], shape[-1]
+    if first == 3:
+        return "chw"
+    if last == 3:
+        return "hwc"
+    if isinstance(first, int):
+        return _NoImage(_channels(first))
+    if last in (1, 4):
+        return _NoImage(_channels(last))
+    # an undeclared channel axis is the first one, as in exporters that name it "num_channels"
+    return "chw"
+
+
+def _may_be(dimension: int | str, value: int) -> bool:
+    return not isinstance(dimension, int) or dimension == value
+
+
+def _channels(dimension: int | str) -> str:
+    return f"{dimension} channels, images have 3 (RGB)"
+
+
+def other_inputs(model: str | Path, graph: GraphInfo, image: str) -> tuple[TensorSpec, ...]:
+    """Inputs besides the image.
+
+    Raises:
+        ModelError: one has a dtype nothing here can feed.
+    """
+    others = tuple(t for t in graph.inputs if t.name != image)
+    for tensor in others:
+        if tensor.elem_type not in DTYPES:
+            raise ModelError(f"{model}: cannot feed its input {tensor.describe()}; export the model without it")
+    return tuple(tensor_spec(t) for t in others)
 
 
 def depth_output(
