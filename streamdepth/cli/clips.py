@@ -76,7 +76,7 @@ def _engine(config: RunConfig, shown: _Shown) -> Engine:
     from streamdepth.jobs.engines import InlineEngine, LocalEngine
 
     if config.engine == "ray":
-        from streamdepth.jobs.ray_engine import RayEngine
+        from streamdepth.jobs.engines import RayEngine
 
         return RayEngine(config.workers, address=config.ray_address or "")
     if config.workers > 1:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from streamdepth.core.clock import SystemClock
 from streamdepth.core.errors import OutputExistsError, SinkError, UsageError
 from streamdepth.depth.range import RangeSpec
-from streamdepth.jobs.folder import WorkFolder, publish
-from streamdepth.jobs.journal import JOURNAL, Fingerprint, Journal, Key, fingerprint
+from streamdepth.jobs.journal import JOURNAL, Fingerprint, Journal, Key, WorkFolder, fingerprint, publish
 from streamdepth.jobs.plan import clip_source, plan_clip
 from streamdepth.jobs.ranges import RangePass
 from streamdepth.jobs.segment import SegmentStatistics

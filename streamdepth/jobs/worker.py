@@ -18,7 +18,7 @@ from streamdepth.core.frame import DepthRange, Result
 from streamdepth.core.host import cores, plan_threads
 from streamdepth.depth.motion import Candidate, CutCandidates
 from streamdepth.depth.range import measure
-from streamdepth.jobs.folder import WorkFolder
+from streamdepth.jobs.journal import WorkFolder
 from streamdepth.jobs.segment import FrameStatistics, SegmentSource, SegmentStatistics, StoredMeasurement, stored_depth
 from streamdepth.jobs.values import DepthTask, TaskResult, part_names
 from streamdepth.pipeline.pipeline import Pipeline

@@ -63,7 +63,7 @@ def _settings(tmp_path: Path, name: str) -> ClipSettings:
 def test_the_task_of_a_killed_actor_runs_again(tmp_path: Path) -> None:
     """The process of an actor gets SIGKILL after its first segment; Ray restarts it, and nothing is lost."""
     need.module("ray", "the extra ray")
-    from streamdepth.jobs.ray_engine import RayEngine
+    from streamdepth.jobs.engines import RayEngine
 
     plain = _settings(tmp_path, "plain")
     inline = InlineEngine()
@@ -94,7 +94,7 @@ def test_the_task_of_a_killed_actor_runs_again(tmp_path: Path) -> None:
 @pytest.mark.timeout(240)
 def test_an_error_of_a_task_is_raised_as_it_is(tmp_path: Path) -> None:
     need.module("ray", "the extra ray")
-    from streamdepth.jobs.ray_engine import RayEngine
+    from streamdepth.jobs.engines import RayEngine
 
     settings = _settings(tmp_path, "ray")
     engine = RayEngine(1)
