@@ -33,10 +33,10 @@ from support.timing import machine, side_by_side
 from streamdepth.core.errors import StreamDepthError, UsageError
 from streamdepth.inference import agreement, fused, nvidia
 from streamdepth.inference.engine import Engine
-from streamdepth.inference.pattern import pattern
 from streamdepth.inference.preprocess import image_of
 from streamdepth.inference.providers import ON_DEVICE, provider_named, why_not
 from streamdepth.inference.sessions import open_session
+from streamdepth.media.scene import pattern
 from streamdepth.models.resolve import resolve
 
 if TYPE_CHECKING:

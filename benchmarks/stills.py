@@ -76,7 +76,7 @@ def _run(command: list[str], way: str) -> list[float]:
 def _images(folder: Path) -> list[str]:
     from PIL import Image
 
-    from streamdepth.inference.pattern import pattern
+    from streamdepth.media.scene import pattern
 
     paths = [folder / f"{number}.png" for number in range(2)]
     for number, path in enumerate(paths):

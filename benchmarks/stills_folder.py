@@ -61,7 +61,7 @@ def main() -> None:
 def _images(folder: Path, width: int, height: int, count: int) -> list[Path]:
     from PIL import Image
 
-    from streamdepth.inference.pattern import pattern
+    from streamdepth.media.scene import pattern
 
     paths = [folder / f"{number}.jpg" for number in range(count)]
     for number, path in enumerate(paths):

@@ -213,7 +213,7 @@ def _figures(max_error: float | None, mean_error: float | None, correlation: flo
 
 def _named(images: Iterable[Any] | None) -> Iterable[tuple[str, Any]]:
     if images is None:
-        from streamdepth.inference.pattern import pattern
+        from streamdepth.media.scene import pattern
 
         for width, height, variant in _BUILT_IN:
             yield f"built-in {variant + 1}", pattern(width, height, variant)

@@ -21,8 +21,8 @@ from streamdepth.inference import fused, nvidia
 from streamdepth.inference.cache import content_digest, digest, write_whole
 from streamdepth.inference.geometry import plan
 from streamdepth.inference.ort import first_line
-from streamdepth.inference.pattern import HEIGHT_PX, WIDTH_PX, pattern
 from streamdepth.inference.slots import feed
+from streamdepth.media.scene import HEIGHT_PX, WIDTH_PX, pattern
 from streamdepth.version import __version__
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import av
 
 from streamdepth.core.clock import SystemClock
-from streamdepth.inference.pattern import pattern
+from streamdepth.media.scene import pattern
 
 if TYPE_CHECKING:
     from streamdepth.core.clock import Clock

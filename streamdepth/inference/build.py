@@ -17,7 +17,7 @@ from streamdepth.core.errors import ProviderError, StreamDepthError, UsageError
 from streamdepth.core.host import own_process_group
 from streamdepth.inference import fused, nvidia
 from streamdepth.inference.agreement import tensorrt_halves
-from streamdepth.inference.pattern import HEIGHT_PX, WIDTH_PX
+from streamdepth.media.scene import HEIGHT_PX, WIDTH_PX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

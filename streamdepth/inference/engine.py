@@ -22,10 +22,10 @@ from streamdepth.inference.geometry import Geometry, fixed_sides, plan
 from streamdepth.inference.heads import HeadReader, RowExtra
 from streamdepth.inference.memory import GRAPH_ID, NO_GRAPH, BufferPool, DeviceBinding, DeviceRing, PageLock
 from streamdepth.inference.ort import run_error
-from streamdepth.inference.pattern import HEIGHT_PX, WIDTH_PX, pattern
 from streamdepth.inference.providers import ON_DEVICE, likely, runs_on_cores
 from streamdepth.inference.sessions import open_session
 from streamdepth.inference.slots import Buffers, Slot, SlotPlan, focal_note
+from streamdepth.media.scene import HEIGHT_PX, WIDTH_PX, pattern
 from streamdepth.models.selection import AUTO, CPU
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from streamdepth.core.host import cache_root
 from streamdepth.inference.cache import content_digest, digest
 from streamdepth.inference.geometry import plan
-from streamdepth.inference.pattern import HEIGHT_PX, WIDTH_PX
+from streamdepth.media.scene import HEIGHT_PX, WIDTH_PX
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     Color = NDArray[np.float32]
 
+WIDTH_PX, HEIGHT_PX = 854, 480
+"""Size for the start-up check: the shape of most video, so that a model whose size depends on it is compiled once."""
+
 _EYE_M = 1.6
 _FAR_M = 90.0
 _HAZE_M = 38.0
@@ -33,6 +36,15 @@ _LIGHT = np.array((-0.45, -0.75, -0.48), np.float32)
 _PALETTE = np.array(
     [(196, 74, 60), (62, 138, 132), (226, 168, 62), (92, 96, 168), (140, 168, 84), (190, 110, 158)], np.float32
 )
+
+
+def pattern(width_px: int, height_px: int, variant: int = 0) -> NDArray[np.uint8]:
+    """The built-in image of start-up checks and verification, uint8 [H, W, 3] RGB: the same on every machine.
+
+    Args:
+        variant: 0, 1, 2, ...: other worlds and times.
+    """
+    return Scene(width_px, height_px, variant).draw(1.0 + variant)
 
 
 class Scene:

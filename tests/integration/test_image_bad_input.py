@@ -11,7 +11,7 @@ from PIL import Image
 
 from streamdepth.core.errors import DataFormatError, ModelError, SourceError, SourceNotFoundError, UsageError
 from streamdepth.image.estimator import DepthEstimator
-from streamdepth.inference.pattern import pattern
+from streamdepth.media.scene import pattern
 from tests.support.goldens import FOLDER
 
 if TYPE_CHECKING:

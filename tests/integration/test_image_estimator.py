@@ -25,8 +25,8 @@ from streamdepth.core.errors import (
 from streamdepth.core.frame import Frame, Sense
 from streamdepth.image.estimator import DepthEstimator, Estimate
 from streamdepth.inference.model import DepthModel, ModelOptions
-from streamdepth.inference.pattern import pattern
 from streamdepth.inference.preprocess import image_of
+from streamdepth.media.scene import pattern
 from tests.support.goldens import FOLDER, load
 from tests.support.media import write_clip
 from tests.support.models import write_depth_model

@@ -13,7 +13,7 @@ from PIL import Image
 
 from streamdepth.core.errors import DataFormatError, UsageError
 from streamdepth.image.estimator import DepthEstimator, Estimate
-from streamdepth.inference.pattern import pattern
+from streamdepth.media.scene import pattern
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from PIL import Image
 from streamdepth.core.errors import DataFormatError, InferenceError, ModelError, UsageError
 from streamdepth.image.estimator import DepthEstimator, in_order
 from streamdepth.image.verify import verify
-from streamdepth.inference.pattern import pattern
+from streamdepth.media.scene import pattern
 from tests.support.goldens import FOLDER
 from tests.support.models import write_depth_model
 

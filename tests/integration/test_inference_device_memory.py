@@ -17,9 +17,9 @@ from streamdepth.inference import nvidia, sessions
 from streamdepth.inference import ort as ort_words
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.memory import PAGE_BYTES, BufferPool, DeviceBinding, DeviceRing, PageLock
-from streamdepth.inference.pattern import pattern
 from streamdepth.inference.preprocess import image_of
 from streamdepth.inference.sessions import open_session
+from streamdepth.media.scene import pattern
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Family, Preprocessing
 from tests.support.devices import CopyingSession, FakeDriver, Sessions

@@ -127,8 +127,8 @@ def test_without_nvidias_packages_nothing_is_preloaded(capsys: Any) -> None:
 
 
 def image(width: int = 90, height: int = 70) -> Any:
-    from streamdepth.inference.pattern import pattern
     from streamdepth.inference.preprocess import image_of
+    from streamdepth.media.scene import pattern
 
     return image_of(pattern(width, height))
 

@@ -18,8 +18,8 @@ import pytest
 from streamdepth.core.errors import InferenceError, ModelError, ProviderError
 from streamdepth.inference import agreement, cache, openvino_runtime, providers, sessions
 from streamdepth.inference.engine import Engine
-from streamdepth.inference.pattern import pattern
 from streamdepth.inference.preprocess import image_of
+from streamdepth.media.scene import pattern
 from streamdepth.models.resolve import resolve
 from tests.support.models import write_depth_model
 

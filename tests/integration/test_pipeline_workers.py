@@ -134,8 +134,8 @@ def test_an_engine_shares_its_threads_out_among_workers() -> None:
 def test_two_runs_at_once_give_what_one_after_the_other_gives() -> None:
     import numpy as np
 
-    from streamdepth.inference.pattern import pattern
     from streamdepth.inference.preprocess import image_of
+    from streamdepth.media.scene import pattern
 
     engine = Engine(resolve("built-in"), provider="cpu", workers=2)
     images = [image_of(pattern(256, 192, variant)) for variant in range(8)]

@@ -21,8 +21,8 @@ from streamdepth.inference import agreement, openvino_runtime, providers, sessio
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.geometry import plan
 from streamdepth.inference.model import DepthModel
-from streamdepth.inference.pattern import HEIGHT_PX, WIDTH_PX, pattern
 from streamdepth.inference.preprocess import image_of
+from streamdepth.media.scene import HEIGHT_PX, WIDTH_PX, pattern
 from streamdepth.models import selection as provider_table
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from streamdepth.core.frame import ColorTags
-from streamdepth.inference.pattern import pattern
 from streamdepth.inference.plane_scaling import PlaneScaler, axis
 from streamdepth.inference.preprocess import image_of, to_rgb_array, value_table
+from streamdepth.media.scene import pattern
 from streamdepth.models.spec import Preprocessing
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ PILLOW = {
 
 
 def scene(pix_fmt: str, width: int, height: int) -> av.VideoFrame:
-    frame_image = image_of(pattern(width, height)).reformat(format=pix_fmt, dst_colorspace=1, interpolation="BICUBIC")
+    pixels = 40 + pattern(width, height) // 2  # no clipping: Pillow clips each channel, the planes are clipped once
+    frame_image = image_of(pixels).reformat(format=pix_fmt, dst_colorspace=1, interpolation="BICUBIC")
     ColorTags(matrix=1, range=2 if pix_fmt.startswith("yuvj") else 1).apply(frame_image)
     return frame_image
 
