@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from typing import TYPE_CHECKING
@@ -23,7 +24,12 @@ _SYSTEM = ROOT / "tests" / "system"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A test that leaves the process must not look like a suite that has passed."""
+    """A test that leaves the process must not look like a suite that has passed; Ctrl-C works in one run with ``&``.
+
+    Shells start background jobs with SIGINT ignored, and child processes inherit it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     leave, process = os._exit, os.getpid()
 
     def left(code: int) -> None:
