@@ -32,8 +32,8 @@ class RunInterruptedError(StreamDepthError):
 def run(config: RunConfig) -> None:
     """Convert sources to depth: video files, images, a window, a stream, or depth as data.
 
-    Of several clips, those that cannot be read or whose output exists are reported and skipped. If a named file does
-    not exist, the run stops before it starts.
+    Of several clips, those that are missing, cannot be read or have an output already are reported and skipped; the
+    exit code is then 1.
 
     Example without a camera: [bold]streamdepth run test: -o depth.mp4[/bold]
     """
@@ -41,9 +41,17 @@ def run(config: RunConfig) -> None:
     from streamdepth.cli.jobs import folder_notes, plan, without_existing
     from streamdepth.cli.terminal import bytes_bar, say
     from streamdepth.image.estimator import DepthEstimator
+    from streamdepth.pipeline.stats import combined
+    from streamdepth.sources.select import missing
 
     on_status = partial(say, quiet=config.quiet)
-    jobs = plan(config, on_status)
+    absent = missing(config.sources)
+    if len(absent) == len(config.sources):
+        absent = {}  # plan() raises for the first one
+    for trouble in absent.values():
+        say(trouble)
+    present = [text for text in config.sources if text not in absent]
+    jobs = plan(config.model_copy(update={"sources": present}), on_status)
     if config.stats is not None:
         _check_stats_place(config.stats, sources=config.sources, outputs=[one for job in jobs for one in job.files])
     notes = folder_notes(config)
@@ -56,7 +64,7 @@ def run(config: RunConfig) -> None:
         say(f"shard {config.shard}: no clips" if config.shard else "all outputs exist", quiet=config.quiet)
     with bytes_bar(quiet=config.quiet) as downloading:
         estimator = DepthEstimator(config.model, **config.model_options(progress=downloading, on_status=on_status))
-    done: list[tuple[str, RunStats, str]] = []
+    done = [(text, combined([]), one_line(trouble)) for text, trouble in absent.items()]
     try:
         runner = run_clips if config.in_segments else _run_pipelines
         runner(config, jobs, estimator, done)
@@ -66,7 +74,7 @@ def run(config: RunConfig) -> None:
             _write_stats(config.stats, done)
     failed = [title for title, _, trouble in done if trouble]
     if failed:
-        raise SourceError(f"{len(failed)} of {len(jobs)} clips failed: {', '.join(failed)}")
+        raise SourceError(f"{len(failed)} of {len(jobs) + len(absent)} clips failed: {', '.join(failed)}")
 
 
 def restyle(config: RestyleConfig) -> None:

@@ -221,7 +221,8 @@ class RunConfig(Settings):
     ] = None
 
     deinterlace: Annotated[
-        Literal["auto", "off"], Option("Deinterlace video files that are flagged as interlaced (bwdif).", INPUT)
+        Literal["auto", "off"],
+        Option("Deinterlace frames that are flagged as interlaced (bwdif); live, this delays by one frame.", INPUT),
     ] = "auto"
 
     audio: Annotated[

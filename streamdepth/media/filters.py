@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Generator, Iterable
 
     import av
     from av.filter.graph import Graph
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from streamdepth.core.frame import ColorTags
 
 _MATRIX = {1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
+
+
+DEINTERLACED = "interlaced frames are deinterlaced; --deinterlace off disables it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,42 +151,51 @@ class Deinterlacer:
 
     def __init__(self) -> None:
         self.used = False
+        self._graph: Graph | None = None
+        self._shape: tuple[int, int, str] | None = None
+        self._waiting: deque[tuple[int | None, int | None, int, Any]] = deque()
 
     def __call__(self, frames: Iterable[av.VideoFrame]) -> Generator[av.VideoFrame, None, None]:
-        graph: Graph | None = None
-        shape: tuple[int, int, str] | None = None
-        waiting: deque[tuple[int | None, int | None, int, Any]] = deque()
+        """A new pass over all ``frames``."""
+        self._graph = None
+        self._waiting.clear()
         for frame in frames:
-            found = (frame.width, frame.height, frame.format.name)
-            if graph is not None and found != shape:
-                yield from self._rest(graph, waiting)
-                graph = None
-            if graph is None:
-                if not frame.interlaced_frame:
-                    yield frame
-                    continue
-                graph, shape, self.used = _build(frame), found, True
-            waiting.append((frame.pts, frame.dts, frame.duration, frame.time_base))
-            frame.pts = len(waiting)
-            graph.vpush(frame)
-            yield from self._ready(graph, waiting)
-        if graph is not None:
-            yield from self._rest(graph, waiting)
+            yield from self.push(frame)
+        yield from self.flush()
 
-    def _ready(self, graph: Graph, waiting: deque[tuple[int | None, int | None, int, Any]]) -> Iterator[av.VideoFrame]:
+    def push(self, frame: av.VideoFrame) -> list[av.VideoFrame]:
+        """The frames that are ready after this one, in order: none or one; several if the size has changed."""
+        shape = (frame.width, frame.height, frame.format.name)
+        rest = self.flush() if shape != self._shape else []
+        if self._graph is None:
+            if not frame.interlaced_frame:
+                return [*rest, frame]
+            self._graph, self._shape, self.used = _build(frame), shape, True
+        self._waiting.append((frame.pts, frame.dts, frame.duration, frame.time_base))
+        frame.pts = len(self._waiting)
+        self._graph.vpush(frame)
+        return rest + self._ready(self._graph)
+
+    def flush(self) -> list[av.VideoFrame]:
+        """The delayed frame, at the end of a stream."""
+        graph, self._graph = self._graph, None
+        if graph is None:
+            return []
+        graph.vpush(None)
+        return self._ready(graph)
+
+    def _ready(self, graph: Graph) -> list[av.VideoFrame]:
         import av.error
 
-        while waiting:
+        ready: list[av.VideoFrame] = []
+        while self._waiting:
             try:
                 frame = graph.vpull()
             except (av.error.BlockingIOError, av.error.EOFError):
-                return
-            frame.pts, frame.dts, frame.duration, frame.time_base = waiting.popleft()
-            yield frame
-
-    def _rest(self, graph: Graph, waiting: deque[tuple[int | None, int | None, int, Any]]) -> Iterator[av.VideoFrame]:
-        graph.vpush(None)
-        yield from self._ready(graph, waiting)
+                break
+            frame.pts, frame.dts, frame.duration, frame.time_base = self._waiting.popleft()
+            ready.append(frame)
+        return ready
 
 
 def _build(frame: av.VideoFrame) -> Graph:

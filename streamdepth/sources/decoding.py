@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.clock import MediaClock
 from streamdepth.core.errors import SourceError
-from streamdepth.media.filters import Deinterlacer
+from streamdepth.media.filters import DEINTERLACED, Deinterlacer
 from streamdepth.media.side_data import FrameNormalizer, hdr_of
 from streamdepth.sources.timestamps import PacketStamp, Timeline, packet_stamps
 
@@ -28,7 +28,6 @@ _MAX_DEMUX_ERRORS = 200
 # entries land late. None = from the beginning.
 _SEEK_BACK_SECONDS: tuple[int | None, ...] = (0, 2, 15, None)
 
-DEINTERLACED = "interlaced frames are deinterlaced; --deinterlace off disables it"
 REPAIR_NOTES = {
     "missing_pts": "{} frames had no time stamp and follow their predecessors at the frame rate",
     "backward_pts": "{} frames had a time stamp at or before their predecessor's; each was moved one tick after it",

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import SourceError, UsageError, redact
 from streamdepth.core.frame import ColorTags, Frame, StreamInfo
+from streamdepth.media.filters import DEINTERLACED
 from streamdepth.media.hwaccel import HwAccel
 from streamdepth.net.calls import AbandonableCalls, InterruptedCall
 from streamdepth.net.tls import find_tls_config
-from streamdepth.sources.decoding import DEINTERLACED, REPAIR_NOTES, Decoding
+from streamdepth.sources.decoding import REPAIR_NOTES, Decoding
 from streamdepth.sources.limit import Limits
 from streamdepth.sources.medium import Medium, check_readable, explain_ffmpeg, shown
 

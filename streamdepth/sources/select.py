@@ -8,7 +8,7 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from streamdepth.core.errors import SourceError, UsageError, nearest, redact
+from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError, nearest, redact
 from streamdepth.net.objects import OBJECT_SCHEMES
 from streamdepth.net.url import LIVE_SCHEMES
 from streamdepth.sources.file import FileSource
@@ -48,7 +48,7 @@ class SourceOptions(TypedDict, total=False):
     """Decoder threads; 0 = FFmpeg chooses."""
     hwaccel: HwAccel | str
     deinterlace: bool
-    """Deinterlace frames of files that are flagged as interlaced; default True."""
+    """Deinterlace frames that are flagged as interlaced; default True."""
     clock: Clock | None
     timeout_seconds: float
     """Of network operations; default 3 s for live streams, 10 s for files on a server."""
@@ -71,7 +71,7 @@ class SourceOptions(TypedDict, total=False):
 _FILE = ("clock", "threads", "hwaccel", "deinterlace")
 _LIVE = (
     *("clock", "threads", "hwaccel", "timeout_seconds", "retries", "retry_start", "on_status", "transport"),
-    "low_latency",
+    *("low_latency", "deinterlace"),
     *("username", "password", "credentials_file", "tls_ca", "environ", "random"),
 )
 
@@ -132,6 +132,17 @@ def expand(texts: Sequence[str | os.PathLike[str]], **options: Unpack[SourceOpti
         _make(one, options, limits, name if SOURCES[one.kind].named else None)
         for one, name in zip(found, names, strict=True)
     ]
+
+
+def missing(texts: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
+    """The texts that stand for no existing file or folder, each with the reason. Reads the file system."""
+    absent = {}
+    for text in texts:
+        try:
+            _find(text)
+        except SourceNotFoundError as error:
+            absent[os.fspath(text)] = str(error)
+    return absent
 
 
 def at_once(texts: Sequence[str | os.PathLike[str]]) -> int:

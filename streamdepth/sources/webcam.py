@@ -60,6 +60,7 @@ class Capture(Protocol):
 class WebcamSource(BaseSource):
     """Frames of a camera. A frame that is not read before the next one comes is dropped (``overtaken``).
 
+    OpenCV does not report interlaced frames, so those of analog capture devices are not deinterlaced.
     Frames are bgr24 and share OpenCV's memory. pts are the time since the first frame, in 1/90000 s.
 
     A separate thread opens, reads and releases the device, so ``interrupt`` works while the device hangs. Tested with

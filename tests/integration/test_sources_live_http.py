@@ -19,10 +19,13 @@ import pytest
 from streamdepth.core.errors import SourceError
 from streamdepth.sources.select import source_for
 from tests.support.live import DEADLINE_SECONDS, Body, Quiet, assert_rising, encode_ts, http_server, live, serve_http
+from tests.support.media import write_clip
 from tests.support.tls import self_signed, server_context
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from streamdepth.core.frame import Frame
 
@@ -46,6 +49,38 @@ def test_motion_jpeg_over_http_is_timed_by_the_clock() -> None:
     assert_rising(frames)
     clock_seconds = (frames[-1].captured_ns - frames[0].captured_ns) / 1e9
     assert frames[-1].seconds == pytest.approx(clock_seconds, abs=0.01)
+
+
+def test_interlaced_live_frames_are_deinterlaced_unless_disabled(tmp_path: Path) -> None:
+    def comb(index: int, width: int, height: int) -> NDArray[np.uint8]:
+        """A bright bar whose position differs between the two fields."""
+        rgb = np.zeros((height, width, 3), np.uint8)
+        rgb[0::2, 8 * index : 8 * index + 16] = 255
+        rgb[1::2, 8 * index + 4 : 8 * index + 20] = 255
+        return rgb
+
+    options = {"x264-params": "tff=1", "preset": "ultrafast", "tune": "zerolatency"}
+    path = write_clip(tmp_path / "a.ts", frames=8, draw=comb, options=options)
+    found: dict[bool, list[Frame]] = {}
+    for deinterlace in (True, False):
+        with http_server(Body("video/mp2t", [path.read_bytes()])) as url:
+            source = live(url, retries=0, timeout_seconds=3, deinterlace=deinterlace)
+            source.open()
+            found[deinterlace] = []
+            with contextlib.suppress(SourceError):  # the stream ends
+                found[deinterlace].extend(source.frames())
+        assert bool(source.notes) == deinterlace
+    smooth, combed = found[True], found[False]
+    assert source.dropped == {}
+    assert [frame.pts for frame in smooth] == [frame.pts for frame in combed]
+    assert [frame.key for frame in smooth] == [frame.key for frame in combed]
+    assert not any(frame.image.interlaced_frame for frame in smooth)
+    assert all(frame.image.interlaced_frame for frame in combed)
+    # Lines that alternate are the comb: bwdif rebuilds one field from the other.
+    rough, fine = (
+        float(np.abs(np.diff(frames[2].to_rgb()[:, :, 0].astype(float), axis=0)).mean()) for frames in (combed, smooth)
+    )
+    assert fine < 0.5 * rough
 
 
 def test_damaged_frames_are_dropped_and_counted_until_the_next_key_frame() -> None:

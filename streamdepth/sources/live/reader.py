@@ -10,15 +10,16 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.frame import ColorTags
 from streamdepth.core.queues import InterruptibleCondition
+from streamdepth.media.filters import Deinterlacer
 from streamdepth.media.hwaccel import HwAccel, decoder
 from streamdepth.sources.live.timestamps import FrameGaps, LivePace, SkippedFrames
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import av
     from av.container import InputContainer
@@ -35,11 +36,13 @@ class LiveDecoding:
         low_latency: slice threads instead of frame threads, each of which delays the output by one frame.
         threads: of the decoder, 0 = FFmpeg chooses.
         hwaccel: hardware decoder.
+        deinterlace: deinterlace frames that are flagged as interlaced; each waits for its successor.
     """
 
     low_latency: bool = True
     threads: int = 0
     hwaccel: HwAccel = HwAccel.NONE
+    deinterlace: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,8 @@ class Opened:
 class Image:
     """A decoded frame; ``pts`` is None if the format has no time stamps.
 
-    ``arrived_ns``: monotonic clock when it was decoded; for a live playlist, when it was due.
+    ``arrived_ns``: monotonic clock when it was decoded; for a live playlist, when it was due. ``deinterlaced``: since
+    the connection began, a frame was interlaced.
     """
 
     image: av.VideoFrame
@@ -69,6 +73,7 @@ class Image:
     arrived_ns: int
     key: bool
     corrupt: bool
+    deinterlaced: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +272,9 @@ class LiveReader:
         torn: set[int] = set()
         first_seconds: float | None = None
         skipped_frames = SkippedFrames() if stream.codec_context.name == "hevc" else None
-        for packet in container.demux(stream):
+        deinterlacer = Deinterlacer()
+        arrivals: deque[int] = deque()
+        for packet in _packets(container, stream):
             if self.mailbox.closed:
                 return
             self._touch()
@@ -278,11 +285,17 @@ class LiveReader:
             if skipped_frames is not None:
                 skipped_frames.took(packet.pts)
             try:
-                images = packet.decode()
+                decoded: list[Any] = packet.decode() if packet.stream is not None else []
             except av.error.InvalidDataError:
                 if not self.mailbox.put(Undecodable()):
                     return
                 continue
+            images: list[av.VideoFrame] = []
+            for image in decoded:
+                arrivals.append(self._clock.monotonic_ns())
+                images += deinterlacer.push(image) if self._decoding.deinterlace else [image]
+            if not packet.size:
+                images += deinterlacer.flush()
             for image in images:
                 if not announced:
                     announced = self._announce(stream, image)
@@ -294,15 +307,19 @@ class LiveReader:
                     seconds = float(image.pts * time_base)
                     first_seconds = seconds if first_seconds is None else first_seconds
                     self._covered_seconds = max(self._covered_seconds, seconds - first_seconds)
-                if pace is not None and not self._hold(pace.due_ns(image.pts, time_base, self._clock.monotonic_ns())):
-                    return
+                arrived_ns = arrivals.popleft()
+                if pace is not None:
+                    arrived_ns = pace.due_ns(image.pts, time_base, self._clock.monotonic_ns())
+                    if not self._hold(arrived_ns):
+                        return
                 item = Image(
                     image=image,
                     pts=None if timeless else image.pts,
                     time_base=time_base,
-                    arrived_ns=self._clock.monotonic_ns(),
+                    arrived_ns=arrived_ns,
                     key=bool(image.key_frame),
                     corrupt=bool(image.is_corrupt) or image.pts in torn,
+                    deinterlaced=deinterlacer.used,
                 )
                 if torn and image.pts is not None:
                     torn = {pts for pts in torn if pts > image.pts}
@@ -354,6 +371,17 @@ class LiveReader:
 
     def _touch(self) -> None:
         self.active_ns = self._clock.monotonic_ns()
+
+
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet[Any]]:
+    """Packets of the stream; an empty one is the last, also before an error."""
+    import av
+
+    try:
+        yield from container.demux(stream)
+    except av.FFmpegError:
+        yield av.Packet()
+        raise
 
 
 def _is_finite(container: InputContainer) -> bool:

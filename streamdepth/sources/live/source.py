@@ -12,7 +12,7 @@ from streamdepth.core import limits
 from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import SourceError, UsageError, redact
 from streamdepth.core.frame import Frame, StreamInfo
-from streamdepth.media.filters import Letterbox
+from streamdepth.media.filters import DEINTERLACED, Letterbox
 from streamdepth.media.hwaccel import HwAccel
 from streamdepth.net.calls import Backoff, connected_again
 from streamdepth.net.tls import find_tls_config
@@ -71,6 +71,7 @@ class LiveSource(BaseSource):
         low_latency: no buffering and slice threads; False allows 0.5 s of reordering and frame threads.
         threads: decoder threads, 0 = FFmpeg chooses.
         hwaccel: ``auto | cuda | vaapi | none``: hardware decoder.
+        deinterlace: deinterlace frames that are flagged as interlaced, which delays them by one frame.
         username, password, credentials_file: see :func:`~streamdepth.net.url.find_credentials`.
         tls_ca: CA certificates of encrypted streams, see :func:`~streamdepth.net.tls.find_tls_config`. FFmpeg applies
             the setting to redirections, but not to what a playlist (HLS, DASH) names.
@@ -94,6 +95,7 @@ class LiveSource(BaseSource):
         low_latency: bool = True,
         threads: int = 0,
         hwaccel: HwAccel | str = HwAccel.NONE,
+        deinterlace: bool = True,
         username: str | None = None,
         password: str | None = None,
         credentials_file: str | Path | None = None,
@@ -121,7 +123,7 @@ class LiveSource(BaseSource):
             credentials,
             find_tls_config(tls_ca),
             transport=transport,
-            decoding=LiveDecoding(low_latency, threads, HwAccel.parse(hwaccel)),
+            decoding=LiveDecoding(low_latency, threads, HwAccel.parse(hwaccel), deinterlace),
             timeout_seconds=timeout_seconds,
             on_key_frame_wait=lambda: self._on_status(f"{self.id}: waiting for a key frame"),
             clock=self._clock,
@@ -139,6 +141,7 @@ class LiveSource(BaseSource):
         self._next_attempt = ""
         self._announced = ""
         self._rescaled = 0
+        self._deinterlaced = False
         self._failures = 0
         self._last_error = ""
         self._index = 0
@@ -150,7 +153,8 @@ class LiveSource(BaseSource):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return (connected_again(self._outages),) if self._outages else ()
+        deinterlaced = (DEINTERLACED,) if self._deinterlaced else ()
+        return (*deinterlaced, connected_again(self._outages)) if self._outages else deinterlaced
 
     @property
     def state(self) -> LiveState:
@@ -316,6 +320,7 @@ class LiveSource(BaseSource):
             self._count_damage()
             return None
         self._damaged_since_ns = None
+        self._deinterlaced = self._deinterlaced or item.deinterlaced
         self._failures = 0
         self._last_error = self._announced = ""
         self._backoff.reset()
