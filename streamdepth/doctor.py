@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamdepth.core.errors import StreamDepthError
-from streamdepth.core.host import cache_root, cores
+from streamdepth.core.host import cache_note, cache_root, cores
 from streamdepth.version import __version__
 
 _PACKAGES = ("av", "numba", "numpy", "onnx", "opencv-python", "huggingface_hub", "scenedetect", "cmap", "pillow")
@@ -179,13 +179,8 @@ def _cameras() -> list[Finding]:
 
 
 def _cache() -> Finding:
-    from streamdepth.inference.cache import HINT
-
-    folder = cache_root()
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if os.access(there, os.W_OK):
-        return Finding("cache", f"{folder}")
-    return Finding("cache", f"{folder} cannot be written", there=False, hint=HINT)
+    what, _, hint = cache_note().partition("; ")
+    return Finding("cache", what or str(cache_root()), there=not what, hint=hint)
 
 
 def _model() -> Finding:

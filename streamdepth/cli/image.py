@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,12 @@ def image(config: ImageConfig) -> None:
     from streamdepth.image.estimator import DepthEstimator
 
     with bytes_bar(quiet=config.quiet) as downloading:
-        estimator = DepthEstimator(config.model, **config.model_options(exact=not config.fast, progress=downloading))
+        estimator = DepthEstimator(
+            config.model,
+            **config.model_options(
+                exact=not config.fast, progress=downloading, on_status=partial(say, quiet=config.quiet)
+            ),
+        )
     painted = config.print_json or any(path.suffix in _IMAGES for paths in targets for path in paths)
     look = config.look
     failed: list[str] = []

@@ -117,6 +117,8 @@ def _explain(error: Exception) -> str:
         return "out of memory; use a smaller --size, fewer sources or smaller frames"
     if isinstance(error, RuntimeError) and "new thread" in str(error):
         return "the system allows no more threads; end other programs or raise the limit (ulimit -u)"
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
+        return "no folder for temporary files can be written; set TMPDIR to a writable folder, or mount one at /tmp"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
         process.discard_output()
         return f"{error.filename or 'standard output'}: {os.strerror(error.errno).lower()}; free some space"

@@ -8,14 +8,16 @@ import io
 import os
 import signal
 import sys
+import tempfile
 import threading
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamdepth.core.clock import SystemClock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import FrameType
 
 _BURST_NS = 500_000_000
@@ -70,6 +72,15 @@ def escape_unencodable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def find_temporary_folder(outputs: Iterable[str]) -> None:
+    """Put temporary files beside an output where none of the usual folders can be written (a read-only container)."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        folders = (Path(output) if output.endswith("/") else Path(output).absolute().parent for output in outputs)
+        tempfile.tempdir = next((str(folder) for folder in folders if os.access(folder, os.W_OK)), None)
 
 
 def flush_output() -> None:

@@ -39,6 +39,7 @@ def run(config: RunConfig) -> None:
     """
     from streamdepth.cli.clips import run_clips
     from streamdepth.cli.jobs import folder_notes, plan, without_existing
+    from streamdepth.cli.process import find_temporary_folder
     from streamdepth.cli.terminal import bytes_bar, say
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.pipeline.stats import combined
@@ -52,6 +53,7 @@ def run(config: RunConfig) -> None:
         say(trouble)
     present = [text for text in config.sources if text not in absent]
     jobs = plan(config.model_copy(update={"sources": present}), on_status)
+    find_temporary_folder(file for job in jobs for file in job.files)
     if config.stats is not None:
         _check_stats_place(config.stats, sources=config.sources, outputs=[one for job in jobs for one in job.files])
     notes = folder_notes(config)
@@ -79,6 +81,7 @@ def run(config: RunConfig) -> None:
 
 def restyle(config: RestyleConfig) -> None:
     """Colour stored depth again, without a model."""
+    from streamdepth.cli.process import find_temporary_folder
     from streamdepth.cli.terminal import frames_bar, progress_shown, say
     from streamdepth.core.look import View
     from streamdepth.pipeline import Pipeline
@@ -91,6 +94,7 @@ def restyle(config: RestyleConfig) -> None:
     look = config.look
     if not config.output:
         raise UsageError("nothing to do with the depth; add -o OUT")
+    find_temporary_folder(config.output)
     if config.clip is None and look.view is not View.DEPTH:
         raise UsageError(f"--view {look.view.value} shows frames, too; name the clip after the depth file")
     for output in config.output:

@@ -9,7 +9,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import unicodedata
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 
 _PAUSE_SECONDS, _RETRIES = 0.1, 10
 _MEMBERSHIP, _MOUNT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+_NO_CACHE = Path(os.devnull, "streamdepth")
+CACHE_HINT = "set STREAMDEPTH_CACHE to a writable folder"
 _MOST_DECODING = 4
 """One core decodes 200 to 400 frames of 1080p H.264 per second; more threads only add decoder delay."""
 _MOST_SESSION = 16
@@ -127,24 +128,48 @@ def _share(cores: int, users: int, most: int) -> int:
 def cache_root() -> Path:
     """Cache folder of streamdepth: ``STREAMDEPTH_CACHE``, or the user's.
 
-    A user without a home (a container's with any uid) gets one below the temporary folder, of this process alone if
-    another user's lies there.
+    A user without a home (a container's with any uid) gets one below the folder for temporary files. Where that cannot
+    be written or the folder belongs to another user, the path returned cannot be made, and nothing is cached.
     """
     own = os.environ.get("STREAMDEPTH_CACHE")
     if own:
         return Path(own)
     if sys.platform != "win32" and not has_home():
-        return _temporary_root(os.getuid())
+        for place in (os.environ.get("TMPDIR"), "/tmp", "/var/tmp"):  # noqa: S108 - the folder's owner is checked
+            if place and os.access(place, os.W_OK | os.X_OK):
+                return _temporary_root(Path(place), os.getuid())
+        return _NO_CACHE
     from platformdirs import user_cache_path
 
     return user_cache_path("streamdepth", appauthor=False)
 
 
-def _temporary_root(uid: int) -> Path:
-    folder = Path(tempfile.gettempdir()) / f"streamdepth-{uid}"
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    return folder if folder.stat().st_uid == uid else Path(tempfile.mkdtemp(prefix="streamdepth-"))
+def _temporary_root(place: Path, uid: int) -> Path:
+    folder = place / f"streamdepth-{uid}"
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        return folder if folder.stat().st_uid == uid else _NO_CACHE
+    except OSError:
+        return _NO_CACHE
+
+
+def cache_note() -> str:
+    """What it means that the cache folder cannot be written, and what helps; empty if it can. Makes the folder."""
+    folder = cache_root()
+    if writable(folder):
+        return ""
+    what = "there is no folder for caches" if folder == _NO_CACHE else f"cache folder {folder} cannot be written"
+    return f"{what}, so every start compiles and checks again; {CACHE_HINT}"
+
+
+def writable(folder: Path) -> bool:
+    """Make a folder if necessary; whether files can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def has_home() -> bool:

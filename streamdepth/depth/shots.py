@@ -300,6 +300,6 @@ def _spool_file() -> IO[bytes]:
         return tempfile.TemporaryFile(prefix="streamdepth-")
     except OSError as error:
         raise SinkError(
-            f"no temporary file for depth in {tempfile.gettempdir()}: {error.strerror}; set TMPDIR to a writable "
-            "folder, or use --range ema"
+            f"no temporary file for depth can be written ({error.strerror}); set TMPDIR to a writable folder, or use "
+            "--range ema"
         ) from error

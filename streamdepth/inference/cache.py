@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from streamdepth.models.spec import ModelSpec
 
 _READ_BYTES = 1 << 20
-HINT = "set STREAMDEPTH_CACHE to a writable folder"
 
 
 def digest(key: str, length: int = 24) -> str:
@@ -71,15 +70,6 @@ def with_regular_files(spec: ModelSpec) -> ModelSpec:
                     os.link(source, link)
             return replace(spec, path=links[0], external_data=tuple(links[1:]))
     return spec
-
-
-def writable(folder: Path) -> bool:
-    """Make a folder if necessary; whether files can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
 
 
 def prune(folder: Path, most_bytes: int) -> None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamdepth.core.errors import ModelError
-from streamdepth.core.host import cache_root
-from streamdepth.inference.cache import HINT, content_digest, digest, with_regular_files, write_whole
+from streamdepth.core.host import CACHE_HINT, cache_root
+from streamdepth.inference.cache import content_digest, digest, with_regular_files, write_whole
 from streamdepth.inference.ort import first_line
 from streamdepth.models.spec import Family, TensorSpec
 
@@ -202,5 +202,5 @@ def _store(path: Path, content: bytes, name: str) -> None:
         write_whole(path, content)
     except OSError as error:
         raise ModelError(
-            f"{name}: a converted graph cannot be stored in {path.parent} ({error.strerror}); {HINT}"
+            f"{name}: a converted graph cannot be stored in {path.parent} ({error.strerror}); {CACHE_HINT}"
         ) from error

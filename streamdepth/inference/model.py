@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 from streamdepth.core import limits
 from streamdepth.core.clock import SystemClock
 from streamdepth.core.errors import InferenceError
+from streamdepth.core.host import cache_note
 from streamdepth.geometry.readers import camera_of
 from streamdepth.inference import agreement, providers, sessions
 from streamdepth.inference.build import BuildProcess, BuildRequest, build_first, is_built
@@ -182,6 +183,8 @@ class DepthModel:
             cache_dir=cache_dir,
             progress=progress,
         )
+        if on_status is not None and (note := cache_note()):
+            on_status(note)
         self._factory = EngineFactory(
             found(dtype=dtype),
             provider,

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamdepth.core.errors import InferenceError
-from streamdepth.inference.cache import prune, writable
+from streamdepth.core.host import writable
+from streamdepth.inference.cache import prune
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.errors import ModelError, ProviderError, StreamDepthError
-from streamdepth.core.host import cache_root, cores, plan_threads
+from streamdepth.core.host import CACHE_HINT, cache_root, cores, plan_threads, writable
 from streamdepth.inference import agreement, fused, nvidia, openvino_runtime, providers
-from streamdepth.inference.cache import HINT, with_regular_files, writable
+from streamdepth.inference.cache import with_regular_files
 from streamdepth.inference.ort import RECORD, assignment_of, first_line, load_error, session_options
 from streamdepth.inference.providers import provider_named
 from streamdepth.models.selection import AUTO, CPU, CUDA, Provider
@@ -200,7 +200,7 @@ def _with_options(
     key = nvidia.engine_key(spec, batch=batch, fp16=half, gpu=nvidia.gpu_name())
     folder = nvidia.engine_folder(key)
     if not writable(folder):
-        raise ProviderError(f"provider tensorrt: engines cannot be stored in {folder}; {HINT}")
+        raise ProviderError(f"provider tensorrt: engines cannot be stored in {folder}; {CACHE_HINT}")
     engine = (provider.ort_name, nvidia.tensorrt_options(key, folder, graph=graph))
     return [engine, (CUDA.ort_name, nvidia.cuda_options())]
 
