@@ -95,6 +95,8 @@ def _settings(config: RunConfig, job: Job, estimator: DepthEstimator) -> ClipSet
 
     source = _file(job)
     _check(config)
+    if estimator.spec.video_only:
+        raise UsageError(f"{estimator.spec.video_only}: not possible with {_OPTIONS}; omit these")
     outputs = job.outputs
     look = config.look
     options: dict[str, Any] = {**config.model_options()}

@@ -173,6 +173,7 @@ class Frame:
         image: decoded image in the decoder's pixel format, rotation applied. Read only: its planes may be shared with
             the decoder.
         key: True for a key frame of the codec.
+        connection: number of the connection of a live source, from 0; a new one has no history.
         path: file that contains only this image, None if there is none.
     """
 
@@ -184,6 +185,7 @@ class Frame:
     image: av.VideoFrame
     key: bool = False
     path: Path | None = None
+    connection: int = 0
 
     @property
     def width_px(self) -> int:

@@ -321,6 +321,7 @@ class DepthEstimator:
         with self._lock:
             if self._closed:
                 raise InferenceError(f"{self.spec.name}: the estimator is closed; make a new one")
+            self.spec.check_takes_images()
             if self._engine is None:
                 self._engine = self.model.engine(exact=self.exact_images)
             return self._engine

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from streamdepth.core.errors import UsageError
+from streamdepth.inference import agreement
 from streamdepth.inference.agreement import difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from streamdepth.image.estimator import DepthEstimator, Estimate
 
+_LOOPED_FRAMES = 6
 _BUILT_IN = tuple((640, 480, variant) for variant in range(4))
 
 
@@ -148,6 +152,9 @@ def verify(
     model's are first aligned to the reference's by the least-squares scale and shift, and inverted before if exactly
     one of the two has near = large.
 
+    A model with a state, or one of windows, runs on built-in frames as in a pipeline and is compared with calls of ONNX
+    Runtime's CPU provider with NumPy arrays, the state passed on by hand; the state restarts once.
+
     Args:
         model, reference: a name or path, or an estimator, which stays open and has its own options; a model given as
             an estimator needs a reference.
@@ -187,6 +194,10 @@ def verify(
             )
 
         one = opened(model, dtype, own=True, exact=not paths)
+        if one.spec.video_only:
+            if images is not None or not paths:
+                raise UsageError(f"{one.spec.video_only}: verify runs it on built-in frames only")
+            return _looped(one, progress)
         twin = reference is None or reference == model
         kind = reference_dtype or (dtype if paths else "auto")
         truth = opened(model if reference is None else reference, kind, own=twin, exact=True)
@@ -197,6 +208,45 @@ def verify(
                 progress(name)
             reports.append(_compare(name, _one(one(image)), _one(truth(image)), aligned=aligned))
         return VerifyReport(_label(one, paths=paths), _label(truth, paths=paths), aligned, tuple(reports))
+
+
+def _looped(estimator: DepthEstimator, progress: Callable[[str], None] | None) -> VerifyReport:
+    """A model of videos, run by an engine, against a loop of plain runs."""
+    from streamdepth.inference.heads import HeadReader
+    from streamdepth.inference.preprocess import image_of
+    from streamdepth.inference.sessions import open_session
+    from streamdepth.media.scene import pattern
+    from streamdepth.models.selection import CPU
+
+    spec, reader = estimator.spec, HeadReader(estimator.spec)
+    reports: list[ImageReport] = []
+    session = open_session(spec, CPU.name).session
+    engine = estimator.engine()
+    try:
+        names = [*reader.outputs, *(state.output for state in spec.states)]
+        fed: dict[str, NDArray[Any]] = {}
+        for number in range(1 if spec.window else _LOOPED_FRAMES):
+            slot = engine.acquire(engine.network_size(*_BUILT_IN[0][:2]))
+            slot.source, slot.restart = 0, number in (0, _LOOPED_FRAMES - 2)
+            for row in range(engine.batch):
+                slot.write(row, image_of(pattern(*_BUILT_IN[(number + row) % len(_BUILT_IN)])))
+            if slot.restart:
+                fed = agreement.inputs(spec)
+            fed |= {spec.image_input.name: slot.host_input(0).copy(), **slot.fed}
+            outputs = session.run(names, fed)
+            count = len(reader.outputs)
+            fed |= {state.input.name: value for state, value in zip(spec.states, outputs[count:], strict=True)}
+            for row, got in enumerate(engine.run_raw(slot, engine.batch)):
+                name = f"frame {number + row + 1}" + (", restarted" if slot.restart and number else "")
+                if progress is not None:
+                    progress(name)
+                part = np.empty((engine.batch, *got.values.shape), np.float32)
+                reader.read([np.asarray(one) for one in outputs[:count]], part, slot.geometries)
+                reports.append(_report(name, got.values, part[row] * np.float32(spec.metres_per_unit), aligned=False))
+    finally:
+        engine.close()
+    loop = "a loop of single runs with NumPy arrays" if spec.states else "one run with NumPy arrays"
+    return VerifyReport(f"{spec.name} ({spec.dtype}, {engine.provider})", loop, False, tuple(reports))
 
 
 def _label(estimator: DepthEstimator, *, paths: bool) -> str:
@@ -239,10 +289,21 @@ def _same_unit(model: DepthEstimator, reference: DepthEstimator) -> bool:
 
 
 def _compare(name: str, got: Estimate, reference: Estimate, *, aligned: bool) -> ImageReport:
-    finite = got.data[np.isfinite(got.data)]
-    lo, hi = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     depth = got.data.astype(np.float64)
     if aligned and got.sense.near_is_large != reference.sense.near_is_large:
         depth = 1 / np.maximum(depth, 1e-6)
-    found = difference(depth, reference.data, aligned=aligned)
+    return _report(name, got.data, reference.data, aligned=aligned, compared=depth)
+
+
+def _report(
+    name: str,
+    data: NDArray[np.float32],
+    reference: NDArray[np.float32],
+    *,
+    aligned: bool,
+    compared: NDArray[np.float64] | None = None,
+) -> ImageReport:
+    finite = data[np.isfinite(data)]
+    lo, hi = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    found = difference(data if compared is None else compared, reference, aligned=aligned)
     return ImageReport(name, found.finite, found.flat, lo, hi, found.max_error, found.mean_error, found.correlation)

@@ -21,7 +21,7 @@ from streamdepth.inference import fused, nvidia
 from streamdepth.inference.cache import content_digest, digest, write_whole
 from streamdepth.inference.geometry import plan
 from streamdepth.inference.ort import first_line
-from streamdepth.inference.slots import feed
+from streamdepth.inference.slots import feed, state_shapes
 from streamdepth.media.scene import HEIGHT_PX, WIDTH_PX, pattern
 from streamdepth.version import __version__
 
@@ -131,11 +131,16 @@ def inputs(spec: ModelSpec) -> dict[str, NDArray[Any]]:
     chw = np.zeros((3, height, width), np.dtype(spec.image_input.dtype))
     FastWriter(spec).write(chw, image_of(pattern(WIDTH_PX, HEIGHT_PX)), geometry)
     image = np.ascontiguousarray(chw.transpose(1, 2, 0)) if spec.image_layout == "hwc" else chw
+    if spec.window:
+        return {spec.image_input.name: np.ascontiguousarray(np.broadcast_to(chw, (1, spec.window, *chw.shape)))}
     rows = spec.fixed_batch or 1
     shape = (1,) * (len(spec.image_input.shape) - image.ndim) + image.shape
     batch = np.repeat(image.reshape(shape), rows, axis=0) if len(shape) > image.ndim else image
     fed: dict[str, NDArray[Any]] = {spec.image_input.name: batch}
-    return fed | {other.name: feed(other, spec, rows, geometry.net_size) for other in spec.other_inputs}
+    fed |= {other.name: feed(other, spec, rows, geometry.net_size) for other in spec.other_inputs}
+    shapes = state_shapes(spec, geometry.net_size) if spec.states else []
+    states = zip(spec.states, shapes, strict=True)
+    return fed | {one.input.name: np.zeros(shape, np.dtype(one.input.dtype)) for one, shape in states}
 
 
 def processor_key(spec: ModelSpec, provider: Provider) -> str:

@@ -20,11 +20,11 @@ from streamdepth.inference import fused, postprocess
 from streamdepth.inference.agreement import check_depth
 from streamdepth.inference.geometry import Geometry, fixed_sides, plan
 from streamdepth.inference.heads import HeadReader, RowExtra
-from streamdepth.inference.memory import GRAPH_ID, NO_GRAPH, BufferPool, DeviceBinding, DeviceRing, PageLock
+from streamdepth.inference.memory import GRAPH_ID, NO_GRAPH, BufferPool, DeviceBinding, DeviceRing, ModelState, PageLock
 from streamdepth.inference.ort import run_error
 from streamdepth.inference.providers import ON_DEVICE, likely, runs_on_cores
 from streamdepth.inference.sessions import open_session
-from streamdepth.inference.slots import Buffers, Slot, SlotPlan, focal_note
+from streamdepth.inference.slots import Buffers, Slot, SlotPlan, StateStore, focal_note
 from streamdepth.media.scene import HEIGHT_PX, WIDTH_PX, pattern
 from streamdepth.models.selection import AUTO, CPU
 
@@ -133,10 +133,13 @@ class Engine:
         fixed = spec.fixed_batch
         if fixed is not None and fixed < 1:
             raise ModelError(f"{spec.name}: its input has a batch of {fixed}; export it with a batch of 1 or dynamic")
-        self.batch = fixed if fixed is not None and fixed > 1 else batch
+        self.batch = 1 if spec.states else fixed if fixed is not None and fixed > 1 else batch
         self.rows_per_run = self.batch if fixed is None else fixed
         expected, planned = likely(provider), threads or plan_threads(cores()).session
         on_cores = runs_on_cores(expected)
+        if spec.video_only:
+            workers = 1  # runs depend on each other
+            cuda_graph = cuda_graph and not spec.states  # the buffers of a state change places
         workers = min(workers, planned if on_cores else _RUNS_ON_DEVICE if expected in ON_DEVICE else 1)
         each = -(-planned // workers) if on_cores else threads
         opened = open_session(spec, provider, each, batch=self.batch, graph=cuda_graph)
@@ -144,7 +147,8 @@ class Engine:
         self.provider = opened.provider
         notes = [opened.note, "" if camera else focal_note(spec)]
         if self.batch != batch:
-            notes.append(f"{spec.name}: its graph has a fixed batch of {self.batch}, not {batch}")
+            why = f"{spec.video_only}: a" if spec.video_only else f"{spec.name}: its graph has a fixed"
+            notes.append(f"{why} batch of {self.batch}, not {batch}")
         self.note = "; ".join(note for note in notes if note)
         outputs = {output.name: output for output in self.session.get_outputs()}
         self._output = spec.depth_output.name
@@ -174,6 +178,7 @@ class Engine:
         self._binds_afresh = opened.provider != CPU.name
         self._slot_plan = SlotPlan(spec, exact, self.batch, self.rows_per_run, self.geometry, self.page_lock, camera)
         self._rings: OrderedDict[tuple[int, int], _Ring] = OrderedDict()
+        self._states = StateStore(spec, opened.device) if spec.states else None
         self._geometries: dict[tuple[int, int], Geometry] = {}
         self._inputs_made = 0
         self._closed = False
@@ -239,13 +244,16 @@ class Engine:
             raise ValueError(f"count is 1..{self.batch}, not {count}")
         self._check_usable()
         ring = self._ring(slot.size)
+        state = self._states.of(slot) if self._states is not None else None
+        if self.spec.window:
+            slot.repeat_last(count)
         extras: list[RowExtra] = []
         runs = -(-count // self.rows_per_run)
         learnt: Sequence[Any] = ()
         if ring.outputs is None:
             with self._alone:
                 if ring.outputs is None:
-                    learnt = self._learn(ring, slot)
+                    learnt = self._learn(ring, slot, state)
         assert ring.outputs is not None  # noqa: S101 - _learn sets it or raises
         height, width = ring.map_shape
         maps = ring.outputs.lend().view(np.float32).reshape(self.batch, height, width)
@@ -266,8 +274,9 @@ class Engine:
             )
             for name in self._reader.outputs[1:]:
                 binding.bind_output(name, "cpu")
-            self._run(binding, slot.size)
-            beside = [one.numpy() for one in binding.get_outputs()[1:]] if self._reader.outputs[1:] else []
+            self._run(binding, slot.size, state=state)
+            several = len(self._reader.outputs)
+            beside = [one.numpy() for one in binding.get_outputs()[1:several]] if several > 1 else []
             extras += self._reader.read([target, *beside], part, geometries)
         if self._scale != 1:
             maps *= self._scale
@@ -313,19 +322,19 @@ class Engine:
                 self._rings.move_to_end(size)
             return ring
 
-    def _learn(self, ring: _Ring, slot: Slot) -> Sequence[Any]:
+    def _learn(self, ring: _Ring, slot: Slot, state: ModelState | None) -> Sequence[Any]:
         """Learn the output's shape at this size from a first run into ONNX Runtime's memory; returns its outputs."""
         binding = slot.bound(self.session, 0, afresh=self._binds_afresh)
         for name in self._reader.outputs:
             binding.bind_output(name, "cpu")
-        self._run(binding, slot.size, self._first_options)
-        outputs: Sequence[Any] = binding.get_outputs()
+        self._run(binding, slot.size, self._first_options, state=state)
+        outputs: Sequence[Any] = binding.get_outputs()[: len(self._reader.outputs)]
         shape = tuple(outputs[0].shape())
         found = self._reader.map_shape(shape, self.rows_per_run, slot.size)
         ring.run_shape, ring.map_shape = shape, found
         if self._output_dtype != np.float32 or not self._reader.direct:
             ring.converted = np.empty(shape, dtype=self._output_dtype)
-        if self._device:
+        if self._device and state is None:
             shapes = {self._output: (shape, self._output_dtype)}
             for name, output in zip(self._reader.outputs[1:], outputs[1:], strict=True):
                 shapes[name] = tuple(output.shape()), output.numpy().dtype
@@ -369,8 +378,14 @@ class Engine:
 
         return self._guarded(run, slot.size)
 
-    def _run(self, binding: Any, size: tuple[int, int], options: Any = None) -> None:
+    def _run(
+        self, binding: Any, size: tuple[int, int], options: Any = None, *, state: ModelState | None = None
+    ) -> None:
+        if state is not None:
+            state.bind(binding)
         self._guarded(lambda: self.session.run_with_iobinding(binding, options or self._options), size)
+        if state is not None:
+            state.advance()
 
     def _guarded(self, run: Callable[[], T], size: tuple[int, int]) -> T:
         self._check_usable()

@@ -42,6 +42,8 @@ def fusing_obstacle(spec: ModelSpec) -> str:
         return f"{spec.name} already takes {spec.image_input.dtype}"
     if spec.image_layout == "hwc":
         return f"{spec.name} takes channels last"
+    if spec.window:
+        return spec.video_only
     if pre.family is Family.ZOEDEPTH or pre.do_pad:
         return f"{spec.name} pads after normalising"
     return ""

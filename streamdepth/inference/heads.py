@@ -10,7 +10,7 @@ import numpy as np
 
 from streamdepth.core.errors import ModelError
 from streamdepth.core.frame import Sense
-from streamdepth.models.signature import covers
+from streamdepth.models.signature import covers, one_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,7 +70,8 @@ class HeadReader:
         Raises:
             ModelError: not maps of the input.
         """
-        sides = _sides(shape, rows, points=not self.direct)
+        frames = one_frame(shape, self._spec.window) if self._spec.window else shape
+        sides = _sides(frames, 1 if self._spec.window else rows, points=not self.direct)
         what = f"{self._spec.name}: output {self._spec.depth_output.name} has shape {list(shape)} for {rows} images of"
         if sides is None:
             raise ModelError(

@@ -17,7 +17,7 @@ import numpy as np
 from streamdepth.inference import nvidia
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -226,3 +226,54 @@ class DeviceRing:
             binding = self._make()
         yield binding
         self._free.append(binding)
+
+
+class ModelState:
+    """The state of a model for one source: what one run writes, the next run reads.
+
+    Two sets of buffers change places after each run, so nothing is copied. One thread at a time.
+
+    Args:
+        tensors: for each state: name of the input, name of the output, shape and dtype.
+        device: ONNX Runtime's name of the device that holds it; empty = host memory.
+    """
+
+    def __init__(self, tensors: Sequence[tuple[str, str, tuple[int, ...], np.dtype[Any]]], device: str = "") -> None:
+        self._names = [(name, output) for name, output, _, _ in tensors]
+        self._zeros = [np.zeros(shape, dtype) for _, _, shape, dtype in tensors]
+        self._device = device
+        self._read, self._written = self._made(), self._made()
+
+    def restart(self) -> None:
+        """Set the state to zero: the next frame has no history."""
+        for value, zeros in zip(self._read, self._zeros, strict=True):
+            if self._device:
+                value.update_inplace(zeros)
+            else:
+                value[...] = 0
+
+    def bind(self, binding: Any) -> None:
+        """Bind the inputs and outputs of the state for the next run, after all other outputs."""
+        for (name, output), read, written in zip(self._names, self._read, self._written, strict=True):
+            if self._device:
+                binding.bind_ortvalue_input(name, read)
+                binding.bind_ortvalue_output(output, written)
+                continue
+            shape = list(read.shape)
+            binding.bind_input(name, "cpu", 0, read.dtype.type, shape, read.ctypes.data)
+            binding.bind_output(output, "cpu", 0, written.dtype.type, shape, written.ctypes.data)
+
+    def advance(self) -> None:
+        """After a run: the next one reads what it wrote."""
+        self._read, self._written = self._written, self._read
+
+    def _made(self) -> list[Any]:
+        if not self._device:
+            return [aligned(one.nbytes).view(one.dtype).reshape(one.shape) for one in self._zeros]
+        import onnxruntime as ort
+
+        made = []
+        for zeros in self._zeros:
+            made.append(ort.OrtValue.ortvalue_from_shape_and_type(list(zeros.shape), zeros.dtype.type, self._device, 0))
+            made[-1].update_inplace(zeros)
+        return made

@@ -285,6 +285,8 @@ class EngineFactory:
     def live(self, batch: int, *, exact: bool) -> Runner:
         """As ``engine``, available at once: on CUDA until TensorRT's engine is built."""
         missing = None
+        if self._spec.states:
+            return self.engine(batch, exact=exact)  # a state does not move to another engine
         if self._provider == _TENSORRT:
             providers.check_runs(providers.provider_named(_TENSORRT))
             missing = self._missing(batch, exact=exact)

@@ -124,7 +124,7 @@ def engine_key(spec: ModelSpec, *, batch: int, fp16: bool, gpu: str, tensorrt: s
 
 
 def _shapes(spec: ModelSpec, batch: int) -> tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]:
-    if follows_image(spec) or spec.other_inputs:
+    if follows_image(spec) or spec.other_inputs or spec.video_only:
         return ()  # further inputs have their own shapes
     width, height = plan(spec, WIDTH_PX, HEIGHT_PX).net_size
     image = (height, width, 3) if spec.image_layout == "hwc" else (3, height, width)

@@ -9,7 +9,7 @@ import numpy as np
 
 from streamdepth.core.errors import ModelError, UsageError
 from streamdepth.geometry.intrinsics import Intrinsics
-from streamdepth.inference.memory import BufferPool
+from streamdepth.inference.memory import BufferPool, ModelState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,11 +82,40 @@ def feed(
         matrix[:2, 2] += 0.5  # these networks count pixels from the edge of the image
         matrix = matrix.astype(dtype)
         return np.ascontiguousarray(np.broadcast_to(matrix, _shape(tensor, rows, (3, 3))))
-    shape_text = "[" + ", ".join(str(d) or "?" for d in tensor.shape) + "]"
     raise ModelError(
-        f"{spec.name}: has a further input {tensor.name} ({tensor.dtype} {shape_text}) that cannot be computed from "
+        f"{spec.name}: has a further input {tensor.name} ({tensor.dtype} {_text(tensor)}) that cannot be computed from "
         "an image; export the model with this input as a constant"
     )
+
+
+def state_shapes(spec: ModelSpec, size: tuple[int, int]) -> list[tuple[int, ...]]:
+    """The shapes of the states for one image at network size (width, height).
+
+    Raises:
+        ModelError: a dimension is neither fixed nor one of the image input.
+    """
+    layout = ("height", "width", 3) if spec.image_layout == "hwc" else (3, "height", "width")
+    known: dict[int | str, int] = {}
+    for dimension, side in zip(spec.image_input.shape[-3:], layout, strict=True):
+        known[dimension] = size[0] if side == "width" else size[1] if side == "height" else 3
+    for dimension in spec.image_input.shape[:-3]:
+        known[dimension] = 1
+    shapes = []
+    for state in spec.states:
+        shape = tuple(
+            side if isinstance(side, int) else known.get(side, 0) if side else 0 for side in state.input.shape
+        )
+        if 0 in shape:
+            raise ModelError(
+                f"{spec.name}: the size of its state {state.input.name} {_text(state.input)} is not known from the "
+                "image; export the model with fixed sizes"
+            )
+        shapes.append(shape)
+    return shapes
+
+
+def _text(tensor: TensorSpec) -> str:
+    return "[" + ", ".join(str(d) or "?" for d in tensor.shape) + "]"
 
 
 def _shape(tensor: TensorSpec, rows: int, tail: tuple[int, ...]) -> tuple[int, ...]:
@@ -144,6 +173,8 @@ class Buffers:
         self.writer: FastWriter | None = None
         per_run = plan.rows_per_run
         run_shape = (per_run, *shape) if len(spec.image_input.shape) == len(shape) + 1 else shape
+        if spec.window:
+            run_shape = (1, per_run, *shape)
         self._fed = [(t.name, feed(t, spec, per_run, size, plan.camera)) for t in spec.other_inputs]
         self._name, self._per_run, self._run_shape = spec.image_input.name, per_run, run_shape
         self._bindings: list[Any] = [None] * len(range(0, rows, per_run))
@@ -197,6 +228,10 @@ class Slot:
         self._buffers = buffers
         self.size = size
         self.geometries: list[Geometry | None] = [None] * plan.batch
+        self.source: int | None = None
+        """Of a model with a state: whose state the run continues; None = a run without history."""
+        self.restart = False
+        """The frame has no history: the state is set to zero first."""
 
     @property
     def exact(self) -> bool:
@@ -252,6 +287,11 @@ class Slot:
         self._buffers.rows_chw[row][...] = chw
         self.geometries[row] = None
 
+    def repeat_last(self, count: int) -> None:
+        """Fill the rows after the first ``count`` with the last of these."""
+        for row in range(count, len(self.geometries)):
+            self._buffers.rows_chw[row][...] = self._buffers.rows_chw[count - 1]
+
     def bound(self, session: Any, run: int, *, afresh: bool = False) -> Any:
         """ONNX Runtime's binding of one of the runs of a batch, see :meth:`Buffers.bound`."""
         return self._buffers.bound(session, run, afresh=afresh)
@@ -263,3 +303,28 @@ class Slot:
     def _check(self, size: tuple[int, int]) -> None:
         if size != self.size:
             raise ValueError(f"this slot has network size {self.size[0]}x{self.size[1]}, not {size[0]}x{size[1]}")
+
+
+class StateStore:
+    """The states of a model, one for each source. One thread at a time.
+
+    Args:
+        device: see :class:`ModelState`.
+    """
+
+    def __init__(self, spec: ModelSpec, device: str) -> None:
+        self._spec, self._device = spec, device
+        self._states: dict[int, tuple[tuple[int, int], ModelState]] = {}
+
+    def of(self, slot: Slot) -> ModelState:
+        """The state that the run of a slot continues: zero at a restart, for another size, and without a source."""
+        size, state = self._states.get(-1 if slot.source is None else slot.source, (slot.size, None))
+        if state is None or size != slot.size:
+            shapes = zip(self._spec.states, state_shapes(self._spec, slot.size), strict=True)
+            tensors = [(one.input.name, one.output, shape, np.dtype(one.input.dtype)) for one, shape in shapes]
+            state = ModelState(tensors, self._device)
+            if slot.source is not None:
+                self._states[slot.source] = slot.size, state
+        elif slot.restart:
+            state.restart()
+        return state

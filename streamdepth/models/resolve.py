@@ -20,7 +20,16 @@ from streamdepth.models.hub import HubAccess
 from streamdepth.models.known import KnownFamily, find_family, licence_note, preprocessing_from
 from streamdepth.models.locate import find_target, locate
 from streamdepth.models.selection import AUTO, check_dtype
-from streamdepth.models.signature import depth_output, image_input, map_sides, other_inputs, output_named, says_inverse
+from streamdepth.models.signature import (
+    depth_output,
+    image_input,
+    map_sides,
+    other_inputs,
+    output_named,
+    says_inverse,
+    state_inputs,
+    window_frames,
+)
 from streamdepth.models.spec import Head, ModelSpec, Preprocessing, TensorSpec, apply_size, fit_to_graph, parse_size
 
 if TYPE_CHECKING:
@@ -127,16 +136,24 @@ def build_spec(
     origins: dict[str, Origin] = {"dtype": found.dtype_origin}
     called = found.path if found.source == "file" else found.name
     _refuse_other_task(found, called, sure=sense is not None or output_name is not None)
-    raw_image, layout = image_input(called, found.graph, input_name)
-    image = _fix(raw_image, found)
     family = None if found.builtin else _family(found)
+    # the views of a known model of several views are no frames of a video
+    windows = family is None or family.by_name
+    raw_image, layout = image_input(called, found.graph, input_name, windows=windows)
+    image = _fix(raw_image, found)
+    window = window_frames(image.shape) if windows else 0
+    states = state_inputs(called, found.graph, image.name)
     head = Head() if family is None or output_name else family.head
     if head.kind != "map" and family is not None:
         depth = output_named(called, found.graph, family.points)
     else:
         sides = image.shape[-3:-1] if layout == "hwc" else image.shape[-2:]
-        depth = _fix(depth_output(called, found.graph, output_name, (sides[0], sides[1])), found)
-    others = tuple(_fix(t, found) for t in other_inputs(called, found.graph, image.name))
+        looped = {one.output for one in states}
+        graph = replace(found.graph, outputs=tuple(t for t in found.graph.outputs if t.name not in looped))
+        depth = _fix(depth_output(called, graph, output_name, (sides[0], sides[1]), window=window), found)
+    known = {image.name, *(one.input.name for one in states)}
+    others = tuple(_fix(t, found) for t in other_inputs(called, found.graph, known))
+    states = tuple(replace(one, input=_fix(one.input, found)) for one in states)
     origins["image_input"] = "user" if input_name else "graph"
     origins["depth_output"] = "user" if output_name else "graph"
 
@@ -169,6 +186,10 @@ def build_spec(
     origins["metres_per_unit"] = "user" if metres_per_unit is not None else "default"
     if found.known is not None:
         notes += found.known.notes
+    if states and isinstance(image.shape[0], int) and image.shape[0] != 1 and len(image.shape) > 3:
+        raise ModelError(
+            f"{called}: keeps a state, and takes {image.shape[0]} frames at once; export it with a batch of 1"
+        )
     restriction = licence_note(licence)
     if restriction:
         notes.append(f"{found.name}: {restriction}")
@@ -190,6 +211,8 @@ def build_spec(
         notes=tuple(notes),
         external_data=found.external_data,
         head=head,
+        states=states,
+        window=window,
     )
 
 

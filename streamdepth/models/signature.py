@@ -1,15 +1,17 @@
-"""Which input of a graph takes images, and which output is depth, by names and shapes."""
+"""Which input of a graph takes images, which output is depth, and which are states, by names and shapes."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from streamdepth.core.errors import ModelError
 from streamdepth.models.graph import DTYPES, GraphInfo, RawTensor, names_of, tensor_spec
+from streamdepth.models.spec import StateTensor
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from streamdepth.models.spec import TensorSpec
@@ -33,16 +35,29 @@ _OTHER_WORDS = frozenset(
     }
 )
 """Words in the names of outputs that are not depth, even beside a depth word (``depth_conf``)."""
+_STATE_WORDS = frozenset(
+    {
+        *("past", "prev", "previous", "last", "old", "new", "next", "updated", "present"),
+        *("in", "input", "out", "output", "i", "o"),
+    }
+)
+"""Words of the names of a state's input and output in which the two differ."""
+_RESULT_WORDS = frozenset({"depth", "depths", "disparity", "disp", "predicted", "map"})
+_STATE_DTYPES = ("float32", "float16")
+_MIN_WINDOW = 4
 _META_OUTPUT = "streamdepth.output"
 _PATCH_PX = 16
 
 
-def image_input(model: str | Path, graph: GraphInfo, name: str | None = None) -> tuple[TensorSpec, ImageLayout]:
+def image_input(
+    model: str | Path, graph: GraphInfo, name: str | None = None, *, windows: bool = False
+) -> tuple[TensorSpec, ImageLayout]:
     """The image input, and its layout without the batch axis.
 
     Args:
         model: its name in messages.
         name: the user's choice; None = found by shape, then by name.
+        windows: an input [1, T, 3, H, W] may take T frames of a video, see :func:`window_frames`.
     Raises:
         ModelError: none, several without a known name, or not the shape of an image.
     """
@@ -50,11 +65,11 @@ def image_input(model: str | Path, graph: GraphInfo, name: str | None = None) ->
         chosen = next((t for t in graph.inputs if t.name == name), None)
         if chosen is None:
             raise ModelError(f"{model}: has no input {name!r}; its inputs are {names_of(graph.inputs)}")
-        layout = _image_layout(chosen)
+        layout = _image_layout(chosen, windows=windows)
         if isinstance(layout, str):
             return tensor_spec(chosen), layout
         raise ModelError(f"{model}: input {chosen.describe()} does not take images: {layout.reason}")
-    layouts = [(t, _image_layout(t)) for t in graph.inputs]
+    layouts = [(t, _image_layout(t, windows=windows)) for t in graph.inputs]
     fits = [(t, found) for t, found in layouts if isinstance(found, str)]
     if not fits:
         reasons = "; ".join(f"{t.describe()}: {found.reason}" for t, found in layouts if not isinstance(found, str))
@@ -79,7 +94,16 @@ class _NoImage:
     reason: str
 
 
-def _image_layout(tensor: RawTensor) -> ImageLayout | _NoImage:
+def window_frames(shape: tuple[int | str, ...]) -> int:
+    """Frames of an image input [1, T, 3, H, W] that takes windows of a video; 0 = single images.
+
+    Fewer than four may be views of a scene (a stereo pair).
+    """
+    frames = shape[1] if len(shape) == 5 else 0
+    return frames if isinstance(frames, int) and frames >= _MIN_WINDOW and _may_be(shape[0], 1) else 0
+
+
+def _image_layout(tensor: RawTensor, *, windows: bool) -> ImageLayout | _NoImage:
     if tensor.dtype not in _IMAGE_DTYPES:
         return _NoImage(f"images are {', '.join(_IMAGE_DTYPES)}")
     shape = tensor.shape
@@ -88,6 +112,8 @@ def _image_layout(tensor: RawTensor) -> ImageLayout | _NoImage:
     if len(shape) not in (3, 4, 5):
         return _NoImage(f"rank {len(shape)}, images have rank 3 to 5")
     if len(shape) == 5:
+        if windows and window_frames(shape):
+            return "chw" if _may_be(shape[2], 3) else _NoImage(_channels(shape[2]))
         if isinstance(shape[1], int) and shape[1] != 1:
             return _NoImage(f"takes clips of {shape[1]} images, streamdepth gives single images")
         return "nchw" if _may_be(shape[2], 3) else _NoImage(_channels(shape[2]))
@@ -112,13 +138,13 @@ def _channels(dimension: int | str) -> str:
     return f"{dimension} channels, images have 3 (RGB)"
 
 
-def other_inputs(model: str | Path, graph: GraphInfo, image: str) -> tuple[TensorSpec, ...]:
-    """Inputs besides the image.
+def other_inputs(model: str | Path, graph: GraphInfo, known: Collection[str]) -> tuple[TensorSpec, ...]:
+    """Inputs besides the image and the states, whose names are ``known``.
 
     Raises:
         ModelError: one has a dtype nothing here can feed.
     """
-    others = tuple(t for t in graph.inputs if t.name != image)
+    others = tuple(t for t in graph.inputs if t.name not in known)
     for tensor in others:
         if tensor.elem_type not in DTYPES:
             raise ModelError(f"{model}: cannot feed its input {tensor.describe()}; export the model without it")
@@ -126,7 +152,12 @@ def other_inputs(model: str | Path, graph: GraphInfo, image: str) -> tuple[Tenso
 
 
 def depth_output(
-    model: str | Path, graph: GraphInfo, name: str | None = None, size: tuple[int | str, int | str] = ("", "")
+    model: str | Path,
+    graph: GraphInfo,
+    name: str | None = None,
+    size: tuple[int | str, int | str] = ("", ""),
+    *,
+    window: int = 0,
 ) -> TensorSpec:
     """The output that has depth.
 
@@ -136,17 +167,18 @@ def depth_output(
     Args:
         name: the user's choice.
         size: declared (height, width) of the image input: a map has the same aspect ratio.
+        window: frames of one run, each of which has a map; 0 = single images.
     Raises:
         ModelError: none that could be depth, or several without a depth name.
     """
     name = name or graph.metadata.get(_META_OUTPUT)
     if name is not None:
         chosen = _output(model, graph, name)
-        reason = _no_map(chosen, size)
+        reason = _no_map(chosen, size, window)
         if reason:
             raise ModelError(f"{model}: output {chosen.describe()} is not a depth map: {reason}")
         return tensor_spec(chosen)
-    fits = [t for t in graph.outputs if not (_is_other(t.name) or _no_map(t, size))]
+    fits = [t for t in graph.outputs if not (_is_other(t.name) or _no_map(t, size, window))]
     named = [t for t in fits if _words(t.name) & _DEPTH_WORDS]
     if named:
         return tensor_spec(min(named, key=lambda t: (-_area(t), _rank(t.name))))
@@ -160,8 +192,47 @@ def depth_output(
             f"{model}: has {len(fits)} outputs that could be depth ({', '.join(t.describe() for t in fits)}); choose "
             "one with --output-name"
         )
-    reasons = "; ".join(f"{t.describe()}: {_no_map(t, size) or 'by its name not depth'}" for t in graph.outputs)
+    reasons = "; ".join(f"{t.describe()}: {_no_map(t, size, window) or 'by its name not depth'}" for t in graph.outputs)
     raise ModelError(f"{model}: has no depth output ({reasons}); a depth model gives [batch, height, width]")
+
+
+def state_inputs(model: str | Path, graph: GraphInfo, image: str) -> tuple[StateTensor, ...]:
+    """The inputs that take outputs of the previous run: pairs of equal name but for words such as ``new`` and ``past``
+    (``cache_0`` and ``new_cache_0``), of one dtype and shape.
+
+    Raises:
+        ModelError: a pair by its names has different shapes or dtypes.
+    """
+    found = []
+    for tensor in graph.inputs:
+        words = _state_words(tensor.name)
+        outputs = [t for t in graph.outputs if _state_words(t.name) == words]
+        # "depth_in" beside "depth" may be the depth of a sensor
+        if tensor.name == image or set(words) <= _RESULT_WORDS or len(outputs) != 1:
+            continue
+        output = outputs[0]
+        if tensor.dtype not in _STATE_DTYPES or tensor.dtype != output.dtype or not _same_shape(tensor, output):
+            raise ModelError(
+                f"{model}: input {tensor.describe()} looks like a state, but output {output.describe()} has "
+                "another shape or type; export the model with equal shapes"
+            )
+        found.append(StateTensor(tensor_spec(tensor), output.name))
+    return tuple(found)
+
+
+def _split(name: str) -> list[str]:
+    return re.findall(r"[a-z]+|\d+", re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower())
+
+
+def _state_words(name: str) -> tuple[str, ...]:
+    return tuple(word for word in _split(name) if word not in _STATE_WORDS)
+
+
+def _same_shape(one: RawTensor, other: RawTensor) -> bool:
+    a, b = one.shape, other.shape
+    if a is None or b is None or len(a) != len(b):
+        return False
+    return all(isinstance(x, str) or isinstance(y, str) or x == y for x, y in zip(a, b, strict=True))
 
 
 def output_named(model: str | Path, graph: GraphInfo, name: str) -> TensorSpec:
@@ -239,7 +310,15 @@ def _area(tensor: RawTensor) -> int:
     return sides[0] * sides[1] if len(sides) == 2 else 0
 
 
-def _no_map(tensor: RawTensor, size: tuple[int | str, int | str]) -> str:
+def one_frame(shape: tuple[Any, ...], window: int) -> tuple[Any, ...]:
+    """The shape of one of the ``window`` frames of an output [.., window, .., h, w]; empty where it has none."""
+    rest = list(shape)
+    while len(rest) > 3 and rest[0] == 1:
+        rest.pop(0)
+    return (1, *rest[1:]) if len(rest) > 2 and rest[0] == window else ()
+
+
+def _no_map(tensor: RawTensor, size: tuple[int | str, int | str], window: int) -> str:
     """Why an output cannot be a map of the input, empty where it can."""
     if tensor.dtype not in _DEPTH_DTYPES:
         return f"depth is {', '.join(_DEPTH_DTYPES)}"
@@ -247,7 +326,10 @@ def _no_map(tensor: RawTensor, size: tuple[int | str, int | str]) -> str:
         return ""
     if len(tensor.shape) not in (2, 3, 4, 5):
         return f"rank {len(tensor.shape)}, depth has rank 2 to 5"
-    sides = map_sides(tensor.shape)
+    shape = one_frame(tensor.shape, window) if window else tensor.shape
+    if not shape:
+        return f"not one map for each of {window} frames"
+    sides = map_sides(shape)
     if len(sides) != 2:
         return f"{sides[0]} channels, depth has 1"
     if 1 in sides:

@@ -10,7 +10,7 @@ from math import isfinite
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from streamdepth.core.errors import UsageError
+from streamdepth.core.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -99,6 +99,18 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class StateTensor:
+    """An input that takes an output of the previous run; zero for the first frame of a shot.
+
+    Attributes:
+        output: name of that output, which has the same dtype and shape.
+    """
+
+    input: TensorSpec
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
 class Head:
     """How depth is read from the outputs.
 
@@ -150,6 +162,8 @@ class ModelSpec:
         image_layout: layout of that input, without its batch axis: ``"chw"``, ``"hwc"`` or ``"nchw"`` (rank 5).
         depth_output: the output that depth is read from, see ``head``.
         other_inputs: further inputs of the graph.
+        states: inputs that take outputs of the previous run: the model sees the frames of a video in order.
+        window: frames of one run, for an image input [1, window, 3, H, W]; 0 = the model takes single images.
         licence: SPDX id or name, empty if unknown.
         metres_per_unit: factor from a metric output to metres.
         origins: field name -> "graph" | "config" | "table" | "user" | "default"; read only.
@@ -175,6 +189,8 @@ class ModelSpec:
     notes: tuple[str, ...] = ()
     external_data: tuple[Path, ...] = ()
     head: Head = Head()
+    states: tuple[StateTensor, ...] = ()
+    window: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "origins", MappingProxyType(dict(self.origins)))
@@ -205,6 +221,8 @@ class ModelSpec:
             "other_inputs": [_tensor_dict(tensor) for tensor in self.other_inputs],
             "preprocessing": {k: _plain(v) for k, v in pre.items()},
             "external_data": [str(path) for path in self.external_data],
+            "states": [{**_tensor_dict(state.input), "output": state.output} for state in self.states],
+            "window": self.window,
             "head": {f.name: getattr(self.head, f.name) for f in fields(self.head)},
             "origins": dict(self.origins),
             "notes": list(self.notes),
@@ -212,11 +230,27 @@ class ModelSpec:
 
     @property
     def fixed_batch(self) -> int | None:
-        """The fixed batch size of the graph, None where it is dynamic."""
+        """The fixed batch size of the graph, None where it is dynamic; of a window, its frames."""
+        if self.window:
+            return self.window
         first = self.image_input.shape[0]
         if len(self.image_input.shape) == 3:
             return 1
         return first if isinstance(first, int) else None
+
+    @property
+    def video_only(self) -> str:
+        """Why the model takes videos and no single images; empty where it takes images."""
+        if self.states:
+            return f"{self.name} keeps a state from frame to frame ({', '.join(one.input.name for one in self.states)})"
+        return f"{self.name} takes windows of {self.window} frames" if self.window else ""
+
+    def check_takes_images(self) -> None:
+        """Raises ``ModelError`` for a model that takes videos only."""
+        if self.video_only:
+            raise ModelError(
+                f"{self.video_only}, and a single image has no history; run it on a video, or choose a model for images"
+            )
 
     @property
     def fixed_size_px(self) -> tuple[int, int] | None:

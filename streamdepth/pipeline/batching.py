@@ -23,10 +23,15 @@ _SILENT_INTERVALS = 2
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A frame and the number of its source."""
+    """A frame and the number of its source.
+
+    Attributes:
+        cut: the frame has no history, as the first of a shot; None if not determined.
+    """
 
     source: int
     frame: Frame
+    cut: bool | None = None
 
 
 class MultiSourceQueue:

@@ -88,7 +88,7 @@ class KeyframePropagation:
         *,
         policy: Policy,
         batch: int,
-        known: BoundedQueue[tuple[Frame, DepthMap]],
+        known: BoundedQueue[Estimated],
         dropped: Callable[[str], None],
         clock: Clock,
     ) -> None:
@@ -109,6 +109,7 @@ class KeyframePropagation:
         self._shot = 0
         self._shots: dict[int, int] = {}  # shot of each key frame in the model, by frame index
         self._size_px = (0, 0)
+        self._model_shot = -1
 
     def open(self, cuts: CutDetector | None) -> None:
         """Load the optical flow.
@@ -142,6 +143,11 @@ class KeyframePropagation:
                 del self._shots[replaced.index]
         if self._pending.put(_Pending(frame, key, self._shot)) is not None:
             self._dropped("policy")
+
+    def is_new_shot(self, frame: Frame) -> bool:
+        """True if a key frame is the first of its shot that goes to the model. One thread asks, in order."""
+        last, self._model_shot = self._model_shot, self._shots[frame.index]
+        return self._model_shot != last
 
     def end(self) -> None:
         """No more frames follow."""
@@ -181,7 +187,8 @@ class KeyframePropagation:
             if not pending.key:
                 held.append(pending)
                 continue
-            frame, depth = self._known.take()
+            estimated = self._known.take()
+            frame, depth = estimated.frame, estimated.depth
             del self._shots[frame.index]
             following = self._known_depth(frame, depth)
             self._emit(held, before, following if pending.shot == shot else None)
@@ -226,7 +233,7 @@ class KeyframePropagation:
                 return newest
             if found is None:
                 return newest
-            frame, depth = found
+            frame, depth = found.frame, found.depth
             newest = _KeyDepth(frame.index, self._shots.pop(frame.index), self._known_depth(frame, depth), depth)
 
     # Both ---------------------------------------------------------------------------------------------------------

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from streamdepth.core.errors import InferenceError
 from streamdepth.core.queues import AbortableCondition, Aborted, BoundedQueue, Ended, Policy
 from streamdepth.pipeline.batching import Batcher, MultiSourceQueue, max_batch_wait_ns
+from streamdepth.pipeline.keyframes import Estimated
 from streamdepth.pipeline.stats import Timer
+from streamdepth.pipeline.windows import Window, WindowBatcher, WindowJoiner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from streamdepth.core.clock import Clock
     from streamdepth.core.frame import DepthMap
@@ -46,29 +49,46 @@ class ModelWorker:
         self.blocking = all(policy is Policy.EVERY for policy in policies)
         self.timers = {"prepare": Timer(), "infer": Timer()}
         self._source_workers = source_workers
-        self._batches: BoundedQueue[tuple[Slot, list[Arrival]]] = BoundedQueue(_BATCHES_AHEAD if self.blocking else 1)
+        self._batches: BoundedQueue[tuple[Slot, Window]] = BoundedQueue(_BATCHES_AHEAD if self.blocking else 1)
         self._reorder_buffer = ReorderBuffer()
+        self._joiner: WindowJoiner | None = None
         self._aborted = threading.Event()
         self._clock = clock
 
     def prepare(self, engine: Runner) -> None:
         live = [source_worker for source_worker in self._source_workers if source_worker.policy is Policy.LATEST]
+        spec = engine.spec
         batcher = Batcher(self.frame_queue, engine.batch, engine.network_size, clock=self._clock)
+        windows = None
+        if spec.window:
+            windows = WindowBatcher(self.frame_queue, spec.window, engine.network_size, self._is_restart)
+            self._joiner = WindowJoiner()
         try:
             while True:
                 if not self.blocking:
                     self._batches.wait_for_consumer()  # A newer frame may arrive until the model is free.
-                # Sources may open during the run.
-                batcher.max_wait_ns = max_batch_wait_ns(one.info.rate for one in live if one.info is not None)
-                size, arrivals = batcher.next()
+                if windows is not None:
+                    size, window = windows.next()
+                else:
+                    # Sources may open during the run.
+                    batcher.max_wait_ns = max_batch_wait_ns(one.info.rate for one in live if one.info is not None)
+                    size, arrivals = batcher.next()
+                    window = Window(arrivals)
                 started_ns = self._clock.monotonic_ns()
                 slot = engine.acquire(size)
-                for row, arrival in enumerate(arrivals):
+                for row, arrival in enumerate(window.arrivals):
                     slot.write(row, arrival.frame.image)
-                self.timers["prepare"].add((self._clock.monotonic_ns() - started_ns) // len(arrivals))
-                self._batches.put((slot, arrivals))
+                if spec.states:  # one frame in a batch
+                    first = replace(window.arrivals[0], cut=self._is_restart(window.arrivals[0]))
+                    window = Window([first])
+                    slot.source, slot.restart = first.source, bool(first.cut)
+                self.timers["prepare"].add((self._clock.monotonic_ns() - started_ns) // len(window.arrivals))
+                self._batches.put((slot, window))
         except Ended:
             self._batches.end()
+
+    def _is_restart(self, arrival: Arrival) -> bool:
+        return self._source_workers[arrival.source].is_restart(arrival.frame)
 
     def infer(self, engine: Runner) -> None:
         """Run batches in parallel; depth is delivered in capture order."""
@@ -77,7 +97,8 @@ class ModelWorker:
             position, item = buffer.take(self._batches.get)
             if item is None:
                 break
-            slot, arrivals = item
+            slot, window = item
+            arrivals = window.arrivals
             started_ns = self._clock.monotonic_ns()
             try:
                 depths = engine.run(slot, len(arrivals))
@@ -86,14 +107,17 @@ class ModelWorker:
                     raise Aborted from None
                 raise
             self.timers["infer"].add((self._clock.monotonic_ns() - started_ns) // len(arrivals))
-            deliver = partial(self._deliver, arrivals, depths)
+            deliver = partial(self._deliver, window, depths)
             buffer.deliver(position, deliver, max_undelivered=_UNDELIVERED_PER_WORKER * engine.workers)
             del item, slot, depths, deliver  # The ring reuses a slot when its last reference is gone.
         buffer.finish(position, self._end)
 
-    def _deliver(self, arrivals: list[Arrival], depths: list[DepthMap]) -> None:
-        for arrival, depth in zip(arrivals, depths, strict=True):
-            self._source_workers[arrival.source].depths.put((arrival.frame, depth))
+    def _deliver(self, window: Window, depths: list[DepthMap]) -> None:
+        pairs: Iterable[tuple[Arrival, DepthMap]] = zip(window.arrivals, depths, strict=True)
+        if self._joiner is not None:
+            pairs = self._joiner.join(window, depths)
+        for arrival, depth in pairs:
+            self._source_workers[arrival.source].depths.put(Estimated(arrival.frame, depth, arrival.cut))
 
     def _end(self) -> None:
         for source_worker in self._source_workers:

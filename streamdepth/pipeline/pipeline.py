@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from streamdepth.core.frame import DepthMap, Frame
     from streamdepth.depth.anchors import Anchor
     from streamdepth.inference.model import EngineSource, Runner
+    from streamdepth.models.spec import ModelSpec
     from streamdepth.pipeline.sink_worker import SinkWorker
 
     FrameCallback = Callable[[Frame, DepthMap], None]
@@ -148,6 +149,7 @@ class Pipeline:
             color_threads=self._color_threads,
             frame_cache_bytes=self._frame_cache_bytes,
             anchors=self._anchors,
+            model_remembers=self._engines is not None and bool(self._engines.spec.video_only),
             on_status=self._on_status,
             clock=self._clock,
         )
@@ -194,6 +196,7 @@ class Pipeline:
                 from streamdepth.inference.model import DepthModel
 
                 self._engines = DepthModel()
+            self._check_windows(self._engines.spec)
             # Two parallel runs have more throughput than one on all cores, but each takes longer.
             if self._model.blocking:
                 self._engine = self._engines.engine(self._batch, workers=_WORKERS)
@@ -207,6 +210,19 @@ class Pipeline:
         except BaseException:
             self.close()
             raise
+
+    def _check_windows(self, spec: ModelSpec) -> None:
+        """Refuse a model of windows where frames cannot wait for a whole window.
+
+        Raises:
+            UsageError: says what to change.
+        """
+        if not spec.window:
+            return
+        if not self._model.blocking:
+            raise UsageError(f"{spec.video_only}, and a live run cannot wait for them; use a file and --policy every")
+        if self._model_every > 1:
+            raise UsageError(f"{spec.video_only}, which are neighbours in time; remove --model-every")
 
     def run(self) -> RunStats:
         """Run until the sources end, ``stop`` is called, or a stage fails; then close everything.

@@ -51,6 +51,7 @@ class SourceWorker:
         color_threads: int,
         frame_cache_bytes: int,
         anchors: Sequence[Anchor],
+        model_remembers: bool,
         on_status: Callable[[str], None],
         clock: Clock,
     ) -> None:
@@ -62,7 +63,7 @@ class SourceWorker:
         self.latency = Timer()
         self.timers = {"capture": Timer(), "range": Timer(), "colorize": Timer()}
         self.sink_workers = [SinkWorker(sink, clock, self.latency) for sink in sinks]
-        self.depths: BoundedQueue[tuple[Frame, DepthMap]] = BoundedQueue(max(2, 2 * batch))
+        self.depths: BoundedQueue[Estimated] = BoundedQueue(max(2, 2 * batch))
         self.propagation: KeyframePropagation | None = None
         if model_every > 1:
             self.propagation = KeyframePropagation(
@@ -77,8 +78,10 @@ class SourceWorker:
         self._color_threads = color_threads
         self._frame_cache_bytes = frame_cache_bytes
         self._anchors = anchors
+        self._model_remembers = model_remembers
         self._anchoring: Anchoring | None = None
         self._clock = clock
+        self._last_frame: Frame | None = None
         self._missing = ""
         self._independent = False
         self._on_status = on_status
@@ -97,6 +100,8 @@ class SourceWorker:
         if isinstance(self.range_spec, RangeSwitch):
             return True
         if self.propagation is not None or self.stabilization is not None or self._anchors:
+            return True
+        if self._model_remembers:
             return True
         return self.range_spec.mode in (RangeMode.SHOT, RangeMode.EMA)
 
@@ -254,7 +259,18 @@ class SourceWorker:
         """The next frame with depth from the model, or propagated."""
         if self.propagation is not None:
             return self.propagation.ready.take()
-        return Estimated(*self.depths.take())
+        return self.depths.take()
+
+    def is_restart(self, frame: Frame) -> bool:
+        """True if a model that remembers frames must forget them: ``frame`` starts a shot, or a live source has
+        connected again. One thread asks once for each frame that goes to the model.
+        """
+        last, self._last_frame = self._last_frame, frame
+        if self.propagation is not None:  # knows the frames between those that go to the model
+            cut = self.propagation.is_new_shot(frame)
+        else:
+            cut = self._cuts is not None and self._cuts.is_cut(frame.image)
+        return cut or last is None or last.connection != frame.connection
 
     def _deliver(self, frame: Frame, depth: DepthMap, depth_range: DepthRange) -> None:
         images: dict[Look, av.VideoFrame] = {}

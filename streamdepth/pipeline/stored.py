@@ -166,7 +166,9 @@ class StoredDepthModel:
 
     def __init__(self, maps: deque[DepthMap], name: str) -> None:
         self._maps = maps
-        self.spec = cast("ModelSpec", SimpleNamespace(name=name, dtype="stored", notes=()))
+        self.spec = cast(
+            "ModelSpec", SimpleNamespace(name=name, dtype="stored", notes=(), video_only="", states=(), window=0)
+        )
 
     def engine(self, batch: int = 1, *, exact: bool | None = None, workers: int = 1) -> Engine:  # noqa: ARG002
         return cast("Engine", self)

@@ -179,7 +179,7 @@ class FakeEngine:
     ) -> None:
         self.workers = workers
         self.batch, self.provider, self.note = batch, "fake", ""
-        self.spec = SimpleNamespace(name="fake", dtype="fp32", notes=())
+        self.spec = SimpleNamespace(name="fake", dtype="fp32", notes=(), video_only="", states=(), window=0)
         self.batches: list[int] = []
         self.interrupted = self.closed = 0
         self._before, self._depth, self._fixed_size = before, depth or _ramp, fixed_size
@@ -219,7 +219,7 @@ def fake_estimator(engine: FakeEngine | None = None, **engine_options: Any) -> D
     def make(batch: int = 1, *, workers: int = 1) -> FakeEngine:  # noqa: ARG001 - the fake engine says how many it has
         return engine or FakeEngine(batch, **engine_options)
 
-    spec = SimpleNamespace(name="fake", dtype="fp32")
+    spec = SimpleNamespace(name="fake", dtype="fp32", video_only="", states=(), window=0)
     return cast("DepthEstimator", SimpleNamespace(engine=make, live_engine=make, spec=spec))
 
 

@@ -334,6 +334,7 @@ class LiveSource(BaseSource):
             captured_ns=item.arrived_ns,
             image=self._fit(item.image, info),
             key=item.key,
+            connection=self._reconnects,
         )
 
     def _end_outage(self) -> None:
