@@ -7,13 +7,16 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from streamdepth.core.errors import OutputExistsError, SourceError, UsageError, redact
+from streamdepth.core.frame import Sense
 from streamdepth.core.host import cores, file_key, plan_threads
 from streamdepth.core.look import LookControl
 from streamdepth.core.queues import Policy
+from streamdepth.sinks.encoding import CONTAINERS
 from streamdepth.sinks.files import partial_path
 from streamdepth.sinks.images import safe_name
 
@@ -128,14 +131,7 @@ def plan(config: RunConfig, on_status: Callable[[str], None]) -> list[Job]:
                 f"{redact(url)}: only rtsp:// and http:// can be served; use e.g. rtsp://127.0.0.1:8554/depth "
                 "for players, or http://127.0.0.1:8080 for browsers"
             )
-    if "data_size" in config.model_fields_set and not config.data:
-        raise UsageError(f"data-size {config.data_size}: no depth data is written; add --data OUT, or omit --data-size")
-    if config.ray_address is not None and config.engine != "ray":
-        raise UsageError(f"ray-address {config.ray_address}: Ray is not used; add --engine ray, or omit --ray-address")
-    if "segment" in config.model_fields_set and not config.in_segments:
-        raise UsageError(
-            f"segment {config.segment:g}: the clip is not divided; add --resume or --workers N, or omit --segment"
-        )
+    _check_used(config)
     threads = thread_plan(config, at_once(config.sources))
     sources = expand(_endless_tests(config), **config.source_options(threads.decoder, on_status))
     if len(sources) > 1:
@@ -157,6 +153,46 @@ def plan(config: RunConfig, on_status: Callable[[str], None]) -> list[Job]:
         if output in urls:
             raise UsageError(f"{redact(output)}: is the input; choose another name for the output")
     return planned
+
+
+def _writes_video(config: RunConfig) -> bool:
+    return any(PurePath(output).suffix.lower() in CONTAINERS for output in config.output)
+
+
+def _streams(config: RunConfig) -> bool:
+    return any(url.lower().startswith(("rtsp://", "rtsps://")) for url in (*config.output, *config.serve))
+
+
+NEEDS: Mapping[str, tuple[Callable[[RunConfig], bool], str]] = MappingProxyType(
+    {
+        "data": (lambda run: bool(run.data), "no depth data is written; add --data OUT"),
+        "events": (lambda run: bool(run.events or run.zone), "no events are written; add --zone or --events FILE"),
+        "video": (_writes_video, "no video file is written; add -o OUT.mkv"),
+        "bit rate": (
+            lambda run: _streams(run) or (_writes_video(run) and run.crf is None),
+            "no stream, and no video file without --crf is written; omit --crf",
+        ),
+        "stream": (_streams, "nothing is streamed; add -o rtsp:// or --serve rtsp://"),
+        "server": (lambda run: bool(run.serve), "nothing is served; add --serve rtsp://"),
+        "ray": (lambda run: run.engine == "ray", "Ray is not used; add --engine ray"),
+        "segments": (lambda run: run.in_segments, "the clip is not divided; add --resume or --workers N"),
+    }
+)
+"""What an option may need (``Option.needs``): the condition, and what is wrong and what to do without it."""
+
+
+def _check_used(config: RunConfig) -> None:
+    """
+    Raises:
+        UsageError: an option is given that has no effect in this run.
+    """
+    for one in config.declared("run"):
+        value = getattr(config, one.key)
+        if one.option.needs and value != one.field.default:
+            has, hint = NEEDS[one.option.needs]
+            if not has(config):
+                given = f"{value:g}" if isinstance(value, float) else str(value)
+                raise UsageError(f"{one.flag.removeprefix('--')} {given}: {hint}, or omit {one.flag}")
 
 
 def _event_files(config: RunConfig) -> tuple[str, ...]:
@@ -196,6 +232,15 @@ def without_existing(jobs: list[Job]) -> tuple[list[Job], list[str]]:
 def is_skipped(error: StreamDepthError, jobs: Sequence[Job]) -> bool:
     """True if the run continues with the next of several clips: this one cannot be read, or its output exists."""
     return len(jobs) > 1 and isinstance(error, SourceError | OutputExistsError)
+
+
+def camera_notes(config: RunConfig, sense: Sense | None) -> list[str]:
+    """A note if intrinsics are given, but neither the model nor an output uses them."""
+    given = "--fov" if config.fov is not None else "--intrinsics" if config.intrinsics is not None else ""
+    recorded = config.data or any(PurePath(output).suffix.lower() in (".mcap", ".rrd") for output in config.output)
+    if not given or recorded or sense is Sense.METRIC_M:
+        return []
+    return [f"{given} has no effect: the model gives no metres, and no output records the camera (--data, .mcap, .rrd)"]
 
 
 def folder_notes(config: RunConfig) -> list[str]:

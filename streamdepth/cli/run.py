@@ -38,7 +38,7 @@ def run(config: RunConfig) -> None:
     Example without a camera: [bold]streamdepth run test: -o depth.mp4[/bold]
     """
     from streamdepth.cli.clips import run_clips
-    from streamdepth.cli.jobs import folder_notes, plan, without_existing
+    from streamdepth.cli.jobs import camera_notes, folder_notes, plan, without_existing
     from streamdepth.cli.process import find_temporary_folder
     from streamdepth.cli.terminal import bytes_bar, say
     from streamdepth.image.estimator import DepthEstimator
@@ -66,6 +66,8 @@ def run(config: RunConfig) -> None:
         say(f"shard {config.shard}: no clips" if config.shard else "all outputs exist", quiet=config.quiet)
     with bytes_bar(quiet=config.quiet) as downloading:
         estimator = DepthEstimator(config.model, **config.model_options(progress=downloading, on_status=on_status))
+    for note in camera_notes(config, estimator.spec.sense):
+        say(note, quiet=config.quiet)
     done = [(text, combined([]), one_line(trouble)) for text, trouble in absent.items()]
     try:
         runner = run_clips if config.in_segments else _run_pipelines

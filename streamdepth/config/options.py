@@ -58,6 +58,8 @@ class Option:
         argument: positional.
         cli: the command line has it.
         file: a configuration file has it.
+        needs: what a run must have for the option to have an effect, a key of
+            :data:`~streamdepth.cli.jobs.NEEDS`; empty = nothing.
     """
 
     help: str
@@ -72,6 +74,7 @@ class Option:
     argument: bool = False
     cli: bool = True
     file: bool = True
+    needs: str = ""
 
 
 @dataclass(frozen=True, slots=True)

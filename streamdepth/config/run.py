@@ -99,7 +99,8 @@ class RunConfig(Settings):
         ),
     ] = ()
     data_size: Annotated[
-        Literal["source", "model"], Option("Resolution of the depth data: the frame's or the model's.", OUTPUT)
+        Literal["source", "model"],
+        Option("Resolution of the depth data: the frame's or the model's.", OUTPUT, needs="data"),
     ] = "source"
     serve: Annotated[
         Texts,
@@ -132,7 +133,7 @@ class RunConfig(Settings):
     events_rate: Annotated[
         float,
         limits.EVENTS_RATE,
-        Option("Events per zone and second of media time, at most.", OUTPUT, metavar="FPS"),
+        Option("Events per zone and second of media time, at most.", OUTPUT, metavar="FPS", needs="events"),
     ] = 10.0
     skip_existing: Annotated[
         bool, Option("Skip files whose outputs exist. Files that a run left incomplete are processed again.", OUTPUT)
@@ -228,16 +229,24 @@ class RunConfig(Settings):
     audio: Annotated[
         AudioMode,
         Option(
-            "Audio of video files: copied, or encoded if the container cannot hold it; copied only; or none.", ENCODING
+            "Audio of video files: copied, or encoded if the container cannot hold it; copied only; or none.",
+            ENCODING,
+            needs="video",
         ),
     ] = "auto"
     codec: Annotated[
-        str | None, Option("Video encoder, by its FFmpeg name.", ENCODING, default="by container and view")
+        str | None,
+        Option("Video encoder, by its FFmpeg name.", ENCODING, default="by container and view", needs="video"),
     ] = None
     crf: Annotated[
         float | None,
         limits.CRF,
-        Option("Constant quality of video files; lower is better and larger.", ENCODING, default="by encoder and view"),
+        Option(
+            "Constant quality of video files; lower is better and larger.",
+            ENCODING,
+            default="by encoder and view",
+            needs="video",
+        ),
     ] = None
     preset: Annotated[
         str,
@@ -251,20 +260,31 @@ class RunConfig(Settings):
     bitrate: Annotated[
         int | None,
         limits.BITRATE_KBITS,
-        Option("Bit rate of streams, and of video files without --crf.", ENCODING, default="constant quality"),
+        Option(
+            "Bit rate of streams, and of video files without --crf.",
+            ENCODING,
+            default="constant quality",
+            needs="bit rate",
+        ),
     ] = None
     stream_rate: Annotated[
         float | None,
         limits.STREAM_RATE,
-        Option("Frame rate of published and served streams.", ENCODING, metavar="FPS", default="the source's"),
+        Option(
+            "Frame rate of published and served streams.",
+            ENCODING,
+            metavar="FPS",
+            default="the source's",
+            needs="stream",
+        ),
     ] = None
     gop: Annotated[
         float | None,
         limits.GOP_SECONDS,
-        Option("Time between key frames of streams.", ENCODING, default="2 served, 1 published"),
+        Option("Time between key frames of streams.", ENCODING, default="2 served, 1 published", needs="stream"),
     ] = None
     max_clients: Annotated[
-        int, limits.MAX_CLIENTS, Option("Maximum number of RTSP viewers at the same time.", SERVER)
+        int, limits.MAX_CLIENTS, Option("Maximum number of RTSP viewers at the same time.", SERVER, needs="server")
     ] = 64
 
     resume: Annotated[
@@ -287,6 +307,7 @@ class RunConfig(Settings):
             LONG,
             metavar="ADDRESS",
             default="RAY_ADDRESS, else a cluster of this machine",
+            needs="ray",
         ),
     ] = None
     segment: Annotated[
@@ -296,6 +317,7 @@ class RunConfig(Settings):
             "Shortest segment with --resume, --workers or --engine ray; segments begin at key frames.",
             LONG,
             metavar="TIME",
+            needs="segments",
         ),
     ] = 10.0
     shard: Annotated[

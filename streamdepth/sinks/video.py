@@ -280,7 +280,10 @@ class VideoSink(BaseSink):
         for left in context.options:
             if left in self._options:
                 name = encoding.codec
-                raise UsageError(f"the encoder {name} has no option {left!r}; ffmpeg -h encoder={name} lists them")
+                raise UsageError(
+                    f"{self.name}: the encoder {name} has no option {left!r}; "
+                    f"omit it, or choose another --codec (ffmpeg -h encoder={name} lists the options)"
+                )
 
     def _encode(self, image: av.VideoFrame | None) -> None:
         import av

@@ -144,13 +144,27 @@ class TestRefusals:
         assert main(["run", "test:", "--max-frames", "5", "-o", str(tmp_path / "o.mp4"), "--workers", "2"]) == 2
         assert f"test:: {OPTIONS} take video files; omit them for other sources" in one_line(capsys)
 
-    def test_a_segment_length_without_segments_is_refused(
+    @pytest.mark.parametrize(
+        ("option", "says"),
+        [
+            ("--segment=5", "segment 5: the clip is not divided; add --resume or --workers N, or omit --segment"),
+            ("--gop=3", "gop 3: nothing is streamed; add -o rtsp:// or --serve rtsp://, or omit --gop"),
+            ("--max-clients=3", "max-clients 3: nothing is served; add --serve rtsp://, or omit --max-clients"),
+            ("--events-rate=2", "events-rate 2: no events are written; add --zone or --events FILE, or omit"),
+            ("--crf=20 --bitrate=99", "bitrate 99: no stream, and no video file without --crf is written; omit --crf"),
+        ],
+    )
+    def test_an_option_without_effect_is_refused(
+        self, option: str, says: str, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["run", str(clip), "-o", str(tmp_path / "o.mp4"), *option.split()]) == 2
+        assert one_line(capsys).startswith(f"streamdepth: {says}")
+
+    def test_a_camera_without_effect_is_noted(
         self, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert main(["run", str(clip), "-o", str(tmp_path / "o.mp4"), "--segment", "5"]) == 2
-        assert one_line(capsys) == (
-            "streamdepth: segment 5: the clip is not divided; add --resume or --workers N, or omit --segment\n"
-        )
+        assert main(["run", str(clip), "-o", str(tmp_path / "o.mp4"), "--fov", "60", "--max-frames", "1"]) == 0
+        assert "--fov has no effect: the model gives no metres" in capsys.readouterr().err
 
     @pytest.mark.parametrize("shard", ["2/2", "1", "a/b", "-1/2"])
     def test_a_wrong_shard_is_named(self, shard: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -167,18 +167,20 @@ class TestWrongUse:
             write_clip(tmp_path / f"{name}.mp4", frames=3, width=32, height=32)
         (tmp_path / "b.mkv").write_bytes(b"precious")
         stats = tmp_path / "s.json"
-        arguments = ["run", f"{tmp_path}/*.mp4", "-o", f"{tmp_path}/{{name}}.mkv", "--stats", str(stats)]
+        named = [f"{tmp_path}/*.mp4", f"{tmp_path}/none.mp4"]
+        arguments = ["run", *named, "-o", f"{tmp_path}/{{name}}.mkv", "--stats", str(stats)]
         assert main(arguments) == 1
         lines = capsys.readouterr().err.splitlines()
-        assert ["a.mp4" in lines[0], "b.mkv" in lines[1], len(lines)] == [True, True, 3]
-        assert "2 of 3 clips failed: " in lines[2]
-        assert all(name in lines[2] for name in ("a.mp4", "b.mp4"))
+        found = [name in line for name, line in zip(("none.mp4", "a.mp4", "b.mkv"), lines, strict=False)]
+        assert [*found, len(lines)] == [True, True, True, 4]
+        assert "3 of 4 clips failed: " in lines[3]
+        assert all(name in lines[3] for name in ("a.mp4", "b.mp4", "none.mp4"))
         assert len(read_pts(tmp_path / "c.mkv")) == 3
         assert (tmp_path / "b.mkv").read_bytes() == b"precious"
         content = json.loads(stats.read_text())
-        assert [run["processed"] for run in content["runs"]] == [0, 0, 3]
+        assert [run["processed"] for run in content["runs"]] == [0, 0, 0, 3]
         assert [run["error"] for run in content["runs"]] == [
-            *(line.removeprefix("streamdepth: ") for line in lines[:2]),
+            *(line.removeprefix("streamdepth: ") for line in lines[:3]),
             None,
         ]
         assert content["error"] == content["runs"][0]["error"]

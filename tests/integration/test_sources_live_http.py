@@ -51,6 +51,7 @@ def test_motion_jpeg_over_http_is_timed_by_the_clock() -> None:
     assert frames[-1].seconds == pytest.approx(clock_seconds, abs=0.01)
 
 
+@pytest.mark.slow
 def test_interlaced_live_frames_are_deinterlaced_unless_disabled(tmp_path: Path) -> None:
     def comb(index: int, width: int, height: int) -> NDArray[np.uint8]:
         """A bright bar whose position differs between the two fields."""
