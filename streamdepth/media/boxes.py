@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from fractions import Fraction
+    from io import FileIO
     from pathlib import Path
 
 _HEADER_BYTES = 16 << 20
@@ -20,6 +21,8 @@ _RATIO = 3
 """A display unit: width and height are those of the shape, not pixels."""
 ASPECT_PLACEHOLDER = "streamdepth-aspect-ratio"
 """Name of the video track that :func:`set_display_aspect` replaces."""
+_JPEG, _PNG = 13, 14
+"""Well-known types of values in ``ilst``."""
 _CROP_BOTTOM, _CROP_TOP, _CROP_LEFT, _CROP_RIGHT = 0x54AA, 0x54BB, 0x54CC, 0x54DD
 
 
@@ -88,6 +91,36 @@ def set_display_aspect(path: Path, aspect: Fraction) -> None:
             return
 
 
+def add_cover(path: Path, image: bytes) -> bool:
+    """Add a JPEG or PNG image as the cover of an MP4 file that ends with its header, as FFmpeg writes it.
+
+    FFmpeg's muxer adds a track without a codec beside the cover if it writes fragments.
+
+    Returns:
+        False if the file has another structure; it is unchanged then.
+    """
+    with path.open("r+b", buffering=0) as file:
+        *_, moov_at = [0, *_top_level(file, b"moov")]
+        file.seek(moov_at)
+        data = bytearray(file.read(_HEADER_BYTES))
+        end, start, ancestors = len(data), 0, []
+        for kind in (b"moov", b"udta", b"meta", b"ilst"):
+            found = next((box for box in boxes(data, start, end) if box.kind == kind), None)
+            if found is None:
+                return False
+            ancestors.append(found.at)
+            start, end = found.start + (4 if kind == b"meta" else 0), found.end
+        if ancestors[0] or not file.tell() == moov_at + len(data) == path.stat().st_size:
+            return False
+        content = struct.pack(">4sII", b"data", _JPEG if image.startswith(b"\xff\xd8") else _PNG, 0) + image
+        cover = struct.pack(">I4sI", len(content) + 12, b"covr", len(content) + 4) + content
+        for at in ancestors:
+            struct.pack_into(">I", data, at, struct.unpack_from(">I", data, at)[0] + len(cover))
+        file.seek(moov_at)
+        file.write(bytes(data[:end]) + cover + bytes(data[end:]))
+    return True
+
+
 def _with_aspect(data: bytes, entry: Element, parts: list[Element], aspect: Fraction) -> bytes:
     """The content of a track entry with the display aspect instead of the name, of the same length."""
     content = b""
@@ -117,7 +150,7 @@ def _element(kind: int, content: bytes) -> bytes:
     return kind.to_bytes((kind.bit_length() + 7) // 8, "big") + length + content
 
 
-def boxes(data: bytes, start: int, end: int) -> Iterator[Element]:
+def boxes(data: bytes | bytearray, start: int, end: int) -> Iterator[Element]:
     """Boxes of a part of an ISO base media file."""
     while start + 8 <= end:
         size, kind = struct.unpack_from(">I4s", data, start)
@@ -204,19 +237,29 @@ def _clap(file: BinaryIO, track_id: int, width_px: int, height_px: int) -> Crop 
 
 def _moov(file: BinaryIO) -> bytes:
     """The content of the ``moov`` box, empty if there is none."""
+    for at in _top_level(file, b"moov"):
+        file.seek(at)
+        data = file.read(_HEADER_BYTES)
+        size = int.from_bytes(data[:4], "big")
+        body = 16 if size == 1 else 8
+        size = int.from_bytes(data[8:16], "big") if size == 1 else size
+        return data[body : size or None]
+    return b""
+
+
+def _top_level(file: BinaryIO | FileIO, kind: bytes) -> Iterator[int]:
+    """Where the boxes of a kind begin in an ISO base media file."""
     at = 0
     while True:
         file.seek(at)
         head = file.read(16)
         if len(head) < 8:
-            return b""
-        size, kind = struct.unpack_from(">I4s", head)
-        body = 8
+            return
+        size, found = struct.unpack_from(">I4s", head)
         if size == 1:
-            (size,), body = struct.unpack_from(">Q", head, 8), 16
-        if kind == b"moov":
-            file.seek(at + body)
-            return file.read(min(size - body, _HEADER_BYTES)) if size else file.read(_HEADER_BYTES)
-        if size < body:
-            return b""
+            (size,) = struct.unpack_from(">Q", head, 8)
+        if found == kind:
+            yield at
+        if size < 8:
+            return
         at += size

@@ -27,8 +27,8 @@ _COVER_SUFFIXES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "i
 
 def copy_extras(
     source: InputContainer, output: OutputContainer, muxer: str, video: VideoStream, info: StreamInfo
-) -> list[str]:
-    """Copy what the output can hold. Returns notes about the rest."""
+) -> tuple[list[str], bytes]:
+    """Copy what the output can hold. Returns notes about the rest, and the cover image to add to an MP4 at its end."""
     notes: list[str] = []
     output.metadata.update(_tags(source.metadata))
     chosen = source.streams.best("video")
@@ -47,12 +47,15 @@ def copy_extras(
             output.add_stream_from_template(stream)
         else:
             lost.append(str(stream.metadata.get("filename", "attachment")))
+    cover = b""
     for name, mimetype, content in _covers(source):
         if muxer == "matroska":
             output.add_attachment(name, mimetype, content)
+        elif muxer == "mp4" and not cover:
+            cover = content
         else:
             lost.append("cover image")
-    other = [stream for stream in source.streams if stream.type == "data" and not _is_timecode(stream)]
+    other = [stream for stream in source.streams if stream.type == "data" and not _is_part_of_header(stream)]
     lost += [f"data stream {stream.index}" for stream in other]
     more = [
         stream
@@ -62,7 +65,7 @@ def copy_extras(
     lost += [f"video stream {stream.index}" for stream in more]
     if lost:
         notes.append(f"omitted: {', '.join(dict.fromkeys(lost))}")
-    return notes
+    return notes, cover
 
 
 def _tags(metadata: dict[str, str]) -> dict[str, str]:
@@ -81,8 +84,9 @@ def _timecode(source: InputContainer) -> str:
     return ""
 
 
-def _is_timecode(stream: Any) -> bool:
-    return any(key.lower() == "timecode" for key in stream.metadata)
+def _is_part_of_header(stream: Any) -> bool:
+    """True for a timecode, and for the chapters of an MP4, which the demuxer discards after reading them."""
+    return stream.discard.name == "all" or any(key.lower() == "timecode" for key in stream.metadata)
 
 
 def _copy_chapters(source: InputContainer, output: OutputContainer, info: StreamInfo) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.errors import OutputExistsError, SinkError, UsageError
 from streamdepth.core.host import lock, remove, rename
-from streamdepth.media.boxes import ASPECT_PLACEHOLDER, set_display_aspect
+from streamdepth.media.boxes import ASPECT_PLACEHOLDER, add_cover, set_display_aspect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -218,6 +218,7 @@ class MuxedFile:
 
     Attributes:
         note: names the partial file of an incomplete output, else empty.
+        cover: JPEG or PNG image to add to an MP4 file when it is closed.
     """
 
     def __init__(self, file: OutputFile, muxer: str, options: Mapping[str, str]) -> None:
@@ -231,6 +232,7 @@ class MuxedFile:
         self.broken = False
         self._closed = False
         self._aspect: Fraction | None = None
+        self.cover = b""
 
     def set_aspect(self, stream: Stream, pixel_aspect: Fraction, width_px: int, height_px: int) -> None:
         """Make the container name the pixel aspect of the video, which some codecs do not carry. Call it before the
@@ -298,6 +300,10 @@ class MuxedFile:
             if self._aspect is not None and not empty:
                 with contextlib.suppress(OSError):
                     set_display_aspect(partial, self._aspect)
+            if self.cover and not (empty or self.broken):
+                with contextlib.suppress(OSError):
+                    self.cover = b"" if add_cover(partial, self.cover) else self.cover
+                self.note = "omitted: cover image" if self.cover else ""
             if empty:
                 self._file.discard()
             elif complete and not self.broken:

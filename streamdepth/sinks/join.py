@@ -67,6 +67,7 @@ def join_video(
         if info.media_path is not None:
             copier = PacketCopier(info, audio)
             copier.open(muxed.container, container.muxer, stream)
+            muxed.cover = copier.cover
         end = Fraction(0)
         for packet in _rising(_packets(parts, stream), path):
             base = packet.time_base or _MILLISECOND

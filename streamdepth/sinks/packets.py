@@ -65,6 +65,7 @@ class PacketCopier:
         self._ready: deque[AnyPacket] = deque()
         self._ended = False
         self.notes: list[str] = []
+        self.cover = b""
 
     def open(self, output: OutputContainer, muxer: str, video: VideoStream) -> None:
         """Open the input, add a stream to ``output`` for each one that the container can hold, and copy tags, chapters,
@@ -111,7 +112,8 @@ class PacketCopier:
             if muxer in ("mp4", "mov") and name == "aac" and not stream.codec_context.extradata:
                 # AAC of a transport stream has its header in every packet; MP4 needs it once.
                 self._filters[stream.index] = BitStreamFilterContext("aac_adtstoasc", stream)
-        self.notes += copy_extras(source, output, muxer, video, self._info)
+        notes, self.cover = copy_extras(source, output, muxer, video, self._info)
+        self.notes += notes
         if not self._tracks:
             self._ended = True
             source.close()

@@ -166,6 +166,8 @@ class VideoSink(BaseSink):
         self._muxed = MuxedFile(file, self._container.muxer, options)
         try:
             self._open_output(self._muxed.container, stream, image, encoding)
+            if self._copier is not None:
+                self._muxed.cover = self._copier.cover
         except BaseException:
             self.close()
             raise

@@ -255,10 +255,23 @@ def test_what_else_a_container_carries(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "part.mkv")) as container:
         assert [chapter["metadata"]["title"] for chapter in container.chapters()] == ["Two"]
     other = transcode(path, video(tmp_path / "out.mp4"))
-    assert "omitted: small.ttf, cover image" in other.note
-    with av.open(str(tmp_path / "out.mp4")) as container:
-        assert container.metadata["title"] == "My title"
-        assert len(container.chapters()) == 2
+    assert "omitted: small.ttf" in other.note
+    assert "cover" not in other.note
+    back = transcode(tmp_path / "out.mp4", video(tmp_path / "back.mkv"))
+    assert back.note == ""
+    for name in ("out.mp4", "back.mkv"):
+        with av.open(str(tmp_path / name)) as container:
+            tags = {key.lower(): text for key, text in container.metadata.items()}
+            assert (tags["title"], tags["artist"]) == ("My title", "Someone")
+            assert len(container.chapters()) == 2
+            (picture,) = (
+                stream
+                for stream in container.streams.video
+                if int(stream.disposition) & int(av.stream.Disposition.attached_pic)
+            )
+            assert bytes(next(container.demux(picture))) == cover.getvalue()
+    web = transcode(path, video(tmp_path / "out.webm"))
+    assert "omitted: small.ttf, cover image" in web.note
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
