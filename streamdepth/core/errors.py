@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -56,6 +57,24 @@ _AUTH_HEADER = re.compile(
 _KEY_HEADER = re.compile(r"(?P<key>\bX-(?:Api-Key|Auth-Token)[\"']?\s*[:=,]\s*b?[\"']?)[^\s\"'\\,;]+", re.IGNORECASE)
 _BEARER = re.compile(r"(?P<key>\bBearer[ \t]+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 _HUB_TOKEN = re.compile(r"\bhf_(?:[A-Za-z0-9]{20,}|(?=[A-Za-z]*[0-9])[A-Za-z0-9]{8,})")
+
+
+_WINSOCK: dict[object, str] = {
+    10013: "permission denied",
+    10048: "address already in use",
+    10049: "cannot assign requested address",
+    10051: "network is unreachable",
+    10053: "software caused connection abort",
+    10054: "connection reset by peer",
+    10060: "connection timed out",
+    10061: "connection refused",
+    10065: "no route to host",
+    11001: "name or service not known",
+}
+_MSVC: dict[object, int] = {
+    100: 10048, 101: 10049, 106: 10053, 107: 10061, 108: 10054, 110: 10065, 118: 10051, 138: 10060,
+}  # fmt: skip
+"""The codes of errno.h on Windows, which FFmpeg returns there; Python's ``errno`` has those of Winsock."""
 
 
 class StreamDepthError(Exception):
@@ -144,6 +163,13 @@ class StageError(StreamDepthError, RuntimeError):
 
 class StopPipeline(Exception):  # noqa: N818 - a request, not an error
     """Raised by a sink or a callback to end the run normally, for example when a window is closed."""
+
+
+def plain_reason(error: BaseException, system: str = sys.platform) -> str:
+    """The message of the operating system or FFmpeg in lower case; network errors of Windows in the words of POSIX."""
+    code = getattr(error, "errno", None)
+    known = _WINSOCK.get(_MSVC.get(code, code) if system == "win32" else code)
+    return known or (str(getattr(error, "strerror", None) or error) or type(error).__name__).lower()
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -1,7 +1,9 @@
 """Accepted certificates of ``rtsps://``, ``rtmps://`` and ``https://``.
 
 Certificates are checked by default: these connections transmit passwords and private images. libav does not check them
-by default, and reports a rejected certificate as "Input/output error"; :meth:`TlsConfig.explain` finds the reason.
+by default, and reports a rejected certificate as "Input/output error" (SChannel: as an unknown error);
+:meth:`TlsConfig.explain` finds the reason. PyAV's wheels use GnuTLS on Linux, SecureTransport on macOS and SChannel on
+Windows, which has no file of certificates.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ NO_CHECK = "none"
 
 _EXPIRED, _WRONG_NAME, _WRONG_ADDRESS = 10, 62, 64
 """OpenSSL's X509_V_ERR_* (x509_vfy.h)."""
+_UNSPECIFIC = (errno.EIO, 0x4E4B4E55)
+"""The second is FFmpeg's AVERROR_UNKNOWN."""
 
 _BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",
@@ -53,7 +57,17 @@ class TlsConfig:
     check: bool = True
     ca_file: str | None = None
 
+    @property
+    def checked_by_system(self) -> bool:
+        """True if macOS or Windows checks certificates, in the handshake of ``wrap_socket``. Python itself finds no
+        certificates on macOS, and on Windows those only that have been used before."""
+        return self.check and self.ca_file is None and sys.platform in ("darwin", "win32")
+
     def context(self) -> ssl.SSLContext:
+        if self.checked_by_system:
+            import truststore
+
+            return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context = ssl.create_default_context(cafile=self.ca_file)
         if not self.check:
             context.check_hostname = False
@@ -61,8 +75,17 @@ class TlsConfig:
         return context
 
     def libav_options(self) -> dict[str, str]:
+        """
+        Raises:
+            UsageError: a file of certificates on Windows.
+        """
         if not self.check:
             return {"tls_verify": "0"}
+        if self.ca_file is not None and sys.platform == "win32":
+            raise UsageError(
+                f"tls-ca {self.ca_file}: FFmpeg on Windows accepts the certificates of Windows only; add this one with "
+                f'certutil -user -addstore Root "{self.ca_file}" and omit --tls-ca, or give --tls-ca {NO_CHECK}'
+            )
         ca_file = self.ca_file or _system_bundle()
         return {"tls_verify": "1"} | ({"ca_file": ca_file} if ca_file else {})
 
@@ -71,7 +94,7 @@ class TlsConfig:
 
         Blocks for at most twice ``timeout_seconds``: it repeats the handshake.
         """
-        if url.scheme not in TLS_SCHEMES or getattr(error, "errno", None) != errno.EIO:
+        if url.scheme not in TLS_SCHEMES or getattr(error, "errno", None) not in _UNSPECIFIC:
             return error
         try:
             with (

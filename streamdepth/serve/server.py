@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
-from streamdepth.core.errors import DeadlineError, SinkError, redact
+from streamdepth.core.errors import DeadlineError, SinkError, plain_reason, redact
 from streamdepth.core.host import prepare_listener
 from streamdepth.serve.api import LOGGER, failure, harden, internal_error
 
@@ -196,7 +196,7 @@ def _bind(listen: Listen) -> socket.socket:
     except OSError as exc:
         bound.close()
         where = f"http://{listen.host}:{listen.port}"
-        raise SinkError(f"{where}: cannot listen ({exc.strerror}); choose another port or address") from exc
+        raise SinkError(f"{where}: cannot listen ({plain_reason(exc)}); choose another port or address") from exc
     return bound
 
 

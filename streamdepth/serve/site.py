@@ -170,7 +170,7 @@ class WebSite:
         if self._estimator is not None:
             from streamdepth.serve.jobs import JobRunner
 
-            self._folder = tempfile.TemporaryDirectory(prefix="streamdepth-web-")
+            self._folder = tempfile.TemporaryDirectory(prefix="streamdepth-web-", ignore_cleanup_errors=True)
             self._image_worker = ThreadPoolExecutor(1, thread_name_prefix="web-images")
             self._jobs = JobRunner(self._estimator, Path(self._folder.name), self.settings, self._clock)
             self._jobs.start()

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, cast
 from urllib.parse import urlsplit
 
-from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError, install_command, redact
+from streamdepth.core.errors import (
+    SourceError,
+    SourceNotFoundError,
+    UsageError,
+    install_command,
+    plain_reason,
+    redact,
+)
 from streamdepth.media.boxes import Crop, crop_of
 from streamdepth.media.hwaccel import HwAccel, decoder
 from streamdepth.net.tls import TlsError
@@ -242,9 +249,9 @@ def explain_ffmpeg(
         kind, why = SourceNotFoundError, "the server has no such file (404); check the URL"
     elif isinstance(error, av.error.HTTPError | av.error.HTTPClientError):
         why = f"the server answered: {text}; try again, or open the URL in a browser to see why"
-    elif isinstance(error, av.error.ExitError | TimeoutError):
+    elif isinstance(error, av.error.ExitError | TimeoutError) or plain_reason(error) == "connection timed out":
         why = "no answer in time; check the network, or raise --timeout"
-    elif isinstance(error, ConnectionRefusedError):
+    elif isinstance(error, ConnectionRefusedError) or plain_reason(error) == "connection refused":
         why = "the connection was refused; check the host and port, and that the server runs"
     elif isinstance(error, av.error.ProtocolNotFoundError):
         why = "this build of FFmpeg lacks the protocol; use a file, http(s)://, rtsp://, rtmp://, srt:// or udp://"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import threading
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -236,6 +239,36 @@ def test_it_stops_while_a_job_runs(tmp_path: Path) -> None:
     for site in started(fake_estimator(engine)):
         send(site, clip(tmp_path, 200))
         assert running.wait(10)
+
+
+def test_files_that_cannot_be_deleted_stop_neither_the_next_job_nor_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows deletes no open file: here the one of a running download."""
+    site = WebSite("http://127.0.0.1:0", estimator=fake_estimator(), environ={})
+    site.start()
+    assert site._folder is not None
+    folder, delete, kept = site._folder.name, os.unlink, []
+
+    def unlink(path: Any, **options: Any) -> None:
+        if str(path).endswith(".mp4"):
+            kept.append(str(path))
+            raise PermissionError(13, "used by another process", str(path))
+        delete(path, **options)
+
+    try:
+        answer = send(site, clip(tmp_path))
+        job = finished(site, answer)
+        with urllib.request.urlopen(site.address + job["result"]) as download:
+            assert len(download.read(100)) == 100
+            monkeypatch.setattr(os, "unlink", unlink)
+            assert http(site.address + answer.headers["location"], method="DELETE").status == 204
+            assert finished(site, send(site, clip(tmp_path)))["state"] == "done"
+    finally:
+        site.stop()
+    monkeypatch.undo()
+    assert kept
+    shutil.rmtree(folder)
 
 
 def until(site: WebSite, answer: Answer, wanted: str) -> None:

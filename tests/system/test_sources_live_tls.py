@@ -6,13 +6,17 @@ import contextlib
 import dataclasses
 import select
 import socket
+import ssl
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import av
 import pytest
+import truststore
 
 from streamdepth.cli import main
 from streamdepth.core.errors import SourceError, UsageError
@@ -198,6 +202,44 @@ def test_what_is_trusted(tmp_path: Path) -> None:
     for path, text in ((empty, "contains no certificate"), (tmp_path / "absent.pem", "cannot be read, No such file")):
         with pytest.raises(UsageError, match=text):
             live("rtsps://camera/x", tls_ca=path)
+
+
+def test_the_system_checks_certificates_on_windows_and_macos(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated: on Linux truststore reads OpenSSL's certificates, here those of ``SSL_CERT_FILE``."""
+    good = folder / "good.pem"
+    assert not isinstance(TlsConfig().context(), truststore.SSLContext)
+    for system in ("darwin", "win32"):
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "platform", system)
+            context = TlsConfig().context()
+            assert isinstance(context, truststore.SSLContext)
+            assert not isinstance(TlsConfig(ca_file=str(good)).context(), truststore.SSLContext)
+            assert not TlsConfig(check=False).checked_by_system
+        with GstServer(tls=str(good)) as server:
+            port = urlsplit(server.url("/x")).port
+            with socket.create_connection(("127.0.0.1", port)) as plain, pytest.raises(ssl.SSLCertVerificationError):
+                context.wrap_socket(plain, server_hostname="127.0.0.1")
+            monkeypatch.setenv("SSL_CERT_FILE", str(good))
+            with socket.create_connection(("127.0.0.1", port)) as plain:
+                context.wrap_socket(plain, server_hostname="127.0.0.1").close()
+            monkeypatch.delenv("SSL_CERT_FILE")
+
+
+def test_a_file_of_certificates_is_refused_where_ffmpeg_would_ignore_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = str(folder / "good.pem")
+    for system in ("linux", "darwin"):
+        monkeypatch.setattr(sys, "platform", system)
+        assert TlsConfig(ca_file=good).libav_options() == {"tls_verify": "1", "ca_file": good}
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert TlsConfig().libav_options() == {"tls_verify": "1"}
+    with pytest.raises(UsageError) as error:
+        live("rtsps://camera/x", tls_ca=good)
+    assert str(error.value) == (
+        f"tls-ca {good}: FFmpeg on Windows accepts the certificates of Windows only; add this one with "
+        f'certutil -user -addstore Root "{good}" and omit --tls-ca, or give --tls-ca none'
+    )
 
 
 def test_the_command_line_says_whom_to_trust(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from streamdepth.core.clock import SystemClock
+from streamdepth.core.errors import plain_reason
 from streamdepth.core.host import (
     cache_note,
     cache_root,
@@ -139,6 +140,27 @@ def test_a_run_by_a_user_without_a_home_leaves_nothing_in_the_folder() -> None:
         assert (done.returncode, done.stderr) == (0, "")
         assert [path.name for path in work.iterdir()] == ["out.mkv"]
         assert [path.name for path in temporary.iterdir()] == ["streamdepth-54321"]
+
+
+@pytest.mark.parametrize(
+    ("system", "error", "words"),
+    [
+        ("linux", ConnectionRefusedError(111, "Connection refused"), "connection refused"),
+        ("win32", OSError(10061, "No connection could be made because the target actively refused it"),
+         "connection refused"),
+        ("win32", OSError(10060, "A connection attempt failed"), "connection timed out"),
+        ("win32", OSError(10048, "Only one usage of each socket address is permitted"), "address already in use"),
+        ("win32", OSError(10013, "An attempt was made to access a socket in a way forbidden"), "permission denied"),
+        ("win32", OSError(107, "Unknown error"), "connection refused"),  # FFmpeg's
+        ("win32", OSError(138, "Unknown error"), "connection timed out"),
+        ("linux", OSError(107, "Transport endpoint is not connected"), "transport endpoint is not connected"),
+        ("win32", OSError(2, "No such file or directory"), "no such file or directory"),
+        ("win32", ValueError("Odd"), "odd"),
+        ("linux", ValueError(), "valueerror"),
+    ],
+)  # fmt: skip
+def test_network_errors_have_the_same_words_on_every_system(system: str, error: Exception, words: str) -> None:
+    assert plain_reason(error, system) == words
 
 
 class TestFiles:

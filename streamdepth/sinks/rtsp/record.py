@@ -7,12 +7,14 @@ buffers hide the stop even longer. This client sends the server a keep-alive req
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import ssl
 import threading
 from typing import TYPE_CHECKING
 
+from streamdepth.core.errors import plain_reason
 from streamdepth.net.tls import TLS_SCHEMES, tls_error
 from streamdepth.net.url import PASSWORD_VARIABLE, USER_VARIABLE
 from streamdepth.sinks.rtsp.auth import answer_challenge
@@ -193,7 +195,9 @@ class RecordClient:
         raise PublishError(problem)
 
     def _wrap(self, sock: socket.socket) -> ssl.SSLSocket:
-        return self._tls.context().wrap_socket(sock, server_hostname=self._url.host, do_handshake_on_connect=False)
+        return self._tls.context().wrap_socket(
+            sock, server_hostname=self._url.host, do_handshake_on_connect=self._tls.checked_by_system
+        )
 
     def _resolve(self, deadline_ns: int) -> list[tuple[int, int, int, str, tuple[str, int]]]:
         # Without an answer of the name server, getaddrinfo blocks for many seconds and cannot be interrupted.
@@ -230,7 +234,7 @@ class RecordClient:
             if any(select.select([], [sock], [sock], min(left_seconds, _SLICE_SECONDS))):
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if code:
-                    raise OSError(code, _error_text(code))
+                    raise OSError(code, os.strerror(code))
                 return
         raise PublishError("interrupted")
 
@@ -310,10 +314,4 @@ def _plain(exc: Exception) -> str:
         return "no answer in time"
     if isinstance(exc, ConnectionRefusedError):
         return "connection refused"
-    return str(getattr(exc, "strerror", None) or exc).lower()
-
-
-def _error_text(code: int) -> str:
-    import os
-
-    return os.strerror(code)
+    return plain_reason(exc)

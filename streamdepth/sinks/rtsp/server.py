@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from streamdepth.core import limits
 from streamdepth.core.clock import Clock, SystemClock
 from streamdepth.core.contracts import BaseSink
-from streamdepth.core.errors import SinkError, StreamDepthError, UsageError
+from streamdepth.core.errors import SinkError, StreamDepthError, UsageError, plain_reason
 from streamdepth.net.url import find_credentials, parse_live_url
 from streamdepth.sinks.encoder_settings import AUTO
 from streamdepth.sinks.rtsp.auth import Authenticator
@@ -136,7 +136,7 @@ class RtspServer:
                 raise
             hub.stop(_STOP_SECONDS)
             # asyncio puts the system's message into a sentence that repeats the address.
-            reason = os.strerror(exc.errno).lower() if exc.errno and exc.errno > 0 else str(exc)
+            reason = plain_reason(OSError(exc.errno, os.strerror(exc.errno)) if exc.errno and exc.errno > 0 else exc)
             raise SinkError(f"{self._url.label}: cannot listen ({reason}); choose another port or address") from exc
         return hub
 

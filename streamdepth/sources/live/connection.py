@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from streamdepth.core.errors import redact
+from streamdepth.core.errors import plain_reason, redact
 from streamdepth.net.tls import TLS_SCHEMES, TlsError
 from streamdepth.net.url import PASSWORD_VARIABLE, USER_VARIABLE
 from streamdepth.sources.live.reader import Ended, LiveReader, Opened
@@ -230,7 +230,7 @@ def reason(error: Exception | None, timeout_seconds: float) -> str:
             else f"no answer in {timeout_seconds:g} s"
         )
     if isinstance(error, av.error.FFmpegError):
-        return str(error.strerror or type(error).__name__).lower()
+        return plain_reason(error)
     return redact(str(error))
 
 
