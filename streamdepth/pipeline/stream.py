@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, Self
 
 from streamdepth.core.clock import SystemClock
 from streamdepth.core.contracts import BaseSink
+from streamdepth.core.errors import UsageError
 from streamdepth.core.queues import Aborted, BoundedQueue, Ended, Policy
 from streamdepth.pipeline.pipeline import Pipeline, to_source
+from streamdepth.sinks.depth.sink import known_values, resized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,8 +31,11 @@ _AHEAD = 2
 class _IteratorSink(BaseSink):
     """Passes results to the iterating thread; under ``latest`` a full queue drops its oldest result."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, size: Literal["source", "model"]) -> None:
         super().__init__("iterator")
+        if size not in ("source", "model"):
+            raise UsageError(f"size of depth must be 'source' or 'model', not {size!r}")
+        self._size = size
         self.queue: BoundedQueue[tuple[Frame, DepthMap]] = BoundedQueue(_AHEAD, policy)
 
     @property
@@ -37,7 +43,11 @@ class _IteratorSink(BaseSink):
         return self.queue.policy is Policy.LATEST
 
     def process(self, result: Result) -> None:
-        self.queue.put((result.frame, result.depth))
+        frame, depth = result.frame, result.depth
+        if self._size == "source":
+            values = resized(known_values(depth), (frame.width_px, frame.height_px))
+            depth = replace(depth, values=values, valid=None)
+        self.queue.put((frame, depth))
 
     def interrupt(self) -> None:
         self.queue.abort()
@@ -156,6 +166,7 @@ def stream(
     model_every: int = 1,
     anchors: Sequence[Anchor] = (),
     stabilize: bool = False,
+    size: Literal["source", "model"] = "model",
     clock: Clock | None = None,
 ) -> DepthStream:
     """``for frame, depth in stream("clip.mp4")``: depth of every frame, decoded and computed ahead on other threads.
@@ -170,10 +181,11 @@ def stream(
         model_every: as in :class:`Pipeline`; frames without a model run have ``DepthMap.propagated``.
         anchors: as in :class:`Pipeline`; the depth is then in metres.
         stabilize: as in :class:`Pipeline`.
+        size: of the depth: ``"model"``, or ``"source"`` = that of the frame, bilinear, NaN where there is no depth.
         clock: monotonic time; that of the source.
 
     Yields:
-        The frame and its depth at model resolution, in model units. Both stay valid while referenced. Leaving the loop
+        The frame and its depth, in model units. Both stay valid while referenced. Leaving the loop
         early ends the pipeline.
 
     Raises:
@@ -181,7 +193,7 @@ def stream(
     """
     opened = to_source(source)
     chosen = Policy(policy) if policy is not None else (Policy.LATEST if opened.live else Policy.EVERY)
-    sink = _IteratorSink(chosen)
+    sink = _IteratorSink(chosen, size)
     pipeline = Pipeline(
         [opened],
         model,

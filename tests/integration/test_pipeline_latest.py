@@ -8,7 +8,7 @@ import threading
 import pytest
 
 import streamdepth as sd
-from streamdepth.core.errors import SourceError
+from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.pipeline import stream
 from tests.support.clock import ManualClock
 from tests.support.rtsp import wait_until
@@ -89,3 +89,14 @@ def test_it_is_an_iterator_of_pairs() -> None:
     for frame, depth in sd.stream(ScriptedSource(3), fake_estimator()):
         assert depth.values.ndim == 2
         assert frame.index < 3
+
+
+def test_depth_at_the_size_of_the_frame() -> None:
+    pairs = [list(sd.stream(ScriptedSource(2), fake_estimator(), size=size)) for size in ("model", "source")]
+    for (_, small), (frame, large) in zip(*pairs, strict=True):
+        assert (large.width_px, large.height_px) == (frame.width_px, frame.height_px)
+        assert large.sense == small.sense
+        assert large.values.min() >= small.values.min()
+        assert large.values.max() <= small.values.max()
+    with pytest.raises(UsageError, match="'source' or 'model', not 'frame'"):
+        sd.stream(ScriptedSource(1), fake_estimator(), size="frame")  # type: ignore[arg-type]
