@@ -237,7 +237,11 @@ def is_skipped(error: StreamDepthError, jobs: Sequence[Job]) -> bool:
 def camera_notes(config: RunConfig, sense: Sense | None) -> list[str]:
     """A note if intrinsics are given, but neither the model nor an output uses them."""
     given = "--fov" if config.fov is not None else "--intrinsics" if config.intrinsics is not None else ""
-    recorded = config.data or any(PurePath(output).suffix.lower() in (".mcap", ".rrd") for output in config.output)
+    recorded = (
+        config.data
+        or config.show == "rerun"
+        or any(PurePath(one).suffix.lower() in (".mcap", ".rrd") or one.startswith("rerun+") for one in config.output)
+    )
     if not given or recorded or sense is Sense.METRIC_M:
         return []
     return [f"{given} has no effect: the model gives no metres, and no output records the camera (--data, .mcap, .rrd)"]
@@ -388,7 +392,11 @@ def make_sinks(
         target = sys.stdout if config.events in (None, "-") else _named(config.events, name)
         zones, rate = config.zone, config.events_rate
         sinks.append(ZoneEventsSink(target, zones=zones, rate=rate, overwrite=config.overwrite))
-    if config.show:
+    if config.show == "rerun":
+        from streamdepth.sinks.robotics.rerun import VIEWER, RerunSink
+
+        sinks.append(RerunSink(VIEWER, intrinsics=intrinsics))
+    elif config.show:
         from streamdepth.sinks.window.sink import WindowSink
 
         title = f"streamdepth {source.id}" if len(names) > 1 else "streamdepth"

@@ -77,6 +77,7 @@ def _invoke(arguments: list[str]) -> int:
         arguments.remove(_DEBUG)
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # OpenCV prints warnings beside our one line
     os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 prints a banner; 1: errors only
+    arguments = _with_values(arguments)
     try:
         result = make_app(None if _COMPLETION in os.environ else arguments)(
             arguments, prog_name="streamdepth", standalone_mode=False
@@ -109,6 +110,23 @@ def _invoke(arguments: list[str]) -> int:
     if result == INTERRUPTED:
         return _fail("interrupted", INTERRUPTED, debug)
     return result if isinstance(result, int) else 0
+
+
+def _with_values(arguments: list[str]) -> list[str]:
+    """The arguments, with its value added to each option that may stand without one (``--show``)."""
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    if command not in _FUNCTIONS or _COMPLETION in os.environ:
+        return arguments
+    from streamdepth.config.commands import COMMANDS
+
+    optional = {one.flag: one for one in COMMANDS[command].declared(command) if one.option.alone}
+    words, rest = [], list(arguments)
+    while rest and rest[0] != "--":
+        word = rest.pop(0)
+        if (one := optional.get(word)) is not None:
+            word = f"{word}={rest.pop(0) if rest and rest[0] in one.choices else one.option.alone}"
+        words.append(word)
+    return words + rest
 
 
 def _explain(error: Exception) -> str:

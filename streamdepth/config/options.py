@@ -58,6 +58,7 @@ class Option:
         argument: positional.
         cli: the command line has it.
         file: a configuration file has it.
+        alone: what the flag means without a value, empty = it needs one. The next word is its value if it is a choice.
         needs: what a run must have for the option to have an effect, a key of
             :data:`~streamdepth.cli.jobs.NEEDS`; empty = nothing.
     """
@@ -74,6 +75,7 @@ class Option:
     argument: bool = False
     cli: bool = True
     file: bool = True
+    alone: str = ""
     needs: str = ""
 
 
@@ -111,7 +113,8 @@ class Declared:
     def metavar(self) -> str:
         kind = _value_type(self.field.annotation)
         kind = get_args(kind)[0] if self.repeatable else kind
-        return self.option.metavar or "|".join(self.choices) or _METAVARS.get(kind, "VALUE")
+        choices = "|".join(self.choices)
+        return self.option.metavar or (f"[{choices}]" if self.option.alone else choices) or _METAVARS.get(kind, "VALUE")
 
     @property
     def default(self) -> str:

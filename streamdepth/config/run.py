@@ -50,6 +50,10 @@ def _zones(value: Any) -> Any:
     return zones
 
 
+def _show(value: Any) -> Any:
+    return {True: "window", False: None}.get(value, value) if isinstance(value, bool) else value
+
+
 def _shard(value: str) -> str:
     number, _, count = value.partition("/")
     if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
@@ -82,8 +86,8 @@ class RunConfig(Settings):
         Texts,
         Option(
             "Video file, folder/ of images (or folder/%06d.jpg, folder/{image}.webp), rtsp:// URL to publish to, "
-            "run.mcap (ROS 2 messages), run.rrd (Rerun), virtualcam:, or null:. Repeatable. With several sources, "
-            "{name} is replaced by the name of each.",
+            "run.mcap (ROS 2 messages), run.rrd or rerun+http:// (Rerun), virtualcam:, or null:. Repeatable. "
+            "With several sources, {name} is replaced by the name of each.",
             OUTPUT,
             short="-o",
             metavar="OUT",
@@ -138,7 +142,15 @@ class RunConfig(Settings):
     skip_existing: Annotated[
         bool, Option("Skip files whose outputs exist. Files that a run left incomplete are processed again.", OUTPUT)
     ] = False
-    show: Annotated[bool, Option("Show the output in a window; h lists its keys.", OUTPUT)] = False
+    show: Annotated[
+        Literal["window", "rerun"] | None,
+        BeforeValidator(_show),
+        Option(
+            "Show the output in a window (h lists its keys), or frames and metric depth in the Rerun viewer.",
+            OUTPUT,
+            alone="window",
+        ),
+    ] = None
     stats: Annotated[
         Path | None,
         Option(

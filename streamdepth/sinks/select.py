@@ -116,6 +116,7 @@ def sink_for(output: str, **options: Unpack[SinkOptions]) -> Sink:
     - ``folder/``, or a name without suffix: a folder of PNG, named after the source's images or numbered;
       ``folder/%06d.jpg`` or ``folder/{image}.webp``: the same with other names and formats
     - ``out.mcap``: frames and metric depth as ROS 2 messages; ``out.rrd``: the same for the Rerun viewer
+    - ``rerun+http://HOST:9876/proxy``: to a Rerun viewer that runs
     - ``rtsp://``: publish to that server; with ``serve`` run a server at that address
     - ``virtualcam:`` or ``virtualcam:DEVICE``: a virtual camera
     - ``null:``: no output, for measurements
@@ -366,6 +367,7 @@ IMAGE_SINKS = Sinks(
             "rtsps": _rtsp,
             "null": _null,
             "virtualcam": _virtual_camera,
+            **dict.fromkeys(("rerun+http", "rerun+https"), _rerun),
             **dict.fromkeys(OBJECT_SCHEMES, _object),
         }
     ),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +15,11 @@ import numpy as np
 import pytest
 
 import streamdepth as sd
-from streamdepth.core.errors import DataFormatError, MissingDependencyError, UsageError
+from streamdepth.cli.main import main
+from streamdepth.core.errors import DataFormatError, MissingDependencyError, SinkError, UsageError
 from streamdepth.core.frame import DepthRange, Result
 from streamdepth.sinks.robotics.rerun import RerunSink
+from tests.support.cli import one_line
 from tests.support.sinks import paint, result, run_sink, stream_info
 
 
@@ -38,13 +42,20 @@ class TestRecording:
     def _package(self) -> None:
         pytest.importorskip("rerun", reason="rerun-sdk (extra rerun) is not installed")
 
-    def printed(self, path: Path, home: Path) -> str:
-        program = shutil.which("rerun", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-        assert program is not None
+    def program(self) -> list[str]:
+        found = shutil.which("rerun", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+        assert found is not None
+        return [found]
+
+    def printed(self, path: Path, home: Path, *, complete: bool = True) -> str:
         environment = {**os.environ, "HOME": str(home), "COLUMNS": "100000"}
-        for command in (["verify"], ["print", "-vvv"]):
+        for command in (["verify"], ["print", "-vvv"])[not complete :]:
             done = subprocess.run(
-                [program, "rrd", *command, str(path)], capture_output=True, text=True, timeout=60, env=environment
+                [*self.program(), "rrd", *command, str(path)],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                env=environment,
             )
             assert done.returncode == 0, done.stderr
         return done.stdout
@@ -68,6 +79,38 @@ class TestRecording:
         assert ("PT0.08S" in text) is not live
         two_metres = ", ".join(map(str, np.float32(2).tobytes()))
         assert f"[[0, 0, 0, 0, {two_metres}, {two_metres}," in text
+
+    def test_sent_to_a_viewer_that_runs(self, tmp_path: Path) -> None:
+        """The viewer's program takes what is sent and saves it; it stands for a window."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        saved = tmp_path / "saved.rrd"
+        command = [*self.program(), "--save", str(saved), "--port", str(port), "--bind", "127.0.0.1"]
+        environment = {**os.environ, "HOME": str(tmp_path)}
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as viewer:
+            assert viewer.stderr is not None
+            assert any("Listening for gRPC" in line for line in viewer.stderr)
+            run_sink(sd.sink_for(f"rerun+http://127.0.0.1:{port}/proxy", intrinsics=camera), stream_info(), results(2))
+            viewer.send_signal(signal.SIGINT)
+            viewer.communicate(timeout=30)
+        text = self.printed(saved, tmp_path, complete=False)  # a viewer that is interrupted writes no footer
+        assert {"/camera/image", "/camera/depth"} <= set(re.findall(r"entity_path: (/camera\S*)", text))
+        assert "anchored, relative error 0.125" in text
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="other systems always have a display")
+    def test_no_viewer(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
+            port = closed.getsockname()[1]
+            monkeypatch.setattr("streamdepth.sinks.robotics.rerun._PORT", port)
+            monkeypatch.delenv("DISPLAY", raising=False)
+            monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+            options = ["--fov", "60", "--anchor", "0.5,0.95=1.2", "--anchor", "0.5,0.3=6", "--provider", "cpu"]
+            assert main(["run", "test:?size=64x48&frames=2", "--show", "rerun", *options]) == 1
+            assert "rerun: the viewer needs a display, and none is set; write -o run.rrd" in one_line(capsys)
+            with pytest.raises(SinkError, match=rf"{port}/proxy: no Rerun viewer answers; start one there with: rerun"):
+                run_sink(RerunSink(f"rerun+http://127.0.0.1:{port}/proxy", intrinsics=camera), stream_info(), [])
 
     def test_what_is_no_metre_and_no_camera(self, tmp_path: Path) -> None:
         path = tmp_path / "run.rrd"

@@ -9,7 +9,8 @@ import pytest
 import typer
 
 from streamdepth.cli import main
-from streamdepth.cli.main import entry
+from streamdepth.cli.main import _with_values, entry
+from streamdepth.config import RunConfig
 from streamdepth.config.commands import BEGIN, COMMANDS, END, reference
 from streamdepth.config.options import Option
 from streamdepth.config.shared import PANELS, Settings
@@ -153,3 +154,22 @@ class TestLimits:
         assert float("nan") not in limits.CRF
         assert str(limits.STREAM_RATE) == "more than 0 and at most 240 frames per second"
         assert str(limits.RETRIES) == "0 or more"
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["run", "--show", "clip.mp4"], ["run", "--show=window", "clip.mp4"]),
+        (["run", "test:", "--show", "rerun"], ["run", "test:", "--show=rerun"]),
+        (["run", "test:", "--show"], ["run", "test:", "--show=window"]),
+        (["run", "--show=rerun", "--", "--show"], ["run", "--show=rerun", "--", "--show"]),
+        (["image", "--show"], ["image", "--show"]),
+    ],
+)
+def test_an_option_that_may_stand_without_a_value(given: list[str], meant: list[str]) -> None:
+    assert _with_values(given) == meant
+
+
+@pytest.mark.parametrize(("value", "meant"), [(True, "window"), (False, None), ("rerun", "rerun")])
+def test_show_in_a_file(value: object, meant: str | None) -> None:
+    assert RunConfig.load({"show": value}, command="run").show == meant

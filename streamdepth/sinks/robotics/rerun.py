@@ -1,10 +1,14 @@
-"""A recording for the Rerun viewer."""
+"""Recordings for the Rerun viewer, and the viewer itself."""
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -23,16 +27,22 @@ if TYPE_CHECKING:
 _FLUSH_FRAMES = 16
 """The library queues what is logged without a bound; waiting for it now and then gives the queue one."""
 
+VIEWER = "rerun:"
+"""Instead of a path: the viewer of this machine."""
+_PORT = 9876
+_TIMEOUT_SECONDS = 3.0
+
 
 class RerunSink(BaseSink):
-    """Writes frames and metric depth as a Rerun recording (``.rrd``).
+    """Writes frames and metric depth as a Rerun recording (``.rrd``), or sends them to a viewer.
 
     ``camera/image`` and ``camera/depth`` are pinhole cameras, the depth's at the resolution of the model; the viewer
     shows the depth image as points. Depth is float32 in metres, 0 without depth. Time lines: ``frame``, and ``media``
     (files) or ``capture`` (live, wall clock). The static text ``camera/metres`` says where the metres come from.
 
     Args:
-        path: file to write, ``.rrd``.
+        path: file to write, ``.rrd``; or ``rerun+http://HOST:9876/proxy``, a viewer that runs; or ``rerun:``, the one
+            on port 9876 of this machine, which is started if none runs and stays open.
         intrinsics: of an image of (width, height).
         overwrite: replace an existing file.
         wall_clock_ns, monotonic_ns: clocks, read once when the sink is opened.
@@ -47,8 +57,10 @@ class RerunSink(BaseSink):
         wall_clock_ns: Callable[[], int] = time.time_ns,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        super().__init__(str(path))
+        super().__init__(str(path).rstrip(":"))
         self._path = Path(path)
+        self._url = str(path) if str(path).startswith(("rerun+http://", "rerun+https://")) else ""
+        self._viewer = str(path) == VIEWER
         self._intrinsics, self._overwrite = intrinsics, overwrite
         self._wall_clock_ns, self._monotonic_ns = wall_clock_ns, monotonic_ns
         self._wall_minus_monotonic_ns: int | None = None
@@ -64,20 +76,27 @@ class RerunSink(BaseSink):
             MissingDependencyError: the package rerun-sdk is not installed.
             UsageError: no intrinsics, or of another shape; the output is the input.
             OutputExistsError: the file exists and ``overwrite`` is False.
-            SinkError: it cannot be written.
+            SinkError: it cannot be written; no viewer answers, or none can be started.
         """
         try:
             import rerun
         except ImportError as error:
             raise MissingDependencyError(
-                f"{self.name}: .rrd needs the package rerun-sdk; {install_command('rerun')}"
+                f"{self.name}: needs the package rerun-sdk; {install_command('rerun')}"
             ) from error
         self._rerun = rerun
         self._camera = camera_for(self.name, stream, self._intrinsics)
         self._source = stream.source_id
         if stream.live:
             self._wall_minus_monotonic_ns = self._wall_clock_ns() - self._monotonic_ns()
-        check_output(self._path, overwrite=self._overwrite, media_path=stream.media_path)
+        if self._viewer:
+            self._check_viewer()
+        elif self._url:
+            at = urlsplit(self._url)
+            if not _answers(at.hostname or "", at.port or _PORT):
+                raise SinkError(f"{self.name}: no Rerun viewer answers; start one there with: rerun")
+        else:
+            check_output(self._path, overwrite=self._overwrite, media_path=stream.media_path)
 
     def process(self, result: Result) -> None:
         """
@@ -127,7 +146,12 @@ class RerunSink(BaseSink):
         recording = rr.RecordingStream("streamdepth")
         recording.set_log_time_enabled(False)
         recording.set_log_tick_enabled(False)
-        recording.save(str(self._path))
+        if self._viewer:
+            recording.spawn(port=_PORT, hide_welcome_screen=True)
+        elif self._url:
+            recording.connect_grpc(self._url)
+        else:
+            recording.save(str(self._path))
         recording.send_recording_name(self._source)
         recording.log("camera", rr.ViewCoordinates.RDF, static=True)
         error = result.depth.anchor_error
@@ -135,7 +159,28 @@ class RerunSink(BaseSink):
         recording.log("camera/metres", rr.TextDocument(origin), static=True)
         return recording
 
+    def _check_viewer(self) -> None:
+        """
+        Raises:
+            SinkError: no viewer runs, and none can be started here.
+        """
+        if _answers("127.0.0.1", _PORT):
+            return
+        if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            raise SinkError(
+                f"{self.name}: the viewer needs a display, and none is set; write -o run.rrd, or start a viewer on "
+                f"another machine and give -o rerun+http://HOST:{_PORT}/proxy"
+            )
+
     def _log_pinhole(self, rr: Any, entity: str, camera: Intrinsics) -> None:
         size = [camera.width_px, camera.height_px]
         pinhole = rr.Pinhole(image_from_camera=camera.matrix, resolution=size, camera_xyz=rr.ViewCoordinates.RDF)
         self._recording.log(entity, pinhole)
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=_TIMEOUT_SECONDS).close()
+    except OSError:
+        return False
+    return True
