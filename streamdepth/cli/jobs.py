@@ -166,6 +166,8 @@ def _streams(config: RunConfig) -> bool:
 NEEDS: Mapping[str, tuple[Callable[[RunConfig], bool], str]] = MappingProxyType(
     {
         "data": (lambda run: bool(run.data), "no depth data is written; add --data OUT"),
+        "mcap": (lambda run: _writes(run, ".mcap"), "no .mcap is written; add -o OUT.mcap"),
+        "exr": (lambda run: _writes(run, ".exr"), "no .exr is written; add --data FOLDER/%06d.exr"),
         "events": (lambda run: bool(run.events or run.zone), "no events are written; add --zone or --events FILE"),
         "video": (_writes_video, "no video file is written; add -o OUT.mkv"),
         "bit rate": (
@@ -179,6 +181,10 @@ NEEDS: Mapping[str, tuple[Callable[[RunConfig], bool], str]] = MappingProxyType(
     }
 )
 """What an option may need (``Option.needs``): the condition, and what is wrong and what to do without it."""
+
+
+def _writes(config: RunConfig, suffix: str) -> bool:
+    return any(PurePath(output).suffix.lower() == suffix for output in (*config.output, *config.data))
 
 
 def _check_used(config: RunConfig) -> None:
@@ -364,6 +370,8 @@ def make_sinks(
             stream=stream,
             intrinsics=intrinsics,
             model=estimator.spec.name,
+            mcap_depth=config.mcap_depth,
+            mcap_points=config.mcap_points,
         )
         for outputs, serve in ((config.output, False), (config.serve, True))
         for output in outputs
@@ -383,6 +391,9 @@ def make_sinks(
             model=estimator.spec.name,
             model_revision=estimator.spec.revision,
             intrinsics=intrinsics,
+            mcap_depth=config.mcap_depth,
+            mcap_points=config.mcap_points,
+            exr_unit=config.exr_unit,
         )
         for output in config.data
     ]

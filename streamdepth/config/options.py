@@ -171,6 +171,8 @@ class Options(BaseModel):
         one = cls._declaration(info.field_name or "")
         if isinstance(value, bool) and "on" in one.choices:
             value = "on" if value else "off"  # YAML reads a bare on and off as booleans.
+        if isinstance(value, bool) and one.option.alone:
+            value = one.option.alone if value else None
         values = value if one.repeatable and isinstance(value, list | tuple) else [value]
         for item in values:
             if one.choices and item is not None and item not in one.choices:

@@ -50,10 +50,6 @@ def _zones(value: Any) -> Any:
     return zones
 
 
-def _show(value: Any) -> Any:
-    return {True: "window", False: None}.get(value, value) if isinstance(value, bool) else value
-
-
 def _shard(value: str) -> str:
     number, _, count = value.partition("/")
     if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
@@ -106,6 +102,17 @@ class RunConfig(Settings):
         Literal["source", "model"],
         Option("Resolution of the depth data: the frame's or the model's.", OUTPUT, needs="data"),
     ] = "source"
+    mcap_depth: Annotated[
+        Literal["32FC1", "16UC1"],
+        Option("Depth images in .mcap: float metres, or 16-bit millimetres.", OUTPUT, needs="mcap"),
+    ] = "32FC1"
+    mcap_points: Annotated[bool, Option("Write point clouds (PointCloud2) to .mcap, too.", OUTPUT, needs="mcap")] = (
+        False
+    )
+    exr_unit: Annotated[
+        Literal["m", "cm", "mm"] | None,
+        Option("Unit of .exr; needs depth in metres.", OUTPUT, default="m, or none without metres", needs="exr"),
+    ] = None
     serve: Annotated[
         Texts,
         Option(
@@ -144,7 +151,6 @@ class RunConfig(Settings):
     ] = False
     show: Annotated[
         Literal["window", "rerun"] | None,
-        BeforeValidator(_show),
         Option(
             "Show the output in a window (h lists its keys), or frames and metric depth in the Rerun viewer.",
             OUTPUT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, cast
 
 from streamdepth.core.errors import UsageError, nearest, redact
 from streamdepth.core.host import file_key
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from streamdepth.core.contracts import Sink
     from streamdepth.geometry.readers import IntrinsicsFor
     from streamdepth.media.hwaccel import HwAccel
+    from streamdepth.sinks.robotics.mcap import DepthEncoding
+    from streamdepth.sinks.robotics.per_frame import ExrUnit
     from streamdepth.sinks.rtsp.server import RtspServers
     from streamdepth.sinks.tracks import AudioMode
 
@@ -85,6 +87,20 @@ class SinkOptions(TypedDict, total=False):
     """Of ``.mcap`` and ``.rrd``: gives the camera of an image of (width, height)."""
     model: str
     """Recorded in ``.mcap``."""
+    mcap_depth: DepthEncoding
+    """Depth images in ``.mcap``: 32FC1 or 16UC1."""
+    mcap_points: bool
+    """Point clouds in ``.mcap``, too."""
+
+
+class DataSinkOptions(DepthSinkOptions, total=False):
+    """Keyword arguments of :func:`data_sink_for`. Each kind of sink uses those that apply to it."""
+
+    mcap_depth: DepthEncoding
+    """As in :class:`SinkOptions`, like ``mcap_points``."""
+    mcap_points: bool
+    exr_unit: ExrUnit | None
+    """Of ``.exr``: m, cm or mm; None = metres of metric models, else no unit."""
 
 
 _Make: TypeAlias = "Callable[[str, Any], Sink]"
@@ -131,7 +147,7 @@ def sink_for(output: str, **options: Unpack[SinkOptions]) -> Sink:
     return _find(output, IMAGE_SINKS)(output, options)
 
 
-def data_sink_for(output: str, **options: Unpack[DepthSinkOptions]) -> Sink:
+def data_sink_for(output: str, **options: Unpack[DataSinkOptions]) -> Sink:
     """The sink for depth data that ``output`` names. Nothing is opened.
 
     - ``out.mkv``: FFV1 16-bit video
@@ -144,7 +160,7 @@ def data_sink_for(output: str, **options: Unpack[DepthSinkOptions]) -> Sink:
     Raises:
         UsageError: an unknown option or an invalid name, with the nearest valid one.
     """
-    _check(options, DepthSinkOptions.__optional_keys__)
+    _check(options, DataSinkOptions.__optional_keys__)
     return _find(output, DATA_SINKS)(output, options)
 
 
@@ -234,7 +250,7 @@ def _object(output: str, options: SinkOptions) -> Sink:
     return uploaded(output, IMAGE_SINKS.files, options)
 
 
-def _depth_object(output: str, options: DepthSinkOptions) -> Sink:
+def _depth_object(output: str, options: DataSinkOptions) -> Sink:
     from streamdepth.sinks.consumers import uploaded
 
     return uploaded(output, DATA_SINKS.files, options)
@@ -304,34 +320,34 @@ def _images(output: str, options: SinkOptions) -> Sink:
     )
 
 
-def _depth_null(output: str, options: DepthSinkOptions) -> Sink:  # noqa: ARG001
+def _depth_null(output: str, options: DataSinkOptions) -> Sink:  # noqa: ARG001
     from streamdepth.sinks.consumers import NullSink
 
     return NullSink()
 
 
-def _depth_video(output: str, options: DepthSinkOptions) -> Sink:
+def _depth_video(output: str, options: DataSinkOptions) -> Sink:
     from streamdepth.sinks.depth.sink import DepthVideoSink
 
-    return DepthVideoSink(output, **options)
+    return DepthVideoSink(output, **_depth_options(options))
 
 
-def _depth_folder(output: str, options: DepthSinkOptions) -> Sink:
+def _depth_folder(output: str, options: DataSinkOptions) -> Sink:
     from streamdepth.sinks.depth.sink import DepthFolderSink
 
     folder, pattern = _folder(output, ())
-    return DepthFolderSink(folder, pattern=pattern, **options)
+    return DepthFolderSink(folder, pattern=pattern, **_depth_options(options))
 
 
-def _exr(output: str, options: DepthSinkOptions) -> Sink:
+def _exr(output: str, options: DataSinkOptions) -> Sink:
     from streamdepth.sinks.robotics.per_frame import ExrSink
 
     folder, pattern = _folder(output, ())
     used = ("overwrite", "size", "model")
-    return ExrSink(folder, pattern=pattern, **_only(options, used))
+    return ExrSink(folder, pattern=pattern, unit=options.get("exr_unit"), **_only(options, used))
 
 
-def _points(output: str, options: DepthSinkOptions) -> Sink:
+def _points(output: str, options: DataSinkOptions) -> Sink:
     from streamdepth.sinks.robotics.per_frame import PointsSink
 
     folder, pattern = _folder(output, ())
@@ -343,17 +359,26 @@ def _points(output: str, options: DepthSinkOptions) -> Sink:
     )
 
 
-def _mcap(output: str, options: SinkOptions | DepthSinkOptions) -> Sink:
+def _mcap(output: str, options: SinkOptions | DataSinkOptions) -> Sink:
     from streamdepth.sinks.robotics.mcap import McapSink
 
-    used = ("overwrite", "size", "model")
-    return McapSink(output, intrinsics=options.get("intrinsics"), **_only(options, used))
+    return McapSink(
+        output,
+        intrinsics=options.get("intrinsics"),
+        depth_encoding=options.get("mcap_depth", "32FC1"),
+        points=options.get("mcap_points", False),
+        **_only(options, ("overwrite", "size", "model")),
+    )
 
 
-def _rerun(output: str, options: SinkOptions | DepthSinkOptions) -> Sink:
+def _rerun(output: str, options: SinkOptions | DataSinkOptions) -> Sink:
     from streamdepth.sinks.robotics.rerun import RerunSink
 
     return RerunSink(output, intrinsics=options.get("intrinsics"), overwrite=options.get("overwrite", False))
+
+
+def _depth_options(options: DataSinkOptions) -> DepthSinkOptions:
+    return cast("DepthSinkOptions", _only(options, DepthSinkOptions.__optional_keys__))
 
 
 def _only(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

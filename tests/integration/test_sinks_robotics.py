@@ -17,7 +17,7 @@ from streamdepth.core.errors import DataFormatError, OutputExistsError, UsageErr
 from streamdepth.core.frame import DepthRange, Result
 from streamdepth.geometry.intrinsics import Distortion
 from streamdepth.sinks.robotics.mcap import McapSink
-from streamdepth.sinks.robotics.per_frame import flying
+from streamdepth.sinks.robotics.metric import flying
 from tests.support import need
 from tests.support.cli import one_line
 from tests.support.sinks import paint, result, run_sink, stream_info
@@ -130,6 +130,39 @@ class TestMcap:
         assert (image.encoding, image.width, image.height) == ("16UC1", 64, 48)
         assert values[0, 0] == 0
         assert abs(int(values[-1, -1]) - 1250) <= 1
+
+    @pytest.mark.parametrize("hole", [True, False])
+    def test_points(self, tmp_path: Path, hole: bool) -> None:
+        path = self.written(tmp_path / "run.mcap", results(1, hole=hole), size="model", points=True)
+        cloud = messages(path)["/camera/points"][0].ros_msg
+        assert (cloud.height, cloud.width, cloud.point_step, cloud.row_step) == (24, 32, 16, 512)
+        assert (cloud.header.frame_id, cloud.is_bigendian, cloud.is_dense) == ("camera_optical_frame", False, False)
+        fields = [(field.name, field.offset, field.datatype, field.count) for field in cloud.fields]
+        assert fields == [("x", 0, 7, 1), ("y", 4, 7, 1), ("z", 8, 7, 1), ("rgb", 12, 7, 1)]
+        data = np.frombuffer(bytes(cloud.data), "<f4").reshape(24, 32, 4)
+        assert np.isnan(data[0, 0, 2]) == hole
+        np.testing.assert_array_equal(data[1:9, 1:, 2], metres(0)[1:9, 1:])
+        assert np.isnan(data[-1, :, 2]).all()  # 13 % from row to row: an edge
+        ray = CAMERA.resized(32, 24)
+        x, y = cv2.undistortPoints(np.array([[[20.0, 5.0]]]), ray.matrix, np.array(CAMERA.coefficients)).ravel()
+        np.testing.assert_allclose(data[5, 20, :3], metres(0)[5, 20] * np.array([x, y, 1]), rtol=1e-5)
+        blue, green, red, zero = data[12, 16, 3:].view(np.uint8)
+        seen = results(1)[0].frame.to_rgb()[24:26, 32:34].reshape(-1, 3).mean(0)
+        assert zero == 0
+        np.testing.assert_allclose((red, green, blue), seen, atol=6)
+
+    def test_points_read_by_rosbags(self, tmp_path: Path) -> None:
+        from rosbags.highlevel import AnyReader
+        from rosbags.typesys import Stores, get_typestore
+
+        path = self.written(tmp_path / "run.mcap", results(1), size="model", points=True)
+        with AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
+            wanted = [one for one in reader.connections if one.topic == "/camera/points"]
+            connection, _, data = next(reader.messages(wanted))
+            cloud: Any = reader.deserialize(data, connection.msgtype)
+        assert connection.msgtype == "sensor_msgs/msg/PointCloud2"
+        assert [field.name for field in cloud.fields] == ["x", "y", "z", "rgb"]
+        assert (cloud.data.size, cloud.is_dense) == (24 * 32 * 16, False)
 
     def test_live_stamps_are_those_of_the_wall_clock(self, tmp_path: Path) -> None:
         given = results()
@@ -253,6 +286,18 @@ class TestExr:
         assert struct.unpack("<f", attributes["streamdepthAnchorError"]) == (0.125,)
         assert np.isnan(values[0, 0])
         np.testing.assert_array_equal(values[1:], metres(1)[1:])
+
+    def test_chosen_unit(self, tmp_path: Path) -> None:
+        run_sink(sd.data_sink_for(f"{tmp_path}/e/%06d.exr", size="model", exr_unit="cm"), stream_info(), results(1))
+        attributes, values = read_exr((tmp_path / "e" / "000000.exr").read_bytes())
+        assert attributes["streamdepthUnit"] == b"cm"
+        assert attributes["streamdepthMetres"] == b"measured by the model"
+        assert struct.unpack("<f", attributes["streamdepthMetresPerUnit"]) == (np.float32(0.01),)
+        np.testing.assert_allclose(values[1:], 100 * metres(0)[1:], rtol=1e-6)
+        relative = sd.DepthMap(metres(0), sd.Sense.RELATIVE_INVERSE)
+        given = [Result(results(1)[0].frame, relative, DepthRange(1, 5))]
+        with pytest.raises(DataFormatError, match="holds metres, but the model's depth is relative_inverse"):
+            run_sink(sd.data_sink_for(f"{tmp_path}/f/%06d.exr", exr_unit="m"), stream_info(), given)
 
     def test_at_the_size_of_the_frame(self, tmp_path: Path) -> None:
         run_sink(sd.data_sink_for(f"{tmp_path}/e/%06d.exr"), stream_info(), results(1))

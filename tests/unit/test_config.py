@@ -91,7 +91,7 @@ def test_an_alpha_alone_means_an_overlay() -> None:
         ("batch: true", "batch must be 1 to 256 frames, or auto, not True"),
         ("crf: fine", "crf must be a number, not 'fine'"),
         ("max-frames: 1.5", "max-frames must be a whole number, not 1.5"),
-        ("show: maybe", "show must be true or false, not 'maybe'"),
+        ("overwrite: maybe", "overwrite must be true or false, not 'maybe'"),
         ("codec: 3", "codec must be text, not 3"),
         ("stats: 3", "stats must be a path, not 3"),
         ("preprocessing: 3", "preprocessing must be a mapping of names to values, not 3"),

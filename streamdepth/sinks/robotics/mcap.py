@@ -14,7 +14,7 @@ from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import MissingDependencyError, SinkError, UsageError, install_command
 from streamdepth.sinks.depth.sink import Size, resized
 from streamdepth.sinks.files import OutputFile, write_failed
-from streamdepth.sinks.robotics.metric import camera_for, jpeg_of, metres_of
+from streamdepth.sinks.robotics.metric import camera_for, colors_of, flying, jpeg_of, metres_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -51,8 +51,16 @@ DEFINITIONS = {
     + "================================================================================\n"
     "MSG: sensor_msgs/RegionOfInterest\nuint32 x_offset\nuint32 y_offset\nuint32 height\nuint32 width\n"
     "bool do_rectify\n",
+    "sensor_msgs/msg/PointCloud2": "std_msgs/Header header\nuint32 height\nuint32 width\n"
+    "sensor_msgs/PointField[] fields\nbool is_bigendian\nuint32 point_step\nuint32 row_step\nuint8[] data\n"
+    "bool is_dense" + _HEADER + "================================================================================\n"
+    "MSG: sensor_msgs/PointField\nstring name\nuint32 offset\nuint8 datatype\nuint32 count\n",
 }
 """Message type -> definition, in the concatenated form of ``ros2msg``."""
+
+
+_FLOAT32 = 7
+"""``sensor_msgs/PointField.FLOAT32``."""
 
 
 class Cdr:
@@ -127,6 +135,24 @@ def camera_info(stamp_ns: int, frame_id: str, camera: Intrinsics) -> bytes:
     return message.number("B", 0).bytes()
 
 
+def point_cloud(stamp_ns: int, frame_id: str, points: np.ndarray, rgb: np.ndarray) -> bytes:
+    """``sensor_msgs/PointCloud2``, organised, fields x, y, z and rgb (0x00RRGGBB in the bits of a float32).
+
+    Args:
+        points: float32 [h, w, 3], NaN without a point.
+        rgb: uint8 [h, w, 3].
+    """
+    height, width, _ = points.shape
+    cloud = np.empty((height, width, 4), "<f4")
+    cloud[..., :3] = points
+    cloud.view("<u4")[..., 3] = rgb.astype("<u4") @ np.array([1 << 16, 1 << 8, 1], "<u4")
+    message = header(stamp_ns, frame_id).number("I", height).number("I", width).number("I", 4)
+    for index, name in enumerate(("x", "y", "z", "rgb")):
+        message.text(name).number("I", 4 * index).number("B", _FLOAT32).number("I", 1)
+    message.number("B", 0).number("I", 16).number("I", 16 * width).octets(cloud.data.cast("B"))
+    return message.number("B", int(np.isfinite(points).all())).bytes()
+
+
 class McapSink(BaseSink):
     """Writes frames and metric depth as ROS 2 messages, as REP 118 and REP 103 define them.
 
@@ -136,6 +162,8 @@ class McapSink(BaseSink):
     ``/camera/depth/image``               ``Image``: 32FC1 in metres, NaN without depth, or 16UC1 in
                                           millimetres, 0 without depth (and beyond 65.535 m)
     ``/camera/depth/camera_info``         ``CameraInfo`` of the depth
+    ``/camera/points``                    with ``points``: ``PointCloud2`` of the depth image, organised, with colours;
+                                          NaN without depth and at depth edges
     ====================================  ================================================================
 
     All have the frame id ``camera_optical_frame`` and one time stamp per frame: live, the time of capture on the wall
@@ -146,7 +174,7 @@ class McapSink(BaseSink):
         intrinsics: of an image of (width, height).
         overwrite: replace an existing file.
         size: ``"source"`` = depth at the size of the frame, ``"model"`` = at that of the model.
-        depth_encoding: see above.
+        depth_encoding, points: see above.
         model: recorded in the file.
         wall_clock_ns, monotonic_ns: clocks, read once when the sink is opened.
     """
@@ -159,6 +187,7 @@ class McapSink(BaseSink):
         overwrite: bool = False,
         size: Size = "source",
         depth_encoding: DepthEncoding = "32FC1",
+        points: bool = False,
         model: str = "",
         wall_clock_ns: Callable[[], int] = time.time_ns,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
@@ -169,6 +198,7 @@ class McapSink(BaseSink):
         self._path = Path(path)
         self._intrinsics, self._overwrite, self._size, self._model = intrinsics, overwrite, size, model
         self._encoding: DepthEncoding = depth_encoding
+        self._points = points
         self._wall_clock_ns, self._monotonic_ns = wall_clock_ns, monotonic_ns
         self._wall_minus_monotonic_ns: int | None = None
         self._camera: Intrinsics | None = None
@@ -226,6 +256,11 @@ class McapSink(BaseSink):
             self._write("/camera/depth/image", "Image", stamp, image, self._encoding, self._encoded(metres))
             depth_camera = camera.resized(metres.shape[1], metres.shape[0])
             self._write("/camera/depth/camera_info", "CameraInfo", stamp, camera_info, depth_camera)
+            if self._points:
+                cloud = depth_camera.points(metres)
+                cloud[flying(metres)] = np.nan
+                rgb = colors_of(frame, *metres.shape[::-1])
+                self._write("/camera/points", "PointCloud2", stamp, point_cloud, cloud, rgb)
         except OSError as error:
             raise write_failed(self._path, error) from error
 

@@ -1,4 +1,4 @@
-"""What the outputs of this folder share: metres, the camera's intrinsics, and the frame as JPEG."""
+"""What the outputs of this folder share: metres and their origin, the camera's intrinsics, edges, and the frame."""
 
 from __future__ import annotations
 
@@ -47,6 +47,46 @@ def metres_of(output: str, depth: DepthMap) -> NDArray[np.float32]:
     if depth.valid is None:
         return depth.values
     return np.where(depth.valid, depth.values, np.float32(np.nan))
+
+
+def origin_of(depth: DepthMap) -> str:
+    """Where the metres of a map come from, in words."""
+    error = depth.anchor_error
+    return "measured by the model" if error is None else f"anchored, relative error {error:.3f}"
+
+
+def colors_of(frame: Frame, width_px: int, height_px: int) -> NDArray[np.uint8]:
+    """The frame at this size, uint8 [height, width, 3] RGB."""
+    small = frame.image.reformat(width=width_px, height=height_px, format="rgb24", interpolation="AREA")
+    return np.asarray(small.to_ndarray(), np.uint8)
+
+
+EDGE = 0.05
+"""Largest change of inverse depth from pixel to pixel, relative to the pixel's own, that counts as surface."""
+
+
+def flying(metres: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Pixels at depth edges, where a network's smooth output puts points between the front and the back.
+
+    A pixel is one if inverse depth changes by more than 5 % from it to a neighbour left, right, above or below. Inverse
+    depth is used because it is linear over a plane.
+
+    Args:
+        metres: float32 [h, w], NaN without depth.
+
+    Returns:
+        bool [h, w]; False where there is no depth.
+    """
+    inverse = 1 / metres
+    found = np.zeros(metres.shape, bool)
+    for axis in (0, 1):
+        step = np.abs(np.diff(inverse, axis=axis))
+        first, second = (slice(None, -1), slice(1, None))
+        before = (first, slice(None)) if axis == 0 else (slice(None), first)
+        after = (second, slice(None)) if axis == 0 else (slice(None), second)
+        found[before] |= step > EDGE * inverse[before]
+        found[after] |= step > EDGE * inverse[after]
+    return found
 
 
 def jpeg_of(frame: Frame) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -13,51 +13,25 @@ from streamdepth.core.host import rename
 from streamdepth.sinks.depth.sink import Size, known_values, resized
 from streamdepth.sinks.files import claim_folder, write_failed, write_whole
 from streamdepth.sinks.images import FrameNames
-from streamdepth.sinks.robotics.metric import camera_for, metres_of
+from streamdepth.sinks.robotics.metric import camera_for, colors_of, flying, metres_of, origin_of
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from streamdepth.core.frame import ImageInfo, Result, StreamInfo
     from streamdepth.geometry.intrinsics import Intrinsics
     from streamdepth.geometry.readers import IntrinsicsFor
 
-EDGE = 0.05
-"""Largest change of inverse depth from pixel to pixel, relative to the pixel's own, that counts as surface."""
-
+ExrUnit = Literal["m", "cm", "mm"]
+METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 _VERTEX = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)])
-
-
-def flying(metres: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Pixels at depth edges, where a network's smooth output puts points between the front and the back.
-
-    A pixel is one if inverse depth changes by more than 5 % from it to a neighbour left, right, above or below. Inverse
-    depth is used because it is linear over a plane.
-
-    Args:
-        metres: float32 [h, w], NaN without depth.
-
-    Returns:
-        bool [h, w]; False where there is no depth.
-    """
-    inverse = 1 / metres
-    found = np.zeros(metres.shape, bool)
-    for axis in (0, 1):
-        step = np.abs(np.diff(inverse, axis=axis))
-        first, second = (slice(None, -1), slice(1, None))
-        before = (first, slice(None)) if axis == 0 else (slice(None), first)
-        after = (second, slice(None)) if axis == 0 else (slice(None), second)
-        found[before] |= step > EDGE * inverse[before]
-        found[after] |= step > EDGE * inverse[after]
-    return found
 
 
 class PointsSink(BaseSink):
     """Writes the points of each frame as a binary little-endian PLY file: x, y, z in metres and red, green, blue.
 
     The frame is the camera's optical frame: x right, y down, z forward. One point per value of the depth map, at the
-    model's resolution; points without depth and at depth edges (:func:`flying`) are left out. A file is complete or
-    absent. A comment in each file says where its metres come from.
+    model's resolution; points without depth and at depth edges
+    (:func:`~streamdepth.sinks.robotics.metric.flying`) are left out. A file is complete or absent. A comment in each
+    file says where its metres come from.
 
     Args:
         folder: created if missing; must be empty without ``overwrite``.
@@ -96,14 +70,9 @@ class PointsSink(BaseSink):
         metres = metres_of(self.name, depth)
         points = self._camera.points(metres)
         keep = np.isfinite(points[..., 2]) & ~flying(metres)
-        small = result.frame.image.reformat(
-            width=depth.width_px, height=depth.height_px, format="rgb24", interpolation="AREA"
-        )
         vertices = np.empty(int(keep.sum()), _VERTEX)
-        vertices["xyz"], vertices["rgb"] = points[keep], small.to_ndarray()[keep]
-        error = depth.anchor_error
-        origin = "measured by the model" if error is None else f"anchored, relative error {error:.3f}"
-        write_whole(self._names(result.frame), _header(len(vertices), origin) + vertices.tobytes())
+        vertices["xyz"], vertices["rgb"] = points[keep], colors_of(result.frame, depth.width_px, depth.height_px)[keep]
+        write_whole(self._names(result.frame), _header(len(vertices), origin_of(depth)) + vertices.tobytes())
 
 
 def _header(count: int, origin: str) -> bytes:
@@ -116,24 +85,34 @@ def _header(count: int, origin: str) -> bytes:
 class ExrSink(BaseSink):
     """Writes depth as OpenEXR with one FLOAT channel ``Z``, ZIP compression, NaN without depth.
 
-    Values are the model's own: metres from a metric or anchored model, else without unit. The attributes
-    ``streamdepthSense``, ``streamdepthUnit``, ``streamdepthModel`` and, for anchored metres,
-    ``streamdepthAnchorError`` (relative, one standard deviation) say which. A file is complete or absent.
+    Values are in ``unit`` from a metric or anchored model, else the model's own without unit. The attributes
+    ``streamdepthSense``, ``streamdepthUnit`` and ``streamdepthModel`` say which, for metric depth also
+    ``streamdepthMetresPerUnit`` (scale from ``Z`` to metres) and ``streamdepthMetres`` (measured by the model, or
+    anchored), and for anchored metres ``streamdepthAnchorError`` (relative, one standard deviation). A file is complete
+    or absent.
 
     Args:
         folder: created if missing; must be empty without ``overwrite``.
         pattern: file names, see :class:`~streamdepth.sinks.images.FrameNames`.
         size: ``"source"`` = the size of each frame, ``"model"`` = that of the model.
         model: recorded in each file.
+        unit: ``m``, ``cm`` or ``mm``; None = metres from a metric model, and no unit from others.
     """
 
     def __init__(
-        self, folder: str | Path, *, pattern: str, overwrite: bool = False, size: Size = "source", model: str = ""
+        self,
+        folder: str | Path,
+        *,
+        pattern: str,
+        overwrite: bool = False,
+        size: Size = "source",
+        model: str = "",
+        unit: ExrUnit | None = None,
     ) -> None:
         super().__init__(str(folder))
         self._folder = Path(folder)
         self._names = FrameNames(self._folder, pattern, suffixes=(".exr",))
-        self._overwrite, self._size, self._model = overwrite, size, model
+        self._overwrite, self._size, self._model, self._unit = overwrite, size, model, unit
         self._exr: Any = None
 
     def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:  # noqa: ARG002 - sizes may vary
@@ -153,17 +132,26 @@ class ExrSink(BaseSink):
         claim_folder(self._folder, overwrite=self._overwrite)
 
     def process(self, result: Result) -> None:
+        """
+        Raises:
+            DataFormatError: a unit was given, and the depth is not in metres.
+            SinkError: the file cannot be written.
+        """
         depth = result.depth
-        values = known_values(depth)
+        values = known_values(depth) if self._unit is None else metres_of(self.name, depth)
+        unit = self._unit or depth.unit
         if self._size == "source":
             values = resized(values, (result.frame.width_px, result.frame.height_px))
         header: dict[str, Any] = {
             "compression": self._exr.ZIP_COMPRESSION,
             "type": self._exr.scanlineimage,
             "streamdepthSense": depth.sense.value,
-            "streamdepthUnit": depth.unit or "none",
+            "streamdepthUnit": unit or "none",
             "streamdepthModel": self._model or "unknown",
         }
+        if unit:
+            header |= {"streamdepthMetresPerUnit": METRES[unit], "streamdepthMetres": origin_of(depth)}
+            values = values / np.float32(METRES[unit])
         if depth.anchor_error is not None:
             header["streamdepthAnchorError"] = float(depth.anchor_error)
         path = self._names(result.frame)

@@ -15,7 +15,7 @@ import numpy as np
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import MissingDependencyError, SinkError, install_command
 from streamdepth.sinks.files import check_output, write_failed
-from streamdepth.sinks.robotics.metric import camera_for, jpeg_of, metres_of
+from streamdepth.sinks.robotics.metric import camera_for, jpeg_of, metres_of, origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,9 +154,7 @@ class RerunSink(BaseSink):
             recording.save(str(self._path))
         recording.send_recording_name(self._source)
         recording.log("camera", rr.ViewCoordinates.RDF, static=True)
-        error = result.depth.anchor_error
-        origin = "measured by the model" if error is None else f"anchored, relative error {error:.3f}"
-        recording.log("camera/metres", rr.TextDocument(origin), static=True)
+        recording.log("camera/metres", rr.TextDocument(origin_of(result.depth)), static=True)
         return recording
 
     def _check_viewer(self) -> None:
