@@ -90,6 +90,8 @@ from streamdepth.image.estimator import Estimate as Estimate
 from streamdepth.inference.model import DepthModel as DepthModel
 from streamdepth.models.spec import ModelSpec as ModelSpec
 from streamdepth.models.spec import Preprocessing as Preprocessing
+from streamdepth.pipeline import CameraGroup as CameraGroup
+from streamdepth.pipeline import CameraStats as CameraStats
 from streamdepth.pipeline import Pipeline as Pipeline
 from streamdepth.pipeline import RunStats as RunStats
 from streamdepth.pipeline import Snapshot as Snapshot

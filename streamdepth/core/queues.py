@@ -71,6 +71,9 @@ class BoundedQueue(Generic[T]):
 
     ``put`` on a full queue blocks (``EVERY``) or replaces the oldest item (``LATEST``). After ``end`` no more items
     follow: ``get`` returns what is left and then raises ``Ended``. ``abort`` makes every wait raise ``Aborted``.
+
+    Attributes:
+        on_get: called after each item that ``get`` returns, on its thread and without a lock.
     """
 
     def __init__(self, capacity: int, policy: Policy = Policy.EVERY) -> None:
@@ -78,6 +81,7 @@ class BoundedQueue(Generic[T]):
             raise ValueError(f"a queue holds at least 1 item, not {capacity}")
         self.capacity = capacity
         self.policy = policy
+        self.on_get: Callable[[], None] = _nothing
         self._items: deque[T] = deque()
         self._changed = AbortableCondition()
         self._ended = False
@@ -126,10 +130,12 @@ class BoundedQueue(Generic[T]):
             if self._items:
                 item = self._items.popleft()
                 self._changed.notify_all()
-                return item
-            if self._ended:
+            elif self._ended:
                 raise Ended
-            return None
+            else:
+                return None
+        self.on_get()
+        return item
 
     def take(self) -> T:
         """``get`` without a timeout."""
@@ -155,3 +161,7 @@ class BoundedQueue(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._items)
+
+
+def _nothing() -> None:
+    pass

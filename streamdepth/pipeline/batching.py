@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from streamdepth.core.clock import SystemClock
-from streamdepth.core.queues import AbortableCondition, Ended, Policy
+from streamdepth.core.queues import AbortableCondition, Aborted, Ended, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -34,67 +34,178 @@ class Arrival:
     cut: bool | None = None
 
 
-class MultiSourceQueue:
-    """One bounded queue per source with one consumer, which takes the oldest arrival first. Thread-safe.
+@dataclass(slots=True)
+class _Waiting:
+    """Frames of one source.
 
-    Each source has its own capacity and policy: when full, ``EVERY`` blocks the source and ``LATEST`` drops its oldest
-    frame. A fast source cannot displace frames of another.
-
-    Args:
-        capacity: frames per source.
-        latest_capacity: frames per ``LATEST`` source; None = ``capacity``. Each frame of capacity adds latency.
+    Attributes:
+        frames: position in the order of service, and the frame.
+        in_model: frames that were taken and whose depth is not delivered yet.
+        unread: frames that were taken and whose depth no later stage has read yet.
+        max_unread: with this many unread frames, no more are taken; None = unlimited.
+        on_end: called once when the source has ended and the depth of all its frames is delivered.
     """
 
-    def __init__(self, policies: Sequence[Policy], capacity: int, *, latest_capacity: int | None = None) -> None:
-        latest_capacity = capacity if latest_capacity is None else latest_capacity
-        if min(capacity, latest_capacity) < 1:
-            raise ValueError(f"capacity is at least 1 frame per source, not {min(capacity, latest_capacity)}")
-        self._policies = tuple(policies)
-        self._capacities = tuple(latest_capacity if one is Policy.LATEST else capacity for one in policies)
-        self._sources: tuple[deque[tuple[int, Frame]], ...] = tuple(deque() for _ in policies)
-        self._open = [True] * len(self._policies)
+    policy: Policy
+    capacity: int
+    max_unread: int | None = None
+    on_end: Callable[[], None] | None = None
+    frames: deque[tuple[int, Frame]] = field(default_factory=deque)
+    open: bool = True
+    in_model: int = 0
+    unread: int = 0
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.frames) and (self.max_unread is None or self.unread < self.max_unread)
+
+
+class MultiSourceQueue:
+    """One bounded queue per source with one consumer, which takes frames in the order of their arrival. Thread-safe.
+
+    Each source has its own capacity and policy: when full, ``EVERY`` blocks the source and ``LATEST`` replaces its
+    oldest frame; the newer frame takes its position, so that a fast source is served as often as a slow one. A source
+    whose depth is not read, because one of its sinks blocks, is passed over and delays no other.
+
+    Args:
+        policies: of the sources 0, 1, ...; ``add`` adds more.
+        capacity: frames per source.
+        latest_capacity: frames per ``LATEST`` source; None = ``capacity``. Each frame of capacity adds latency.
+        keep_open: do not end when all sources have ended, because others may be added.
+    """
+
+    def __init__(
+        self,
+        policies: Sequence[Policy],
+        capacity: int,
+        *,
+        latest_capacity: int | None = None,
+        keep_open: bool = False,
+    ) -> None:
+        self._capacity = capacity
+        self._latest_capacity = capacity if latest_capacity is None else latest_capacity
+        if min(self._capacity, self._latest_capacity) < 1:
+            raise ValueError(
+                f"capacity is at least 1 frame per source, not {min(self._capacity, self._latest_capacity)}"
+            )
+        self._keep_open = keep_open
+        self._limited = True
+        self._sources: dict[int, _Waiting] = {}
         self._changed = AbortableCondition()
         self._arrivals = 0
+        for number, policy in enumerate(policies):
+            self.add(number, policy)
+
+    def add(
+        self,
+        source: int,
+        policy: Policy,
+        *,
+        max_unread: int | None = None,
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
+        """Add a source; ``max_unread`` and ``on_end`` as of the queue's description of a source.
+
+        Args:
+            max_unread: pass the source over while the depth of this many of its frames is not read (:meth:`read`).
+            on_end: called when the source has ended and the depth of all its frames is delivered.
+        """
+        with self._changed:
+            capacity = self._latest_capacity if policy is Policy.LATEST else self._capacity
+            self._sources[source] = _Waiting(policy, capacity, max_unread if self._limited else None, on_end)
+
+    def lift_limits(self) -> None:
+        """Take frames of every source, however many of its frames are unread."""
+        with self._changed:
+            for waiting in self._sources.values():
+                waiting.max_unread = None
+            self._limited = False
+            self._changed.notify_all()
+
+    def remove(self, source: int) -> None:
+        """Discard a source and its frames; a blocked ``put`` of it raises ``Aborted``. Idempotent."""
+        with self._changed:
+            self._sources.pop(source, None)
+            self._changed.notify_all()
 
     def put(self, source: int, frame: Frame) -> Frame | None:
         """Add a frame; returns the frame it replaced, which the caller must count.
 
         Raises:
-            Aborted: the queue was aborted before there was room.
+            Aborted: the queue was aborted, or the source removed, before there was room.
         """
         with self._changed:
-            frames, capacity = self._sources[source], self._capacities[source]
-            replaced = None
-            if len(frames) >= capacity and self._policies[source] is Policy.LATEST:
-                replaced = frames.popleft()[1]
-            self._changed.wait_for(lambda: len(frames) < capacity)
-            frames.append((self._arrivals, frame))
+            waiting = self._sources.get(source)
+            if waiting is None:
+                raise Aborted
+            frames, replaced = waiting.frames, None
+            position = self._arrivals
             self._arrivals += 1
+            if len(frames) >= waiting.capacity and waiting.policy is Policy.LATEST:
+                first, replaced = frames.popleft()
+                positions = [first, *(one for one, _ in frames)]
+                kept = [one for _, one in frames]
+                frames.clear()
+                frames.extend(zip(positions, [*kept, frame], strict=True))
+            else:
+                self._changed.wait_for(
+                    lambda: len(frames) < waiting.capacity or self._sources.get(source) is not waiting
+                )
+                if self._sources.get(source) is not waiting:
+                    raise Aborted
+                frames.append((position, frame))
             self._changed.notify_all()
             return replaced
 
     def take(self, timeout_seconds: float | None = None) -> Arrival | None:
-        """The oldest frame of all sources; None if none arrived within ``timeout_seconds``.
+        """The next frame; None if none arrived within ``timeout_seconds``.
 
         Raises:
             Ended: all sources have ended and are empty. Aborted: the queue was aborted.
         """
         with self._changed:
-            self._changed.wait_for(lambda: any(self._sources) or not any(self._open), timeout_seconds)
-            filled = [source for source, frames in enumerate(self._sources) if frames]
-            if not filled:
-                if not any(self._open):
+            self._changed.wait_for(lambda: self._next() is not None or self._all_ended(), timeout_seconds)
+            source = self._next()
+            if source is None:
+                if self._all_ended():
                     raise Ended
                 return None
-            source = min(filled, key=lambda source: self._sources[source][0][0])
-            frame = self._sources[source].popleft()[1]
+            waiting = self._sources[source]
+            frame = waiting.frames.popleft()[1]
+            waiting.in_model += 1
+            waiting.unread += 1
             self._changed.notify_all()
             return Arrival(source, frame)
+
+    def delivered(self, source: int) -> None:
+        """The depth of a frame was passed to the stages of its source."""
+        with self._changed:
+            waiting = self._sources.get(source)
+            if waiting is not None:
+                waiting.in_model -= 1
+                self._end_if_done(waiting)
+
+    def read(self, source: int) -> None:
+        """A later stage of the source has read the depth of a frame."""
+        with self._changed:
+            waiting = self._sources.get(source)
+            if waiting is not None:
+                waiting.unread -= 1
+                self._changed.notify_all()
 
     def end(self, source: int) -> None:
         """No more frames of this source follow."""
         with self._changed:
-            self._open[source] = False
+            waiting = self._sources.get(source)
+            if waiting is not None:
+                waiting.open = False
+                self._end_if_done(waiting)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """No more sources are added."""
+        with self._changed:
+            self._keep_open = False
             self._changed.notify_all()
 
     def abort(self) -> None:
@@ -102,14 +213,27 @@ class MultiSourceQueue:
 
     @property
     def blocking(self) -> bool:
-        """True if every source that has not ended uses ``EVERY``."""
+        """True if no source is added and every source that has not ended uses ``EVERY``."""
         with self._changed:
-            return all(
-                policy is Policy.EVERY for policy, is_open in zip(self._policies, self._open, strict=True) if is_open
+            return not self._keep_open and all(
+                waiting.policy is Policy.EVERY for waiting in self._sources.values() if waiting.open
             )
 
     def __len__(self) -> int:
-        return sum(len(frames) for frames in self._sources)
+        with self._changed:
+            return sum(len(waiting.frames) for waiting in self._sources.values())
+
+    def _next(self) -> int | None:
+        ready = [source for source, waiting in self._sources.items() if waiting.ready]
+        return min(ready, key=lambda source: self._sources[source].frames[0][0]) if ready else None
+
+    def _all_ended(self) -> bool:
+        return not self._keep_open and not any(one.open or one.frames for one in self._sources.values())
+
+    @staticmethod
+    def _end_if_done(waiting: _Waiting) -> None:
+        if not (waiting.open or waiting.frames or waiting.in_model) and waiting.on_end is not None:
+            waiting.on_end()
 
 
 class Batcher:
@@ -120,7 +244,8 @@ class Batcher:
     batch yet and gave a frame recently: the next frame of a source already in it is a whole interval away.
 
     Args:
-        max_batch_wait_ns: see :func:`max_batch_wait_ns`; 0 = never wait. ``max_wait_ns`` changes it.
+        max_batch_wait_ns: see :func:`max_batch_wait_ns`; 0 = never wait. The attribute ``interval_ns`` changes it.
+        max_staleness_ns: upper bound of the wait; None = only ``max_batch_wait_ns``.
         clock: the clock that stamps the frames.
     """
 
@@ -131,12 +256,14 @@ class Batcher:
         network_size: Callable[[int, int], tuple[int, int]],
         *,
         max_batch_wait_ns: int = 0,
+        max_staleness_ns: int | None = None,
         clock: Clock | None = None,
     ) -> None:
+        self._max_staleness_ns = max_staleness_ns
         self._frame_queue = frame_queue
         self._batch = batch
         self._network_size = network_size
-        self.max_wait_ns = max_batch_wait_ns
+        self.interval_ns = max_batch_wait_ns
         self._clock = clock or SystemClock()
         self._held: Arrival | None = None
         self._seen_ns: dict[int, int] = {}
@@ -172,15 +299,16 @@ class Batcher:
         if self._frame_queue.blocking:
             return None
         now_ns = self._clock.monotonic_ns()
-        recent = {
-            source
+        self._seen_ns = {
+            source: seen_ns
             for source, seen_ns in self._seen_ns.items()
-            if now_ns - seen_ns <= _SILENT_INTERVALS * self.max_wait_ns
+            if now_ns - seen_ns <= _SILENT_INTERVALS * self.interval_ns
         }
-        if not recent - {arrival.source for arrival in arrivals}:
+        if not self._seen_ns.keys() - {arrival.source for arrival in arrivals}:
             return 0.0
+        wait_ns = self.interval_ns if self._max_staleness_ns is None else min(self.interval_ns, self._max_staleness_ns)
         oldest_ns = min(arrival.frame.captured_ns for arrival in arrivals)
-        return max(0.0, (oldest_ns + self.max_wait_ns - now_ns) / 1e9)
+        return max(0.0, (oldest_ns + wait_ns - now_ns) / 1e9)
 
     def _size(self, arrival: Arrival) -> tuple[int, int]:
         return self._network_size(arrival.frame.width_px, arrival.frame.height_px)

@@ -35,32 +35,75 @@ _UNDELIVERED_PER_WORKER = 2
 class ModelWorker:
     """``prepare`` is the loop of one thread, ``infer`` of one thread per engine worker. Other methods: any thread.
 
+    Args:
+        source_workers: of all sources; empty for a group, to which ``add`` and ``remove`` add and remove sources.
+        max_staleness_ns: age of a live frame at which its batch waits for no other source; None = one interval of the
+            fastest source.
+
     Attributes:
         frame_queue: queue that sources put their frames into.
         blocking: True if every source uses policy ``every``: throughput matters, not latency.
         timers: milliseconds per frame of each stage.
     """
 
-    def __init__(self, source_workers: Sequence[SourceWorker], *, batch: int, clock: Clock) -> None:
-        policies = [source_worker.policy for source_worker in source_workers]
+    def __init__(
+        self,
+        source_workers: Sequence[SourceWorker],
+        *,
+        batch: int,
+        clock: Clock,
+        max_staleness_ns: int | None = None,
+    ) -> None:
         self.frame_queue = MultiSourceQueue(
-            policies, max(_QUEUE_FRAMES, batch), latest_capacity=-(-batch // len(policies))
+            (),
+            max(_QUEUE_FRAMES, batch),
+            latest_capacity=-(-batch // len(source_workers)) if source_workers else 1,
+            keep_open=not source_workers,
         )
-        self.blocking = all(policy is Policy.EVERY for policy in policies)
+        self.blocking = bool(source_workers) and all(one.policy is Policy.EVERY for one in source_workers)
         self.timers = {"prepare": Timer(), "infer": Timer()}
-        self._source_workers = source_workers
+        self._max_staleness_ns = max_staleness_ns
+        self._source_workers: dict[int, SourceWorker] = {}
         self._batches: BoundedQueue[tuple[Slot, Window]] = BoundedQueue(_BATCHES_AHEAD if self.blocking else 1)
         self._reorder_buffer = ReorderBuffer()
         self._joiner: WindowJoiner | None = None
         self._aborted = threading.Event()
         self._clock = clock
+        self._several = len(source_workers) != 1
+        for source_worker in source_workers:
+            self.add(source_worker)
+
+    def add(self, source_worker: SourceWorker) -> None:
+        """Serve a source, whose number must be new."""
+        number = source_worker.number
+        self._source_workers = {**self._source_workers, number: source_worker}
+        source_worker.depths.on_get = partial(self.frame_queue.read, number)
+        # A stage that blocks must not block the model for other live sources; files in parallel fill more batches.
+        limited = self._several and not self.blocking
+        self.frame_queue.add(
+            number,
+            source_worker.policy,
+            max_unread=source_worker.depths.capacity if limited else None,
+            on_end=source_worker.depths.end,
+        )
+
+    def remove(self, number: int) -> None:
+        """Serve a source no longer; depth of its frames that are in the model is discarded. Idempotent."""
+        self.frame_queue.remove(number)
+        self._source_workers = {key: one for key, one in self._source_workers.items() if key != number}
 
     def prepare(self, engine: Runner) -> None:
-        live = [source_worker for source_worker in self._source_workers if source_worker.policy is Policy.LATEST]
         spec = engine.spec
-        batcher = Batcher(self.frame_queue, engine.batch, engine.network_size, clock=self._clock)
+        batcher = Batcher(
+            self.frame_queue,
+            engine.batch,
+            engine.network_size,
+            max_staleness_ns=self._max_staleness_ns,
+            clock=self._clock,
+        )
         windows = None
         if spec.window:
+            self.frame_queue.lift_limits()  # A window may have more frames than a source may have unread.
             windows = WindowBatcher(self.frame_queue, spec.window, engine.network_size, self._is_restart)
             self._joiner = WindowJoiner()
         try:
@@ -71,7 +114,11 @@ class ModelWorker:
                     size, window = windows.next()
                 else:
                     # Sources may open during the run.
-                    batcher.max_wait_ns = max_batch_wait_ns(one.info.rate for one in live if one.info is not None)
+                    batcher.interval_ns = max_batch_wait_ns(
+                        one.info.rate
+                        for one in self._source_workers.values()
+                        if one.policy is Policy.LATEST and one.info is not None
+                    )
                     size, arrivals = batcher.next()
                     window = Window(arrivals)
                 started_ns = self._clock.monotonic_ns()
@@ -88,7 +135,8 @@ class ModelWorker:
             self._batches.end()
 
     def _is_restart(self, arrival: Arrival) -> bool:
-        return self._source_workers[arrival.source].is_restart(arrival.frame)
+        source_worker = self._source_workers.get(arrival.source)
+        return source_worker is None or source_worker.is_restart(arrival.frame)  # None: the source was removed
 
     def infer(self, engine: Runner) -> None:
         """Run batches in parallel; depth is delivered in capture order."""
@@ -117,10 +165,19 @@ class ModelWorker:
         if self._joiner is not None:
             pairs = self._joiner.join(window, depths)
         for arrival, depth in pairs:
-            self._source_workers[arrival.source].depths.put(Estimated(arrival.frame, depth, arrival.cut))
+            source_worker = self._source_workers.get(arrival.source)
+            if source_worker is None:
+                continue  # The source was removed.
+            try:
+                source_worker.depths.put(Estimated(arrival.frame, depth, arrival.cut))
+            except Aborted:
+                if self._aborted.is_set():
+                    raise
+                continue  # Only this source was aborted.
+            self.frame_queue.delivered(arrival.source)
 
     def _end(self) -> None:
-        for source_worker in self._source_workers:
+        for source_worker in self._source_workers.values():
             source_worker.depths.end()
 
     def queued(self) -> dict[str, int]:

@@ -11,12 +11,12 @@ from streamdepth.core.clock import SystemClock
 from streamdepth.core.contracts import Source
 from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.core.queues import Policy
-from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch
+from streamdepth.depth.range import RangeSpec, RangeSwitch
 from streamdepth.depth.shots import FRAME_CACHE_BYTES
 from streamdepth.pipeline.model_worker import ModelWorker
 from streamdepth.pipeline.report import UNACCOUNTED, audit, opening_notes, run_stats, snapshot
 from streamdepth.pipeline.sink_worker import IDLE_SECONDS
-from streamdepth.pipeline.source_worker import SourceWorker
+from streamdepth.pipeline.source_worker import SourceWorker, range_for
 from streamdepth.pipeline.stats import RunStats, Snapshot
 from streamdepth.pipeline.thread_group import ThreadGroup, signals_deferred
 
@@ -142,7 +142,7 @@ class Pipeline:
             source,
             own_sinks,
             policy=policy,
-            range_spec=self._range_for(source, own_sinks, policy),
+            range_spec=range_for(source, own_sinks, policy, self._range),
             batch=self._batch,
             model_every=self._model_every,
             stabilize=self._stabilize,
@@ -153,21 +153,6 @@ class Pipeline:
             on_status=self._on_status,
             clock=self._clock,
         )
-
-    def _range_for(self, source: Source, sinks: Sequence[Sink], policy: Policy) -> RangeSpec | RangeSwitch:
-        twice = policy is Policy.EVERY and not source.live
-        if self._range is not None:
-            if self._range.mode is RangeMode.SHOT and not twice:
-                raise UsageError(
-                    f"--range shot reads {source.id} twice, which requires a file and --policy every; use --range ema"
-                )
-            return self._range
-        colored = [sink for sink in sinks if sink.control is not None]
-        if not colored:
-            return RangeSpec(RangeMode.FRAME)  # No sink takes colours: use the cheapest mode.
-        if twice and any(sink.lasting for sink in colored) and source.again() is not None:
-            return RangeSpec(RangeMode.SHOT)
-        return RangeSpec(RangeMode.EMA)
 
     # Life cycle -------------------------------------------------------------------------------------------------------
 
@@ -280,19 +265,7 @@ class Pipeline:
         thread_group = self._thread_group
         for source_worker in self._source_workers:
             name = source_worker.source.id if len(self._source_workers) > 1 else ""
-            thread_group.add(partial(source_worker.capture, self._model.frame_queue), stage="capture", source=name)
-            if source_worker.propagation is not None:
-                thread_group.add(source_worker.propagation.run, stage="propagate", source=name)
-            if source_worker.stabilization is not None:
-                thread_group.add(source_worker.stabilization.run, stage="stabilize", source=name)
-            if source_worker.range_spec.mode is RangeMode.SHOT:
-                thread_group.add(source_worker.spool, stage="range", source=name)
-                thread_group.add(source_worker.color_shots, stage="colorize", source=name)
-            else:
-                thread_group.add(source_worker.color, stage="colorize", source=name)
-            for sink_worker in source_worker.sink_workers:
-                if not sink_worker.sink.on_caller_thread:
-                    thread_group.add(sink_worker.run, stage="sink", source=sink_worker.sink.name)
+            source_worker.add_threads(thread_group, self._model.frame_queue, name)
         engine = self._running_engine
         thread_group.add(partial(self._model.prepare, engine), stage="prepare")
         for number in range(engine.workers):

@@ -21,11 +21,16 @@ IDLE_SECONDS = 0.02
 
 
 class SinkWorker:
-    """Feeds one sink from a bounded queue. ``offer`` runs on the colour thread, ``pump`` on the thread of the sink."""
+    """Feeds one sink from a bounded queue. ``offer`` runs on the colour thread, ``pump`` on the thread of the sink.
+
+    Attributes:
+        written_ns: monotonic time of the last result that the sink took, 0 before the first.
+    """
 
     def __init__(self, sink: Sink, clock: Clock, latency: Timer) -> None:
         self.sink = sink
         self.timer = Timer()
+        self.written_ns = 0
         live = sink.live
         self.queue: BoundedQueue[Result] = BoundedQueue(
             _LIVE_QUEUE_FRAMES if live else _QUEUE_FRAMES, Policy.LATEST if live else Policy.EVERY
@@ -92,6 +97,7 @@ class SinkWorker:
         ended_ns = self._clock.monotonic_ns()
         self.timer.add(ended_ns - started_ns)
         self._latency.add(ended_ns - result.frame.captured_ns)
+        self.written_ns = ended_ns
         with self._lock:
             self._written += 1
 

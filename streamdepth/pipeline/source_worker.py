@@ -6,10 +6,10 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-from streamdepth.core.errors import MissingDependencyError, SourceError
+from streamdepth.core.errors import MissingDependencyError, SourceError, UsageError
 from streamdepth.core.frame import Result
 from streamdepth.core.queues import BoundedQueue, Ended, Policy
-from streamdepth.depth.range import RangeMode, RangeSwitch, measure, range_control
+from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch, measure, range_control
 from streamdepth.depth.shots import ShotSpool
 from streamdepth.pipeline.keyframes import Estimated, KeyframePropagation
 from streamdepth.pipeline.second_pass import SecondPass
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from streamdepth.depth.alignment import Anchoring
     from streamdepth.depth.anchors import Anchor
     from streamdepth.depth.motion import CutDetector
-    from streamdepth.depth.range import Measurement, RangeSpec
+    from streamdepth.depth.range import Measurement
     from streamdepth.pipeline.batching import MultiSourceQueue
+    from streamdepth.pipeline.thread_group import ThreadGroup
 
 
 class SourceWorker:
@@ -149,6 +150,22 @@ class SourceWorker:
                 image_info = self._colorizer.image_info(control.look)
             sink_worker.open(info, image_info)
         return info
+
+    def add_threads(self, thread_group: ThreadGroup, frame_queue: MultiSourceQueue, name: str) -> None:
+        """Add the threads of this source; ``name`` tells them from those of other sources."""
+        thread_group.add(partial(self.capture, frame_queue), stage="capture", source=name)
+        if self.propagation is not None:
+            thread_group.add(self.propagation.run, stage="propagate", source=name)
+        if self.stabilization is not None:
+            thread_group.add(self.stabilization.run, stage="stabilize", source=name)
+        if self.range_spec.mode is RangeMode.SHOT:
+            thread_group.add(self.spool, stage="range", source=name)
+            thread_group.add(self.color_shots, stage="colorize", source=name)
+        else:
+            thread_group.add(self.color, stage="colorize", source=name)
+        for sink_worker in self.sink_workers:
+            if not sink_worker.sink.on_caller_thread:
+                thread_group.add(sink_worker.run, stage="sink", source=sink_worker.sink.name)
 
     # Loops, one thread each -------------------------------------------------------------------------------------
 
@@ -352,3 +369,26 @@ class SourceWorker:
     def lasting(self) -> bool:
         """True if the output of any sink remains after the run."""
         return any(sink_worker.sink.lasting for sink_worker in self.sink_workers)
+
+
+def range_for(
+    source: Source, sinks: Sequence[Sink], policy: Policy, given: RangeSpec | RangeSwitch | None
+) -> RangeSpec | RangeSwitch:
+    """The range of a source: as given, else the best that source and sinks allow.
+
+    Raises:
+        UsageError: ``shot``, and the source cannot be read twice.
+    """
+    twice = policy is Policy.EVERY and not source.live
+    if given is not None:
+        if given.mode is RangeMode.SHOT and not twice:
+            raise UsageError(
+                f"--range shot reads {source.id} twice, which requires a file and --policy every; use --range ema"
+            )
+        return given
+    colored = [sink for sink in sinks if sink.control is not None]
+    if not colored:
+        return RangeSpec(RangeMode.FRAME)  # No sink takes colours: use the cheapest mode.
+    if twice and any(sink.lasting for sink in colored) and source.again() is not None:
+        return RangeSpec(RangeMode.SHOT)
+    return RangeSpec(RangeMode.EMA)

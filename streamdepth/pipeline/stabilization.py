@@ -60,10 +60,9 @@ class Stabilization:
 
     def run(self) -> None:
         """The loop of the stabilization thread."""
-        assert self._filter is not None  # noqa: S101 - created in open()
         try:
             while True:
-                estimated = self._take()
+                estimated = self._take()  # A live source among several opens before its first frame, not earlier.
                 started_ns = self._clock.monotonic_ns()
                 complete = self._append(estimated)
                 self.timer.add(self._clock.monotonic_ns() - started_ns)
@@ -71,7 +70,8 @@ class Stabilization:
                 del estimated  # Its depth must not occupy the ring while this thread waits.
                 self._emit(complete)
         except Ended:
-            self._emit(self._filter.flush())
+            if self._filter is not None:
+                self._emit(self._filter.flush())
             self.ready.end()
 
     def abort(self) -> None:

@@ -1,0 +1,503 @@
+"""Named cameras that share one model: one process, one session, one batch. Cameras come and go while it runs."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+
+from streamdepth.core import limits
+from streamdepth.core.clock import SystemClock
+from streamdepth.core.errors import StreamDepthError, UsageError, nearest, one_line
+from streamdepth.core.queues import Policy
+from streamdepth.depth.range import RangeSpec, RangeSwitch
+from streamdepth.depth.shots import FRAME_CACHE_BYTES
+from streamdepth.pipeline.model_worker import ModelWorker
+from streamdepth.pipeline.pipeline import to_source
+from streamdepth.pipeline.report import opening_notes, run_stats, snapshot
+from streamdepth.pipeline.source_worker import SourceWorker
+from streamdepth.pipeline.stats import RunStats
+from streamdepth.pipeline.thread_group import ThreadGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+    from streamdepth.core.clock import Clock
+    from streamdepth.core.contracts import Sink, Source
+    from streamdepth.depth.anchors import Anchor
+    from streamdepth.inference.model import EngineSource, Runner
+    from streamdepth.pipeline.pipeline import SinkMaker
+    from streamdepth.pipeline.stats import Snapshot
+
+    SourceMaker = Callable[[], Source]
+
+_MAX_NAME = 64
+
+
+class CameraOptions(TypedDict, total=False):
+    """Options of one camera, as of :class:`~streamdepth.pipeline.Pipeline`."""
+
+    policy: Policy | str | None
+    range: RangeSpec | RangeSwitch | str | None
+    """``ema | frame | fixed:LO,HI``; None = ``ema``."""
+    model_every: int
+    stabilize: bool
+    anchors: Sequence[Anchor]
+    color_threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class CameraStats:
+    """The state of one camera.
+
+    Attributes:
+        source: display name of its source, credentials redacted.
+        state: ``connecting``, ``live``, ``waiting`` (between two attempts to connect), ``ended`` or ``failed``.
+        error: of the last failure, empty if there was none.
+        reconnects: connections after an outage.
+        captured, processed, dropped: as of :class:`~streamdepth.pipeline.RunStats`.
+        seconds: since the camera was added.
+        latency_ms: from capture to sink: median, p95, p99.
+        age_ms: time since the newest depth was written, None before the first.
+    """
+
+    name: str
+    source: str
+    state: str
+    error: str
+    reconnects: int
+    captured: int
+    processed: int
+    dropped: Mapping[str, int]
+    seconds: float
+    latency_ms: Mapping[str, float]
+    age_ms: float | None
+
+
+class _Camera:
+    """A running camera: the stages of its source and their threads. It fails and ends alone."""
+
+    def __init__(
+        self,
+        name: str,
+        worker: SourceWorker,
+        given: tuple[Source | str | SourceMaker, Sequence[Sink] | SinkMaker],
+        options: CameraOptions,
+        *,
+        on_done: Callable[[_Camera], None],
+        on_status: Callable[[str], None],
+        clock: Clock,
+    ) -> None:
+        self.name = name
+        self.worker = worker
+        self.given = given
+        self.options = options
+        self.started_ns = clock.monotonic_ns()
+        self.final: RunStats | None = None
+        self.threads = ThreadGroup(on_error=self._on_error, on_stop=worker.abort, on_done=self._on_done)
+        self._on_camera_done = on_done
+        self._on_status = on_status
+        self._lock = threading.Lock()
+        self._finished = False
+
+    @property
+    def error(self) -> BaseException | None:
+        return self.threads.error or self.worker.failure
+
+    def _on_error(self) -> None:
+        self.worker.abort()
+        self._on_status(f"{self.name}: {one_line(str(self.threads.error))}; the other cameras continue")
+
+    def _on_done(self) -> None:
+        with self._lock:
+            if not self.threads.done or self._finished:
+                return
+            self._finished = True
+        self._on_camera_done(self)
+
+
+class CameraGroup:
+    """Cameras by name. Each has its own range, filters, statistics and reconnects; all share one session and its batch.
+
+    A camera that fails, or whose output blocks, delays no other. Frames of several cameras share a model run if they
+    arrive within ``max_staleness_seconds``.
+
+    Args:
+        model: a DepthModel or DepthEstimator; None uses the built-in one.
+        batch: most frames per model run.
+        max_staleness_seconds: age of a frame at which its batch waits for no other camera; None = one frame interval of
+            the fastest camera.
+        deadline_seconds: how long the end of a camera may take before its blocking threads are abandoned.
+        on_status: called with a line of text when a camera ends with an error. Any thread.
+        clock: monotonic time.
+
+    Use it in a ``with`` block. All methods and properties: any thread.
+    """
+
+    def __init__(
+        self,
+        model: EngineSource | None = None,
+        *,
+        batch: int = 1,
+        max_staleness_seconds: float | None = None,
+        deadline_seconds: float = 10.0,
+        on_status: Callable[[str], None] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        limits.BATCH.check("batch", batch)
+        if max_staleness_seconds is not None:
+            limits.STALENESS_SECONDS.check("max-staleness", max_staleness_seconds)
+        self._engines = model
+        self._batch = batch
+        self._deadline_seconds = deadline_seconds
+        self._on_status = on_status or (lambda _: None)
+        self._clock = clock or SystemClock()
+        staleness_ns = None if max_staleness_seconds is None else round(max_staleness_seconds * 1e9)
+        self._model = ModelWorker((), batch=batch, clock=self._clock, max_staleness_ns=staleness_ns)
+        self._model_threads = ThreadGroup(on_error=self._on_model_error, on_stop=self.close, on_done=lambda: None)
+        self._engine: Runner | None = None
+        self._lock = threading.Lock()
+        self._cameras: dict[str, _Camera] = {}
+        self._changing: set[str] = set()
+        self._added = 0
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Load the model and start its threads. Idempotent.
+
+        Raises:
+            StreamDepthError: the model cannot be used.
+        """
+        with self._lock:
+            if self._engine is not None or self._closed:
+                return
+            if self._engines is None:
+                from streamdepth.inference.model import DepthModel
+
+                self._engines = DepthModel()
+            self._engine = engine = self._engines.live_engine(self._batch)
+            self._model_threads.add(lambda: self._model.prepare(engine), stage="prepare")
+            for number in range(engine.workers):
+                self._model_threads.add(
+                    lambda: self._model.infer(engine), stage="infer", source=str(number + 1) if number else ""
+                )
+            self._model_threads.start()
+
+    # Cameras ----------------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        name: str,
+        source: Source | str | SourceMaker,
+        sinks: Sequence[Sink] | SinkMaker = (),
+        **options: Unpack[CameraOptions],
+    ) -> None:
+        """Start a camera; it connects in the background.
+
+        Args:
+            name: unique, at most 64 printable characters without ``/``.
+            source: text as on the command line, an unopened source, or a function that makes one.
+            sinks: outputs, or a function that returns the sinks for a source. Windows are not possible.
+            options: see :class:`CameraOptions`.
+
+        Raises:
+            UsageError: a wrong value, the name is in use, or the group is closed.
+            StreamDepthError: the text names no source.
+        """
+        _check_name(name)
+        with self._reserved(name, present=False):
+            self._start(self._made(name, source, sinks, options))
+
+    def remove(self, name: str) -> RunStats:
+        """Stop a camera: captured frames are written, its outputs are closed. Returns its statistics.
+
+        Raises:
+            UsageError: there is no such camera.
+            StreamDepthError: an output could not be completed.
+        """
+        with self._reserved(name, present=True):
+            camera = self._cameras[name]
+            camera.worker.stop()
+            try:
+                return self._ended(camera)
+            finally:
+                with self._lock:
+                    del self._cameras[name]
+
+    def update(
+        self,
+        name: str,
+        *,
+        look: Mapping[str, Any] | None = None,
+        source: Source | str | SourceMaker | None = None,
+        sinks: Sequence[Sink] | SinkMaker | None = None,
+        **options: Unpack[CameraOptions],
+    ) -> None:
+        """Change a camera. Look and range change with the next frame; anything else restarts the camera.
+
+        Args:
+            look: fields of :class:`~streamdepth.core.look.Look` to replace, in all its outputs.
+
+        Raises:
+            UsageError: there is no such camera, a wrong value, or a restart of a camera whose source or sinks are
+                objects, which can be used once only: pass new ones, or pass functions that make them.
+        """
+        with self._reserved(name, present=True):
+            camera = self._cameras[name]
+            worker, changes = camera.worker, dict(options)
+            switch = worker.range_spec
+            if isinstance(changes.get("range"), str) and isinstance(switch, RangeSwitch):
+                switch.set(RangeSpec.parse(str(changes.pop("range"))))
+            if look:
+                for control in {one.sink.control for one in worker.sink_workers if one.sink.control is not None}:
+                    control.update(**look)
+            if source is None and sinks is None and not changes:
+                return
+            new_source = camera.given[0] if source is None else source
+            new_sinks = camera.given[1] if sinks is None else sinks
+            if not (isinstance(new_source, str) or callable(new_source) or source is not None):
+                raise UsageError(f"{name}: its source can be used once only; pass a new one")
+            if new_sinks and not callable(new_sinks) and sinks is None:
+                raise UsageError(f"{name}: its sinks can be used once only; pass new ones")
+            kept: CameraOptions = {**camera.options, **changes}  # type: ignore[typeddict-item]
+            made = self._made(name, new_source, new_sinks, kept)
+            worker.stop()
+            try:
+                self._ended(camera)
+            finally:
+                self._start(made)
+
+    def stats(self) -> dict[str, CameraStats]:
+        """The state of every camera, by name."""
+        return {name: self._stats_of(camera) for name, camera in self._snapshot()}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self._snapshot())
+
+    # Ending -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> bool:
+        """True while a camera runs."""
+        return any(camera.final is None for _, camera in self._snapshot())
+
+    def check(self) -> None:
+        """
+        Raises:
+            StreamDepthError: the model has failed, which ends all cameras.
+        """
+        if self._model_threads.error is not None:
+            raise self._model_threads.error
+
+    def run_stats(self) -> dict[str, RunStats]:
+        """The statistics of every camera that has ended and was not removed, by name."""
+        return {name: camera.final for name, camera in self._snapshot() if camera.final is not None}
+
+    def close(self) -> None:
+        """Stop all cameras, write what they captured, and release the model. Idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            cameras = list(self._cameras.values())
+        for camera in cameras:
+            camera.worker.stop()
+        for camera in cameras:
+            try:
+                self._ended(camera)
+            except StreamDepthError as error:
+                self._on_status(f"{camera.name}: {one_line(str(error))}")
+        self._model.frame_queue.close()
+        if self._engine is not None:
+            self._model_threads.join(self._deadline_seconds, self._clock)
+            if not self._model_threads.done:
+                self._model.abort()
+                self._engine.interrupt()
+                self._model_threads.join(self._deadline_seconds, self._clock)
+            self._engine.close()
+
+    # For pages: as of a pipeline --------------------------------------------------------------------------------------
+
+    def snapshot(self, source_id: str | None = None) -> Snapshot:
+        """The current state of all cameras, or of the camera of this name."""
+        cameras = [camera for name, camera in self._snapshot() if source_id in (None, name)]
+        now_ns = self._clock.monotonic_ns()
+        started_ns = min((camera.started_ns for camera in cameras), default=now_ns)
+        return snapshot(
+            [camera.worker for camera in cameras],
+            self._model.queued(),
+            seconds=(now_ns - started_ns) / 1e9,
+            stopping=self._closed,
+        )
+
+    @property
+    def sinks(self) -> tuple[Sink, ...]:
+        """All sinks of all cameras."""
+        return tuple(one.sink for _, camera in self._snapshot() for one in camera.worker.sink_workers)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Messages about the model."""
+        return opening_notes((), self._engine) if self._engine is not None else ()
+
+    # Internal ---------------------------------------------------------------------------------------------------------
+
+    def _snapshot(self) -> list[tuple[str, _Camera]]:
+        with self._lock:
+            return list(self._cameras.items())
+
+    def _reserved(self, name: str, *, present: bool) -> _Reservation:
+        with self._lock:
+            if self._closed:
+                raise UsageError("the group of cameras is closed; create a new one")
+            if name in self._changing:
+                raise UsageError(f"{name}: is being changed; try again")
+            if present and name not in self._cameras:
+                raise UsageError(f"there is no camera {name}{nearest(name, self._cameras)}")
+            if not present and name in self._cameras:
+                raise UsageError(f"{name}: a camera has this name; choose another, or change that camera")
+            self._changing.add(name)
+        return _Reservation(self._release, name)
+
+    def _release(self, name: str) -> None:
+        with self._lock:
+            self._changing.discard(name)
+
+    def _made(
+        self,
+        name: str,
+        source: Source | str | SourceMaker,
+        sinks: Sequence[Sink] | SinkMaker,
+        options: CameraOptions,
+    ) -> _Camera:
+        """A camera that is not started."""
+        self.open()
+        made = source() if callable(source) else to_source(source)
+        own_sinks = list(sinks(made) if callable(sinks) else sinks)
+        policy = Policy(options.get("policy") or Policy.LATEST)
+        spec = options.get("range") or RangeSpec.parse("ema")
+        spec = RangeSpec.parse(spec) if isinstance(spec, str) else spec
+        if any(sink.on_caller_thread for sink in own_sinks):
+            raise UsageError(f"{name}: a group of cameras has no window; serve a page instead")
+        limits.MODEL_EVERY.check("model_every", options.get("model_every", 1))
+        if not isinstance(spec, RangeSwitch) and any(sink.control is not None for sink in own_sinks):
+            spec = RangeSwitch(spec)
+        with self._lock:
+            self._added += 1
+            number = self._added
+        worker = SourceWorker(
+            number,
+            made,
+            own_sinks,
+            policy=policy,
+            range_spec=spec,
+            batch=self._batch,
+            model_every=options.get("model_every", 1),
+            stabilize=options.get("stabilize", False),
+            color_threads=options.get("color_threads", 1),
+            frame_cache_bytes=FRAME_CACHE_BYTES,
+            anchors=options.get("anchors", ()),
+            on_status=lambda text: self._on_status(f"{name}: {text}"),
+            clock=self._clock,
+        )
+        worker.expect_late_open()
+        return _Camera(
+            name,
+            worker,
+            (source, sinks),
+            options,
+            on_done=self._on_camera_done,
+            on_status=self._on_status,
+            clock=self._clock,
+        )
+
+    def _start(self, camera: _Camera) -> None:
+        with self._lock:
+            if self._closed:
+                raise UsageError("the group of cameras is closed; create a new one")
+            self._cameras[camera.name] = camera
+            self._model.add(camera.worker)
+            camera.worker.add_threads(camera.threads, self._model.frame_queue, camera.name)
+            camera.threads.start()
+
+    def _on_camera_done(self, camera: _Camera) -> None:
+        """All threads of a camera have ended; on the last of them."""
+        self._model.remove(camera.worker.number)
+        camera.threads.guard(camera.worker.close, "close", camera.name)
+        self._finalize(camera)
+
+    def _finalize(self, camera: _Camera) -> None:
+        engine = self._engine
+        if camera.final is None and engine is not None:
+            seconds = (self._clock.monotonic_ns() - camera.started_ns) / 1e9
+            cause = "stopped" if camera.error is None else "error"
+            camera.final = run_stats([camera.worker], self._model.timers, engine, seconds=seconds, lost_to=cause)
+
+    def _ended(self, camera: _Camera) -> RunStats:
+        """The statistics of a camera that was stopped; waits until it has ended, at most for the deadline."""
+        camera.threads.join(self._deadline_seconds, self._clock)
+        if not camera.threads.done:
+            camera.worker.abort()
+            self._model.remove(camera.worker.number)
+            camera.threads.join(1.0, self._clock)
+            camera.threads.guard(camera.worker.close, "close", camera.name)
+            self._finalize(camera)
+        if camera.threads.error is not None:
+            raise camera.threads.error
+        return camera.final or RunStats()
+
+    def _on_model_error(self) -> None:
+        self._model.abort()
+        for _, camera in self._snapshot():
+            camera.worker.abort()
+
+    def _stats_of(self, camera: _Camera) -> CameraStats:
+        worker, counts = camera.worker, camera.worker.counters.read()
+        status = getattr(worker.source, "status", {})
+        error = camera.error
+        state = str(status.get("state", "live" if worker.info is not None else "connecting"))
+        if camera.final is not None:
+            state = "ended" if error is None else "failed"
+        written_ns = max((one.written_ns for one in worker.sink_workers), default=0)
+        return CameraStats(
+            name=camera.name,
+            source=worker.source.id,
+            state={"idle": "connecting", "closed": "ended"}.get(state, state),
+            error=one_line(str(error)) if error is not None else str(status.get("last_error", "")),
+            reconnects=int(status.get("reconnects", 0)),
+            captured=counts.captured,
+            processed=counts.processed,
+            dropped={cause: count for cause, count in counts.dropped.items() if count},
+            seconds=round((self._clock.monotonic_ns() - camera.started_ns) / 1e9, 3),
+            latency_ms=worker.latency.summary_ms((50, 95, 99)),
+            age_ms=round((self._clock.monotonic_ns() - written_ns) / 1e6, 1) if written_ns else None,
+        )
+
+
+class _Reservation:
+    """Keeps other threads from changing a camera in its block."""
+
+    def __init__(self, release: Callable[[str], None], name: str) -> None:
+        self._release, self._name = release, name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._release(self._name)
+
+
+def _check_name(name: str) -> None:
+    if not (0 < len(name) <= _MAX_NAME and name.isprintable() and name == name.strip() and "/" not in name):
+        raise UsageError(f"{name[:_MAX_NAME]!r}: a camera's name has 1 to {_MAX_NAME} printable characters without /")
