@@ -89,7 +89,6 @@ class MultiSourceQueue:
                 f"capacity is at least 1 frame per source, not {min(self._capacity, self._latest_capacity)}"
             )
         self._keep_open = keep_open
-        self._limited = True
         self._sources: dict[int, _Waiting] = {}
         self._changed = AbortableCondition()
         self._arrivals = 0
@@ -112,15 +111,7 @@ class MultiSourceQueue:
         """
         with self._changed:
             capacity = self._latest_capacity if policy is Policy.LATEST else self._capacity
-            self._sources[source] = _Waiting(policy, capacity, max_unread if self._limited else None, on_end)
-
-    def lift_limits(self) -> None:
-        """Take frames of every source, however many of its frames are unread."""
-        with self._changed:
-            for waiting in self._sources.values():
-                waiting.max_unread = None
-            self._limited = False
-            self._changed.notify_all()
+            self._sources[source] = _Waiting(policy, capacity, max_unread, on_end)
 
     def remove(self, source: int) -> None:
         """Discard a source and its frames; a blocked ``put`` of it raises ``Aborted``. Idempotent."""

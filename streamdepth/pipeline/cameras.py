@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from streamdepth.core import limits
 from streamdepth.core.clock import SystemClock
@@ -12,9 +11,10 @@ from streamdepth.core.errors import StreamDepthError, UsageError, nearest, one_l
 from streamdepth.core.queues import Policy
 from streamdepth.depth.range import RangeSpec, RangeSwitch
 from streamdepth.depth.shots import FRAME_CACHE_BYTES
+from streamdepth.pipeline.camera import Camera, CameraOptions, CameraStats, check_name
 from streamdepth.pipeline.model_worker import ModelWorker
 from streamdepth.pipeline.pipeline import to_source
-from streamdepth.pipeline.report import opening_notes, run_stats, snapshot
+from streamdepth.pipeline.report import opening_notes, snapshot
 from streamdepth.pipeline.source_worker import SourceWorker
 from streamdepth.pipeline.stats import RunStats
 from streamdepth.pipeline.thread_group import ThreadGroup
@@ -25,96 +25,10 @@ if TYPE_CHECKING:
 
     from streamdepth.core.clock import Clock
     from streamdepth.core.contracts import Sink, Source
-    from streamdepth.depth.anchors import Anchor
     from streamdepth.inference.model import EngineSource, Runner
+    from streamdepth.pipeline.camera import SourceMaker
     from streamdepth.pipeline.pipeline import SinkMaker
     from streamdepth.pipeline.stats import Snapshot
-
-    SourceMaker = Callable[[], Source]
-
-_MAX_NAME = 64
-
-
-class CameraOptions(TypedDict, total=False):
-    """Options of one camera, as of :class:`~streamdepth.pipeline.Pipeline`."""
-
-    policy: Policy | str | None
-    range: RangeSpec | RangeSwitch | str | None
-    """``ema | frame | fixed:LO,HI``; None = ``ema``."""
-    model_every: int
-    stabilize: bool
-    anchors: Sequence[Anchor]
-    color_threads: int
-
-
-@dataclass(frozen=True, slots=True)
-class CameraStats:
-    """The state of one camera.
-
-    Attributes:
-        source: display name of its source, credentials redacted.
-        state: ``connecting``, ``live``, ``waiting`` (between two attempts to connect), ``ended`` or ``failed``.
-        error: of the last failure, empty if there was none.
-        reconnects: connections after an outage.
-        captured, processed, dropped: as of :class:`~streamdepth.pipeline.RunStats`.
-        seconds: since the camera was added.
-        latency_ms: from capture to sink: median, p95, p99.
-        age_ms: time since the newest depth was written, None before the first.
-    """
-
-    name: str
-    source: str
-    state: str
-    error: str
-    reconnects: int
-    captured: int
-    processed: int
-    dropped: Mapping[str, int]
-    seconds: float
-    latency_ms: Mapping[str, float]
-    age_ms: float | None
-
-
-class _Camera:
-    """A running camera: the stages of its source and their threads. It fails and ends alone."""
-
-    def __init__(
-        self,
-        name: str,
-        worker: SourceWorker,
-        given: tuple[Source | str | SourceMaker, Sequence[Sink] | SinkMaker],
-        options: CameraOptions,
-        *,
-        on_done: Callable[[_Camera], None],
-        on_status: Callable[[str], None],
-        clock: Clock,
-    ) -> None:
-        self.name = name
-        self.worker = worker
-        self.given = given
-        self.options = options
-        self.started_ns = clock.monotonic_ns()
-        self.final: RunStats | None = None
-        self.threads = ThreadGroup(on_error=self._on_error, on_stop=worker.abort, on_done=self._on_done)
-        self._on_camera_done = on_done
-        self._on_status = on_status
-        self._lock = threading.Lock()
-        self._finished = False
-
-    @property
-    def error(self) -> BaseException | None:
-        return self.threads.error or self.worker.failure
-
-    def _on_error(self) -> None:
-        self.worker.abort()
-        self._on_status(f"{self.name}: {one_line(str(self.threads.error))}; the other cameras continue")
-
-    def _on_done(self) -> None:
-        with self._lock:
-            if not self.threads.done or self._finished:
-                return
-            self._finished = True
-        self._on_camera_done(self)
 
 
 class CameraGroup:
@@ -158,7 +72,7 @@ class CameraGroup:
         self._model_threads = ThreadGroup(on_error=self._on_model_error, on_stop=self.close, on_done=lambda: None)
         self._engine: Runner | None = None
         self._lock = threading.Lock()
-        self._cameras: dict[str, _Camera] = {}
+        self._cameras: dict[str, Camera] = {}
         self._changing: set[str] = set()
         self._added = 0
         self._closed = False
@@ -185,6 +99,9 @@ class CameraGroup:
                 from streamdepth.inference.model import DepthModel
 
                 self._engines = DepthModel()
+            spec = self._engines.spec
+            if spec.window:
+                raise UsageError(f"{spec.video_only}, and live cameras cannot wait for them; choose another model")
             self._engine = engine = self._engines.live_engine(self._batch)
             self._model_threads.add(lambda: self._model.prepare(engine), stage="prepare")
             for number in range(engine.workers):
@@ -214,7 +131,7 @@ class CameraGroup:
             UsageError: a wrong value, the name is in use, or the group is closed.
             StreamDepthError: the text names no source.
         """
-        _check_name(name)
+        check_name(name)
         with self._reserved(name, present=False):
             self._start(self._made(name, source, sinks, options))
 
@@ -279,7 +196,7 @@ class CameraGroup:
 
     def stats(self) -> dict[str, CameraStats]:
         """The state of every camera, by name."""
-        return {name: self._stats_of(camera) for name, camera in self._snapshot()}
+        return {name: camera.stats() for name, camera in self._snapshot()}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -353,7 +270,7 @@ class CameraGroup:
 
     # Internal ---------------------------------------------------------------------------------------------------------
 
-    def _snapshot(self) -> list[tuple[str, _Camera]]:
+    def _snapshot(self) -> list[tuple[str, Camera]]:
         with self._lock:
             return list(self._cameras.items())
 
@@ -380,7 +297,7 @@ class CameraGroup:
         source: Source | str | SourceMaker,
         sinks: Sequence[Sink] | SinkMaker,
         options: CameraOptions,
-    ) -> _Camera:
+    ) -> Camera:
         """A camera that is not started."""
         self.open()
         made = source() if callable(source) else to_source(source)
@@ -396,6 +313,7 @@ class CameraGroup:
         with self._lock:
             self._added += 1
             number = self._added
+        assert self._engines is not None  # noqa: S101 - set in open()
         worker = SourceWorker(
             number,
             made,
@@ -408,11 +326,12 @@ class CameraGroup:
             color_threads=options.get("color_threads", 1),
             frame_cache_bytes=FRAME_CACHE_BYTES,
             anchors=options.get("anchors", ()),
+            model_remembers=bool(self._engines.spec.video_only),
             on_status=lambda text: self._on_status(f"{name}: {text}"),
             clock=self._clock,
         )
         worker.expect_late_open()
-        return _Camera(
+        return Camera(
             name,
             worker,
             (source, sinks),
@@ -422,7 +341,7 @@ class CameraGroup:
             clock=self._clock,
         )
 
-    def _start(self, camera: _Camera) -> None:
+    def _start(self, camera: Camera) -> None:
         with self._lock:
             if self._closed:
                 raise UsageError("the group of cameras is closed; create a new one")
@@ -431,20 +350,14 @@ class CameraGroup:
             camera.worker.add_threads(camera.threads, self._model.frame_queue, camera.name)
             camera.threads.start()
 
-    def _on_camera_done(self, camera: _Camera) -> None:
+    def _on_camera_done(self, camera: Camera) -> None:
         """All threads of a camera have ended; on the last of them."""
         self._model.remove(camera.worker.number)
         camera.threads.guard(camera.worker.close, "close", camera.name)
-        self._finalize(camera)
+        if self._engine is not None:
+            camera.finalize(self._model.timers, self._engine)
 
-    def _finalize(self, camera: _Camera) -> None:
-        engine = self._engine
-        if camera.final is None and engine is not None:
-            seconds = (self._clock.monotonic_ns() - camera.started_ns) / 1e9
-            cause = "stopped" if camera.error is None else "error"
-            camera.final = run_stats([camera.worker], self._model.timers, engine, seconds=seconds, lost_to=cause)
-
-    def _ended(self, camera: _Camera) -> RunStats:
+    def _ended(self, camera: Camera) -> RunStats:
         """The statistics of a camera that was stopped; waits until it has ended, at most for the deadline."""
         camera.threads.join(self._deadline_seconds, self._clock)
         if not camera.threads.done:
@@ -452,7 +365,8 @@ class CameraGroup:
             self._model.remove(camera.worker.number)
             camera.threads.join(1.0, self._clock)
             camera.threads.guard(camera.worker.close, "close", camera.name)
-            self._finalize(camera)
+            if self._engine is not None:
+                camera.finalize(self._model.timers, self._engine)
         if camera.threads.error is not None:
             raise camera.threads.error
         return camera.final or RunStats()
@@ -461,28 +375,6 @@ class CameraGroup:
         self._model.abort()
         for _, camera in self._snapshot():
             camera.worker.abort()
-
-    def _stats_of(self, camera: _Camera) -> CameraStats:
-        worker, counts = camera.worker, camera.worker.counters.read()
-        status = getattr(worker.source, "status", {})
-        error = camera.error
-        state = str(status.get("state", "live" if worker.info is not None else "connecting"))
-        if camera.final is not None:
-            state = "ended" if error is None else "failed"
-        written_ns = max((one.written_ns for one in worker.sink_workers), default=0)
-        return CameraStats(
-            name=camera.name,
-            source=worker.source.id,
-            state={"idle": "connecting", "closed": "ended"}.get(state, state),
-            error=one_line(str(error)) if error is not None else str(status.get("last_error", "")),
-            reconnects=int(status.get("reconnects", 0)),
-            captured=counts.captured,
-            processed=counts.processed,
-            dropped={cause: count for cause, count in counts.dropped.items() if count},
-            seconds=round((self._clock.monotonic_ns() - camera.started_ns) / 1e9, 3),
-            latency_ms=worker.latency.summary_ms((50, 95, 99)),
-            age_ms=round((self._clock.monotonic_ns() - written_ns) / 1e6, 1) if written_ns else None,
-        )
 
 
 class _Reservation:
@@ -496,8 +388,3 @@ class _Reservation:
 
     def __exit__(self, *_: object) -> None:
         self._release(self._name)
-
-
-def _check_name(name: str) -> None:
-    if not (0 < len(name) <= _MAX_NAME and name.isprintable() and name == name.strip() and "/" not in name):
-        raise UsageError(f"{name[:_MAX_NAME]!r}: a camera's name has 1 to {_MAX_NAME} printable characters without /")

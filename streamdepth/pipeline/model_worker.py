@@ -103,7 +103,6 @@ class ModelWorker:
         )
         windows = None
         if spec.window:
-            self.frame_queue.lift_limits()  # A window may have more frames than a source may have unread.
             windows = WindowBatcher(self.frame_queue, spec.window, engine.network_size, self._is_restart)
             self._joiner = WindowJoiner()
         try:
