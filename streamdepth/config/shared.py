@@ -15,6 +15,7 @@ from streamdepth.core.frame import Sense
 from streamdepth.core.look import Look, View, parse_alpha
 from streamdepth.media.hwaccel import HwAccel
 from streamdepth.models.selection import AUTO, SUFFIXES
+from streamdepth.models.spec import MATCHES, Match
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -128,6 +129,16 @@ class Settings(Options):
             default="imagenet",
         ),
     ] = None
+    match: Annotated[
+        Match,
+        Option(
+            "Library whose resizing of images and depth is reproduced: Python's transformers, or transformers.js in "
+            "Node.js.",
+            MODEL,
+            (SERVE, IMAGE),
+            choices=MATCHES,
+        ),
+    ] = "transformers"
     provider: Annotated[
         str,
         Option(
@@ -336,6 +347,7 @@ class Settings(Options):
             "preprocessing": self.rules,
             "input_name": self.input_name,
             "output_name": self.output_name,
+            "match": self.match,
             "provider": self.provider,
             "threads": self.threads,
             "intrinsics": self.intrinsics,

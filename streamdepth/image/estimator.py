@@ -204,7 +204,7 @@ class DepthEstimator:
         return self.model.engine(batch, exact=exact, workers=workers)
 
     def live_engine(self, batch: int = 1) -> Runner:
-        """A new engine of the model, see :meth:`DepthModel.live_engine`."""
+        """See :meth:`DepthModel.live_engine`."""
         return self.model.live_engine(batch)
 
     @overload
@@ -392,6 +392,7 @@ class DepthEstimator:
                 exact=engine.exact,
                 field_of_view_degrees=view,
                 letterbox=rules.letterbox,
+                bilinear=rules.match == "transformersjs",
             )
         valid = None if raw.extra.valid is None else postprocess.valid_at_image(raw.extra.valid, raw.geometry)
         image = None if look is None else _png(data, self.spec.sense, look, valid)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from streamdepth.core import limits
 from streamdepth.core.clock import SystemClock
-from streamdepth.core.errors import InferenceError
+from streamdepth.core.errors import InferenceError, UsageError
 from streamdepth.core.host import cache_note
 from streamdepth.geometry.readers import camera_of
 from streamdepth.inference import agreement, providers, sessions
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from streamdepth.inference.engine import Engine
     from streamdepth.inference.slots import Slot
     from streamdepth.models.hub import Progress
-    from streamdepth.models.spec import ModelSpec, Preprocessing
+    from streamdepth.models.spec import Match, ModelSpec, Preprocessing
 
 
 class Runner(Protocol):
@@ -99,6 +99,7 @@ class ModelOptions(TypedDict, total=False):
     size: str | int | Sequence[int] | None
     sense: str | Sense | None
     preprocessing: Preprocessing | Mapping[str, Any] | None
+    match: Match
     input_name: str | None
     output_name: str | None
     metres_per_unit: float | None
@@ -125,6 +126,8 @@ class DepthModel:
         size: network size, ``N`` or ``"WxH"``; None = the model's own.
         sense: meaning of the output, if the model does not say it; metres of a model known to give none are refused.
         preprocessing: all rules, or a mapping of the fields to change (``{"do_normalize": False}``).
+        match: library whose resizing the exact path reproduces, before and after the network: ``"transformers"``, or
+            ``"transformersjs"`` as it runs in Node.js.
         input_name, output_name: of the image and the depth, where the graph has several.
         metres_per_unit: factor from a metric output to metres.
         intrinsics: of the images, for models that need them for metres: a value, a function of (width, height), text
@@ -150,6 +153,7 @@ class DepthModel:
         size: str | int | Sequence[int] | None = None,
         sense: str | Sense | None = None,
         preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+        match: Match = "transformers",
         input_name: str | None = None,
         output_name: str | None = None,
         metres_per_unit: float | None = None,
@@ -163,6 +167,8 @@ class DepthModel:
     ) -> None:
         if threads is not None:
             limits.SESSION_THREADS.check("threads", threads)
+        if match != "transformers" and exact is False:
+            raise UsageError(f"match {match}: needs the exact path; leave exact=False (--fast) out")
         from streamdepth.models.resolve import resolve
 
         self.exact, self.threads = exact, threads
@@ -175,6 +181,7 @@ class DepthModel:
             size=size,
             sense=sense,
             preprocessing=preprocessing,
+            match=match,
             input_name=input_name,
             output_name=output_name,
             metres_per_unit=metres_per_unit,

@@ -120,6 +120,7 @@ def to_image(
     exact: bool,
     field_of_view_degrees: float | None = None,
     letterbox: bool = False,
+    bilinear: bool = False,
 ) -> NDArray[np.float32]:
     """A raw map of the whole network input -> float32 [image height, image width].
 
@@ -129,6 +130,7 @@ def to_image(
     Args:
         field_of_view_degrees: DepthPro's second output; None where the graph gives metres itself.
         letterbox: the border is cut off with ``exact`` too.
+        bilinear: as transformers.js resizes, instead of bicubic.
     """
     width, height = geometry.width_px, geometry.height_px
     if geometry.reflected:
@@ -140,4 +142,4 @@ def to_image(
     if family is Family.DEPTH_PRO:
         values = resize(values, width, height, bilinear=True)
         return values if field_of_view_degrees is None else depth_pro_metres(values, field_of_view_degrees)
-    return resize(values, width, height)
+    return resize(values, width, height, bilinear=bilinear)

@@ -22,15 +22,24 @@ from streamdepth.models.locate import find_target, locate
 from streamdepth.models.selection import AUTO, check_dtype
 from streamdepth.models.signature import (
     depth_output,
+    fixed_size,
     image_input,
-    map_sides,
     other_inputs,
     output_named,
     says_inverse,
     state_inputs,
     window_frames,
 )
-from streamdepth.models.spec import Head, ModelSpec, Preprocessing, TensorSpec, apply_size, fit_to_graph, parse_size
+from streamdepth.models.spec import (
+    Head,
+    Match,
+    ModelSpec,
+    Preprocessing,
+    TensorSpec,
+    apply_size,
+    fit_to_graph,
+    parse_size,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,6 +65,7 @@ def resolve(
     input_name: str | None = None,
     output_name: str | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    match: Match = "transformers",
     metres_per_unit: float | None = None,
     camera: bool = False,
     cache_dir: Path | None = None,
@@ -77,6 +87,7 @@ def resolve(
         provider: execution provider that ``auto`` chooses the dtype for.
         input_name, output_name: of the image and the depth, where the graph has several.
         preprocessing: all rules, or a mapping of the fields to change.
+        match: library whose resizing the exact path reproduces.
         metres_per_unit: factor from a metric output to metres.
         camera: the intrinsics of the images are known, so models that need them give metres.
         cache_dir: the Hub cache to use; shorthand for the same field of ``access``.
@@ -115,6 +126,7 @@ def resolve(
         input_name=input_name,
         output_name=output_name,
         preprocessing=preprocessing,
+        match=match,
         metres_per_unit=metres_per_unit,
         camera=camera,
     )
@@ -128,6 +140,7 @@ def build_spec(
     input_name: str | None = None,
     output_name: str | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    match: Match = "transformers",
     metres_per_unit: float | None = None,
     camera: bool = False,
 ) -> ModelSpec:
@@ -158,10 +171,15 @@ def build_spec(
     origins["depth_output"] = "user" if output_name else "graph"
 
     rules, origins["preprocessing"] = _preprocessing(found, family, image.name, preprocessing, notes)
+    if match != "transformers":
+        try:
+            rules = replace(rules, match=match)
+        except ValueError as exc:
+            raise UsageError(f"{found.name}: {exc}") from exc
     if image.dtype == "uint8":
         # the type holds image bytes only, so the graph normalises
         rules = replace(rules, do_rescale=False, do_normalize=False)
-    fixed = _fixed_size(image, depth, layout)
+    fixed = fixed_size(image, depth, layout)
     fitted = fit_to_graph(rules, fixed)
     origins["size"] = "graph" if fixed != (None, None) else origins["preprocessing"]
     if size is not None:
@@ -248,19 +266,6 @@ def _refuse_other_task(found: Located, called: str | Path, *, sure: bool) -> Non
     other = other_task(found.config)
     if other and not sure:
         raise ModelError(f"{found.config_where}: {other} is not a depth model; choose a depth model, or give --sense")
-
-
-def _fixed_size(image: TensorSpec, depth: TensorSpec, layout: str) -> tuple[int | None, int | None]:
-    """The graph's fixed (width, height), None for a dynamic side.
-
-    A graph of dynamic input and fixed output resizes by itself: the size of its output is the size it needs.
-    """
-    height, width = image.shape[-3:-1] if layout == "hwc" else image.shape[-2:]
-    if not isinstance(height, int) and not isinstance(width, int):
-        sides = map_sides(depth.shape)
-        if len(sides) == 2 and all(isinstance(side, int) for side in sides):
-            height, width = sides
-    return width if isinstance(width, int) else None, height if isinstance(height, int) else None
 
 
 def _preprocessing(

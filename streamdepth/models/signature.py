@@ -305,6 +305,19 @@ def map_sides(shape: tuple[int | str, ...]) -> tuple[int | str, ...]:
     return tuple(sides)
 
 
+def fixed_size(image: TensorSpec, depth: TensorSpec, layout: str) -> tuple[int | None, int | None]:
+    """The graph's fixed (width, height), None for a dynamic side.
+
+    A graph of dynamic input and fixed output resizes by itself: the size of its output is the size it needs.
+    """
+    height, width = image.shape[-3:-1] if layout == "hwc" else image.shape[-2:]
+    if not isinstance(height, int) and not isinstance(width, int):
+        sides = map_sides(depth.shape)
+        if len(sides) == 2 and all(isinstance(side, int) for side in sides):
+            height, width = sides
+    return width if isinstance(width, int) else None, height if isinstance(height, int) else None
+
+
 def _area(tensor: RawTensor) -> int:
     sides = [side for side in map_sides(tensor.shape or ()) if isinstance(side, int)]
     return sides[0] * sides[1] if len(sides) == 2 else 0

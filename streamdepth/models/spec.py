@@ -36,6 +36,8 @@ MAX_SIDE_PX = 8192
 Resample = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 RESAMPLES: tuple[Resample, ...] = ("nearest", "bilinear", "bicubic", "lanczos")
 TensorDtype = Literal["float32", "float16", "float64", "uint8", "int64", "int32", "bool"]
+Match = Literal["transformers", "transformersjs"]
+MATCHES: tuple[Match, ...] = ("transformers", "transformersjs")
 Origin = Literal["graph", "config", "table", "name", "user", "default"]
 
 
@@ -55,6 +57,7 @@ class Preprocessing:
         rescale_factor: multiplies 8-bit values.
         mean, std: per channel R, G, B, after rescaling.
         bgr: the network takes blue, green, red.
+        match: library whose resizing the exact path reproduces, before and after the network.
     """
 
     family: Family = Family.DPT
@@ -73,6 +76,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     bgr: bool = False
+    match: Match = "transformers"
 
     def __post_init__(self) -> None:
         if self.width_px < 1 or self.height_px < 1:
@@ -85,6 +89,10 @@ class Preprocessing:
             raise ValueError(f"mean is three finite numbers (R, G, B), not {self.mean}")
         if len(self.std) != 3 or not all(isfinite(x) and x > 0 for x in self.std):
             raise ValueError(f"std is three positive numbers (R, G, B), not {self.std}")
+        if self.match not in MATCHES:
+            raise ValueError(f"match is one of {', '.join(MATCHES)}, not {self.match!r}")
+        if self.match == "transformersjs" and self.family is Family.ZOEDEPTH:
+            raise ValueError("transformers.js has no ZoeDepth; leave match out")
         if not (isfinite(self.rescale_factor) and self.rescale_factor > 0):
             raise ValueError(f"rescale_factor is a positive number, not {self.rescale_factor}")
 

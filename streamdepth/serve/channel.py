@@ -109,7 +109,7 @@ class LiveChannel:
         shown = self.view.feed.latest
         if shown is None or not (0 <= x <= 1 and 0 <= y <= 1):
             return {"x": None, "y": None, "value": None}
-        found = probe(shown, x, y)
+        found = probe(shown, x, y, inverse=self.view.control.look.inverse)
         return {
             "x": x,
             "y": y,

@@ -162,15 +162,19 @@ class LiveFeed:
             return self._held.get(number)
 
 
-def probe(shown: Shown, x: float, y: float) -> Probe:
-    """Depth at a point of the frame, ``x`` and ``y`` 0..1 from its top left corner; the nearest depth pixel."""
+def probe(shown: Shown, x: float, y: float, *, inverse: bool = True) -> Probe:
+    """Depth at a point of the frame, ``x`` and ``y`` 0..1 from its top left corner; the nearest depth pixel.
+
+    Args:
+        inverse: whether nearness is linear in inverse depth, as the look has it.
+    """
     depth = shown.depth
     column = min(max(int(x * depth.width_px), 0), depth.width_px - 1)
     row = min(max(int(y * depth.height_px), 0), depth.height_px - 1)
     value = float(depth.values[row, column])
     if not np.isfinite(value) or (depth.valid is not None and not depth.valid[row, column]):
         return Probe(None, None, depth.sense)
-    scale, offset, floor = shown.range.nearness_terms(depth.sense, inverse=True)
+    scale, offset, floor = shown.range.nearness_terms(depth.sense, inverse=inverse)
     term = 1 / max(value, floor) if floor else value
     return Probe(value, min(max(scale * term + offset, 0.0), 1.0), depth.sense)
 

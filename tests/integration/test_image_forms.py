@@ -14,6 +14,7 @@ from PIL import Image
 from streamdepth.core.errors import DataFormatError, UsageError
 from streamdepth.image.estimator import DepthEstimator, Estimate
 from streamdepth.media.scene import pattern
+from tests.support.goldens import FOLDER, JS_ARCHITECTURES, load, load_js
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,3 +104,26 @@ def test_forms_of_an_image_in_a_flow(dpt_estimator: DepthEstimator, tmp_path: Pa
         dpt_estimator({"bitmap": bitmap | {"height": 31}})
     with pytest.raises(UsageError, match="open it in binary mode"):
         dpt_estimator(io.StringIO("text"))  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("name", JS_ARCHITECTURES)
+def test_depth_of_transformers_js(name: str) -> None:
+    """Landscape, portrait, small and panoramic images, bicubic and bilinear, against the library itself."""
+    images, path = load(name).images, FOLDER / name / "model.onnx"
+    with (
+        DepthEstimator(path, provider="cpu", match="transformersjs") as estimator,
+        DepthEstimator(path, provider="cpu") as other,
+    ):
+        for key, wanted in load_js(name).items():
+            found = estimator(images[key]).data
+            assert np.abs(found - wanted).max() <= 1e-4 * np.ptp(wanted)
+            assert np.abs(other(images[key]).data - wanted).max() > 0.1 * np.ptp(wanted)
+
+
+def test_match_needs_the_exact_path_and_a_model_of_both_libraries() -> None:
+    with pytest.raises(UsageError, match="match transformersjs: needs the exact path"):
+        DepthEstimator(match="transformersjs", exact=False)
+    with pytest.raises(UsageError, match=r"transformers.js has no ZoeDepth; leave match out"):
+        DepthEstimator(FOLDER / "zoedepth" / "model.onnx", match="transformersjs")
+    with pytest.raises(UsageError, match="match is one of transformers, transformersjs, not 'js'"):
+        DepthEstimator(match="js")  # type: ignore[arg-type]

@@ -107,6 +107,7 @@ def test_a_point_reads_the_pixel_it_is_in(x: float, y: float) -> None:
     assert found.value is not None
     assert found.value == values[row, column]
     assert found.nearness == pytest.approx((1 / found.value - 1 / 12) / (1 - 1 / 12), abs=1e-6)
+    assert probe(shown, x, y, inverse=False).nearness == pytest.approx((12 - found.value) / 11, abs=1e-6)
 
 
 def test_where_the_model_has_no_depth_there_is_none() -> None:

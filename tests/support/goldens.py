@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FOLDER = ROOT / "tests" / "goldens"
 ARCHITECTURES = ("depth_anything", "dpt", "dpt_padded", "glpn", "zoedepth", "depth_pro")
 INPUT_STRIDE = 5
+JS_ARCHITECTURES = ("depth_anything", "dpt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +34,13 @@ def load(architecture: str) -> Golden:
     spec = resolve(FOLDER / architecture / "model.onnx")
     with np.load(FOLDER / "images.npz") as images, np.load(FOLDER / architecture / "golden.npz") as arrays:
         return Golden(spec, dict(images), dict(arrays))
+
+
+def load_js(architecture: str) -> dict[str, NDArray[np.float32]]:
+    """Depth of each image by transformers.js in Node.js, which ``tests/goldens/make_goldens_js.mjs`` made."""
+    values = np.fromfile(FOLDER / architecture / "golden_js.f32", "<f4")
+    with np.load(FOLDER / "images.npz") as images:
+        shapes = {key: images[key].shape[:2] for key in images}
+    ends = np.cumsum([height * width for height, width in shapes.values()])
+    parts = np.split(values, ends[:-1])
+    return {key: part.reshape(shape) for (key, shape), part in zip(shapes.items(), parts, strict=True)}
