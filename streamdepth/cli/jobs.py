@@ -67,11 +67,10 @@ class Job:
         """What the depth data sinks write, of all sources."""
         return self._named_all(self.config.data)
 
-    @property
-    def unfinished(self) -> list[str]:
-        """Files that exist under their partial name, because the input was not read to its end."""
+    def partials(self) -> dict[str, int]:
+        """Files that exist under their partial name, each with the time of its last change in ns."""
         paths = [partial_path(Path(file)) for file in self.files if Path(file).name]
-        return [str(path) for path in paths if path.is_file()]
+        return {str(path): path.stat().st_mtime_ns for path in paths if path.is_file()}
 
     def _named_all(self, outputs: Sequence[str]) -> list[str]:
         return [_named(output, self.names[source.id]) for source in self.sources for output in outputs]

@@ -55,11 +55,11 @@ def doctor(config: Settings) -> None:
 
 def styles(config: StylesConfig) -> None:
     """List the palettes, or show them on a depth image."""
-    from streamdepth.colorize.palettes import catalogue_names, palette_names
+    from streamdepth.colorize.palettes import catalogue_names, listed_names
 
     preview = config.preview
     if preview is None:
-        for name in (*palette_names(), *(catalogue_names() if config.everything else ())):
+        for name in (*listed_names(), *(catalogue_names() if config.everything else ())):
             typer.echo(name)
         return
     if preview.suffix.lower() != ".png":

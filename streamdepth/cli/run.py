@@ -144,6 +144,7 @@ def _run_pipelines(
             on_status=partial(say, quiet=config.quiet),
         )
         trouble = ""
+        earlier = job.partials()
         try:
             with pipeline:
                 for note in pipeline.notes:
@@ -161,7 +162,8 @@ def _run_pipelines(
         except KeyboardInterrupt:
             if progress_shown(config.quiet):
                 say(summary(pipeline.stats, job.title))
-            if unfinished := job.unfinished:
+            unfinished = [path for path, changed in job.partials().items() if earlier.get(path) != changed]
+            if unfinished:
                 raise RunInterruptedError(f"interrupted; unfinished output: {', '.join(unfinished)}") from None
             raise
         finally:

@@ -65,9 +65,17 @@ def checked_style(style: Style) -> Style:
     return style
 
 
+_OFTEN_USED = ("batlow", "cividis", "coolwarm", "mako", "rocket", "spectral", "spectral_r", "turbo", "twilight")
+
+
 def palette_names() -> list[str]:
     """The names defined by this package: the 44 of npm ``colormap`` and ``grayscale``, sorted."""
     return sorted([*_npm(), GRAYSCALE_NAMES[0]])
+
+
+def listed_names() -> list[str]:
+    """The names that lists and menus offer: :func:`palette_names`, and often used ones of the catalogue, sorted."""
+    return sorted([*palette_names(), *_OFTEN_USED])
 
 
 def catalogue_names() -> list[str]:

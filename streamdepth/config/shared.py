@@ -46,9 +46,9 @@ def providers() -> Iterable[str]:
 
 
 def _palettes() -> Iterable[str]:
-    from streamdepth.colorize.palettes import palette_names
+    from streamdepth.colorize.palettes import listed_names
 
-    return palette_names()
+    return listed_names()
 
 
 def _range(value: str) -> str:

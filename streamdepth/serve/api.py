@@ -191,11 +191,11 @@ def look_state(look: Look) -> dict[str, Any]:
 
 def palettes_css() -> dict[str, list[str]]:
     """Palette name -> nine CSS colours from far to near."""
-    from streamdepth.colorize.palettes import palette, palette_names
+    from streamdepth.colorize.palettes import listed_names, palette
 
     return {
         name: [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in palette(name, 9)[:, :3].tolist()]
-        for name in palette_names()
+        for name in listed_names()
     }
 
 

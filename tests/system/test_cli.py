@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import av
 import pytest
@@ -39,7 +39,7 @@ class TestLists:
     def test_styles(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["styles"]) == 0
         names = capsys.readouterr().out.split()
-        assert {"viridis", "inferno", "jet", "grayscale"} <= set(names)
+        assert {"viridis", "inferno", "jet", "grayscale", "turbo", "spectral_r"} <= set(names)
         assert main(["styles", "--all"]) == 0
         assert "cmocean:thermal" in capsys.readouterr().out.split()
 
@@ -188,6 +188,19 @@ class TestProcess:
         assert one_line(capsys) == f"streamdepth: interrupted; unfinished output: {unfinished[0]}, {unfinished[1]}\n"
         assert sorted(tmp_path.glob("[od].*")) == sorted(unfinished)
         assert read_pts(unfinished[0])
+
+    def test_a_partial_file_of_an_earlier_run_is_not_named(
+        self, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def interrupted(_: FileSource) -> NoReturn:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(FileSource, "open", interrupted)
+        out = tmp_path / "o.mkv"
+        partial_path(out).write_bytes(b"of an earlier run")
+        assert main(["run", str(clip), "-o", str(out), "-q"]) == 130
+        assert "unfinished" not in capsys.readouterr().err
+        assert partial_path(out).exists()
 
     @need.posix_signals
     def test_terminating_is_interrupting(self, tmp_path: Path) -> None:

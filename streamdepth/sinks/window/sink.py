@@ -124,9 +124,9 @@ class WindowSink(BaseSink):
         if image is None:
             raise UsageError(f"{self.name}: a window needs images")
         if self._styles is None:
-            from streamdepth.colorize.palettes import palette_names
+            from streamdepth.colorize.palettes import listed_names
 
-            self._styles = palette_names()
+            self._styles = listed_names()
         self._size_px = (image.width_px, image.height_px)
         self._backend.create(self._title, *window_size_px(*self._size_px))
         self._repainter = Repainter(stream)
