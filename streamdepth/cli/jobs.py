@@ -369,6 +369,7 @@ def make_sinks(
             stream=stream,
             intrinsics=intrinsics,
             model=estimator.spec.name,
+            purpose=config.purpose,
             mcap_depth=config.mcap_depth,
             mcap_points=config.mcap_points,
         )

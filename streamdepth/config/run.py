@@ -82,7 +82,8 @@ class RunConfig(Settings):
         Texts,
         Option(
             "Video file, folder/ of images (or folder/%06d.jpg, folder/{image}.webp), rtsp:// URL to publish to, "
-            "run.mcap (ROS 2 messages), run.rrd or rerun+http:// (Rerun), virtualcam:, or null:. Repeatable. "
+            "run.mcap (ROS 2 messages), "
+            "folder/iw3_export.yml (iw3), run.rrd or rerun+http:// (Rerun), virtualcam:, or null:. Repeatable. "
             "With several sources, {name} is replaced by the name of each.",
             OUTPUT,
             short="-o",
@@ -102,6 +103,17 @@ class RunConfig(Settings):
         Literal["source", "model"],
         Option("Resolution of the depth data: the frame's or the model's.", OUTPUT, needs="data"),
     ] = "source"
+    purpose: Annotated[
+        Literal["vace"] | None,
+        Option(
+            "Write video files for this purpose. vace: control of video diffusion (near white, 16 fps, 4k + 1 frames, "
+            "sides in multiples of 16 within 832x480, one range for the clip).",
+            OUTPUT,
+            flag="--for",
+            default="to look at",
+            needs="video",
+        ),
+    ] = None
     mcap_depth: Annotated[
         Literal["32FC1", "16UC1"],
         Option("Depth images in .mcap: float metres, or 16-bit millimetres.", OUTPUT, needs="mcap"),

@@ -177,7 +177,7 @@ class ShotSpool:
             )
             if self._open is None:
                 self._shots += 1
-                self._open = _Shot(_spool_file(), None if cut else self._last_range)
+                self._open = _Shot(spool_file(), None if cut else self._last_range)
             shot = self._open
         try:
             shot.spool.write(np.ascontiguousarray(values).data)
@@ -295,7 +295,11 @@ def _size_bytes(image: av.VideoFrame) -> int:
     return sum(plane.buffer_size for plane in image.planes)
 
 
-def _spool_file() -> IO[bytes]:
+def spool_file() -> IO[bytes]:
+    """
+    Raises:
+        SinkError: no temporary file can be written.
+    """
     try:
         return tempfile.TemporaryFile(prefix="streamdepth-")
     except OSError as error:

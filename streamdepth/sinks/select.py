@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, cast
 
 from streamdepth.core.errors import UsageError, nearest, redact
 from streamdepth.core.host import file_key
@@ -87,6 +87,8 @@ class SinkOptions(TypedDict, total=False):
     """Of ``.mcap`` and ``.rrd``: gives the camera of an image of (width, height)."""
     model: str
     """Recorded in ``.mcap``."""
+    purpose: Literal["vace"] | None
+    """What a video file is for: ``vace`` = control of video diffusion, see ``VaceSink``; None = to look at."""
     mcap_depth: DepthEncoding
     """Depth images in ``.mcap``: 32FC1 or 16UC1."""
     mcap_points: bool
@@ -132,6 +134,7 @@ def sink_for(output: str, **options: Unpack[SinkOptions]) -> Sink:
     - ``folder/``, or a name without suffix: a folder of PNG, named after the source's images or numbered;
       ``folder/%06d.jpg`` or ``folder/{image}.webp``: the same with other names and formats
     - ``out.mcap``: frames and metric depth as ROS 2 messages; ``out.rrd``: the same for the Rerun viewer
+    - ``folder/iw3_export.yml``: the export folder that iw3 imports
     - ``rerun+http://HOST:9876/proxy``: to a Rerun viewer that runs
     - ``rtsp://``: publish to that server; with ``serve`` run a server at that address
     - ``virtualcam:`` or ``virtualcam:DEVICE``: a virtual camera
@@ -295,6 +298,10 @@ def _rtsp(url: str, options: SinkOptions) -> Sink:
 
 
 def _video(output: str, options: SinkOptions) -> Sink:
+    if options.get("purpose") == "vace":
+        from streamdepth.sinks.robotics.exports import VaceSink
+
+        return VaceSink(output, **_only(options, ("overwrite",)))
     from streamdepth.sinks.video import VideoSink
 
     used = ("overwrite", "codec", "crf", "preset", "threads", "hwaccel", "audio")
@@ -381,6 +388,12 @@ def _depth_options(options: DataSinkOptions) -> DepthSinkOptions:
     return cast("DepthSinkOptions", _only(options, DepthSinkOptions.__optional_keys__))
 
 
+def _iw3(output: str, options: SinkOptions) -> Sink:
+    from streamdepth.sinks.robotics.exports import Iw3Sink
+
+    return Iw3Sink(output, **_only(options, ("overwrite", "model")))
+
+
 def _only(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {name: options[name] for name in names if name in options}
 
@@ -396,7 +409,7 @@ IMAGE_SINKS = Sinks(
             **dict.fromkeys(OBJECT_SCHEMES, _object),
         }
     ),
-    files=MappingProxyType(dict.fromkeys(CONTAINERS, _video) | {".mcap": _mcap, ".rrd": _rerun}),
+    files=MappingProxyType(dict.fromkeys(CONTAINERS, _video) | {".mcap": _mcap, ".rrd": _rerun, ".yml": _iw3}),
     folders=MappingProxyType(dict.fromkeys(_IMAGES, _images)),
     content="video",
     hint="use a file, a folder/ or rtsp://",
