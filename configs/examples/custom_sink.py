@@ -35,4 +35,7 @@ def main(clip: str, out: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        print(__doc__.splitlines()[0], file=sys.stderr)
+        sys.exit(2)
     main(*sys.argv[1:])

@@ -22,4 +22,7 @@ def main(clip: str, out: str | None = None) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3):
+        print(__doc__.splitlines()[0], file=sys.stderr)
+        sys.exit(2)
     main(*sys.argv[1:])

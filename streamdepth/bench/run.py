@@ -25,7 +25,7 @@ from streamdepth.bench.measure import (
     read_clip,
     system_stopwatch,
 )
-from streamdepth.core.errors import StreamDepthError, UsageError
+from streamdepth.core.errors import StreamDepthError, UsageError, plain_reason
 from streamdepth.core.host import cores
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def load_report(path: Path) -> BenchReport:
     try:
         return BenchReport.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise UsageError(f"report {path}: {error.strerror}; give a file written with bench --json") from None
+        raise UsageError(f"report {path}: {plain_reason(error)}; give a file written with bench --json") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(f"report {path}: not a report of bench --json ({error}); write it again") from None
 

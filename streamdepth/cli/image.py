@@ -119,7 +119,7 @@ def _check_targets(paths: list[Path], *, overwrite: bool, opaque: bool) -> None:
         if path in seen:
             raise UsageError(f"{path}: two outputs have this name; give them different names")
         if path.exists() and not overwrite:
-            raise OutputExistsError(f"{path} exists already; --overwrite replaces it")
+            raise OutputExistsError(f"{path}: already exists; --overwrite replaces it")
         seen.add(path)
 
 

@@ -65,7 +65,7 @@ def styles(config: StylesConfig) -> None:
     if preview.suffix.lower() != ".png":
         raise UsageError(f"{preview}: the preview is a PNG; end its name with .png")
     if preview.exists() and not config.overwrite:
-        raise OutputExistsError(f"{preview}: exists already; --overwrite replaces it")
+        raise OutputExistsError(f"{preview}: already exists; --overwrite replaces it")
     from streamdepth.colorize.still import preview as paint
     from streamdepth.colorize.still import write_preview
     from streamdepth.image.estimator import DepthEstimator

@@ -240,7 +240,7 @@ def _check_stats_place(path: Path, *, sources: Iterable[str], outputs: Iterable[
             raise SinkError(f"statistics {path}: there is no folder {place.parent}; make it, or name another file")
         place = place.parent
     elif path.is_file() and not _is_statistics(path):
-        raise OutputExistsError(f"statistics {path} is there already and is no statistics file; name another")
+        raise OutputExistsError(f"statistics {path}: already exists and is not a statistics file; choose another name")
     if not os.access(place, os.W_OK):
         raise SinkError(f"statistics {path} may not be written; give --stats a file that can be written")
 

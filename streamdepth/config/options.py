@@ -19,7 +19,7 @@ from pydantic import (
     field_validator,
 )
 
-from streamdepth.core.errors import UsageError, nearest
+from streamdepth.core.errors import UsageError, nearest, plain_reason
 from streamdepth.core.limits import Bounds
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def _read(path: Path, command: str, known: list[str]) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OSError as error:
-        raise UsageError(f"configuration {path}: {error.strerror}") from None
+        raise UsageError(f"configuration {path}: {plain_reason(error)}; check the path") from None
     except UnicodeDecodeError:
         raise UsageError(f"configuration {path} is not UTF-8 text; is it a YAML file?") from None
     except yaml.YAMLError as error:

@@ -95,11 +95,14 @@ class StreamDepthError(Exception):
 
     @property
     def message(self) -> str:
-        """The redacted message without stage and source."""
+        """The redacted message without the source."""
         return str(self.args[0])
 
     def __str__(self) -> str:
-        where = " of ".join(part for part in (self.stage, self.source) if part and part not in self.message)
+        return self._from(self.source)
+
+    def _from(self, *parts: str) -> str:
+        where = " of ".join(part for part in parts if part and part not in self.message)
         return f"{where}: {self.message}" if where else self.message
 
 
@@ -160,6 +163,9 @@ class DeadlineError(StreamDepthError, TimeoutError):
 class StageError(StreamDepthError, RuntimeError):
     """An exception from a callback or another library that ended a pipeline; ``__cause__`` is the original."""
 
+    def __str__(self) -> str:
+        return self._from(self.stage, self.source)
+
 
 class StopPipeline(Exception):  # noqa: N818 - a request, not an error
     """Raised by a sink or a callback to end the run normally, for example when a window is closed."""
@@ -173,9 +179,9 @@ def plain_reason(error: BaseException, system: str = sys.platform) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """``", did you mean 'X'?"`` for the most similar known word, or an empty string if none is similar."""
+    """``" (did you mean 'X'?)"`` for the most similar known word, or an empty string if none is similar."""
     found = difflib.get_close_matches(word, [one for one in known if one != word], n=1, cutoff=_ALIKE)
-    return f", did you mean {found[0]!r}?" if found else ""
+    return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 def install_command(extra: str) -> str:

@@ -116,7 +116,7 @@ def align(
     fit, _, rank, _ = np.linalg.lstsq(rows, np.ones(len(rows)), rcond=1e-9)
     if rank < 2 or fit[0] <= 0:
         raise DataFormatError(
-            "the anchors contradict the depth: what they call farther is not farther in the model's depth; "
+            "the anchors contradict the depth: points with a larger distance are not farther in the model's depth; "
             "give points of clearly different depth"
         )
     errors = rows @ fit - 1

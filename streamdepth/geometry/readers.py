@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from streamdepth.core.errors import DataFormatError, UsageError
+from streamdepth.core.errors import DataFormatError, UsageError, plain_reason
 from streamdepth.core.limits import FOV_DEGREES
 from streamdepth.geometry.intrinsics import Distortion, Intrinsics
 
@@ -143,7 +143,7 @@ def _from_file(path: Path) -> Intrinsics | partial[Intrinsics]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
+        reason = plain_reason(error) if isinstance(error, OSError) else "not a text file"
         raise UsageError(f"intrinsics {path}: {reason}; give a calibration file or fx,fy,cx,cy") from error
     try:
         if path.suffix.lower() == ".txt":

@@ -19,7 +19,7 @@ from streamdepth.sinks.files import make_folder, reason, write_failed
 from streamdepth.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 _TEMPORARY = "tmp-"
 _HASHED_BYTES = 1 << 20
@@ -120,6 +120,27 @@ class Fingerprint(BaseModel):
     head_tail_sha256: str
 
 
+_GROUPS = {
+    "version": "the version of streamdepth",
+    "input": "the clip",
+    "source": "the clip",
+    "source_id": "the clip",
+    "model_file": "the model",
+    "model_identity": "the model",
+    "model_name": "the model",
+    "model_revision": "the model",
+    "videos": "the outputs",
+    "depths": "the outputs",
+}
+_FLAGS = {
+    "start_seconds": "start",
+    "duration_seconds": "duration",
+    "segment_seconds": "segment",
+    "metres_per_unit": "depth_scale",
+}
+"""Settings whose option has another name."""
+
+
 class Key(BaseModel):
     """Everything the outputs of a clip depend on.
 
@@ -137,10 +158,10 @@ class Key(BaseModel):
     settings: ClipSettings
 
     def changes(self, other: Key) -> list[str]:
-        """What differs from an earlier key, for people: ``look.style``, ``input.size_bytes``."""
+        """What differs from an earlier key, for people: ``--style``, ``the clip``."""
         ours, theirs = dict(_flat(self.model_dump(mode="json"))), dict(_flat(other.model_dump(mode="json")))
-        names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
-        return [name.removeprefix("settings.") for name in names]
+        names = (name.split(".") for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))
+        return list(dict.fromkeys(_shown(name) for name in names))
 
 
 class Journal(BaseModel):
@@ -186,6 +207,16 @@ def fingerprint(path: str) -> Fingerprint:
         )
     except OSError as error:
         raise SourceError(f"{Path(path).name}: cannot be read ({reason(error)}); check the file") from error
+
+
+def _shown(name: Sequence[str]) -> str:
+    group, *settings = name
+    if group != "settings":
+        return _GROUPS[group]
+    if settings[0] in _GROUPS:
+        return _GROUPS[settings[0]]
+    option = settings[-1] if settings[0] in ("look", "model") else settings[0]
+    return f"--{_FLAGS.get(option, option).replace('_', '-')}"
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -20,11 +20,6 @@ OBJECT_SCHEMES = ("s3", "gs", "az", "abfs")
 _MAGIC = frozenset("*?[")
 
 
-def is_object_url(text: str) -> bool:
-    """True for a URL of object storage."""
-    return text.partition("://")[0].lower() in OBJECT_SCHEMES and "://" in text
-
-
 class ObjectStore:
     """The storage service that a URL names. Thread-safe.
 
@@ -36,7 +31,7 @@ class ObjectStore:
     def __init__(self, url: str) -> None:
         if split_userinfo(url)[0] is not None:
             raise UsageError(
-                f"{redact(url)}: credentials do not belong into a URL; set them in the environment or a configuration "
+                f"{redact(url)}: a URL cannot contain credentials; set them in the environment or a configuration "
                 "file of the service"
             )
         self.url = url

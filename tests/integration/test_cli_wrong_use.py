@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,36 @@ from tests.support.media import read_pts, write_clip
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["run", "none.mp4", "-o", "x.mkv"], 1),
+        (["image", "none.png", "-o", "x.png"], 1),
+        (["serve", "none.mp4", "--listen", "http://127.0.0.1:0"], 1),
+        (["bench", "none.mp4"], 1),
+        (["restyle", "none.mkv", "-o", "y.mkv"], 1),
+        (["verify", "./none.onnx"], 1),
+        (["build", "./none.onnx"], 1),
+        (["models", "show", "./none.onnx"], 1),
+        (["models", "pull", "./none.onnx"], 1),
+        (["run", "test:", "-o", "x.mkv", "--model", "./none.onnx"], 1),
+        (["run", "test:", "-o", "x.mkv", "--config", "none.yaml"], 2),
+        (["run", "test:", "-o", "x.mkv", "--intrinsics", "none.yaml"], 2),
+        (["run", "rtsps://127.0.0.1:1/x", "-o", "x.mkv", "--tls-ca", "none.pem"], 2),
+        (["run", "rtsp://127.0.0.1:1/x", "-o", "x.mkv", "--credentials", "none.txt"], 2),
+        (["serve", "--token-file", "none.txt"], 2),
+        (["bench", "--compare", "none.json"], 2),
+    ],
+)
+def test_an_input_that_does_not_exist_is_a_failure_and_the_file_of_an_option_wrong_use(
+    arguments: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+    assert re.search(r"none\.\w+.*; \w+", one_line(capsys))
+    assert not list(tmp_path.iterdir())
 
 
 class TestWrongUse:
@@ -140,7 +171,7 @@ class TestWrongUse:
             assert main(["run", str(clip), "-o", "null:", "--max-frames", "2", "--stats", str(stats)]) == 0
         notes.write_text('{"mine": 1}')
         for place, says in (
-            (notes, "no statistics file"),
+            (notes, "is not a statistics file"),
             (tmp_path / "none" / "st.json", "no folder"),
             (tmp_path, "is a folder"),
         ):

@@ -10,7 +10,7 @@ import pytest
 import streamdepth as sd
 from streamdepth.cli import main
 from streamdepth.core.errors import MissingDependencyError, SinkError, UsageError
-from streamdepth.net.objects import ObjectStore, is_object_url
+from streamdepth.net.objects import ObjectStore
 from streamdepth.sinks.consumers import ObjectSink
 from streamdepth.sinks.select import sink_for
 from tests.support import need
@@ -164,7 +164,7 @@ def test_credentials_in_a_url_are_refused_and_masked() -> None:
     with pytest.raises(UsageError) as caught:
         ObjectStore(f"s3://{KEY}:{SECRET}@clips/a.mp4")
     assert SECRET not in str(caught.value)
-    assert "credentials do not belong into a URL" in str(caught.value)
+    assert "a URL cannot contain credentials" in str(caught.value)
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,8 +172,3 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
     with pytest.raises(MissingDependencyError, match=r"gs:// needs a package .*pip install '\.\[cloud\]'"):
         ObjectStore("gs://bucket/a.mp4")
-
-
-@pytest.mark.parametrize(("text", "found"), [("s3://b/a.mp4", True), ("C:/s3.mp4", False), ("rtsp://s3/x", False)])
-def test_object_urls_are_recognised(text: str, found: bool) -> None:
-    assert is_object_url(text) is found

@@ -185,11 +185,11 @@ def test_data_as_arrays_of_ones_own_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("out.mkb", r"video cannot be written as '.mkb', did you mean '.mkv'\?; use .mkv, .mp4"),
+        ("out.mkb", r"video cannot be written as '.mkb' \(did you mean '.mkv'\?\); use .mkv, .mp4"),
         ("out.gif", r"cannot be written as '.gif'"),
         ("out.png", r"one .png file cannot hold several frames; use out-%06d\.png or .mkv, .mp4"),
         ("http://host/x", r"video cannot be written to http:"),
-        ("rtps://user:hunter2@host/x", r"rtps:, did you mean 'rtsps?'\?"),
+        ("rtps://user:hunter2@host/x", r"rtps: \(did you mean 'rtsps?'\?"),
         ("", "an output needs a name"),
         ("frames/%06d.bmp", r"unknown image suffix '.bmp'.*; use .png or .jpg"),
     ],
@@ -216,10 +216,10 @@ def test_data_outputs_that_mean_nothing(output: str, message: str) -> None:
 
 def test_unknown_options_are_refused_with_the_nearest_name() -> None:
     wrong: dict[str, Any] = {"bitrat": 5}
-    with pytest.raises(UsageError, match="there is no sink option 'bitrat', did you mean 'bitrate'"):
+    with pytest.raises(UsageError, match=r"there is no sink option 'bitrat' \(did you mean 'bitrate'"):
         sink_for("out.mkv", **wrong)
     wrong = {"modell": "x"}
-    with pytest.raises(UsageError, match="there is no sink option 'modell', did you mean 'model'"):
+    with pytest.raises(UsageError, match=r"there is no sink option 'modell' \(did you mean 'model'"):
         data_sink_for("out.mkv", **wrong)
 
 

@@ -326,7 +326,7 @@ class TestCommand:
         [
             (("--fov", "60", "--intrinsics", "1,1,1,1"), 2, "intrinsics and fov exclude each other; give one"),
             (("--fov", "200"), 2, "fov"),
-            (("--intrinsics", "none.yaml"), 2, "intrinsics none.yaml: No such file or directory"),
+            (("--intrinsics", "none.yaml"), 2, "intrinsics none.yaml: no such file or directory"),
             (("--anchor", "5,5=1"), 2, "one anchor cannot fix scale and shift; give two or more"),
             (("--fov", "60"), 1, "holds metres, but the model's depth is relative_inverse; use a metric model"),
             ((), 2, "needs the camera's intrinsics; give --intrinsics or --fov"),

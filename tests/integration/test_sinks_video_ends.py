@@ -180,10 +180,15 @@ def test_the_output_cannot_be_the_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "error", "message"),
     [
-        ("out.mkw", {}, UsageError, r"no video container has the suffix '.mkw', did you mean '.mkv'\?; use .mkv, .mp4"),
+        (
+            "out.mkw",
+            {},
+            UsageError,
+            r"no video container has the suffix '.mkw' \(did you mean '.mkv'\?\); use .mkv, .mp4",
+        ),
         ("out", {}, UsageError, "no video container has the suffix ''"),
         ("out.mkv", {"threads": -1}, UsageError, "encoder threads must be 0"),
-        ("out.mkv", {"codec": "libx265x"}, UsageError, r"no video encoder is called 'libx265x', did you mean"),
+        ("out.mkv", {"codec": "libx265x"}, UsageError, r"no video encoder is called 'libx265x' \(did you mean"),
         ("out.mkv", {"codec": "aac"}, UsageError, "no video encoder is called 'aac'"),
         ("out.mkv", {"options": {"preste": "fast"}}, UsageError, "libx264 has no option 'preste'"),
         ("out.mkv", {"preset": "warp"}, UsageError, "preset is one of auto, ultrafast, .* for libx264, not 'warp'"),

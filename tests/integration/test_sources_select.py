@@ -142,9 +142,9 @@ def test_live_sources_have_no_start() -> None:
 @pytest.mark.usefixtures("place")
 def test_unknown_options_are_refused_with_the_nearest_name() -> None:
     wrong: dict[str, Any] = {"retreis": 3}
-    with pytest.raises(UsageError, match="there is no source option 'retreis', did you mean 'retries'"):
+    with pytest.raises(UsageError, match=r"there is no source option 'retreis' \(did you mean 'retries'"):
         source_for("clip.mp4", **wrong)
-    with pytest.raises(UsageError, match="there is no source option 'retreis', did you mean 'retries'"):
+    with pytest.raises(UsageError, match=r"there is no source option 'retreis' \(did you mean 'retries'"):
         expand(["clip.mp4"], **wrong)
 
 

@@ -83,7 +83,7 @@ def test_an_alpha_alone_means_an_overlay() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("stile: jet", "unknown key stile, did you mean 'style'?"),
+        ("stile: jet", "unknown key stile (did you mean 'style'?)"),
         ("max_framse: 3", "did you mean 'max-frames'?"),
         ("xyzzy: 3", "see streamdepth run --help"),
         ("batch: 0", "batch must be 1 to 256 frames, or auto, not 0"),
@@ -145,7 +145,7 @@ def test_a_value_is_said_once() -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="No such file"):
+    with pytest.raises(UsageError, match="no such file"):
         RunConfig.load({}, tmp_path / "none.yaml", command="run")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="UTF-8"):

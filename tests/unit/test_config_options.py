@@ -71,7 +71,7 @@ class TestCommandLine:
         [
             (["-v", "10"], "speed must be 1 to 9 knots, not 10"),
             (["-v", "fast"], "speed must be a whole number, not 'fast'"),
-            (["--sail", "mian"], "sail: 'mian' is not one of main, jib, did you mean 'main'?"),
+            (["--sail", "mian"], "sail: 'mian' is not one of main, jib (did you mean 'main'?)"),
         ],
     )
     def test_what_is_wrong_is_named(self, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

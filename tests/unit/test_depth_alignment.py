@@ -83,7 +83,7 @@ def test_what_lies_beyond_the_horizon_is_at_ten_times_the_farthest_anchor() -> N
     [
         ([(5, 5, 1)], "1 anchor cannot fix scale and shift; give two or more"),
         ([(5, 5, 1), (70, 5, 2)], "anchor 70,5=2 lies outside the image of 64x48"),
-        ([(5, 5, 1), (5, 40, 9)], "the anchors contradict the depth: what they call farther is not farther"),
+        ([(5, 5, 1), (5, 40, 9)], "the anchors contradict the depth: points with a larger distance are not farther"),
         ([(5, 5, 1), (30, 40, 2)], "the anchors contradict the depth"),
         ([(5, 5, 1), (5, 5, 1)], "the anchors contradict the depth"),
     ],

@@ -254,7 +254,7 @@ class TestFiles:
             ("500,500,320", "intrinsics '500,500,320': not four numbers; give fx,fy,cx,cy in pixels, or a file"),
             ("500,-1,320,240", "intrinsics '500,-1,320,240': a focal length must be positive"),
             ("nan,1,1,1", "intrinsics 'nan,1,1,1': intrinsics must be finite numbers$"),
-            ("nowhere.yaml", "intrinsics nowhere.yaml: No such file or directory; give a calibration file or"),
+            ("nowhere.yaml", "intrinsics nowhere.yaml: no such file or directory; give a calibration file or"),
         ],
     )
     def test_neither_numbers_nor_a_file(self, text: str, message: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from streamdepth.core.clock import SystemClock
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import MissingDependencyError, SinkError, UsageError, install_command
 from streamdepth.sinks.depth.sink import Size, resized
@@ -176,7 +177,7 @@ class McapSink(BaseSink):
         size: ``"source"`` = depth at the size of the frame, ``"model"`` = at that of the model.
         depth_encoding, points: see above.
         model: recorded in the file.
-        wall_clock_ns, monotonic_ns: clocks, read once when the sink is opened.
+        wall_clock_ns, monotonic_ns: clocks, read once when the sink is opened; None = the clock of the frames.
     """
 
     def __init__(
@@ -190,7 +191,7 @@ class McapSink(BaseSink):
         points: bool = False,
         model: str = "",
         wall_clock_ns: Callable[[], int] = time.time_ns,
-        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        monotonic_ns: Callable[[], int] | None = None,
     ) -> None:
         super().__init__(str(path))
         if depth_encoding not in ("32FC1", "16UC1"):
@@ -199,7 +200,7 @@ class McapSink(BaseSink):
         self._intrinsics, self._overwrite, self._size, self._model = intrinsics, overwrite, size, model
         self._encoding: DepthEncoding = depth_encoding
         self._points = points
-        self._wall_clock_ns, self._monotonic_ns = wall_clock_ns, monotonic_ns
+        self._wall_clock_ns, self._monotonic_ns = wall_clock_ns, monotonic_ns or SystemClock().monotonic_ns
         self._wall_minus_monotonic_ns: int | None = None
         self._camera: Intrinsics | None = None
         self._file: io.BufferedWriter | None = None

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from streamdepth.core.clock import SystemClock
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import MissingDependencyError, SinkError, install_command
 from streamdepth.sinks.files import check_output, write_failed
@@ -45,7 +46,7 @@ class RerunSink(BaseSink):
             on port 9876 of this machine, which is started if none runs and stays open.
         intrinsics: of an image of (width, height).
         overwrite: replace an existing file.
-        wall_clock_ns, monotonic_ns: clocks, read once when the sink is opened.
+        wall_clock_ns, monotonic_ns: clocks, read once when the sink is opened; None = the clock of the frames.
     """
 
     def __init__(
@@ -55,14 +56,14 @@ class RerunSink(BaseSink):
         intrinsics: IntrinsicsFor | None,
         overwrite: bool = False,
         wall_clock_ns: Callable[[], int] = time.time_ns,
-        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        monotonic_ns: Callable[[], int] | None = None,
     ) -> None:
         super().__init__(str(path).rstrip(":"))
         self._path = Path(path)
         self._url = str(path) if str(path).startswith(("rerun+http://", "rerun+https://")) else ""
         self._viewer = str(path) == VIEWER
         self._intrinsics, self._overwrite = intrinsics, overwrite
-        self._wall_clock_ns, self._monotonic_ns = wall_clock_ns, monotonic_ns
+        self._wall_clock_ns, self._monotonic_ns = wall_clock_ns, monotonic_ns or SystemClock().monotonic_ns
         self._wall_minus_monotonic_ns: int | None = None
         self._camera: Intrinsics | None = None
         self._rerun: Any = None
