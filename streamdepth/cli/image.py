@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import sys
 from functools import partial
@@ -13,6 +14,9 @@ from streamdepth.core.errors import DataFormatError, OutputExistsError, SourceEr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from streamdepth.config.commands import ImageConfig
     from streamdepth.image.estimator import Estimate
@@ -44,7 +48,8 @@ def image(config: ImageConfig) -> None:
                 exact=not config.fast, progress=downloading, on_status=partial(say, quiet=config.quiet)
             ),
         )
-    painted = config.print_json or any(path.suffix in _IMAGES for paths in targets for path in paths)
+    suffixes = {path.suffix for paths in targets for path in paths}
+    painted = config.print_json or bool(suffixes & set(_IMAGES))
     look = config.look
     failed: list[str] = []
     position = 0
@@ -58,6 +63,7 @@ def image(config: ImageConfig) -> None:
                 style=look.style if painted else None,
                 alpha=1.0 if look.alpha is None else look.alpha,
                 reverse=look.reverse,
+                png=config.print_json or bool(suffixes & {".png", ".json"}),
             )
             with contextlib.closing(estimates):
                 try:
@@ -93,7 +99,9 @@ def _inputs(texts: Sequence[str]) -> list[tuple[str, Any]]:
         if text == "-":
             if sys.stdin is None:
                 raise UsageError("-: standard input is closed; pipe an image into it, or name a file")
-            found.append((unique("stdin"), sys.stdin.buffer.read()))
+            file = io.BytesIO(sys.stdin.buffer.read())
+            file.name = "standard input"
+            found.append((unique("stdin"), file))
         else:
             refuse_url(text)
             found += [(unique(path.stem), path) for path in images_at(text)]
@@ -144,8 +152,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _write(path: Path, result: Estimate) -> None:
-    import io
-
     import numpy as np
 
     from streamdepth.sinks.files import make_folder, write_whole
@@ -153,7 +159,7 @@ def _write(path: Path, result: Estimate) -> None:
     if path.suffix == ".png":
         content = result.image or b""
     elif path.suffix in _IMAGES:
-        content = _as_image(result.image or b"", path.suffix)
+        content = _as_image(result.pixels, path.suffix)
     elif path.suffix == ".npy":
         buffer = io.BytesIO()
         np.save(buffer, result.data)
@@ -164,15 +170,13 @@ def _write(path: Path, result: Estimate) -> None:
     write_whole(path, content)
 
 
-def _as_image(png: bytes, suffix: str) -> bytes:
-    import io
-
+def _as_image(pixels: NDArray[np.uint8] | None, suffix: str) -> bytes:
     from PIL import Image
 
-    out = io.BytesIO()
-    with Image.open(io.BytesIO(png)) as source:
-        if suffix == ".jpg":
-            source.convert("RGB").save(out, "JPEG", quality=95)
-        else:
-            source.save(out, "WEBP", lossless=True)
+    assert pixels is not None  # noqa: S101 - an image output gives a style
+    source, out = Image.fromarray(pixels), io.BytesIO()
+    if suffix == ".jpg":
+        source.convert("RGB").save(out, "JPEG", quality=95)
+    else:
+        source.save(out, "WEBP", lossless=True)
     return out.getvalue()

@@ -79,6 +79,25 @@ def paint(
     return out
 
 
+def paint_over_range(
+    values: NDArray[np.float32], sense: Sense, look: Look, valid: NDArray[np.bool_] | None
+) -> NDArray[np.uint8]:
+    """Paint depth over the range of its finite values, as ``transformers``' pipeline does.
+
+    Args:
+        values, valid: float32 and bool [H, W].
+
+    Returns:
+        uint8 [H, W, 4] RGBA; for the ``grayscale`` styles [H, W], or [H, W, 2] with alpha if not opaque everywhere.
+    """
+    finite = values[np.isfinite(values)]
+    span = DepthRange(float(finite.min()), float(finite.max())) if finite.size else DepthRange(0.0, 0.0)
+    pixels = paint(np.ascontiguousarray(values), sense, span, look, valid=valid)
+    if pixels.ndim == 3 and is_grayscale(look.style):
+        return np.ascontiguousarray(pixels[..., (0, 3)])
+    return pixels
+
+
 def _whole(work: Callable[[int, int, int], None], rows: int) -> None:
     work(0, 0, rows)
 

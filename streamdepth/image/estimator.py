@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 import numpy as np
 
 from streamdepth.core.errors import DataFormatError, InferenceError, UsageError
-from streamdepth.core.frame import DepthRange
 from streamdepth.core.host import cores
 from streamdepth.core.look import Look, Nearness, parse_alpha
 from streamdepth.image.inputs import MAX_PIXELS, InputImage, read
@@ -73,23 +72,6 @@ def _result(future: Future[R]) -> R:
     return future.result()
 
 
-def _png(values: NDArray[np.float32], sense: Sense, look: Look, valid: NDArray[np.bool_] | None) -> bytes:
-    """Paint float32 [H, W] depth over the range of its finite values, as ``transformers``' pipeline does.
-
-    Returns:
-        PNG: RGBA; one channel for the ``grayscale`` styles (grey with alpha if not opaque everywhere).
-    """
-    from streamdepth.colorize.palettes import is_grayscale
-    from streamdepth.colorize.still import paint
-
-    finite = values[np.isfinite(values)]
-    span = DepthRange(float(finite.min()), float(finite.max())) if finite.size else DepthRange(0.0, 0.0)
-    pixels = paint(np.ascontiguousarray(values), sense, span, look, valid=valid)
-    if pixels.ndim == 3 and is_grayscale(look.style):
-        pixels = np.ascontiguousarray(pixels[..., (0, 3)])
-    return encode_png(pixels)
-
-
 _IMAGES_AT_ONCE = 4
 """Threads that read and paint beside the model. Each may hold 0.2 GB for an image of 12 megapixels."""
 
@@ -100,12 +82,14 @@ class Estimate:
 
     Attributes:
         data: float32 [H, W] at the image's size, in the model's own sense.
-        image: PNG, None without a style.
+        image: PNG, None without a style or with ``png=False``.
         width, height: size of the image in pixels.
         sense: meaning of ``data``.
         notes: one line for each thing left out, converted or assumed.
         valid: bool [H, W], False where the model says that its depth is not valid; None where it does not say.
         camera: intrinsics of the image by the model's estimate, or as given for the model; None if unknown.
+        pixels: the image as uint8 [H, W, 4] RGBA, for the ``grayscale`` styles [H, W], or [H, W, 2] with alpha; None
+            without a style.
     """
 
     data: NDArray[np.float32]
@@ -116,6 +100,7 @@ class Estimate:
     notes: tuple[str, ...] = ()
     valid: NDArray[np.bool_] | None = None
     camera: Intrinsics | None = None
+    pixels: NDArray[np.uint8] | None = None
 
     def __repr__(self) -> str:
         image = f", image of {len(self.image)} bytes" if self.image is not None else ""
@@ -264,7 +249,7 @@ class DepthEstimator:
             return list(self._each(inputs, look))
         engine = self._image_engine()
         runs = self._runs(self._items(inputs, engine), engine)
-        estimates = [self._estimate(item, raw, engine, look) for item, raw in runs]
+        estimates = [self._estimate(item, raw, engine, look, png=True) for item, raw in runs]
         return estimates if len(estimates) != 1 else estimates[0]
 
     def each(
@@ -274,6 +259,7 @@ class DepthEstimator:
         style: Style | None = None,
         alpha: float | str | Sequence[float] | None = 1.0,
         reverse: bool = False,
+        png: bool = True,
     ) -> Generator[Estimate]:
         """Depth of images in order, with a few of them in memory at a time.
 
@@ -285,11 +271,12 @@ class DepthEstimator:
             inputs: see :func:`streamdepth.image.inputs.read`; consumed as results are. A tensor of several images
                 gives one result for each.
             style, alpha, reverse: as for a call.
+            png: encode ``image``; ``pixels`` are there anyway.
         Raises:
             UsageError: at once, an invalid style or alpha.
             StreamDepthError: as for a call, in place of the image that cannot be used, after those before it.
         """
-        return self._each(inputs, self._look(style, alpha, reverse))
+        return self._each(inputs, self._look(style, alpha, reverse), png=png)
 
     def close(self) -> None:
         """Close the estimator's engine. Idempotent; engines of other callers stay open."""
@@ -326,13 +313,13 @@ class DepthEstimator:
                 self._engine = self.model.engine(exact=self.exact_images)
             return self._engine
 
-    def _each(self, inputs: Iterable[Any], look: Look | None) -> Generator[Estimate]:
+    def _each(self, inputs: Iterable[Any], look: Look | None, *, png: bool = True) -> Generator[Estimate]:
         engine, ahead = self._image_engine(), self._images_at_once
         pool = ThreadPoolExecutor(ahead, thread_name_prefix="streamdepth-stills")
         try:
             read = in_order(pool, lambda value: self._items(value, engine), inputs, ahead=ahead)
             runs = self._runs(chain.from_iterable(read), engine)
-            yield from in_order(pool, lambda run: self._estimate(*run, engine, look), runs, ahead=ahead)
+            yield from in_order(pool, lambda run: self._estimate(*run, engine, look, png=png), runs, ahead=ahead)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -375,7 +362,7 @@ class DepthEstimator:
 
         slot.write(row, image_of(image.rgb))
 
-    def _estimate(self, item: _Item, raw: RawDepth, engine: Engine, look: Look | None) -> Estimate:
+    def _estimate(self, item: _Item, raw: RawDepth, engine: Engine, look: Look | None, *, png: bool) -> Estimate:
         from streamdepth.inference import postprocess
 
         rules, view = self.spec.preprocessing, raw.extra.field_of_view_degrees
@@ -395,8 +382,13 @@ class DepthEstimator:
                 bilinear=rules.match == "transformersjs",
             )
         valid = None if raw.extra.valid is None else postprocess.valid_at_image(raw.extra.valid, raw.geometry)
-        image = None if look is None else _png(data, self.spec.sense, look, valid)
+        pixels = image = None
+        if look is not None:
+            from streamdepth.colorize.still import paint_over_range
+
+            pixels = paint_over_range(data, self.spec.sense, look, valid)
+            image = encode_png(pixels) if png else None
         notes = [*item.notes, *self.spec.notes, *((engine.note,) if engine.note else ())]
         if not np.isfinite(data).any():
             notes.append("the image has no finite depth value")
-        return Estimate(data, image, width, height, self.spec.sense, tuple(notes), valid, raw.camera)
+        return Estimate(data, image, width, height, self.spec.sense, tuple(notes), valid, raw.camera, pixels)

@@ -106,7 +106,7 @@ def read(value: Any, *, max_pixels: int = MAX_PIXELS) -> InputImage | Tensor:
         return _from_bitmap(value.bitmap, max_pixels)
     if hasattr(value, "__array__") or hasattr(value, "__dlpack__"):
         return _from_array(as_array(value), max_pixels)
-    raise UsageError(f"a {type(value).__name__} is not an image; give {_FORMS}")
+    raise UsageError(f"an object of type {type(value).__name__} is not an image; give {_FORMS}")
 
 
 def _from_file(file: Any, max_pixels: int) -> InputImage:
@@ -208,7 +208,9 @@ def from_json(value: Any) -> bytes | Mapping[str, Any]:
         except ValueError as exc:
             raise UsageError(f"the text is not base64 ({exc}); encode the image's bytes") from None
     if not isinstance(value, Mapping):
-        raise UsageError(f"a {type(value).__name__} holds no image; give base64, a list of them, or a tensor")
+        raise UsageError(
+            f"a value of type {type(value).__name__} is no image; give base64, a list of them, or a tensor"
+        )
     if "bitmap" in value or ("data" in value and {"dims", "dim"} & set(value)):
         return value
     if not _is_buffer(value) or not isinstance(value.get("data"), list):

@@ -100,6 +100,7 @@ class Engine:
         bytes_in: take images as bytes and preprocess in the graph (see :mod:`streamdepth.inference.fused`), which
             excludes ``exact``; None = on an NVIDIA GPU, if the graph allows it.
         camera: intrinsics of an image of (width, height), for models that use them; None = unknown.
+        check_image: called with the (width, height) of each image; raises where the camera is of another shape.
         cuda_graph: record the run as a CUDA graph and replay it, where possible.
     Raises:
         UsageError: ``batch`` or ``threads`` below 1, or ``bytes_in`` with ``exact``.
@@ -117,6 +118,7 @@ class Engine:
         workers: int = 1,
         bytes_in: bool | None = None,
         camera: Callable[[int, int], Intrinsics] | None = None,
+        check_image: Callable[[int, int], object] | None = None,
         cuda_graph: bool = True,
     ) -> None:
         limits.BATCH.check("batch", batch)
@@ -129,7 +131,7 @@ class Engine:
         if bytes_in:
             spec = fused.fused(spec)
         self.spec = spec
-        self.exact = exact
+        self.exact, self.check_image = exact, check_image
         fixed = spec.fixed_batch
         if fixed is not None and fixed < 1:
             raise ModelError(f"{spec.name}: its input has a batch of {fixed}; export it with a batch of 1 or dynamic")
@@ -201,7 +203,9 @@ class Engine:
         return known
 
     def network_size(self, width_px: int, height_px: int) -> tuple[int, int]:
-        """(width, height) of the network's input for an image. Thread-safe."""
+        """(width, height) of the network's input for an image, after ``check_image``. Thread-safe."""
+        if self.check_image is not None:
+            self.check_image(width_px, height_px)
         return self.geometry(width_px, height_px).net_size
 
     def acquire(self, size: tuple[int, int]) -> Slot:
@@ -291,7 +295,7 @@ class Engine:
         """
         from streamdepth.inference.preprocess import image_of
 
-        slot = self.acquire(self.network_size(width_px, height_px))
+        slot = self.acquire(self.geometry(width_px, height_px).net_size)
         slot.write(0, image_of(pattern(width_px, height_px)))
         check_depth(self.run(slot, 1)[0].values, self.spec, self.provider)
 

@@ -173,7 +173,7 @@ class DepthModel:
 
         self.exact, self.threads = exact, threads
         self._requested_provider = provider
-        camera = camera_of(intrinsics, fov_degrees, any_shape=True)
+        camera, strict = camera_of(intrinsics, fov_degrees, any_shape=True), camera_of(intrinsics, fov_degrees)
         found = partial(
             resolve,
             model,
@@ -197,6 +197,7 @@ class DepthModel:
             provider,
             threads=threads,
             camera=camera,
+            check_image=None if strict is None else partial(_check_camera, strict),
             fp32=partial(found, dtype="fp32"),
             on_status=on_status or (lambda _: None),
         )
@@ -234,6 +235,17 @@ class DepthModel:
         return self._factory.trial(batch)
 
 
+def _check_camera(camera: Callable[[int, int], Intrinsics], width_px: int, height_px: int) -> None:
+    """
+    Raises:
+        UsageError: the intrinsics are not of an image of this shape.
+    """
+    try:
+        camera(width_px, height_px)
+    except ValueError as exc:
+        raise UsageError(str(exc)) from exc
+
+
 class EngineFactory:
     """Makes engines of one model. Thread-safe.
 
@@ -241,6 +253,7 @@ class EngineFactory:
         provider: a name of :func:`streamdepth.inference.providers.provider_names`.
         threads: threads of one operator on the CPU, None = from the cores.
         camera: intrinsics of an image of (width, height), None = unknown.
+        check_image: as for the engine.
         fp32: finds the model's float32 file, if its half-precision one disagrees on a GPU.
         on_status: called with one line when something takes long or changes; may be called on another thread.
     """
@@ -252,11 +265,12 @@ class EngineFactory:
         *,
         threads: int | None,
         camera: Callable[[int, int], Intrinsics] | None = None,
+        check_image: Callable[[int, int], object] | None = None,
         fp32: Callable[[], ModelSpec],
         on_status: Callable[[str], None],
     ) -> None:
         self._spec, self._provider, self._threads = spec, provider, threads
-        self._camera = camera
+        self._camera, self._check_image = camera, check_image
         self._fp32, self._on_status = fp32, on_status
         self._deciding = threading.Lock()
         self._on_cuda: tuple[ModelSpec, str] | None = None
@@ -340,7 +354,7 @@ class EngineFactory:
 
             engine = Engine(
                 spec, provider=provider, batch=batch, exact=exact, threads=self._threads, workers=workers,
-                camera=self._camera, cuda_graph=cuda_graph,
+                camera=self._camera, check_image=self._check_image, cuda_graph=cuda_graph,
             )  # fmt: skip
             try:
                 engine.check()

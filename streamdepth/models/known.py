@@ -70,7 +70,7 @@ class KnownFamily:
     by_name: bool = False
 
 
-_NON_COMMERCIAL = ("CC-BY-NC", "-NC", "Apple-AMLR")
+_NON_COMMERCIAL = ("-NC", "Apple-AMLR", "noncommercial", "non-commercial")
 _COPYLEFT = ("AGPL", "GPL")
 
 

@@ -105,7 +105,7 @@ def resolve(
     check_dtype(dtype)
     given_sense = _sense(sense)
     if metres_per_unit is not None and not (isfinite(metres_per_unit) and metres_per_unit > 0):
-        raise UsageError(f"metres_per_unit {metres_per_unit}: a positive number of metres")
+        raise UsageError(f"metres per unit: {metres_per_unit} is not a positive number of metres; correct it")
     target_size = None if size is None else parse_size(size)
     access = access or HubAccess()
     if cache_dir is not None:
@@ -200,7 +200,7 @@ def build_spec(
         unit = float(found.builtin.get("metres_per_unit", 1.0))
     elif meaning is not Sense.METRIC_M:
         hint = "choose a metric model" if _unit_is_certain(found, family) else f"give sense {Sense.METRIC_M} too"
-        raise UsageError(f"metres_per_unit: {found.name} gives {meaning}, not metres; {hint}")
+        raise UsageError(f"{found.name}: gives {meaning}, not metres, so metres per unit have no meaning; {hint}")
     origins["metres_per_unit"] = "user" if metres_per_unit is not None else "default"
     if found.known is not None:
         notes += found.known.notes
@@ -284,6 +284,8 @@ def _preprocessing(
         if origin != "table":
             notes.append(f"{found.name}: the graph normalises images itself; it is given values of 0..{scale}")
     if given is not None:
+        if found.builtin:
+            raise UsageError(f"{found.name}: its preprocessing is fixed; leave preprocessing (--normalize) out")
         try:
             changed = preprocessing_from(given, rules)
         except ValueError as exc:

@@ -260,12 +260,6 @@ class ModelSpec:
                 f"{self.video_only}, and a single image has no history; run it on a video, or choose a model for images"
             )
 
-    @property
-    def fixed_size_px(self) -> tuple[int, int] | None:
-        """The fixed (width, height) of the graph, None where a side is dynamic."""
-        height, width = self.image_input.shape[-3:-1] if self.image_layout == "hwc" else self.image_input.shape[-2:]
-        return (width, height) if isinstance(width, int) and isinstance(height, int) else None
-
 
 def _plain(value: Any) -> Any:
     if isinstance(value, StrEnum):

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from streamdepth.core.errors import DataFormatError, UsageError
+from streamdepth.geometry.intrinsics import Intrinsics
 from streamdepth.image.estimator import DepthEstimator, Estimate
 from streamdepth.media.scene import pattern
 from tests.support.goldens import FOLDER, JS_ARCHITECTURES, load, load_js
@@ -127,3 +128,25 @@ def test_match_needs_the_exact_path_and_a_model_of_both_libraries() -> None:
         DepthEstimator(FOLDER / "zoedepth" / "model.onnx", match="transformersjs")
     with pytest.raises(UsageError, match="match is one of transformers, transformersjs, not 'js'"):
         DepthEstimator(match="js")  # type: ignore[arg-type]
+
+
+def test_pixels_of_the_image_without_a_png(dpt_estimator: DepthEstimator) -> None:
+    whole = dpt_estimator(pattern(40, 30), style="hot")
+    (bare,) = dpt_estimator.each([pattern(40, 30)], style="hot", png=False)
+    assert bare.image is None
+    assert whole.image is not None
+    assert bare.pixels is not None
+    np.testing.assert_array_equal(bare.pixels, np.asarray(Image.open(io.BytesIO(whole.image))))
+
+
+def test_intrinsics_of_another_shape_are_refused() -> None:
+    camera = Intrinsics(500, 500, 320, 180, 640, 360)
+    with DepthEstimator(FOLDER / "depth_pro" / "model.onnx", provider="cpu", intrinsics=camera) as estimator:
+        assert estimator(pattern(128, 72)).camera is not None
+        with pytest.raises(UsageError, match="intrinsics of 640x360 do not fit an image of 40x30"):
+            estimator(pattern(40, 30))
+
+
+def test_preprocessing_of_the_built_in_model_is_fixed() -> None:
+    with pytest.raises(UsageError, match="built-in: its preprocessing is fixed"):
+        DepthEstimator(preprocessing={"do_normalize": False})

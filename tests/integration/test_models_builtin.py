@@ -96,7 +96,6 @@ def test_the_card_is_beside_it_with_the_same_numbers() -> None:
 
 def test_the_spec_keeps_the_aspect_and_takes_any_size() -> None:
     spec = resolve("built-in")
-    assert spec.fixed_size_px is None
     assert spec.fixed_batch is None
     assert spec.preprocessing.keep_aspect
     assert spec.preprocessing.multiple_of == 32

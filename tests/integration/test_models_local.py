@@ -31,7 +31,6 @@ def test_the_model_in_the_package() -> None:
     assert spec.licence
     assert spec.revision
     assert spec.path.is_file()
-    assert spec.fixed_size_px is None
     assert spec.notes == ()
     assert resolve("builtin") == spec
     with pytest.raises(ModelNotFoundError, match="built-in: has no q8 file; it has fp32"):
@@ -94,7 +93,7 @@ def test_metres_are_not_to_be_had_by_saying_so(tmp_path: Path) -> None:
     relative = "sense metric_m: .* gives relative_inverse; leave sense out, or choose another model"
     with pytest.raises(UsageError, match=relative):
         resolve("built-in", sense="metric_m")
-    with pytest.raises(UsageError, match="built-in gives relative_inverse, not metres; choose a metric model"):
+    with pytest.raises(UsageError, match=r"built-in: gives relative_inverse, not metres, .*; choose a metric model"):
         resolve("built-in", metres_per_unit=2.0)
     declared = write_depth_model(tmp_path / "declared.onnx", metadata={"streamdepth.sense": "metric_m"})
     with pytest.raises(UsageError, match=r"sense relative_depth: .* gives metric_m"):
@@ -133,7 +132,7 @@ def test_metres_need_a_metric_model(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="gives relative_inverse, not metres"):
         resolve(path, metres_per_unit=0.5)
     for wrong in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(UsageError, match="a positive number of metres"):
+        with pytest.raises(UsageError, match="is not a positive number of metres"):
             resolve(path, sense="metric_m", metres_per_unit=wrong)
 
 
@@ -206,7 +205,7 @@ def test_free_dimensions_are_fixed_by_the_author(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", {"transformers.js_config": {"free_dimension_overrides": overrides}})
     spec = resolve(tmp_path)
     assert spec.image_input.shape == (1, 3, 28, 42)
-    assert (spec.fixed_batch, spec.fixed_size_px) == (1, (42, 28))
+    assert (spec.fixed_batch, spec.image_input.shape[-2:]) == (1, (28, 42))
 
 
 @pytest.mark.parametrize(
@@ -292,7 +291,7 @@ def test_a_spec_is_frozen_and_travels(tmp_path: Path) -> None:
 def test_a_third_party_model() -> None:
     path = need.shared("models/fastdepth/fastdepth.onnx")
     spec = resolve(path, sense="metric_m", preprocessing={"do_normalize": False, "resample": "bilinear"})
-    assert (spec.fixed_size_px, spec.fixed_batch, spec.image_input.name) == ((224, 224), 1, "0")
+    assert (spec.image_input.shape[-2:], spec.fixed_batch, spec.image_input.name) == ((224, 224), 1, "0")
     assert spec.depth_output.shape == (1, 1, 224, 224)
     assert spec.other_inputs == ()
 
