@@ -164,6 +164,7 @@ class AudioTrack:
         self._encoder.time_base = Fraction(1, rate)
         self._encoder.open()
         self.stream: Stream = stream
+        self._end, self._base = Fraction(0), Fraction(1, rate)
         self._resampler = AudioResampler(
             format=self._encoder.format,
             layout=self._encoder.layout,
@@ -193,6 +194,11 @@ class AudioTrack:
             yield from self._stamped(self._encoder.encode(None))
 
     def _encode(self, frame: Any) -> Iterator[AnyPacket]:
+        if frame is not None:
+            if frame.pts is None:  # what a decoder holds back until its flush (WMA)
+                frame.pts, frame.time_base = round(self._end / self._base), self._base
+            self._base = frame.time_base or self._base
+            self._end = frame.pts * self._base + Fraction(frame.samples, frame.sample_rate)
         for resampled in self._resampler.resample(frame):
             yield from self._stamped(self._encoder.encode(resampled))
 
@@ -248,8 +254,14 @@ def empty_text(last: AnyPacket, stream: Stream) -> AnyPacket:
 
 
 def _takes(muxer: str, stream: Stream) -> bool:
-    """Whether the muxer can write a header with this stream; its codec tables are incomplete."""
+    """Whether the muxer can write a header with this stream; its codec tables are incomplete.
+
+    MP4 with PCM (ISO/IEC 23003-5) is not played by browsers and QuickTime, and FFmpeg cannot write it in fragments.
+    """
     import av
+
+    if muxer == "mp4" and codec_name(stream).startswith("pcm_"):
+        return False
 
     trial = av.open(io.BytesIO(), "w", format=muxer)
     try:

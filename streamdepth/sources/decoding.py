@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from fractions import Fraction
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.clock import MediaClock
 from streamdepth.core.errors import SourceError
-from streamdepth.media.filters import DEINTERLACED, Deinterlacer
+from streamdepth.media.filters import DEINTERLACED, Deinterlacer, has_alpha
 from streamdepth.media.side_data import FrameNormalizer, hdr_of
 from streamdepth.sources.timestamps import PacketStamp, Timeline, packet_stamps
 
@@ -122,6 +123,8 @@ class Decoding:
             self.note = "rotation is not a multiple of 90 degrees; the nearest one is used"
         elif self.first.format.name != coded_format:
             self.note = f"rotation converts {coded_format} to {self.first.format.name}"
+        elif stream.metadata.get("alpha_mode") == "1" and not has_alpha(coded_format):
+            self.note = f"its alpha channel is not decoded ({stream.codec_context.name}); convert it to .mov first"
         deinterlaced = DEINTERLACED if self.deinterlacer.used else ""
         self.note = "; ".join(note for note in (self.note, deinterlaced, self.hardware_note) if note)
 
@@ -318,7 +321,8 @@ class Decoding:
             return
         missing = self._missing_seconds()
         promised = self.stream.frames - self._skipped if "stream" in vars(self) else 0
-        if not self.shortfall and missing and promised > self._given + sum(self.dropped.values()):
+        written = missing and self._written_seconds() is not None
+        if not self.shortfall and missing and (written or promised > self._given + sum(self.dropped.values())):
             self.shortfall = f"ends {float(missing):.1f} s before its header says: it is cut off or damaged"
         lost = self.dropped["corrupt"]
         if self.shortfall:
@@ -337,8 +341,15 @@ class Decoding:
         duration = self.duration_seconds
         if self.stream.duration:
             duration = min(duration, self.stream.duration * self.time_base)
+        if (written := self._written_seconds()) is not None:
+            duration = min(duration, written - self.beginning_seconds)
         missing = self.beginning_seconds + duration - self._end
         return missing if missing > 2 * self.timeline.step * self.time_base else Fraction(0)
+
+    def _written_seconds(self) -> Fraction | None:
+        """End of the last video packet that the writer of a Matroska file recorded, None if it did not."""
+        found = re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", self.stream.metadata.get("DURATION", ""))
+        return None if found is None else (int(found[1]) * 60 + int(found[2])) * 60 + Fraction(found[3])
 
     def _aspect_of(self, image: av.VideoFrame) -> Fraction:
         """The pixel aspect of a decoded frame; that of the container holds until the frames change."""

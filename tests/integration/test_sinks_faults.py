@@ -420,3 +420,42 @@ def test_shared_cases_of_times(tmp_path: Path) -> None:
     transcode(shared_case("f4000.mp4"), DepthVideoSink(tmp_path / "depth.mkv"))
     with read_depth(tmp_path / "depth.mkv") as reader:
         assert reader[5].pts == 20
+
+
+def test_pcm_is_encoded_for_mp4_and_no_decoder_delay_is_lost(tmp_path: Path) -> None:
+    """PCM failed the whole run in MP4; the last samples of WMA come when its decoder is flushed, without time stamp."""
+    pcm = write_clip(tmp_path / "a.avi", frames=12, codec="mjpeg", pix_fmt="yuvj420p", audio="pcm_s16le")
+    assert "audio stream 1 (pcm_s16le) encoded as aac" in transcode(pcm, video(tmp_path / "pcm.mp4")).note
+    assert transcode(pcm, video(tmp_path / "pcm.mkv")).note == ""
+    wma = write_clip(tmp_path / "a.wmv", frames=25, codec="wmv2", audio="wmav2")
+    assert "wmav2" in transcode(wma, video(tmp_path / "wma.mkv")).note
+    with av.open(str(wma)) as source, av.open(str(tmp_path / "wma.mkv")) as kept:
+        assert sum(frame.samples for frame in kept.decode(audio=0)) == sum(
+            frame.samples for frame in source.decode(audio=0)
+        )
+        assert kept.duration is not None
+        assert kept.duration < 1_200_000
+
+
+def test_a_matroska_file_that_is_cut_off_is_noted(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "a.mkv", frames=50)
+    path = tmp_path / "cut.mkv"
+    path.write_bytes(clip.read_bytes()[: clip.stat().st_size * 7 // 10])
+    for file, says in ((path, True), (clip, False)):
+        source = source_for(file)
+        source.open()
+        assert (len(list(source.frames())) < 50) == says
+        assert any("before its header says: it is cut off" in note for note in source.notes) == says
+        source.close()
+
+
+def test_alpha_that_a_decoder_omits_is_noted(tmp_path: Path) -> None:
+    path = tmp_path / "a.webm"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libvpx-vp9", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuva420p"
+        for packet in [*stream.encode(av.VideoFrame(64, 48, "yuva420p")), *stream.encode(None)]:
+            out.mux(packet)
+    source = source_for(path)
+    assert "its alpha channel is not decoded (vp9)" in source.open().note
+    source.close()

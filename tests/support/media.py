@@ -75,7 +75,7 @@ def write_clip(
     codec: str = "libx264",
     pts: Sequence[int] | None = None,
     time_base: Fraction | None = None,
-    audio: bool = False,
+    audio: bool | str = False,
     subtitles: bool = False,
     rotation: int = 0,
     mirror: bool = False,
@@ -94,7 +94,7 @@ def write_clip(
         path: its suffix chooses the container, unless ``format`` names a muxer.
         pts: presentation times in ``time_base`` units, rising; None = one per 1/rate.
         time_base: unit of ``pts``; None = 1/rate. Containers with their own unit round it (MP4: pass 1/90000).
-        audio: a 440 Hz tone as long as the video (AAC; Opus in WebM).
+        audio: a 440 Hz tone as long as the video (AAC; Opus in WebM; or the encoder of this name).
         subtitles: one line of text per second (mov_text in MP4/MOV, WebVTT in WebM, SubRip elsewhere).
         rotation: degrees clockwise (0, 90, 180, 270) a player must turn the coded image by; ``mirror``: then flip
             it left to right. MP4/MOV only: the track's matrix is written into the file's bytes.
@@ -125,7 +125,7 @@ def write_clip(
         if color is not None:
             video.colorspace, video.color_range = tags.matrix, tags.range
             video.color_primaries, video.color_trc = tags.primaries, tags.transfer
-        tone = _add_tone(out, path) if audio else None
+        tone = _add_tone(out, path, audio if isinstance(audio, str) else "") if audio else None
         lines = _add_lines(out, path) if subtitles else None
         out.start_encoding()
         for stamp, index in zip(stamps, range(frames), strict=True):
@@ -235,15 +235,17 @@ def _encode_image(rgb: NDArray[np.uint8], pix_fmt: str, tags: ColorTags) -> av.V
     return image
 
 
-def _add_tone(out: av.container.OutputContainer, path: Path) -> AudioStream:
-    webm = path.suffix == ".webm"
-    stream: AudioStream = out.add_stream("libopus" if webm else "aac", rate=48000)
+def _add_tone(out: av.container.OutputContainer, path: Path, codec: str = "") -> AudioStream:
+    default = "libopus" if path.suffix == ".webm" else "aac"
+    stream = cast("AudioStream", out.add_stream(codec or default, rate=48000))
+    if codec.startswith("wma"):
+        stream.codec_context.bit_rate = 64_000
     stream.codec_context.layout = "mono"
     return stream
 
 
 def _write_tone(out: av.container.OutputContainer, stream: AudioStream, seconds: float) -> None:
-    size = 960 if stream.codec_context.name == "libopus" else 1024
+    size = stream.codec_context.frame_size or 1024
     kind = stream.codec_context.format.name
     for start in range(0, int(seconds * 48000), size):
         wave = 0.3 * np.sin(2 * np.pi * 440 / 48000 * np.arange(start, start + size))
