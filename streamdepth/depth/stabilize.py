@@ -6,7 +6,9 @@ steps:
 
 1. Align scale and offset of the frame to the previous output by a robust fit (not for metric models).
 2. Blend the low frequencies of the difference, so that detail and edges are those of the current frame.
-3. Blend the rest per pixel, with a narrower gate.
+3. Blend the rest per pixel, with a narrower gate, and not at edges.
+
+Where the image does not change, both blends keep more of the previous output.
 
 Values are inverse depth: metric depth is filtered as 1 / depth; invalid and non-finite values pass through unchanged.
 ``CausalStabilizer`` uses past frames only and adds no frame of delay. ``TwoSidedStabilizer`` averages a forward and a
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 import numpy as np
 
 from streamdepth.depth.motion import OpticalFlow
-from streamdepth.depth.temporal_filter import Filtered, FilterState, Match, filter_step, match_images
+from streamdepth.depth.temporal_filter import Filtered, FilterState, Keep, Match, filter_step, match_images
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -35,10 +37,11 @@ T = TypeVar("T")
 
 BLOCK_FRAMES = 16
 MARGIN_FRAMES = 8
-"""The backward pass starts this many frames after the end of a block, as its first frames are not filtered yet."""
-_CAUSAL_KEEP = 0.6
-_TWO_SIDED_KEEP = 0.75
-"""Share of the previous output in low frequencies per frame interval."""
+"""The backward pass starts this many frames after the end of a block, as its first frames are those of the forward
+pass."""
+_CAUSAL_KEEP = Keep(0.45, 0.4, 0.85, 0.8)
+_TWO_SIDED_KEEP = Keep(0.6, 0.5, 0.95, 0.9)
+"""Measured with ``benchmarks/steadiness.py``: more smoothing where the image changes costs accuracy, edges and lag."""
 _TREND = 0.04
 """Share of the low-frequency difference by which the trend is corrected. It reduces the lag on steady changes."""
 _MAX_GAP_FRAMES = 8.0
@@ -187,7 +190,7 @@ class TwoSidedStabilizer(Generic[T]):
         backward: list[Filtered] = []
         later: _Pending[T] | None = None
         for entry in reversed(self._pending):
-            result = Filtered(entry.state.values)
+            result = Filtered(entry.forward.values)
             if later is not None and later.forth is not None:
                 result = filter_step(entry.state, later.state, backward[-1], later.forth, _TWO_SIDED_KEEP, later.frames)
             backward.append(result)

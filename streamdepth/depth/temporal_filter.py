@@ -22,16 +22,23 @@ _TREND_KEEP = 0.95
 """Share of the trend that remains after one frame."""
 _TREND_NOISE = 0.003
 """Part of the trend, as a share of the range per frame, that is taken for noise and not followed."""
-_PIXEL_KEEP = 0.55
-"""Share of the previous output in the remaining difference per frame interval."""
+_STILL_LEVELS, _STILL_PX = 4.0, 0.5
+"""Difference of the images in gray levels, and flow, from which a pixel is not still."""
+_EDGE = 0.2
+"""Sobel derivative of the frame's depth, as a share of its range, from which a pixel is an edge and the remaining
+difference stays: edges are those of the frame."""
+_STILL_EDGE = 0.6
+"""Share of the smoothing that edges get where the image does not change."""
 _GATE = 0.25
 _PIXEL_GATE = 0.12
 """Difference of depth, as a share of its range, from which a pixel takes no part (Tukey's biweight)."""
 _PHOTOMETRIC_LIMIT = 64.0
-"""Difference of the images in gray levels, without their mean (exposure), from which a pixel takes no part."""
+"""Difference of the images in gray levels, after a change of exposure, from which a pixel takes no part."""
 _NOISE = 6.0
 """Gray levels of difference that may be noise. A larger one that is not much less than the contrast of the images means
 that they show different scenes: a black frame, a flash, a missed cut."""
+_MAX_EXPOSURE = 2.0
+"""Largest change of contrast between neighbouring frames that is taken for a change of exposure."""
 _STRIDE = 2
 """Reliability is computed at every second pixel: the search itself stops at a quarter of the resolution."""
 _MAX_FLOW_ERROR_PX = 1.0
@@ -49,16 +56,34 @@ _LEAK = 0.3
 """Share of the fitted alignment that is not applied, so that a real change of scale or offset is followed."""
 
 
+class Keep(NamedTuple):
+    """Shares of the previous output per frame interval.
+
+    Attributes:
+        low: in low frequencies.
+        rest: in the remaining difference.
+        still_low, still_rest: the same where the image does not change. Depth cannot change there either: no trend is
+            followed.
+    """
+
+    low: float
+    rest: float
+    still_low: float
+    still_rest: float
+
+
 class Match(NamedTuple):
     """Correspondence from a frame to a neighbour.
 
     Attributes:
         flow: float32 [h, w, 2], to the neighbour.
         weight: float32 [h, w], 0..1, reliability.
+        still: float32 [h, w], 0..1, where the image does not change.
     """
 
     flow: Values
     weight: Values
+    still: Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,23 +150,39 @@ def match_images(small: NDArray[np.uint8], neighbour: NDArray[np.uint8], flow: V
 
     shape = (small.shape[0] // _STRIDE, small.shape[1] // _STRIDE)
     difference, weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    difference -= np.float32(_consistent(small, neighbour, flow, reverse, difference, weight)) * weight
+    nowhere = np.zeros(shape, np.float32)
+    exposure = _exposure(*_consistent(small, neighbour, flow, reverse, difference, weight))
+    if exposure is None:
+        return Match(flow, nowhere, nowhere)
+    gain, offset = exposure
+    own = small[::_STRIDE, ::_STRIDE][: shape[0], : shape[1]]
+    difference -= (np.float32(gain) * own + np.float32(offset)) * weight
     near: Values = np.asarray(cv2.blur(difference, (3, 3)), np.float32)
     near /= np.maximum(cv2.blur(weight, (3, 3)), np.float32(0.1))
     misfit = float((np.square(near) * weight).sum() / max(float(weight.sum()), 1.0))
     contrast = max(float(cv2.blur(image[::_STRIDE, ::_STRIDE], (3, 3)).var()) for image in (small, neighbour))
     if misfit > _NOISE**2 and misfit > 0.5 * contrast:
-        return Match(flow, np.zeros(shape, np.float32))
-    return Match(flow, weight * _biweight(near, _PHOTOMETRIC_LIMIT))
+        return Match(flow, nowhere, nowhere)
+    weight *= _biweight(near, _PHOTOMETRIC_LIMIT)
+    coarse = np.abs(flow[::_STRIDE, ::_STRIDE][: shape[0], : shape[1]])
+    speed = np.asarray(cv2.max(coarse[..., 0], coarse[..., 1]), np.float32)
+    still = weight * _biweight(near, _STILL_LEVELS) * _biweight(speed, _STILL_PX)
+    return Match(flow, weight, np.asarray(cv2.erode(still, _NEIGHBOURS), np.float32))
+
+
+_NEIGHBOURS = np.ones((3, 3), np.uint8)
 
 
 @kernel
-def _consistent(small, neighbour, flow, reverse, difference, weight):  # type: ignore[no-untyped-def]
-    """Set ``weight`` to 1 where the flow is consistent, and ``difference`` to that of the images; returns its mean."""
+def _consistent(small, neighbour, flow, reverse, matched, weight):  # type: ignore[no-untyped-def]
+    """Set ``weight`` to 1 and ``matched`` to the neighbour's value where the flow is consistent.
+
+    Returns the number of these pixels, and for both images the sum of their values and of their squares.
+    """
     height, width = small.shape
     rows, columns = weight.shape
     limit = f32(_MAX_FLOW_ERROR_PX**2)
-    total, count = 0.0, 0
+    count, own_sum, own_squares, sums, squares = 0, 0.0, 0.0, 0.0, 0.0
     for j in range(rows):
         y = j * _STRIDE
         for i in range(columns):
@@ -161,10 +202,28 @@ def _consistent(small, neighbour, flow, reverse, difference, weight):  # type: i
             upper, lower = neighbour[top], neighbour[top + 1]
             moved = a * f32(upper[left]) + b * f32(upper[left + 1]) + c * f32(lower[left]) + d * f32(lower[left + 1])
             weight[j, i] = f32(1)
-            difference[j, i] = moved - f32(small[y, x])
-            total += difference[j, i]
+            matched[j, i] = moved
+            own = float(small[y, x])
             count += 1
-    return total / max(count, 1)
+            own_sum += own
+            own_squares += own * own
+            sums += float(moved)
+            squares += float(moved) * float(moved)
+    return count, own_sum, own_squares, sums, squares
+
+
+def _exposure(
+    count: int, own_sum: float, own_squares: float, sums: float, squares: float
+) -> tuple[float, float] | None:
+    """Gain and offset from the values of an image to those of its neighbour, from their means and deviations.
+
+    None where their contrast differs too much: a black frame, a flash.
+    """
+    if not count:
+        return None
+    own, mean = own_sum / count, sums / count
+    gain = (max(squares / count - mean**2, _NOISE**2) / max(own_squares / count - own**2, _NOISE**2)) ** 0.5
+    return (gain, mean - gain * own) if 1 / _MAX_EXPOSURE < gain < _MAX_EXPOSURE else None
 
 
 def _biweight(difference: Values, limit: float) -> Values:
@@ -199,7 +258,7 @@ def filter_step(
     previous: FilterState,
     output: Filtered,
     match: Match,
-    keep: float,
+    keep: Keep,
     frames: float,
     *,
     trend: float = 0.0,
@@ -209,7 +268,6 @@ def filter_step(
     Args:
         state: the current frame.
         previous: the neighbour, which was filtered to ``output``.
-        keep: share of the prediction per frame interval.
         frames: distance in time, in frame intervals.
         trend: share of the low-frequency difference by which the trend is corrected; 0 = no trend.
     """
@@ -224,7 +282,10 @@ def filter_step(
         drift = sample(output.trend, coordinates)
         noise = np.float32(_TREND_NOISE * span)
         predicted += np.float32(frames) * (drift - np.clip(drift, -noise, noise))
-    weight = np.asarray(cv2.resize(match.weight, shape[::-1], interpolation=cv2.INTER_AREA), np.float32)
+    weight, still = (
+        np.asarray(cv2.resize(part, shape[::-1], interpolation=cv2.INTER_AREA), np.float32)
+        for part in (match.weight, match.still)
+    )
     for known in (state.known, None if previous.known is None else sample(previous.known, coordinates)):
         if known is not None:
             weight = weight * (known > 1 - 1e-3)
@@ -239,15 +300,32 @@ def filter_step(
     share = np.asarray(cv2.blur(gated, (side, side)), np.float32)
     low = np.asarray(cv2.blur(gated * difference, (side, side)), np.float32) / (share + np.float32(1e-4))
     low *= np.minimum(1, share / np.float32(0.3))
-    values = np.asarray(values + np.float32(keep**frames) * low, np.float32)
+    values = np.asarray(values + _kept(keep.low, keep.still_low, still, frames) * low, np.float32)
     difference = predicted - values
-    values += np.float32(_PIXEL_KEEP**frames) * weight * _biweight(difference, _PIXEL_GATE * span) * difference
+    smoothed = np.maximum(_biweight(_edges(state.values), _EDGE * span), _STILL_EDGE * still)
+    smoothed *= _kept(keep.rest, keep.still_rest, still, frames)
+    values += smoothed * weight * _biweight(difference, _PIXEL_GATE * span) * difference
     if not trend:
         return Filtered(values)
-    low *= np.float32(-trend / frames)
+    moving = 1 - still
+    low *= np.float32(-trend / frames) * moving
     if drift is not None:
-        low += np.float32(_TREND_KEEP**frames) * drift * np.minimum(1, share / np.float32(0.3))
+        low += np.float32(_TREND_KEEP**frames) * drift * moving * np.minimum(1, share / np.float32(0.3))
     return Filtered(values, low)
+
+
+def _kept(keep: float, still_keep: float, still: Values, frames: float) -> Values:
+    """Share of the previous output after ``frames`` intervals."""
+    kept = np.float32(keep) + np.float32(still_keep - keep) * still
+    return kept if frames == 1 else np.asarray(kept ** np.float32(frames), np.float32)
+
+
+def _edges(values: Values) -> Values:
+    """Largest Sobel derivative within one pixel."""
+    import cv2
+
+    across, down = (cv2.Sobel(values, cv2.CV_32F, x, 1 - x) for x in (1, 0))
+    return np.asarray(cv2.dilate(cv2.max(np.abs(across), np.abs(down)), _NEIGHBOURS), np.float32)
 
 
 class Filtered(NamedTuple):

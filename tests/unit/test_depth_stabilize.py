@@ -119,7 +119,7 @@ def test_a_moving_object_leaves_no_trail(kind: Any) -> None:
         behind = slice(round((x - 40) * 176 / 256), round((x - 6) * 176 / 256))
         extra = (depths[index].values - frames[index].values)[36:62, max(behind.start, 0) : behind.stop]
         assert extra.mean() < 0.01 * 0.8
-        assert extra.max() < 0.03 * 0.8
+        assert extra.max() < 0.01 * 0.8
 
 
 @KINDS
@@ -131,11 +131,13 @@ def test_a_new_object_is_there_at_once(kind: Any) -> None:
     assert after > before + 0.9 * (1.0 - before)
 
 
-@pytest.mark.parametrize(("kind", "frames_behind"), [(CausalStabilizer, 1.7), (TwoSidedStabilizer, 1.0)])
-def test_an_approaching_object_is_followed(kind: Any, frames_behind: float) -> None:
-    slope = 0.01
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+@pytest.mark.parametrize(("kind", "frames_behind"), [(CausalStabilizer, 1.5), (TwoSidedStabilizer, 0.7)])
+def test_an_approaching_object_is_followed(kind: Any, frames_behind: float, noise: float) -> None:
+    slope, rng = 0.01, np.random.default_rng(3)
     frames = [_square(index, speed=2, near=0.6 + slope * index) for index in range(50)]
-    depths = _filtered(kind, frames)
+    noisy = [Shown(frame.small, frame.values + np.float32(noise) * _noise(rng), frame.time) for frame in frames]
+    depths = _filtered(kind, noisy)
     behind = []
     for index in range(20, 40):
         x = round((20 + 2 * index + 12) * 176 / 256)
@@ -176,7 +178,7 @@ def test_a_step_of_exposure_does_not_stop_the_filter(gain: float) -> None:
     ]
     depths = [depth.values for depth in _filtered(CausalStabilizer, brighter)]
     plain = [depth.values for depth in _filtered(CausalStabilizer, frames)]
-    assert _flicker(depths[19:22]) < 1.7 * _flicker(plain[19:22])
+    assert _flicker(depths[19:22]) < 0.12 * _flicker([frame.values for frame in frames[19:22]])
     assert _flicker(depths[30:]) < 1.1 * _flicker(plain[30:])
 
 
