@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamdepth.core.errors import StreamDepthError
-from streamdepth.core.host import cache_note, cache_root, cores
+from streamdepth.core.host import cache_note, cache_root, cores, install_system
 from streamdepth.version import __version__
 
 _PACKAGES = ("av", "numba", "numpy", "onnx", "opencv-python", "huggingface_hub", "scenedetect", "cmap", "pillow")
@@ -116,11 +116,9 @@ def _providers() -> list[Finding]:
     try:
         import onnxruntime
     except ImportError as error:
-        return [
-            Finding(
-                "onnxruntime", f"cannot be imported: {error}", ok=False, there=False, hint="pip install onnxruntime-gpu"
-            )
-        ]
+        gpu = "-gpu" if platform.machine() in ("x86_64", "AMD64") and sys.platform != "darwin" else ""
+        hint = f"pip install onnxruntime{gpu}"
+        return [Finding("onnxruntime", f"cannot be imported: {error}", ok=False, there=False, hint=hint)]
     return [
         Finding("onnxruntime", str(onnxruntime.__version__)),
         # Only the CPU is needed; every other one is an offer.
@@ -164,7 +162,7 @@ def _hardware() -> list[Finding]:
 
 def _display() -> Finding:
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        hint = "" if shutil.which("Xvfb") is None else "xvfb-run streamdepth run ... --show"
+        hint = "xvfb-run streamdepth run ... --show" if shutil.which("Xvfb") else install_system("xvfb")
         return Finding("display", "none: --show cannot open a window; everything else works", there=False, hint=hint)
     return Finding("display", os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or "the desktop's")
 
@@ -193,6 +191,10 @@ def _model() -> Finding:
         engine.close()
     except StreamDepthError as error:
         return Finding(
-            "built-in model", str(error), ok=False, there=False, hint="pip install --force-reinstall streamdepth"
+            "built-in model",
+            str(error),
+            ok=False,
+            there=False,
+            hint="pip install --force-reinstall . in the source folder of streamdepth",
         )
     return Finding("built-in model", found)

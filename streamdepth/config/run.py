@@ -138,7 +138,8 @@ class RunConfig(Settings):
         tuple[Zone, ...],
         BeforeValidator(_zones),
         Option(
-            "Report the nearest depth in a box of the frame, in pixels or fractions. Repeatable.",
+            "Report the nearest depth in a box of the frame, in pixels, or in fractions if all are at most 1. "
+            "Repeatable.",
             OUTPUT,
             metavar="NAME=X,Y,W,H",
         ),
@@ -190,7 +191,7 @@ class RunConfig(Settings):
         BeforeValidator(_anchors),
         Option(
             "A point of known distance: makes a relative model metric. X,Y in pixels, or in fractions of the frame "
-            "(0.5,0.9=2.0). Give two or more.",
+            "if both are at most 1 (0.5,0.9=2.0). Give two or more.",
             MODEL,
             metavar="X,Y=METRES",
         ),

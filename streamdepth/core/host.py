@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import math
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -123,6 +124,35 @@ def _share(cores: int, users: int, most: int) -> int:
     if cores == 1:
         return 1
     return min(most, cores + 1 if users == 1 else max(_LEAST_SHARE, cores // users))
+
+
+_PACKAGES: dict[str, dict[str, str]] = {
+    "opengl": {
+        "apt-get": "libgl1 libglib2.0-0",
+        "dnf": "mesa-libGL glib2",
+        "zypper": "Mesa-libGL1 libglib-2_0-0",
+        "pacman": "libglvnd glib2",
+    },
+    "v4l2loopback": {"apt-get": "v4l2loopback-dkms", "dnf": "akmod-v4l2loopback", "pacman": "v4l2loopback-dkms"},
+    "xvfb": {
+        "apt-get": "xvfb",
+        "dnf": "xorg-x11-server-Xvfb",
+        "zypper": "xorg-x11-server-Xvfb",
+        "pacman": "xorg-server-xvfb",
+    },
+}
+"""System packages of Linux by package manager. macOS and Windows need none."""
+_VERBS = {"apt-get": "install", "dnf": "install", "zypper": "install", "pacman": "-S"}
+
+
+def install_system(what: str, which: Callable[[str], str | None] = shutil.which) -> str:
+    """The command that installs a system package with the package manager at hand; empty if none is known.
+
+    Args:
+        what: ``opengl``, ``v4l2loopback`` or ``xvfb``.
+    """
+    managers = _PACKAGES[what] if sys.platform == "linux" else {}
+    return next((f"sudo {name} {_VERBS[name]} {managers[name]}" for name in managers if which(name)), "")
 
 
 def cache_root() -> Path:

@@ -71,3 +71,8 @@ SEGMENT_SECONDS = Bounds(0.1, 3600, "seconds")
 TIMEOUT_SECONDS = Bounds(0, 3600, "seconds", positive=True)
 WORKERS = Bounds(1, 1024)
 UPLOAD_MIB = Bounds(1, unit="MiB")
+
+
+def are_fractions(*values: float) -> bool:
+    """How options tell positions in a frame apart: all at most 1 = fractions of its size, otherwise pixels."""
+    return max(values) <= 1

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from streamdepth.core.errors import UsageError
+from streamdepth.core.limits import are_fractions
 
 _ANCHOR = re.compile(r"\s*([^,=]+),([^,=]+)=([^,=]+)")
 
@@ -34,7 +35,8 @@ class Anchor:
 
     @classmethod
     def parse(cls, text: str) -> Anchor:
-        """``"320,240=1.5"`` in pixels, or ``"0.5,0.9=2.0"`` in fractions: both with a decimal point, 0 to 1.
+        """``"320,240=1.5"`` in pixels, or ``"0.5,0.9=2.0"`` in fractions
+        (:func:`~streamdepth.core.limits.are_fractions`).
 
         Raises:
             UsageError: anything else.
@@ -44,8 +46,7 @@ class Anchor:
             if found is None:
                 raise ValueError
             x, y, metres = map(float, found.groups())
-            fraction = all("." in part and 0 <= float(part) <= 1 for part in found.groups()[:2])
-            return cls(x, y, metres, fraction)
+            return cls(x, y, metres, fraction=are_fractions(x, y))
         except ValueError:
             raise UsageError(f"anchor {text!r}: not X,Y=METRES; give e.g. 320,240=1.5 or 0.5,0.9=2.0") from None
 

@@ -17,6 +17,7 @@ import av.video.reformatter
 import numpy as np
 
 from streamdepth.core.errors import DataFormatError, MissingDependencyError
+from streamdepth.core.host import install_system
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,9 +75,8 @@ class CutCandidates:
             from scenedetect.common import FrameTimecode
             from scenedetect.detectors import ContentDetector
         except ImportError as error:
-            raise MissingDependencyError(
-                f"cuts cannot be detected: {error}; apt-get install libgl1 libglib2.0-0, or pip install scenedetect"
-            ) from error
+            ways = " or ".join(filter(None, (install_system("opengl"), "pip install scenedetect opencv-python")))
+            raise MissingDependencyError(f"cuts cannot be detected: {error}; {ways}") from error
 
         self._new_detector = partial(ContentDetector, threshold=_THRESHOLD, min_scene_len=0)
         self._detector = self._new_detector()

@@ -17,6 +17,7 @@ from streamdepth.core.errors import (
     install_command,
     redact,
 )
+from streamdepth.core.host import install_system
 from streamdepth.media.filters import Letterbox
 from streamdepth.net.objects import ObjectStore, explained
 from streamdepth.sinks.files import reason
@@ -82,11 +83,13 @@ class NullSink(BaseSink):
 
 _DEFAULT_RATE = 30.0
 _TAGS_RGB = (0, 2, 2, 2)
-_HINT = (
-    "create a camera with: sudo modprobe v4l2loopback (Debian and Ubuntu: package v4l2loopback-dkms)"
-    if sys.platform == "linux"
-    else "start the virtual camera of OBS once"
-)
+
+
+def _hint() -> str:
+    if sys.platform != "linux":
+        return "start the virtual camera of OBS once"
+    steps = (install_system("v4l2loopback"), "sudo modprobe v4l2loopback")
+    return f"create a camera with: {' && '.join(filter(None, steps))}"
 
 
 class VirtualCameraSink(BaseSink):
@@ -136,7 +139,7 @@ class VirtualCameraSink(BaseSink):
         except (RuntimeError, OSError, ValueError) as exc:
             # One line per backend, each with advice after the first sentence.
             words = ", ".join(line.partition(". ")[0].rstrip(".") for line in reason(exc).splitlines())
-            raise SinkError(f"{self.name}: cannot be opened ({words}); {_HINT}") from exc
+            raise SinkError(f"{self.name}: cannot be opened ({words}); {_hint()}") from exc
         self._letterbox = Letterbox(image.width_px, image.height_px, "rgb24", ColorTags(*_TAGS_RGB))
 
     def process(self, result: Result) -> None:

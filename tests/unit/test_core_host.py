@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from streamdepth.core.host import (
     cache_root,
     cores,
     file_key,
+    install_system,
     own_process_group,
     plan_threads,
     prepare_listener,
@@ -161,6 +163,31 @@ def test_a_run_by_a_user_without_a_home_leaves_nothing_in_the_folder() -> None:
 )  # fmt: skip
 def test_network_errors_have_the_same_words_on_every_system(system: str, error: Exception, words: str) -> None:
     assert plain_reason(error, system) == words
+
+
+@pytest.mark.parametrize(
+    ("system", "managers", "command"),
+    [
+        ("linux", {"apt-get", "dnf"}, "sudo apt-get install xvfb"),
+        ("linux", {"dnf"}, "sudo dnf install xorg-x11-server-Xvfb"),
+        ("linux", {"pacman"}, "sudo pacman -S xorg-server-xvfb"),
+        ("linux", {"apk"}, ""),
+        ("darwin", {"brew", "apt-get"}, ""),
+        ("win32", {"winget"}, ""),
+    ],
+)
+def test_hints_name_the_package_manager_at_hand(
+    system: str, managers: set[str], command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    assert install_system("xvfb", lambda name: name if name in managers else None) == command
+
+
+def test_no_other_text_of_the_package_names_a_package_manager() -> None:
+    named = re.compile(r"apt(-get)? install|brew install|winget install|dnf install|pacman -S")
+    package = ROOT / "streamdepth"
+    found = [str(path) for path in package.rglob("*.py") if named.search(path.read_text(encoding="utf-8"))]
+    assert found == []
 
 
 class TestFiles:

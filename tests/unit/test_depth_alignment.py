@@ -110,7 +110,7 @@ def test_depth_that_takes_no_anchors() -> None:
     [
         ("320,240=1.5", Anchor(320, 240, 1.5)),
         ("0.5,0.9=2.0", Anchor(0.5, 0.9, 2.0, fraction=True)),
-        (" 0,1=3 ", Anchor(0, 1, 3)),
+        (" 0,1=3 ", Anchor(0, 1, 3, fraction=True)),
         ("0.5,2=3", Anchor(0.5, 2, 3)),
     ],
 )

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, StopPipeline, UsageError
 from streamdepth.core.frame import Sense
+from streamdepth.core.limits import are_fractions
 from streamdepth.sinks.files import check_output, write_failed
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class Zone:
 
     @classmethod
     def parse(cls, text: str) -> Zone:
-        """``"door=100,50,200,300"`` in pixels, or ``"door=0.1,0.2,0.3,0.5"`` in fractions (all four at most 1).
+        """``"door=100,50,200,300"`` in pixels, or ``"door=0.1,0.2,0.3,0.5"`` in fractions
+        (:func:`~streamdepth.core.limits.are_fractions`).
 
         Raises:
             UsageError: anything else.
@@ -63,8 +65,7 @@ class Zone:
             if found is None:
                 raise ValueError
             x, y, width, height = map(float, found.groups()[1:])
-            fraction = max(x, y, width, height) <= 1
-            return cls(found[1].strip(), x, y, width, height, fraction)
+            return cls(found[1].strip(), x, y, width, height, fraction=are_fractions(x, y, width, height))
         except ValueError:
             raise UsageError(
                 f"zone {text!r}: not NAME=X,Y,W,H within the frame; "
