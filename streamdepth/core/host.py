@@ -254,6 +254,31 @@ def rename(source: Path, target: Path) -> None:
     _retried(lambda: source.replace(target))
 
 
+@contextlib.contextmanager
+def written_whole(path: Path, partial: Path, *, durable: bool = False) -> Iterator[Path]:
+    """``partial``, to be written in the block; it then becomes ``path``, so that a reader sees all of it or nothing.
+
+    An exception in the block deletes it.
+
+    Args:
+        durable: the file survives a crash of the machine.
+    """
+    try:
+        yield partial
+        if durable:
+            with partial.open("r+b") as file:
+                os.fsync(file.fileno())
+        rename(partial, path)
+        if durable and sys.platform != "win32":
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    finally:
+        remove(partial)
+
+
 def _retried(work: Callable[[], object]) -> None:
     for _ in range(_RETRIES if sys.platform == "win32" else 0):
         try:

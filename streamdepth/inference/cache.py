@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
+import uuid
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamdepth.core.host import cache_root, rename
+from streamdepth.core.host import cache_root, written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from streamdepth.models.spec import ModelSpec
 
@@ -42,10 +42,8 @@ def write_whole(path: Path, content: bytes) -> None:
         OSError: the folder cannot be made or written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-    rename(Path(partial), path)
+    with written_whole(path, path.with_name(f"{uuid.uuid4().hex}.part")) as partial:
+        partial.write_bytes(content)
 
 
 def with_regular_files(spec: ModelSpec) -> ModelSpec:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 import uuid
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from streamdepth.core.errors import SourceError
-from streamdepth.core.host import rename
+from streamdepth.core.host import written_whole
 from streamdepth.jobs.values import ClipPlan, ClipSettings
 from streamdepth.sinks.files import make_folder, reason, write_failed
 from streamdepth.version import __version__
@@ -91,15 +90,8 @@ def publish(partial: Path, path: Path) -> None:
         SinkError: no space or no permission.
     """
     try:
-        with partial.open("r+b") as file:
-            os.fsync(file.fileno())
-        rename(partial, path)
-        if os.name == "posix":
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        with written_whole(path, partial, durable=True):
+            pass
     except OSError as error:
         raise write_failed(path, error) from error
 

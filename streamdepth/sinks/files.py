@@ -10,7 +10,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.errors import OutputExistsError, SinkError, UsageError
-from streamdepth.core.host import lock, remove, rename
+from streamdepth.core.host import lock, remove, rename, written_whole
 from streamdepth.media.boxes import ASPECT_PLACEHOLDER, add_cover, set_display_aspect
 
 if TYPE_CHECKING:
@@ -201,14 +201,9 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
     Raises:
         SinkError: no space or no permission; ``path`` is then unchanged.
     """
-    partial = path.with_name(f".{path.name}.part")
     try:
-        try:
+        with written_whole(path, path.with_name(f".{path.name}.part")) as partial:
             partial.write_bytes(content)
-            rename(partial, path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
     except OSError as exc:
         raise write_failed(path, exc) from exc
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import MissingDependencyError, SinkError, install_command
-from streamdepth.core.host import rename
+from streamdepth.core.host import written_whole
 from streamdepth.sinks.depth.sink import Size, known_values, resized
 from streamdepth.sinks.files import claim_folder, write_failed, write_whole
 from streamdepth.sinks.images import FrameNames
@@ -155,10 +155,8 @@ class ExrSink(BaseSink):
         if depth.anchor_error is not None:
             header["streamdepthAnchorError"] = float(depth.anchor_error)
         path = self._names(result.frame)
-        partial = path.with_name(f".{path.name}.part")
         try:
-            self._exr.File(header, {"Z": np.ascontiguousarray(values, np.float32)}).write(str(partial))
-            rename(partial, path)
+            with written_whole(path, path.with_name(f".{path.name}.part")) as partial:
+                self._exr.File(header, {"Z": np.ascontiguousarray(values, np.float32)}).write(str(partial))
         except (OSError, RuntimeError) as error:
-            partial.unlink(missing_ok=True)
             raise write_failed(path, error) from error
