@@ -194,19 +194,24 @@ def _version(package: str) -> str:
         return ""
 
 
+_LEAST_FINITE = 0.5
+
+
 def check_depth(values: NDArray[np.float32], spec: ModelSpec, provider: str) -> None:
-    """Check depth of the built-in image.
+    """Check depth of the built-in image. Infinity is depth of the sky in float32, and overflow in other dtypes.
 
     Raises:
         ModelError: it is not finite or has no contrast; says what to try.
     """
     finite = np.isfinite(values)
-    if not finite.all():
+    sky = spec.dtype == "fp32" and finite.mean() >= _LEAST_FINITE and not (np.isnan(values) | (values == -np.inf)).any()
+    if not (sky or finite.all()):
         share = 100 * (1 - float(finite.mean()))
         raise ModelError(
             f"{spec.name}: {share:.3g} % of its depth is not finite on the built-in image (dtype {spec.dtype}, "
             f"{provider}); {_other_dtype(spec)}"
         )
+    values = values[finite]
     spread = float(values.max()) - float(values.min())
     if spread <= _FLAT * max(abs(float(values.max())), abs(float(values.min())), 1e-20):
         raise ModelError(

@@ -119,6 +119,9 @@ def find_family(graph: GraphInfo, names: Sequence[str], model_type: str = "") ->
     }
     licence = next((name for pattern, name in row.get("licence", ()) if re.search(pattern, text)), "")
     rules = preprocessing_from(data["preprocessing"][row["preprocessing"]])
+    side = re.search(r"[-_](192|224|256|384|512)(?!\d)", text)
+    if side and row["name"] in ("DPT", "MiDaS 2.1"):  # MiDaS' files name the side they were trained with
+        rules = replace(rules, width_px=int(side[1]), height_px=int(side[1]))
     return KnownFamily(row["name"], Sense(row["sense"]), rules, licence, Head(**found), points, by_name)
 
 

@@ -107,6 +107,7 @@ class Case:
     depth: Callable[[Path], Array]
     file: str = "model.onnx"
     config: dict[str, Any] | None = None
+    preprocessor: dict[str, Any] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     licence: str = ""
     size: tuple[int, int] | None = None
@@ -169,10 +170,55 @@ def _sky(path: Path) -> Array:
     return run(path, normal((504, 280)), "sky")[0, 0] < 0.3
 
 
+def _zoe(path: Path, net: tuple[int, int] = (480, 384)) -> Array:
+    """Reflected border, aligned corners: ZoeDepthImageProcessor; the border is cut off at the image's size."""
+    import cv2
+
+    width, height = SIZE
+    border_x, border_y = (int(math.sqrt(side / 2) * 3) for side in SIZE)
+    padded = np.pad(scene() / 255.0, ((border_y, border_y), (border_x, border_x), (0, 0)), mode="reflect")
+    for axis, count in ((1, net[0]), (0, net[1])):
+        at = np.linspace(0, padded.shape[axis] - 1, count)
+        low = np.minimum(at.astype(int), padded.shape[axis] - 2)
+        part = (at - low).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+        padded = padded.take(low, axis) * (1 - part) + padded.take(low + 1, axis) * part
+    chw = ((padded - 0.5) / 0.5).astype(np.float32).transpose(2, 0, 1)
+    full = (width + 2 * border_x, height + 2 * border_y)
+    depth = cv2.resize(run(path, chw, "predicted_depth")[0], full, interpolation=cv2.INTER_CUBIC)
+    return depth[border_y : border_y + height, border_x : border_x + width]
+
+
+def _dpt(path: Path, side: int = 384) -> Array:
+    values = unit((side, side)) * 2 - 1
+    return run(path, values.astype(np.float32), "predicted_depth")[0]
+
+
+def _midas(path: Path, size: tuple[int, int]) -> Array:
+    return run(path, normal(size), "predicted_depth")[0]
+
+
+def _sapiens(path: Path) -> Array:
+    mean, std = np.array([123.5, 116.5, 103.5]), np.array([58.5, 57.0, 57.5])
+    values = (resized((768, 1024), Image.Resampling.BILINEAR) - mean) / std
+    return run(path, values.astype(np.float32).transpose(2, 0, 1), "predicted_depth")[0]
+
+
 FOCAL_60 = 504 / (2 * math.tan(math.radians(30)))
 FOCAL_90 = 80 * round(160 * 56 / 120) / 160
 DA3 = {"model_type": "depth_anything_v3"}
 NC = "CC-BY-NC-4.0"
+ZOE = (
+    {"model_type": "zoedepth", "architectures": ["ZoeDepthForDepthEstimation"]},
+    {
+        "image_processor_type": "ZoeDepthImageProcessor",
+        "keep_aspect_ratio": False,
+        "size": {"height": 384, "width": 512},
+    },
+)
+DPT = (
+    {"model_type": "dpt", "architectures": ["DPTForDepthEstimation"]},
+    {"image_processor_type": "DPTImageProcessor", "size": 256, "resample": 2, "keep_aspect_ratio": False},
+)
 
 CASES = (
     Case(
@@ -201,6 +247,25 @@ CASES = (
     Case("Depth Pro", depth_pro, METRES, _depth_pro, licence="Apple-AMLR", bilinear=True),
     Case("YOLO depth", yolo, METRES, lambda p: run(p, unit((96, 64)), "output0")[0, 0], licence="AGPL-3.0 License"),
     Case("Lite-Mono", lite_mono, INVERSE, lambda p: run(p, unit((128, 64), Image.Resampling.LANCZOS), "disp_0")[0, 0]),
+    Case("ZoeDepth", plain, METRES, _zoe, "zoedepth_nk.onnx", licence="MIT", size=(480, 384)),
+    Case(
+        "ZoeDepth by its configuration",
+        plain,
+        METRES,
+        lambda p: _zoe(p, (512, 384)),
+        config=ZOE[0],
+        preprocessor=ZOE[1],
+    ),
+    Case(
+        "GLPN", plain, METRES, lambda p: run(p, unit((160, 96)), "predicted_depth")[0], "glpn_nyu.onnx", size=(160, 96)
+    ),
+    Case("DPT", plain, INVERSE, _dpt, "dpt_large.onnx", licence="Apache-2.0", size=(384, 384)),
+    Case("DPT by its configuration", plain, INVERSE, lambda p: _dpt(p, 256), config=DPT[0], preprocessor=DPT[1]),
+    Case("MiDaS 3.1", plain, INVERSE, lambda p: _dpt(p, 512), "dpt_beit_large_512.onnx", size=(512, 512)),
+    Case("MiDaS 2.1", plain, INVERSE, lambda p: _midas(p, (384, 288)), "midas_v21_384.onnx", size=(384, 288)),
+    Case("MiDaS 2.1 small", plain, INVERSE, lambda p: _midas(p, (256, 192)), "midas_v21_small_256.onnx", licence="MIT"),
+    Case("Distill-Any-Depth", plain, INVERSE, _da2, "distill-any-depth-small.onnx", licence="Apache-2.0"),
+    Case("Sapiens", plain, FAR, _sapiens, "sapiens_0.3b_depth.onnx", licence="CC-BY-NC-4.0", size=(768, 1024)),
     Case("NHWC", nhwc, INVERSE, lambda p: run(p, normal((96, 64)).transpose(1, 2, 0), "out")[0, :, :, 0]),
     Case(
         "resize in the graph",
@@ -232,6 +297,8 @@ def test_depth_of_a_family(case: Case, tmp_path: Path, table: list[tuple[str, st
     path = case.make(folder / case.file)
     if case.config is not None:
         write_json(folder / "config.json", case.config)
+    if case.preprocessor is not None:
+        write_json(folder / "preprocessor_config.json", case.preprocessor)
     with DepthEstimator(path, provider="cpu", **case.options) as estimator:
         result = estimator(scene())
         spec = estimator.spec
