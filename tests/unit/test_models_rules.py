@@ -193,8 +193,11 @@ def test_preprocessing_of_the_user_is_checked(tmp_path: Path, values: Any, said:
 
 
 def test_a_change_of_what_is_known_is_told(tmp_path: Path) -> None:
-    changed = resolve("built-in", preprocessing={"do_normalize": True, "mean": [0.5] * 3})
-    assert changed.notes == ("built-in: known preprocessing changed by the user: do_normalize, mean",)
-    assert resolve("built-in", preprocessing={"do_normalize": False}).notes == ()
+    write_json(tmp_path / "known" / "preprocessor_config.json", DA_PREPROCESSOR)
+    known = write_depth_model(tmp_path / "known" / "m.onnx")
+    notes = resolve(known, sense="relative_inverse", preprocessing={"do_rescale": False, "mean": [0.5] * 3}).notes
+    assert notes == (f"{known}: known preprocessing changed by the user: do_rescale, mean",)
+    with pytest.raises(UsageError, match="built-in: its preprocessing is fixed"):
+        resolve("built-in", preprocessing={"do_normalize": False})
     bare = resolve(write_depth_model(tmp_path / "m.onnx"), preprocessing={"do_normalize": False})
     assert not any("changed by you" in note for note in bare.notes)
