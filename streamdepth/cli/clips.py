@@ -152,6 +152,7 @@ def _check(config: RunConfig) -> None:
         "--serve": config.serve,
         "--policy latest": config.policy == "latest",
         "--anchor": config.anchor,
+        "--odometry": config.odometry,
         "--stabilize on": config.stabilize == "on",
         "--intrinsics": config.intrinsics,
         "--fov": config.fov,

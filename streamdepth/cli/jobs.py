@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from streamdepth.core.contracts import Sink, Source
     from streamdepth.core.errors import StreamDepthError
     from streamdepth.core.host import ThreadPlan
+    from streamdepth.depth.anchors import Anchor
+    from streamdepth.depth.odometry import KnownMotion
     from streamdepth.depth.range import RangeSwitch
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.serve.site import WebSite
@@ -143,6 +145,9 @@ def plan(config: RunConfig, on_status: Callable[[str], None]) -> list[Job]:
         raise UsageError(
             f"{live[0].id} is live and {jobs[0].title} is a file, which need different timing; run them separately"
         )
+    metric_from(config)
+    if live and config.odometry is not None:
+        raise UsageError(f"odometry {config.odometry}: {live[0].id} is live, without media time; give a video file")
     planned = [Job(live, config, names, threads, config.policy or Policy.LATEST)] if live else jobs
     if config.skip_existing and config.overwrite:
         raise UsageError("skip-existing and overwrite exclude each other; omit one of them")
@@ -184,6 +189,26 @@ NEEDS: Mapping[str, tuple[Callable[[RunConfig], bool], str]] = MappingProxyType(
 
 def _writes(config: RunConfig, suffix: str) -> bool:
     return any(PurePath(output).suffix.lower() == suffix for output in (*config.output, *config.data))
+
+
+def metric_from(config: RunConfig) -> Sequence[Anchor] | KnownMotion:
+    """What makes the depth of a relative model metric; empty if nothing does.
+
+    Raises:
+        UsageError: odometry without intrinsics or with anchors, or a file that cannot be read.
+        DataFormatError: the odometry is not valid.
+    """
+    if config.odometry is None:
+        return config.anchor
+    from streamdepth.depth.odometry import KnownMotion
+    from streamdepth.geometry.readers import camera_of
+
+    camera = camera_of(config.intrinsics, config.fov)
+    if config.anchor:
+        raise UsageError("odometry and anchor exclude each other; give one of them")
+    if camera is None:
+        raise UsageError(f"odometry {config.odometry}: needs the camera's intrinsics; give --intrinsics or --fov")
+    return KnownMotion.read(config.odometry, camera)
 
 
 def _check_used(config: RunConfig) -> None:
@@ -247,7 +272,7 @@ def camera_notes(config: RunConfig, sense: Sense | None) -> list[str]:
         or config.show == "rerun"
         or any(PurePath(one).suffix.lower() in (".mcap", ".rrd") or one.startswith("rerun+") for one in config.output)
     )
-    if not given or recorded or sense is Sense.METRIC_M:
+    if not given or recorded or config.odometry is not None or sense is Sense.METRIC_M:
         return []
     return [f"{given} has no effect: the model gives no metres, and no output records the camera (--data, .mcap, .rrd)"]
 

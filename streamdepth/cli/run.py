@@ -123,7 +123,7 @@ def _run_pipelines(
     config: RunConfig, jobs: Sequence[Job], estimator: DepthEstimator, done: list[tuple[str, RunStats, str]]
 ) -> None:
     """Run the pipelines one after another; adds title, statistics and error of each to ``done``."""
-    from streamdepth.cli.jobs import is_skipped, range_switch
+    from streamdepth.cli.jobs import is_skipped, metric_from, range_switch
     from streamdepth.cli.process import resume_collections
     from streamdepth.cli.terminal import frames_bar, progress_shown, say
     from streamdepth.pipeline import Pipeline
@@ -138,7 +138,7 @@ def _run_pipelines(
             range=switch or config.range,
             batch=_chosen_batch(config, estimator, job),
             model_every=config.model_every,
-            anchors=config.anchor,
+            anchors=metric_from(config),
             stabilize=config.stabilize == "on",
             color_threads=job.threads.kernels,
             on_status=partial(say, quiet=config.quiet),

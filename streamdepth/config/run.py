@@ -196,6 +196,15 @@ class RunConfig(Settings):
             metavar="X,Y=METRES",
         ),
     ] = ()
+    odometry: Annotated[
+        ExistingFile | None,
+        Option(
+            "Motion of the camera as CSV of time,x,y,z or time,speed (seconds of media time, metres): makes a relative "
+            "model metric. Needs --intrinsics or --fov, and a video file.",
+            MODEL,
+            metavar="FILE",
+        ),
+    ] = None
     batch: Annotated[
         int | Literal["auto"],
         BeforeValidator(_batch),

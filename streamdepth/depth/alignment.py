@@ -20,6 +20,7 @@ from streamdepth.depth.anchors import Anchor
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    import av
     from numpy.typing import NDArray
 
 _REACH = 10
@@ -164,7 +165,7 @@ def _consensus(rows: NDArray[np.float64]) -> NDArray[np.bool_]:
     with np.errstate(divide="ignore", invalid="ignore"):
         scales = (other[:, 1] - one[:, 1]) / determinant
         shifts = (one[:, 0] - other[:, 0]) / determinant
-    errors = np.abs(rows @ np.stack([scales, shifts]) - 1)
+        errors = np.abs(rows @ np.stack([scales, shifts]) - 1)
     inside = (errors < _OUTLIER) & (scales > 0)
     # Most points first, then the smallest sum of their errors.
     keys = inside.sum(0) - np.where(inside, errors, 0).sum(0) / (1 + count)
@@ -184,7 +185,14 @@ class Anchoring:
         self._alignment: Alignment | None = None
         self._seconds = 0.0
 
-    def update(self, depth: DepthMap, seconds: float, *, cut: bool) -> DepthMap:
+    def update(
+        self,
+        depth: DepthMap,
+        seconds: float,
+        *,
+        cut: bool,
+        image: av.VideoFrame | None = None,  # noqa: ARG002 - for MotionScale
+    ) -> DepthMap:
         """
         Args:
             seconds: media time of the frame.

@@ -181,13 +181,23 @@ class Intrinsics:
         shape = (height_px, width_px)
         grid = np.broadcast_to(x.astype(np.float32), shape), np.broadcast_to(y.astype(np.float32)[:, None], shape)
         if any(self.coefficients):
-            import cv2
-
-            lens = cv2.fisheye if self.distortion is Distortion.EQUIDISTANT else cv2
-            points = np.stack(np.broadcast_arrays(x, y[:, None]), axis=-1).reshape(-1, 1, 2)
-            found = lens.undistortPoints(points, np.eye(3), np.array(self.coefficients)).reshape(*shape, 2)
+            found = self._undistorted(np.stack(np.broadcast_arrays(x, y[:, None]), axis=-1))
             grid = found[..., 0].astype(np.float32), found[..., 1].astype(np.float32)
         return grid
+
+    def normalized(self, points_px: NDArray[np.float64], /) -> NDArray[np.float64]:
+        """``X / Z`` and ``Y / Z`` of pixels, lens distortion removed; float64 [n, 2] -> float64 [n, 2]."""
+        return self._undistorted((points_px - (self.cx, self.cy)) / (self.fx, self.fy))
+
+    def _undistorted(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        if not any(self.coefficients):
+            return points
+        import cv2
+
+        lens = cv2.fisheye if self.distortion is Distortion.EQUIDISTANT else cv2
+        flat = np.ascontiguousarray(points.reshape(-1, 1, 2))
+        found = lens.undistortPoints(flat, np.eye(3), np.array(self.coefficients))
+        return np.asarray(found, np.float64).reshape(points.shape)
 
     def points(self, metres: NDArray[np.float32], valid: NDArray[np.bool_] | None = None, /) -> NDArray[np.float32]:
         """Unproject a depth map of the whole image, at any resolution.

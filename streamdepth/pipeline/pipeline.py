@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from streamdepth.core.contracts import Sink
     from streamdepth.core.frame import DepthMap, Frame
     from streamdepth.depth.anchors import Anchor
+    from streamdepth.depth.odometry import KnownMotion
     from streamdepth.inference.model import EngineSource, Runner
     from streamdepth.models.spec import ModelSpec
     from streamdepth.pipeline.sink_worker import SinkWorker
@@ -54,7 +55,8 @@ class Pipeline:
         model_every: run the model on every Nth frame, 1 to 16. Depth of the frames between is propagated along the
             optical flow (:mod:`streamdepth.depth.propagation`), from both sides under ``every``, from the past under
             ``latest``. Under ``every``, about ``model_every * (3 * batch + 1)`` decoded frames wait in memory.
-        anchors: points of known distance that make a relative model metric (:mod:`streamdepth.depth.alignment`).
+        anchors: points of known distance (:mod:`streamdepth.depth.alignment`), or the known motion of the camera
+            (:mod:`streamdepth.depth.odometry`), that make a relative model metric.
         stabilize: filter depth over time along the optical flow (:mod:`streamdepth.depth.stabilize`): under ``latest``
             from past frames, without delay; under ``every`` from past and later frames, with up to 24 decoded frames in
             memory. Requires the same memory and time for any length of video.
@@ -83,7 +85,7 @@ class Pipeline:
         range: RangeSpec | RangeSwitch | str | None = None,  # noqa: A002 - the option's name everywhere else
         batch: int = 1,
         model_every: int = 1,
-        anchors: Sequence[Anchor] = (),
+        anchors: Sequence[Anchor] | KnownMotion = (),
         stabilize: bool = False,
         color_threads: int = 1,
         frame_cache_bytes: int = FRAME_CACHE_BYTES,

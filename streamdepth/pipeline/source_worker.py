@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from streamdepth.depth.alignment import Anchoring
     from streamdepth.depth.anchors import Anchor
     from streamdepth.depth.motion import CutDetector
+    from streamdepth.depth.odometry import KnownMotion, MotionScale
     from streamdepth.depth.range import Measurement
     from streamdepth.pipeline.batching import MultiSourceQueue
     from streamdepth.pipeline.thread_group import ThreadGroup
@@ -51,7 +52,7 @@ class SourceWorker:
         stabilize: bool,
         color_threads: int,
         frame_cache_bytes: int,
-        anchors: Sequence[Anchor],
+        anchors: Sequence[Anchor] | KnownMotion,
         model_remembers: bool,
         on_status: Callable[[str], None],
         clock: Clock,
@@ -80,7 +81,7 @@ class SourceWorker:
         self._frame_cache_bytes = frame_cache_bytes
         self._anchors = anchors
         self._model_remembers = model_remembers
-        self._anchoring: Anchoring | None = None
+        self._anchoring: Anchoring | MotionScale | None = None
         self._clock = clock
         self._last_frame: Frame | None = None
         self._missing = ""
@@ -133,8 +134,13 @@ class SourceWorker:
             self.propagation.open(self._cuts)
         if self._anchors:
             from streamdepth.depth.alignment import Anchoring
+            from streamdepth.depth.odometry import KnownMotion, MotionScale
 
-            self._anchoring = Anchoring(self._anchors, (info.width_px, info.height_px), live=info.live)
+            self._anchoring = (
+                MotionScale(self._anchors)
+                if isinstance(self._anchors, KnownMotion)
+                else Anchoring(self._anchors, (info.width_px, info.height_px), live=info.live)
+            )
         if self.stabilization is not None:
             self.stabilization.open(info, self._cuts)
         if any(sink_worker.sink.control is not None for sink_worker in self.sink_workers):
@@ -264,7 +270,7 @@ class SourceWorker:
             cut = self._cuts is not None and self._cuts.is_cut(estimated.frame.image)
         depth = estimated.depth
         if self._anchoring is not None:
-            depth = self._anchoring.update(depth, estimated.frame.seconds, cut=cut)
+            depth = self._anchoring.update(depth, estimated.frame.seconds, cut=cut, image=estimated.frame.image)
         measurement = measure(depth)
         self.counters.depth(flat=measurement.flat, non_finite=measurement.non_finite)
         return depth, measurement, cut

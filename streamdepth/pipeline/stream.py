@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from streamdepth.core.contracts import Source
     from streamdepth.core.frame import DepthMap, Frame, Result
     from streamdepth.depth.anchors import Anchor
+    from streamdepth.depth.odometry import KnownMotion
     from streamdepth.inference.model import EngineSource
 
 _AHEAD = 2
@@ -164,7 +165,7 @@ def stream(
     policy: Policy | str | None = None,
     batch: int = 1,
     model_every: int = 1,
-    anchors: Sequence[Anchor] = (),
+    anchors: Sequence[Anchor] | KnownMotion = (),
     stabilize: bool = False,
     size: Literal["source", "model"] = "model",
     clock: Clock | None = None,

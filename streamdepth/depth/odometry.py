@@ -1,0 +1,284 @@
+"""Relative depth made metric by the known motion of the camera.
+
+Points are tracked from a frame back to an earlier one (pyramidal Lucas-Kanade). The essential matrix gives rotation and
+direction of travel, the odometry the distance, so triangulation gives metres. Scale and shift of the model's depth are
+fitted to these points and filtered over time by a Kalman filter with their covariance, until the next cut. The method
+follows Han et al., PTC-Depth (arXiv 2604.01791).
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from streamdepth.core.errors import DataFormatError, UsageError
+from streamdepth.core.frame import DepthMap, Sense
+from streamdepth.depth.alignment import Alignment, align
+from streamdepth.depth.anchors import Anchor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import av
+    from numpy.typing import NDArray
+
+    CameraFor = Callable[[int, int], "Camera"]
+    """(width, height) of an image in pixels -> its camera."""
+
+_SIDE_PX = 640
+_POINTS, _FEWEST_POINTS = 400, 24
+_TRACK_ERROR_PX = 0.5
+"""Standard deviation of a tracked position, and largest distance from the epipolar line."""
+_LEAST_FLOW_PX = 5.0
+"""Median displacement from which a pair of frames is triangulated."""
+_FRAMES = 12
+"""Frames that are kept to find one with enough parallax."""
+_LARGEST_DEPTH_ERROR = 0.15
+"""Relative error of a triangulated depth up to which it is used."""
+_PAIR_ERROR = 0.05
+"""Relative error of scale that all points of a pair share: pose and distance."""
+_DRIFT_PER_SECOND = 0.02
+"""Relative standard deviation by which scale and shift of a model change in a second."""
+
+
+class Camera(Protocol):
+    """What is needed of intrinsics."""
+
+    @property
+    def focal_px(self) -> float: ...
+
+    def normalized(self, points_px: NDArray[np.float64], /) -> NDArray[np.float64]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class KnownMotion:
+    """Positions of the camera over time, and its intrinsics.
+
+    Attributes:
+        seconds: media time of each position, float64 [n], rising, at least two.
+        positions_m: float64 [n, 3], metres in any fixed frame: only distances are used.
+        camera: of an image of (width, height).
+    """
+
+    seconds: NDArray[np.float64]
+    positions_m: NDArray[np.float64]
+    camera: CameraFor
+
+    @classmethod
+    def read(cls, path: Path, camera: CameraFor) -> KnownMotion:
+        """From CSV with the columns time, x, y, z (odometry), or time, speed (metres per second, e.g. of GPS).
+
+        Raises:
+            UsageError: no such file.
+            DataFormatError: fewer than two rows, other columns, values that are no numbers, or times that do not rise.
+        """
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.reader(file) if row and not row[0].lstrip().startswith("#")]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"odometry {path}: {getattr(error, 'strerror', None) or 'not a text file'}") from error
+        if rows and not _is_number(rows[0][0]):
+            rows = rows[1:]
+        try:
+            table = np.array([[float(cell) for cell in row] for row in rows])
+        except ValueError:
+            table = np.empty(0)
+        if table.ndim != 2 or table.shape[1] not in (2, 4) or len(table) < 2 or not np.isfinite(table).all():
+            raise DataFormatError(f"odometry {path}: not two or more rows of time,x,y,z or time,speed in numbers")
+        seconds = table[:, 0]
+        if (np.diff(seconds) <= 0).any():
+            raise DataFormatError(f"odometry {path}: the times do not rise; sort the rows, and remove repeated times")
+        if table.shape[1] == 4:
+            return cls(seconds, table[:, 1:], camera)
+        steps = np.diff(seconds) * (table[1:, 1] + table[:-1, 1]) / 2
+        along = np.concatenate([[0.0], np.cumsum(steps)])
+        return cls(seconds, np.stack([along, 0 * along, 0 * along], axis=1), camera)
+
+    def distance_m(self, earlier: float, later: float) -> float:
+        """Straight distance between the positions at two times in seconds; NaN outside the odometry."""
+        if earlier < self.seconds[0] or later > self.seconds[-1]:
+            return math.nan
+        x, y, z = (np.interp((earlier, later), self.seconds, axis) for axis in self.positions_m.T)
+        return math.hypot(x[1] - x[0], y[1] - y[0], z[1] - z[0])
+
+
+class _View(NamedTuple):
+    seconds: float
+    gray: NDArray[np.uint8]
+
+
+class MotionScale:
+    """Applies known motion to the depth of one source, frame by frame. One thread.
+
+    A frame before the first triangulation has no depth (every value invalid) and an ``anchor_error`` of 1.
+    """
+
+    def __init__(self, motion: KnownMotion) -> None:
+        self._motion = motion
+        self._views: deque[_View] = deque(maxlen=_FRAMES)
+        self._alignment: Alignment | None = None
+        self._seconds = 0.0
+        self._gap = 0
+
+    def update(self, depth: DepthMap, seconds: float, *, cut: bool, image: av.VideoFrame) -> DepthMap:
+        """
+        Args:
+            seconds: media time of the frame.
+            cut: the frame starts a shot: scale and shift are estimated anew.
+
+        Raises:
+            DataFormatError: the depth is metric already.
+        """
+        if depth.sense is Sense.METRIC_M:
+            raise DataFormatError("the depth is in metres already; odometry is for models of relative depth")
+        if cut:
+            self._views.clear()
+            self._alignment, self._gap = None, 0
+        view = _View(seconds, _gray(image))
+        new = self._measured(depth, view, (image.width, image.height))
+        self._views.append(view)
+        if new is not None:
+            self._alignment = _fused(self._alignment, new, seconds - self._seconds)
+            self._seconds = seconds
+        if self._alignment is None:
+            invalid = np.zeros(depth.values.shape, bool)
+            nothing = np.full(depth.values.shape, np.nan, np.float32)
+            return replace(depth, values=nothing, valid=invalid, sense=Sense.METRIC_M, anchor_error=1.0)
+        return self._alignment.apply(depth)
+
+    def _measured(self, depth: DepthMap, view: _View, size_px: tuple[int, int]) -> Alignment | None:
+        """The alignment from this frame and the latest one with enough parallax; None without one."""
+        camera = self._motion.camera(*size_px)
+        ratio = size_px[0] / view.gray.shape[1]
+        newest_first = list(reversed(self._views))
+        for gap in range(self._gap, len(newest_first)):
+            earlier = newest_first[gap]
+            distance_m = self._motion.distance_m(earlier.seconds, view.seconds)
+            if not distance_m > 0 or earlier.gray.shape != view.gray.shape:
+                continue
+            here, there = tracked(view.gray, earlier.gray)
+            if len(here) < _FEWEST_POINTS:
+                return None
+            flow_px = np.median(np.linalg.norm(here - there, axis=1))
+            if flow_px < _LEAST_FLOW_PX:
+                continue
+            # The next frame begins its search here, or one nearer while the camera is fast.
+            self._gap = max(0, gap - (flow_px > 2 * _LEAST_FLOW_PX))
+            # Positions in the full frame: the centre of the first pixel is 0 in both.
+            full_here, full_there = ((points + 0.5) * ratio - 0.5 for points in (here, there))
+            found = triangulated(
+                camera.normalized(full_here), camera.normalized(full_there), distance_m, camera.focal_px / ratio
+            )
+            if found is None:
+                continue
+            metres, keep = found
+            points = full_here[keep]
+            anchors = [Anchor(float(x), float(y), float(z)) for (x, y), z in zip(points, metres[keep], strict=True)]
+            try:
+                return align(depth, anchors, size_px=size_px)
+            except DataFormatError:  # points on invalid depth, or all at one depth
+                return None
+        return None
+
+
+def tracked(gray: NDArray[np.uint8], earlier: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Corners of ``gray`` and their positions in ``earlier``, float64 [n, 2] each, in pixels.
+
+    Tracked there and back; a point that does not return within half a pixel is left out.
+    """
+    import cv2
+
+    corners: Any = cv2.goodFeaturesToTrack(gray, _POINTS, 0.01, 7)
+    if corners is None:
+        return np.empty((0, 2)), np.empty((0, 2))
+    track: Any = cv2.calcOpticalFlowPyrLK  # its stubs know no None for points to find
+    there, found, _ = track(gray, earlier, corners, None)
+    back, returned, _ = track(earlier, gray, there, None)
+    close = np.linalg.norm((back - corners).reshape(-1, 2), axis=1) < _TRACK_ERROR_PX
+    keep = close & (found.ravel() == 1) & (returned.ravel() == 1)
+    return corners.reshape(-1, 2)[keep].astype(np.float64), there.reshape(-1, 2)[keep].astype(np.float64)
+
+
+def triangulated(
+    here: NDArray[np.float64], there: NDArray[np.float64], distance_m: float, focal_px: float
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]] | None:
+    """Depth of points seen in two images.
+
+    With the rotated ray ``a = R (x, y, 1)`` and the translation ``c``, the point with inverse depth ``r`` is seen at
+    ``(a + r c) / z``, which is linear in ``r``: least squares, and its variance from the error of the position.
+
+    Args:
+        here, there: normalized image coordinates, float64 [n, 2] each.
+        distance_m: between the two cameras.
+        focal_px: of the images that the points were tracked in.
+
+    Returns:
+        depth in the first camera, float64 [n], and which of them are exact enough, bool [n]; None without enough
+        points that fit one motion.
+    """
+    import cv2
+
+    essential, inside = cv2.findEssentialMat(
+        here, there, np.eye(3), cv2.USAC_MAGSAC, prob=0.999, threshold=_TRACK_ERROR_PX / focal_px
+    )
+    if essential is None or essential.shape != (3, 3):
+        return None
+    count, rotation, direction, ahead = cv2.recoverPose(essential, here, there, np.eye(3), mask=inside.copy())
+    if count < _FEWEST_POINTS:
+        return None
+    rays = np.column_stack([here, np.ones(len(here))]) @ rotation.T
+    moved = direction.ravel() * distance_m
+    gradient = moved[:2] - there * moved[2]
+    change = there * rays[:, 2:] - rays[:, :2]
+    power = (gradient**2).sum(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inverse = (gradient * change).sum(1) / power
+        error = _TRACK_ERROR_PX / focal_px * rays[:, 2] / np.sqrt(power) / inverse
+        keep = (ahead.ravel() > 0) & (inverse > 0) & (error < _LARGEST_DEPTH_ERROR)
+        metres = 1 / inverse
+    return (metres, keep) if keep.sum() >= _FEWEST_POINTS else None
+
+
+def _fused(before: Alignment | None, new: Alignment, seconds: float) -> Alignment:
+    """Kalman update of (scale, shift); the error that all points of a pair share is part of the measurement's."""
+    fit = np.array([new.scale, new.shift])
+    shared = (_PAIR_ERROR**2) * np.outer(fit, fit)
+    measured = new.covariance + shared
+    if before is None:
+        return replace(new, covariance=measured)
+    state = np.array([before.scale, before.shift])
+    drift = _DRIFT_PER_SECOND**2 * max(seconds, 0.0) * np.outer(state, state)
+    predicted = before.covariance + drift
+    gain = predicted @ np.linalg.pinv(predicted + measured)
+    state = state + gain @ (fit - state)
+    if state[0] <= 0:
+        return replace(new, covariance=measured)
+    return replace(
+        new,
+        scale=float(state[0]),
+        shift=float(state[1]),
+        covariance=(np.eye(2) - gain) @ predicted,
+        farthest_m=max(before.farthest_m, new.farthest_m),
+    )
+
+
+def _gray(image: av.VideoFrame) -> NDArray[np.uint8]:
+    """The frame, at most 640 px wide, uint8 [h, w]."""
+    width = min(_SIDE_PX, image.width)
+    height = max(1, round(image.height * width / image.width))
+    small = image.reformat(width=width, height=height, format="gray", interpolation="AREA")
+    return np.ascontiguousarray(small.to_ndarray(), np.uint8)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
