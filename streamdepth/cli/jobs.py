@@ -116,7 +116,7 @@ def plan(config: RunConfig, on_status: Callable[[str], None]) -> list[Job]:
         UsageError: no source, nothing to do with it, or outputs that would overwrite each other or the sources.
         StreamDepthError: a source that is not there.
     """
-    from streamdepth.sinks.select import check_distinct
+    from streamdepth.sinks.files import check_distinct
     from streamdepth.sources.objects import ObjectSource
     from streamdepth.sources.select import at_once, expand
 

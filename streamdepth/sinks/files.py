@@ -7,16 +7,16 @@ import errno
 import io
 import os
 import tempfile
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.core.errors import OutputExistsError, SinkError, UsageError
-from streamdepth.core.host import lock, remove, rename, written_whole
+from streamdepth.core.errors import OutputExistsError, SinkError, UsageError, redact
+from streamdepth.core.host import file_key, lock, remove, rename, written_whole
 from streamdepth.media.boxes import ASPECT_PLACEHOLDER, add_cover, set_display_aspect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from fractions import Fraction
-    from pathlib import Path
 
     from av.packet import Packet
     from av.stream import Stream
@@ -85,6 +85,34 @@ def check_output(path: Path, *, overwrite: bool, media_path: str | None = None) 
 def partial_path(path: Path) -> Path:
     """The name of a file while it is written: ``out.partial.mkv`` for ``out.mkv``."""
     return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+def scheme_of(output: str) -> str:
+    """``"rtsp"`` of ``rtsp://...``, ``"null"`` of ``null:``; empty for paths, also ``C:\\...``."""
+    head, colon, rest = output.partition(":")
+    if not colon or not head.replace("+", "").isalnum() or len(head) == 1:
+        return ""
+    known = head.lower() in ("null", "virtualcam")
+    return head.lower() if rest.startswith("//") or known else ""
+
+
+def check_distinct(outputs: Iterable[str]) -> None:
+    """
+    Raises:
+        UsageError: two outputs are the same file or folder.
+    """
+    seen: dict[str, str] = {}
+    for output in outputs:
+        if scheme_of(output) in ("null", "virtualcam"):
+            continue
+        key = output if scheme_of(output) else file_key(output)
+        if key in seen:
+            raise UsageError(f"{redact(output)} is named twice; give each output its own name")
+        seen[key] = output
+    for output in seen.values():
+        partial = "" if scheme_of(output) or not PurePath(output).name else partial_path(Path(output))
+        if partial and (other := seen.get(file_key(partial))):
+            raise UsageError(f"{other}: is the name of {output} while it is written; choose another name")
 
 
 def make_folder(folder: Path) -> None:

@@ -8,12 +8,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, cast
 
 from streamdepth.core.errors import UsageError, nearest, redact
-from streamdepth.core.host import file_key
 from streamdepth.core.look import Look, LookControl
 from streamdepth.net.objects import OBJECT_SCHEMES
 from streamdepth.sinks.depth.sink import DepthSinkOptions
 from streamdepth.sinks.encoder_settings import AUTO
 from streamdepth.sinks.encoding import CONTAINERS
+from streamdepth.sinks.files import scheme_of
 from streamdepth.sinks.images import SOURCE_NAMES, is_pattern
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def sink_for(output: str, **options: Unpack[SinkOptions]) -> Sink:
         UsageError: an unknown option or an invalid name, with the nearest valid one.
     """
     _check(options, SinkOptions.__optional_keys__)
-    scheme = _scheme(output)
+    scheme = scheme_of(output)
     if options.get("serve") and scheme not in ("rtsp", "rtsps"):
         raise UsageError(f"{redact(output)}: only rtsp:// can be served; use e.g. rtsp://127.0.0.1:8554/depth")
     return _find(output, IMAGE_SINKS)(output, options)
@@ -167,21 +167,6 @@ def data_sink_for(output: str, **options: Unpack[DataSinkOptions]) -> Sink:
     return _find(output, DATA_SINKS)(output, options)
 
 
-def check_distinct(outputs: Iterable[str]) -> None:
-    """
-    Raises:
-        UsageError: two outputs are the same file or folder.
-    """
-    seen: dict[str, str] = {}
-    for output in outputs:
-        if _scheme(output) in ("null", "virtualcam"):
-            continue
-        key = output if _scheme(output) else file_key(output)
-        if key in seen:
-            raise UsageError(f"{redact(output)} is named twice; give each output its own name")
-        seen[key] = output
-
-
 def _check(options: Mapping[str, Any], known: Iterable[str]) -> None:
     for name in options:
         if name not in known:
@@ -190,7 +175,7 @@ def _check(options: Mapping[str, Any], known: Iterable[str]) -> None:
 
 def _find(output: str, sinks: Sinks) -> _Make:
     """The entry of the sink that ``output`` names."""
-    if scheme := _scheme(output):
+    if scheme := scheme_of(output):
         make = sinks.schemes.get(scheme)
         if make is None:
             raise UsageError(
@@ -218,15 +203,6 @@ def _find(output: str, sinks: Sinks) -> _Make:
         f"{output}: {sinks.content} cannot be written as {suffix!r}{near}; use {', '.join(sinks.files)}, "
         "or end the name with / for a folder"
     )
-
-
-def _scheme(output: str) -> str:
-    """``"rtsp"`` of ``rtsp://...``, ``"null"`` of ``null:``; empty for paths, also ``C:\\...``."""
-    head, colon, rest = output.partition(":")
-    if not colon or not head.replace("+", "").isalnum() or len(head) == 1:
-        return ""
-    known = head.lower() in ("null", "virtualcam")
-    return head.lower() if rest.startswith("//") or known else ""
 
 
 def _folder(output: str, suffixes: Iterable[str]) -> tuple[str, str]:

@@ -65,6 +65,7 @@ class TestWrongUse:
             (["run", "test:", "-o", "out.mp4", "--config", "none.yaml"], 2, "none.yaml"),
             (["run", "test:", "test:", "-o", "out.mp4"], 2, "{name}"),
             (["run", "test:", "-o", "a.mp4", "-o", "a.mp4"], 2, "named twice"),
+            (["run", "test:", "-o", "a.partial.mp4", "-o", "a.mp4"], 2, "is the name of a.mp4 while it is written"),
             (["run", "test:", "rtsp://127.0.0.1:9/x", "-o", "{name}.mp4"], 2, "run them separately"),
             (["run", "test:", "-o", "b{foo}.mp4"], 2, "unknown field {foo}; use {image}"),
             (["run", "test:", "-o", "out%06d.mp4"], 2, "a video is one file"),

@@ -14,8 +14,9 @@ from streamdepth.core.errors import OutputExistsError, SinkError, StopPipeline, 
 from streamdepth.sinks.consumers import CallbackSink, NullSink, VirtualCameraSink
 from streamdepth.sinks.depth.reader import read_depth
 from streamdepth.sinks.depth.sink import DepthFolderSink, DepthVideoSink
+from streamdepth.sinks.files import check_distinct
 from streamdepth.sinks.images import SOURCE_NAMES, ImagesSink
-from streamdepth.sinks.select import check_distinct, data_sink_for, sink_for
+from streamdepth.sinks.select import data_sink_for, sink_for
 from streamdepth.sinks.video import VideoSink
 from tests.support.media import read_pts
 from tests.support.sinks import control, paint, painted, result, run_sink, small_disk, stream_info
