@@ -83,6 +83,7 @@ _HARDWARE: Mapping[str, Options] = {
 # These options override a bit rate.
 _CONSTANT_QUALITY = ("crf", "cq", "qp", "rc", "rc_mode")
 
+_MOST_CRF = 51
 _PIXELS_PER_THREAD = 250_000
 _MOST_THREADS = 12
 """Above 12, 1080p has too few rows for x264, and each thread delays the output by one frame."""
@@ -133,6 +134,15 @@ def check_preset(codec: str | None, preset: str) -> None:
     if codec in ("libx264", "libx265") and preset not in (*PRESETS, AUTO, "placebo", *"0123456789"):
         names = (AUTO, *PRESETS)
         raise UsageError(f"preset is one of {', '.join(names)} for {codec}, not {preset!r}{nearest(preset, names)}")
+
+
+def check_crf(codec: str | None, crf: float) -> None:
+    """
+    Raises:
+        UsageError: above the scale of x264 and x265, which use 51 instead and report nothing.
+    """
+    if codec in ("libx264", "libx265") and crf > _MOST_CRF:
+        raise UsageError(f"crf is at most {_MOST_CRF} for {codec}, not {crf:g}")
 
 
 def _translated(codec: str, options: dict[str, str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.media.filters import Letterbox, has_alpha
 from streamdepth.media.hwaccel import HwAccel, encoder, upload_device
-from streamdepth.sinks.encoder_settings import check_preset, encoder_threads
+from streamdepth.sinks.encoder_settings import check_crf, check_preset, encoder_threads
 from streamdepth.sinks.encoding import (
     Encoding,
     container_of,
@@ -104,6 +104,7 @@ class VideoSink(BaseSink):
         self._threads = threads
         self._options = dict(options or {})
         if crf is not None:
+            check_crf(self._codec, crf)
             self._options["crf"] = f"{crf:g}"
         if preset is not None:
             if self._hwaccel is HwAccel.NONE:

@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 
+from streamdepth.core.errors import UsageError
 from streamdepth.core.look import View
 from streamdepth.sinks.encoder_settings import encoder_threads
 from streamdepth.sinks.rtsp.media import Encoder
@@ -140,3 +141,10 @@ def test_streams_use_cabac_and_8x8_blocks(preset: str, low_latency: bool, profil
         assert encoder.sps[1] == profile  # profile_idc of ITU-T H.264 A.2: 100 High, 66 Baseline
     finally:
         encoder.close()
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_a_crf_above_the_scale_of_the_encoder_is_refused(codec: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"crf is at most 51 for {codec}, not 60"):
+        VideoSink(tmp_path / "out.mkv", control=control(), codec=codec, crf=60)
+    VideoSink(tmp_path / "out.webm", control=control(), crf=60)
