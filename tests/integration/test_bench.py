@@ -17,6 +17,8 @@ from tests.support.models import write_depth_model
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow  # the report that most of them share takes ten seconds
+
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -86,7 +88,7 @@ def test_what_is_no_report_is_refused_in_a_line(tmp_path: Path, text: str) -> No
     path.write_text(text)
     with pytest.raises(UsageError, match="not a report of bench --json"):
         load_report(path)
-    with pytest.raises(UsageError, match="No such file"):
+    with pytest.raises(UsageError, match="no such file"):
         load_report(tmp_path / "none.json")
 
 

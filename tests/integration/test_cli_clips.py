@@ -32,6 +32,7 @@ def arguments(clip: Path, model: Path, tmp_path: Path) -> list[str]:
 
 
 class TestResume:
+    @pytest.mark.slow
     def test_statistics_count_every_frame(self, arguments: list[str], tmp_path: Path) -> None:
         stats = tmp_path / "stats.json"
         assert main([*arguments, "--stats", str(stats)]) == 0

@@ -41,6 +41,7 @@ class TestStills:
         assert "use .png or .webp" in one_line(capsys)
         assert main(["image", str(photo), "-o", f"{tmp_path}/p.webp", "--alpha", "0.3,0.8"]) == 0
 
+    @pytest.mark.slow
     def test_each_form_by_suffix(self, photo: Path, tmp_path: Path) -> None:
         from PIL import Image
 

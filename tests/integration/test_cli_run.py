@@ -73,6 +73,7 @@ class TestRun:
                 sizes.append(image.size)
         assert sizes == [(64, 40), (40, 64), (48, 48)]
 
+    @pytest.mark.slow
     def test_several_outputs_at_once(self, clip: Path, tmp_path: Path) -> None:
         outputs = ["-o", f"{tmp_path}/a.mkv", "-o", f"{tmp_path}/b/", "--data", f"{tmp_path}/d.mkv", "-o", "null:"]
         assert main(["run", str(clip), *outputs, "--view", "side", "--max-frames", "5"]) == 0

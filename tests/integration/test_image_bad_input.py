@@ -109,6 +109,7 @@ def test_inputs_that_are_no_image(dpt_estimator: DepthEstimator, tmp_path: Path)
         assert len(said) < 400
 
 
+@pytest.mark.slow
 def test_decompression_bombs_are_refused_before_they_are_decoded() -> None:
     bomb = encoded(Image.new("1", (13400, 13400)))
     with DepthEstimator(FOLDER / "dpt" / "model.onnx", max_pixels=1000) as small:

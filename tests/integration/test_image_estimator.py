@@ -310,6 +310,7 @@ def test_many_threads_may_call(
     assert not wrong
 
 
+@pytest.mark.slow
 def test_engine_for_video_is_fast_unless_exact_is_asked_for() -> None:
     path = FOLDER / "dpt" / "model.onnx"
     for asked, stills, video in ((None, True, False), (True, True, True), (False, False, False)):

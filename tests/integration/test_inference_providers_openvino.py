@@ -196,6 +196,7 @@ def test_runs_side_by_side_give_what_they_give_alone(spec: ModelSpec) -> None:
 
 @needs_openvino
 @pytest.mark.usefixtures("real")
+@pytest.mark.slow
 def test_it_takes_what_graphs_there_are(tmp_path: Path) -> None:
     """A fixed batch, another element type and layout, an output that is not the first."""
     graphs = [

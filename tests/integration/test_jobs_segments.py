@@ -233,6 +233,7 @@ class TestWorkers:
             assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == []
         assert outputs[1] == outputs[2] == outputs[4]
 
+    @pytest.mark.slow
     def test_lossless_outputs_equal_those_of_a_run_without_segments(
         self, shots_clip: Path, model: Path, tmp_path: Path
     ) -> None:
@@ -253,6 +254,7 @@ class TestWorkers:
         assert depth_of(folder / "depth.mkv") == depth_of(whole / "depth.mkv")
         assert _sound(folder / "out.mkv") == _sound(whole / "out.mkv")
 
+    @pytest.mark.slow
     def test_frames_keep_order_times_rate_and_sound(self, shots_clip: Path, model: Path, tmp_path: Path) -> None:
         settings = _outputs_in(tmp_path, shots_clip, model, codec="libx264", view="side")
         engine = InlineEngine()
@@ -267,6 +269,7 @@ class TestWorkers:
             primed = _sound(shots_clip)  # Matroska has no edit list for the first packet, before time 0
             assert _sound(tmp_path / name) == (primed if name == "out.mp4" else primed[1:])
 
+    @pytest.mark.slow
     def test_a_killed_worker_ends_the_run_and_resume_continues(
         self, shots_clip: Path, model: Path, tmp_path: Path
     ) -> None:

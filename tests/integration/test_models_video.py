@@ -274,6 +274,7 @@ def test_images_and_segments_are_refused(
     assert "not possible with" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_verify_compares_looping_with_a_loop_in_numpy(counter: Path, window: Path) -> None:
     for path, frames in ((counter, 6), (window, 32)):
         report = verify(path, provider="cpu")

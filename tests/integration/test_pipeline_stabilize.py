@@ -69,6 +69,7 @@ def test_live_frames_are_not_delayed(every: int) -> None:
     assert stats.stabilize == "causal"
 
 
+@pytest.mark.slow
 def test_results_depend_on_neither_batch_nor_threads(estimator: sd.DepthEstimator) -> None:
     runs = []
     for batch in (1, 4):
@@ -80,6 +81,7 @@ def test_results_depend_on_neither_batch_nor_threads(estimator: sd.DepthEstimato
         assert np.array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_flicker_of_a_real_model_is_reduced(estimator: sd.DepthEstimator) -> None:
     def depths(*, stabilize: bool) -> list[np.ndarray]:
         source = PatternSource(width_px=320, height_px=180, frames=40)

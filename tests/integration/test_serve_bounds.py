@@ -109,11 +109,13 @@ def test_bodies_together_are_limited(estimator: DepthEstimator) -> None:
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(), st.lists))
+@pytest.mark.slow
 def test_json_is_parsed_as_json(value: Any) -> None:
     assert parse_json(json.dumps(value).encode()) == value
 
 
 @given(st.lists(st.integers() | st.floats(allow_nan=False, allow_infinity=False), min_size=100, max_size=2000))
+@pytest.mark.slow
 def test_long_lists_of_numbers_are_parsed_in_pieces(values: list[float]) -> None:
     typed = json.dumps({str(index): value for index, value in enumerate(values)})
     text = f'{{"data": {json.dumps(values)}, "typed": {typed}, "nested": [{json.dumps(values)}, []]}}'
@@ -191,6 +193,7 @@ def test_stalled_forms_take_no_place(site: WebSite) -> None:
             one.close()
 
 
+@pytest.mark.slow
 def test_a_body_that_trickles_is_ended(site: WebSite) -> None:
     head = b"POST /v1/depth HTTP/1.1\r\nHOST\r\nContent-Type: image/png\r\nContent-Length: 100\r\n\r\n"
     with raw(site, head) as slow:
@@ -220,6 +223,7 @@ def test_an_upload_has_a_least_rate() -> None:
         eventually(lambda: not http(f"{site.address}/v1/jobs").json, "no job is left")
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_not_read_is_ended(estimator: DepthEstimator) -> None:
     with site_of(estimator, stall_seconds=0.5, least_bytes_per_second=1e9) as site:
         body = png(3000, 3000)
