@@ -1,7 +1,7 @@
 """Change of depth between frames beyond the motion in the clip: the built-in model and others.
 
     python benchmarks/steadiness.py CLIP [--start N] [--frames N] [--model NAME ...] [--fastdepth FILE]
-    python benchmarks/steadiness.py --stabilize [CLIP ...] [--walk room|street|still ...] [--frames N]
+    python benchmarks/steadiness.py --stabilize [CLIP ...] [--walk room|street|still|night ...] [--frames N]
         [--model NAME ...] [--picture OUT.jpg]
 
 Depth of each frame is warped along the optical flow (DIS) to the next frame and compared with that frame's depth after
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--size", help="network size for --model")
     parser.add_argument("--fastdepth", type=Path)
     parser.add_argument("--stabilize", action="store_true", help="measure the filter of --stabilize on")
-    parser.add_argument("--walk", action="append", default=[], help="rendered video: room, street, still; repeatable")
+    parser.add_argument("--walk", action="append", default=[], help="rendered video: room, street, still, night; repeatable")
     parser.add_argument("--picture", help="write an image to this file")
     args = parser.parse_args()
     if args.stabilize:

@@ -45,13 +45,18 @@ class Walk:
     cap_m: float
 
 
-KINDS = {"room": (ROOM, 5, 0.008, 10.0), "street": (STREET, 5, 0.08, 80.0), "still": (ROOM, 5, 0.0, 10.0)}
-"""Name -> scene, seed, metres per frame, cap in metres."""
+KINDS = {
+    "room": (ROOM, 5, 0.008, 10.0, 1.0),
+    "street": (STREET, 5, 0.08, 80.0, 1.0),
+    "still": (ROOM, 5, 0.0, 10.0, 1.0),
+    "night": (STREET, 5, 0.08, 80.0, 0.15),
+}
+"""Name -> scene, seed, metres per frame, cap in metres, brightness. Noise is the same, so it is strong at night."""
 
 
 def walk(name: str, frames: int) -> Walk:
     """A camera that moves forward, sways and turns slightly; ``still``: that does not move."""
-    kind, seed, step_m, cap_m = KINDS[name]
+    kind, seed, step_m, cap_m, brightness = KINDS[name]
     rng, noise = np.random.default_rng(seed), np.random.default_rng(seed + 1)
     bank = make_bank(_BANK_SEED, None)
     place = MAKERS[kind](rng, bank)
@@ -77,7 +82,7 @@ def walk(name: str, frames: int) -> Walk:
                 rows, camera.ravel(), focal, bank.texels, offsets(), above, place.lights, place.sun, place.ambient,
                 place.walls, fog, place.fog_m, True, dither, image, inverse,
             )  # fmt: skip
-            exposure = exposure or 120 / max(image.mean(), 15)
+            exposure = exposure or brightness * 120 / max(image.mean(), 15)
             image = np.maximum(image * exposure, 0)
             image = image / (1 + (image / 255) ** 4) ** 0.25
         images.append(np.clip(image + noise.normal(0, NOISE_LEVELS, image.shape), 0, 255).astype(np.uint8))
