@@ -84,7 +84,9 @@ def main() -> None:
     parser.add_argument("--size", help="network size for --model")
     parser.add_argument("--fastdepth", type=Path)
     parser.add_argument("--stabilize", action="store_true", help="measure the filter of --stabilize on")
-    parser.add_argument("--walk", action="append", default=[], help="rendered video: room, street, still, night; repeatable")
+    parser.add_argument(
+        "--walk", action="append", default=[], help="room, street, still or night, rendered; repeatable"
+    )
     parser.add_argument("--picture", help="write an image to this file")
     args = parser.parse_args()
     if args.stabilize:

@@ -145,6 +145,18 @@ _SHORTEST_SIDE_PX = 32
 """Minimum size of these images: four patches of 8 px. OpenCV 5.0 crashes on 256x16."""
 
 
+class NeighbourFlow(NamedTuple):
+    """The optical flow between a frame and the one before it, as far as it was computed already.
+
+    Attributes:
+        back: float32 [h, w, 2], from the frame to the one before.
+        forth: from the one before to the frame.
+    """
+
+    back: NDArray[np.float32] | None = None
+    forth: NDArray[np.float32] | None = None
+
+
 class OpticalFlow:
     """Converts frames to small images and computes the flow between them. Used by one thread."""
 
@@ -193,6 +205,15 @@ class OpticalFlow:
             self._search_shape = target.shape
         start = None if initial is None else initial.copy()  # OpenCV overwrites it
         return np.asarray(self._search.calc(small, target, start), np.float32)
+
+    def both(
+        self, small: NDArray[np.uint8], before: NDArray[np.uint8], known: NeighbourFlow | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The flow from ``small`` to the image before it and back; only what is not ``known`` is computed."""
+        known = known or NeighbourFlow()
+        back = self.calc(small, before) if known.back is None else known.back
+        forth = self.calc(before, small) if known.forth is None else known.forth
+        return back, forth
 
 
 @lru_cache(maxsize=4)

@@ -68,6 +68,10 @@ class DepthPropagator:
 
     def __init__(self) -> None:
         self.flow = OpticalFlow()
+        self.after_key: NDArray[np.float32] | None = None
+        """Flow of the last call from the frame that follows a key frame to it; None if there is no such frame."""
+        self.before_key: NDArray[np.float32] | None = None
+        """Flow of the last call from the frame before the next key frame to it."""
         self._last: _FlowChain | None = None
 
     def between(
@@ -84,14 +88,22 @@ class DepthPropagator:
             New depth maps with ``propagated`` set. Where neither key frame has valid depth, the result is invalid: by
             the mask if the model has one, else NaN.
         """
+        self.after_key = self.before_key = None
         if after is None or not before.same_size(after):
-            for small in smalls:
-                yield self.forward(small, before)
+            for number, small in enumerate(smalls):
+                depth = self.forward(small, before)
+                if not number and self._last is not None:
+                    self.after_key = self._last.last
+                yield depth
             return
         flow_before, flow_after = self._chain(before), self._chain(after)
         flows = [flow_after.flow(small) for small in reversed(smalls)]
+        self.before_key = flows[0] if flows else None
         for number, small in enumerate(smalls, start=1):
-            near = _warped(small, before, flow_before.flow(small))
+            near_flow = flow_before.flow(small)
+            if number == 1:
+                self.after_key = near_flow
+            near = _warped(small, before, near_flow)
             far = _warped(small, after, flows.pop())
             yield _blended(near, far, before, share=number / (len(smalls) + 1))
 
@@ -122,12 +134,13 @@ class _FlowChain:
     def __init__(self, optical_flow: OpticalFlow, target: KnownDepth) -> None:
         self.target = target
         self._optical_flow = optical_flow
-        self._flow: NDArray[np.float32] | None = None
+        self.last: NDArray[np.float32] | None = None
+        """The flow of the last call."""
 
     def flow(self, small: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The flow from ``small`` to the key frame, as :meth:`OpticalFlow.calc`."""
-        self._flow = self._optical_flow.calc(small, self.target.small, self._flow)
-        return self._flow
+        self.last = self._optical_flow.calc(small, self.target.small, self.last)
+        return self.last
 
 
 class _Warped(NamedTuple):

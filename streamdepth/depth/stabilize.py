@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from streamdepth.depth.motion import OpticalFlow
+from streamdepth.depth.motion import NeighbourFlow, OpticalFlow
 from streamdepth.depth.temporal_filter import Filtered, FilterState, Keep, Match, filter_step, match_images
 
 if TYPE_CHECKING:
@@ -70,7 +70,14 @@ class Stabilizer(Protocol[T]):
     flow: OpticalFlow
 
     def append(
-        self, item: T, small: NDArray[np.uint8], depth: DepthMap, seconds: float, *, cut: bool
+        self,
+        item: T,
+        small: NDArray[np.uint8],
+        depth: DepthMap,
+        seconds: float,
+        *,
+        cut: bool,
+        flow: NeighbourFlow | None = None,
     ) -> list[tuple[T, DepthMap]]:
         """Add the next frame; returns the frames that are complete, in order.
 
@@ -80,6 +87,7 @@ class Stabilizer(Protocol[T]):
             depth: its values are copied if they are needed after this call.
             seconds: presentation time.
             cut: True if a new shot starts with this frame.
+            flow: between this frame and the last one; what is None is computed.
         Returns:
             The items with their stabilized depth. Depth without history, as after a cut, is unchanged.
         """
@@ -103,7 +111,14 @@ class CausalStabilizer(Generic[T]):
         self._last: tuple[FilterState, Filtered] | None = None
 
     def append(
-        self, item: T, small: NDArray[np.uint8], depth: DepthMap, seconds: float, *, cut: bool
+        self,
+        item: T,
+        small: NDArray[np.uint8],
+        depth: DepthMap,
+        seconds: float,
+        *,
+        cut: bool,
+        flow: NeighbourFlow | None = None,
     ) -> list[tuple[T, DepthMap]]:
         state = FilterState.of(small, seconds, replace(depth, values=depth.values.copy()))
         result = Filtered(state.values)
@@ -111,8 +126,7 @@ class CausalStabilizer(Generic[T]):
             previous, output = self._last
             frames = self._intervals.frames(previous.seconds, seconds)
             if frames <= _MAX_GAP_FRAMES:
-                back = self.flow.calc(state.small, previous.small)
-                forth = self.flow.calc(previous.small, state.small)
+                back, forth = self.flow.both(state.small, previous.small, flow)
                 match = match_images(state.small, previous.small, back, forth)
                 result = filter_step(state, previous, output, match, _CAUSAL_KEEP, frames, trend=_TREND)
         self._last = state, result
@@ -157,7 +171,14 @@ class TwoSidedStabilizer(Generic[T]):
         return len(self._pending)
 
     def append(
-        self, item: T, small: NDArray[np.uint8], depth: DepthMap, seconds: float, *, cut: bool
+        self,
+        item: T,
+        small: NDArray[np.uint8],
+        depth: DepthMap,
+        seconds: float,
+        *,
+        cut: bool,
+        flow: NeighbourFlow | None = None,
     ) -> list[tuple[T, DepthMap]]:
         state = FilterState.of(small, seconds, replace(depth, values=depth.values.copy()))
         complete: list[tuple[T, DepthMap]] = []
@@ -169,8 +190,7 @@ class TwoSidedStabilizer(Generic[T]):
             frames = self._intervals.frames(last.state.seconds, seconds)
             linked = frames <= _MAX_GAP_FRAMES
         if linked and last is not None:
-            to_last = self.flow.calc(state.small, last.state.small)
-            from_last = self.flow.calc(last.state.small, state.small)
+            to_last, from_last = self.flow.both(state.small, last.state.small, flow)
             back = match_images(state.small, last.state.small, to_last, from_last)
             forth = match_images(last.state.small, state.small, from_last, to_last)
             result = filter_step(state, last.state, last.forward, back, _TWO_SIDED_KEEP, frames)

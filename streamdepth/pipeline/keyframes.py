@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from streamdepth.core.clock import Clock
     from streamdepth.core.frame import DepthMap, Frame
-    from streamdepth.depth.motion import CutDetector
+    from streamdepth.depth.motion import CutDetector, NeighbourFlow
     from streamdepth.depth.propagation import DepthPropagator, KnownDepth
 
 _LIVE_CAPACITY = 1
@@ -31,12 +31,14 @@ class Estimated:
     Attributes:
         cut: first frame of a shot; None if not determined yet.
         small: the image of ``OpticalFlow.small``, if it was computed.
+        flow: between this frame and the last one, as far as it was computed.
     """
 
     frame: Frame
     depth: DepthMap
     cut: bool | None = None
     small: NDArray[np.uint8] | None = None
+    flow: NeighbourFlow | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,20 +193,30 @@ class KeyframePropagation:
             frame, depth = estimated.frame, estimated.depth
             del self._shots[frame.index]
             following = self._known_depth(frame, depth)
-            self._emit(held, before, following if pending.shot == shot else None)
+            forth = self._emit(held, before, following if pending.shot == shot else None)
             held.clear()
-            self.ready.put(Estimated(frame, depth, shot not in (None, pending.shot), following.small))
+            cut = shot not in (None, pending.shot)
+            self.ready.put(Estimated(frame, depth, cut, following.small, _neighbour_flow(forth=forth)))
             before, shot = following, pending.shot
 
-    def _emit(self, held: list[_Pending], before: KnownDepth | None, after: KnownDepth | None) -> None:
-        """Emit the frames between two key frames, or after the first one if there is no second."""
-        if before is None:
-            return  # The first frame is a key frame, so no frame is held yet.
+    def _emit(
+        self, held: list[_Pending], before: KnownDepth | None, after: KnownDepth | None
+    ) -> NDArray[np.float32] | None:
+        """Emit the frames between two key frames, or after the first one if there is no second.
+
+        Returns:
+            The flow from the last of them to the second key frame, if it was computed.
+        """
+        if before is None or not held:
+            return None  # The first frame is a key frame, so no frame is held yet.
         propagator = self._propagator
         smalls = [propagator.flow.small(pending.frame.image) for pending in held]
         depths = propagator.between(smalls, before, after)
-        for pending, small in zip(held, smalls, strict=True):
-            self.ready.put(Estimated(pending.frame, self._propagated(lambda: next(depths)), cut=False, small=small))
+        for number, (pending, small) in enumerate(zip(held, smalls, strict=True)):
+            depth = self._propagated(lambda: next(depths))
+            flow = None if number else _neighbour_flow(back=propagator.after_key)
+            self.ready.put(Estimated(pending.frame, depth, False, small, flow))
+        return propagator.before_key
 
     # Policy latest ------------------------------------------------------------------------------------------------
 
@@ -257,3 +269,9 @@ class KeyframePropagation:
         self.timer.add(self._clock.monotonic_ns() - started_ns)
         self.propagated += 1
         return depth
+
+
+def _neighbour_flow(back: NDArray[np.float32] | None = None, forth: NDArray[np.float32] | None = None) -> NeighbourFlow:
+    from streamdepth.depth.motion import NeighbourFlow
+
+    return NeighbourFlow(back, forth)

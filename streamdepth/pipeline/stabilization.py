@@ -87,7 +87,7 @@ class Stabilization:
             cut = self._cuts is not None and self._cuts.is_cut(frame.image)
         if small is None:
             small = self._filter.flow.small(frame.image)
-        return self._filter.append((frame, cut), small, estimated.depth, frame.seconds, cut=cut)
+        return self._filter.append((frame, cut), small, estimated.depth, frame.seconds, cut=cut, flow=estimated.flow)
 
     def _emit(self, complete: list[tuple[Item, DepthMap]]) -> None:
         for (frame, cut), depth in complete:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import av
 import numpy as np
 import pytest
 
 import streamdepth as sd
 from streamdepth.cli import main
+from streamdepth.depth.motion import OpticalFlow
 from streamdepth.pipeline import Pipeline, stream
 from streamdepth.sources.pattern import PatternSource
 from tests.support.stages import (
@@ -130,3 +132,33 @@ def test_statistics_and_depth_files_say_that_it_ran(clip: Path, tmp_path: Path, 
 def test_a_wrong_value_is_refused(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(clip), "-o", f"{tmp_path}/o.mp4", "--stabilize", "maybe"]) == 2
     assert "off" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("every", "saved"), [(2, 10), (4, 5)])
+def test_a_flow_between_neighbours_is_computed_once(every: int, saved: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With key frames, propagation has computed some of the flows that the filter needs."""
+    pairs: list[tuple[bytes, bytes]] = []
+    calc = OpticalFlow.calc
+
+    def counted(self: OpticalFlow, small: Any, target: Any, initial: Any = None) -> Any:
+        pairs.append((small.tobytes(), target.tobytes()))
+        return calc(self, small, target, initial)
+
+    monkeypatch.setattr(OpticalFlow, "calc", counted)
+
+    def run(*, stabilize: bool, every: int = 1) -> tuple[int, list[Any]]:
+        pairs.clear()
+        sink = RecordingSink()
+        source = ScriptedSource(11, image=_textured)
+        Pipeline([source], fake_estimator(), [sink], range="frame", model_every=every, stabilize=stabilize).run()
+        assert len(set(pairs)) == len(pairs)
+        return len(pairs), [result.depth.values.copy() for result in sink.results]
+
+    both, _ = run(stabilize=True, every=every)
+    assert both == run(stabilize=True)[0] + run(stabilize=False, every=every)[0] - saved
+
+
+def _textured(index: int) -> av.VideoFrame:
+    y, x = np.mgrid[:144, :256]
+    rgb = 128 + 60 * np.stack([np.sin((x + 2 * index) / (5 + c)) + np.cos(y / 7) for c in range(3)], -1)
+    return av.VideoFrame.from_ndarray(rgb.astype(np.uint8), format="rgb24")
