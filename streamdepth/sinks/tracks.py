@@ -27,7 +27,9 @@ AUDIO_MODES: tuple[str, ...] = get_args(AudioMode)
 # By FFmpeg's names of decoders and encoders.
 _TEXT = frozenset({"mov_text", "srt", "subrip", "webvtt", "ass", "ssa"})
 _TEXT_CODEC = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip", "webm": "webvtt"}
-# FLAC is lossless: Matroska gets what PyAV cannot copy (codecs with a WAV tag, such as WMA and ADPCM).
+# FLAC is lossless: Matroska gets what PyAV cannot copy, codecs with a WAV tag such as WMA and ADPCM. Every way to add a
+# stream in PyAV 18.1 (add_stream, add_stream_from_template also with opaque, add_mux_stream) first asks
+# avformat_query_codec, which knows only Matroska's own codec names; the muxer itself would write them.
 _AUDIO_CODEC = {"mp4": "aac", "mov": "aac", "matroska": "flac", "webm": "libopus"}
 _OPUS_RATE = 48_000
 _STEREO = "stereo"
