@@ -172,6 +172,7 @@ NEEDS: Mapping[str, tuple[Callable[[RunConfig], bool], str]] = MappingProxyType(
         "data": (lambda run: bool(run.data), "no depth data is written; add --data OUT"),
         "mcap": (lambda run: _writes(run, ".mcap"), "no .mcap is written; add -o OUT.mcap"),
         "exr": (lambda run: _writes(run, ".exr"), "no .exr is written; add --data FOLDER/%06d.exr"),
+        "lerobot": (lambda run: _writes(run, ".json"), "no data set is written; add --data FOLDER/meta/info.json"),
         "events": (lambda run: bool(run.events or run.zone), "no events are written; add --zone or --events FILE"),
         "video": (_writes_video, "no video file is written; add -o OUT.mkv"),
         "bit rate": (
@@ -419,6 +420,7 @@ def make_sinks(
             mcap_depth=config.mcap_depth,
             mcap_points=config.mcap_points,
             exr_unit=config.exr_unit,
+            lerobot_max=config.lerobot_max,
         )
         for output in config.data
     ]

@@ -94,7 +94,7 @@ class RunConfig(Settings):
         Texts,
         Option(
             "Depth as data: .mkv (16-bit FFV1), folder/ of 16-bit PNG, folder/%06d.npy, .exr or .ply (points), "
-            ".mcap, or .rrd. Repeatable.",
+            ".mcap, .rrd, or folder/meta/info.json (LeRobot). Repeatable.",
             OUTPUT,
             metavar="OUT",
         ),
@@ -125,6 +125,9 @@ class RunConfig(Settings):
         Literal["m", "cm", "mm"] | None,
         Option("Unit of .exr; needs depth in metres.", OUTPUT, default="m, or none without metres", needs="exr"),
     ] = None
+    lerobot_max: Annotated[
+        float, limits.METRES, Option("Largest depth in a LeRobot data set, in metres.", OUTPUT, needs="lerobot")
+    ] = 10.0
     serve: Annotated[
         Texts,
         Option(

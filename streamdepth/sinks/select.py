@@ -103,6 +103,8 @@ class DataSinkOptions(DepthSinkOptions, total=False):
     mcap_points: bool
     exr_unit: ExrUnit | None
     """Of ``.exr``: m, cm or mm; None = metres of metric models, else no unit."""
+    lerobot_max: float
+    """Of LeRobot data sets: largest depth in metres."""
 
 
 _Make: TypeAlias = "Callable[[str, Any], Sink]"
@@ -158,6 +160,7 @@ def data_sink_for(output: str, **options: Unpack[DataSinkOptions]) -> Sink:
     - ``folder/%06d.npy`` (or ``.png``): a folder of float32 arrays (or PNG) with other names
     - ``folder/%06d.exr``: a folder of OpenEXR files; ``folder/%06d.ply``: a folder of point clouds
     - ``out.mcap``: frames and metric depth as ROS 2 messages; ``out.rrd``: the same for the Rerun viewer
+    - ``folder/meta/info.json``: a LeRobot data set
     - ``null:``: no output, for measurements
 
     Raises:
@@ -364,6 +367,12 @@ def _depth_options(options: DataSinkOptions) -> DepthSinkOptions:
     return cast("DepthSinkOptions", _only(options, DepthSinkOptions.__optional_keys__))
 
 
+def _lerobot(output: str, options: DataSinkOptions) -> Sink:
+    from streamdepth.sinks.robotics.lerobot import LeRobotSink
+
+    return LeRobotSink(output, overwrite=options.get("overwrite", False), depth_max_m=options.get("lerobot_max", 10.0))
+
+
 def _iw3(output: str, options: SinkOptions) -> Sink:
     from streamdepth.sinks.robotics.exports import Iw3Sink
 
@@ -392,7 +401,7 @@ IMAGE_SINKS = Sinks(
 )
 DATA_SINKS = Sinks(
     schemes=MappingProxyType({"null": _depth_null, **dict.fromkeys(OBJECT_SCHEMES, _depth_object)}),
-    files=MappingProxyType({".mkv": _depth_video, ".mcap": _mcap, ".rrd": _rerun}),
+    files=MappingProxyType({".mkv": _depth_video, ".mcap": _mcap, ".rrd": _rerun, ".json": _lerobot}),
     folders=MappingProxyType(dict.fromkeys(_ARRAYS, _depth_folder) | {".exr": _exr, ".ply": _points}),
     content="depth data",
     hint="use OUT.mkv, FOLDER/ or FOLDER/%06d.npy",

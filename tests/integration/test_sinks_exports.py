@@ -1,10 +1,11 @@
-"""Exports that have one range per clip: the folder of iw3, control video for video diffusion."""
+"""Exports for other programs: iw3, video diffusion, LeRobot."""
 
 from __future__ import annotations
 
 import itertools
+import json
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import av
 import cv2
@@ -14,9 +15,11 @@ import yaml
 
 import streamdepth as sd
 from streamdepth.cli.main import main
-from streamdepth.core.errors import OutputExistsError, UsageError
+from streamdepth.core.errors import DataFormatError, OutputExistsError, UsageError
 from streamdepth.core.frame import DepthRange, Result
 from streamdepth.sinks.robotics.exports import Iw3Sink, VaceSink, control_frames, control_size
+from streamdepth.sinks.robotics.lerobot import quantized
+from tests.support import need
 from tests.support.cli import one_line
 from tests.support.media import write_clip
 from tests.support.sinks import info_of, paint, result, run_sink, stream_info
@@ -148,3 +151,88 @@ def test_an_interrupted_export_is_not_complete(tmp_path: Path) -> None:
     sink.flush()
     sink.close()
     assert not (tmp_path / "out" / "iw3_export.yml").exists()
+
+
+class TestLeRobot:
+    """The data set as its own reader decodes it: parquet by pyarrow, video by FFmpeg, the inverse of the quantization
+    as its documentation states it. The package lerobot cannot be installed beside this one."""
+
+    @pytest.fixture(autouse=True)
+    def _package(self) -> None:
+        need.module("pyarrow", "the extra lerobot")
+
+    def written(self, folder: Path, count: int = 6, **options: Any) -> dict[str, Any]:
+        given = []
+        for index in range(count):
+            values = np.tile(np.geomspace(0.2, 9, 32, dtype=np.float32), (24, 1)) + 0.05 * index
+            values[0, 0] = np.nan
+            whole = result(paint(64, 48, index), index, index=index)
+            depth = sd.DepthMap(values, sd.Sense.METRIC_M, anchor_error=0.125)
+            given.append(Result(whole.frame, depth, DepthRange(0, 1)))
+        path = folder / "meta" / "info.json"
+        run_sink(sd.data_sink_for(str(path), **options), stream_info(), given)
+        return cast("dict[str, Any]", json.loads(path.read_text()))
+
+    def test_depth_comes_back(self, tmp_path: Path) -> None:
+        info = self.written(tmp_path)
+        said = info["features"]["observation.images.camera_depth"]
+        assert (said["dtype"], said["shape"]) == ("video", [48, 64, 1])
+        about = said["info"]
+        assert about["is_depth_map"] is True
+        assert (about["depth_unit"], about["video.codec"], about["video.pix_fmt"]) == ("m", "hevc", "gray12le")
+        assert about["streamdepth.metres"] == "anchored, relative error 0.125"
+        path = tmp_path / info["video_path"].format(
+            video_key="observation.images.camera_depth", chunk_index=0, file_index=0
+        )
+        with av.open(str(path)) as video:
+            stream = video.streams.video[0]
+            assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("hevc", "gray12le")
+            assert stream.average_rate == info["fps"] == 25
+            frames = [(float(one.time or 0), one.to_ndarray(format="gray12le")) for one in video.decode(stream)]
+        assert [time for time, _ in frames] == pytest.approx([number / 25 for number in range(6)])
+        lo, hi, shift = about["video.depth_min"], about["video.depth_max"], about["video.shift"]
+        assert (lo, hi, shift, about["video.use_log"]) == (0.01, 10.0, 3.5, True)
+        for index, (_, codes) in enumerate(frames):
+            metres = np.exp(np.log(lo + shift) + codes / 4095 * (np.log(hi + shift) - np.log(lo + shift))) - shift
+            true = np.geomspace(0.2, 9, 32) + 0.05 * index
+            # The model's 32 columns at the frame's 64: every 4th pixel pair straddles a value.
+            inside = (metres[24, 0:64:2] + metres[24, 1:64:2]) / 2
+            np.testing.assert_allclose(inside[2:-2], true[2:-2], rtol=0.02)
+            assert metres[0, 0] == pytest.approx(0.01, abs=0.002)
+
+    def test_codes(self) -> None:
+        metres = np.array([0.01, 10.0, 1.0, np.nan, 99, 0], np.float32)
+        one = round(4095 * (np.log(4.5) - np.log(3.51)) / (np.log(13.5) - np.log(3.51)))
+        assert quantized(metres, 10.0).tolist() == [0, 4095, one, 0, 4095, 0]
+
+    def test_tables(self, tmp_path: Path) -> None:
+        import pyarrow.parquet as pq
+
+        info = self.written(tmp_path, lerobot_max=20.0)
+        assert info["codebase_version"] == "v3.0"
+        assert (info["total_episodes"], info["total_frames"], info["total_tasks"]) == (1, 6, 1)
+        data = pq.read_table(tmp_path / info["data_path"].format(chunk_index=0, file_index=0))
+        assert {name: str(data.schema.field(name).type) for name in data.column_names} == {
+            name: one["dtype"].replace("float32", "float")
+            for name, one in info["features"].items()
+            if "images" not in name
+        }
+        assert data["timestamp"].to_pylist() == pytest.approx([number / 25 for number in range(6)])
+        assert data["index"].to_pylist() == list(range(6))
+        episode = pq.read_table(tmp_path / "meta/episodes/chunk-000/file-000.parquet").to_pylist()[0]
+        assert (episode["length"], episode["dataset_from_index"], episode["dataset_to_index"]) == (6, 0, 6)
+        for key in ("camera", "camera_depth"):
+            ends = [episode[f"videos/observation.images.{key}/{end}_timestamp"] for end in ("from", "to")]
+            assert ends == pytest.approx([0, 0.24])
+        tasks = pq.read_table(tmp_path / "meta/tasks.parquet")
+        assert tasks.to_pylist() == [{"task_index": 0, "task": "depth"}]
+        stats = json.loads((tmp_path / "meta/stats.json").read_text())
+        assert np.shape(stats["observation.images.camera"]["mean"]) == (3, 1, 1)
+        assert stats["observation.images.camera_depth"]["max"][0][0][0] == pytest.approx(9.25, abs=0.5)
+        assert info["features"]["observation.images.camera_depth"]["info"]["video.depth_max"] == 20.0
+
+    def test_wrong_use(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=r"name it FOLDER/meta/info\.json"):
+            sd.data_sink_for(str(tmp_path / "out.json"))
+        with pytest.raises(DataFormatError, match="holds metres, but the model's depth is relative_inverse"):
+            run_sink(sd.data_sink_for(str(tmp_path / "meta" / "info.json")), stream_info(), results(1))
