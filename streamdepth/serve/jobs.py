@@ -22,7 +22,7 @@ from streamdepth.core.host import remove
 from streamdepth.core.look import Look, LookControl, View
 from streamdepth.core.queues import Aborted, BoundedQueue, Ended
 from streamdepth.serve.api import LOGGER, ApiError, look_changes
-from streamdepth.serve.containers import check_container, codec_for_browsers
+from streamdepth.serve.bodies import check_container, codec_for_browsers
 from streamdepth.sinks.files import partial_path
 
 if TYPE_CHECKING:

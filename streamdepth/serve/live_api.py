@@ -18,7 +18,7 @@ from streamdepth.serve.bodies import drop
 from streamdepth.serve.channel import LiveChannel
 from streamdepth.serve.feed import npy, png
 from streamdepth.serve.rtc import Peers
-from streamdepth.serve.stats import METRICS_CONTENT_TYPE, SAMPLE_SECONDS, Metrics
+from streamdepth.serve.view import METRICS_CONTENT_TYPE, SAMPLE_SECONDS, Metrics
 from streamdepth.version import __version__
 
 if TYPE_CHECKING:

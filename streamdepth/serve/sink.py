@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from streamdepth.depth.range import RangeSwitch
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.serve.options import WebSettings
-    from streamdepth.serve.stats import Run
-    from streamdepth.serve.view import LiveView
+    from streamdepth.serve.view import LiveView, Run
 
 
 class WebSink(BaseSink):

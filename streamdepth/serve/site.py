@@ -201,12 +201,11 @@ class WebSite:
         from aiohttp import web
 
         from streamdepth.serve.api import errors_as_json, harden_prepared
-        from streamdepth.serve.auth import AuthMiddleware
         from streamdepth.serve.bodies import BodyReader, sends_in_time
         from streamdepth.serve.images_api import ImagesApi
         from streamdepth.serve.jobs import JobsApi
         from streamdepth.serve.live_api import LiveApi
-        from streamdepth.serve.server import OPEN_PATHS, Page
+        from streamdepth.serve.server import OPEN_PATHS, AuthMiddleware, Page
 
         assert self._listen is not None and self._server is not None  # noqa: PT018, S101 - set in _start()
         bodies, page = BodyReader(self.settings), Page()

@@ -25,7 +25,7 @@ from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch, measure, 
 from streamdepth.serve.feed import LiveFeed, probe
 from streamdepth.serve.sink import WebSink
 from streamdepth.serve.site import WebSite
-from streamdepth.serve.stats import Metrics
+from streamdepth.serve.view import Metrics
 from tests.support.stages import ScriptedSource, flat_image
 from tests.support.web import Running, eventually, http, read_parts, running
 

@@ -17,7 +17,7 @@ from streamdepth.config.shared import PANELS, Settings
 from streamdepth.core import limits
 from streamdepth.core.errors import UsageError
 from streamdepth.core.limits import Bounds
-from streamdepth.sinks.rtsp.pace import check_encoding
+from streamdepth.sinks.rtsp.media import check_encoding
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,15 +15,17 @@ from hypothesis import strategies as st
 from streamdepth.core.errors import SinkError
 from streamdepth.core.frame import ColorTags
 from streamdepth.net.url import Credentials
-from streamdepth.sinks.rtsp.auth import Authenticator, answer_challenge, digest_response
-from streamdepth.sinks.rtsp.media import Encoder, sdp, sender_report, split_annex_b
-from streamdepth.sinks.rtsp.pace import Pace, output_rate
+from streamdepth.sinks.rtsp.delivery import sdp, sender_report
+from streamdepth.sinks.rtsp.media import Encoder, Pace, output_rate, split_annex_b
 from streamdepth.sinks.rtsp.protocol import (
+    Authenticator,
     Interleaved,
     Message,
     MessageParser,
     ProtocolError,
     Transport,
+    answer_challenge,
+    digest_response,
     format_interleaved,
     format_request,
     format_response,

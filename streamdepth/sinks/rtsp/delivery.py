@@ -1,27 +1,116 @@
-"""Media for one viewer: RTP over TCP or UDP, and sender reports."""
+"""Media for one viewer: RTP packets, the description of the stream (SDP), RTP over TCP or UDP, and sender reports."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import secrets
 import threading
 from collections import Counter, deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
-from streamdepth.sinks.rtsp.media import sender_report
+from streamdepth.core.errors import SinkError
 from streamdepth.sinks.rtsp.protocol import format_interleaved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from streamdepth.sinks.rtsp.media import AccessUnit
+    import av
+
     from streamdepth.sinks.rtsp.protocol import Transport
 
+CLOCK_RATE = 90_000
+TIME_BASE = Fraction(1, CLOCK_RATE)
+PAYLOAD_TYPE = 96
+_PACKET_BYTES = 1400
+_DELIMITER = b"\x00\x00\x00\x01\x09\xf0"
+"""Any slice type may follow."""
+_NTP_EPOCH_SECONDS = 2_208_988_800
 _REPORT_SECONDS = 5.0
 _BURST_PACKETS = 64
 _CHUNK_PACKETS = 32
 _CHUNK_SECONDS = 0.001
 _UDP_BACKLOG_PACKETS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class AccessUnit:
+    """One encoded frame as RTP packets.
+
+    Attributes:
+        packets: complete RTP packets in order: those of the frame, the last one with the marker bit, then the delimiter
+            of the next frame if the encoder announces it.
+        key: a decoder can start here.
+        rtp_time: RTP time stamp of the frame's packets, 0..2**32-1.
+    """
+
+    packets: tuple[bytes, ...]
+    key: bool
+    rtp_time: int
+
+
+class _Sink:
+    """The output of libav's muxer: every write is one RTP packet."""
+
+    def __init__(self) -> None:
+        self.packets: list[bytes] = []
+
+    def write(self, data: Any) -> int:
+        self.packets.append(bytes(data))
+        return len(self.packets[-1])
+
+
+class Packetizer:
+    """Packs encoded frames into RTP with libav's muxer. One thread at a time."""
+
+    def __init__(self) -> None:
+        self.ssrc = secrets.randbits(31)
+        self._sink = _Sink()
+        self._container: Any = None
+        self._stream: Any = None
+
+    def packetize(self, packet: av.Packet[Any]) -> tuple[bytes, ...]:
+        if self._container is None:
+            self._open()
+        packets = self._mux(packet)
+        if not packets:
+            raise SinkError("RTP packetizer: no packets for a frame; this is a bug of streamdepth")
+        return packets
+
+    def delimit(self, pts: int) -> tuple[bytes, ...]:
+        """The access unit delimiter of the next frame, in a packet without marker bit: the frame itself has it."""
+        import av
+
+        delimiter = av.Packet(_DELIMITER)
+        delimiter.pts = delimiter.dts = pts
+        delimiter.time_base = TIME_BASE
+        return tuple(one[:1] + bytes((one[1] & 0x7F,)) + one[2:] for one in self._mux(delimiter))
+
+    def _mux(self, packet: av.Packet[Any]) -> tuple[bytes, ...]:
+        packet.stream = self._stream
+        self._container.mux_one(packet)
+        packets, self._sink.packets = tuple(self._sink.packets), []
+        return packets
+
+    def close(self) -> None:
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+    def _open(self) -> None:
+        import av
+
+        # Sender reports are sent per viewer: libav's would count frames that a viewer skipped.
+        options = {
+            "payload_type": str(PAYLOAD_TYPE),
+            "ssrc": str(self.ssrc),
+            "seq": str(secrets.randbits(15)),
+            "rtpflags": "skip_rtcp",
+        }
+        self._container = av.open(self._sink, "w", format="rtp", options=options, buffer_size=_PACKET_BYTES)
+        self._stream = self._container.add_mux_stream("h264", rate=25, width=16, height=16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,3 +267,50 @@ class Delivery:
     def _send_now(self, packets: tuple[bytes, ...]) -> None:
         for packet in packets:
             self._to_udp(0, packet, (self._peer, self._pair[0]))
+
+
+def sdp(*, address: str, sps: bytes, pps: bytes, rate: Fraction, control: str) -> str:
+    """Describe the stream (RFC 4566, RFC 6184 8.1).
+
+    Args:
+        address: of the server, IPv4 or IPv6 in text.
+        control: value of the stream's control attribute.
+    """
+    family = "IP6" if ":" in address else "IP4"
+    unspecified = "::" if family == "IP6" else "0.0.0.0"  # noqa: S104 - a field of SDP, nothing binds to it
+    sets = ",".join(base64.b64encode(unit).decode() for unit in (sps, pps))
+    lines = (
+        "v=0",
+        f"o=- 0 0 IN {family} {address}",
+        "s=streamdepth",
+        f"c=IN {family} {unspecified}",
+        "t=0 0",
+        "a=control:*",
+        "a=range:npt=now-",
+        f"m=video 0 RTP/AVP {PAYLOAD_TYPE}",
+        f"a=rtpmap:{PAYLOAD_TYPE} H264/{CLOCK_RATE}",
+        f"a=fmtp:{PAYLOAD_TYPE} packetization-mode=1;profile-level-id={sps[1:4].hex()};sprop-parameter-sets={sets}",
+        f"a=framerate:{float(rate):.6g}",
+        f"a=control:{control}",
+    )
+    return "\r\n".join(lines) + "\r\n"
+
+
+def sender_report(ssrc: int, wall_seconds: float, rtp_time: int, packets: int, octets: int) -> bytes:
+    """An RTCP sender report without report blocks (RFC 3550 6.4.1), and the CNAME that has to go with it.
+
+    Args:
+        wall_seconds: Unix time that ``rtp_time`` belongs to.
+    """
+    ntp = int((wall_seconds + _NTP_EPOCH_SECONDS) * (1 << 32)) & 0xFFFFFFFFFFFFFFFF
+    words = (ssrc, ntp >> 32, ntp & 0xFFFFFFFF, rtp_time & 0xFFFFFFFF, packets & 0xFFFFFFFF, octets & 0xFFFFFFFF)
+    report = b"\x80\xc8\x00\x06" + b"".join(word.to_bytes(4, "big") for word in words)
+    name = b"streamdepth"
+    item = b"\x01" + bytes((len(name),)) + name
+    item += b"\x00" * (4 - len(item) % 4)
+    return report + b"\x81\xca" + (1 + len(item) // 4).to_bytes(2, "big") + ssrc.to_bytes(4, "big") + item
+
+
+def goodbye(ssrc: int) -> bytes:
+    """An RTCP BYE (RFC 3550 6.6): the stream is over."""
+    return b"\x81\xcb\x00\x01" + ssrc.to_bytes(4, "big")

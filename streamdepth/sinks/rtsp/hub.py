@@ -16,9 +16,8 @@ from streamdepth.sinks.rtsp.viewer import Viewer, ViewerState
 
 if TYPE_CHECKING:
     from streamdepth.core.clock import Clock
-    from streamdepth.sinks.rtsp.auth import Authenticator
-    from streamdepth.sinks.rtsp.delivery import Mount, Settings
-    from streamdepth.sinks.rtsp.media import AccessUnit
+    from streamdepth.sinks.rtsp.delivery import AccessUnit, Mount, Settings
+    from streamdepth.sinks.rtsp.protocol import Authenticator
 
 _CHECK_SECONDS = 0.5
 _SPARE_CONNECTIONS = 16

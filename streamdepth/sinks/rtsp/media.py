@@ -1,50 +1,166 @@
-"""Encoding to H.264, packetizing as RTP, and the description of the stream (SDP)."""
+"""Output of a network stream: its rate and pacing, and encoding to H.264."""
 
 from __future__ import annotations
 
-import base64
-import secrets
-from dataclasses import dataclass, replace
+import threading
+from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from streamdepth.core.errors import SinkError
+from streamdepth.core import limits
+from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.core.frame import ColorTags
-from streamdepth.sinks.encoder_settings import stream_options
+from streamdepth.sinks.encoder_settings import AUTO, PRESETS, stream_options
+from streamdepth.sinks.rtsp.delivery import CLOCK_RATE, TIME_BASE, AccessUnit, Packetizer
 
 if TYPE_CHECKING:
     import av
     from av.video.codeccontext import VideoCodecContext
 
-CLOCK_RATE = 90_000
-TIME_BASE = Fraction(1, CLOCK_RATE)
-PAYLOAD_TYPE = 96
-_PACKET_BYTES = 1400
-_DELIMITER = b"\x00\x00\x00\x01\x09\xf0"
-"""Any slice type may follow."""
-_LOW_BUFFER_SECONDS, _BUFFER_SECONDS = 0.25, 1.0
-_PARAMS = "repeat-headers=1:annexb=1:slices=1"
-_NTP_EPOCH_SECONDS = 2_208_988_800
-
-_Shape = tuple[tuple[int, int], ColorTags]
+    from streamdepth.core.clock import Clock
+    from streamdepth.core.frame import ImageInfo, StreamInfo
 
 
-@dataclass(frozen=True, slots=True)
-class AccessUnit:
-    """One encoded frame as RTP packets.
+_DEFAULT_RATE = Fraction(25)
+_FASTEST_DEFAULT = Fraction(30)
+_PATIENCE = Fraction(3, 2)
+_EARLY = Fraction(9, 10)
+_NS = 1_000_000_000
 
-    Attributes:
-        packets: complete RTP packets in order: those of the frame, the last one with the marker bit, then the delimiter
-            of the next frame if the encoder announces it.
-        key: a decoder can start here.
-        rtp_time: RTP time stamp of the frame's packets, 0..2**32-1.
+
+class Due(NamedTuple):
+    """A frame to send now; ``fresh`` if it was not sent before."""
+
+    image: av.VideoFrame
+    now_ns: int
+    fresh: bool
+
+
+class Pace:
+    """Holds the newest frame; returns it when it is new, and again when ``1.5 / rate`` has passed without a new one.
+
+    A frame is sent as soon as it arrives, gaps are filled at the output rate, and faster input is reduced to about that
+    rate (at least ``0.9 / rate`` apart, which tolerates jitter). ``take`` from one thread, the rest from any.
     """
 
-    packets: tuple[bytes, ...]
-    key: bool
-    rtp_time: int
+    def __init__(self, rate: Fraction, clock: Clock) -> None:
+        self._clock = clock
+        self._repeat_ns = round(_NS / rate * _PATIENCE)
+        self._shortest_ns = round(_NS / rate * _EARLY)
+        self._step_ns = round(_NS / rate)
+        self._changed = threading.Condition()
+        self._newest: av.VideoFrame | None = None
+        self._fresh = False
+        self._closed = False
+        self._due_ns = 0
+        self._given_ns: int | None = None
+        self.superseded = 0
+        self.repeated = 0
+
+    def submit(self, image: av.VideoFrame) -> None:
+        """Never blocks; a frame that was not taken yet is replaced and counted."""
+        with self._changed:
+            if self._fresh:
+                self.superseded += 1
+            self._newest, self._fresh = image, True
+            self._changed.notify_all()
+
+    def replace(self, image: av.VideoFrame) -> None:
+        """Change the repeated frame, without counting."""
+        with self._changed:
+            self._newest = image
+
+    def hurry(self) -> None:
+        """Repeat the frame now, for a new viewer."""
+        with self._changed:
+            self._due_ns = 0
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def wait_drained(self, timeout_seconds: float) -> bool:
+        """Wait until no new frame waits; False after the timeout."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._closed or not self._fresh, timeout_seconds)
+
+    def take(self, timeout_seconds: float) -> Due | None:
+        """The frame to send now; None after the timeout and when closed."""
+        with self._changed:
+            give_up_ns = self._clock.monotonic_ns() + round(timeout_seconds * _NS)
+            while not self._closed:
+                now_ns = self._clock.monotonic_ns()
+                wait_ns = self._wait_ns(now_ns)
+                if self._newest is not None and wait_ns <= 0:
+                    return self._give(self._newest, now_ns)
+                if now_ns >= give_up_ns:
+                    return None
+                self._changed.wait(max(min(wait_ns, give_up_ns - now_ns), 1_000_000) / _NS)
+            return None
+
+    def _wait_ns(self, now_ns: int) -> int:
+        if self._newest is None:
+            return _NS
+        if self._given_ns is None:
+            return 0
+        return (self._given_ns + self._shortest_ns if self._fresh else self._due_ns) - now_ns
+
+    def _give(self, image: av.VideoFrame, now_ns: int) -> Due:
+        fresh = self._fresh
+        if fresh:
+            self._due_ns = now_ns + self._repeat_ns
+        else:
+            self.repeated += 1
+            # Relative to the last due time, so that late wake-ups do not add up; at most one step behind.
+            self._due_ns = max(self._due_ns + self._step_ns, now_ns + self._shortest_ns)
+        self._fresh = False
+        self._given_ns = now_ns
+        self._changed.notify_all()
+        return Due(image, now_ns, fresh)
+
+
+def output_rate(rate: Fraction | float | None, stream: StreamInfo) -> Fraction:
+    """The output rate in frames per second: the given one, else the source's, at most 30, else 25."""
+    if rate is not None:
+        return Fraction(rate).limit_denominator(1001)
+    return min(stream.rate or _DEFAULT_RATE, _FASTEST_DEFAULT)
+
+
+def check_encoding(*, rate: Fraction | float | None, bitrate: int | None, gop_seconds: float, preset: str) -> None:
+    """Validate encoding options.
+
+    Raises:
+        UsageError: names the option, its values, and what was given.
+    """
+    if rate is not None:
+        limits.STREAM_RATE.check("stream rate", rate)
+    if bitrate is not None:
+        limits.BITRATE_KBITS.check("bitrate", bitrate / 1000)
+    limits.GOP_SECONDS.check("gop", gop_seconds)
+    if preset not in (AUTO, *PRESETS):
+        raise UsageError(f"preset is one of {', '.join((AUTO, *PRESETS))}, not {preset!r}")
+
+
+def black(image: ImageInfo) -> av.VideoFrame:
+    """A black frame of the size and colour of the stream."""
+    import av
+
+    width_px, height_px = max(image.width_px & ~1, 2), max(image.height_px & ~1, 2)
+    planes = np.full((height_px * 3 // 2, width_px), 128, np.uint8)
+    planes[:height_px] = 16
+    frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+    image.color.apply(frame)
+    return frame
+
+
+_LOW_BUFFER_SECONDS, _BUFFER_SECONDS = 0.25, 1.0
+_PARAMS = "repeat-headers=1:annexb=1:slices=1"
+
+_Shape = tuple[tuple[int, int], ColorTags]
 
 
 class Encoder:
@@ -85,7 +201,7 @@ class Encoder:
         self._codec: VideoCodecContext | None = None
         self._shape: _Shape | None = None
         self._step = max(1, round(CLOCK_RATE / rate))
-        self._packetizer = _Packetizer()
+        self._packetizer = Packetizer()
         self._last_pts = -1
         self._announced_pts: int | None = None
         self.sps = b""
@@ -209,110 +325,3 @@ def split_annex_b(data: bytes) -> list[bytes]:
     """NAL units of an Annex B byte stream (ITU-T H.264 B.1), without start codes, empty ones left out."""
     # A third zero before a start code is padding; a NAL unit never ends in zero.
     return [unit for part in data.split(b"\x00\x00\x01") if (unit := part.rstrip(b"\x00"))]
-
-
-class _Sink:
-    """The output of libav's muxer: every write is one RTP packet."""
-
-    def __init__(self) -> None:
-        self.packets: list[bytes] = []
-
-    def write(self, data: Any) -> int:
-        self.packets.append(bytes(data))
-        return len(self.packets[-1])
-
-
-class _Packetizer:
-    def __init__(self) -> None:
-        self.ssrc = secrets.randbits(31)
-        self._sink = _Sink()
-        self._container: Any = None
-        self._stream: Any = None
-
-    def packetize(self, packet: av.Packet[Any]) -> tuple[bytes, ...]:
-        if self._container is None:
-            self._open()
-        packets = self._mux(packet)
-        if not packets:
-            raise SinkError("RTP packetizer: no packets for a frame; this is a bug of streamdepth")
-        return packets
-
-    def delimit(self, pts: int) -> tuple[bytes, ...]:
-        """The access unit delimiter of the next frame, in a packet without marker bit: the frame itself has it."""
-        import av
-
-        delimiter = av.Packet(_DELIMITER)
-        delimiter.pts = delimiter.dts = pts
-        delimiter.time_base = TIME_BASE
-        return tuple(one[:1] + bytes((one[1] & 0x7F,)) + one[2:] for one in self._mux(delimiter))
-
-    def _mux(self, packet: av.Packet[Any]) -> tuple[bytes, ...]:
-        packet.stream = self._stream
-        self._container.mux_one(packet)
-        packets, self._sink.packets = tuple(self._sink.packets), []
-        return packets
-
-    def close(self) -> None:
-        if self._container is not None:
-            self._container.close()
-            self._container = None
-
-    def _open(self) -> None:
-        import av
-
-        # Sender reports are sent per viewer: libav's would count frames that a viewer skipped.
-        options = {
-            "payload_type": str(PAYLOAD_TYPE),
-            "ssrc": str(self.ssrc),
-            "seq": str(secrets.randbits(15)),
-            "rtpflags": "skip_rtcp",
-        }
-        self._container = av.open(self._sink, "w", format="rtp", options=options, buffer_size=_PACKET_BYTES)
-        self._stream = self._container.add_mux_stream("h264", rate=25, width=16, height=16)
-
-
-def sdp(*, address: str, sps: bytes, pps: bytes, rate: Fraction, control: str) -> str:
-    """Describe the stream (RFC 4566, RFC 6184 8.1).
-
-    Args:
-        address: of the server, IPv4 or IPv6 in text.
-        control: value of the stream's control attribute.
-    """
-    family = "IP6" if ":" in address else "IP4"
-    unspecified = "::" if family == "IP6" else "0.0.0.0"  # noqa: S104 - a field of SDP, nothing binds to it
-    sets = ",".join(base64.b64encode(unit).decode() for unit in (sps, pps))
-    lines = (
-        "v=0",
-        f"o=- 0 0 IN {family} {address}",
-        "s=streamdepth",
-        f"c=IN {family} {unspecified}",
-        "t=0 0",
-        "a=control:*",
-        "a=range:npt=now-",
-        f"m=video 0 RTP/AVP {PAYLOAD_TYPE}",
-        f"a=rtpmap:{PAYLOAD_TYPE} H264/{CLOCK_RATE}",
-        f"a=fmtp:{PAYLOAD_TYPE} packetization-mode=1;profile-level-id={sps[1:4].hex()};sprop-parameter-sets={sets}",
-        f"a=framerate:{float(rate):.6g}",
-        f"a=control:{control}",
-    )
-    return "\r\n".join(lines) + "\r\n"
-
-
-def sender_report(ssrc: int, wall_seconds: float, rtp_time: int, packets: int, octets: int) -> bytes:
-    """An RTCP sender report without report blocks (RFC 3550 6.4.1), and the CNAME that has to go with it.
-
-    Args:
-        wall_seconds: Unix time that ``rtp_time`` belongs to.
-    """
-    ntp = int((wall_seconds + _NTP_EPOCH_SECONDS) * (1 << 32)) & 0xFFFFFFFFFFFFFFFF
-    words = (ssrc, ntp >> 32, ntp & 0xFFFFFFFF, rtp_time & 0xFFFFFFFF, packets & 0xFFFFFFFF, octets & 0xFFFFFFFF)
-    report = b"\x80\xc8\x00\x06" + b"".join(word.to_bytes(4, "big") for word in words)
-    name = b"streamdepth"
-    item = b"\x01" + bytes((len(name),)) + name
-    item += b"\x00" * (4 - len(item) % 4)
-    return report + b"\x81\xca" + (1 + len(item) // 4).to_bytes(2, "big") + ssrc.to_bytes(4, "big") + item
-
-
-def goodbye(ssrc: int) -> bytes:
-    """An RTCP BYE (RFC 3550 6.6): the stream is over."""
-    return b"\x81\xcb\x00\x01" + ssrc.to_bytes(4, "big")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from fractions import Fraction
+from functools import partial
 from random import Random
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -17,8 +18,8 @@ from streamdepth.net.calls import Backoff, connected_again
 from streamdepth.net.tls import find_tls_config
 from streamdepth.net.url import find_credentials, parse_live_url
 from streamdepth.sinks.encoder_settings import AUTO
-from streamdepth.sinks.rtsp.media import CLOCK_RATE, Encoder, sdp, sender_report
-from streamdepth.sinks.rtsp.pace import Pace, black, check_encoding, output_rate
+from streamdepth.sinks.rtsp.delivery import CLOCK_RATE, sdp, sender_report
+from streamdepth.sinks.rtsp.media import Encoder, Pace, black, check_encoding, output_rate
 from streamdepth.sinks.rtsp.record import CONTROL, PublishError, RecordClient
 
 if TYPE_CHECKING:
@@ -89,11 +90,10 @@ class RtspPublishSink(BaseSink):
             self._url, username=username, password=password, credentials_file=credentials_file, environ=environ
         )
         self._tls = find_tls_config(tls_ca)
-        self._bitrate = bitrate
         self._rate_option = rate
-        self._gop_seconds = gop_seconds
-        self._preset = preset
-        self._low_latency = low_latency
+        self._make_encoder = partial(
+            Encoder, bitrate=bitrate, gop_seconds=gop_seconds, preset=preset, low_latency=low_latency
+        )
         self._timeout_seconds = timeout_seconds
         self._retries = retries
         self._clock: Clock = clock or SystemClock()
@@ -223,13 +223,7 @@ class RtspPublishSink(BaseSink):
 
     def _work(self) -> None:
         assert self._pace is not None and self._image is not None  # noqa: PT018, S101
-        encoder = Encoder(
-            rate=self._rate,
-            bitrate=self._bitrate,
-            gop_seconds=self._gop_seconds,
-            preset=self._preset,
-            low_latency=self._low_latency,
-        )
+        encoder = self._make_encoder(rate=self._rate)
         failures = 0
         try:
             encoder.encode(black(self._image), 0, key=True)

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 from streamdepth.core.errors import plain_reason
 from streamdepth.net.tls import TLS_SCHEMES, tls_error
 from streamdepth.net.url import PASSWORD_VARIABLE, USER_VARIABLE
-from streamdepth.sinks.rtsp.auth import answer_challenge
 from streamdepth.sinks.rtsp.protocol import (
     Interleaved,
     Message,
     MessageParser,
     ProtocolError,
+    answer_challenge,
     format_interleaved,
     format_request,
 )

@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -19,11 +20,10 @@ from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, StreamDepthError, UsageError, plain_reason
 from streamdepth.net.url import find_credentials, parse_live_url
 from streamdepth.sinks.encoder_settings import AUTO
-from streamdepth.sinks.rtsp.auth import Authenticator
-from streamdepth.sinks.rtsp.delivery import Mount, Settings
+from streamdepth.sinks.rtsp.delivery import CLOCK_RATE, Mount, Settings, sdp
 from streamdepth.sinks.rtsp.hub import Hub
-from streamdepth.sinks.rtsp.media import CLOCK_RATE, Encoder, sdp
-from streamdepth.sinks.rtsp.pace import Pace, black, check_encoding, output_rate
+from streamdepth.sinks.rtsp.media import Encoder, Pace, black, check_encoding, output_rate
+from streamdepth.sinks.rtsp.protocol import Authenticator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from streamdepth.core.frame import ImageInfo, Result, StreamInfo
     from streamdepth.core.look import LookControl
     from streamdepth.net.url import LiveUrl
-    from streamdepth.sinks.rtsp.media import AccessUnit
+    from streamdepth.sinks.rtsp.delivery import AccessUnit
 
 _KEY_INTERVAL_NS = 500_000_000
 _START_SECONDS = 5.0
@@ -238,11 +238,9 @@ class RtspServerSink(BaseSink):
             clock=clock,
         )
         self._rate_option = rate
-        self._bitrate = bitrate
-        self._gop_seconds = gop_seconds
-        self._preset = preset
-        self._low_latency = low_latency
-        self._announce = announce
+        self._make_encoder = partial(
+            Encoder, bitrate=bitrate, gop_seconds=gop_seconds, preset=preset, low_latency=low_latency, announce=announce
+        )
         self._clock: Clock = clock or SystemClock()
         self._wall_clock = wall_clock
         self._rate = Fraction(25)
@@ -322,14 +320,7 @@ class RtspServerSink(BaseSink):
             raise SinkError(f"{self.name}: is open already; close it first")
         self._rate = output_rate(self._rate_option, stream)
         self._pace = Pace(self._rate, self._clock)
-        self._encoder = Encoder(
-            rate=self._rate,
-            bitrate=self._bitrate,
-            gop_seconds=self._gop_seconds,
-            preset=self._preset,
-            low_latency=self._low_latency,
-            announce=self._announce,
-        )
+        self._encoder = self._make_encoder(rate=self._rate)
         # DESCRIBE needs parameter sets before the first frame is there, and viewers need something to show.
         first = black(image)
         self._encoder.encode(first, 0, key=True)

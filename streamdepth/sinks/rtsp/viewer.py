@@ -9,8 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
-from streamdepth.sinks.rtsp.delivery import Delivery
-from streamdepth.sinks.rtsp.media import goodbye
+from streamdepth.sinks.rtsp.delivery import Delivery, goodbye
 from streamdepth.sinks.rtsp.protocol import (
     Interleaved,
     Message,
@@ -22,9 +21,8 @@ from streamdepth.sinks.rtsp.protocol import (
 )
 
 if TYPE_CHECKING:
-    from streamdepth.sinks.rtsp.auth import Authenticator
-    from streamdepth.sinks.rtsp.delivery import Mount, Settings
-    from streamdepth.sinks.rtsp.media import AccessUnit
+    from streamdepth.sinks.rtsp.delivery import AccessUnit, Mount, Settings
+    from streamdepth.sinks.rtsp.protocol import Authenticator
 
 METHODS = "OPTIONS, DESCRIBE, SETUP, PLAY, PAUSE, TEARDOWN, GET_PARAMETER, SET_PARAMETER"
 CONTROL = "trackID=0"
