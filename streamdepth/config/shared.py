@@ -272,7 +272,8 @@ class Settings(Options):
     tls_ca: Annotated[
         Annotated[str, AfterValidator(_tls_ca)] | None,
         Option(
-            "PEM file of the certificate authorities to trust for rtsps, rtmps and https; none disables verification.",
+            "PEM file of the certificate authorities to trust for rtsps, rtmps and https (Windows: for outputs only); "
+            "none disables verification.",
             INPUT,
             (RUN, SERVE),
             metavar="FILE|none",
