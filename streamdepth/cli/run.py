@@ -45,6 +45,9 @@ def run(config: RunConfig) -> None:
     from streamdepth.pipeline.stats import combined
     from streamdepth.sources.select import missing
 
+    if config.cameras is not None:
+        _run_cameras(config)
+        return
     on_status = partial(say, quiet=config.quiet)
     absent = missing(config.sources)
     if len(absent) == len(config.sources):
@@ -119,6 +122,52 @@ def restyle(config: RestyleConfig) -> None:
         say(summary(pipeline.stats, source.id))
 
 
+def _run_cameras(config: RunConfig) -> None:
+    """``streamdepth run --cameras FILE``: until all cameras have ended, or Ctrl-C."""
+    from streamdepth.cli.cameras import NamedCameras, read_cameras, start, wait_while
+    from streamdepth.cli.process import resume_collections
+    from streamdepth.cli.terminal import bytes_bar, progress_shown, say
+    from streamdepth.core.host import cores, plan_threads
+    from streamdepth.image.estimator import DepthEstimator
+    from streamdepth.pipeline.cameras import CameraGroup
+
+    if config.sources or config.cameras is None:
+        raise UsageError("--cameras names the sources; omit the others")
+    if config.batch == "auto":
+        raise UsageError("batch auto: not possible with --cameras; give a number")
+    configs = read_cameras(config.cameras, config)
+    for name, one in configs.items():
+        if not (one.output or one.data or one.serve or one.events or one.zone):
+            raise UsageError(f"{name}: nothing to do with the depth; add output, data, zone or serve to the camera")
+    if config.stats is not None:
+        outputs = [output for one in configs.values() for output in (*one.output, *one.data)]
+        _check_stats_place(config.stats, sources=[one.sources[0] for one in configs.values()], outputs=outputs)
+    report = partial(say, quiet=config.quiet)
+    with bytes_bar(quiet=config.quiet) as downloading:
+        estimator = DepthEstimator(config.model, **config.model_options(progress=downloading, on_status=report))
+    threads = plan_threads(config.threads or cores(), decoders=len(configs))
+    group = CameraGroup(estimator, batch=int(config.batch), max_staleness_seconds=config.max_staleness, on_status=say)
+    with estimator, group:
+        cameras = NamedCameras(group, estimator, threads, on_status=report)
+        for note in group.notes:
+            report(note)
+        start(cameras, configs)
+        resume_collections()
+        try:
+            wait_while(group, lambda: group.active)
+        finally:
+            group.close()
+            done = [(name, stats, group.stats()[name].error) for name, stats in group.run_stats().items()]
+            if config.stats is not None:
+                _write_stats(config.stats, done)
+            if progress_shown(config.quiet):
+                for name, stats, _ in done:
+                    say(summary(stats, name))
+    failed = [name for name, _, error in done if error]
+    if failed:
+        raise SourceError(f"{len(failed)} of {len(done)} cameras failed: {', '.join(failed)}")
+
+
 def _run_pipelines(
     config: RunConfig, jobs: Sequence[Job], estimator: DepthEstimator, done: list[tuple[str, RunStats, str]]
 ) -> None:
@@ -137,6 +186,7 @@ def _run_pipelines(
             policy=job.policy,
             range=switch or config.range,
             batch=_chosen_batch(config, estimator, job),
+            max_staleness_seconds=config.max_staleness,
             model_every=config.model_every,
             anchors=metric_from(config),
             stabilize=config.stabilize == "on",

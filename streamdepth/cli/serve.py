@@ -11,6 +11,9 @@ import typer
 from streamdepth.cli.process import wait_for_interrupt
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from streamdepth.config import RunConfig
     from streamdepth.config.commands import ServeConfig
     from streamdepth.core.contracts import Source
     from streamdepth.image.estimator import DepthEstimator
@@ -22,7 +25,9 @@ def serve(config: ServeConfig) -> None:
 
     Example without a camera: [bold]streamdepth serve test:[/bold]
     """
+    from streamdepth.cli.cameras import read_cameras
     from streamdepth.cli.terminal import bytes_bar, say
+    from streamdepth.core.errors import UsageError
     from streamdepth.core.host import cores, plan_threads
     from streamdepth.core.look import LookControl, View
     from streamdepth.depth.range import RangeSpec, RangeSwitch
@@ -38,6 +43,11 @@ def serve(config: ServeConfig) -> None:
     planned = plan_threads(config.threads or cores())
     stabilize = config.stabilize == "on"
     shown: Source | None = None
+    configs = None if config.cameras is None else read_cameras(config.cameras, config)
+    if configs is not None and config.source is not None:
+        raise UsageError("--cameras names the sources; omit the source")
+    if config.add_cameras and configs is None:
+        raise UsageError("add-cameras: there is no group of cameras; add --cameras FILE, or omit --add-cameras")
     if config.source is not None:
         name = "test:?frames=0" if config.source == "test:" else config.source
         on_status = partial(say, quiet=config.quiet)
@@ -53,10 +63,14 @@ def serve(config: ServeConfig) -> None:
             range_switch=switch,
             estimator=estimator,
             token_file=config.token_file,
+            add_cameras=config.add_cameras,
             settings=WebSettings(
                 max_upload_bytes=config.max_upload << 20, model_every=config.model_every, stabilize=stabilize
             ),
         )
+        if configs is not None:
+            _serve_cameras(config, configs, estimator, site)
+            return
         site.start()
         try:
             print_address(site, quiet=config.quiet)
@@ -70,6 +84,30 @@ def serve(config: ServeConfig) -> None:
                     stabilize=stabilize,
                 )
             wait_for_interrupt()
+        finally:
+            site.stop()
+
+
+def _serve_cameras(
+    config: ServeConfig, configs: Mapping[str, RunConfig], estimator: DepthEstimator, site: WebSite
+) -> None:
+    """Show cameras on the page until Ctrl-C, or until the model fails."""
+    from streamdepth.cli.cameras import NamedCameras, start, wait_while
+    from streamdepth.cli.terminal import say
+    from streamdepth.core.host import cores, plan_threads
+    from streamdepth.pipeline.cameras import CameraGroup
+
+    threads = plan_threads(config.threads or cores(), decoders=len(configs))
+    group = CameraGroup(estimator, batch=config.batch, max_staleness_seconds=config.max_staleness, on_status=say)
+    with group:
+        site.cameras = cameras = NamedCameras(
+            group, estimator, threads, site=site, on_status=partial(say, quiet=config.quiet)
+        )
+        site.start()
+        try:
+            print_address(site, quiet=config.quiet)
+            start(cameras, configs)
+            wait_while(group, lambda: True)
         finally:
             site.stop()
 

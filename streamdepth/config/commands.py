@@ -48,6 +48,16 @@ class ServeConfig(Settings):
     listen: Annotated[
         str, Option("Address of the page. An access token is required beyond localhost.", SERVER, metavar="URL")
     ] = "http://127.0.0.1:8080"
+    batch: Annotated[int, limits.BATCH, Option("Frames of different cameras per model run.", MODEL)] = 1
+    add_cameras: Annotated[
+        Texts,
+        Option(
+            "Host, address range (192.168.1.0/24), or test: of cameras that may be added over HTTP. Repeatable.",
+            SERVER,
+            metavar="HOST",
+            default="none may",
+        ),
+    ] = ()
     max_upload: Annotated[int, limits.UPLOAD_MIB, Option("Maximum size of an uploaded video.", SERVER)] = 512
 
 

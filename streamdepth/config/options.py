@@ -194,7 +194,12 @@ class Options(BaseModel):
         return Declared(key, field, next(item for item in field.metadata if isinstance(item, Option)))
 
 
-def _read(path: Path, command: str, known: list[str]) -> dict[str, Any]:
+def yaml_mapping(path: Path) -> dict[Any, Any]:
+    """The mapping in a YAML file, empty for an empty file.
+
+    Raises:
+        UsageError: it cannot be read, is no mapping, or gives a key twice.
+    """
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -222,6 +227,11 @@ def _read(path: Path, command: str, known: list[str]) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise UsageError(f"configuration {path}: expected 'name: value' lines, found a {type(content).__name__}")
+    return content
+
+
+def _read(path: Path, command: str, known: list[str]) -> dict[str, Any]:
+    content = yaml_mapping(path)
     values: dict[str, Any] = {}
     for key, value in content.items():
         name = str(key).replace("-", "_")

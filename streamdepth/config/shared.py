@@ -241,6 +241,26 @@ class Settings(Options):
             default="shot for files, ema for live sources",
         ),
     ] = None
+    cameras: Annotated[
+        ExistingFile | None,
+        Option(
+            "Read named cameras from a YAML file: defaults, and source and options of each.",
+            INPUT,
+            (RUN, SERVE),
+            metavar="FILE",
+        ),
+    ] = None
+    max_staleness: Annotated[
+        float | None,
+        limits.STALENESS_SECONDS,
+        Option(
+            "Age of a live frame at which its batch waits for no other camera.",
+            INPUT,
+            (RUN, SERVE),
+            metavar="SECONDS",
+            default="one frame interval of the fastest camera",
+        ),
+    ] = None
     camera_mode: Annotated[
         Annotated[str, AfterValidator(_camera_mode)] | None,
         Option(

@@ -12,7 +12,7 @@ from streamdepth.core.queues import Policy
 from streamdepth.depth.range import RangeSpec, RangeSwitch
 from streamdepth.depth.shots import FRAME_CACHE_BYTES
 from streamdepth.pipeline.camera import Camera, CameraOptions, CameraStats, check_name
-from streamdepth.pipeline.model_worker import ModelWorker
+from streamdepth.pipeline.model_worker import ModelWorker, staleness_ns
 from streamdepth.pipeline.pipeline import to_source
 from streamdepth.pipeline.report import opening_notes, snapshot
 from streamdepth.pipeline.source_worker import SourceWorker
@@ -60,15 +60,14 @@ class CameraGroup:
         clock: Clock | None = None,
     ) -> None:
         limits.BATCH.check("batch", batch)
-        if max_staleness_seconds is not None:
-            limits.STALENESS_SECONDS.check("max-staleness", max_staleness_seconds)
         self._engines = model
         self._batch = batch
         self._deadline_seconds = deadline_seconds
         self._on_status = on_status or (lambda _: None)
         self._clock = clock or SystemClock()
-        staleness_ns = None if max_staleness_seconds is None else round(max_staleness_seconds * 1e9)
-        self._model = ModelWorker((), batch=batch, clock=self._clock, max_staleness_ns=staleness_ns)
+        self._model = ModelWorker(
+            (), batch=batch, clock=self._clock, max_staleness_ns=staleness_ns(max_staleness_seconds)
+        )
         self._model_threads = ThreadGroup(on_error=self._on_model_error, on_stop=self.close, on_done=lambda: None)
         self._engine: Runner | None = None
         self._lock = threading.Lock()

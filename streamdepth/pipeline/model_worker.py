@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from streamdepth.core import limits
 from streamdepth.core.errors import InferenceError
 from streamdepth.core.queues import AbortableCondition, Aborted, BoundedQueue, Ended, Policy
 from streamdepth.pipeline.batching import Batcher, MultiSourceQueue, max_batch_wait_ns
@@ -30,6 +31,17 @@ _QUEUE_FRAMES = 4
 _BATCHES_AHEAD = 2
 _UNDELIVERED_PER_WORKER = 2
 """Batches per worker: one in the model, and one that waits for an earlier batch of another worker."""
+
+
+def staleness_ns(seconds: float | None) -> int | None:
+    """
+    Raises:
+        UsageError: out of range.
+    """
+    if seconds is None:
+        return None
+    limits.STALENESS_SECONDS.check("max-staleness", seconds)
+    return round(seconds * 1e9)
 
 
 class ModelWorker:

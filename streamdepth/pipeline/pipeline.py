@@ -13,7 +13,7 @@ from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.core.queues import Policy
 from streamdepth.depth.range import RangeSpec, RangeSwitch
 from streamdepth.depth.shots import FRAME_CACHE_BYTES
-from streamdepth.pipeline.model_worker import ModelWorker
+from streamdepth.pipeline.model_worker import ModelWorker, staleness_ns
 from streamdepth.pipeline.report import UNACCOUNTED, audit, opening_notes, run_stats, snapshot
 from streamdepth.pipeline.sink_worker import IDLE_SECONDS
 from streamdepth.pipeline.source_worker import SourceWorker, range_for
@@ -52,6 +52,8 @@ class Pipeline:
             lasting sink takes images, else ``ema``, which does not wait for the end of a shot. A :class:`RangeSwitch`
             can be changed during the run.
         batch: frames per model run.
+        max_staleness_seconds: age of a live frame at which its batch waits for no other source; None = one frame
+            interval of the fastest source.
         model_every: run the model on every Nth frame, 1 to 16. Depth of the frames between is propagated along the
             optical flow (:mod:`streamdepth.depth.propagation`), from both sides under ``every``, from the past under
             ``latest``. Under ``every``, about ``model_every * (3 * batch + 1)`` decoded frames wait in memory.
@@ -84,6 +86,7 @@ class Pipeline:
         policy: Policy | str | None = None,
         range: RangeSpec | RangeSwitch | str | None = None,  # noqa: A002 - the option's name everywhere else
         batch: int = 1,
+        max_staleness_seconds: float | None = None,
         model_every: int = 1,
         anchors: Sequence[Anchor] | KnownMotion = (),
         stabilize: bool = False,
@@ -119,7 +122,9 @@ class Pipeline:
         self._source_workers = [
             self._source_worker(number, to_source(source), sinks, callback) for number, source in enumerate(sources)
         ]
-        self._model = ModelWorker(self._source_workers, batch=batch, clock=self._clock)
+        self._model = ModelWorker(
+            self._source_workers, batch=batch, clock=self._clock, max_staleness_ns=staleness_ns(max_staleness_seconds)
+        )
         self._woken = threading.Event()
         self._aborted = threading.Event()
         self._stopped = threading.Event()

@@ -24,11 +24,13 @@ class LiveChannel:
 
     Attributes:
         sample: the newest sample of statistics.
+        closed: the view is no longer shown.
     """
 
     def __init__(self, view: LiveView, encoder: Executor, jpeg_quality: int) -> None:
         self.view = view
         self.sample: dict[str, Any] = {}
+        self.closed = False
         self._encoder = encoder
         self._jpeg_quality = jpeg_quality
         self._loop = asyncio.get_running_loop()
@@ -75,6 +77,7 @@ class LiveChannel:
         self.announce()
 
     def close(self) -> None:
+        self.closed = True
         self.announce()
         self._wake()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 import socket
@@ -77,6 +78,20 @@ class LiveApi:
         self._palettes: dict[str, list[str]] | None = None
         self._viewers: Counter[str] = Counter()
         self._peers = Peers(clock, address=rtc_address, limit=settings.max_rtc_viewers)
+
+    def show_soon(self, views: Sequence[LiveView]) -> None:
+        """Show these views from now on. Any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has just ended
+            self._loop.call_soon_threadsafe(self._show, views)
+
+    def _show(self, views: Sequence[LiveView]) -> None:
+        known = {id(channel.view): channel for channel in self._channels}
+        self._channels = [
+            known.get(id(view)) or LiveChannel(view, self._encoder, self._settings.jpeg_quality) for view in views
+        ]
+        for channel in known.values():
+            if channel not in self._channels:
+                channel.close()
 
     def add_to(self, app: web.Application) -> None:
         router = app.router
@@ -190,7 +205,7 @@ class LiveApi:
 
     async def _send_parts(self, channel: LiveChannel, request: web.Request, response: web.StreamResponse) -> None:
         number, repeated_at = 0, 0.0
-        while not self._closing:
+        while not (self._closing or channel.closed):
             shown = await channel.next_shown(number, _IDLE_SECONDS)
             now = self._loop.time()
             if shown is None or (shown.number == number and now - repeated_at < _IDLE_SECONDS):
@@ -289,7 +304,7 @@ class LiveApi:
     async def _push(self, channel: LiveChannel, page: web.WebSocketResponse, name: str) -> None:
         state: dict[str, Any] = {}
         await page.send_json({"type": "history", "page": name, "samples": channel.view.sampler.history})
-        while not self._closing:
+        while not (self._closing or channel.closed):
             now = self._state(channel)
             if now != state:
                 await page.send_json({"type": "state", **now})

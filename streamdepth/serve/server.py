@@ -34,7 +34,7 @@ _STOP_SECONDS = 5.0
 _DRAIN_SECONDS = 0.5
 _KEEPALIVE_SECONDS = 30.0
 _MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-_STATIC = ("app.css", "app.js", "live.js", "graphs.js", "drop.js", "login.js", "icon.svg")
+_STATIC = ("app.css", "app.js", "live.js", "grid.css", "grid.js", "graphs.js", "drop.js", "login.js", "icon.svg")
 OPEN_PATHS = frozenset({"/static/app.css", "/static/login.js", "/static/icon.svg", "/healthz", "/login"})
 """Paths that need no token: the login page's files, which hold no data, the login and the health check."""
 
@@ -208,14 +208,22 @@ def _bind(listen: Listen) -> socket.socket:
 
 
 class Page:
-    """Serves the page's files from memory."""
+    """Serves the page's files from memory.
 
-    def __init__(self) -> None:
+    Args:
+        grid: the first page is the grid of cameras.
+    """
+
+    def __init__(self, *, grid: bool = False) -> None:
+        self._home = "grid.html" if grid else "index.html"
         folder = files("streamdepth.serve").joinpath("page")
-        self._files = {name: folder.joinpath(name).read_bytes() for name in (*_STATIC, "index.html", "login.html")}
+        self._files = {
+            name: folder.joinpath(name).read_bytes() for name in (*_STATIC, "index.html", "grid.html", "login.html")
+        }
 
     def add_to(self, app: web.Application) -> None:
-        app.router.add_get("/", self._handler("index.html"))
+        app.router.add_get("/", self._handler(self._home))
+        app.router.add_get("/view", self._handler("index.html"))
         for name in _STATIC:
             app.router.add_get(f"/static/{name}", self._handler(name))
 

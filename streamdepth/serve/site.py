@@ -14,14 +14,16 @@ from streamdepth.core.errors import MissingDependencyError, SinkError, install_c
 from streamdepth.serve.options import WebSettings, check_url, find_token, new_token, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from aiohttp import web
 
     from streamdepth.core.look import LookControl
     from streamdepth.depth.range import RangeSwitch
     from streamdepth.image.estimator import DepthEstimator
+    from streamdepth.serve.cameras_api import Cameras
     from streamdepth.serve.jobs import JobRunner
+    from streamdepth.serve.live_api import LiveApi
     from streamdepth.serve.options import Listen
     from streamdepth.serve.server import WebServer
     from streamdepth.serve.view import LiveView
@@ -39,10 +41,14 @@ class WebSite:
             a token is generated if none is given (see :attr:`entry_url`).
         settings: limits.
         environ: environment variables for the token; None = those of the process.
+        add_cameras: hosts of cameras that requests may add, see :class:`~streamdepth.serve.cameras_api.CameraAccess`.
     Raises:
         UsageError: an invalid argument.
 
     Thread-safe.
+
+    Attributes:
+        cameras: what ``/v1/cameras`` controls; set it before the start. The page is then a grid of cameras.
     """
 
     def __init__(
@@ -56,8 +62,14 @@ class WebSite:
         token_file: str | Path | None = None,
         settings: WebSettings | None = None,
         environ: Mapping[str, str] | None = None,
+        add_cameras: Sequence[str] = (),
         clock: Clock | None = None,
     ) -> None:
+        from streamdepth.serve.cameras_api import CameraAccess
+
+        self._camera_access = CameraAccess(add_cameras)
+        self._live: LiveApi | None = None
+        self.cameras: Cameras | None = None
         self.label = check_url(url)
         self.settings = settings or WebSettings()
         self._clock: Clock = clock or SystemClock()
@@ -90,7 +102,7 @@ class WebSite:
     def add_view(
         self, name: str = "", *, control: LookControl | None = None, range_switch: RangeSwitch | None = None
     ) -> LiveView:
-        """Add the live view of one source; call it before the site starts.
+        """Add the live view of one source, also while the site runs.
 
         Args:
             name: how clients select the view.
@@ -98,8 +110,18 @@ class WebSite:
         from streamdepth.serve.view import LiveView
 
         view = LiveView(self._clock, name=name, control=control, range_switch=range_switch)
-        self._views.append(view)
+        self._views = [*self._views, view]
+        self._show_views()
         return view
+
+    def remove_view(self, view: LiveView) -> None:
+        """Take a view off the page. Idempotent."""
+        self._views = [one for one in self._views if one is not view]
+        self._show_views()
+
+    def _show_views(self) -> None:
+        if self._live is not None:
+            self._live.show_soon(self.views)
 
     @property
     def port(self) -> int:
@@ -184,6 +206,7 @@ class WebSite:
 
     def _stop(self) -> None:
         server, self._server = self._server, None
+        self._live = None
         try:
             if server is not None:
                 server.stop()
@@ -202,13 +225,14 @@ class WebSite:
 
         from streamdepth.serve.api import errors_as_json, harden_prepared
         from streamdepth.serve.bodies import BodyReader, sends_in_time
+        from streamdepth.serve.cameras_api import CamerasApi
         from streamdepth.serve.images_api import ImagesApi
         from streamdepth.serve.jobs import JobsApi
         from streamdepth.serve.live_api import LiveApi
         from streamdepth.serve.server import OPEN_PATHS, AuthMiddleware, Page
 
         assert self._listen is not None and self._server is not None  # noqa: PT018, S101 - set in _start()
-        bodies, page = BodyReader(self.settings), Page()
+        bodies, page = BodyReader(self.settings), Page(grid=self.cameras is not None)
         auth = AuthMiddleware(self._token, OPEN_PATHS, port=self._server.port, bodies=bodies, login_page=page.login)
         app = web.Application(middlewares=[sends_in_time(self.settings), errors_as_json, auth.guard])
         app.on_response_prepare.append(harden_prepared)
@@ -229,6 +253,9 @@ class WebSite:
             rtc_address=None if self._listen.everywhere else self._listen.address,
         )
         live.add_to(app)
+        self._live = live
+        if self.cameras is not None:
+            CamerasApi(self.cameras, self._camera_access, bodies).add_to(app)
         app.router.add_post("/login", auth.login)
         return app
 

@@ -56,6 +56,8 @@ class SourceOptions(TypedDict, total=False):
     """Of live streams: attempts after consecutive failures; None = unlimited."""
     retry_start: bool
     """Of live streams: keep trying at the start too. :func:`expand` sets it for several sources."""
+    assume_live: bool
+    """http(s) URLs are live streams; they are not opened to find out."""
     on_status: Callable[[str], None] | None
     """Of live streams: called with a line of text when the connection is lost or restored."""
     transport: Literal["tcp", "udp", "auto"]
@@ -246,6 +248,8 @@ def _web(found: Found, options: SourceOptions, limits: Limits, name: str | None)
     A medium without duration whose size is unknown, or an HLS or DASH playlist without an end, is live. The connection
     made to find out is closed; the source opens its own when it runs.
     """
+    if options.get("assume_live"):
+        return _live(found, options, limits, name)
     timeout = options.get("timeout_seconds", _WEB_TIMEOUT_SECONDS)
     # A camera that stalls is gone, a file that stalls costs no more than time.
     patience = max(_WEB_TIMEOUT_SECONDS, timeout)

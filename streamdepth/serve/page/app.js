@@ -25,7 +25,7 @@ export async function ask(path, options = {}) {
 
 let state = null;
 let socket = null;
-let source = null; // the selected source; null = the first
+let source = new URLSearchParams(location.search).get("source"); // the selected source; null = the first
 const at = (path) => (source === null ? path : `${path}${path.includes("?") ? "&" : "?"}source=${encodeURIComponent(source)}`);
 let palettes = {};
 const touched = new Map();
