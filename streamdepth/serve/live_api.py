@@ -167,7 +167,7 @@ class LiveApi:
     def _channel(self, request: web.Request) -> LiveChannel:
         name = request.query.get("source")
         if name is None:
-            return self._channels[0]
+            return next((channel for channel in self._channels if channel.view.name), self._channels[0])
         for channel in self._channels:
             if channel.view.name == name:
                 return channel
@@ -178,7 +178,11 @@ class LiveApi:
         return {
             "version": __version__,
             **channel.state(),
-            "sources": [{"id": one.view.name, "shown": one.view.feed.latest is not None} for one in self._channels],
+            "sources": [
+                {"id": one.view.name, "shown": one.view.feed.latest is not None}
+                for one in self._channels
+                if one.view.name or len(self._channels) == 1
+            ],
             "model": self._model,
             "stills": self._images is not None,
             "jobs": self._jobs is not None,

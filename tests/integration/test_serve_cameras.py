@@ -56,10 +56,10 @@ class TestFile:
         ("text", "message"),
         [
             ("cameras: {a: 0, a: 1}", "a is given twice"),
-            ("camera: {a: 0}", "unknown key camera, did you mean 'cameras'"),
+            ("camera: {a: 0}", r"unknown key camera .did you mean 'cameras'"),
             ("cameras: {}", "has no cameras"),
             ("cameras: {a: {view: side}}", "a: has no source"),
-            ("cameras: {a: {source: 0, vieww: side}}", "a: a camera has no option vieww, did you mean 'view'"),
+            ("cameras: {a: {source: 0, vieww: side}}", "a: a camera has no option vieww .did you mean 'view'"),
             ("cameras: {a: {source: 0, model: other.onnx}}", "a camera has no option model"),
             ("cameras: {a: {source: 0, range: shot}}", "range shot needs two passes"),
             ("cameras: {a: {source: 0, view: sideways}}", "a: view: 'sideways' is not one of"),
