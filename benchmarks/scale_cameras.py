@@ -1,9 +1,10 @@
 """Many cameras in one process: CPU time, frames per second and age of each.
 
-``python benchmarks/scale_cameras.py [--cameras 16] [--rate 5] [--size 640x360] [--batch 8] [--seconds 30] [--staleness S]``.
-Each camera is a clip that is played at its rate, so that decoding is measured and encoding is not. CPU time is that of the process
-after the first three seconds, in which the model starts. ``--dead N`` adds cameras that refuse connections, ``--churn``
-adds, changes and removes a camera all the time and prints threads, descriptors and memory.
+``python benchmarks/scale_cameras.py [--cameras 16] [--rate 5] [--size 640x360] [--batch 8] [--seconds 30]
+[--staleness S]``. Each camera is a clip that is played at its rate, so that decoding is measured and encoding is not.
+CPU time is that of the process after the first three seconds, in which the model starts. ``--dead N`` adds cameras that
+refuse connections, ``--churn`` adds, changes and removes a camera all the time and prints threads, descriptors and
+memory.
 """
 
 from __future__ import annotations
@@ -107,15 +108,15 @@ def _churn(group: CameraGroup, clip: Path, seconds: float) -> int:
 
 def _resources() -> str:
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
-    return f"{threading.active_count()} threads, {len(list(Path('/proc/self/fd').iterdir()))} descriptors, {resident:.0f} MB"
+    descriptors = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    return f"{threading.active_count()} threads, {descriptors} descriptors, {resident:.0f} MB"
 
 
 def _print(
     before: dict[str, CameraStats], after: dict[str, CameraStats], cpu: float, seconds: float, cameras: int
 ) -> None:
-    print(
-        "\n| camera | state | captured, fps | depth, fps | dropped | latency, ms: median, p95 |\n|---|---|---|---|---|---|"
-    )
+    print("\n| camera | state | captured, fps | depth, fps | dropped | latency, ms: median, p95 |")
+    print("|---|---|---|---|---|---|")
     for name, now in after.items():
         then = before.get(name, now)
         rates = [(getattr(now, key) - getattr(then, key)) / seconds for key in ("captured", "processed")]

@@ -48,7 +48,7 @@ def read_cameras(path: Path, base: Settings | None = None) -> dict[str, RunConfi
     """
     from streamdepth.config.options import yaml_mapping
     from streamdepth.pipeline.camera import check_name
-    from streamdepth.sinks.select import check_distinct
+    from streamdepth.sinks.files import check_distinct
 
     content = yaml_mapping(path)
     for key in content:
