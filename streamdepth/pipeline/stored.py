@@ -11,6 +11,7 @@ import numpy as np
 from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import DataFormatError
 from streamdepth.core.frame import DepthMap, Frame, StreamInfo, image_from_array
+from streamdepth.sinks.depth import thumbnail, unlike
 from streamdepth.sinks.depth.reader import DepthReader, read_depth
 
 if TYPE_CHECKING:
@@ -112,6 +113,11 @@ class StoredDepthSource(BaseSource):
             if matched is None or matched.pts * matched.time_base > seconds + _SAME_SECONDS:
                 self._without += 1
                 continue
+            if unlike(matched.thumbnail, thumbnail(frame.image) if matched.thumbnail else b""):
+                raise DataFormatError(
+                    f"{self.id}: frame {frame.index} is not the one that the depth in {self._path} was computed from; "
+                    "name the clip that the depth belongs to"
+                )
             self._keep(matched.values, reader, matched.propagated)
             found += 1
             yield frame

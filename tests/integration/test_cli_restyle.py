@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+def draw_other(index: int, width: int, height: int) -> NDArray[np.uint8]:
+    """Unlike the marks: a bright disc that moves over a dark ground."""
+    y, x = np.mgrid[:height, :width]
+    inside = (x - width * 0.7) ** 2 + (y - height * 0.6 - index) ** 2 < (height / 4) ** 2
+    return np.repeat(np.where(inside, 230, 20).astype(np.uint8)[..., None], 3, axis=2)
+
+
 def frames(path: Path) -> list[NDArray[np.uint8]]:
     with av.open(str(path)) as container:
         return [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in container.decode(video=0)]
@@ -59,11 +66,13 @@ def test_a_clip_that_the_depth_does_not_belong_to(
     stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_clip(tmp_path / "shape.mp4", frames=12, width=64, height=64)
+    write_clip(tmp_path / "other.mp4", frames=12, width=64, height=48, draw=draw_other)
     write_clip(tmp_path / "short.mp4", frames=5, width=64, height=48)
     capsys.readouterr()
     for name, message in (
         ("shape.mp4", "shape.mp4: is 64x64, but the depth in"),
         ("short.mp4", "short.mp4: only 5 of the 12 depth frames of"),
+        ("other.mp4", "other.mp4: frame 0 is not the one that the depth in"),
     ):
         assert main(["restyle", str(stored), f"{tmp_path}/{name}", "-o", f"{tmp_path}/x.mp4", "-q"]) == 1
         assert message in one_line(capsys)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -14,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamdepth.core.errors import redact
-from streamdepth.core.frame import Sense
+from streamdepth.core.frame import Frame, Sense
 from streamdepth.geometry.intrinsics import Distortion, Intrinsics
 from streamdepth.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import av
     from numpy.typing import NDArray
 
 FORMAT = 1
@@ -258,13 +260,14 @@ def _intrinsics(text: str | None) -> Intrinsics | None:
 
 @dataclass(frozen=True, slots=True)
 class FrameRecord:
-    """One frame: its pts, coding and file (empty in a video), and whether its depth was propagated from other
-    frames."""
+    """One frame: its pts, coding and file (empty in a video), whether its depth was propagated from other frames, and
+    for some frames their :func:`thumbnail`."""
 
     pts: int
     coding: Coding
     file: str = ""
     propagated: bool = False
+    thumbnail: bytes = b""
 
     def to_json(self, before: Coding | None) -> bytes:
         """Compact JSON; includes the coding only if it differs from that of the frame ``before``."""
@@ -275,6 +278,8 @@ class FrameRecord:
             record |= {"scale": self.coding.scale, "offset": self.coding.offset}
         if self.propagated:
             record["propagated"] = True
+        if self.thumbnail:
+            record["thumbnail"] = base64.b64encode(self.thumbnail).decode()
         return json.dumps(record, separators=(",", ":")).encode()
 
     @classmethod
@@ -287,4 +292,32 @@ class FrameRecord:
         if not isinstance(record, dict) or not isinstance(record.get("pts"), int):
             raise ValueError("a frame record must have a pts")
         coding = Coding(float(record["scale"]), float(record["offset"])) if "scale" in record else before
-        return cls(record["pts"], coding, str(record.get("file", "")), record.get("propagated") is True)
+        thumbnail = base64.b64decode(str(record.get("thumbnail", "")))
+        return cls(record["pts"], coding, str(record.get("file", "")), record.get("propagated") is True, thumbnail)
+
+
+THUMBNAIL_EVERY = 25
+"""Frames from one thumbnail to the next."""
+_SIDE_PX = 8
+_FLAT_LEVELS, _ALIKE = 4.0, 0.5
+
+
+def thumbnail(image: av.VideoFrame) -> bytes:
+    """The frame as 8x8 gray: enough to tell whether depth belongs to a clip."""
+    small = image.reformat(width=_SIDE_PX, height=_SIDE_PX, format="gray", interpolation="AREA")
+    return small.to_ndarray().tobytes()
+
+
+def thumbnail_due(frame: Frame) -> bytes:
+    """The thumbnail of every 25th frame, empty for the others."""
+    return b"" if frame.index % THUMBNAIL_EVERY else thumbnail(frame.image)
+
+
+def unlike(one: bytes, other: bytes) -> bool:
+    """True if two thumbnails are of different images: correlation below 0.5. An image without contrast is like any."""
+    if len(one) != len(other) or not one:
+        return False
+    first, second = (np.frombuffer(data, np.uint8).astype(np.float64) for data in (one, other))
+    if min(first.std(), second.std()) < _FLAT_LEVELS:
+        return False
+    return bool(np.corrcoef(first, second)[0, 1] < _ALIKE)

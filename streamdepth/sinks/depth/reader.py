@@ -35,6 +35,7 @@ class DepthFrame(NamedTuple):
         time_base: seconds per pts unit.
         values: float32 [H, W], NaN without depth.
         sense: what a value means; ``unit`` is ``"m"`` if it is metres, else empty.
+        thumbnail: of the frame, as :func:`streamdepth.sinks.depth.thumbnail` makes it; empty for most frames.
         propagated: propagated from neighbouring frames (``--model-every``), not computed by the model for this frame.
     """
 
@@ -43,6 +44,7 @@ class DepthFrame(NamedTuple):
     values: NDArray[np.float32]
     sense: Sense
     propagated: bool = False
+    thumbnail: bytes = b""
 
     @property
     def seconds(self) -> float:
@@ -122,7 +124,8 @@ class DepthReader:
         self._store.close()
 
     def _frame(self, record: FrameRecord, values: NDArray[np.float32]) -> DepthFrame:
-        return DepthFrame(record.pts, self.metadata.time_base, values, self.metadata.sense, record.propagated)
+        base, sense = self.metadata.time_base, self.metadata.sense
+        return DepthFrame(record.pts, base, values, sense, record.propagated, record.thumbnail)
 
     def __enter__(self) -> DepthReader:
         return self

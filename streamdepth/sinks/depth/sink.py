@@ -12,7 +12,15 @@ import numpy as np
 
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, UsageError
-from streamdepth.sinks.depth import INDEX_NAME, Coding, CodingState, DepthMetadata, FrameRecord, span_of
+from streamdepth.sinks.depth import (
+    INDEX_NAME,
+    Coding,
+    CodingState,
+    DepthMetadata,
+    FrameRecord,
+    span_of,
+    thumbnail_due,
+)
 from streamdepth.sinks.encoding import CONTAINERS, container_options
 from streamdepth.sinks.files import MuxedFile, OutputFile, claim_folder, reason, write_failed, write_whole
 from streamdepth.sinks.images import SOURCE_NAMES, FrameNames
@@ -198,7 +206,9 @@ class DepthVideoSink(_DepthSink):
         stamp = int(seconds * _MILLISECONDS + Fraction(1, 2))
         pts = int(result.frame.pts * result.frame.time_base / info.time_base)
         # The record first, so that a truncated file has no frame without the coding of its codes.
-        described = FrameRecord(pts, self._coding, propagated=result.depth.propagated)
+        described = FrameRecord(
+            pts, self._coding, propagated=result.depth.propagated, thumbnail=thumbnail_due(result.frame)
+        )
         record = av.Packet(described.to_json(self._written))
         record.stream, record.time_base = self._records, Fraction(1, _MILLISECONDS)
         record.pts = record.dts = stamp
@@ -320,7 +330,8 @@ class DepthFolderSink(_DepthSink):
         path = self._names(result.frame)
         write_whole(path, content)
         pts = int(result.frame.pts * result.frame.time_base / self._info.time_base)
-        self._append(FrameRecord(pts, self._coding, path.name, result.depth.propagated).to_json(self._written))
+        record = FrameRecord(pts, self._coding, path.name, result.depth.propagated, thumbnail_due(result.frame))
+        self._append(record.to_json(self._written))
         self._written = self._coding
 
     def close(self) -> None:
