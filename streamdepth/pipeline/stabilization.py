@@ -43,6 +43,7 @@ class Stabilization:
         self._take = take
         self._clock = clock
         self._pending = 0
+        self._connection = 0
         self._cuts: CutDetector | None = None
         self._filter: Stabilizer[Item] | None = None
 
@@ -87,7 +88,10 @@ class Stabilization:
             cut = self._cuts is not None and self._cuts.is_cut(frame.image)
         if small is None:
             small = self._filter.flow.small(frame.image)
-        return self._filter.append((frame, cut), small, estimated.depth, frame.seconds, cut=cut, flow=estimated.flow)
+        restart = cut or frame.connection != self._connection
+        self._connection = frame.connection
+        flow = estimated.flow
+        return self._filter.append((frame, cut), small, estimated.depth, frame.seconds, cut=restart, flow=flow)
 
     def _emit(self, complete: list[tuple[Item, DepthMap]]) -> None:
         for (frame, cut), depth in complete:
