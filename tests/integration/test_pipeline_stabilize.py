@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -26,7 +27,10 @@ from tests.support.stages import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from streamdepth.core.frame import Frame
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +160,22 @@ def test_a_flow_between_neighbours_is_computed_once(every: int, saved: int, monk
 
     both, _ = run(stabilize=True, every=every)
     assert both == run(stabilize=True)[0] + run(stabilize=False, every=every)[0] - saved
+
+
+class _Reconnecting(ScriptedSource):
+    def frames(self) -> Iterator[Frame]:
+        for frame in super().frames():
+            yield replace(frame, connection=int(frame.index >= 6))
+
+
+def test_a_new_connection_restarts_the_filter() -> None:
+    def depths(source: ScriptedSource) -> list[Any]:
+        sink = RecordingSink()
+        Pipeline([source], fake_estimator(), [sink], range="frame", stabilize=True).run()
+        return [result.depth.values.copy() for result in sink.results]
+
+    alone = depths(ScriptedSource(6, image=lambda index: _textured(index + 6)))
+    np.testing.assert_array_equal(depths(_Reconnecting(12, image=_textured))[6:], alone)
 
 
 def _textured(index: int) -> av.VideoFrame:
