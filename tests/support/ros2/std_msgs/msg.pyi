@@ -1,0 +1,7 @@
+class Time:
+    sec: int
+    nanosec: int
+
+class Header:
+    stamp: Time
+    frame_id: str
