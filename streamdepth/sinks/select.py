@@ -329,32 +329,24 @@ def _exr(output: str, options: DataSinkOptions) -> Sink:
     from streamdepth.sinks.robotics.per_frame import ExrSink
 
     folder, pattern = _folder(output, ())
-    used = ("overwrite", "size", "model")
-    return ExrSink(folder, pattern=pattern, unit=options.get("exr_unit"), **_only(options, used))
+    used = _only(options, ("overwrite", "size", "model"))
+    return ExrSink(folder, pattern=pattern, unit=options.get("exr_unit"), **used)
 
 
 def _points(output: str, options: DataSinkOptions) -> Sink:
     from streamdepth.sinks.robotics.per_frame import PointsSink
 
     folder, pattern = _folder(output, ())
-    return PointsSink(
-        folder,
-        pattern=pattern,
-        intrinsics=options.get("intrinsics"),
-        overwrite=options.get("overwrite", False),
-    )
+    intrinsics = options.get("intrinsics")
+    return PointsSink(folder, pattern=pattern, intrinsics=intrinsics, **_only(options, ("overwrite",)))
 
 
 def _mcap(output: str, options: SinkOptions | DataSinkOptions) -> Sink:
     from streamdepth.sinks.robotics.mcap import McapSink
 
-    return McapSink(
-        output,
-        intrinsics=options.get("intrinsics"),
-        depth_encoding=options.get("mcap_depth", "32FC1"),
-        points=options.get("mcap_points", False),
-        **_only(options, ("overwrite", "size", "model")),
-    )
+    used = _only(options, ("overwrite", "size", "model"))
+    encoding, points = options.get("mcap_depth", "32FC1"), options.get("mcap_points", False)
+    return McapSink(output, intrinsics=options.get("intrinsics"), depth_encoding=encoding, points=points, **used)
 
 
 def _rerun(output: str, options: SinkOptions | DataSinkOptions) -> Sink:

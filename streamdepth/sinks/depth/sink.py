@@ -60,8 +60,7 @@ class _DepthSink(BaseSink):
 
     def __init__(self, path: str | Path, options: DepthSinkOptions) -> None:
         super().__init__(str(path))
-        self._path = Path(path)
-        self._overwrite = options.get("overwrite", False)
+        self._path, self._overwrite = Path(path), options.get("overwrite", False)
         self._size: Size = options.get("size", "source")
         self._model, self._model_revision = options.get("model", ""), options.get("model_revision", "")
         self._intrinsics = options.get("intrinsics")
