@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.errors import StreamDepthError, UsageError, one_line
+from streamdepth.net.objects import is_object_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 
     from streamdepth.cli.jobs import Job
     from streamdepth.config import RunConfig
+    from streamdepth.core.contracts import Source
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.jobs.engines import Engine
     from streamdepth.jobs.values import ClipSettings, TaskResult
     from streamdepth.pipeline import RunStats
-    from streamdepth.sources.file import FileSource
 
 _OPTIONS = "--resume, --workers and --engine ray"
 
@@ -93,7 +94,7 @@ def _settings(config: RunConfig, job: Job, estimator: DepthEstimator) -> ClipSet
 
     from streamdepth.jobs.values import ClipSettings, DepthOutput, LookSettings, ModelSettings, VideoOutput
 
-    source = _file(job)
+    source, location = _clip(job)
     _check(config)
     if estimator.spec.video_only:
         raise UsageError(f"{estimator.spec.video_only}: not possible with {_OPTIONS}; omit these")
@@ -101,7 +102,7 @@ def _settings(config: RunConfig, job: Job, estimator: DepthEstimator) -> ClipSet
     look = config.look
     options: dict[str, Any] = {**config.model_options()}
     return ClipSettings(
-        source=source.location,
+        source=location,
         source_id=source.id,
         start_seconds=config.start,
         duration_seconds=config.duration,
@@ -116,7 +117,7 @@ def _settings(config: RunConfig, job: Job, estimator: DepthEstimator) -> ClipSet
         look=LookSettings(**asdict(look)),
         videos=tuple(
             VideoOutput(
-                path=str(Path(output).absolute()),
+                path=_absolute(output),
                 codec=_codec(config, output, transparent=look.transparent),
                 crf=config.crf,
                 preset=config.preset,
@@ -125,7 +126,7 @@ def _settings(config: RunConfig, job: Job, estimator: DepthEstimator) -> ClipSet
             )
             for output in outputs
         ),
-        depths=tuple(DepthOutput(path=str(Path(output).absolute()), size=config.data_size) for output in job.depths),
+        depths=tuple(DepthOutput(path=_absolute(output), size=config.data_size) for output in job.depths),
         segment_seconds=config.segment,
         encoder_threads=config.encoder_threads or 0,
         model_name=estimator.spec.name,
@@ -133,15 +134,23 @@ def _settings(config: RunConfig, job: Job, estimator: DepthEstimator) -> ClipSet
     )
 
 
-def _file(job: Job) -> FileSource:
+def _clip(job: Job) -> tuple[Source, str]:
+    """The source of a clip, and its path or URL."""
     from streamdepth.sources.file import FileSource, is_url
+    from streamdepth.sources.objects import ObjectSource
 
     source = job.sources[0]
+    if len(job.sources) == 1 and isinstance(source, ObjectSource):
+        return source, source.url
     if len(job.sources) > 1 or not isinstance(source, FileSource) or is_url(source.location):
         raise UsageError(f"{source.id}: {_OPTIONS} take video files; omit them for other sources")
     if not Path(source.location).is_file():
         raise UsageError(f"{source.id}: {_OPTIONS} take files that can be read repeatedly; omit them for a pipe")
-    return source
+    return source, source.location
+
+
+def _absolute(output: str) -> str:
+    return output if is_object_url(output) else str(Path(output).absolute())
 
 
 def _check(config: RunConfig) -> None:
@@ -167,10 +176,10 @@ def _check(config: RunConfig) -> None:
         if given:
             raise UsageError(f"{name}: not possible with {_OPTIONS}; omit one of them")
     for output in config.output:
-        if ":" in output or Path(output).suffix.lower() not in CONTAINERS:
+        if (":" in output and not is_object_url(output)) or Path(output).suffix.lower() not in CONTAINERS:
             raise UsageError(f"{output}: {_OPTIONS} write video files; use a name such as out.mkv, or omit them")
     for output in config.data:
-        if ":" in output or Path(output).suffix.lower() != ".mkv":
+        if (":" in output and not is_object_url(output)) or Path(output).suffix.lower() != ".mkv":
             raise UsageError(f"{output}: {_OPTIONS} write depth data as .mkv; use e.g. depth.mkv, or omit them")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections import deque
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,12 +13,23 @@ from typing import TYPE_CHECKING, Protocol
 from streamdepth.core.clock import SystemClock
 from streamdepth.core.errors import OutputExistsError, SinkError, UsageError
 from streamdepth.depth.range import RangeSpec
-from streamdepth.jobs.journal import JOURNAL, Fingerprint, Journal, Key, WorkFolder, fingerprint, publish
+from streamdepth.jobs.journal import (
+    JOURNAL,
+    Fingerprint,
+    Journal,
+    Key,
+    download,
+    fingerprint,
+    folder_at,
+    publish,
+    upload,
+)
 from streamdepth.jobs.plan import clip_source, plan_clip
 from streamdepth.jobs.ranges import RangePass
 from streamdepth.jobs.segment import SegmentStatistics
 from streamdepth.jobs.values import ColorTask, DepthTask, part_name, part_names
 from streamdepth.jobs.worker import depth_name, statistics_name
+from streamdepth.net.objects import ObjectStore, explained, is_object_url
 from streamdepth.pipeline.stats import RunStats, SinkStats, combined
 from streamdepth.sinks.files import is_same_file
 from streamdepth.sinks.join import join_depth, join_video
@@ -90,11 +102,13 @@ class ClipRun:
         self._outputs: list[VideoOutput | DepthOutput] = [*settings.videos, *settings.depths]
         if not self._outputs:
             raise UsageError(f"{settings.source_id}: a run in segments needs a video file or depth data to write")
-        first = Path(self._outputs[0].path)
-        self._journal = WorkFolder(str(first.parent))
-        self._journal_name = f".{first.name}.{JOURNAL}"
-        self._location = str(first.with_name(f".{first.name}.segments"))
-        self._folder = WorkFolder(self._location)
+        parent, name = _split(self._outputs[0].path)
+        self._journal = folder_at(parent)
+        self._journal_name = f".{name}.{JOURNAL}"
+        self._location = f"{parent}/.{name}.segments"
+        self._folder = folder_at(self._location)
+        self._local = settings
+        self._copy = ""
 
     def run(self, engine: Engine, progress: Progress) -> RunStats:
         """Write all outputs. After an interruption or an error the finished segments are kept for ``resume``.
@@ -103,10 +117,16 @@ class ClipRun:
             OutputExistsError: an output exists and was not written by an equal run.
             StreamDepthError: of the source, the model or the outputs; a worker ended.
         """
+        with tempfile.TemporaryDirectory(prefix="streamdepth-", ignore_cleanup_errors=True) as copies:
+            return self._run(engine, progress, copies)
+
+    def _run(self, engine: Engine, progress: Progress, copies: str) -> RunStats:
         started_ns = self._clock.monotonic_ns()
         settings = self._settings
         for output in self._outputs:
-            if is_same_file(Path(output.path), settings.source):
+            if output.path == settings.source or (
+                not is_object_url(output.path) and is_same_file(Path(output.path), settings.source)
+            ):
                 raise UsageError(f"{output.path}: is the input; choose another name for the output")
         key = Key(
             input=fingerprint(settings.source),
@@ -120,8 +140,12 @@ class ClipRun:
             return RunStats()
         if journal is None:
             self._check_outputs()
+        if is_object_url(settings.source):
+            self._copy = str(download(settings.source, copies))
+            self._local = settings.model_copy(update={"source": self._copy})
+        if journal is None:
             self._folder.clear()
-            journal = Journal(key=key, plan=plan_clip(settings))
+            journal = Journal(key=key, plan=plan_clip(self._local))
             self._journal.write(self._journal_name, journal.to_bytes())
         if journal.plan.note:
             progress.note(journal.plan.note)
@@ -148,7 +172,7 @@ class ClipRun:
             progress.note(f"{name}: its journal is damaged or of another version; starting over")
             return None
         changes = key.changes(journal.key)
-        complete = journal.finished and all(Path(output.path).is_file() for output in self._outputs)
+        complete = journal.finished and all(_exists(output.path) for output in self._outputs)
         if not self._resume:
             if not journal.finished:
                 progress.note(f"{name}: starting over; --resume continues an interrupted run")
@@ -168,14 +192,13 @@ class ClipRun:
 
     def _check_outputs(self) -> None:
         for output in self._outputs:
-            path = Path(output.path)
-            if path.is_dir():
-                raise SinkError(f"{path}: is a folder; name a file")
-            if path.exists() and not self._overwrite:
-                raise OutputExistsError(f"{path}: already exists; --overwrite replaces it")
+            if not is_object_url(output.path) and Path(output.path).is_dir():
+                raise SinkError(f"{output.path}: is a folder; name a file")
+            if _exists(output.path) and not self._overwrite:
+                raise OutputExistsError(f"{output.path}: already exists; --overwrite replaces it")
 
     def _info(self) -> StreamInfo:
-        source = clip_source(self._settings)
+        source = clip_source(self._local)
         try:
             return source.open()
         finally:
@@ -232,7 +255,7 @@ class ClipRun:
         """Colour first, so that little depth is stored."""
         if state.color:
             return state.color.popleft()
-        return DepthTask(self._settings, self._location, state.depth.popleft()) if state.depth else None
+        return DepthTask(self._settings, self._location, state.depth.popleft(), self._copy) if state.depth else None
 
     def _advance(self, ranges: RangePass, state: _State, segments: tuple[Segment, ...]) -> None:
         """Pass statistics on to range control, as far as they are known without a gap."""
@@ -244,7 +267,7 @@ class ClipRun:
             state.ranged += 1
 
     def _color_task(self, segment: Segment, known: Ranged) -> ColorTask:
-        return ColorTask(self._settings, self._location, segment, known.ranges, known.coding)
+        return ColorTask(self._settings, self._location, segment, known.ranges, known.coding, self._copy)
 
     def _statistics(self, segment: Segment) -> SegmentStatistics:
         return SegmentStatistics.from_bytes(self._folder.read(statistics_name(segment)))
@@ -257,9 +280,13 @@ class ClipRun:
         settings = self._settings
         times = _times(info, statistics)
         for number, output in enumerate(self._outputs):
-            path = Path(output.path)
-            partial = path.with_name(f".{path.stem}.{os.getpid()}.joining{path.suffix}")
+            remote = is_object_url(output.path)
             with contextlib.ExitStack() as stack:
+                path = Path(output.path)
+                if remote:
+                    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="streamdepth-"))
+                    path = Path(folder) / path.name
+                partial = path.with_name(f".{path.stem}.{os.getpid()}.joining{path.suffix}")
                 stack.callback(partial.unlink, missing_ok=True)
                 parts = [
                     stack.enter_context(self._folder.reading(part_name(settings, segment, number)))
@@ -271,7 +298,10 @@ class ClipRun:
                     notes += join_video(parts, partial, info, times, whole=whole, audio=audio)
                 else:
                     join_depth(parts, partial, info, times)
-                publish(partial, path)
+                if remote:
+                    upload(partial, output.path)
+                else:
+                    publish(partial, path)
         stats = combined([one.run for one in statistics])
         return replace(
             stats,
@@ -280,6 +310,21 @@ class ClipRun:
             sinks=tuple(SinkStats(output.path, len(times), {}) for output in self._outputs),
             notes=tuple(dict.fromkeys([*stats.notes, *notes])),
         )
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Folder and name of an output, which may be a URL of object storage."""
+    if is_object_url(path):
+        parent, _, name = path.rpartition("/")
+        return parent, name
+    return str(Path(path).parent), Path(path).name
+
+
+def _exists(path: str) -> bool:
+    if not is_object_url(path):
+        return Path(path).exists()
+    with explained(path, SinkError, "cannot be written"):
+        return ObjectStore(path).exists()
 
 
 def _file_fingerprint(path: str | None) -> Fingerprint | None:

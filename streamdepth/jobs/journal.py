@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
+import tempfile
 import uuid
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from streamdepth.core.errors import SourceError
+from streamdepth.core.errors import SinkError, SourceError
 from streamdepth.core.host import written_whole
 from streamdepth.jobs.values import ClipPlan, ClipSettings
+from streamdepth.net.objects import ObjectStore, explained, is_object_url
 from streamdepth.sinks.files import make_folder, reason, write_failed
 from streamdepth.version import __version__
 
@@ -81,6 +83,71 @@ class WorkFolder:
         if self._path.is_dir():
             for path in self._path.glob(f"{_TEMPORARY}*"):
                 path.unlink(missing_ok=True)
+
+
+class ObjectFolder(WorkFolder):
+    """As :class:`WorkFolder`, in object storage. An object appears when all of it has arrived.
+
+    Args:
+        location: URL of the folder.
+    """
+
+    def __init__(self, location: str) -> None:
+        super().__init__(location)
+        self._url = location.rstrip("/")
+
+    def names(self) -> set[str]:
+        with explained(self._url, SinkError, "cannot be listed"):
+            return {PurePosixPath(url).name for url in ObjectStore(f"{self._url}/").find(missing_ok=True)}
+
+    @contextlib.contextmanager
+    def reading(self, name: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="streamdepth-") as folder:
+            yield download(f"{self._url}/{name}", folder)
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="streamdepth-") as folder:
+            path = Path(folder) / name
+            yield path
+            upload(path, f"{self._url}/{name}")
+
+    def remove(self, name: str) -> None:
+        with explained(self._url, SinkError, "cannot be removed"):
+            ObjectStore(f"{self._url}/{name}").remove()
+
+    def clear(self) -> None:
+        for name in self.names():
+            self.remove(name)
+
+    def sweep(self) -> None:
+        """Unfinished uploads are no objects."""
+
+
+def folder_at(location: str) -> WorkFolder:
+    """The work folder of a path or a URL of object storage."""
+    return ObjectFolder(location) if is_object_url(location) else WorkFolder(location)
+
+
+def download(url: str, folder: str) -> Path:
+    """A copy of an object in a local folder.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    path = Path(folder) / PurePosixPath(url).name
+    with explained(url, SourceError, "cannot be read"):
+        ObjectStore(url).get(str(path))
+    return path
+
+
+def upload(path: Path, url: str) -> None:
+    """
+    Raises:
+        SinkError: it cannot be uploaded; there is no part of it then.
+    """
+    with explained(url, SinkError, "cannot be uploaded"):
+        ObjectStore(url).put(str(path))
 
 
 def publish(partial: Path, path: Path) -> None:
@@ -183,22 +250,33 @@ class Journal(BaseModel):
             return None
 
 
-def fingerprint(path: str) -> Fingerprint:
+def fingerprint(location: str) -> Fingerprint:
     """
+    Args:
+        location: path, or URL of object storage.
+
     Raises:
         SourceError: the file cannot be read.
     """
+    if is_object_url(location):
+        with explained(location, SourceError, "cannot be read"):
+            store = ObjectStore(location)
+            with store.open() as file:
+                return _fingerprint(file, store.modified())
+    path = Path(location)
     try:
-        with Path(path).open("rb") as file:
-            digest = hashlib.sha256(file.read(_HASHED_BYTES))
-            size = file.seek(0, 2)
-            file.seek(max(0, size - _HASHED_BYTES))
-            digest.update(file.read(_HASHED_BYTES))
-        return Fingerprint(
-            size_bytes=size, modified=str(Path(path).stat().st_mtime_ns), head_tail_sha256=digest.hexdigest()
-        )
+        with path.open("rb") as file:
+            return _fingerprint(file, str(path.stat().st_mtime_ns))
     except OSError as error:
-        raise SourceError(f"{Path(path).name}: cannot be read ({reason(error)}); check the file") from error
+        raise SourceError(f"{path.name}: cannot be read ({reason(error)}); check the file") from error
+
+
+def _fingerprint(file: BinaryIO, modified: str) -> Fingerprint:
+    digest = hashlib.sha256(file.read(_HASHED_BYTES))
+    size = file.seek(0, 2)
+    file.seek(max(0, size - _HASHED_BYTES))
+    digest.update(file.read(_HASHED_BYTES))
+    return Fingerprint(size_bytes=size, modified=modified, head_tail_sha256=digest.hexdigest())
 
 
 def _shown(name: Sequence[str]) -> str:

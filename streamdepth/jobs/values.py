@@ -141,11 +141,17 @@ class ClipPlan(_Value):
 
 @dataclass(frozen=True, slots=True)
 class DepthTask:
-    """Compute and store the depth and the statistics of one segment."""
+    """Compute and store the depth and the statistics of one segment.
+
+    Attributes:
+        folder: path or URL of the work folder.
+        copy: local copy of a source in object storage, on the machine of the driver; else empty.
+    """
 
     settings: ClipSettings
     folder: str
     segment: Segment
+    copy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +168,7 @@ class ColorTask:
     segment: Segment
     ranges: NDArray[np.float64]
     coding: CodingState
+    copy: str = ""
 
 
 Task = DepthTask | ColorTask

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,16 +20,16 @@ from streamdepth.core.frame import DepthRange, Result
 from streamdepth.core.host import cores, plan_threads
 from streamdepth.depth.motion import Candidate, CutCandidates
 from streamdepth.depth.range import measure
-from streamdepth.jobs.journal import WorkFolder
+from streamdepth.jobs.journal import download, folder_at
 from streamdepth.jobs.segment import FrameStatistics, SegmentSource, SegmentStatistics, StoredMeasurement, stored_depth
 from streamdepth.jobs.values import DepthTask, TaskResult, part_names
+from streamdepth.net.objects import is_object_url
 from streamdepth.pipeline.pipeline import Pipeline
 from streamdepth.sinks.depth.sink import DepthVideoSink, known_values
 from streamdepth.sinks.select import sink_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
     from typing import BinaryIO
 
     from streamdepth.core.contracts import Sink
@@ -55,6 +57,7 @@ class Worker:
         self._threads = threads or cores()
         self._on_frames = on_frames or (lambda _: None)
         self._session: _Session | None = None
+        self._copies: dict[str, tuple[tempfile.TemporaryDirectory[str], str]] = {}  # by URL
 
     def run(self, task: Task) -> TaskResult:
         """Run one task and store its results.
@@ -85,10 +88,28 @@ class Worker:
         """Idempotent."""
         if self._session is not None:
             self._session.close()
+        for folder, _ in self._copies.values():
+            folder.cleanup()
+        self._copies.clear()
+
+    def _readable(self, task: Task) -> ClipSettings:
+        """The settings with a local source. The driver's copy is used on its machine; others download one for all
+        their segments.
+        """
+        settings = task.settings
+        if not is_object_url(settings.source):
+            return settings
+        path = task.copy
+        if not Path(path).is_file():
+            if settings.source not in self._copies:
+                folder = tempfile.TemporaryDirectory(prefix="streamdepth-", ignore_cleanup_errors=True)
+                self._copies[settings.source] = (folder, str(download(settings.source, folder.name)))
+            path = self._copies[settings.source][1]
+        return settings.model_copy(update={"source": path})
 
     def _depth(self, task: DepthTask) -> RunStats:
-        settings, segment = task.settings, task.segment
-        folder = WorkFolder(task.folder)
+        settings, segment = self._readable(task), task.segment
+        folder = folder_at(task.folder)
         session = self._session_for(settings.model)
         source = SegmentSource(settings, segment, threads=plan_threads(self._threads).decoder)
         with folder.writing(depth_name(segment)) as path, path.open("wb") as file:
@@ -105,8 +126,8 @@ class Worker:
         return stats
 
     def _color(self, task: ColorTask) -> tuple[int, tuple[str, ...]]:
-        settings, segment = task.settings, task.segment
-        folder = WorkFolder(task.folder)
+        settings, segment = self._readable(task), task.segment
+        folder = folder_at(task.folder)
         statistics = SegmentStatistics.from_bytes(folder.read(statistics_name(segment)))
         threads = plan_threads(self._threads)
         source = SegmentSource(settings, segment, threads=threads.decoder)

@@ -20,6 +20,11 @@ OBJECT_SCHEMES = ("s3", "gs", "az", "abfs")
 _MAGIC = frozenset("*?[")
 
 
+def is_object_url(text: str) -> bool:
+    """True for a URL of object storage."""
+    return text.partition("://")[0].lower() in OBJECT_SCHEMES and "://" in text
+
+
 class ObjectStore:
     """The storage service that a URL names. Thread-safe.
 
@@ -48,9 +53,16 @@ class ObjectStore:
     def exists(self) -> bool:
         return bool(self._files.exists(self.url))
 
-    def find(self) -> list[str]:
-        """URLs of the objects in the folder, or matching the pattern, sorted."""
+    def find(self, *, missing_ok: bool = False) -> list[str]:
+        """URLs of the objects in the folder, or matching the pattern, sorted.
+
+        Args:
+            missing_ok: a folder that does not exist is empty.
+        """
         scheme = self.url.partition("://")[0]
+        self._files.invalidate_cache()  # other machines write to the folder
+        if missing_ok and not self._files.exists(self.url):
+            return []
         if _MAGIC.isdisjoint(self.url):
             names = [one["name"] for one in self._files.ls(self.url, detail=True) if one["type"] == "file"]
         else:
@@ -60,6 +72,20 @@ class ObjectStore:
     def open(self) -> Any:
         """A binary file to read."""
         return self._files.open(self.url, "rb")
+
+    def get(self, path: str) -> None:
+        """Download to a local file."""
+        self._files.get_file(self.url, path)
+
+    def modified(self) -> str:
+        """What changes with the content: the service's entity tag, else the time of the last change."""
+        info = self._files.info(self.url)
+        return str(info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("mtime") or "")
+
+    def remove(self) -> None:
+        """Delete the object. Idempotent."""
+        with contextlib.suppress(FileNotFoundError):
+            self._files.rm_file(self.url)
 
     def put(self, path: str) -> None:
         """Upload a local file. The object appears, or replaces an older one, when all of it has arrived."""

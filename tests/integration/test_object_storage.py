@@ -10,12 +10,13 @@ import pytest
 import streamdepth as sd
 from streamdepth.cli import main
 from streamdepth.core.errors import MissingDependencyError, SinkError, UsageError
+from streamdepth.jobs.journal import ObjectFolder
 from streamdepth.net.objects import ObjectStore
 from streamdepth.sinks.consumers import ObjectSink
 from streamdepth.sinks.select import sink_for
 from tests.support import need
 from tests.support.cli import one_line
-from tests.support.media import read_pts, write_clip
+from tests.support.media import draw_index, read_pts, write_clip
 from tests.support.models import write_depth_model
 from tests.support.sinks import control, info_of, results_of
 
@@ -160,6 +161,72 @@ def _image_info(clip: Path) -> Any:
     from tests.support.sinks import image_info
 
     return image_info(info_of(clip))
+
+
+class TestSegments:
+    """``--resume`` and ``--workers`` from bucket to bucket: journal and segments are beside the output."""
+
+    def test_an_interrupted_run_resumes_and_equals_a_local_one(
+        self, bucket: Any, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        clip = write_clip(tmp_path / "c.mp4", frames=60, width=64, height=48, draw=draw_index)
+        bucket.put_file(str(clip), "clips/seg/c.mp4")
+        more = ["-m", str(model), "--provider", "cpu", "--segment", "0.5", "--resume"]
+        local = ["-o", f"{tmp_path}/o.mp4", "--data", f"{tmp_path}/d.mkv"]
+        remote = ["-o", "s3://clips/seg/o.mp4", "--data", "s3://clips/seg/d.mkv"]
+        assert main(["run", str(clip), *local, *more, "-q"]) == 0
+
+        def names() -> set[str]:
+            bucket.invalidate_cache()
+            return {name.rpartition("/")[2] for name in bucket.find("clips/seg")}
+
+        before = ObjectFolder.writing
+        written: list[str] = []
+
+        def interrupted(folder: ObjectFolder, name: str) -> Any:
+            written.append(name)
+            if len(written) == 4:
+                raise KeyboardInterrupt
+            return before(folder, name)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ObjectFolder, "writing", interrupted)
+            assert main(["run", "s3://clips/seg/c.mp4", *remote, *more]) == 130
+        assert {"c.mp4", ".o.mp4.journal.json", "depth-00000.f32"} <= names()
+        assert not {"o.mp4", "d.mkv"} & names()
+        capsys.readouterr()
+        assert main(["run", "s3://clips/seg/c.mp4", *remote, *more]) == 0
+        said = capsys.readouterr()
+        assert "resumed" in said.err
+        assert names() == {"c.mp4", "o.mp4", "d.mkv", ".o.mp4.journal.json"}
+        journal = bucket.cat_file("clips/seg/.o.mp4.journal.json").decode()
+        for secret in (KEY, SECRET):
+            assert secret not in journal + said.out + said.err
+        assert bucket.cat_file("clips/seg/o.mp4") == (tmp_path / "o.mp4").read_bytes()
+        bucket.get_file("clips/seg/d.mkv", str(tmp_path / "got.mkv"))
+        assert _depth(tmp_path / "got.mkv") == _depth(tmp_path / "d.mkv")
+        # Finished: skipped. A changed input: started over, and refused without --overwrite.
+        assert main(["run", "s3://clips/seg/c.mp4", *remote, *more]) == 0
+        assert "already finished, skipped" in capsys.readouterr().err
+        bucket.put_file(str(write_clip(tmp_path / "e.mp4", frames=30, width=64, height=48)), "clips/seg/c.mp4")
+        assert main(["run", "s3://clips/seg/c.mp4", *remote, *more]) == 1
+        assert "--overwrite replaces it" in capsys.readouterr().err
+
+    @pytest.mark.slow
+    def test_two_worker_processes_share_the_bucket(self, bucket: Any, model: Path, tmp_path: Path) -> None:
+        clip = write_clip(tmp_path / "w.mp4", frames=60, width=64, height=48, draw=draw_index)
+        bucket.put_file(str(clip), "clips/two/w.mp4")
+        more = ["-m", str(model), "--provider", "cpu", "--segment", "0.5", "--workers", "2", "-q"]
+        assert main(["run", str(clip), "--data", f"{tmp_path}/d.mkv", *more]) == 0
+        assert main(["run", "s3://clips/two/w.mp4", "--data", "s3://clips/two/d.mkv", *more]) == 0
+        bucket.invalidate_cache()
+        bucket.get_file("clips/two/d.mkv", str(tmp_path / "got.mkv"))
+        assert _depth(tmp_path / "got.mkv") == _depth(tmp_path / "d.mkv")
+
+
+def _depth(path: Path) -> list[tuple[Any, bytes]]:
+    with sd.read_depth(path) as reader:
+        return [(frame.pts, frame.values.tobytes()) for frame in reader]
 
 
 def test_credentials_in_a_url_are_refused_and_masked() -> None:
