@@ -63,6 +63,8 @@ def run_clips(
                 say(trouble)
                 continue
             except KeyboardInterrupt:
+                engine.close()  # cancelled tasks may be writing
+                run.sweep()
                 say("the finished segments are kept; --resume continues", quiet=config.quiet)
                 raise
             finally:

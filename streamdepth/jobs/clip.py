@@ -160,6 +160,10 @@ class ClipRun:
         seconds = (self._clock.monotonic_ns() - started_ns) / 1e9
         return replace(stats, seconds=seconds, fps=stats.processed / seconds if seconds > 0 else 0.0)
 
+    def sweep(self) -> None:
+        """Remove the unfinished files of cancelled tasks; the engine must be closed."""
+        self._folder.sweep()
+
     # Journal ------------------------------------------------------------------------------------------------------
 
     def _earlier(self, key: Key, progress: Progress) -> Journal | None:
