@@ -159,3 +159,16 @@ def test_nobody_waits_for_a_second_frame_of_the_same_camera_nor_for_a_dead_one()
 def test_an_inbox_needs_room() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         MultiSourceQueue([Policy.EVERY], 0)
+
+
+def test_max_staleness_bounds_the_wait_for_other_sources() -> None:
+    """A frame that is older goes alone, although the interval of the sources is longer; both sources stay known."""
+    frame_queue, clock = MultiSourceQueue([Policy.LATEST, Policy.LATEST], 4), ManualClock(now_ns=0)
+    batcher = Batcher(frame_queue, 8, same_size, max_batch_wait_ns=10**10, max_staleness_ns=20_000_000, clock=clock)
+    seen_before(frame_queue, batcher, 2)
+    frame_queue.put(0, taken(1, 0))
+    clock.now_ns = 20_000_000
+    assert [arrival.source for arrival in batcher.next()[1]] == [0]
+    frame_queue.put(0, taken(2, clock.now_ns))
+    frame_queue.put(1, taken(2, clock.now_ns))
+    assert [arrival.source for arrival in batcher.next()[1]] == [0, 1]
