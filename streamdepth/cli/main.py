@@ -61,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         with process.signals_as_interrupts():
             return _invoke(list(arguments))
     process.open_closed_streams()
+    process.share_allocations()
     process.hide_warnings()
     process.hold_collections()
     process.escape_unencodable()

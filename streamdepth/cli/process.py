@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import io
 import os
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _BURST_NS = 500_000_000
 _JOIN_NS = 300_000_000
 _WAIT_SECONDS = 0.5
+_M_ARENA_MAX = -8
+"""``M_ARENA_MAX`` of glibc's ``malloc.h``."""
 
 
 def hold_collections() -> None:
@@ -49,6 +52,16 @@ def hide_warnings() -> None:
     """Hide warnings of libraries, unless the interpreter was started with ``-W``."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+
+
+def share_allocations() -> None:
+    """Let all threads allocate from two pools, where the C library is glibc. Call it before threads start.
+
+    By default each thread gets a pool, and pools keep what was freed: 542 instead of 449 MB for a 720p clip.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError, OSError):  # another C library
+            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def open_closed_streams() -> None:

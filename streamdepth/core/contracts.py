@@ -17,7 +17,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import Counter
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from streamdepth.core.clock import Clock, SystemClock
 
@@ -193,6 +193,9 @@ class BaseSource:
 
 class BaseSink(ABC):
     """Defaults for :class:`Sink`: runs on its own thread, blocks when full, has nothing to clean up."""
+
+    reads_pixels: ClassVar[bool] = True
+    """False if ``process`` uses only size and times of ``result.frame``; its pixels may then be undefined."""
 
     def __init__(self, name: str, control: LookControl | None = None) -> None:
         self._name = name

@@ -96,6 +96,11 @@ class Look:
         return self.nearness is not Nearness.LINEAR
 
     @property
+    def reads_pixels(self) -> bool:
+        """Whether the image depends on the pixels of the frame, not only on its size."""
+        return self.view is not View.DEPTH or self.upsampling is not Upsampling.BILINEAR
+
+    @property
     def alpha_ends(self) -> tuple[float, float]:
         """Opacity at the nearest and the farthest point, with the default of the view applied."""
         default = _DEFAULT_ALPHA[self.view]

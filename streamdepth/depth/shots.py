@@ -2,34 +2,33 @@
 
 The depth pass appends, the colour pass takes, one shot behind. Depth is stored on disk, one file per shot, so memory
 does not grow. A shot larger than half the disk budget is split; the range of the next part is crossfaded from that of
-the previous one. Decoded frames are cached in memory up to a budget; the colour pass reads the others again.
+the previous one. Decoded frames are cached in memory up to a budget; the colour pass reads the others
+again. Where only depth is drawn, neither happens.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import IO, TYPE_CHECKING
 
+import av
 import numpy as np
 
 from streamdepth.core.errors import SinkError
-from streamdepth.core.frame import DepthMap, DepthRange, Sense
+from streamdepth.core.frame import ColorTags, DepthMap, DepthRange, Frame, Sense
 from streamdepth.core.queues import AbortableCondition, Ended
 from streamdepth.depth.range import PERCENTILES
 
 if TYPE_CHECKING:
-    import av
-
-    from streamdepth.core.frame import Frame
     from streamdepth.depth.range import Measurement
 
 SPOOL_BYTES = 2 << 30
-FRAME_CACHE_BYTES = 32 << 20
-"""Budget for decoded frames: 24 frames of 4:2:0 at 1280x720. A larger cache does not pay off: with 256 MB a
-run over one shot of 300 frames took 31.0 instead of 31.6 ms of CPU time per frame (means of 3 alternating runs with
-the built-in model, 720p overlay) and 790 instead of 560 MB: clearing fresh memory costs about as much as decoding."""
+FRAME_CACHE_BYTES = 8 << 20
+"""Budget for decoded frames: 6 frames of 4:2:0 at 1280x720. A larger cache does not pay off: clearing fresh memory
+costs about as much as decoding. Over one shot of 300 frames a run took 31.6 ms of CPU time per frame with 32 MB and
+31.0 with 256 MB (means of 3 alternating runs with the built-in model, 720p overlay)."""
 _CROSSFADE_FRAMES = 48
 _SAMPLES_PER_FRAME = 512
 _FRAMES_SAMPLED = 2048
@@ -46,18 +45,40 @@ class Stamp:
     captured_ns: int
 
 
+class Outline:
+    """A frame without its pixels: size, format, colour tags and times."""
+
+    def __init__(self, frame: Frame) -> None:
+        image = frame.image
+        self._fields = {each.name: getattr(frame, each.name) for each in fields(frame) if each.name != "image"}
+        self._format = image.width, image.height, image.format.name
+        self._tags = ColorTags.of(image)
+        self._times = image.pts, image.time_base, image.duration
+
+    def frame(self) -> Frame:
+        """The frame with undefined pixels."""
+        image = av.VideoFrame(*self._format)
+        self._tags.apply(image)
+        image.pts, time_base, image.duration = self._times
+        if time_base is not None:
+            image.time_base = time_base
+        return Frame(image=image, **self._fields)
+
+
 @dataclass(frozen=True, slots=True)
 class Spooled:
     """One frame of the colour pass.
 
     Attributes:
-        frame: None if the frame is not in the cache and must be read again.
+        frame: None if the frame is not in the cache and must be read again, where its pixels are used.
+        outline: the frame without its pixels.
         depth: depth with a new array.
         range: range of the shot.
     """
 
     stamp: Stamp
     frame: Frame | None
+    outline: Outline
     depth: DepthMap
     range: DepthRange
 
@@ -65,6 +86,7 @@ class Spooled:
 @dataclass(frozen=True, slots=True)
 class _Record:
     stamp: Stamp
+    outline: Outline
     sense: Sense
     shape: tuple[int, int]
     propagated: bool
@@ -156,8 +178,10 @@ class ShotSpool:
             shots = [*self._closed, *(shot for shot in (self._reading, self._open) if shot)]
             return sum(len(shot.records) for shot in shots)
 
-    def append(self, frame: Frame, depth: DepthMap, measurement: Measurement, *, cut: bool) -> None:
-        """Add a frame and its depth; ``cut`` if a new shot starts with it.
+    def append(
+        self, frame: Frame, depth: DepthMap, measurement: Measurement, *, cut: bool, pixels: bool = True
+    ) -> None:
+        """Add a frame and its depth; ``cut`` if a new shot starts with it, ``pixels`` if its pixels will be used.
 
         Raises:
             SinkError: the spool file cannot be written (disk full).
@@ -189,9 +213,17 @@ class ShotSpool:
         with self._changed:
             stamp = Stamp(frame.index, frame.pts, frame.captured_ns)
             shot.records.append(
-                _Record(stamp, depth.sense, values.shape, depth.propagated, depth.stabilized, depth.anchor_error)
+                _Record(
+                    stamp,
+                    Outline(frame),
+                    depth.sense,
+                    values.shape,
+                    depth.propagated,
+                    depth.stabilized,
+                    depth.anchor_error,
+                )
             )
-            self._cache(shot, frame)
+            self._cache(shot, frame if pixels else None)
             shot.samples.add(measurement)
             shot.size_bytes += values.nbytes
             self._used_bytes += values.nbytes
@@ -235,7 +267,9 @@ class ShotSpool:
             stabilized=record.stabilized,
             anchor_error=record.anchor_error,
         )
-        return Spooled(record.stamp, frame, depth, crossfaded(shot.range, shot.crossfade_from, shot.taken))
+        return Spooled(
+            record.stamp, frame, record.outline, depth, crossfaded(shot.range, shot.crossfade_from, shot.taken)
+        )
 
     def abort(self) -> None:
         self._changed.abort()
@@ -249,10 +283,11 @@ class ShotSpool:
             self._closed.clear()
             self._reading = self._open = None
 
-    def _cache(self, shot: _Shot, frame: Frame) -> None:
-        shot.cached.append(frame)
-        self._cache_free_bytes -= _size_bytes(frame.image)
-        while self._cache_free_bytes < 0 and shot.cached:
+    def _cache(self, shot: _Shot, frame: Frame | None) -> None:
+        if frame is not None:
+            shot.cached.append(frame)
+            self._cache_free_bytes -= _size_bytes(frame.image)
+        while shot.cached and (frame is None or self._cache_free_bytes < 0):
             self._evict(shot)
 
     def _evict(self, shot: _Shot) -> Frame:

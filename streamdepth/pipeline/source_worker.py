@@ -6,6 +6,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
+from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import MissingDependencyError, SourceError, UsageError
 from streamdepth.core.frame import Result
 from streamdepth.core.queues import BoundedQueue, Ended, Policy
@@ -233,7 +234,7 @@ class SourceWorker:
                 depth, measurement, cut = self._measure(estimated)
                 depth_range = control.update(measurement, frame.seconds, cut=cut)
                 self.timers["range"].add(self._clock.monotonic_ns() - started_ns)
-                self._deliver(frame, depth, depth_range)
+                self._deliver(frame, depth, depth_range, self._looks())
         except Ended:
             self._end_sink_workers()
 
@@ -245,7 +246,8 @@ class SourceWorker:
                 estimated = self._next()
                 started_ns = self._clock.monotonic_ns()
                 depth, measurement, cut = self._measure(estimated)
-                self.shot_spool.append(estimated.frame, depth, measurement, cut=cut)
+                pixels = self._reads_pixels(self._looks())
+                self.shot_spool.append(estimated.frame, depth, measurement, cut=cut, pixels=pixels)
                 self.timers["range"].add(self._clock.monotonic_ns() - started_ns)
         except Ended:
             self.shot_spool.end()
@@ -257,8 +259,12 @@ class SourceWorker:
         try:
             while True:
                 spooled = self.shot_spool.take()
-                frame = spooled.frame or self._second_pass.find(spooled.stamp)
-                self._deliver(frame, spooled.depth, spooled.range)
+                looks = self._looks()
+                frame = spooled.frame
+                if frame is None:
+                    pixels = self._reads_pixels(looks)
+                    frame = self._second_pass.find(spooled.stamp) if pixels else spooled.outline.frame()
+                self._deliver(frame, spooled.depth, spooled.range, looks)
                 del spooled, frame  # Frees a cached image before waiting for the next.
         except Ended:
             self._end_sink_workers()
@@ -295,13 +301,23 @@ class SourceWorker:
             cut = self._cuts is not None and self._cuts.is_cut(frame.image)
         return cut or last is None or last.connection != frame.connection
 
-    def _deliver(self, frame: Frame, depth: DepthMap, depth_range: DepthRange) -> None:
+    def _looks(self) -> list[Look | None]:
+        """The current look of each sink; None for a sink without images."""
+        controls = [sink_worker.sink.control for sink_worker in self.sink_workers]
+        return [None if control is None else control.look for control in controls]
+
+    def _reads_pixels(self, looks: Sequence[Look | None]) -> bool:
+        """True if a sink, or an image with one of ``looks``, uses the pixels of the frame."""
+        sinks = [sink_worker.sink for sink_worker in self.sink_workers]
+        return any(look is not None and look.reads_pixels for look in looks) or any(
+            not isinstance(sink, BaseSink) or sink.reads_pixels for sink in sinks
+        )
+
+    def _deliver(self, frame: Frame, depth: DepthMap, depth_range: DepthRange, looks: Sequence[Look | None]) -> None:
         images: dict[Look, av.VideoFrame] = {}
-        for sink_worker in self.sink_workers:
-            control = sink_worker.sink.control
+        for sink_worker, look in zip(self.sink_workers, looks, strict=True):
             image = None
-            if control is not None and self._colorizer is not None:
-                look = control.look
+            if look is not None and self._colorizer is not None:
                 if look not in images:
                     started_ns = self._clock.monotonic_ns()
                     images[look] = self._colorizer.render(frame.image, depth, depth_range, look)

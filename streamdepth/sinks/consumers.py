@@ -74,6 +74,8 @@ class NullSink(BaseSink):
         control: a look, to include colouring in the measurement; None = depth only.
     """
 
+    reads_pixels = False
+
     def __init__(self, *, control: LookControl | None = None) -> None:
         super().__init__("null:", control)
 

@@ -143,6 +143,8 @@ class ImagesSink(BaseSink):
             the folder is the one that is read.
     """
 
+    reads_pixels = False
+
     def __init__(
         self,
         folder: str | Path,

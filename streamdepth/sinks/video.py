@@ -75,6 +75,8 @@ class VideoSink(BaseSink):
         UsageError: suffix, codec or preset unknown, or a transparent look in a container that cannot carry alpha.
     """
 
+    reads_pixels = False
+
     def __init__(
         self,
         path: str | Path,

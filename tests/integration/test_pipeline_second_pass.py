@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from streamdepth.core.errors import SourceError
+from streamdepth.core.look import Look, Upsampling, View
 from streamdepth.core.queues import Aborted
 from streamdepth.depth.shots import Stamp
 from streamdepth.pipeline import Pipeline
@@ -23,7 +24,7 @@ from tests.support.stages import RecordingSink, ScriptedSource, fake_estimator, 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from streamdepth.core.frame import StreamInfo
+    from streamdepth.core.frame import Result, StreamInfo
 
 _FRAME_BYTES = sum(plane.buffer_size for plane in flat_image(0).planes)
 
@@ -57,6 +58,59 @@ def test_only_what_was_not_kept_is_read_again(kept: int, read_again: int) -> Non
     captured = [result.frame.captured_ns for result in sink.results]
     assert captured == sorted(captured)
     assert len({result.range for result in sink.results}) == 1
+
+
+class DrawingSink(RecordingSink):
+    """Takes images; uses no pixels of the frames itself."""
+
+    reads_pixels = False
+
+    def drawn(self) -> list[NDArray[np.uint8]]:
+        images = [result.image for result in self.results if result.image is not None]
+        return [np.asarray(image.to_ndarray(format="rgb24"), np.uint8) for image in images]
+
+
+def drawn(sink: DrawingSink) -> tuple[list[NDArray[np.uint8]], int]:
+    """The images of 30 frames, none of which fits in memory, and how many frames were read again."""
+    source = CountingSource(30)
+    with Pipeline([source], fake_estimator(), [sink], range="shot", frame_cache_bytes=0) as pipeline:
+        pipeline.run()
+    assert [result.frame.pts for result in sink.results] == list(range(30))
+    assert {(result.frame.width_px, result.frame.height_px) for result in sink.results} == {(32, 16)}
+    return sink.drawn(), source.read_again
+
+
+def test_no_frame_is_read_again_where_only_depth_is_drawn() -> None:
+    class Reading(DrawingSink):
+        reads_pixels = True
+
+    with_pixels, read_again = drawn(Reading(look=Look()))
+    assert read_again == 30
+    without, read_again = drawn(DrawingSink(look=Look()))
+    assert read_again == 0
+    assert all(np.array_equal(*pair) for pair in zip(with_pixels, without, strict=True))
+
+
+@pytest.mark.parametrize("look", [Look(view=View.SIDE), Look(upsampling=Upsampling.GUIDED)])
+def test_frames_whose_pixels_are_drawn_are_read_again(look: Look) -> None:
+    assert drawn(DrawingSink(look=look))[1] == 30
+
+
+def test_a_view_with_pixels_chosen_during_the_run_shows_them() -> None:
+    def choose(result: Result) -> None:
+        if result.frame.index == 12:
+            assert sink.control is not None
+            sink.control.update(view=View.OVERLAY)
+
+    depth, overlay = (drawn(DrawingSink(look=Look(view=view)))[0] for view in (View.DEPTH, View.OVERLAY))
+    sink = DrawingSink(look=Look(), before=choose)
+    images, read_again = drawn(sink)
+    shown = [np.array_equal(image, expected) for image, expected in zip(images, overlay, strict=True)]
+    assert sorted(shown) == shown
+    assert 0 < sum(shown) < 30
+    assert read_again == 30  # from the start: this source cannot seek
+    first = shown.index(True)
+    assert all(np.array_equal(*pair) for pair in zip(images[:first], depth[:first], strict=True))
 
 
 def test_aborting_while_images_are_kept_gives_them_up() -> None:
