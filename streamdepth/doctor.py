@@ -16,7 +16,7 @@ from streamdepth.core.errors import StreamDepthError
 from streamdepth.core.host import cache_note, cache_root, cores, install_system
 from streamdepth.version import __version__
 
-_PACKAGES = ("av", "numba", "numpy", "onnx", "opencv-python", "huggingface_hub", "scenedetect", "cmap", "pillow")
+_PACKAGES = ("av", "numba", "numpy", "onnx", "opencv-python", "huggingface_hub", "cmap", "pillow")
 _ENCODERS = ("libx264", "libvpx-vp9", "prores_ks", "ffv1")
 _TENSORRT = "pip install tensorrt-cu13"
 # What bf16 and int8 models are fast with, as LLVM calls it.

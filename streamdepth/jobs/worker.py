@@ -246,7 +246,7 @@ class _StatisticsSink(BaseSink):
         self._last: Any = None
 
     def open(self, stream: StreamInfo, image: object) -> None:  # noqa: ARG002 - takes no images
-        self._cuts = CutCandidates(stream.rate)
+        self._cuts = CutCandidates()
 
     def process(self, result: Result) -> None:
         assert self._cuts is not None  # noqa: S101 - created in open()

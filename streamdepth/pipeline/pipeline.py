@@ -182,8 +182,6 @@ class Pipeline:
             return
         self._opened = True
         try:
-            for source_worker in self._source_workers:
-                source_worker.load_ahead()
             if self._engines is None:
                 from streamdepth.inference.model import DepthModel
 

@@ -91,13 +91,6 @@ class SourceWorker:
         self.failure: SourceError | None = None
         self._stopping = threading.Event()
 
-    def load_ahead(self) -> None:
-        """Start importing what ``open`` needs on another thread, while the caller loads the model."""
-        if self._needs_cuts:
-            from streamdepth.depth.motion import load_ahead
-
-            load_ahead()
-
     @property
     def _needs_cuts(self) -> bool:
         if isinstance(self.range_spec, RangeSwitch):
@@ -128,7 +121,7 @@ class SourceWorker:
             from streamdepth.depth.motion import CutDetector
 
             try:
-                self._cuts = CutDetector(info.rate)
+                self._cuts = CutDetector()
             except MissingDependencyError as error:
                 self._missing = error.message
         if self.propagation is not None:

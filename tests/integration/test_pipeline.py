@@ -149,7 +149,7 @@ def test_several_sources_share_the_model_and_keep_their_own_sinks() -> None:
 
 
 def test_a_shot_keeps_one_range_and_the_next_has_its_own() -> None:
-    """40 dark frames, then 40 bright ones: a cut that PySceneDetect finds."""
+    """40 dark frames, then 40 bright ones: a cut by the mean difference of their pixels."""
     source = ScriptedSource(80, image=lambda index: flat_image(20 if index < 40 else 200, 64, 48))
     sink = RecordingSink()
     Pipeline([source], fake_estimator(), [sink], range="shot").run()

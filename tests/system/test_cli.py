@@ -101,7 +101,7 @@ class TestProcess:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
         loaded = set(done.stderr.split())
         assert "run" in done.stdout
-        assert not loaded & {"numba", "onnxruntime", "cv2", "scenedetect", "huggingface_hub", "av", "onnx"}
+        assert not loaded & {"numba", "onnxruntime", "cv2", "huggingface_hub", "av", "onnx"}
 
     @need.posix_signals
     def test_ctrl_c_leaves_a_file_that_plays_and_exits_130(self, tmp_path: Path) -> None:

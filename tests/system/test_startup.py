@@ -6,7 +6,6 @@ import dataclasses
 import gc
 import os
 import shutil
-import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -14,21 +13,16 @@ import numpy as np
 import pytest
 
 from streamdepth.cli import main, process
-from streamdepth.core.errors import MissingDependencyError
 from streamdepth.core.host import cache_root
-from streamdepth.depth import motion
 from streamdepth.inference import agreement, openvino_runtime, providers, sessions
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.geometry import plan
-from streamdepth.inference.model import DepthModel
 from streamdepth.inference.preprocess import image_of
 from streamdepth.media.scene import HEIGHT_PX, WIDTH_PX, pattern
 from streamdepth.models import selection as provider_table
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Preprocessing
 from streamdepth.pipeline import Pipeline
-from streamdepth.sinks.consumers import NullSink
-from tests.support.media import write_clip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,44 +132,6 @@ class TestCheck:
         built_in = resolve("built-in")
         spec = dataclasses.replace(built_in, preprocessing=Preprocessing()) if closest else built_in
         assert plan(spec, *video).net_size == plan(spec, WIDTH_PX, HEIGHT_PX).net_size
-
-
-class TestLoadingAhead:
-    @pytest.mark.parametrize(
-        ("range_", "ahead"), [("shot", True), ("ema", True), ("frame", False), ("fixed:0,1", False)]
-    )
-    def test_what_finds_cuts_is_loaded_while_the_model_is(
-        self, range_: str, ahead: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        order: list[str] = []
-        opened = DepthModel.engine
-
-        def engine(*arguments: Any, **options: Any) -> Engine:
-            order.append("model")
-            return opened(*arguments, **options)
-
-        monkeypatch.setattr(DepthModel, "engine", engine)
-        monkeypatch.setattr(motion, "load_ahead", lambda: order.append("cuts"))
-        clip = tmp_path / "clip.mkv"
-        write_clip(clip, frames=3, width=64, height=48)
-        with Pipeline([str(clip)], sinks=[NullSink()], range=range_) as pipeline:
-            pipeline.run()
-        assert order == (["cuts", "model"] if ahead else ["model"])
-
-    def test_what_is_not_there_is_told_by_the_detector(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in ("scenedetect", "scenedetect.common"):
-            monkeypatch.setitem(sys.modules, name, None)
-        motion.load_ahead()
-        with pytest.raises(MissingDependencyError, match="pip install scenedetect"):
-            motion.CutDetector()
-
-    def test_a_detector_waits_for_it(self) -> None:
-        code = (
-            "from streamdepth.depth import motion; motion.load_ahead(); motion.CutDetector();"
-            "import scenedetect; print(scenedetect.ContentDetector.__name__)"
-        )
-        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
-        assert done.stdout.split() == ["ContentDetector"]
 
 
 class TestVerdicts:

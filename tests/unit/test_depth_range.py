@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamdepth.core.errors import SinkError, UsageError
+from streamdepth.core.errors import MissingDependencyError, SinkError, UsageError
 from streamdepth.core.frame import DepthMap, DepthRange, Frame, Sense
 from streamdepth.core.queues import Aborted, Ended
-from streamdepth.depth.motion import CutDetector
+from streamdepth.depth import motion
+from streamdepth.depth.motion import CutDetector, OpticalFlow
 from streamdepth.depth.range import EmaRange, FixedRange, FrameRange, RangeMode, RangeSpec, measure
 from streamdepth.depth.shots import ShotSpool, Stamp
 from tests.support import need
@@ -276,24 +277,41 @@ def noise(seed: int, shift: int = 0, size: tuple[int, int] = (90, 160)) -> av.Vi
 
 
 class TestCuts:
+    def test_the_difference_is_that_of_hsv_images_by_opencv(self) -> None:
+        cv2 = pytest.importorskip("cv2")
+        random = np.random.default_rng(0)
+        images = [random.integers(0, 256, (64, 128, 3), np.uint8) for _ in range(6)]
+        images += [images[0] // 16, np.repeat(images[1][..., :1], 3, 2), np.zeros_like(images[0])]
+        found = np.zeros_like(images[0])
+        for image in images:
+            expected = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+            change = np.abs(expected.astype(int) - found).mean()
+            assert motion._advance(image, found, *motion._quotients()) == pytest.approx(change, abs=1e-9)
+            np.testing.assert_array_equal(found, expected)
+
     def test_finds_cuts_and_only_cuts(self) -> None:
-        detector = CutDetector(Fraction(25))
+        detector = CutDetector()
         found = [index for index in range(90) if detector.is_cut(noise(index // 30, index % 30))]
         assert found == [30, 60]
 
+    def test_flow_without_opencv_names_the_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "cv2", None)
+        with pytest.raises(MissingDependencyError, match="pip install opencv-python"):
+            OpticalFlow()
+
     def test_one_pixel_images(self) -> None:
-        detector = CutDetector(None)
+        detector = CutDetector()
         pixel = av.VideoFrame.from_ndarray(np.zeros((1, 1, 3), np.uint8), format="rgb24")
         assert [detector.is_cut(pixel) for _ in range(3)] == [False] * 3
 
     def test_a_image_of_another_shape_starts_a_shot(self) -> None:
-        detector = CutDetector(Fraction(25))
+        detector = CutDetector()
         sizes = [(90, 160)] * 3 + [(160, 90)] * 20 + [(90, 90)]
         assert [index for index, size in enumerate(sizes) if detector.is_cut(noise(3, size=size))] == [3, 23]
 
     def test_a_real_clip_of_one_shot_has_no_cut(self) -> None:
         path = need.shared("media/rollercoaster_960x540.mp4")
-        detector = CutDetector(Fraction(24))
+        detector = CutDetector()
         with av.open(str(path)) as container:
             assert not any(detector.is_cut(frame) for frame in container.decode(video=0))
 
