@@ -136,7 +136,7 @@ class Declared:
 class Options(BaseModel):
     """Base of the configurations: frozen, every field annotated with an :class:`Option`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False, defer_build=True)
 
     @classmethod
     def declared(cls, command: str) -> list[Declared]:

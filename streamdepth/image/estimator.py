@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from streamdepth.core.look import Style
     from streamdepth.geometry.intrinsics import Intrinsics
     from streamdepth.image.inputs import ImageLike
-    from streamdepth.inference.engine import Engine, RawDepth
+    from streamdepth.inference.engine import Engine
+    from streamdepth.inference.heads import RawDepth
     from streamdepth.inference.model import ModelOptions, Runner
     from streamdepth.models.spec import ModelSpec
 

@@ -15,11 +15,10 @@ from streamdepth.core import limits
 from streamdepth.core.errors import InferenceError, ModelError, UsageError
 from streamdepth.core.frame import DepthMap, Sense
 from streamdepth.core.host import cores, plan_threads
-from streamdepth.geometry.intrinsics import Intrinsics
 from streamdepth.inference import fused, postprocess
 from streamdepth.inference.agreement import check_depth
 from streamdepth.inference.geometry import Geometry, fixed_sides, plan
-from streamdepth.inference.heads import HeadReader, RowExtra
+from streamdepth.inference.heads import HeadReader, RawDepth, RowExtra
 from streamdepth.inference.memory import GRAPH_ID, NO_GRAPH, BufferPool, DeviceBinding, DeviceRing, ModelState, PageLock
 from streamdepth.inference.ort import run_error
 from streamdepth.inference.providers import ON_DEVICE, likely, runs_on_cores
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from streamdepth.geometry.intrinsics import Intrinsics
     from streamdepth.models.spec import ModelSpec
 
 T = TypeVar("T")
@@ -42,31 +42,6 @@ _SIZES_KEPT = 8
 _GEOMETRIES_KEPT = 256
 _RUNS_ON_DEVICE = 2
 """One computes while the other uploads images and downloads depth."""
-
-
-@dataclass(frozen=True, slots=True)
-class RawDepth:
-    """A network's output before it is cropped or converted.
-
-    Attributes:
-        values: float32 [h, w], covering the whole network input. Memory of a pool, as in a DepthMap.
-        geometry: where the image is in it; None for a prepared tensor.
-        extra: what the model gives beside the map.
-    """
-
-    values: NDArray[np.float32]
-    geometry: Geometry | None
-    extra: RowExtra
-
-    @property
-    def camera(self) -> Intrinsics | None:
-        """The intrinsics of the image by the model's own estimate or the user's, None without either."""
-        focal, shape = self.extra.focal_px, self.geometry
-        if focal is None or shape is None or not focal > 0:
-            return None
-        fx = focal / shape.focal_scale
-        size = shape.width_px, shape.height_px
-        return Intrinsics(fx, fx, (size[0] - 1) / 2, (size[1] - 1) / 2, *size)
 
 
 @dataclass(slots=True)

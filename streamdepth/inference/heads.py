@@ -10,6 +10,7 @@ import numpy as np
 
 from streamdepth.core.errors import ModelError
 from streamdepth.core.frame import Sense
+from streamdepth.geometry.intrinsics import Intrinsics
 from streamdepth.models.signature import covers, one_frame
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from streamdepth.geometry.intrinsics import Intrinsics
     from streamdepth.inference.geometry import Geometry
     from streamdepth.models.spec import ModelSpec
 
@@ -42,6 +42,31 @@ class RowExtra:
     valid: NDArray[np.bool_] | None = None
     focal_px: float | None = None
     field_of_view_degrees: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RawDepth:
+    """A network's output before it is cropped or converted.
+
+    Attributes:
+        values: float32 [h, w], covering the whole network input. Memory of a pool, as in a DepthMap.
+        geometry: where the image is in it; None for a prepared tensor.
+        extra: what the model gives beside the map.
+    """
+
+    values: NDArray[np.float32]
+    geometry: Geometry | None
+    extra: RowExtra
+
+    @property
+    def camera(self) -> Intrinsics | None:
+        """The intrinsics of the image by the model's own estimate or the user's, None without either."""
+        focal, shape = self.extra.focal_px, self.geometry
+        if focal is None or shape is None or not focal > 0:
+            return None
+        fx = focal / shape.focal_scale
+        size = shape.width_px, shape.height_px
+        return Intrinsics(fx, fx, (size[0] - 1) / 2, (size[1] - 1) / 2, *size)
 
 
 class HeadReader:

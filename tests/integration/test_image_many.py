@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from streamdepth.inference.engine import RawDepth
+    from streamdepth.inference.heads import RawDepth
     from streamdepth.inference.slots import Slot
 
 
