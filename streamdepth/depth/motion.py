@@ -54,7 +54,7 @@ class CutCandidates:
     def examine(self, image: av.VideoFrame) -> Candidate:
         """Compare ``image`` with the last one. The first image is no candidate."""
         scale = min(1.0, _CUT_SIDE_PX / max(image.width, image.height))
-        small = self._scaler.reformat(
+        small: NDArray[Any] = self._scaler.reformat(
             image,
             format="bgr24",
             width=max(1, round(image.width * scale)),
@@ -65,7 +65,7 @@ class CutCandidates:
         last = self._hsv
         if last is not None and last.shape == small.shape:
             return Candidate(bool(_advance(small, last, *_quotients()) >= _THRESHOLD))
-        self._hsv = np.zeros_like(small)
+        self._hsv = np.zeros(small.shape, np.uint8)
         _advance(small, self._hsv, *_quotients())
         return Candidate(False, reshaped=last is not None)
 
