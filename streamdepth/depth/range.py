@@ -17,10 +17,14 @@ import numpy as np
 
 from streamdepth.core.errors import UsageError
 from streamdepth.core.frame import DepthRange
+from streamdepth.core.queues import Policy
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from streamdepth.core.contracts import Sink, Source
     from streamdepth.core.frame import DepthMap
 
 PERCENTILES = (1.0, 99.0)
@@ -234,3 +238,26 @@ def range_control(spec: RangeSpec | RangeSwitch) -> RangeControl:
     if spec.mode is RangeMode.EMA:
         return EmaRange()
     raise UsageError("range shot reads a source twice; use ema, frame or fixed:LO,HI here")
+
+
+def range_for(
+    source: Source, sinks: Sequence[Sink], policy: Policy, given: RangeSpec | RangeSwitch | None
+) -> RangeSpec | RangeSwitch:
+    """The range of a source: as given, else the best that source and sinks allow.
+
+    Raises:
+        UsageError: ``shot``, and the source cannot be read twice.
+    """
+    twice = policy is Policy.EVERY and not source.live
+    if given is not None:
+        if given.mode is RangeMode.SHOT and not twice:
+            raise UsageError(
+                f"--range shot reads {source.id} twice, which requires a file and --policy every; use --range ema"
+            )
+        return given
+    colored = [sink for sink in sinks if sink.control is not None]
+    if not colored:
+        return RangeSpec(RangeMode.FRAME)  # No sink takes colours: use the cheapest mode.
+    if twice and any(sink.lasting for sink in colored) and source.again() is not None:
+        return RangeSpec(RangeMode.SHOT)
+    return RangeSpec(RangeMode.EMA)

@@ -11,14 +11,15 @@ from streamdepth.core.clock import SystemClock
 from streamdepth.core.contracts import Source
 from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.core.queues import Policy
-from streamdepth.depth.range import RangeSpec, RangeSwitch
+from streamdepth.depth.range import RangeSpec, RangeSwitch, range_for
 from streamdepth.depth.shots import FRAME_CACHE_BYTES
 from streamdepth.pipeline.model_worker import ModelWorker, staleness_ns
 from streamdepth.pipeline.report import UNACCOUNTED, audit, opening_notes, run_stats, snapshot
 from streamdepth.pipeline.sink_worker import IDLE_SECONDS
-from streamdepth.pipeline.source_worker import SourceWorker, range_for
+from streamdepth.pipeline.source_worker import SourceWorker
 from streamdepth.pipeline.stats import RunStats, Snapshot
 from streamdepth.pipeline.thread_group import ThreadGroup, signals_deferred
+from streamdepth.pipeline.windows import check_windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from streamdepth.depth.anchors import Anchor
     from streamdepth.depth.odometry import KnownMotion
     from streamdepth.inference.model import EngineSource, Runner
-    from streamdepth.models.spec import ModelSpec
     from streamdepth.pipeline.sink_worker import SinkWorker
 
     FrameCallback = Callable[[Frame, DepthMap], None]
@@ -186,7 +186,7 @@ class Pipeline:
                 from streamdepth.inference.model import DepthModel
 
                 self._engines = DepthModel()
-            self._check_windows(self._engines.spec)
+            check_windows(self._engines.spec, blocking=self._model.blocking, model_every=self._model_every)
             # Two parallel runs have more throughput than one on all cores, but each takes longer.
             if self._model.blocking:
                 self._engine = self._engines.engine(self._batch, workers=_WORKERS)
@@ -200,19 +200,6 @@ class Pipeline:
         except BaseException:
             self.close()
             raise
-
-    def _check_windows(self, spec: ModelSpec) -> None:
-        """Refuse a model of windows where frames cannot wait for a whole window.
-
-        Raises:
-            UsageError: says what to change.
-        """
-        if not spec.window:
-            return
-        if not self._model.blocking:
-            raise UsageError(f"{spec.video_only}, and a live run cannot wait for them; use a file and --policy every")
-        if self._model_every > 1:
-            raise UsageError(f"{spec.video_only}, which are neighbours in time; remove --model-every")
 
     def run(self) -> RunStats:
         """Run until the sources end, ``stop`` is called, or a stage fails; then close everything.

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from streamdepth.core.contracts import BaseSink
-from streamdepth.core.errors import MissingDependencyError, SourceError, UsageError
+from streamdepth.core.errors import MissingDependencyError, SourceError
 from streamdepth.core.frame import Result
 from streamdepth.core.queues import BoundedQueue, Ended, Policy
 from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch, measure, range_control
@@ -384,26 +384,3 @@ class SourceWorker:
     def lasting(self) -> bool:
         """True if the output of any sink remains after the run."""
         return any(sink_worker.sink.lasting for sink_worker in self.sink_workers)
-
-
-def range_for(
-    source: Source, sinks: Sequence[Sink], policy: Policy, given: RangeSpec | RangeSwitch | None
-) -> RangeSpec | RangeSwitch:
-    """The range of a source: as given, else the best that source and sinks allow.
-
-    Raises:
-        UsageError: ``shot``, and the source cannot be read twice.
-    """
-    twice = policy is Policy.EVERY and not source.live
-    if given is not None:
-        if given.mode is RangeMode.SHOT and not twice:
-            raise UsageError(
-                f"--range shot reads {source.id} twice, which requires a file and --policy every; use --range ema"
-            )
-        return given
-    colored = [sink for sink in sinks if sink.control is not None]
-    if not colored:
-        return RangeSpec(RangeMode.FRAME)  # No sink takes colours: use the cheapest mode.
-    if twice and any(sink.lasting for sink in colored) and source.again() is not None:
-        return RangeSpec(RangeMode.SHOT)
-    return RangeSpec(RangeMode.EMA)

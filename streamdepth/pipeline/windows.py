@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from streamdepth.core.errors import UsageError
 from streamdepth.core.frame import DepthMap, Sense
 from streamdepth.core.queues import Ended
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from streamdepth.models.spec import ModelSpec
     from streamdepth.pipeline.batching import Arrival, MultiSourceQueue
 
 _OVERLAP = 10 / 32
@@ -170,3 +172,17 @@ def _mixed(old: DepthMap, new: DepthMap, share: float) -> DepthMap:
     if old.valid is not None:
         use &= old.valid
     return replace(new, values=values if use.all() else np.where(use, values, new.values))
+
+
+def check_windows(spec: ModelSpec, *, blocking: bool, model_every: int) -> None:
+    """Refuse a model of windows where frames cannot wait for a whole window.
+
+    Raises:
+        UsageError: says what to change.
+    """
+    if not spec.window:
+        return
+    if not blocking:
+        raise UsageError(f"{spec.video_only}, and a live run cannot wait for them; use a file and --policy every")
+    if model_every > 1:
+        raise UsageError(f"{spec.video_only}, which are neighbours in time; remove --model-every")
