@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -50,6 +51,21 @@ class ApiError(Exception):
         self.status = status
         self.message = message
         self.retry_after_seconds = retry_after_seconds
+
+
+class JobState(StrEnum):
+    """State of a job in the HTTP API."""
+
+    UPLOADING = "uploading"
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def over(self) -> bool:
+        return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 
 
 def failure(status: int, message: str, *, retry_after_seconds: int | None = None) -> web.Response:

@@ -10,7 +10,6 @@ import shutil
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
@@ -18,10 +17,10 @@ from urllib.parse import quote
 from aiohttp import web
 
 from streamdepth.core.errors import StageError, StreamDepthError
-from streamdepth.core.host import remove
+from streamdepth.core.host import lower_priority, remove
 from streamdepth.core.look import Look, LookControl, View
 from streamdepth.core.queues import Aborted, BoundedQueue, Ended
-from streamdepth.serve.api import LOGGER, ApiError, look_changes
+from streamdepth.serve.api import LOGGER, ApiError, JobState, look_changes
 from streamdepth.serve.bodies import check_container, codec_for_browsers
 from streamdepth.sinks.files import partial_path
 
@@ -36,21 +35,6 @@ _NOT_H264 = "written as VP9, because browsers play no H.264 of this size or pixe
 _FULL = "the server's disk is full; try again later"
 _JOIN_SECONDS = 5.0
 _CHECK_SECONDS = 0.25
-
-
-class JobState(StrEnum):
-    """State of a job in the HTTP API."""
-
-    UPLOADING = "uploading"
-    WAITING = "waiting"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def over(self) -> bool:
-        return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 
 
 @dataclass(eq=False)
@@ -211,6 +195,7 @@ class JobRunner:
         return shutil.disk_usage(self._folder).free - self._settings.free_disk_bytes - reserved
 
     def _work(self) -> None:
+        lower_priority()
         while True:
             try:
                 job = self._queue.get()

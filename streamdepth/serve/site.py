@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from streamdepth.core.clock import Clock, SystemClock
 from streamdepth.core.errors import MissingDependencyError, SinkError, install_command
+from streamdepth.core.host import lower_priority
 from streamdepth.serve.options import WebSettings, check_url, find_token, new_token, resolve
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class WebSite:
             from streamdepth.serve.jobs import JobRunner
 
             self._folder = tempfile.TemporaryDirectory(prefix="streamdepth-web-", ignore_cleanup_errors=True)
-            self._image_worker = ThreadPoolExecutor(1, thread_name_prefix="web-images")
+            self._image_worker = ThreadPoolExecutor(1, "web-images", lower_priority)
             self._jobs = JobRunner(self._estimator, Path(self._folder.name), self.settings, self._clock)
             self._jobs.start()
         server = WebServer(listen, self._make_app, max_connections=self.settings.max_connections)

@@ -24,9 +24,11 @@ pytestmark = pytest.mark.slow
 MEMORY_MB = 2500
 """What ``serve`` takes at most with its default limits: the process itself, one request with 50 megapixels at a time
 (1.2 GB), bodies (128 MB), and one video job."""
-GAP_SECONDS = 5.0
-"""Longest gap of a viewer: 1.1 s measured on two cores that also ran the clients. Parsing on the event loop took 5 to
-16 s."""
+GAP_SECONDS = 0.5
+"""Longest gap of a viewer, beyond that of a second server that is not attacked: both run on the cores that the clients
+and other programs use. Parsing on the event loop took 5 to 16 s."""
+ROUNDS = 3
+"""A delay by other programs may hit one server only, but not in every round; work that blocks the viewers does."""
 
 
 class Address:
@@ -38,14 +40,17 @@ class Address:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_everything_at_once_stays_within_the_bound(tmp_path: Path) -> None:
-    site = Address(free_port())
-    server = subprocess.Popen(
-        [sys.executable, "-m", "streamdepth", "serve", "test:?size=320x180&rate=15&frames=0", "--listen", site.address,
-         "-q", "--provider", "cpu"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    site, undisturbed = Address(free_port()), Address(free_port())
+    servers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "streamdepth", "serve", "test:?size=320x180&rate=15&frames=0", "--listen",
+             one.address, "-q", "--provider", "cpu"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ) for one in (site, undisturbed)
+    ]  # fmt: skip
     try:
-        eventually(lambda: state_of(site.address), "the page", 60)
+        for one in (site, undisturbed):
+            eventually(lambda one=one: state_of(one.address), "the page", 60)  # type: ignore[misc]
         largest = png(7000, 7000)
         many = json.dumps([base64.b64encode(png(8, 8)).decode()] * 20_000)
         bomb = movie(tmp_path, 4096, 2304)
@@ -58,21 +63,26 @@ def test_everything_at_once_stays_within_the_bound(tmp_path: Path) -> None:
             lambda: send(site, "/v1/depth", bytes(33 << 20), "image/png"),
             lambda: send(site, "/v1/jobs?name=bomb.mov&view=depth", bomb, "application/octet-stream"),
         ]
-        gaps = Gaps(site)  # type: ignore[arg-type]
-        threads = [threading.Thread(target=attack) for attack in attacks * 2]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(100)
-        worst = gaps.worst()
-        status = Path(f"/proc/{server.pid}/status").read_text()
-        peak_mb = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
-        print(f"peak {peak_mb:.0f} MB, longest gap {worst:.2f} s")
-        assert peak_mb < MEMORY_MB
-        assert worst < GAP_SECONDS
+        for _ in range(ROUNDS):
+            gaps = [Gaps(one) for one in (site, undisturbed)]  # type: ignore[arg-type]
+            threads = [threading.Thread(target=attack) for attack in attacks * 2]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(100)
+            worst, usual = (one.worst() for one in gaps)
+            status = Path(f"/proc/{servers[0].pid}/status").read_text()
+            peak_mb = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
+            print(f"peak {peak_mb:.0f} MB, longest gap {worst:.2f} s, without attacks {usual:.2f} s")
+            assert peak_mb < MEMORY_MB
+            if worst - usual < GAP_SECONDS:
+                break
+        else:
+            pytest.fail(f"a viewer saw nothing for {worst:.2f} s, and for {usual:.2f} s without attacks")
     finally:
-        server.kill()
-        server.communicate(timeout=20)
+        for server in servers:
+            server.kill()
+            server.communicate(timeout=20)
 
 
 def send(site: Address, path: str, body: bytes | str, kind: str, *, accept: str = "*/*") -> int:

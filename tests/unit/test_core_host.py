@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from streamdepth.core.host import (
     cores,
     file_key,
     install_system,
+    lower_priority,
     own_process_group,
     plan_threads,
     prepare_listener,
@@ -288,3 +290,25 @@ def test_the_clock_of_windows_is_the_performance_counter(monkeypatch: pytest.Mon
     monkeypatch.setattr("time.monotonic_ns", lambda: 15_600_000)
     assert SystemClock("win32").monotonic_ns() == 7
     assert SystemClock("linux").monotonic_ns() == 15_600_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a nice value belongs to a thread on Linux only")
+def test_a_background_thread_yields_with_the_threads_that_it_starts() -> None:
+    found: list[int] = []
+
+    def note() -> None:
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    def work() -> None:
+        lower_priority()
+        child = threading.Thread(target=note)
+        child.start()
+        child.join()
+
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found[0] > before
+    note()
+    assert found[1] == before

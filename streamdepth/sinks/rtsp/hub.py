@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
 import threading
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from streamdepth.core.errors import SinkError
+from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.core.host import prepare_listener
 from streamdepth.net.calls import GuessDelays
 from streamdepth.sinks.rtsp.viewer import Viewer, ViewerState
 
 if TYPE_CHECKING:
     from streamdepth.core.clock import Clock
+    from streamdepth.net.url import LiveUrl
     from streamdepth.sinks.rtsp.delivery import AccessUnit, Mount, Settings
     from streamdepth.sinks.rtsp.protocol import Authenticator
 
@@ -280,3 +282,28 @@ def _bind_pair(address: str) -> tuple[socket.socket, socket.socket] | None:
     first.close()
     second.close()
     return None
+
+
+def listen_address(url: LiveUrl, *, protected: bool) -> str:
+    """The numeric address to listen on; IPv4 addresses come first.
+
+    Args:
+        protected: whether viewers need a password.
+    Raises:
+        SinkError: the host is not an address of this machine.
+        UsageError: the address is beyond loopback and not protected.
+    """
+    host, label = url.host, url.label
+    try:
+        found = socket.getaddrinfo(host, url.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as exc:
+        raise SinkError(
+            f"{label}: {host} is not an address of this machine ({exc.strerror}); use e.g. 127.0.0.1"
+        ) from exc
+    address = min((str(entry[4][0]) for entry in found), key=lambda text: ":" in text)
+    if not protected and not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+        raise UsageError(
+            f"{label}: would show the stream to the network without a password; put user:password@ into the "
+            "address, or serve on 127.0.0.1"
+        )
+    return address

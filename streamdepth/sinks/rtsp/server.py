@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import socket
 import threading
 import time
 from dataclasses import replace
@@ -17,11 +15,11 @@ from urllib.parse import unquote, urlsplit
 from streamdepth.core import limits
 from streamdepth.core.clock import Clock, SystemClock
 from streamdepth.core.contracts import BaseSink
-from streamdepth.core.errors import SinkError, StreamDepthError, UsageError, plain_reason
+from streamdepth.core.errors import SinkError, StreamDepthError, plain_reason
 from streamdepth.net.url import find_credentials, parse_live_url
 from streamdepth.sinks.encoder_settings import AUTO
 from streamdepth.sinks.rtsp.delivery import CLOCK_RATE, Mount, Settings, sdp
-from streamdepth.sinks.rtsp.hub import Hub
+from streamdepth.sinks.rtsp.hub import Hub, listen_address
 from streamdepth.sinks.rtsp.media import Encoder, Pace, black, check_encoding, output_rate
 from streamdepth.sinks.rtsp.protocol import Authenticator
 
@@ -130,7 +128,9 @@ class RtspServer:
             name=f"rtsp-server {self._url.label}",
         )
         try:
-            hub.start(self._address(), self._url.port, _START_SECONDS)
+            hub.start(
+                listen_address(self._url, protected=self._credentials is not None), self._url.port, _START_SECONDS
+            )
         except OSError as exc:
             if isinstance(exc, StreamDepthError):
                 raise
@@ -139,22 +139,6 @@ class RtspServer:
             reason = plain_reason(OSError(exc.errno, os.strerror(exc.errno)) if exc.errno and exc.errno > 0 else exc)
             raise SinkError(f"{self._url.label}: cannot listen ({reason}); choose another port or address") from exc
         return hub
-
-    def _address(self) -> str:
-        host, label = self._url.host, self._url.label
-        try:
-            found = socket.getaddrinfo(host, self._url.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        except OSError as exc:
-            raise SinkError(
-                f"{label}: {host} is not an address of this machine ({exc.strerror}); use e.g. 127.0.0.1"
-            ) from exc
-        address = min((str(entry[4][0]) for entry in found), key=lambda text: ":" in text)
-        if self._credentials is None and not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
-            raise UsageError(
-                f"{label}: would show the stream to the network without a password; put user:password@ into the "
-                "address, or serve on 127.0.0.1"
-            )
-        return address
 
 
 class RtspServers:
