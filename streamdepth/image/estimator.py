@@ -181,6 +181,12 @@ class DepthEstimator:
         return self.model.provider if self._engine is None else self._engine.provider
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Assumptions about the model, and why it does not run as expected."""
+        engine = self._engine
+        return (*self.spec.notes, *((engine.note,) if engine is not None and engine.note else ()))
+
+    @property
     def exact_images(self) -> bool:
         """Whether images are preprocessed exactly as ``transformers`` does."""
         return self.model.exact is not False
@@ -389,7 +395,7 @@ class DepthEstimator:
 
             pixels = paint_over_range(data, self.spec.sense, look, valid)
             image = encode_png(pixels) if png else None
-        notes = [*item.notes, *self.spec.notes, *((engine.note,) if engine.note else ())]
+        notes = [*item.notes, *self.notes]
         if not np.isfinite(data).any():
             notes.append("the image has no finite depth value")
         return Estimate(data, image, width, height, self.spec.sense, tuple(notes), valid, raw.camera, pixels)

@@ -1,15 +1,22 @@
-"""Engine swap: a live run starts at once on one provider and continues, between two batches, on another."""
+"""Runs that change their provider.
+
+Engine swap: a live run starts at once on one provider and continues, between two batches, on another. Fallback: a run
+that fails under ``auto`` is repeated on the next provider.
+"""
 
 from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.clock import SystemClock
-from streamdepth.core.errors import StreamDepthError
+from streamdepth.core.errors import InferenceError, ModelError, ProviderError, StreamDepthError
+from streamdepth.inference import agreement, providers
 from streamdepth.inference.build import follow
+from streamdepth.inference.engine import Engine
 from streamdepth.inference.nvidia import follows_image
+from streamdepth.models.selection import AUTO
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,12 +24,13 @@ if TYPE_CHECKING:
     from streamdepth.core.clock import Clock
     from streamdepth.core.frame import DepthMap
     from streamdepth.inference.build import Build
-    from streamdepth.inference.engine import Engine
+    from streamdepth.inference.heads import RawDepth
     from streamdepth.inference.slots import Slot
     from streamdepth.models.spec import ModelSpec
 
 _JOIN_SECONDS = 5.0
 _RETIRE_SECONDS = 0.05
+_REFUSED_KEPT = 256
 
 
 class EngineSwap:
@@ -186,3 +194,88 @@ class EngineSwap:
             if self._ending.wait(_RETIRE_SECONDS):
                 return
         self._first.close()
+
+
+class FallbackEngine(Engine):
+    """An engine for ``auto``: a batch whose run fails is run again on the next provider, which is then used.
+
+    Where that provider fails too, the input is the cause: the first error is raised, and the provider stays. Network
+    sizes that failed on all providers are not run again.
+
+    Args:
+        on_status: called with one line when the provider changes, on the thread that runs the batch.
+        options: of :class:`~streamdepth.inference.engine.Engine`, without ``provider``.
+    """
+
+    def __init__(self, spec: ModelSpec, *, on_status: Callable[[str], None], **options: Any) -> None:
+        super().__init__(spec, provider=AUTO, **options)
+        self._on_status = on_status
+        self._options_given = options
+        self._switching = threading.Lock()
+        self._second: Engine | None = None
+        self._refused: set[tuple[int, int]] = set()
+
+    def run_raw(self, slot: Slot, count: int) -> list[RawDepth]:
+        if self._second is None:
+            try:
+                return super().run_raw(slot, count)
+            except InferenceError as exc:
+                if self._interrupted or self._closed:
+                    raise
+                error = exc
+            with self._switching:
+                if self._second is None:
+                    return self._switch(slot, count, error)
+        return _repeated(self._second, slot, count)
+
+    def interrupt(self) -> None:
+        super().interrupt()
+        if self._second is not None:
+            self._second.interrupt()
+
+    def close(self) -> None:
+        super().close()
+        if self._second is not None:
+            self._second.close()
+
+    def _switch(self, slot: Slot, count: int, error: InferenceError) -> list[RawDepth]:
+        failed = self.provider
+        order = providers.AUTO_ORDER
+        later = order[order.index(failed) + 1 :] if failed in order and slot.size not in self._refused else ()
+        for name in later:
+            if not self._may_run(name):
+                continue
+            engine = None
+            try:
+                options = {**self._options_given, "bytes_in": False}
+                engine = Engine(self.spec, provider=name, **options)
+                raw = _repeated(engine, slot, count)
+            except (ProviderError, ModelError, InferenceError):
+                if engine is not None:
+                    engine.close()
+                continue
+            cause = error.message.removeprefix(f"{self.spec.name}: ").partition("; ")[0]
+            reason = f"running on {engine.provider}, because provider {failed} {cause}"
+            self.note = "; ".join(text for text in (self.note, reason) if text)
+            self._on_status(f"{self.spec.name}: {reason}")
+            self.provider, self._second = engine.provider, engine
+            if self._interrupted:
+                engine.interrupt()
+            return raw
+        if len(self._refused) < _REFUSED_KEPT:
+            self._refused.add(slot.size)
+        raise error
+
+    def _may_run(self, name: str) -> bool:
+        """Whether a provider can be tried; one that may compute in a narrower type is known to agree with the CPU."""
+        provider = providers.provider_named(name)
+        if not providers.to_be_tried(provider):
+            return False
+        narrow = provider.plugin or provider.platform
+        return not narrow or agreement.cached(agreement.processor_key(self.spec, provider)) == ""
+
+
+def _repeated(engine: Engine, slot: Slot, count: int) -> list[RawDepth]:
+    second = engine.acquire(slot.size)
+    slot.copy_to(second)
+    return engine.run_raw(second, count)

@@ -351,9 +351,13 @@ class EngineFactory:
     def _checked(self, spec: ModelSpec, provider: str, batch: int, *, exact: bool, workers: int) -> Engine:
         def made(*, cuda_graph: bool) -> Engine:
             from streamdepth.inference.engine import Engine
+            from streamdepth.inference.engine_swap import FallbackEngine
 
-            engine = Engine(
-                spec, provider=provider, batch=batch, exact=exact, threads=self._threads, workers=workers,
+            make: Callable[..., Engine] = partial(Engine, provider=provider)
+            if provider == AUTO:
+                make = partial(FallbackEngine, on_status=self._on_status)
+            engine = make(
+                spec, batch=batch, exact=exact, threads=self._threads, workers=workers,
                 camera=self._camera, check_image=self._check_image, cuda_graph=cuda_graph,
             )  # fmt: skip
             try:

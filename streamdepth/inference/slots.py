@@ -247,6 +247,14 @@ class Slot:
         """The graph's further inputs."""
         return self._buffers.fed
 
+    def copy_to(self, other: Slot) -> None:
+        """Copy the input to a slot of another engine with the same model and the same batch."""
+        other._buffers.input[...] = self._buffers.input
+        for name, value in self.fed.items():
+            other.fed[name][...] = value
+        other.geometries[:] = self.geometries
+        other.source, other.restart = self.source, self.restart
+
     def write(self, row: int, image: av.VideoFrame) -> None:
         """Preprocess an image into row ``row``.
 

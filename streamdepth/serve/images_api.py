@@ -137,8 +137,8 @@ class ImagesApi:
             return bytes(buffer.data)
 
     def _headers(self) -> dict[str, str]:
-        """What is assumed of the model, in one header."""
-        notes = " ".join("; ".join(self._estimator.spec.notes).encode("ascii", "replace").decode().split())
+        """What is assumed of the model and why it does not run as expected, in one header."""
+        notes = " ".join("; ".join(self._estimator.notes).encode("ascii", "replace").decode().split())
         return {"X-Streamdepth-Notes": notes[:_MOST_NOTES]} if notes else {}
 
     async def _stream(self, request: web.Request, pieces: Iterator[bytes]) -> web.StreamResponse:

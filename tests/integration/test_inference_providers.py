@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import threading
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,11 +12,16 @@ import numpy as np
 import onnx
 import pytest
 
-from streamdepth.core.errors import ProviderError, UsageError
+from streamdepth.core.errors import InferenceError, ProviderError, UsageError
 from streamdepth.core.host import ThreadPlan, cores, plan_threads
+from streamdepth.image.estimator import DepthEstimator
 from streamdepth.inference import agreement, cache, fused, openvino_runtime, providers, sessions
 from streamdepth.inference import ort as ort_words
+from streamdepth.inference.engine import Engine
 from streamdepth.models.resolve import resolve
+from streamdepth.pipeline import Pipeline
+from streamdepth.sinks.consumers import CallbackSink
+from streamdepth.sources.pattern import PatternSource
 from tests.support.models import write_depth_model
 
 if TYPE_CHECKING:
@@ -353,3 +360,92 @@ def test_what_another_provider_refuses_is_not_the_models_fault(
     assert "provider openvino: cannot run" in opened.note
     with pytest.raises(ProviderError, match="outside the base directory"):
         sessions.open_session(spec, "openvino")
+
+
+# Runs that fail ------------------------------------------------------------------------------------------------------
+
+
+class FailingSession:
+    """A session whose runs fail once ``broken`` is set."""
+
+    def __init__(self, session: Any, broken: threading.Event) -> None:
+        self._session, self._broken = session, broken
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run_with_iobinding(self, *arguments: Any) -> None:
+        if self._broken.is_set():
+            raise RuntimeError("the device was removed")
+        self._session.run_with_iobinding(*arguments)
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """The switch that makes every later run of the provider that ``auto`` chooses fail."""
+    auto_with_openvino(monkeypatch, tmp_path)
+    found, real = threading.Event(), sessions._open
+
+    def opened(one: ModelSpec, provider: Any, *arguments: Any, **options: Any) -> Any:
+        made = real(one, provider, *arguments, **options)
+        return replace(made, session=FailingSession(made.session, found)) if provider.name == "openvino" else made
+
+    monkeypatch.setattr(sessions, "_open", opened)
+    return found
+
+
+CAUSE = r"running on cpu, because provider openvino failed at \d+x\d+, batch 1: .*the device was removed"
+
+
+def test_an_image_whose_run_fails_is_run_on_the_next_provider(broken: threading.Event) -> None:
+    image = np.random.default_rng(3).integers(0, 255, (48, 64, 3), np.uint8)
+    told: list[str] = []
+    with DepthEstimator("built-in", on_status=told.append) as estimator:
+        before = estimator(image)
+        assert (estimator.provider, before.notes) == ("openvino", ())
+        broken.set()
+        after = estimator(image)
+        again = estimator(image)
+        assert estimator.provider == "cpu"
+        assert re.search(CAUSE, "; ".join(estimator.notes))  # what the server's header says
+    np.testing.assert_allclose(after.data, before.data, rtol=1e-4)
+    np.testing.assert_array_equal(again.data, after.data)
+    assert re.search(CAUSE, "; ".join(after.notes))
+    assert len([line for line in told if re.search(CAUSE, line)]) == 1
+
+
+def test_a_run_whose_provider_fails_goes_on_with_the_next_one(broken: threading.Event) -> None:
+    seen: list[int] = []
+
+    def see(frame: Any, _: Any) -> None:
+        seen.append(frame.index)
+        if len(seen) == 3:
+            broken.set()
+
+    with DepthEstimator("built-in") as estimator:
+        pipeline = Pipeline([PatternSource(width_px=64, height_px=48, frames=12)], estimator, [CallbackSink(see)])
+        with pipeline:
+            stats = pipeline.run()
+    assert seen == list(range(12))
+    assert stats.provider == "cpu"
+    assert re.search(CAUSE, "; ".join(stats.notes))
+
+
+@pytest.mark.usefixtures("broken")
+def test_an_input_that_fails_everywhere_does_not_change_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def refuse(engine: Engine, *_: Any) -> None:
+        ran.append(engine.provider)
+        raise InferenceError("model: too small")
+
+    with DepthEstimator("built-in") as estimator:
+        engine = estimator.engine()
+        size = engine.network_size(64, 48)
+        monkeypatch.setattr(Engine, "run_raw", refuse)
+        for _ in range(2):
+            with pytest.raises(InferenceError, match="too small"):
+                engine.run_raw(engine.acquire(size), 1)
+        assert (engine.provider, engine.note) == ("openvino", "")
+        assert ran == ["openvino", "cpu", "openvino"]
+        engine.close()
