@@ -13,8 +13,9 @@ import ctypes
 import importlib.util
 import threading
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -23,10 +24,12 @@ from streamdepth.core.host import writable
 from streamdepth.inference.cache import prune
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 PACKAGE = "openvino"
 _SHAPES_KEPT = 8
@@ -40,6 +43,17 @@ _ORT_TYPES = {"f16": "tensor(float16)", "f32": "tensor(float)", "f64": "tensor(d
 def installed() -> bool:
     """Whether the package is installed. Imports nothing."""
     return importlib.util.find_spec(PACKAGE) is not None
+
+
+def on_brief_thread(call: Callable[[], T]) -> T:
+    """Call a function on a thread that ends with it.
+
+    OpenVINO's CPU plugin gives the thread that loads it an alternate stack for signals, and frees that memory when it
+    is unloaded, on whatever thread. It restores the previous stack only if the plugins of a thread are unloaded on this
+    thread in reverse order. Otherwise the next signal, such as Ctrl-C, ends the process with a segmentation fault.
+    """
+    with ThreadPoolExecutor(1, "streamdepth-load") as executor:
+        return executor.submit(call).result()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +85,7 @@ class RuntimeSession:
 
         self._openvino = openvino
         self._core = openvino.Core()
+        on_brief_thread(lambda: self._core.get_versions("CPU"))  # loads the CPU plugin
         self._path = path
         self._config: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": threads * streams,

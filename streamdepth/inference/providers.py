@@ -111,7 +111,8 @@ def _register(plugin: Plugin) -> frozenset[str]:
     built_in()
     try:
         module = importlib.import_module(plugin.module)
-        ort.register_execution_provider_library(plugin.name, str(module.get_library_path()))
+        path = str(module.get_library_path())
+        openvino_runtime.on_brief_thread(lambda: ort.register_execution_provider_library(plugin.name, path))
         return frozenset(str(name) for name in module.get_ep_names())
     except Exception as exc:
         raise ProviderError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +24,7 @@ from streamdepth.inference.preprocess import image_of
 from streamdepth.media.scene import pattern
 from streamdepth.models.resolve import resolve
 from tests.support.models import write_depth_model
+from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -226,6 +229,60 @@ def test_an_interrupted_run_says_so(spec: ModelSpec) -> None:
     binding.bind_output("predicted_depth")
     with pytest.raises(InferenceError, match="interrupted"):
         session.run_with_iobinding(binding, SimpleNamespace(terminate=True))
+
+
+class _Stack(ctypes.Structure):
+    """``stack_t`` of Linux."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+def signal_stack() -> tuple[int | None, int]:
+    """Address and size of this thread's alternate stack for signals."""
+    found = _Stack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found)) == 0
+    return found.address, found.size
+
+
+@needs_openvino
+@pytest.mark.skipif(sys.platform != "linux", reason="sets an alternate signal stack on Linux only")
+def test_signals_do_not_arrive_on_memory_of_the_library(tmp_path: Path) -> None:
+    """It frees that memory with the session, and the next Ctrl-C would be a segmentation fault."""
+    path = write_depth_model(tmp_path / "model.onnx", height=56, width=56)
+    before = signal_stack()
+    sessions_open = [openvino_runtime.RuntimeSession(path, threads=1, streams=1) for _ in range(2)]
+    for session in sessions_open:
+        session.run(None, {session.get_inputs()[0].name: np.zeros((1, 3, 56, 56), np.float32)})
+        assert signal_stack() == before
+    sessions_open.pop(0)
+    sessions_open.pop(0)
+    assert signal_stack() == before
+
+
+_OPENED = """
+from streamdepth.inference import sessions
+from streamdepth.models.resolve import resolve
+from tests.integration.test_inference_providers_openvino import signal_stack
+
+before = signal_stack()
+opened = sessions.open_session(resolve("built-in"), "openvino")
+assert "OpenVINOExecutionProvider" in opened.session.get_providers()
+assert signal_stack() == before, signal_stack()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets an alternate signal stack on Linux only")
+@pytest.mark.slow
+def test_nor_on_memory_of_the_plugin() -> None:
+    if (
+        providers.device_of(
+            [device for plugin in providers.installed_plugins() for device in providers.plugin_devices(plugin)],
+            providers.provider_named("openvino"),
+        )
+        is None
+    ):
+        pytest.skip("OpenVINO's plugin does not run here")
+    subprocess.run([sys.executable, "-c", _OPENED], check=True, cwd=ROOT, timeout=60)
 
 
 @needs_openvino
