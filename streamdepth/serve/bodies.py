@@ -150,7 +150,10 @@ class BodyReader:
     async def _timed(self, read: Callable[[], Awaitable[Any]]) -> Any:
         seconds = self._settings.stall_seconds
         async with _deadline(seconds, f"no data received for {seconds:g} s"):
-            return await read()
+            try:
+                return await read()
+            except web.RequestPayloadError:
+                raise ApiError(400, "the body does not match its Content-Encoding; send it again") from None
 
 
 @asynccontextmanager

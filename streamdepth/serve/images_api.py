@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 import re
 import threading
 from collections import Counter
@@ -191,7 +192,7 @@ class ImagesApi:
 
     def _inputs(self, values: list[Any]) -> list[Any]:
         """Encoded images and tensors, counted and measured before any of them is decoded."""
-        inputs, images, pixels = [], 0, 0.0
+        inputs, images, pixels, tensor_pixels = [], 0, 0.0, 0
         for value in values:
             item = value if isinstance(value, bytes) else from_json(value)
             if isinstance(item, bytes):
@@ -199,10 +200,13 @@ class ImagesApi:
             else:
                 dims = [d for d in item.get("dims", item.get("dim")) or () if isinstance(d, int)]
                 images += dims[0] if len(dims) > 3 else 1
+                tensor_pixels += math.prod(dims) // 3
             if images > self._settings.max_images:
                 raise ApiError(413, f"a request has at most {self._settings.max_images} images; send several requests")
             if pixels > self._settings.max_pixels:
                 raise ApiError(413, f"the images have more than {self._settings.max_pixels:,} pixels; scale them down")
+            if tensor_pixels > (most := self._settings.max_tensor_pixels):
+                raise ApiError(413, f"the tensors have more than {most:,} pixels; send smaller ones, or images")
             inputs.append(item)
         return inputs
 

@@ -35,6 +35,8 @@ class WebSettings:
         max_buffered_bytes: all request bodies in memory together.
         max_images: images in one request.
         max_pixels: pixels of all images of one request together, checked before any of them is decoded.
+        max_tensor_pixels: pixels of all tensors of one request together; a model runs at the size of a tensor, while it
+            runs images at its own size.
         max_json_pixels: pixels whose depth is written as a JSON list, about 20 bytes each.
         images_waiting: image requests that are running or waiting; further ones are answered 503.
         max_upload_bytes: size of an uploaded video.
@@ -57,6 +59,7 @@ class WebSettings:
     max_buffered_bytes: int = 128 * _MEBI
     max_images: int = 16
     max_pixels: int = 50_000_000
+    max_tensor_pixels: int = 1536 * 1536
     max_json_pixels: int = 16_000_000
     images_waiting: int = 4
     max_upload_bytes: int = 512 * _MEBI

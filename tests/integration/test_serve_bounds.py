@@ -23,8 +23,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from streamdepth.core.errors import DataFormatError
 from streamdepth.core.frame import DepthMap, Sense
 from streamdepth.image.estimator import DepthEstimator
+from streamdepth.image.tensors import as_array, flat_values
 from streamdepth.serve.api import ApiError
 from streamdepth.serve.bodies import parse_json
 from streamdepth.serve.options import WebSettings
@@ -97,6 +99,31 @@ def test_images_and_pixels_are_limited_per_request(site: WebSite) -> None:
     assert (many.status, "at most 16 images" in many.error) == (413, True)
     pixels = depth(site, [large, large])
     assert (pixels.status, "50,000,000 pixels" in pixels.error) == (413, True)
+
+
+def test_pixels_of_tensors_are_limited(site: WebSite) -> None:
+    values = {"type": "float32", "dims": [1, 3, 1600, 1600], "data": []}
+    large = depth(site, json.dumps(values).encode(), kind="application/json")
+    assert (large.status, "tensors have more than 2,359,296 pixels" in large.error) == (413, True)
+
+
+@pytest.mark.parametrize("path", ["/v1/depth", "/v1/jobs?name=a.mp4", "/v1/control"])
+def test_a_body_that_is_not_in_its_encoding_is_the_clients_fault(site: WebSite, path: str) -> None:
+    found = http(site.address + path, body=b"abc", kind="application/json", headers={"Content-Encoding": "gzip"})
+    assert (found.status, "Content-Encoding" in found.error) == (400, True)
+
+
+def test_long_lists_of_numbers_become_arrays_in_pieces() -> None:
+    values: list[Any] = [*range(70_000), 0.5, *range(70_000)]
+    np.testing.assert_array_equal(as_array(values), np.asarray(values), strict=True)
+    np.testing.assert_array_equal(as_array([[values], [values]]), np.asarray([[values], [values]]), strict=True)
+    ragged: list[Any] = [[1.0, 2.0], [1.0]]
+    deep: list[Any] = [1.0]
+    for _ in range(900):
+        deep = [deep]
+    for wrong in (ragged, deep, [*values, "text"], [*values, None], [*values, [1]]):
+        with pytest.raises(DataFormatError, match="not a list of numbers"):
+            flat_values(wrong, np.dtype(np.float32))
 
 
 def test_bodies_together_are_limited(estimator: DepthEstimator) -> None:
