@@ -250,7 +250,7 @@ def _why_not_plugin(provider: Provider) -> str:
         kinds = ", ".join(sorted({device_kind(device) for device in offered}))
         text = f"{plugin.package} does not run on the {provider.device or 'device'} of this machine"
         text += (f" but on its {kinds}" if kinds else "") + (f" ({provider.note})" if provider.note else "")
-        hint = f"pip install {provider.runtime}, which runs on any, or " if provider.runtime else ""
+        hint = f"pip install {provider.runtime}, which runs on any and {provider.gain}, or " if provider.runtime else ""
         return f"{text}; {hint}use --provider cpu"
     return ""
 

@@ -82,6 +82,7 @@ class Provider:
         runtime: package of the provider's own runtime, used on the CPU where ONNX Runtime cannot use the provider.
         device: kind of device it runs on (``cpu``, ``gpu``, ``npu``), for plugins; empty = the first one offered.
         note: its restriction, for messages.
+        gain: what its own runtime gains over the CPU provider, for messages.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Provider:
     runtime: str = ""
     device: str = ""
     note: str = ""
+    gain: str = ""
 
 
 CPU: Final = Provider("cpu", "CPUExecutionProvider", auto=4)
@@ -135,6 +137,7 @@ PROVIDERS: Final = (
         runtime="openvino",
         device="cpu",
         note="OpenVINO's plugin supports Intel hardware only",
+        gain="takes 25 % less CPU time, with bf16 60 %",
     ),
     Provider(
         "directml",

@@ -27,6 +27,8 @@ PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "sl
 # subpixel motion search (subme) and 8x8 intra blocks take time there and do not reduce the size.
 _SMOOTH = "cabac=1:deblock=0,0:8x8dct=1"
 _DETAILED = f"{_SMOOTH}:subme=1:partitions=i8x8"
+# The saturated depth beside the frame loses its edges in chroma first.
+_TWO_IMAGES = f"{_DETAILED}:chroma-qp-offset=-4:no-dct-decimate=1"
 
 _X265 = {"preset": "ultrafast", "x265-params": "log-level=error"}
 _SVT_AV1 = {"preset": "11", "svtav1-params": "fast-decode=1"}
@@ -46,7 +48,7 @@ _OVERLAY: Mapping[str, Options] = {
 }
 _SIDE: Mapping[str, Options] = {
     **_OVERLAY,
-    "libx264": {"preset": "ultrafast", "crf": "21", "x264-params": _DETAILED},
+    "libx264": {"preset": "ultrafast", "crf": "22", "x264-params": _TWO_IMAGES},
     "libvpx-vp9": {**_VP9, "crf": "24"},
 }
 _AUTO: Mapping[View, Mapping[str, Options]] = {

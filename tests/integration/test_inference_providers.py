@@ -122,6 +122,16 @@ def auto_with_openvino(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(providers, "AUTO_ORDER", ("openvino", "cpu"))
 
 
+def test_auto_names_the_command_and_its_gain_where_the_plugin_has_no_device(
+    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto_with_openvino(monkeypatch, tmp_path)
+    monkeypatch.setattr(providers, "plugin_devices", lambda _: ())
+    opened = sessions.open_session(spec, "auto")
+    assert opened.provider == "cpu"
+    assert "pip install openvino, which runs on any and takes 25 % less CPU time, with bf16 60 %," in opened.note
+
+
 def test_auto_takes_openvino_where_it_agrees_with_the_cpu(
     spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from streamdepth.core.errors import UsageError
 from streamdepth.core.look import View
+from streamdepth.media import hwaccel
 from streamdepth.sinks.encoder_settings import encoder_threads
 from streamdepth.sinks.rtsp.media import Encoder
 from streamdepth.sinks.video import VideoSink
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _SMOOTH = {"cabac": "1", "deblock": "1:0:0", "8x8dct": "1", "subme": "0", "crf": "20.0", "bframes": "0"}
 _DETAILED = {**_SMOOTH, "subme": "1", "crf": "22.0"}
+_TWO_IMAGES = {**_DETAILED, "chroma_qp_offset": "-4", "decimate": "0"}
 
 
 def settings_in(path: Path) -> dict[str, str]:
@@ -49,8 +51,8 @@ def written(path: Path, view: View = View.DEPTH, frames: int = 4, **arguments: A
         (View.DEPTH, {}, _SMOOTH),
         (View.DEPTH, {"preset": "auto"}, _SMOOTH),
         (View.OVERLAY, {}, _DETAILED),
-        (View.SIDE, {}, {**_DETAILED, "crf": "21.0"}),
-        (View.STACK, {}, {**_DETAILED, "crf": "21.0"}),
+        (View.SIDE, {}, _TWO_IMAGES),
+        (View.STACK, {}, _TWO_IMAGES),
         (View.OVERLAY, {"crf": 30}, {**_DETAILED, "crf": "30.0"}),
         (View.DEPTH, {"options": {"b": "300k"}}, {"cabac": "1", "subme": "0", "rc": "abr", "bitrate": "300"}),
         (View.OVERLAY, {"preset": "veryfast"}, {"subme": "2", "crf": "20.0", "bframes": "3", "aq": "1:1.00"}),
@@ -63,6 +65,16 @@ def test_x264_is_set_by_view_unless_a_preset_is_named(
 ) -> None:
     found = settings_in(written(tmp_path / "out.mkv", view, **arguments))
     assert {name: found.get(name) for name in expected} == expected
+
+
+def test_a_hardware_encoder_is_taken_only_where_hwaccel_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hwaccel, "cannot_encode", lambda *_: "")
+    monkeypatch.setattr(hwaccel, "cannot_decode", lambda *_: "")
+    for number, arguments in enumerate(({}, {"preset": "auto"}, {"preset": "auto", "crf": 22.0})):
+        assert settings_in(written(tmp_path / f"{number}.mp4", **arguments))["cabac"] == "1"
+    assert hwaccel.encoder(hwaccel.HwAccel.AUTO, "libx264", "yuv420p", 160, 96).value != "libx264"
 
 
 @pytest.mark.parametrize("codec", ["libx265", "libvpx-vp9", "libsvtav1"])
