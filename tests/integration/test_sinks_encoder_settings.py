@@ -72,7 +72,8 @@ def test_a_hardware_encoder_is_taken_only_where_hwaccel_names_it(
 ) -> None:
     monkeypatch.setattr(hwaccel, "cannot_encode", lambda *_: "")
     monkeypatch.setattr(hwaccel, "cannot_decode", lambda *_: "")
-    for number, arguments in enumerate(({}, {"preset": "auto"}, {"preset": "auto", "crf": 22.0})):
+    asked: tuple[dict[str, Any], ...] = ({}, {"preset": "auto"}, {"preset": "auto", "crf": 22.0})
+    for number, arguments in enumerate(asked):
         assert settings_in(written(tmp_path / f"{number}.mp4", **arguments))["cabac"] == "1"
     assert hwaccel.encoder(hwaccel.HwAccel.AUTO, "libx264", "yuv420p", 160, 96).value != "libx264"
 
