@@ -57,6 +57,7 @@ def main() -> None:
 def _field(clip: Path, options: argparse.Namespace, size: int, folder: Path) -> list[Program]:
     asked = copy.copy(options)
     asked.size, asked.far_is_large, asked.not_normalized = f"{size}x{size}", False, False
+    asked.view, asked.all = "overlay", True
     field: list[Program] = []
     for provider in options.providers.split(","):
         asked.provider = provider

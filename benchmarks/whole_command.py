@@ -1,13 +1,15 @@
 """The whole command against the usual OpenCV loop, on the same clip, model and machine, in turn.
 
-    python benchmarks/whole_command.py [--clip CLIP] [--model MODEL.onnx --size WxH [--far-is-large]] [--runs N]
+    python benchmarks/whole_command.py [--clip CLIP] [--view overlay|depth] [--model MODEL.onnx --size WxH
+        [--far-is-large]] [--runs N] [--all]
 
 Each run is a separate process, start-up included; every round runs all programs once. The table gives the fastest and
 the median run, the least CPU time, the file size, the peak of resident memory, and the median of the rounds' ratios.
-The peers are the loop with `mp4v` (MPEG-4 part 2), as most scripts have it, and the loop with streamdepth's encoder
-and settings. One run of streamdepth uses MPEG-4, and two run the model on some frames only (benchmarks/propagation.py
-has the error). The steady state follows: CPU time of each stage alone and of the whole run, the speed against what
-decoding, model and encoding allow, and the use of the cores. The last table compares the results with the goals.
+The peer is the loop with `mp4v` (MPEG-4 part 2), as most scripts have it. One run of streamdepth runs the model on
+every fourth frame only (benchmarks/propagation.py has the error). `--all` adds other settings, and the loop with
+streamdepth's encoder and settings. The steady state follows: CPU time of each stage alone and of the whole run, the
+speed against what decoding, model and encoding allow, and the use of the cores. The last table compares the results
+with the goals.
 """
 
 from __future__ import annotations
@@ -28,13 +30,13 @@ from support.stages import print_stages
 from support.timing import machine
 
 if TYPE_CHECKING:
-    from streamdepth import DepthEstimator
+    from streamdepth import DepthEstimator, Look
 
 _LOOP = Path(__file__).parent / "peers" / "opencv_loop.py"
-_EVERY = (4, 8)
 _MOST_STAGE_FRAMES = 300  # all are held in memory, decoded and coloured
-_OURS, _MP4V = "streamdepth", "OpenCV loop, mp4v"
-_MOST_SIZE, _LEAST_EFFICIENCY, _MOST_MEMORY_MB, _MOST_FIRST_SECONDS = 0.7, 0.9, 400, 0.8
+_OURS, _EVERY_4, _MP4V = "streamdepth", "streamdepth --model-every 4", "OpenCV loop, mp4v"
+_MOST_SIZE = {"overlay": 0.7, "depth": 1.0}
+_LEAST_EFFICIENCY, _MOST_MEMORY_MB, _MOST_FIRST_SECONDS = 0.9, 400, 0.8
 
 
 @dataclass
@@ -47,6 +49,11 @@ class Program:
 
     kilobytes: float = 0.0
     memory_mb: float = 0.0
+
+    def warm_up(self) -> None:
+        """A short run that is not counted: it compiles kernels and caches files. The loop has nothing to compile."""
+        if self.command[1] == "-m":
+            subprocess.run([*self.command, "--max-frames", "16"], check=True, stdout=subprocess.DEVNULL)
 
     def run(self) -> None:
         started = time.monotonic()
@@ -64,6 +71,7 @@ class Program:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clip", type=Path, help="default: the synthetic scene at 1280x720")
+    parser.add_argument("--view", choices=("overlay", "depth"), default="overlay")
     parser.add_argument("--model", default="built-in")
     parser.add_argument("--size", help="network input, WxH; default: 352x192 with the built-in model, else 256x192")
     parser.add_argument("--far-is-large", action="store_true")
@@ -73,22 +81,21 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=600, help="length of the synthetic clip")
     parser.add_argument("--provider", default="auto", help="streamdepth's provider; the loop uses the CPU provider")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--all", action="store_true", help="also other settings, and the loop with x264")
     options = parser.parse_args()
     options.size = options.size or ("352x192" if options.model == "built-in" else "256x192")
     with tempfile.TemporaryDirectory() as folder:
         clip = options.clip or make_clip(Path(folder) / "clip.mp4", options.frames)
         programs = programs_of(clip, options, Path(folder))
-        for program in programs:  # one round is not counted: it compiles kernels and caches files
-            program.run()
-            program.seconds.clear()
-            program.cpu_seconds.clear()
+        for program in programs:
+            program.warm_up()
         for _ in range(options.runs):
             for program in programs:
                 program.run()
         _print(programs, frames_in(clip))
-        efficiency = print_stages(clip, _estimator(options), _MOST_STAGE_FRAMES)
+        efficiency = print_stages(clip, _estimator(options), _MOST_STAGE_FRAMES, _look(options))
         first = _first_frame_seconds(programs[0], options.runs)
-        _print_goals(programs, efficiency, first, small=options.model == "built-in" or options.far_is_large)
+        _print_goals(programs, efficiency, first, options)
 
 
 def programs_of(clip: Path, options: argparse.Namespace, folder: Path) -> list[Program]:
@@ -104,7 +111,8 @@ def programs_of(clip: Path, options: argparse.Namespace, folder: Path) -> list[P
     if options.model != "built-in":
         ours += ["--size", options.size]
     ours += ["--provider", options.provider]
-    ours += ["--view", "overlay", "--alpha", "0.6", "--overwrite"]
+    ours += ["--view", options.view, "--overwrite", "--quiet"]
+    ours += ["--alpha", "0.6"] if options.view == "overlay" else []
 
     def run(name: str, *more: str) -> Program:
         output = folder / f"{name}.mp4"
@@ -112,17 +120,18 @@ def programs_of(clip: Path, options: argparse.Namespace, folder: Path) -> list[P
 
     def peer(name: str, *more: str) -> Program:
         output = folder / f"{name}.mp4"
-        return Program(name, [*loop, str(output), "--size", options.size, *far, *more], output)
+        return Program(name, [*loop, str(output), "--size", options.size, "--view", options.view, *far, *more], output)
 
-    return [
-        run(_OURS),
-        *(run(f"streamdepth --model-every {every}", "--model-every", str(every)) for every in _EVERY),
-        run("streamdepth --range ema", "--range", "ema"),
-        run("streamdepth --preset veryfast", "--preset", "veryfast"),
-        run("streamdepth --codec mpeg4", "--codec", "mpeg4"),
-        peer(_MP4V),
-        peer("OpenCV loop, same x264", "--encoder", "x264"),
-    ]
+    programs = [run(_OURS), run(_EVERY_4, "--model-every", "4"), peer(_MP4V)]
+    if options.all:
+        programs += [
+            run("streamdepth --model-every 8", "--model-every", "8"),
+            run("streamdepth --range ema", "--range", "ema"),
+            run("streamdepth --preset veryfast", "--preset", "veryfast"),
+            run("streamdepth --codec mpeg4", "--codec", "mpeg4"),
+            peer("OpenCV loop, same x264", "--encoder", "x264"),
+        ]
+    return programs
 
 
 def _first_frame_seconds(program: Program, runs: int) -> float:
@@ -132,6 +141,12 @@ def _first_frame_seconds(program: Program, runs: int) -> float:
     for _ in range(runs + 1):
         first.run()
     return min(first.seconds)
+
+
+def _look(options: argparse.Namespace) -> Look:
+    from streamdepth import Look, View
+
+    return Look(view=View.OVERLAY, alpha=(0.6, 0.6)) if options.view == "overlay" else Look()
 
 
 def _estimator(options: argparse.Namespace) -> DepthEstimator:
@@ -196,15 +211,16 @@ def _ratio(ours: Program, other: Program) -> float:
     return statistics.median(b / a for a, b in zip(ours.seconds, other.seconds, strict=True))
 
 
-def _print_goals(programs: list[Program], efficiency: float, first_seconds: float, *, small: bool) -> None:
-    """``small``: the built-in model and FastDepth, whose goals are lower: the model takes less of the time."""
+def _print_goals(programs: list[Program], efficiency: float, first_seconds: float, options: argparse.Namespace) -> None:
+    # the goals of the built-in model and FastDepth are lower: the model takes less of the time
+    small = options.model == "built-in" or options.far_is_large
     by_name = {program.name: program for program in programs}
     ours, loop = by_name[_OURS], by_name[_MP4V]
     goals = [("faster than the loop with mp4v", _ratio(ours, loop), 2.2 if small else 3.3, True)]
     if not small:
-        goals.append(("the same, --model-every 4", _ratio(by_name["streamdepth --model-every 4"], loop), 6.0, True))
+        goals.append(("the same, --model-every 4", _ratio(by_name[_EVERY_4], loop), 6.0, True))
     goals += [
-        ("file size against the loop with mp4v", ours.kilobytes / loop.kilobytes, _MOST_SIZE, False),
+        ("file size against the loop with mp4v", ours.kilobytes / loop.kilobytes, _MOST_SIZE[options.view], False),
         ("fps against cores / (decode + model + encode)", efficiency, _LEAST_EFFICIENCY, True),
         ("peak of resident memory, MB", ours.memory_mb, _MOST_MEMORY_MB, False),
         ("first frame written, CPU provider, s", first_seconds, _MOST_FIRST_SECONDS, False),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument("out")
     parser.add_argument("--size", default="256x192", help="network input, WxH")
     parser.add_argument("--far-is-large", action="store_true")
+    parser.add_argument("--view", choices=("overlay", "depth"), default="overlay")
     parser.add_argument("--encoder", choices=("mp4v", "x264"), default="mp4v")
     options = parser.parse_args()
     width, height = (int(side) for side in options.size.split("x"))
@@ -31,7 +33,9 @@ def main() -> None:
     capture = cv2.VideoCapture(options.clip)
     rate = capture.get(cv2.CAP_PROP_FPS)
     frame_size = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-    write, close = (_mp4v if options.encoder == "mp4v" else _x264)(options.out, rate, frame_size)
+    write, close = (_mp4v if options.encoder == "mp4v" else partial(_x264, view=options.view))(
+        options.out, rate, frame_size
+    )
     while True:
         ok, frame = capture.read()
         if not ok:
@@ -43,7 +47,7 @@ def main() -> None:
         near = (hi - depth if options.far_is_large else depth - lo) / max(hi - lo, 1e-6)
         gray = cv2.resize((near * 255).astype(np.uint8), frame_size)
         colored = cv2.applyColorMap(gray, cv2.COLORMAP_INFERNO)
-        write(cv2.addWeighted(frame, 0.4, colored, 0.6, 0))
+        write(cv2.addWeighted(frame, 0.4, colored, 0.6, 0) if options.view == "overlay" else colored)
     close()
 
 
@@ -52,7 +56,9 @@ def _mp4v(out: str, rate: float, size: tuple[int, int]) -> tuple[Callable[[NDArr
     return writer.write, writer.release
 
 
-def _x264(out: str, rate: float, size: tuple[int, int]) -> tuple[Callable[[NDArray[Any]], None], Callable[[], None]]:
+def _x264(
+    out: str, rate: float, size: tuple[int, int], *, view: str
+) -> tuple[Callable[[NDArray[Any]], None], Callable[[], None]]:
     """streamdepth's encoder with the same settings, so that only the loop differs."""
     import av
 
@@ -60,7 +66,7 @@ def _x264(out: str, rate: float, size: tuple[int, int]) -> tuple[Callable[[NDArr
     from streamdepth.sinks.encoder_settings import encoder_options, encoder_threads
 
     container = av.open(out, "w")
-    options = encoder_options("libx264", View.OVERLAY, transparent=False)
+    options = encoder_options("libx264", View(view), transparent=False)
     stream = container.add_stream("libx264", rate=round(rate), options={"g": str(2 * round(rate)), **options})
     stream.codec_context.thread_count = encoder_threads(*size)
     stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"

@@ -9,27 +9,26 @@ from typing import TYPE_CHECKING
 
 from streamdepth.bench.measure import measure_stages, measure_whole, read_clip
 from streamdepth.core.host import cores
-from streamdepth.core.look import Look, View
 from streamdepth.sources.select import source_for
 
 if TYPE_CHECKING:
+    from streamdepth.core.look import Look
     from streamdepth.image.estimator import DepthEstimator
 
-_LOOK = Look(view=View.OVERLAY, alpha=(0.6, 0.6))
 _INEVITABLE = ("decode", "model", "encode")
 
 
-def print_stages(clip: Path, estimator: DepthEstimator, most_frames: int) -> float:
+def print_stages(clip: Path, estimator: DepthEstimator, most_frames: int, look: Look) -> float:
     """Print CPU milliseconds per frame in the steady state, without start-up; return the run's fps by its bound."""
     images = read_clip(source_for(str(clip)), most_frames)
     engine = estimator.engine(workers=2)  # as in a run of a file
     try:
-        stages = measure_stages(images, engine, _LOOK)
+        stages = measure_stages(images, engine, look)
     finally:
         engine.close()
     source = source_for(str(clip), max_frames=most_frames)
     began, used_before, idle_before = time.monotonic(), time.process_time(), _idle_seconds()
-    whole = measure_whole(source, estimator, _LOOK, stages, cores=cores())
+    whole = measure_whole(source, estimator, look, stages, cores=cores())
     available = (time.monotonic() - began) * cores()
     used = (time.process_time() - used_before) / available
     print("\n| stage | CPU ms / frame, alone |\n|---|---|")
