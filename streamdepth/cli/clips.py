@@ -103,6 +103,8 @@ def _settings(config: RunConfig, job: Job, estimator: DepthEstimator) -> ClipSet
     outputs = job.outputs
     look = config.look
     options: dict[str, Any] = {**config.model_options()}
+    if config.intrinsics is not None and Path(config.intrinsics).is_file():
+        options["intrinsics"] = str(Path(config.intrinsics).absolute())  # for workers in other folders
     return ClipSettings(
         source=location,
         source_id=source.id,
@@ -165,8 +167,6 @@ def _check(config: RunConfig) -> None:
         "--anchor": config.anchor,
         "--odometry": config.odometry,
         "--stabilize on": config.stabilize == "on",
-        "--intrinsics": config.intrinsics,
-        "--fov": config.fov,
         "--zone": config.zone,
         "--events": config.events,
         "--batch auto": config.batch == "auto",

@@ -132,6 +132,7 @@ class ClipRun:
             input=fingerprint(settings.source),
             model_file=_file_fingerprint(self._model_file),
             model_identity=self._model_identity,
+            intrinsics_file=_intrinsics_fingerprint(settings.model.intrinsics),
             settings=settings,
         )
         journal = self._earlier(key, progress)
@@ -150,6 +151,7 @@ class ClipRun:
         if journal.plan.note:
             progress.note(journal.plan.note)
         info = self._info()
+        self._check_camera(info)
         statistics, notes = self._passes(journal.plan, info, engine, progress)
         stats = self._join(journal.plan, info, statistics, notes)
         self._journal.write(
@@ -200,6 +202,18 @@ class ClipRun:
                 raise SinkError(f"{output.path}: is a folder; name a file")
             if _exists(output.path) and not self._overwrite:
                 raise OutputExistsError(f"{output.path}: already exists; --overwrite replaces it")
+
+    def _check_camera(self, info: StreamInfo) -> None:
+        """
+        Raises:
+            UsageError: the intrinsics do not fit the frames.
+        """
+        camera = self._settings.model.camera
+        try:
+            if camera is not None:
+                camera(info.width_px, info.height_px)
+        except ValueError as error:
+            raise UsageError(f"{self._settings.source_id}: {error}") from error
 
     def _info(self) -> StreamInfo:
         source = clip_source(self._local)
@@ -333,6 +347,10 @@ def _exists(path: str) -> bool:
 
 def _file_fingerprint(path: str | None) -> Fingerprint | None:
     return None if path is None else fingerprint(path)
+
+
+def _intrinsics_fingerprint(intrinsics: str | None) -> Fingerprint | None:
+    return fingerprint(intrinsics) if intrinsics is not None and Path(intrinsics).is_file() else None
 
 
 def _times(info: StreamInfo, statistics: list[SegmentStatistics]) -> list[Fraction]:

@@ -186,6 +186,7 @@ _GROUPS = {
     "source_id": "the clip",
     "model_file": "the model",
     "model_identity": "the model",
+    "intrinsics_file": "the file of --intrinsics",
     "model_name": "the model",
     "model_revision": "the model",
     "videos": "the outputs",
@@ -196,6 +197,7 @@ _FLAGS = {
     "duration_seconds": "duration",
     "segment_seconds": "segment",
     "metres_per_unit": "depth_scale",
+    "fov_degrees": "fov",
 }
 """Settings whose option has another name."""
 
@@ -206,6 +208,7 @@ class Key(BaseModel):
     Attributes:
         model_file: of a model given by its path, None for others.
         model_identity: name, revision, numeric type and provider of the model that runs.
+        intrinsics_file: the file that the intrinsics are read from, None for others.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -214,6 +217,7 @@ class Key(BaseModel):
     input: Fingerprint
     model_file: Fingerprint | None = None
     model_identity: str
+    intrinsics_file: Fingerprint | None = None
     settings: ClipSettings
 
     def changes(self, other: Key) -> list[str]:

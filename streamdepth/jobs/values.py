@@ -10,12 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from streamdepth.core.look import Look, Stop
 from streamdepth.depth.range import RangeMode
+from streamdepth.geometry.readers import camera_of
 from streamdepth.sinks.tracks import AudioMode
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from streamdepth.geometry.readers import IntrinsicsFor
     from streamdepth.pipeline.stats import RunStats
     from streamdepth.sinks.depth import CodingState
 
@@ -56,6 +58,17 @@ class ModelSettings(_Value):
     output_name: str | None = None
     metres_per_unit: float | None = None
     exact: bool | None = None
+    intrinsics: str | None = None
+    fov_degrees: float | None = None
+
+    @property
+    def camera(self) -> IntrinsicsFor | None:
+        """Intrinsics of an image of (width, height); None if unknown.
+
+        Raises:
+            UsageError, DataFormatError: see :func:`~streamdepth.geometry.readers.camera_of`.
+        """
+        return camera_of(self.intrinsics, self.fov_degrees)
 
 
 class LookSettings(_Value):

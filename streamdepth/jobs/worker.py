@@ -178,6 +178,7 @@ def _part_sinks(settings: ClipSettings, task: ColorTask, paths: list[Path]) -> l
             size=output.size,
             model=settings.model_name,
             model_revision=settings.model_revision,
+            intrinsics=settings.model.camera,
             continues=task.coding,
         )
         for output, path in zip(settings.depths, paths[len(settings.videos) :], strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import av
 import pytest
 
 import streamdepth as sd
+from streamdepth.cli import main
 from streamdepth.core.errors import SinkError, StageError
 from streamdepth.depth.range import RangeSpec
 from streamdepth.jobs.clip import ClipRun
@@ -311,6 +313,31 @@ def _outputs_in(folder: Path, clip: Path, model: Path, *, codec: str, view: str 
 def _sound(path: Path) -> list[bytes]:
     with av.open(str(path)) as container:
         return [bytes(packet) for packet in container.demux(container.streams.audio[0]) if packet.size]
+
+
+class TestPlainRun:
+    """``streamdepth run`` with 1 and 2 workers against the same run without segments."""
+
+    @pytest.mark.slow
+    def test_segments_give_what_a_plain_run_gives(self, model: Path, tmp_path: Path) -> None:
+        clip = write_clip(tmp_path / "clip.mp4", frames=24, width=64, height=48, options={"preset": "veryfast"})
+        calibration = tmp_path / "transforms.json"
+        size = {"w": 128, "h": 96}
+        calibration.write_text(json.dumps({"fl_x": 100.0, "fl_y": 101.0, "cx": 60.0, "cy": 50.0, **size}))
+        found = []
+        for number, more in enumerate(([], ["--resume", "--segment", "0.3"], ["--workers", "2", "--segment", "0.3"])):
+            out = tmp_path / str(number)
+            data = out / "depth.mkv"
+            arguments = ["run", str(clip), "-o", str(out / "out.mkv"), "--codec", "ffv1", "--data", str(data)]
+            options = ["-m", str(model), "--provider", "cpu", "--intrinsics", str(calibration), "-q"]
+            assert main([*arguments, *options, *more]) == 0
+            with sd.read_depth(data) as reader:
+                said = reader.metadata
+            assert said.intrinsics is not None
+            assert (said.intrinsics.fx, said.intrinsics.fy) == (50.0, 50.5)
+            found.append((decoded(out / "out.mkv"), depth_of(data), said))
+        assert found[1] == found[0]
+        assert found[2] == found[0]
 
 
 class TestJoin:
