@@ -5,22 +5,22 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from streamdepth.config.commands import check_used
 from streamdepth.core.errors import OutputExistsError, SourceError, UsageError, redact
 from streamdepth.core.frame import Sense
 from streamdepth.core.host import cores, file_key, plan_threads
 from streamdepth.core.look import LookControl
 from streamdepth.core.queues import Policy
-from streamdepth.sinks.encoding import CONTAINERS
 from streamdepth.sinks.files import partial_path
 from streamdepth.sinks.images import safe_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
     from streamdepth.config import RunConfig
     from streamdepth.core.contracts import Sink, Source
     from streamdepth.core.errors import StreamDepthError
@@ -132,7 +132,7 @@ def plan(config: RunConfig, on_status: Callable[[str], None]) -> list[Job]:
                 f"{redact(url)}: only rtsp:// and http:// can be served; use e.g. rtsp://127.0.0.1:8554/depth "
                 "for players, or http://127.0.0.1:8080 for browsers"
             )
-    _check_used(config)
+    check_used(config)
     threads = thread_plan(config, at_once(config.sources))
     sources = expand(_endless_tests(config), **config.source_options(threads.decoder, on_status))
     if len(sources) > 1:
@@ -159,39 +159,6 @@ def plan(config: RunConfig, on_status: Callable[[str], None]) -> list[Job]:
     return planned
 
 
-def _writes_video(config: RunConfig) -> bool:
-    return any(PurePath(output).suffix.lower() in CONTAINERS for output in config.output)
-
-
-def _streams(config: RunConfig) -> bool:
-    return any(url.lower().startswith(("rtsp://", "rtsps://")) for url in (*config.output, *config.serve))
-
-
-NEEDS: Mapping[str, tuple[Callable[[RunConfig], bool], str]] = MappingProxyType(
-    {
-        "data": (lambda run: bool(run.data), "no depth data is written; add --data OUT"),
-        "mcap": (lambda run: _writes(run, ".mcap"), "no .mcap is written; add -o OUT.mcap"),
-        "exr": (lambda run: _writes(run, ".exr"), "no .exr is written; add --data FOLDER/%06d.exr"),
-        "lerobot": (lambda run: _writes(run, ".json"), "no data set is written; add --data FOLDER/meta/info.json"),
-        "events": (lambda run: bool(run.events or run.zone), "no events are written; add --zone or --events FILE"),
-        "video": (_writes_video, "no video file is written; add -o OUT.mkv"),
-        "bit rate": (
-            lambda run: _streams(run) or (_writes_video(run) and run.crf is None),
-            "no stream, and no video file without --crf is written; omit --crf",
-        ),
-        "stream": (_streams, "nothing is streamed; add -o rtsp:// or --serve rtsp://"),
-        "server": (lambda run: bool(run.serve), "nothing is served; add --serve rtsp://"),
-        "ray": (lambda run: run.engine == "ray", "Ray is not used; add --engine ray"),
-        "segments": (lambda run: run.in_segments, "the clip is not divided; add --resume or --workers N"),
-    }
-)
-"""What an option may need (``Option.needs``): the condition, and what is wrong and what to do without it."""
-
-
-def _writes(config: RunConfig, suffix: str) -> bool:
-    return any(PurePath(output).suffix.lower() == suffix for output in (*config.output, *config.data))
-
-
 def metric_from(config: RunConfig) -> Sequence[Anchor] | KnownMotion:
     """What makes the depth of a relative model metric; empty if nothing does.
 
@@ -210,20 +177,6 @@ def metric_from(config: RunConfig) -> Sequence[Anchor] | KnownMotion:
     if camera is None:
         raise UsageError(f"odometry {config.odometry}: needs the camera's intrinsics; give --intrinsics or --fov")
     return KnownMotion.read(config.odometry, camera)
-
-
-def _check_used(config: RunConfig) -> None:
-    """
-    Raises:
-        UsageError: an option is given that has no effect in this run.
-    """
-    for one in config.declared("run"):
-        value = getattr(config, one.key)
-        if one.option.needs and value != one.field.default:
-            has, hint = NEEDS[one.option.needs]
-            if not has(config):
-                given = f"{value:g}" if isinstance(value, float) else str(value)
-                raise UsageError(f"{one.flag.removeprefix('--')} {given}: {hint}, or omit {one.flag}")
 
 
 def _event_files(config: RunConfig) -> tuple[str, ...]:

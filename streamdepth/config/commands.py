@@ -1,8 +1,9 @@
-"""Options of the commands beside ``run``, and the table of all commands."""
+"""Options of the commands beside ``run``, the table of all commands, and what options of a run need."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from streamdepth.config import shared
@@ -28,9 +29,11 @@ from streamdepth.config.shared import (
     Settings,
 )
 from streamdepth.core import limits
+from streamdepth.core.errors import UsageError
+from streamdepth.sinks.encoding import CONTAINERS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 class ServeConfig(Settings):
@@ -239,3 +242,50 @@ def _row(one: Declared) -> tuple[str, str, str, str]:
     short = f", `{one.option.short}`" if one.option.short else ""
     value = str(one.bounds or "") or ("" if one.switch or one.option.argument else f"`{one.metavar}`")
     return name + short, value.replace("|", "\\|"), one.default, one.option.help.replace("|", "\\|")
+
+
+def _writes_video(config: RunConfig) -> bool:
+    return any(PurePath(output).suffix.lower() in CONTAINERS for output in config.output)
+
+
+def _streams(config: RunConfig) -> bool:
+    return any(url.lower().startswith(("rtsp://", "rtsps://")) for url in (*config.output, *config.serve))
+
+
+NEEDS: Mapping[str, tuple[Callable[[RunConfig], bool], str]] = MappingProxyType(
+    {
+        "data": (lambda run: bool(run.data), "no depth data is written; add --data OUT"),
+        "mcap": (lambda run: _writes(run, ".mcap"), "no .mcap is written; add -o OUT.mcap"),
+        "exr": (lambda run: _writes(run, ".exr"), "no .exr is written; add --data FOLDER/%06d.exr"),
+        "lerobot": (lambda run: _writes(run, ".json"), "no data set is written; add --data FOLDER/meta/info.json"),
+        "events": (lambda run: bool(run.events or run.zone), "no events are written; add --zone or --events FILE"),
+        "video": (_writes_video, "no video file is written; add -o OUT.mkv"),
+        "bit rate": (
+            lambda run: _streams(run) or (_writes_video(run) and run.crf is None),
+            "no stream, and no video file without --crf is written; omit --crf",
+        ),
+        "stream": (_streams, "nothing is streamed; add -o rtsp:// or --serve rtsp://"),
+        "server": (lambda run: bool(run.serve), "nothing is served; add --serve rtsp://"),
+        "ray": (lambda run: run.engine == "ray", "Ray is not used; add --engine ray"),
+        "segments": (lambda run: run.in_segments, "the clip is not divided; add --resume or --workers N"),
+    }
+)
+"""What an option may need (``Option.needs``): the condition, and what is wrong and what to do without it."""
+
+
+def _writes(config: RunConfig, suffix: str) -> bool:
+    return any(PurePath(output).suffix.lower() == suffix for output in (*config.output, *config.data))
+
+
+def check_used(config: RunConfig) -> None:
+    """
+    Raises:
+        UsageError: an option is given that has no effect in this run.
+    """
+    for one in config.declared("run"):
+        value = getattr(config, one.key)
+        if one.option.needs and value != one.field.default:
+            has, hint = NEEDS[one.option.needs]
+            if not has(config):
+                given = f"{value:g}" if isinstance(value, float) else str(value)
+                raise UsageError(f"{one.flag.removeprefix('--')} {given}: {hint}, or omit {one.flag}")

@@ -60,7 +60,7 @@ class Option:
         file: a configuration file has it.
         alone: what the flag means without a value, empty = it needs one. The next word is its value if it is a choice.
         needs: what a run must have for the option to have an effect, a key of
-            :data:`~streamdepth.cli.jobs.NEEDS`; empty = nothing.
+            :data:`~streamdepth.config.commands.NEEDS`; empty = nothing.
     """
 
     help: str

@@ -32,24 +32,6 @@ def _batch(value: Any) -> int | str:
     return cast("int | str", number)
 
 
-def _anchors(value: Any) -> Any:
-    many = value if isinstance(value, list | tuple) else [value]
-    anchors = tuple(Anchor.parse(one) if isinstance(one, str) else one for one in many)
-    if len(anchors) == 1:
-        raise ValueError("one anchor cannot fix scale and shift; give two or more")
-    return anchors
-
-
-def _zones(value: Any) -> Any:
-    many = value if isinstance(value, list | tuple) else [value]
-    zones = tuple(Zone.parse(one) if isinstance(one, str) else one for one in many)
-    names = [zone.name for zone in zones if isinstance(zone, Zone)]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"the name {name} is given twice; give each zone its own name")
-    return zones
-
-
 def _shard(value: str) -> str:
     number, _, count = value.partition("/")
     if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
@@ -139,7 +121,7 @@ class RunConfig(Settings):
     ] = ()
     zone: Annotated[
         tuple[Zone, ...],
-        BeforeValidator(_zones),
+        BeforeValidator(Zone.parse_all),
         Option(
             "Report the nearest depth in a box of the frame, in pixels, or in fractions if all are at most 1. "
             "Repeatable.",
@@ -191,7 +173,7 @@ class RunConfig(Settings):
     ] = None
     anchor: Annotated[
         tuple[Anchor, ...],
-        BeforeValidator(_anchors),
+        BeforeValidator(Anchor.parse_all),
         Option(
             "A point of known distance: makes a relative model metric. X,Y in pixels, or in fractions of the frame "
             "if both are at most 1 (0.5,0.9=2.0). Give two or more.",

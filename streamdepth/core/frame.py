@@ -62,12 +62,7 @@ class ColorTags:
 
     @classmethod
     def of(cls, image: av.VideoFrame) -> ColorTags:
-        return cls(
-            matrix=int(image.colorspace),
-            range=int(image.color_range),
-            primaries=int(image.color_primaries),
-            transfer=int(image.color_trc),
-        )
+        return cls(*map(int, (image.colorspace, image.color_range, image.color_primaries, image.color_trc)))
 
     def apply(self, image: av.VideoFrame) -> None:
         """Write the tags to ``image``."""

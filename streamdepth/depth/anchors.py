@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from streamdepth.core.errors import UsageError
 from streamdepth.core.limits import are_fractions
@@ -49,6 +50,20 @@ class Anchor:
             return cls(x, y, metres, fraction=are_fractions(x, y))
         except ValueError:
             raise UsageError(f"anchor {text!r}: not X,Y=METRES; give e.g. 320,240=1.5 or 0.5,0.9=2.0") from None
+
+    @classmethod
+    def parse_all(cls, value: Any) -> tuple[Anchor, ...]:
+        """The anchors of an option: one or several, as text or parsed.
+
+        Raises:
+            ValueError: only one.
+            UsageError: as :meth:`parse`.
+        """
+        many = value if isinstance(value, list | tuple) else [value]
+        anchors = tuple(cls.parse(one) if isinstance(one, str) else one for one in many)
+        if len(anchors) == 1:
+            raise ValueError("one anchor cannot fix scale and shift; give two or more")
+        return anchors
 
     def __str__(self) -> str:
         return f"{self.x:g},{self.y:g}={self.metres:g}"

@@ -7,7 +7,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, StopPipeline, UsageError
@@ -71,6 +71,22 @@ class Zone:
                 f"zone {text!r}: not NAME=X,Y,W,H within the frame; "
                 "give e.g. door=100,50,200,300 or door=0.1,0.2,0.3,0.5"
             ) from None
+
+    @classmethod
+    def parse_all(cls, value: Any) -> tuple[Zone, ...]:
+        """The zones of an option: one or several, as text or parsed.
+
+        Raises:
+            ValueError: a name is given twice.
+            UsageError: as :meth:`parse`.
+        """
+        many = value if isinstance(value, list | tuple) else [value]
+        zones = tuple(cls.parse(one) if isinstance(one, str) else one for one in many)
+        names = [zone.name for zone in zones if isinstance(zone, Zone)]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"the name {name} is given twice; give each zone its own name")
+        return zones
 
     def box(self, width_px: int, height_px: int) -> tuple[float, float, float, float]:
         """As fractions of a frame of this size.
