@@ -59,6 +59,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture
+def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``auto`` is the CPU: a session of OpenVINO's plugin takes 0.3 s of CPU time more to open."""
+    from streamdepth.inference import providers
+
+    monkeypatch.setattr(providers, "AUTO_ORDER", ("cpu",))
+
+
+@pytest.fixture
 def clip(tmp_path: Path) -> Path:
     """``tmp_path / "clip.mp4"``: 12 frames of 64x48."""
     return write_clip(tmp_path / "clip.mp4", frames=12, width=64, height=48)

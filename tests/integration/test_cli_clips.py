@@ -15,6 +15,8 @@ from tests.support.models import write_depth_model
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 
 OPTIONS = "--resume, --workers and --engine ray"
 

@@ -44,6 +44,7 @@ class TestRun:
         assert printed.out == printed.err == ""
 
     @pytest.mark.parametrize("data", ["d.mkv", "d/", "d/%03d.npy"])
+    @pytest.mark.usefixtures("on_cpu")
     def test_depth_carried_between_key_frames_is_marked_as_such(
         self, clip: Path, tmp_path: Path, data: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -60,6 +61,7 @@ class TestRun:
         assert capsys.readouterr().err == ""
 
     @pytest.mark.parametrize("extra", [[], ["--range", "ema"], ["--model-every", "2"]])
+    @pytest.mark.usefixtures("on_cpu")
     def test_images_of_different_shapes_are_shots_of_their_own(self, tmp_path: Path, extra: list[str]) -> None:
         folder = tmp_path / "images"
         folder.mkdir()
@@ -84,6 +86,7 @@ class TestRun:
         assert len(depths) == 5
         assert depths[0].values.shape == (48, 64)
 
+    @pytest.mark.usefixtures("on_cpu")
     def test_a_name_without_suffix_is_told_to_be_a_folder(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -106,6 +109,7 @@ class TestRun:
         assert content["written"] == 8
         assert [run["source"] for run in content["runs"]] == ["one.mp4", "two.mp4"]
 
+    @pytest.mark.usefixtures("on_cpu")
     def test_existing_outputs_are_skipped_on_request(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         for name in ("a", "b"):
             write_clip(tmp_path / f"{name}.mp4", frames=3, width=64, height=48)
@@ -154,6 +158,7 @@ class TestRun:
             else []
         )
 
+    @pytest.mark.usefixtures("on_cpu")
     def test_the_plan_reaches_decoders_encoders_and_colour(
         self, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -193,6 +198,7 @@ class TestRun:
         depth = np.stack([frame.values for frame in reader])
         assert 0.1 < np.median(depth) < 20
 
+    @pytest.mark.usefixtures("on_cpu")
     def test_normalize_changes_what_the_network_sees(self, clip: Path, tmp_path: Path) -> None:
         model = tmp_path / "m.onnx"
         write_depth_model(model)
@@ -223,6 +229,7 @@ def test_latency_reaches_streams_in_and_out(given: list[str], low: bool, monkeyp
     assert asked == {"in": low, "out": (low, "auto")}
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_outputs_of_sources_with_one_stem_have_names_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,8 @@ from tests.support.media import read_pts, write_clip
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
