@@ -216,6 +216,7 @@ def test_it_takes_what_graphs_there_are(tmp_path: Path) -> None:
 
 @needs_openvino
 @pytest.mark.usefixtures("real")
+@pytest.mark.slow
 def test_an_interrupted_run_says_so(spec: ModelSpec) -> None:
     engine = Engine(spec, provider="openvino")
     slot = engine.acquire(engine.network_size(320, 240))

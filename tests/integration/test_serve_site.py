@@ -131,6 +131,7 @@ def image_size(run: Running) -> tuple[int, int]:
     return Image.open(io.BytesIO(http(f"{run.url}/v1/live.jpg").body)).size
 
 
+@pytest.mark.slow
 def test_controls_act_on_the_next_image(run: Running) -> None:
     try:
         for view, size in (("stack", (320, 360)), ("overlay", (320, 180)), ("depth", (320, 180)), ("side", (640, 180))):
@@ -217,6 +218,7 @@ def test_what_a_control_cannot_be(run: Running, content: dict[str, Any]) -> None
 
 @settings(max_examples=40, deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=8), st.lists, max_leaves=4))
+@pytest.mark.slow
 def test_no_control_breaks_the_server(run: Running, value: Any) -> None:
     for key in ("style", "alpha", "view", "contours", "edges"):
         body = json.dumps({key: value}).encode()

@@ -72,6 +72,7 @@ def test_garbage_and_half_open_connections_harm_nobody(run: Running, caplog: pyt
     assert {record.name for record in caplog.records if record.levelname == "ERROR"} <= {LOGGER}
 
 
+@pytest.mark.slow
 def test_a_frozen_viewer_is_cut_off_and_holds_up_nobody() -> None:
     with running(settings=WebSettings(stall_seconds=0.5), rate=60) as run:
         frozen = socket.socket()

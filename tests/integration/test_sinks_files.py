@@ -204,7 +204,10 @@ def test_outputs_that_mean_nothing(output: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("out.mp4", r"out.mp4: depth data cannot be written as '.mp4'.*; use .mkv, .mcap, .rrd, or end the name"),
+        (
+            "out.mp4",
+            r"out.mp4: depth data cannot be written as '.mp4'.*; use .mkv, .mcap, .rrd, .json, or end the name",
+        ),
         ("out.npy", r"use out-%06d\.npy or \.mkv"),
         ("rtsp://host/x", "depth data cannot be written to rtsp:; use OUT.mkv"),
         ("out.mkw", "did you mean '.mkv'"),

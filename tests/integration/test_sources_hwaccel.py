@@ -98,7 +98,7 @@ def test_a_live_decoder_on_hardware_is_announced_with_its_first_image() -> None:
     stream: Any = SimpleNamespace(
         codec_context=context, time_base=None, average_rate=None, guessed_rate=None, sample_aspect_ratio=None
     )
-    packet = SimpleNamespace(is_corrupt=False, decode=lambda: [av.VideoFrame(64, 48, "nv12")])
+    packet = SimpleNamespace(stream=stream, size=1, is_corrupt=False, decode=lambda: [av.VideoFrame(64, 48, "nv12")])
     container: Any = SimpleNamespace(format=SimpleNamespace(name="rtsp"), demux=lambda _: [packet])
     reader = LiveReader(
         "", {}, open_timeout_seconds=1, read_timeout_seconds=1, decoding=LiveDecoding(), clock=SystemClock(), label="",

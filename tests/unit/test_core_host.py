@@ -119,6 +119,7 @@ class TestCacheFolder:
         assert cache_root() == tmp_path / "own"
 
 
+@pytest.mark.slow
 def test_a_run_by_a_user_without_a_home_leaves_nothing_in_the_folder() -> None:
     """A container's uid without an entry: only the output and the caches below the temporary folder are written."""
     setpriv = shutil.which("setpriv")
