@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from streamdepth.core.contracts import Source
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.jobs.engines import Engine
-    from streamdepth.jobs.values import ClipSettings, TaskResult
+    from streamdepth.jobs.values import ClipSettings, EventsOutput, TaskResult
     from streamdepth.pipeline import RunStats
 
 _OPTIONS = "--resume, --workers and --engine ray"
@@ -52,6 +53,7 @@ def run_clips(
                 model_file=str(spec.path),
                 resume=config.resume,
                 overwrite=config.overwrite,
+                events=sys.stdout,
             )
             trouble, stats = "", RunStats()
             try:
@@ -131,11 +133,21 @@ def _settings(config: RunConfig, job: Job, estimator: DepthEstimator) -> ClipSet
             for output in outputs
         ),
         depths=tuple(DepthOutput(path=_absolute(output), size=config.data_size) for output in job.depths),
+        events=_events(config, job),
         segment_seconds=config.segment,
         encoder_threads=config.encoder_threads or 0,
         model_name=estimator.spec.name,
         model_revision=estimator.spec.revision,
     )
+
+
+def _events(config: RunConfig, job: Job) -> EventsOutput | None:
+    from streamdepth.jobs.values import EventsOutput
+
+    if not (config.events or config.zone):
+        return None
+    path = "".join(map(_absolute, job.event_files))
+    return EventsOutput(path=path, zones=config.zone, rate=config.events_rate)
 
 
 def _clip(job: Job) -> tuple[Source, str]:
@@ -167,8 +179,6 @@ def _check(config: RunConfig) -> None:
         "--anchor": config.anchor,
         "--odometry": config.odometry,
         "--stabilize on": config.stabilize == "on",
-        "--zone": config.zone,
-        "--events": config.events,
         "--batch auto": config.batch == "auto",
         "--hwaccel": config.hwaccel != "none",
         "decoder-threads": config.decoder_threads,

@@ -57,7 +57,7 @@ class Job:
     @property
     def files(self) -> list[str]:
         """Files and folders that the sinks write."""
-        return [*self.outputs, *self.depths, *self._named_all(_event_files(self.config))]
+        return [*self.outputs, *self.depths, *self.event_files]
 
     @property
     def outputs(self) -> list[str]:
@@ -68,6 +68,11 @@ class Job:
     def depths(self) -> list[str]:
         """What the depth data sinks write, of all sources."""
         return self._named_all(self.config.data)
+
+    @property
+    def event_files(self) -> list[str]:
+        """Files of events, of all sources."""
+        return self._named_all(_event_files(self.config))
 
     def partials(self) -> dict[str, int]:
         """Files that exist under their partial name, each with the time of its last change in ns."""

@@ -8,7 +8,7 @@ import tempfile
 from collections import deque
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from streamdepth.core.clock import SystemClock
 from streamdepth.core.errors import OutputExistsError, SinkError, UsageError
@@ -41,7 +41,16 @@ if TYPE_CHECKING:
     from streamdepth.core.frame import StreamInfo
     from streamdepth.jobs.engines import Engine
     from streamdepth.jobs.ranges import Ranged
-    from streamdepth.jobs.values import ClipPlan, ClipSettings, DepthOutput, Segment, Task, TaskResult, VideoOutput
+    from streamdepth.jobs.values import (
+        ClipPlan,
+        ClipSettings,
+        DepthOutput,
+        EventsOutput,
+        Segment,
+        Task,
+        TaskResult,
+        VideoOutput,
+    )
 
 
 class Progress(Protocol):
@@ -81,6 +90,7 @@ class ClipRun:
         model_file: path of the model if it is a file, else None.
         resume: continue an interrupted run, and skip a finished one.
         overwrite: replace existing outputs.
+        events: where events without a file are written, once all outputs are complete.
     """
 
     def __init__(
@@ -91,6 +101,7 @@ class ClipRun:
         model_file: str | None = None,
         resume: bool = False,
         overwrite: bool = False,
+        events: IO[str] | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._settings = settings
@@ -98,10 +109,13 @@ class ClipRun:
         self._model_file = model_file
         self._resume = resume
         self._overwrite = overwrite
+        self._events = events
         self._clock = clock or SystemClock()
-        self._outputs: list[VideoOutput | DepthOutput] = [*settings.videos, *settings.depths]
+        self._outputs: list[VideoOutput | DepthOutput | EventsOutput] = [*settings.videos, *settings.depths]
         if not self._outputs:
             raise UsageError(f"{settings.source_id}: a run in segments needs a video file or depth data to write")
+        if settings.events is not None and settings.events.path:
+            self._outputs.append(settings.events)
         parent, name = _split(self._outputs[0].path)
         self._journal = folder_at(parent)
         self._journal_name = f".{name}.{JOURNAL}"
@@ -151,7 +165,7 @@ class ClipRun:
         if journal.plan.note:
             progress.note(journal.plan.note)
         info = self._info()
-        self._check_camera(info)
+        self._check_size(info)
         statistics, notes = self._passes(journal.plan, info, engine, progress)
         stats = self._join(journal.plan, info, statistics, notes)
         self._journal.write(
@@ -203,15 +217,18 @@ class ClipRun:
             if _exists(output.path) and not self._overwrite:
                 raise OutputExistsError(f"{output.path}: already exists; --overwrite replaces it")
 
-    def _check_camera(self, info: StreamInfo) -> None:
+    def _check_size(self, info: StreamInfo) -> None:
         """
         Raises:
-            UsageError: the intrinsics do not fit the frames.
+            UsageError: the intrinsics or the zones do not fit the frames.
         """
+        events = self._settings.events
         camera = self._settings.model.camera
         try:
             if camera is not None:
                 camera(info.width_px, info.height_px)
+            for zone in events.zones if events is not None else ():
+                zone.box(info.width_px, info.height_px)
         except ValueError as error:
             raise UsageError(f"{self._settings.source_id}: {error}") from error
 
@@ -249,7 +266,8 @@ class ClipRun:
                 f"{settings.source_id}: resumed; depth of {len(state.measured)} and colours of {len(state.colored)} of "
                 f"{len(segments)} segments are done"
             )
-        ranges = RangePass(RangeSpec.parse(settings.range), info.time_base)
+        rate = settings.events.rate if settings.events is not None else 1.0
+        ranges = RangePass(RangeSpec.parse(settings.range), info.time_base, events_rate=rate)
         self._advance(ranges, state, segments)
         notes: list[str] = []
         while len(state.colored) < len(segments):
@@ -285,7 +303,8 @@ class ClipRun:
             state.ranged += 1
 
     def _color_task(self, segment: Segment, known: Ranged) -> ColorTask:
-        return ColorTask(self._settings, self._location, segment, known.ranges, known.coding, self._copy)
+        due = known.events_due_seconds
+        return ColorTask(self._settings, self._location, segment, known.ranges, known.coding, self._copy, due)
 
     def _statistics(self, segment: Segment) -> SegmentStatistics:
         return SegmentStatistics.from_bytes(self._folder.read(statistics_name(segment)))
@@ -314,12 +333,21 @@ class ClipRun:
                     whole = plan.segments[-1].end_pts is None
                     audio = settings.videos[number].audio
                     notes += join_video(parts, partial, info, times, whole=whole, audio=audio)
-                else:
+                elif number < len(settings.videos) + len(settings.depths):
                     join_depth(parts, partial, info, times)
+                else:
+                    with partial.open("wb") as file:
+                        file.writelines(part.read_bytes() for part in parts)
                 if remote:
                     upload(partial, output.path)
                 else:
                     publish(partial, path)
+        if settings.events is not None and not settings.events.path and self._events is not None:
+            number = len(self._outputs)
+            with contextlib.suppress(BrokenPipeError):  # its reader has ended
+                for segment in plan.segments:
+                    self._events.write(self._folder.read(part_name(settings, segment, number)).decode())
+                self._events.flush()
         stats = combined([one.run for one in statistics])
         return replace(
             stats,

@@ -191,6 +191,7 @@ _GROUPS = {
     "model_revision": "the model",
     "videos": "the outputs",
     "depths": "the outputs",
+    "events": "the outputs",
 }
 _FLAGS = {
     "start_seconds": "start",

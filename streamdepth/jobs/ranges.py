@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from streamdepth.depth.motion import Candidate, CutFilter
 from streamdepth.depth.range import RangeMode, RangeSpec, range_control
 from streamdepth.depth.shots import ShotSamples, crossfaded, is_shot_full
 from streamdepth.sinks.depth import CodingState
+from streamdepth.sinks.robotics.zones import due_after
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -30,6 +32,7 @@ class Ranged:
     segment: int
     ranges: NDArray[np.float64]
     coding: CodingState
+    events_due_seconds: float
 
 
 @dataclass(slots=True)
@@ -37,6 +40,7 @@ class _Waiting:
     segment: int
     frames: int
     coding: CodingState
+    events_due_seconds: float
     ranges: list[DepthRange] = field(default_factory=list)
 
 
@@ -49,12 +53,14 @@ class RangePass:
     Args:
         spec: range mode.
         time_base: seconds per pts unit.
+        events_rate: events per second of media time, if there are any.
     """
 
-    def __init__(self, spec: RangeSpec, time_base: Fraction) -> None:
+    def __init__(self, spec: RangeSpec, time_base: Fraction, *, events_rate: float = 1.0) -> None:
         self._by_shot = spec.mode is RangeMode.SHOT
         self._control = None if self._by_shot else range_control(spec)
         self._time_base = time_base
+        self._events_rate, self._events_due = events_rate, -math.inf
         self._cuts = CutFilter()
         self._first = Candidate(differs=False)
         self._coding = CodingState()
@@ -68,15 +74,16 @@ class RangePass:
 
     def add(self, statistics: SegmentStatistics, *, last: bool) -> list[Ranged]:
         """Add the next segment; ``last`` if it is the end of the clip."""
-        waiting = _Waiting(self._added, len(statistics.frames), self._coding)
+        waiting = _Waiting(self._added, len(statistics.frames), self._coding, self._events_due)
         self._waiting.append(waiting)
         self._added += 1
         frame_bytes = statistics.shape[0] * statistics.shape[1] * np.dtype(np.float32).itemsize
         for frame in statistics.frames:
             self._coding = self._coding.after(statistics.sense, frame.span)
             cut = self._cuts.is_cut(frame.candidate or self._first)
+            seconds = float(frame.pts * self._time_base)
+            self._events_due = due_after(self._events_due, seconds, self._events_rate)
             if self._control is not None:
-                seconds = float(frame.pts * self._time_base)
                 waiting.ranges.append(self._control.update(frame.measurement, seconds, cut=cut))
             else:
                 self._add_to_shot(frame.measurement, frame_bytes, cut=cut)
@@ -113,5 +120,5 @@ class RangePass:
         while self._waiting and len(self._waiting[0].ranges) == self._waiting[0].frames:
             done = self._waiting.popleft()
             ends = np.array([(one.lo, one.hi) for one in done.ranges], np.float64).reshape(-1, 2)
-            complete.append(Ranged(done.segment, ends, done.coding))
+            complete.append(Ranged(done.segment, ends, done.coding, done.events_due_seconds))
         return complete

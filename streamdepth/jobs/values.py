@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from streamdepth.core.look import Look, Stop
 from streamdepth.depth.range import RangeMode
 from streamdepth.geometry.readers import camera_of
+from streamdepth.sinks.robotics.zones import Zone
 from streamdepth.sinks.tracks import AudioMode
 
 if TYPE_CHECKING:
@@ -42,6 +44,18 @@ class DepthOutput(_Value):
 
     path: str
     size: Literal["source", "model"] = "source"
+
+
+class EventsOutput(_Value):
+    """Events of zones as lines of JSON; fields as of :class:`~streamdepth.sinks.robotics.zones.ZoneEventsSink`.
+
+    Attributes:
+        path: file to write; empty = the text stream given to :class:`~streamdepth.jobs.clip.ClipRun`.
+    """
+
+    path: str = ""
+    zones: tuple[Zone, ...] = ()
+    rate: float = 10.0
 
 
 class ModelSettings(_Value):
@@ -115,6 +129,7 @@ class ClipSettings(_Value):
     look: LookSettings = Field(default_factory=LookSettings)
     videos: tuple[VideoOutput, ...] = ()
     depths: tuple[DepthOutput, ...] = ()
+    events: EventsOutput | None = None
     segment_seconds: float = 10.0
     encoder_threads: int = 0
     model_name: str = ""
@@ -174,6 +189,7 @@ class ColorTask:
     Attributes:
         ranges: float64 [frames, 2], lowest and highest depth of each frame.
         coding: state of the depth data's coding before the segment.
+        events_due_seconds: media time at which the next events are due.
     """
 
     settings: ClipSettings
@@ -182,6 +198,7 @@ class ColorTask:
     ranges: NDArray[np.float64]
     coding: CodingState
     copy: str = ""
+    events_due_seconds: float = -math.inf
 
 
 Task = DepthTask | ColorTask
@@ -210,14 +227,14 @@ class TaskResult:
 
 
 def part_name(settings: ClipSettings, segment: Segment, number: int) -> str:
-    """File of a segment's part of output ``number``: the videos, then the depth data.
+    """File of a segment's part of output ``number``: the videos, the depth data, the events.
 
     MP4 keeps decoding times, which joining needs for codecs that reorder frames. Matroska, which holds the others, does
     not.
     """
     stem = f"part-{segment.number:05d}-{number}"
     if number >= len(settings.videos):
-        return f"{stem}.mkv"
+        return f"{stem}.jsonl" if number == len(settings.videos) + len(settings.depths) else f"{stem}.mkv"
     output = settings.videos[number]
     suffix = PurePath(output.path).suffix.lower()
     if suffix == ".mkv" and output.codec.startswith(_REORDERING):
@@ -226,7 +243,8 @@ def part_name(settings: ClipSettings, segment: Segment, number: int) -> str:
 
 
 def part_names(settings: ClipSettings, segment: Segment) -> list[str]:
-    return [part_name(settings, segment, number) for number in range(len(settings.videos) + len(settings.depths))]
+    count = len(settings.videos) + len(settings.depths) + (settings.events is not None)
+    return [part_name(settings, segment, number) for number in range(count)]
 
 
 _REORDERING = ("libx264", "libx265", "h264", "hevc", "libopenh264", "mpeg4", "mpeg2video", "libxvid")

@@ -181,8 +181,13 @@ def _part_sinks(settings: ClipSettings, task: ColorTask, paths: list[Path]) -> l
             intrinsics=settings.model.camera,
             continues=task.coding,
         )
-        for output, path in zip(settings.depths, paths[len(settings.videos) :], strict=True)
+        for output, path in zip(settings.depths, paths[len(settings.videos) :], strict=False)
     ]
+    if (events := settings.events) is not None:
+        from streamdepth.sinks.robotics.zones import ZoneEventsSink
+
+        due = task.events_due_seconds
+        sinks.append(ZoneEventsSink(paths[-1], zones=events.zones, rate=events.rate, overwrite=True, due_seconds=due))
     return sinks
 
 

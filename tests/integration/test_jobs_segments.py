@@ -319,7 +319,9 @@ class TestPlainRun:
     """``streamdepth run`` with 1 and 2 workers against the same run without segments."""
 
     @pytest.mark.slow
-    def test_segments_give_what_a_plain_run_gives(self, model: Path, tmp_path: Path) -> None:
+    def test_segments_give_what_a_plain_run_gives(
+        self, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         clip = write_clip(tmp_path / "clip.mp4", frames=24, width=64, height=48, options={"preset": "veryfast"})
         calibration = tmp_path / "transforms.json"
         size = {"w": 128, "h": 96}
@@ -330,12 +332,17 @@ class TestPlainRun:
             data = out / "depth.mkv"
             arguments = ["run", str(clip), "-o", str(out / "out.mkv"), "--codec", "ffv1", "--data", str(data)]
             options = ["-m", str(model), "--provider", "cpu", "--intrinsics", str(calibration), "-q"]
+            options += ["--zone", "left=0,0,20,30", "--zone", "all=0,0,64,48", "--events-rate", "7"]
+            options += ["--events", "-" if number == 1 else str(out / "events.jsonl")]
             assert main([*arguments, *options, *more]) == 0
             with sd.read_depth(data) as reader:
                 said = reader.metadata
             assert said.intrinsics is not None
             assert (said.intrinsics.fx, said.intrinsics.fy) == (50.0, 50.5)
-            found.append((decoded(out / "out.mkv"), depth_of(data), said))
+            printed = capsys.readouterr().out
+            events = (printed if number == 1 else (out / "events.jsonl").read_text()).splitlines()
+            found.append((decoded(out / "out.mkv"), depth_of(data), said, events))
+        assert [json.loads(line)["zone"] for line in found[0][3]] == ["left", "all"] * 7
         assert found[1] == found[0]
         assert found[2] == found[0]
 

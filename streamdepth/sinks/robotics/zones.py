@@ -104,6 +104,16 @@ class Zone:
 WHOLE = Zone("frame", 0.0, 0.0, 1.0, 1.0, fraction=True)
 
 
+def due_after(due_seconds: float, seconds: float, rate: float) -> float:
+    """When the next events are due after a frame at ``seconds``; unchanged if none were due at the frame."""
+    interval = 1 / rate
+    if seconds < due_seconds - _TOLERANCE * interval:
+        return due_seconds
+    # The due times stay on a grid, so that the rate is met on average where it does not divide the frame rate.
+    late = seconds - due_seconds > interval
+    return (seconds if late else due_seconds) + interval
+
+
 class ZoneEventsSink(BaseSink):
     """Writes the nearest depth of each zone as one line of JSON per zone and event.
 
@@ -116,20 +126,27 @@ class ZoneEventsSink(BaseSink):
         zones: none = the whole frame, named ``frame``.
         rate: at most this many events per second of media time and zone.
         overwrite: replace an existing file.
+        due_seconds: media time of the first event at the earliest; of a later part of a stream, see :func:`due_after`.
     """
 
     def __init__(
-        self, output: str | Path | IO[str], *, zones: Sequence[Zone] = (), rate: float = 10.0, overwrite: bool = False
+        self,
+        output: str | Path | IO[str],
+        *,
+        zones: Sequence[Zone] = (),
+        rate: float = 10.0,
+        overwrite: bool = False,
+        due_seconds: float = -math.inf,
     ) -> None:
         named = isinstance(output, str | Path)
         super().__init__(str(output) if named else "events")
         self._path = Path(output) if isinstance(output, str | Path) else None
         self._stream = None if isinstance(output, str | Path) else output
         self._zones = tuple(zones) or (WHOLE,)
-        self._interval = 1 / rate
+        self._rate = rate
         self._overwrite = overwrite
         self._boxes: tuple[tuple[float, float, float, float], ...] = ()
-        self._due = -math.inf
+        self._due = due_seconds
 
     def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:  # noqa: ARG002 - takes no images
         """
@@ -153,11 +170,10 @@ class ZoneEventsSink(BaseSink):
             SinkError: the file cannot be written.
         """
         frame, depth = result.frame, result.depth
-        if frame.seconds < self._due - _TOLERANCE * self._interval:
+        due = due_after(self._due, frame.seconds, self._rate)
+        if due == self._due:
             return
-        # The due times stay on a grid, so that the rate is met on average where it does not divide the frame rate.
-        late = frame.seconds - self._due > self._interval
-        self._due = (frame.seconds if late else self._due) + self._interval
+        self._due = due
         for zone, box in zip(self._zones, self._boxes, strict=True):
             nearest = depth.nearest_in(box, NEAREST_PERCENT)
             event = {
