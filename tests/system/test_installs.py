@@ -71,7 +71,13 @@ def test_base_and_extras_resolve_to_wheels(tmp_path: Path) -> None:
     probe = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", str(tmp_path), "mdurl"]
     if subprocess.run(probe, capture_output=True, timeout=120, check=False).returncode:
         pytest.skip("no package registry can be reached")
-    jobs = [(platform, python) for platform in PLATFORMS for python in PYTHONS]
+    ends = PYTHONS[0], PYTHONS[-1]  # what has wheels for both has them for those between; Linux shows it
+    jobs = [
+        (platform, python)
+        for platform in PLATFORMS
+        for python in PYTHONS
+        if platform == "linux-x86_64" or python in ends
+    ]
     folders = [tmp_path / f"{platform}-{python}" for platform, python in jobs]
     for folder in folders:
         folder.mkdir()
