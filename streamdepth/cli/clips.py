@@ -119,6 +119,7 @@ def _settings(config: RunConfig, job: Job, estimator: DepthEstimator) -> ClipSet
         ),
         batch=int(config.batch),
         model_every=config.model_every,
+        anchors=config.anchor,
         range=config.range or ("shot" if outputs else "frame"),
         look=LookSettings(**asdict(look)),
         videos=tuple(
@@ -176,7 +177,6 @@ def _check(config: RunConfig) -> None:
         "--show": config.show,
         "--serve": config.serve,
         "--policy latest": config.policy == "latest",
-        "--anchor": config.anchor,
         "--odometry": config.odometry,
         "--stabilize on": config.stabilize == "on",
         "--batch auto": config.batch == "auto",

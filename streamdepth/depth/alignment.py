@@ -68,7 +68,9 @@ class Alignment:
         if depth.sense is not self.sense:
             raise ValueError(f"this alignment is for depth that is {self.sense}, not {depth.sense}")
         metres = self._metres(depth.values)
-        error = float(np.median(self._error(depth.values[::8, ::8], metres[::8, ::8])))
+        errors = self._error(depth.values[::8, ::8], metres[::8, ::8])
+        known = np.isfinite(errors) & (True if depth.valid is None else depth.valid[::8, ::8])
+        error = float(np.median(errors[known])) if known.any() else 1.0
         return replace(depth, values=metres, sense=Sense.METRIC_M, anchor_error=error)
 
     def relative_error(self, depth: DepthMap) -> NDArray[np.float32]:

@@ -26,9 +26,9 @@ from streamdepth.jobs.journal import (
 )
 from streamdepth.jobs.plan import clip_source, plan_clip
 from streamdepth.jobs.ranges import RangePass
-from streamdepth.jobs.segment import SegmentStatistics
+from streamdepth.jobs.segment import AnchorPass, SegmentStatistics
 from streamdepth.jobs.values import ColorTask, DepthTask, part_name, part_names
-from streamdepth.jobs.worker import depth_name, statistics_name
+from streamdepth.jobs.worker import anchored_name, depth_name, statistics_name
 from streamdepth.net.objects import ObjectStore, explained, is_object_url
 from streamdepth.pipeline.stats import RunStats, SinkStats, combined
 from streamdepth.sinks.files import is_same_file
@@ -268,7 +268,9 @@ class ClipRun:
             )
         rate = settings.events.rate if settings.events is not None else 1.0
         ranges = RangePass(RangeSpec.parse(settings.range), info.time_base, events_rate=rate)
-        self._advance(ranges, state, segments)
+        size = (info.width_px, info.height_px)
+        anchoring = AnchorPass(settings.anchors, size) if settings.anchors else None
+        self._advance(ranges, anchoring, state, segments)
         notes: list[str] = []
         while len(state.colored) < len(segments):
             while state.running < engine.workers and (task := self._next(state)) is not None:
@@ -281,7 +283,7 @@ class ClipRun:
             segment = segments[result.segment]
             if result.stage == "depth":
                 state.measured[result.segment] = self._statistics(segment)
-                self._advance(ranges, state, segments)
+                self._advance(ranges, anchoring, state, segments)
             else:
                 state.colored.add(result.segment)
                 self._folder.remove(depth_name(segment))
@@ -293,14 +295,30 @@ class ClipRun:
             return state.color.popleft()
         return DepthTask(self._settings, self._location, state.depth.popleft(), self._copy) if state.depth else None
 
-    def _advance(self, ranges: RangePass, state: _State, segments: tuple[Segment, ...]) -> None:
+    def _advance(
+        self, ranges: RangePass, anchoring: AnchorPass | None, state: _State, segments: tuple[Segment, ...]
+    ) -> None:
         """Pass statistics on to range control, as far as they are known without a gap."""
         while state.ranged < len(segments) and state.ranged in state.measured:
             last = state.ranged == len(segments) - 1
+            if anchoring is not None:
+                raw = state.measured[state.ranged]
+                state.measured[state.ranged] = self._anchored(anchoring, segments[state.ranged], raw)
             for known in ranges.add(state.measured[state.ranged], last=last):
                 if known.segment not in state.colored:
                     state.color.append(self._color_task(segments[known.segment], known))
             state.ranged += 1
+
+    def _anchored(self, anchoring: AnchorPass, segment: Segment, raw: SegmentStatistics) -> SegmentStatistics:
+        name = anchored_name(segment)
+        if name in self._folder.names():
+            known = SegmentStatistics.from_bytes(self._folder.read(name))
+            anchoring.skip(known)
+            return known
+        with self._folder.reading(depth_name(segment)) as path:
+            found = anchoring.add(raw, path)
+        self._folder.write(name, found.to_bytes())
+        return found
 
     def _color_task(self, segment: Segment, known: Ranged) -> ColorTask:
         due = known.events_due_seconds

@@ -199,6 +199,7 @@ _FLAGS = {
     "segment_seconds": "segment",
     "metres_per_unit": "depth_scale",
     "fov_degrees": "fov",
+    "anchors": "anchor",
 }
 """Settings whose option has another name."""
 

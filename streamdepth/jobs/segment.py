@@ -5,27 +5,29 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import DataFormatError
 from streamdepth.core.frame import DepthMap, Sense
-from streamdepth.depth.motion import Candidate
-from streamdepth.depth.range import Measurement
+from streamdepth.depth.alignment import Alignment, align
+from streamdepth.depth.motion import Candidate, CutFilter
+from streamdepth.depth.range import Measurement, measure
 from streamdepth.depth.shots import sampled
 from streamdepth.jobs.plan import clip_source
 from streamdepth.pipeline.stats import RunStats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import av
     from numpy.typing import NDArray
 
     from streamdepth.core.frame import Frame, StreamInfo
+    from streamdepth.depth.anchors import Anchor
     from streamdepth.jobs.values import ClipSettings, Segment
     from streamdepth.sources.file import FileSource
 
@@ -120,6 +122,7 @@ class SegmentStatistics:
         shape: height and width of the depth maps.
         following: the first frame of the next segment compared with the last one of this; None at the end of the clip.
         propagated: of each frame, as of :class:`~streamdepth.core.frame.DepthMap`.
+        alignments: what makes the stored depth metric; (number of a frame in the segment, alignment from it on).
     """
 
     frames: tuple[FrameStatistics, ...]
@@ -128,6 +131,7 @@ class SegmentStatistics:
     propagated: tuple[bool, ...]
     following: Candidate | None
     run: RunStats
+    alignments: tuple[tuple[int, Alignment], ...] = ()
 
     def to_bytes(self) -> bytes:
         """As an NPZ file."""
@@ -139,6 +143,9 @@ class SegmentStatistics:
             "candidates": [frame.candidate for frame in self.frames],
             "following": self.following,
             "run": {**asdict(self.run), "sinks": []},
+            "alignments": [
+                (number, {**asdict(one), "covariance": one.covariance.tolist()}) for number, one in self.alignments
+            ],
         }
         content = io.BytesIO()
         np.savez(
@@ -196,20 +203,76 @@ class SegmentStatistics:
             tuple(bool(one) for one in arrays["propagated"]),
             None if head["following"] is None else Candidate(*head["following"]),
             RunStats(**{**run, "sinks": (), "notes": tuple(run["notes"])}),
+            tuple((int(number), _alignment(fields)) for number, fields in head.get("alignments", ())),
         )
 
 
-def stored_depth(path: Path, statistics: SegmentStatistics, first: int = 0) -> Iterator[DepthMap]:
-    """The depth maps of a segment from ``first`` on, NaN where there is none.
+def _alignment(fields: Mapping[str, Any]) -> Alignment:
+    covariance = np.array(fields["covariance"], np.float64)
+    return Alignment(
+        **{**fields, "sense": Sense(fields["sense"]), "used": tuple(fields["used"]), "covariance": covariance}
+    )
+
+
+class AnchorPass:
+    """Makes relative depth metric, as a run of the whole clip does. Takes the segments in order.
+
+    Args:
+        anchors: at least two.
+        size_px: (width, height) of the frames.
+    """
+
+    def __init__(self, anchors: Sequence[Anchor], size_px: tuple[int, int]) -> None:
+        self._anchors, self._size_px = anchors, size_px
+        self._cuts = CutFilter()
+        self._first = Candidate(differs=False)
+        self._current: Alignment | None = None
+
+    def add(self, statistics: SegmentStatistics, path: Path) -> SegmentStatistics:
+        """The statistics of the metric depth, with the alignments. ``path``: the depth of the segment.
+
+        Raises:
+            DataFormatError: see :func:`~streamdepth.depth.alignment.align`.
+        """
+        frames, alignments = [], []
+        depths = stored_depth(path, statistics)
+        for number, (cut, frame, depth) in enumerate(
+            zip(self._cut_frames(statistics), statistics.frames, depths, strict=True)
+        ):
+            if self._current is None or cut:
+                self._current = align(depth, self._anchors, size_px=self._size_px)
+                alignments.append((number, self._current))
+            elif number == 0:
+                alignments.append((number, self._current))
+            metric = StoredMeasurement.of(measure(self._current.apply(depth)))
+            frames.append(replace(frame, measurement=metric))
+        return replace(statistics, frames=tuple(frames), sense=Sense.METRIC_M, alignments=tuple(alignments))
+
+    def skip(self, statistics: SegmentStatistics) -> None:
+        """Continue after a segment whose result is known."""
+        self._cut_frames(statistics)
+        self._current = statistics.alignments[-1][1]
+
+    def _cut_frames(self, statistics: SegmentStatistics) -> list[bool]:
+        cuts = [self._cuts.is_cut(frame.candidate or self._first) for frame in statistics.frames]
+        self._first = statistics.following or Candidate(differs=False)
+        return cuts
+
+
+def stored_depth(path: Path, statistics: SegmentStatistics) -> Iterator[DepthMap]:
+    """The depth maps of a segment, NaN where there is none, metric if there are alignments.
 
     Raises:
         DataFormatError: the file is shorter than its statistics say.
     """
     height, width = statistics.shape
     with path.open("rb") as file:
-        file.seek(first * height * width * 4)
-        for propagated in statistics.propagated[first:]:
+        alignments, current = dict(statistics.alignments), None
+        for number, propagated in enumerate(statistics.propagated):
             values = np.empty((height, width), np.float32)
             if file.readinto(values.data) != values.nbytes:
                 raise DataFormatError(f"{path}: ends early; run again without --resume")
-            yield DepthMap(values, statistics.sense, propagated=propagated)
+            current = alignments.get(number, current)
+            sense = statistics.sense if current is None else current.sense
+            depth = DepthMap(values, sense, propagated=propagated)
+            yield depth if current is None else current.apply(depth)

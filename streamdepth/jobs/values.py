@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from streamdepth.core.look import Look, Stop
+from streamdepth.depth.anchors import Anchor
 from streamdepth.depth.range import RangeMode
 from streamdepth.geometry.readers import camera_of
 from streamdepth.sinks.robotics.zones import Zone
@@ -110,6 +111,7 @@ class ClipSettings(_Value):
         source: path or URL of the clip; ``source_id``: its short name.
         start_seconds, duration_seconds, max_frames: the part that is read.
         batch, model_every: as of :class:`~streamdepth.pipeline.Pipeline`.
+        anchors: points of known distance, which make relative depth metric.
         range: ``shot | ema | frame | fixed:LO,HI``.
         segment_seconds: shortest length of a segment, except the last one.
         encoder_threads: threads of each encoder, 0 = by the size of the frames. Some encoders give other packets with
@@ -125,6 +127,7 @@ class ClipSettings(_Value):
     model: ModelSettings = Field(default_factory=ModelSettings)
     batch: int = 1
     model_every: int = 1
+    anchors: tuple[Anchor, ...] = ()
     range: str = RangeMode.SHOT.value
     look: LookSettings = Field(default_factory=LookSettings)
     videos: tuple[VideoOutput, ...] = ()

@@ -128,7 +128,8 @@ class Worker:
     def _color(self, task: ColorTask) -> tuple[int, tuple[str, ...]]:
         settings, segment = self._readable(task), task.segment
         folder = folder_at(task.folder)
-        statistics = SegmentStatistics.from_bytes(folder.read(statistics_name(segment)))
+        name = anchored_name(segment) if settings.anchors else statistics_name(segment)
+        statistics = SegmentStatistics.from_bytes(folder.read(name))
         threads = plan_threads(self._threads)
         source = SegmentSource(settings, segment, threads=threads.decoder)
         with contextlib.ExitStack() as stack:
@@ -154,6 +155,11 @@ def depth_name(segment: Segment) -> str:
 def statistics_name(segment: Segment) -> str:
     """File of the statistics of a segment in the work folder. Written after the depth."""
     return f"statistics-{segment.number:05d}.npz"
+
+
+def anchored_name(segment: Segment) -> str:
+    """File of the statistics of a segment's metric depth in the work folder."""
+    return f"anchored-{segment.number:05d}.npz"
 
 
 def _part_sinks(settings: ClipSettings, task: ColorTask, paths: list[Path]) -> list[Sink]:

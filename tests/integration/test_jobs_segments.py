@@ -319,6 +319,24 @@ class TestPlainRun:
     """``streamdepth run`` with 1 and 2 workers against the same run without segments."""
 
     @pytest.mark.slow
+    def test_the_alignment_to_anchors_is_that_of_each_shot(self, shots_clip: Path, model: Path, tmp_path: Path) -> None:
+        """Three shots; range ``ema`` needs every percentile of the metres."""
+        found = []
+        for number, more in enumerate(([], ["--workers", "2", "--segment", "0.5"])):
+            data, events = tmp_path / f"{number}.mkv", tmp_path / f"{number}.jsonl"
+            arguments = ["run", str(shots_clip), "-o", str(tmp_path / f"out{number}.mkv"), "--codec", "ffv1"]
+            options = ["--data", str(data), "-m", str(model), "--provider", "cpu", "-q", "--range", "ema"]
+            options += ["--anchor", "0.777,0.777=2", "--anchor", "0.0625,0.955=6", "--events", str(events)]
+            assert main([*arguments, *options, *more]) == 0
+            with sd.read_depth(data) as reader:
+                said = reader.metadata
+            found.append((decoded(tmp_path / f"out{number}.mkv"), depth_of(data), said, events.read_text()))
+        assert found[0][2].sense is sd.Sense.METRIC_M
+        errors = [json.loads(line)["error"] for line in found[0][3].splitlines()]
+        assert len(set(errors)) > 2
+        assert found[1] == found[0]
+
+    @pytest.mark.slow
     def test_segments_give_what_a_plain_run_gives(
         self, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
