@@ -332,6 +332,7 @@ def test_the_depth_output_among_others(outputs: list[tuple[str, list[Any]]], cho
         ([("depth", [1, 1, 96, 64])], "64x96 has not the aspect ratio of the input's 96x64"),
         ([("alpha", [1, 1, 64, 96])], "by its name not depth"),
         ([("confidence", MAP)], "by its name not depth"),
+        ([("saliency", MAP)], "by its name not depth"),
         ([("logits", [1, 21, 64, 96])], "21 channels, depth has 1"),
         ([("xyz", ["b", "h", "w", 3])], "has no depth output"),
     ],
