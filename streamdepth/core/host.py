@@ -225,7 +225,7 @@ def lower_priority(system: str = sys.platform) -> None:
 
     On Linux only: elsewhere a thread has no nice value of its own, and this does nothing.
     """
-    if system == "linux":
+    if sys.platform != "win32" and system == "linux":
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BACKGROUND_NICE)
 

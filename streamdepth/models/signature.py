@@ -32,7 +32,18 @@ _OTHER_WORDS = frozenset(
         *("feature", "features", "feat", "feats", "token", "tokens", "hidden", "state", "embedding", "embeddings"),
         *("attention", "attentions", "box", "boxes", "bbox", "bboxes", "labels", "landmarks", "keypoints", "heatmap"),
         *("intrinsics", "pose", "extrinsics", "ray", "rays", "focal", "fov", "flow", "points", "point", "pts", "cache"),
-        *("saliency", "salient", "sal", "shadow", "albedo", "roughness", "luminance", "luma", "occlusion", "visibility"),
+        *(
+            "saliency",
+            "salient",
+            "sal",
+            "shadow",
+            "albedo",
+            "roughness",
+            "luminance",
+            "luma",
+            "occlusion",
+            "visibility",
+        ),
     }
 )
 """Words in the names of outputs that are not depth, even beside a depth word (``depth_conf``)."""

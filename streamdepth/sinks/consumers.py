@@ -88,10 +88,11 @@ _TAGS_RGB = (0, 2, 2, 2)
 
 
 def _hint() -> str:
-    if sys.platform != "linux":
+    if sys.platform == "linux":
+        steps = (install_system("v4l2loopback"), "sudo modprobe v4l2loopback")
+        return f"create a camera with: {' && '.join(filter(None, steps))}"
+    else:  # noqa: RET505 - type checkers take code after the branch for unreachable on Linux
         return "start the virtual camera of OBS once"
-    steps = (install_system("v4l2loopback"), "sudo modprobe v4l2loopback")
-    return f"create a camera with: {' && '.join(filter(None, steps))}"
 
 
 class VirtualCameraSink(BaseSink):
