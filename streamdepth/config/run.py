@@ -92,7 +92,7 @@ class RunConfig(Settings):
             "sides in multiples of 16 within 832x480, one range for the clip).",
             OUTPUT,
             flag="--for",
-            default="to look at",
+            default="viewing",
             needs="video",
         ),
     ] = None
@@ -100,7 +100,7 @@ class RunConfig(Settings):
         Literal["32FC1", "16UC1"],
         Option("Depth images in .mcap: float metres, or 16-bit millimetres.", OUTPUT, needs="mcap"),
     ] = "32FC1"
-    mcap_points: Annotated[bool, Option("Write point clouds (PointCloud2) to .mcap, too.", OUTPUT, needs="mcap")] = (
+    mcap_points: Annotated[bool, Option("Also write point clouds (PointCloud2) to .mcap.", OUTPUT, needs="mcap")] = (
         False
     )
     exr_unit: Annotated[
