@@ -113,6 +113,9 @@ def close_window(display: str, window: int) -> None:
     x11.XInternAtom.restype = ctypes.c_ulong
     x11.XSendEvent.argtypes = [ctypes.c_void_p, ctypes.c_ulong, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]
     x11.XCloseDisplay.argtypes = [ctypes.c_void_p]
+    # A window that has just closed is an X error, for which Xlib's own handler ends the process without a word.
+    ignore = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(lambda *_: 0)
+    x11.XSetErrorHandler(ignore)
     connection = x11.XOpenDisplay(display.encode())
     assert connection
     # XClientMessageEvent: type, serial, send_event, display, window, message_type, format, data.l[5]; 24 longs in all.

@@ -137,7 +137,7 @@ def test_every_control_acts(page: Browser, run: Running) -> None:
     page.wait(f"{WIDTH} === 640", 20)
 
     page.click("#palette-now")
-    assert page.run("document.querySelectorAll('.palette').length") == 45
+    assert page.run("document.querySelectorAll('.palette').length") == 54
     page.run("(() => {const find = document.getElementById('palette-filter'); find.value = 'plas';"
              "find.dispatchEvent(new Event('input'))})()")  # fmt: skip
     assert page.run("[...document.querySelectorAll('.palette:not([hidden])')].map((row) => row.dataset.name)") == [

@@ -168,7 +168,11 @@ def test_a_real_window_paints_takes_keys_and_ends_the_run(shown: Shown, tmp_path
 
 
 def test_closing_a_real_window_ends_the_run(shown: Shown) -> None:
-    shown.until("stopped", lambda: close_window(shown.display, int(shown.window)), tries=3)
+    def close() -> None:
+        for window in xdotool(shown.display, "search", "--name", "depth window").split():
+            close_window(shown.display, int(window))
+
+    shown.until("stopped", close, tries=10)
     assert shown.process.wait(20) == 0
     assert gone(shown.window_process)
 
