@@ -56,8 +56,14 @@ class _Intervals:
         self._known = rate is not None
         self._interval = float(1 / rate) if rate else 0.0
 
-    def frames(self, before: float, after: float) -> float:
-        elapsed = after - before
+    def since(self, last: FilterState, state: FilterState, *, cut: bool) -> float | None:
+        """From ``last`` to ``state``; None if the filter restarts with ``state``."""
+        if cut or not state.matches(last):
+            return None
+        frames = self._frames(state.seconds - last.seconds)
+        return frames if frames <= _MAX_GAP_FRAMES else None
+
+    def _frames(self, elapsed: float) -> float:
         if not self._known and elapsed > 0:
             shortest = self._interval * _INTERVAL_GROWTH
             self._interval = min(elapsed, shortest) if shortest else elapsed
@@ -122,10 +128,10 @@ class CausalStabilizer(Generic[T]):
     ) -> list[tuple[T, DepthMap]]:
         state = FilterState.of(small, seconds, replace(depth, values=depth.values.copy()))
         result = Filtered(state.values)
-        if self._last is not None and not cut and state.matches(self._last[0]):
+        if self._last is not None:
             previous, output = self._last
-            frames = self._intervals.frames(previous.seconds, seconds)
-            if frames <= _MAX_GAP_FRAMES:
+            frames = self._intervals.since(previous, state, cut=cut)
+            if frames is not None:
                 back, forth = self.flow.both(state.small, previous.small, flow)
                 match = match_images(state.small, previous.small, back, forth)
                 result = filter_step(state, previous, output, match, _CAUSAL_KEEP, frames, trend=_TREND)
@@ -184,19 +190,16 @@ class TwoSidedStabilizer(Generic[T]):
         complete: list[tuple[T, DepthMap]] = []
         last = self._ahead
         forth: Match | None = None
-        frames, result = 1.0, Filtered(state.values)
-        linked = last is not None and not cut and state.matches(last.state)
-        if linked and last is not None:
-            frames = self._intervals.frames(last.state.seconds, seconds)
-            linked = frames <= _MAX_GAP_FRAMES
-        if linked and last is not None:
+        result = Filtered(state.values)
+        frames = None if last is None else self._intervals.since(last.state, state, cut=cut)
+        if last is not None and frames is not None:
             to_last, from_last = self.flow.both(state.small, last.state.small, flow)
             back = match_images(state.small, last.state.small, to_last, from_last)
             forth = match_images(last.state.small, state.small, from_last, to_last)
             result = filter_step(state, last.state, last.forward, back, _TWO_SIDED_KEEP, frames)
         elif self._pending:
             complete = self._release(len(self._pending))
-        self._ahead = _Pending(item, state, forth, frames, result)
+        self._ahead = _Pending(item, state, forth, frames or 1.0, result)
         self._pending.append(self._ahead)
         if len(self._pending) >= BLOCK_FRAMES + MARGIN_FRAMES:
             complete += self._release(BLOCK_FRAMES)
