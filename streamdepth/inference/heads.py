@@ -11,7 +11,7 @@ import numpy as np
 from streamdepth.core.errors import ModelError
 from streamdepth.core.frame import Sense
 from streamdepth.geometry.intrinsics import Intrinsics
-from streamdepth.models.signature import covers, one_frame
+from streamdepth.models.signature import covers, exceeds, one_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -97,15 +97,23 @@ class HeadReader:
         """
         frames = one_frame(shape, self._spec.window) if self._spec.window else shape
         sides = _sides(frames, 1 if self._spec.window else rows, points=not self.direct)
-        what = f"{self._spec.name}: output {self._spec.depth_output.name} has shape {list(shape)} for {rows} images of"
+        images = f"{rows} images" if rows > 1 else "an image"
+        what = (
+            f"{self._spec.name}: output {self._spec.depth_output.name} has shape {list(shape)} for {images} of "
+            f"{size[0]}x{size[1]}"
+        )
         if sides is None:
-            raise ModelError(
-                f"{what} {size[0]}x{size[1]}; a depth model gives [batch, height, width], or try --batch 1"
-            )
+            hint = ", or try --batch 1" if rows > 1 else "; choose another output with --output-name, or another model"
+            raise ModelError(f"{what}; a depth model gives [batch, height, width]{hint}")
         if not covers(*sides, size[1], size[0]):
             raise ModelError(
-                f"{what} {size[0]}x{size[1]}; a depth map has the aspect ratio of the input; choose another output "
-                "with --output-name, or another model"
+                f"{what}; a depth map has the aspect ratio of the input; choose another output with --output-name, or "
+                "another model"
+            )
+        if self._spec.origins.get("depth_output") == "default" and exceeds(*sides, size[1], size[0]):
+            raise ModelError(
+                f"{what}; an output larger than the input may not be depth; if it is depth, give --output-name "
+                f"{self._spec.depth_output.name}"
             )
         return sides
 

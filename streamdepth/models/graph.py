@@ -28,7 +28,9 @@ _DTYPE_NAMES = {
     13: "uint64",
     16: "bfloat16",
 }
-_PASSING = frozenset({"Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Resize", "Slice", "Pad"})
+_PASSING = frozenset(
+    {"Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Resize", "Upsample", "Slice", "Pad"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ class GraphInfo:
     half_weights: bool
     input_scale: Mapping[str, int] = field(default_factory=dict)
     """Image input -> 1 or 255, the largest value it takes, where the graph's first nodes normalise images."""
+    last_operators: Mapping[str, str] = field(default_factory=dict)
+    """Output -> the operator that computes it; operators that only convert or rearrange values are skipped."""
 
 
 def read_graph(path: Path) -> GraphInfo:
@@ -103,6 +107,7 @@ def read_graph(path: Path) -> GraphInfo:
         metadata={_text(p.key): _text(p.value) for p in model.metadata_props},
         half_weights=bool(kinds) and kinds.count(10) * 2 > len(kinds),
         input_scale={v.name: scale for v in graph.input if (scale := _input_scale(graph, v.name))},
+        last_operators=_last_operators(graph),
     )
 
 
@@ -174,6 +179,18 @@ def _input_scale(graph: Any, name: str) -> int:
         if np.all(np.abs(low) <= 4) and np.all(np.abs(high) <= 4) and np.all(high - low >= 0.5):
             return scale
     return 0
+
+
+def _last_operators(graph: Any) -> dict[str, str]:
+    makers = {name: node for node in graph.node for name in node.output if name}
+    found = {}
+    for output in graph.output:
+        node, steps = makers.get(output.name), 0
+        while node is not None and node.op_type in _PASSING and node.input and steps < len(makers):
+            node, steps = makers.get(node.input[0]), steps + 1
+        if node is not None:
+            found[_text(output.name)] = str(node.op_type)
+    return found
 
 
 def _small(tensor: Any) -> Any:

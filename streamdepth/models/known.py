@@ -1,4 +1,6 @@
-"""The table of known models: what their graphs do not say. Sense, preprocessing, licence, sizes, measured speed.
+"""The table of known models, and what the names of outputs say.
+
+The table has what graphs do not say: sense, preprocessing, licence, sizes, measured speed.
 
 The data is in ``known_models.json``. Sizes are megabytes of each dtype's file; speeds are milliseconds per image on two
 x86-64 cores with ONNX Runtime's CPU provider.
@@ -15,7 +17,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.frame import Sense
-from streamdepth.models.signature import bare_name
 from streamdepth.models.spec import Family, Head, Preprocessing
 
 if TYPE_CHECKING:
@@ -193,3 +194,98 @@ def _typed(key: str, value: Any, like: Any) -> Any:
 
 def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+# Names of outputs --------------------------------------------------------------------------------------------------
+
+_DEPTH_NAMES = ("predicted_depth", "depth", "depths", "depth_map", "disparity", "inverse_depth")
+"""Names of depth outputs, the most common first."""
+_DEPTH_WORDS = frozenset({"depth", "depths", "disp", "disps", "disparity", "inverse", "z"})
+_INVERSE_WORDS = frozenset({"disp", "disps", "disparity", "inverse", "inv"})
+_METRIC_WORDS = frozenset({"metric", "metres", "meters"})
+_FIRST_WORDS = frozenset({"metric", "refined", "final", "full", "fused"})
+_LAST_WORDS = frozenset({"coarse", "init", "initial", "raw", "aux", "rough", "prior", "low", "rel", "relative"})
+"""Words that say which of several depth outputs is the result."""
+_OTHER_WORDS = frozenset(
+    {
+        *("conf", "confidence", "uncertainty", "uncertainties", "variance", "var", "sigma", "std", "score", "scores"),
+        *("mask", "masks", "valid", "validity", "sky", "seg", "segmentation", "semantic", "logits", "class", "classes"),
+        *("normal", "normals", "edge", "edges", "boundary", "alpha", "matte", "pha", "fgr", "prob", "probs", "label"),
+        *("feature", "features", "feat", "feats", "token", "tokens", "hidden", "state", "embedding", "embeddings"),
+        *("attention", "attentions", "box", "boxes", "bbox", "bboxes", "labels", "landmarks", "keypoints", "heatmap"),
+        *("intrinsics", "pose", "extrinsics", "ray", "rays", "focal", "fov", "flow", "points", "point", "pts", "cache"),
+        *(
+            "saliency",
+            "salient",
+            "sal",
+            "shadow",
+            "albedo",
+            "roughness",
+            "luminance",
+            "luma",
+            "occlusion",
+            "visibility",
+        ),
+        *(
+            "density",
+            "crowd",
+            "thermal",
+            "temperature",
+            "heat",
+            "anomaly",
+            "error",
+            "err",
+            "residual",
+            "loss",
+            "quality",
+        ),
+        *("gradient", "grad", "log", "neg", "negative", "weight", "weights", "bin", "bins", "space", "wise", "sigmoid"),
+    }
+)
+"""Words in the names of outputs that are not depth, even beside a depth word (``depth_conf``, ``DepthToSpace``)."""
+_PICTURE_WORDS = frozenset({"image", "img", "gray", "grey", "height"})
+"""As before, but not beside a depth word (``depth_image``)."""
+
+
+def bare_name(name: str) -> str:
+    """The name of a tensor without prefix and number, lower case: ``model/Depth:0`` -> ``depth``."""
+    return name.rsplit("/", 1)[-1].partition(":")[0].lower()
+
+
+def _words(name: str) -> frozenset[str]:
+    """Lower-case words of a name: ``model/predictedDepth_0:0`` has predicted, depth; ``depthconf`` has depth, conf."""
+    last = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name.rsplit("/", 1)[-1].partition(":")[0]).lower()
+    return frozenset(word for word in re.split(r"[^a-z]+|(depth|disparity)", last) if word)
+
+
+def other_name(name: str) -> str:
+    """Why a name is not that of a depth map, empty where it may be."""
+    words = _words(name)
+    other = words & (_OTHER_WORDS if words & _DEPTH_WORDS else _OTHER_WORDS | _PICTURE_WORDS)
+    return f"by its name not depth ({min(other)})" if other else ""
+
+
+def rank_of_name(name: str) -> tuple[int, int, int]:
+    """Order of the names of depth outputs: by words (``final`` before ``coarse``), then the common names, then by the
+    number at the end, 0 = full size by convention.
+    """
+    bare, words = bare_name(name), _words(name)
+    number = re.search(r"(\d+)$", bare)
+    stage = bool(words & _LAST_WORDS) - bool(words & _FIRST_WORDS)
+    order = _DEPTH_NAMES.index(bare) if bare in _DEPTH_NAMES else len(_DEPTH_NAMES) + says_inverse(name)
+    return stage, order, int(number[1]) if number else 0
+
+
+def says_depth(output: str) -> bool:
+    """Whether the name of an output says that it is depth."""
+    return bool(_words(output) & _DEPTH_WORDS)
+
+
+def says_inverse(output: str) -> bool:
+    """Whether the name of a depth output says that near is large (``disp_0``)."""
+    return bool(_words(output) & _INVERSE_WORDS)
+
+
+def says_metric(output: str) -> bool:
+    """Whether the name of a depth output says that it is metres (``metric_depth``)."""
+    return bool(_words(output) & _METRIC_WORDS)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError
-from streamdepth.models.config import CONFIG_NAME, PREPROCESSOR_NAME, JsConfig, js_config, read_json
+from streamdepth.models.config import CONFIG_NAME, PREPROCESSOR_NAME, JsConfig, js_config, other_task, read_json
 from streamdepth.models.graph import GraphInfo, check_external, read_graph
 from streamdepth.models.hub import (
     HubAccess,
@@ -68,6 +68,21 @@ class Located:
     repository: str = ""
     known: KnownModel | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names that may say what the model is: of the repository, or of the file and the folder given."""
+        return (self.repository,) if self.repository else (self.name.rstrip("/").rsplit("/", 1)[-1], self.path.name)
+
+
+def refuse_other_task(found: Located, called: str | Path, *, sure: bool) -> None:
+    """Refuse a model that its metadata or configuration says is for another task, unless the user is sure of it."""
+    task = found.graph.metadata.get("task", "depth")
+    if task != "depth" and not sure:
+        raise ModelError(f"{called}: its metadata says task {task}, not depth; choose a depth model")
+    other = other_task(found.config)
+    if other and not sure:
+        raise ModelError(f"{found.config_where}: {other} is not a depth model; choose a depth model, or give --sense")
 
 
 def find_target(model: str | Path, access: HubAccess) -> Target:

@@ -15,18 +15,26 @@ from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.errors import ModelError, UsageError
 from streamdepth.core.frame import Sense
-from streamdepth.models.config import other_task, preprocessing_of, sense_is_certain, sense_of
+from streamdepth.models.config import preprocessing_of, sense_is_certain, sense_of
 from streamdepth.models.hub import HubAccess
-from streamdepth.models.known import KnownFamily, find_family, licence_note, preprocessing_from
-from streamdepth.models.locate import find_target, locate
+from streamdepth.models.known import (
+    KnownFamily,
+    find_family,
+    licence_note,
+    preprocessing_from,
+    says_depth,
+    says_inverse,
+    says_metric,
+)
+from streamdepth.models.locate import find_target, locate, refuse_other_task
 from streamdepth.models.selection import AUTO, check_dtype
 from streamdepth.models.signature import (
+    META_OUTPUT,
     depth_output,
     fixed_size,
     image_input,
     other_inputs,
     output_named,
-    says_inverse,
     state_inputs,
     window_frames,
 )
@@ -51,6 +59,7 @@ if TYPE_CHECKING:
 # keys of a graph's metadata, in rising priority; ONNX has no standard for them
 _META_SENSE = "streamdepth.sense"
 _METRIC_NAME = r"metric|hypersim|vkitti|indoor|outdoor"
+_DEPTH_NAME = r"depth|disp|midas"
 _META_LICENCE = ("license", "licence", "streamdepth.licence")
 
 
@@ -148,8 +157,9 @@ def build_spec(
     notes = list(found.notes)
     origins: dict[str, Origin] = {"dtype": found.dtype_origin}
     called = found.path if found.source == "file" else found.name
-    _refuse_other_task(found, called, sure=sense is not None or output_name is not None)
-    family = None if found.builtin else _family(found)
+    refuse_other_task(found, called, sure=sense is not None or output_name is not None)
+    model_type = str(found.config.get("model_type", ""))
+    family = None if found.builtin else find_family(found.graph, found.names, model_type)
     # the views of a known model of several views are no frames of a video
     windows = family is None or family.by_name
     raw_image, layout = image_input(called, found.graph, input_name, windows=windows)
@@ -163,14 +173,19 @@ def build_spec(
         sides = image.shape[-3:-1] if layout == "hwc" else image.shape[-2:]
         looped = {one.output for one in states}
         graph = replace(found.graph, outputs=tuple(t for t in found.graph.outputs if t.name not in looped))
-        depth = _fix(depth_output(called, graph, output_name, (sides[0], sides[1]), window=window), found)
+        sure = sense is not None or _estimates_depth(found, family)
+        depth = depth_output(called, graph, output_name, (sides[0], sides[1]), window=window, sure=sure)
+        depth = _fix(depth, found)
+        if not (sure or output_name or says_depth(depth.name) or META_OUTPUT in graph.metadata):
+            origins["depth_output"] = "default"
+            notes.append(f"{found.name}: output {depth.name} is assumed to be depth; nothing in its name says so")
     known = {image.name, *(one.input.name for one in states)}
     others = tuple(_fix(t, found) for t in other_inputs(called, found.graph, known))
     states = tuple(replace(one, input=_fix(one.input, found)) for one in states)
     origins["image_input"] = "user" if input_name else "graph"
-    origins["depth_output"] = "user" if output_name else "graph"
+    origins.setdefault("depth_output", "user" if output_name else "graph")
 
-    rules, origins["preprocessing"] = _preprocessing(found, family, image.name, preprocessing, notes)
+    rules, origins["preprocessing"] = _preprocessing(found, family, image, preprocessing, notes)
     if match != "transformers":
         try:
             rules = replace(rules, match=match)
@@ -204,10 +219,9 @@ def build_spec(
     origins["metres_per_unit"] = "user" if metres_per_unit is not None else "default"
     if found.known is not None:
         notes += found.known.notes
-    if states and isinstance(image.shape[0], int) and image.shape[0] != 1 and len(image.shape) > 3:
-        raise ModelError(
-            f"{called}: keeps a state, and takes {image.shape[0]} frames at once; export it with a batch of 1"
-        )
+    rows = image.shape[0]
+    if states and isinstance(rows, int) and rows != 1 and len(image.shape) > 3:
+        raise ModelError(f"{called}: keeps a state, and takes {rows} frames at once; export it with a batch of 1")
     restriction = licence_note(licence)
     if restriction:
         notes.append(f"{found.name}: {restriction}")
@@ -249,40 +263,27 @@ def _fix(tensor: TensorSpec, found: Located) -> TensorSpec:
     return replace(tensor, shape=tuple(sizes.get(d, d) if isinstance(d, str) else d for d in tensor.shape))
 
 
-def _family(found: Located) -> KnownFamily | None:
-    return find_family(found.graph, _names(found), str(found.config.get("model_type", "")))
-
-
-def _names(found: Located) -> tuple[str, ...]:
-    """Names that may say what the model is: of the repository, or of the file and its folder as the user wrote it."""
-    return (found.repository,) if found.repository else (found.name.rstrip("/").rsplit("/", 1)[-1], found.path.name)
-
-
-def _refuse_other_task(found: Located, called: str | Path, *, sure: bool) -> None:
-    """Refuse a model that its metadata or configuration says is for another task, unless the user is sure of it."""
-    task = found.graph.metadata.get("task", "depth")
-    if task != "depth" and not sure:
-        raise ModelError(f"{called}: its metadata says task {task}, not depth; choose a depth model")
-    other = other_task(found.config)
-    if other and not sure:
-        raise ModelError(f"{found.config_where}: {other} is not a depth model; choose a depth model, or give --sense")
+def _estimates_depth(found: Located, family: KnownFamily | None) -> bool:
+    """Whether its configuration, metadata or name says that the model estimates depth."""
+    named = re.search(_DEPTH_NAME, " ".join(found.names).lower())
+    return bool(named) or _own_meaning(found, family)[0] is not None or found.graph.metadata.get("task") == "depth"
 
 
 def _preprocessing(
     found: Located,
     family: KnownFamily | None,
-    image: str,
+    image: TensorSpec,
     given: Preprocessing | Mapping[str, Any] | None,
     notes: list[str],
 ) -> tuple[Preprocessing, Origin]:
     if isinstance(given, Preprocessing):
         return given, "user"
     rules, origin = _own_preprocessing(found, family)
-    scale = found.graph.input_scale.get(image)
+    scale = found.graph.input_scale.get(image.name)
     if scale is not None and origin in ("default", "name", "table"):
         rules = replace(rules, do_rescale=scale == 1, rescale_factor=1 / 255, do_normalize=False)
         if origin != "table":
-            notes.append(f"{found.name}: the graph normalises images itself; it is given values of 0..{scale}")
+            notes.append(f"{found.name}: the graph normalises images itself; RGB values of 0..{scale} are assumed")
     if given is not None:
         if found.builtin:
             raise UsageError(f"{found.name}: its preprocessing is fixed; leave preprocessing (--normalize) out")
@@ -293,11 +294,10 @@ def _preprocessing(
         if origin != "default" and changed != rules:
             notes.append(f"{found.name}: known preprocessing changed by the user: {', '.join(given)}")
         return changed, "user"
-    if origin == "default":
-        notes.append(
-            f"{found.name}: preprocessing unknown; Depth Anything's is assumed (RGB, 1/255, ImageNet mean and standard"
-            " deviation)"
-        )
+    if origin == "default" and scale is None:
+        usual = "Depth Anything's is assumed (RGB, 1/255, ImageNet mean and standard deviation)"
+        assumed = "8-bit RGB is assumed" if image.dtype == "uint8" else usual
+        notes.append(f"{found.name}: preprocessing unknown; {assumed}")
     return rules, origin
 
 
@@ -328,8 +328,10 @@ def _meaning(
     own, origin = _own_meaning(found, family)
     if own is None and says_inverse(output):
         own, origin = Sense.RELATIVE_INVERSE, "graph"
-    if own is None and re.search(_METRIC_NAME, " ".join(_names(found)).lower()):
+    if own is None and (says_metric(output) or re.search(_METRIC_NAME, " ".join(found.names).lower())):
         own, origin = Sense.METRIC_M, "name"
+    if own is None and says_depth(output) and any(says_inverse(t.name) for t in found.graph.outputs):
+        own, origin = Sense.RELATIVE_DEPTH, "graph"  # its inverse is another output
     if given is not None:
         if (
             _unit_is_certain(found, family)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from streamdepth.core.errors import ModelError
 from streamdepth.models.graph import DTYPES, GraphInfo, RawTensor, names_of, tensor_spec
+from streamdepth.models.known import other_name, rank_of_name, says_depth
 from streamdepth.models.spec import StateTensor
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from streamdepth.models.spec import TensorSpec
@@ -20,33 +22,16 @@ ImageLayout = Literal["chw", "hwc", "nchw"]
 _IMAGE_DTYPES = ("float32", "float16", "uint8")
 _IMAGE_NAMES = ("pixel_values", "image", "images", "input_image", "input", "x")
 _DEPTH_DTYPES = ("float32", "float16", "float64")
-_DEPTH_NAMES = ("predicted_depth", "depth", "depths", "depth_map", "output", "disparity", "inverse_depth")
-"""Names of depth outputs, the most common first."""
-_DEPTH_WORDS = frozenset({"depth", "depths", "disp", "disps", "disparity", "inverse", "z"})
-_INVERSE_WORDS = frozenset({"disp", "disps", "disparity", "inverse", "inv"})
-_OTHER_WORDS = frozenset(
+_NO_DEPTH_ENDS: Mapping[str, str] = MappingProxyType(
     {
-        *("conf", "confidence", "uncertainty", "uncertainties", "variance", "var", "sigma", "std", "score", "scores"),
-        *("mask", "masks", "valid", "validity", "sky", "seg", "segmentation", "semantic", "logits", "class", "classes"),
-        *("normal", "normals", "edge", "edges", "boundary", "alpha", "matte", "pha", "fgr", "prob", "probs", "label"),
-        *("feature", "features", "feat", "feats", "token", "tokens", "hidden", "state", "embedding", "embeddings"),
-        *("attention", "attentions", "box", "boxes", "bbox", "bboxes", "labels", "landmarks", "keypoints", "heatmap"),
-        *("intrinsics", "pose", "extrinsics", "ray", "rays", "focal", "fov", "flow", "points", "point", "pts", "cache"),
-        *(
-            "saliency",
-            "salient",
-            "sal",
-            "shadow",
-            "albedo",
-            "roughness",
-            "luminance",
-            "luma",
-            "occlusion",
-            "visibility",
-        ),
+        "Sigmoid": "masks and edges",
+        "HardSigmoid": "masks and edges",
+        "Softmax": "class probabilities",
+        "ArgMax": "class numbers",
+        "ArgMin": "class numbers",
     }
 )
-"""Words in the names of outputs that are not depth, even beside a depth word (``depth_conf``)."""
+"""Last operator of an output -> what such outputs usually are."""
 _STATE_WORDS = frozenset(
     {
         *("past", "prev", "previous", "last", "old", "new", "next", "updated", "present"),
@@ -57,7 +42,7 @@ _STATE_WORDS = frozenset(
 _RESULT_WORDS = frozenset({"depth", "depths", "disparity", "disp", "predicted", "map"})
 _STATE_DTYPES = ("float32", "float16")
 _MIN_WINDOW = 4
-_META_OUTPUT = "streamdepth.output"
+META_OUTPUT = "streamdepth.output"
 _PATCH_PX = 16
 
 
@@ -93,8 +78,8 @@ def image_input(
         known = [n for n in _IMAGE_NAMES if n in {t.name for t, _ in fits}]
         if not known:
             raise ModelError(
-                f"{model}: has {len(fits)} inputs that could take images ({names_of(t for t, _ in fits)});"
-                " choose one with --input-name"
+                f"{model}: needs {len(fits)} images at once ({names_of(t for t, _ in fits)}), as stereo models do;"
+                " choose a model that takes one image"
             )
         fits = [fit for fit in fits if fit[0].name == known[0]]
     tensor, layout = fits[0]
@@ -170,6 +155,7 @@ def depth_output(
     size: tuple[int | str, int | str] = ("", ""),
     *,
     window: int = 0,
+    sure: bool = True,
 ) -> TensorSpec:
     """The output that has depth.
 
@@ -180,32 +166,50 @@ def depth_output(
         name: the user's choice.
         size: declared (height, width) of the image input: a map has the same aspect ratio.
         window: frames of one run, each of which has a map; 0 = single images.
+        sure: it is known that the model estimates depth. Otherwise an output without a depth word in its name is
+            refused if it is larger than the input, or ends in an operator of masks and classes.
     Raises:
-        ModelError: none that could be depth, or several without a depth name.
+        ModelError: none that could be depth, or several of equal rank.
     """
-    name = name or graph.metadata.get(_META_OUTPUT)
+    name = name or graph.metadata.get(META_OUTPUT)
     if name is not None:
         chosen = _output(model, graph, name)
         reason = _no_map(chosen, size, window)
         if reason:
             raise ModelError(f"{model}: output {chosen.describe()} is not a depth map: {reason}")
         return tensor_spec(chosen)
-    fits = [t for t in graph.outputs if not (_is_other(t.name) or _no_map(t, size, window))]
-    named = [t for t in fits if _words(t.name) & _DEPTH_WORDS]
-    if named:
-        return tensor_spec(min(named, key=lambda t: (-_area(t), _rank(t.name))))
+    reasons = {t.name: _no_map(t, size, window) or other_name(t.name) for t in graph.outputs}
+    fits = [t for t in graph.outputs if not reasons[t.name]]
+    ranks = {t.name: (-_area(t), *rank_of_name(t.name)) for t in fits if says_depth(t.name)}
+    if ranks:
+        fits = [t for t in fits if ranks.get(t.name) == min(ranks.values())]
+    elif not sure and len(fits) == 1:
+        doubt = _doubt(fits[0], size, graph.last_operators.get(fits[0].name, ""))
+        if doubt:
+            raise ModelError(
+                f"{model}: output {fits[0].describe()} may not be depth: {doubt}; if it is depth, give "
+                f"--output-name {fits[0].shown_name}"
+            )
     if len(fits) == 1:
         return tensor_spec(fits[0])
     if fits:
-        usual = [t for t in fits if bare_name(t.name) in _DEPTH_NAMES]
-        if len(usual) == 1:
-            return tensor_spec(usual[0])
         raise ModelError(
             f"{model}: has {len(fits)} outputs that could be depth ({', '.join(t.describe() for t in fits)}); choose "
             "one with --output-name"
         )
-    reasons = "; ".join(f"{t.describe()}: {_no_map(t, size, window) or 'by its name not depth'}" for t in graph.outputs)
-    raise ModelError(f"{model}: has no depth output ({reasons}); a depth model gives [batch, height, width]")
+    listed = "; ".join(f"{t.describe()}: {reasons[t.name]}" for t in graph.outputs)
+    raise ModelError(f"{model}: has no depth output ({listed}); a depth model gives [batch, height, width]")
+
+
+def _doubt(tensor: RawTensor, size: tuple[int | str, int | str], last_operator: str) -> str:
+    """Why a map whose name says nothing is probably not depth, empty where nothing speaks against it."""
+    if last_operator in _NO_DEPTH_ENDS:
+        return f"it ends in {last_operator}, as {_NO_DEPTH_ENDS[last_operator]} do"
+    sides = map_sides(tensor.shape or ())
+    known = [side for side in (*sides, *size) if isinstance(side, int)]
+    if len(known) == 4 and exceeds(known[0], known[1], known[2], known[3]):
+        return f"{sides[1]}x{sides[0]} is larger than the input's {size[1]}x{size[0]}"
+    return ""
 
 
 def state_inputs(model: str | Path, graph: GraphInfo, image: str) -> tuple[StateTensor, ...]:
@@ -266,11 +270,6 @@ def _output(model: str | Path, graph: GraphInfo, name: str) -> RawTensor:
     return chosen
 
 
-def says_inverse(output: str) -> bool:
-    """Whether the name of a depth output says that near is large (``disp_0``)."""
-    return bool(_words(output) & _INVERSE_WORDS)
-
-
 def covers(height: int, width: int, input_height: int, input_width: int) -> bool:
     """Whether a map of (height, width) has the aspect ratio of the network's input.
 
@@ -281,27 +280,9 @@ def covers(height: int, width: int, input_height: int, input_width: int) -> bool
     return least_y / (1 + _PATCH_PX / input_width) <= ratio <= (1 + _PATCH_PX / input_height) / least_x
 
 
-def bare_name(name: str) -> str:
-    """The name of a tensor without prefix and number, lower case: ``model/Depth:0`` -> ``depth``."""
-    return name.rsplit("/", 1)[-1].partition(":")[0].lower()
-
-
-def _words(name: str) -> frozenset[str]:
-    """Lower-case words of a name: ``model/predictedDepth_0:0`` has predicted, depth."""
-    last = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name.rsplit("/", 1)[-1].partition(":")[0])
-    return frozenset(word for word in re.split(r"[^a-z]+", last.lower()) if word)
-
-
-def _is_other(name: str) -> bool:
-    return bool(_words(name) & _OTHER_WORDS)
-
-
-def _rank(name: str) -> tuple[int, int, str]:
-    """Order of depth names: the common ones first, then by the number at the end, 0 = full size by convention."""
-    bare = bare_name(name)
-    number = re.search(r"(\d+)$", bare)
-    order = _DEPTH_NAMES.index(bare) if bare in _DEPTH_NAMES else len(_DEPTH_NAMES)
-    return order, int(number[1]) if number else 0, name
+def exceeds(height: int, width: int, input_height: int, input_width: int) -> bool:
+    """Whether a map is larger than the network's input by more than a patch."""
+    return height > input_height + _PATCH_PX and width > input_width + _PATCH_PX
 
 
 def map_sides(shape: tuple[int | str, ...]) -> tuple[int | str, ...]:
@@ -356,7 +337,8 @@ def _no_map(tensor: RawTensor, size: tuple[int | str, int | str], window: int) -
         return f"not one map for each of {window} frames"
     sides = map_sides(shape)
     if len(sides) != 2:
-        return f"{sides[0]} channels, depth has 1"
+        channels = next((side for side in sides if isinstance(side, int) and side > 1), "several")
+        return f"{sides[-1] if sides[-1] in (2, 3, 4) else channels} channels, depth has 1"
     if 1 in sides:
         return "one pixel wide"
     height, width = sides

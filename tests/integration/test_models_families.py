@@ -19,6 +19,7 @@ from streamdepth.core.frame import Sense
 from streamdepth.geometry.intrinsics import Intrinsics
 from streamdepth.image.estimator import DepthEstimator
 from streamdepth.inference.heads import solve_focal_shift
+from streamdepth.models.resolve import resolve
 from tests.support.families import (
     BF16,
     F16,
@@ -31,11 +32,13 @@ from tests.support.families import (
     lite_mono,
     metric3d,
     moge,
+    nameless,
     nhwc,
     odd_axes,
     plain,
     pooled,
     prompt_da,
+    two_outputs,
     typed,
     unidepth,
     vggt,
@@ -322,6 +325,13 @@ def test_depth_of_a_family(case: Case, tmp_path: Path, table: list[tuple[str, st
 REFUSED: tuple[tuple[str, Callable[[Path], Path], str], ...] = (
     ("bfloat16 output", lambda p: typed(p, BF16), "depth is float32, float16, float64"),
     ("integer output", lambda p: typed(p, I64), "depth is float32, float16, float64"),
+    ("matting", lambda p: nameless(p, "Sigmoid"), "it ends in Sigmoid, as masks and edges do; if it is depth"),
+    ("segmentation", lambda p: nameless(p, "ArgMax", axis=1), "it ends in ArgMax, as class numbers do"),
+    (
+        "super-resolution",
+        lambda p: nameless(p, "Resize"),
+        "larger than the input may not be depth; if",
+    ),
     ("PromptDA", prompt_da, "needs depth of a sensor as input prompt_depth, which is not supported"),
 )
 
@@ -336,6 +346,26 @@ def test_what_is_refused(
     ):
         estimator(scene())
     table.append((name, "refused", "refused", ""))
+
+
+def test_a_nameless_output_is_noted_or_confirmed(tmp_path: Path) -> None:
+    noted = resolve(nameless(tmp_path / "model.onnx", "Relu"))
+    assert any(
+        note.endswith("output output is assumed to be depth; nothing in its name says so") for note in noted.notes
+    )
+    for sure in (
+        resolve(nameless(tmp_path / "a.onnx", "Sigmoid"), output_name="output"),
+        resolve(nameless(tmp_path / "a.onnx", "Sigmoid"), sense="relative_depth"),
+        resolve(nameless(tmp_path / "monodepth2.onnx", "Sigmoid")),
+    ):
+        assert not any("is assumed to be depth" in note for note in sure.notes)
+
+
+def test_what_other_outputs_say_of_the_depth(tmp_path: Path) -> None:
+    beside = resolve(two_outputs(tmp_path / "a.onnx", "depth", "inv_depth"))
+    assert (beside.depth_output.name, beside.sense) == ("depth", FAR)
+    metric = resolve(two_outputs(tmp_path / "b.onnx", "metric_depth", "rel_depth"))
+    assert (metric.depth_output.name, metric.sense) == ("metric_depth", METRES)
 
 
 @pytest.mark.parametrize("make", [da3_metric, metric3d])

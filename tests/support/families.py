@@ -252,6 +252,22 @@ def prompt_da(path: Path) -> Path:
     return write(path, nodes, inputs, [("depth", F, [1, 1, 56, 84])], [weights])  # type: ignore[arg-type]
 
 
+def nameless(path: Path, last: str, **attributes: Any) -> Path:
+    """A graph of one output without a depth word in its name, which ends in the operator ``last``."""
+    first, weights = conv("image", "c")
+    more = ["", "factors"] if last == "Resize" else []
+    nodes = [first, node(last, ["c", *more], "e", **attributes), node("Cast", ["e"], "output", to=F)]
+    constants = [weights, ("factors", np.array([1, 1, 2, 2], np.float32))]
+    return write(path, nodes, [("image", F, ["b", 3, "h", "w"])], [("output", F, ["b", 1, "h2", "w2"])], constants)
+
+
+def two_outputs(path: Path, *names: str) -> Path:
+    first, weights = conv("image", "c")
+    nodes = [first, *(node("Identity", ["c"], name) for name in names)]
+    outputs: list[tuple[str, int, Shape]] = [(name, F, ["b", 1, "h", "w"]) for name in names]
+    return write(path, nodes, [("image", F, ["b", 3, "h", "w"])], outputs, [weights])
+
+
 def odd_axes(path: Path) -> Path:
     first, weights = conv("x.1", "c")
     nodes = [first, node("Squeeze", ["c", "ax1"], "1234")]

@@ -85,11 +85,11 @@ def test_the_image_is_found_among_further_inputs(tmp_path: Path) -> None:
     assert [t.name for t in other_inputs(path, graph, image.name)] == ["ids", "intrinsics", "focal"]
 
 
-def test_two_images_need_a_name(tmp_path: Path) -> None:
+def test_two_images_are_a_stereo_model(tmp_path: Path) -> None:
     image = [1, 3, 8, 8]
     path = write_graph(tmp_path / "m.onnx", [("left", F32, image), ("right", F32, image)], DEPTH)
     graph = read_graph(path)
-    with pytest.raises(ModelError, match=r"2 inputs that could take images \(left, right\); choose one"):
+    with pytest.raises(ModelError, match=r"needs 2 images at once \(left, right\), as stereo models do; choose a"):
         image_input(path, graph)
     assert image_input(path, graph, "right")[0].name == "right"
     with pytest.raises(ModelError, match="no input 'centre'; its inputs are left, right"):
@@ -314,7 +314,11 @@ MAP: list[Any] = [1, 64, 96]
         ([("disp_2", ["b", 1, "h2", "w2"]), ("disp_0", ["b", 1, "h", "w"])], "disp_0"),
         ([("normal", [1, 64, 96, 3]), ("depth_pred", [1, 64, 96, 1])], "depth_pred"),
         ([("sky", MAP), ("1234", MAP)], "1234"),
-        ([("a", MAP), ("output", MAP)], "output"),
+        ([("coarse_depth", MAP), ("refined_depth", MAP)], "refined_depth"),
+        ([("metric_depth", MAP), ("relative_depth", MAP)], "metric_depth"),
+        ([("inv_depth", MAP), ("depth", MAP)], "depth"),
+        ([("depthconf", MAP), ("preddepth", MAP)], "preddepth"),
+        ([("mask", MAP), ("depth_image", MAP)], "depth_image"),
     ],
 )
 def test_the_depth_output_among_others(outputs: list[tuple[str, list[Any]]], chosen: str) -> None:
@@ -325,6 +329,22 @@ def test_the_depth_output_among_others(outputs: list[tuple[str, list[Any]]], cho
     ("outputs", "message"),
     [
         ([("a", MAP), ("b", MAP)], r"2 outputs that could be depth \(a .*, b .*\); choose one with --output-name"),
+        ([("a", MAP), ("output", MAP)], "2 outputs that could be depth"),
+        ([("left_disp", MAP), ("right_disp", MAP)], r"2 outputs that could be depth \(left_disp .*, right_disp"),
+        *[
+            ([(name, MAP)], rf"by its name not depth \({word}\)")
+            for name, word in [
+                *(
+                    ("depth_error", "error"),
+                    ("log_depth", "log"),
+                    ("neg_disparity", "neg"),
+                    ("DepthToSpace:0", "space"),
+                ),
+                *(("model/depthwise_conv", "wise"), ("depthmask", "mask"), ("crowd_density", "crowd")),
+                *(("output_image", "image"), ("anomaly_map", "anomaly"), ("sigmoid_0.tmp_0", "sigmoid")),
+            ]
+        ],
+        ([("points", ["b", "h", "w", 3])], "3 channels, depth has 1"),
         ([("output0", [1, 84, 2000])], "2000x84 has not the aspect ratio of the input's 96x64"),
         ([("output0", [1, 300, 6])], "6x300 has not the aspect ratio"),
         ([("pred_boxes", [1, 100, 4])], "has no depth output"),
