@@ -45,6 +45,12 @@ def installed() -> bool:
     return importlib.util.find_spec(PACKAGE) is not None
 
 
+def thread_options(threads: int, streams: int) -> dict[str, int | bool]:
+    """Configuration of OpenVINO for this number of concurrent runs, with this number of threads each."""
+    # decoder and encoder share the cores, so no thread is bound to one
+    return {"INFERENCE_NUM_THREADS": threads * streams, "NUM_STREAMS": streams, "ENABLE_CPU_PINNING": False}
+
+
 def on_brief_thread(call: Callable[[], T]) -> T:
     """Call a function on a thread that ends with it.
 
@@ -87,12 +93,7 @@ class RuntimeSession:
         self._core = openvino.Core()
         on_brief_thread(lambda: self._core.get_versions("CPU"))  # loads the CPU plugin
         self._path = path
-        self._config: dict[str, Any] = {
-            "INFERENCE_NUM_THREADS": threads * streams,
-            "NUM_STREAMS": streams,
-            # decoder and encoder share these cores
-            "ENABLE_CPU_PINNING": False,
-        }
+        self._config: dict[str, Any] = {**thread_options(threads, streams)}
         if cache is not None and writable(cache):
             prune(cache, _CACHE_BYTES)
             self._config["CACHE_DIR"] = str(cache)

@@ -217,7 +217,7 @@ def check_runs(provider: Provider) -> None:
 
 def runs_on_cores(name: str) -> bool:
     """Whether runs of this provider use the CPU's cores, so that two runs of one thread each may overlap."""
-    return name == CPU.name or any(one.name == name and on_own_runtime(one) for one in PROVIDERS)
+    return name == CPU.name or any(one.name == name and one.device == "cpu" for one in PROVIDERS)
 
 
 def on_own_runtime(provider: Provider) -> bool:

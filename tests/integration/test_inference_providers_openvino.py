@@ -104,7 +104,7 @@ def test_a_plugin_with_a_fitting_device_comes_first(
 
     monkeypatch.setattr(providers, "installed_plugins", lambda: (plugin,))
     monkeypatch.setattr(providers, "plugin_devices", offered)
-    assert providers.runs_on_cores("openvino") is own
+    assert providers.on_own_runtime(providers.provider_named("openvino")) is own
 
 
 def test_the_runtime_stays_chosen_once_the_plugin_is_registered(
@@ -123,7 +123,7 @@ def test_the_runtime_stays_chosen_once_the_plugin_is_registered(
     monkeypatch.setattr(ort, "register_execution_provider_library", lambda *_: listed.append(ort_name))
     monkeypatch.setattr(ort, "get_ep_devices", lambda: [gpu])
     for _ in range(2):
-        assert providers.runs_on_cores("openvino")
+        assert providers.on_own_runtime(providers.provider_named("openvino"))
         assert sessions.open_session(spec).provider == "openvino"
     assert listed[-1] == ort_name
     assert len(there) == 2
@@ -139,7 +139,6 @@ def test_without_the_package_it_says_what_to_install(spec: ModelSpec, monkeypatc
     monkeypatch.setattr(providers, "installed_plugins", lambda: ())
     with pytest.raises(ProviderError, match=r"pip install '\.\[openvino\]' .*, or use --provider cpu"):
         sessions.open_session(spec, "openvino")
-    assert not providers.runs_on_cores("openvino")
 
 
 def test_the_cache_is_bounded(tmp_path: Path) -> None:
