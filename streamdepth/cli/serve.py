@@ -27,6 +27,7 @@ def serve(config: ServeConfig) -> None:
     """
     from streamdepth.cli.cameras import read_cameras
     from streamdepth.cli.terminal import bytes_bar, say
+    from streamdepth.config.commands import check_used
     from streamdepth.core.errors import UsageError
     from streamdepth.core.host import cores, plan_threads
     from streamdepth.core.look import LookControl, View
@@ -48,6 +49,7 @@ def serve(config: ServeConfig) -> None:
         raise UsageError("--cameras names the sources; omit the source")
     if config.add_cameras and configs is None:
         raise UsageError("add-cameras: there is no group of cameras; add --cameras FILE, or omit --add-cameras")
+    check_used(config)
     if config.source is not None:
         name = "test:?frames=0" if config.source == "test:" else config.source
         on_status = partial(say, quiet=config.quiet)

@@ -18,7 +18,7 @@ from streamdepth.core.errors import UsageError
 from streamdepth.core.frame import ColorTags, ImageInfo
 from streamdepth.core.look import View
 from streamdepth.media import planes
-from streamdepth.media.pixel_formats import LAYOUTS, PixelLayout, coloured, resolve_tags, working_format
+from streamdepth.media.pixel_formats import LAYOUTS, PixelLayout, coloured, depth_bits, resolve_tags, working_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,7 @@ class Colorizer:
     pool is created, which ``close`` ends.
 
     Attributes:
-        note: one line about a conversion that every frame needs, empty if there is none.
+        note: one line if the conversion of every frame loses bits, else empty.
     """
 
     def __init__(self, stream: StreamInfo, *, threads: int = 1, executor: Executor | None = None) -> None:
@@ -76,7 +76,8 @@ class Colorizer:
         self._planned: _Plan | None = None
         working = self._working_name(stream.pix_fmt)
         self._layout = LAYOUTS[working]
-        self.note = "" if working == stream.pix_fmt else f"{stream.pix_fmt} frames are coloured as {working}"
+        reduced = depth_bits(working) < depth_bits(stream.pix_fmt)
+        self.note = f"{stream.pix_fmt} frames are coloured with {depth_bits(working)} bits" if reduced else ""
 
     def __enter__(self) -> Colorizer:
         return self

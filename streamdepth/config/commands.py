@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePath
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from streamdepth.config import shared
 from streamdepth.config.options import Declared, Option, Texts
@@ -31,9 +31,10 @@ from streamdepth.config.shared import (
 from streamdepth.core import limits
 from streamdepth.core.errors import UsageError
 from streamdepth.sinks.encoding import CONTAINERS
+from streamdepth.sources.select import kinds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 
 class ServeConfig(Settings):
@@ -249,11 +250,33 @@ def _writes_video(config: RunConfig) -> bool:
 
 
 def _streams(config: RunConfig) -> bool:
-    return any(url.lower().startswith(("rtsp://", "rtsps://")) for url in (*config.output, *config.serve))
+    return _has_rtsp((*config.output, *config.serve))
 
 
-NEEDS: Mapping[str, tuple[Callable[[RunConfig], bool], str]] = MappingProxyType(
+def _has_rtsp(urls: Iterable[str]) -> bool:
+    return any(url.lower().startswith(("rtsp://", "rtsps://")) for url in urls)
+
+
+def _sources(config: RunConfig | ServeConfig) -> tuple[str, ...]:
+    if isinstance(config, RunConfig):
+        return config.sources
+    return () if config.source is None else (config.source,)
+
+
+def _has_network(config: RunConfig | ServeConfig) -> bool:
+    if config.cameras is not None or (isinstance(config, RunConfig) and _has_rtsp(config.output)):
+        return True
+    return not kinds(_sources(config)).isdisjoint(("live", "web"))
+
+
+NEEDS: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
     {
+        "network": (_has_network, "no source or output is a network stream"),
+        "rtsp": (
+            lambda config: config.cameras is not None or _has_rtsp(_sources(config)),
+            "no source is an RTSP stream",
+        ),
+        "images": (lambda run: "images" in kinds(run.sources), "no source is an image or a folder of images"),
         "data": (lambda run: bool(run.data), "no depth data is written; add --data OUT"),
         "mcap": (lambda run: _writes(run, ".mcap"), "no .mcap is written; add -o OUT.mcap"),
         "exr": (lambda run: _writes(run, ".exr"), "no .exr is written; add --data FOLDER/%06d.exr"),
@@ -277,15 +300,17 @@ def _writes(config: RunConfig, suffix: str) -> bool:
     return any(PurePath(output).suffix.lower() == suffix for output in (*config.output, *config.data))
 
 
-def check_used(config: RunConfig) -> None:
+def check_used(config: RunConfig | ServeConfig) -> None:
     """
     Raises:
         UsageError: an option is given that has no effect in this run.
+        SourceNotFoundError: an option that depends on the kind of a source, which does not exist.
     """
-    for one in config.declared("run"):
+    for one in config.declared(RUN if isinstance(config, RunConfig) else SERVE):
         value = getattr(config, one.key)
         if one.option.needs and value != one.field.default:
             has, hint = NEEDS[one.option.needs]
             if not has(config):
                 given = f"{value:g}" if isinstance(value, float) else str(value)
-                raise UsageError(f"{one.flag.removeprefix('--')} {given}: {hint}, or omit {one.flag}")
+                way_out = f", or omit {one.flag}" if ";" in hint else f"; omit {one.flag}"
+                raise UsageError(f"{one.flag.removeprefix('--')} {given}: {hint}{way_out}")

@@ -239,7 +239,7 @@ class RunConfig(Settings):
         int | None, limits.MAX_FRAMES, Option("Stop after N captured frames (live: dropped frames count).", INPUT)
     ] = None
     image_rate: Annotated[
-        float, limits.SOURCE_RATE, Option("Frame rate of a folder of images.", INPUT, metavar="FPS")
+        float, limits.SOURCE_RATE, Option("Frame rate of a folder of images.", INPUT, metavar="FPS", needs="images")
     ] = 25.0
     credentials: Annotated[
         ExistingFile | None,

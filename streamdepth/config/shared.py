@@ -278,16 +278,24 @@ class Settings(Options):
             "Time without data after which a network connection counts as lost; at least 10 s for files on a server.",
             INPUT,
             (RUN, SERVE),
+            needs="network",
         ),
     ] = 3.0
     retries: Annotated[
         int | None,
         limits.RETRIES,
-        Option("Attempts to reconnect before the run fails.", INPUT, (RUN, SERVE), default="unlimited"),
+        Option(
+            "Attempts to reconnect before the run fails.", INPUT, (RUN, SERVE), default="unlimited", needs="network"
+        ),
     ] = None
     transport: Annotated[
         Literal["tcp", "udp", "auto"],
-        Option("Transport of RTSP sources; auto uses udp where the server does not offer tcp.", INPUT, (RUN, SERVE)),
+        Option(
+            "Transport of RTSP sources; auto uses udp where the server does not offer tcp.",
+            INPUT,
+            (RUN, SERVE),
+            needs="rtsp",
+        ),
     ] = "tcp"
     tls_ca: Annotated[
         Annotated[str, AfterValidator(_tls_ca)] | None,
@@ -303,7 +311,10 @@ class Settings(Options):
     latency: Annotated[
         Literal["low", "normal"],
         Option(
-            "Latency of network streams; normal adds up to 0.5 s and improves the image quality.", INPUT, (RUN, SERVE)
+            "Latency of network streams; normal adds up to 0.5 s and improves the image quality.",
+            INPUT,
+            (RUN, SERVE),
+            needs="network",
         ),
     ] = "low"
     hwaccel: Annotated[

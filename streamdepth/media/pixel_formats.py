@@ -92,6 +92,13 @@ def coloured(layout: PixelLayout) -> PixelLayout:
     return LAYOUTS[_COLOURED.get(layout.name, layout.name)]
 
 
+def depth_bits(pix_fmt: str) -> int:
+    """Bits of the deepest component."""
+    from av.video.format import VideoFormat
+
+    return max((component.bits for component in VideoFormat(pix_fmt).components), default=8)
+
+
 def working_format(format_: VideoFormat) -> str:
     """The format an image is processed in: its own if supported, else the most similar one.
 

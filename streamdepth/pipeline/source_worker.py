@@ -369,11 +369,11 @@ class SourceWorker:
     @property
     def opening_notes(self) -> tuple[str, ...]:
         """Notes of the source, on colour conversion, and on missing dependencies."""
-        return (
+        own = (
             self.info.note if self.info is not None else "",
             self._colorizer.note if self._colorizer is not None else "",
-            self._missing,
         )
+        return (*(f"{self.source.id}: {note}" for note in own if note), self._missing)
 
     @property
     def reread(self) -> int:

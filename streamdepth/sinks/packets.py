@@ -301,9 +301,11 @@ class PacketCopier:
         packet.dts = pts + lead if kind == "audio" else max(0, pts + lead)
         if kind == "audio":
             # At a joint of recordings the audio of the second one may begin a little before the first one's end.
+            # Matroska and encoders take equal times, as those of TrueHD (0.8 ms per packet) are in milliseconds.
             after = self._written.get(packet.stream_index)
-            if after is not None and packet.dts * base <= after:
-                packet.pts = packet.dts = int((after + _MILLISECOND) / base) + 1
+            strict = self._lead_in and not self._tracks[packet.stream_index].note
+            if after is not None and (packet.dts * base < after or (strict and packet.dts * base == after)):
+                packet.pts = packet.dts = int((after + (_MILLISECOND if strict else 0)) / base) + 1
             self._written[packet.stream_index] = packet.dts * base
         return True
 

@@ -11,6 +11,7 @@ from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.media.filters import Letterbox, has_alpha
 from streamdepth.media.hwaccel import HwAccel, encoder, upload_device
+from streamdepth.media.pixel_formats import depth_bits
 from streamdepth.sinks.encoder_settings import check_crf, check_preset, encoder_threads
 from streamdepth.sinks.encoding import (
     Encoding,
@@ -323,17 +324,14 @@ class VideoSink(BaseSink):
 
 def _losses(image: ImageInfo, encoding: Encoding, *, transparent: bool) -> list[str]:
     """Notes about what the encoder cannot keep of the frames."""
-    from av.video.format import VideoFormat
-
-    given, kept = VideoFormat(image.pix_fmt), VideoFormat(encoding.pix_fmt)
     notes = []
-    bits = [max((component.bits for component in pixel.components), default=8) for pixel in (given, kept)]
+    bits = depth_bits(image.pix_fmt), depth_bits(encoding.pix_fmt)
     if bits[1] < bits[0]:
         notes.append(f"{bits[0]}-bit frames are written with {bits[1]} bits, the most that {encoding.codec} supports")
     if bits[1] > 8 and encoding.codec.startswith(("libx264", "h264_")):
         notes.append(f"{bits[1]}-bit H.264 does not play in browsers; --codec libx265 or .webm does")
     if has_alpha(image.pix_fmt) and not transparent:
-        notes.append("transparency of the input is omitted; --transparent keeps it")
+        notes.append("alpha of the input is omitted; --transparent keeps it")
     if chroma := odd_chroma(image, encoding):
         notes.append(
             f"{image.width_px}x{image.height_px} has an odd side and is written as {chroma}, which browsers and "

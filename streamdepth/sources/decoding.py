@@ -30,12 +30,12 @@ _MAX_DEMUX_ERRORS = 200
 _SEEK_BACK_SECONDS: tuple[int | None, ...] = (0, 2, 15, None)
 
 REPAIR_NOTES = {
-    "missing_pts": "{} frames had no time stamp and follow their predecessors at the frame rate",
-    "backward_pts": "{} frames had a time stamp at or before their predecessor's; each was moved one tick after it",
-    "time_jump": "the clock jumped back {} times; later frames continue from the time before the jump",
-    "size": "{} frames had another size or pixel aspect and were letterboxed into the first one",
-    "pix_fmt": "{} frames had another pixel format and were converted to that of the first frame",
-    "color": "{} frames had another colour matrix or range and were converted to that of the first frame",
+    "missing_pts": "frames without a time stamp: {}; each follows its predecessor at the frame rate",
+    "backward_pts": "frames not later than their predecessor: {}; each was moved one tick after it",
+    "time_jump": "jumps of the clock to an earlier time: {}; later frames continue from the time before the jump",
+    "size": "frames of another size or pixel aspect: {}; letterboxed to the size of the first frame",
+    "pix_fmt": "frames of another pixel format: {}; converted to that of the first frame",
+    "color": "frames of another colour matrix or range: {}; converted to that of the first frame",
 }
 
 
@@ -124,7 +124,7 @@ class Decoding:
         elif self.first.format.name != coded_format:
             self.note = f"rotation converts {coded_format} to {self.first.format.name}"
         elif stream.metadata.get("alpha_mode") == "1" and not has_alpha(coded_format):
-            self.note = f"its alpha channel is not decoded ({stream.codec_context.name}); convert it to .mov first"
+            self.note = f"alpha is not decoded ({stream.codec_context.name}); convert the file to .mov first"
         deinterlaced = DEINTERLACED if self.deinterlacer.used else ""
         self.note = "; ".join(note for note in (self.note, deinterlaced, self.hardware_note) if note)
 

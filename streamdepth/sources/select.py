@@ -158,6 +158,15 @@ def at_once(texts: Sequence[str | os.PathLike[str]]) -> int:
     return max(1, sum(SOURCES[one.kind].concurrent for text in texts for one in _find(text)))
 
 
+def kinds(texts: Sequence[str | os.PathLike[str]]) -> set[str]:
+    """Keys of :data:`SOURCES` that the sources have. Reads the file system, not the network.
+
+    Raises:
+        UsageError, SourceNotFoundError: as :func:`expand`.
+    """
+    return {one.kind for text in texts for one in _find(text)}
+
+
 def _find(text: str | os.PathLike[str]) -> list[Found]:
     return find(os.fspath(text), {kind: entry.pattern for kind, entry in SOURCES.items()})
 

@@ -112,7 +112,8 @@ class Timeline:
     """Makes the pts of decoded frames strictly increasing. One per run of a source; not thread-safe.
 
     If no frame has a pts (AVI), the decoding time is used, as in FFmpeg. A frame with neither (raw streams), or one
-    without pts among others, follows its predecessor by that frame's duration or by the frame rate.
+    without pts among others, follows its predecessor by that frame's duration or by the frame rate; it counts as
+    repaired unless a later pts confirms the place.
     A pts less than four frame durations before its predecessor is jitter: the frame is placed one tick after its
     predecessor, and later frames keep their own times. A larger jump back is a new time line (joined recordings, a
     wrapped clock): all later frames are shifted, so that the first of them follows by one frame. If the clock then
@@ -137,6 +138,8 @@ class Timeline:
         self._last_step = self.step
         self._offset = self._old_offset = 0
         self._has_pts = False
+        self._untimed = 0
+        self._regular = False
         self._clock = clock
         self.repaired: Counter[str] = Counter()
 
@@ -147,15 +150,25 @@ class Timeline:
         if pts is None and not self._has_pts:
             pts = dts
         if pts is None:
-            self.repaired["missing_pts"] += 1
+            self._untimed += 1
+            self.repaired["missing_pts"] += not self._regular
             placed = expected
         else:
             placed = pts + self._offset
+            self._check_untimed(regular=abs(placed - expected) <= 1)
             if self._last is not None:
                 placed = self._after(self._last, placed, pts, expected)
         self._last = placed
         self._last_step = duration if duration is not None and duration > 0 else self.step
         return placed
+
+    def _check_untimed(self, *, regular: bool) -> None:
+        """Frames without pts are no fault if the next pts is where the frame rate puts it: MPEG program streams have
+        few."""
+        if self._untimed and regular != self._regular:
+            self.repaired["missing_pts"] += -self._untimed if regular else self._untimed
+            self._regular = regular
+        self._untimed = 0
 
     def _after(self, last: int, placed: int, pts: int, expected: int) -> int:
         if self._offset != self._old_offset and last < pts + self._old_offset <= expected + self._jitter:

@@ -154,6 +154,11 @@ class TestRefusals:
             ("--gop=3", "gop 3: nothing is streamed; add -o rtsp:// or --serve rtsp://, or omit --gop"),
             ("--max-clients=3", "max-clients 3: nothing is served; add --serve rtsp://, or omit --max-clients"),
             ("--events-rate=2", "events-rate 2: no events are written; add --zone or --events FILE, or omit"),
+            ("--timeout=5", "timeout 5: no source or output is a network stream; omit --timeout"),
+            ("--retries=2", "retries 2: no source or output is a network stream; omit --retries"),
+            ("--latency=normal", "latency normal: no source or output is a network stream; omit --latency"),
+            ("--transport=udp", "transport udp: no source is an RTSP stream; omit --transport"),
+            ("--image-rate=5", "image-rate 5: no source is an image or a folder of images; omit --image-rate"),
             ("--crf=20 --bitrate=99", "bitrate 99: no stream, and no video file without --crf is written; omit --crf"),
         ],
     )

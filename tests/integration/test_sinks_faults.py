@@ -457,5 +457,25 @@ def test_alpha_that_a_decoder_omits_is_noted(tmp_path: Path) -> None:
         for packet in [*stream.encode(av.VideoFrame(64, 48, "yuva420p")), *stream.encode(None)]:
             out.mux(packet)
     source = source_for(path)
-    assert "its alpha channel is not decoded (vp9)" in source.open().note
+    assert "alpha is not decoded (vp9)" in source.open().note
     source.close()
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_packets_shorter_than_a_millisecond_keep_their_times(tmp_path: Path, suffix: str) -> None:
+    """Matroska rounds time stamps to milliseconds, so that packets of 0.83 ms (TrueHD) share them."""
+    path, out = tmp_path / "short.mkv", tmp_path / f"out{suffix}"
+    with av.open(str(path), "w") as container:
+        image = container.add_stream("mpeg4", rate=25)
+        image.width, image.height = 32, 32
+        tone = container.add_stream("pcm_s16le", rate=48000, layout="mono")
+        container.start_encoding()
+        for _ in range(5):
+            container.mux(image.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8))))
+        container.mux(image.encode(None))
+        for start in range(0, 9600, 40):
+            sound = av.AudioFrame.from_ndarray(np.zeros((1, 40), np.int16), layout="mono")
+            sound.sample_rate, sound.pts, sound.time_base = 48000, start, Fraction(1, 48000)
+            container.mux(tone.encode(sound))
+    transcode(path, video(out))
+    assert times(out, "audio")[-1][0] == pytest.approx(0.2, abs=0.03)

@@ -344,7 +344,7 @@ def test_what_an_encoder_cannot_keep_is_said(tmp_path: Path) -> None:
     assert "10-bit frames are written with 8 bits, the most that mpeg4 supports" in deep.note
     see_through = VideoSink(tmp_path / "alpha.mkv", control=control(), options=FAST)
     run_sink(see_through, stream_info(pix_fmt="rgba"), painted(range(2), pix_fmt="rgba"))
-    assert "transparency of the input is omitted" in see_through.note
+    assert "alpha of the input is omitted" in see_through.note
 
 
 def test_the_callers_image_is_not_written_to(tmp_path: Path) -> None:

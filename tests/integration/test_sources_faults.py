@@ -89,7 +89,7 @@ def test_a_clock_that_jumps_back_goes_on(tmp_path: Path, length: int) -> None:
     _, frames, source = read(path)
     assert len(frames) == 2 * length
     assert frames[-1].seconds - frames[0].seconds == pytest.approx((2 * length - 1) / 25, abs=0.005)
-    note = "the clock jumped back 1 times; later frames continue from the time before the jump"
+    note = "jumps of the clock to an earlier time: 1; later frames continue from the time before the jump"
     assert source.notes == (note,)
 
 

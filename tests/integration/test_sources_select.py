@@ -173,7 +173,9 @@ def test_timeline() -> None:
     assert [line.place(pts, None, duration) for pts, duration in [(None, 0), (None, 50), (None, 0)]] == [100, 140, 190]
     line = Timeline(Fraction(1, 1000), Fraction(25))
     assert [line.place(pts) for pts in (0, 40, 40, 30, 80, None, 160)] == [0, 40, 41, 42, 80, 120, 160]
-    assert line.repaired == {"backward_pts": 2, "missing_pts": 1}
+    assert line.repaired == {"backward_pts": 2, "missing_pts": 0}  # 160 confirms that 120 is right
+    assert [line.place(pts) for pts in (None, None, 230)] == [200, 240, 241]
+    assert line.repaired == {"backward_pts": 3, "missing_pts": 2}
     line = Timeline(Fraction(1, 1000), Fraction(25))
     assert [line.place(pts) for pts in (5000, 5040, 0, 40, 80)] == [5000, 5040, 5080, 5120, 5160]
     assert [Timeline(Fraction(1, 10), None).place(None, 7)] == [7]

@@ -16,6 +16,7 @@ from streamdepth.colorize.palettes import palette
 from streamdepth.core.errors import UsageError
 from streamdepth.core.frame import ColorTags, DepthRange, Sense
 from streamdepth.core.look import Look, Upsampling, View
+from streamdepth.media.pixel_formats import working_format
 from tests.support import color
 from tests.support.painted import flat, render, same
 
@@ -188,12 +189,14 @@ def test_images_stored_bottom_up() -> None:
         ("rgb48le", "rgb24"),
     ],
 )
-def test_other_formats_are_converted_once_and_said_so(pix_fmt: str, working: str) -> None:
+def test_other_formats_are_converted_once_and_lost_bits_noted(pix_fmt: str, working: str) -> None:
     image = av.VideoFrame(32, 24, pix_fmt)
     for plane in image.planes:
         np.frombuffer(memoryview(plane), np.uint8)[:] = 100
     colorizer = Colorizer(color.stream_info(32, 24, pix_fmt))
-    assert colorizer.note == f"{pix_fmt} frames are coloured as {working}"
+    assert working_format(av.VideoFormat(pix_fmt, 32, 24)) == working
+    lost = {"yuv420p12le": 10, "yuv422p16le": 10, "gray16le": 10, "rgb48le": 8}.get(pix_fmt)
+    assert colorizer.note == (f"{pix_fmt} frames are coloured with {lost} bits" if lost else "")
     depth = color.smooth_depth(9, 7)
     out = colorizer.render(image, depth, color.span(depth), OVERLAY)
     info = colorizer.image_info(OVERLAY)
