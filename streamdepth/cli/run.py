@@ -200,8 +200,8 @@ def _run_pipelines(
                 for note in pipeline.notes:
                     say(note, quiet=config.quiet)
                 resume_collections()
-                pages = _pages(pipeline, quiet=config.quiet) if switch is not None else nullcontext()
-                with pages, frames_bar(job.title, pipeline.snapshot, quiet=config.quiet):
+                served = _served(pipeline, quiet=config.quiet) if config.serve else nullcontext()
+                with served, frames_bar(job.title, pipeline.snapshot, quiet=config.quiet):
                     pipeline.run()
         except StreamDepthError as error:
             trouble = one_line(str(error))
@@ -225,11 +225,16 @@ def _run_pipelines(
 
 
 @contextmanager
-def _pages(pipeline: Pipeline, *, quiet: bool) -> Iterator[None]:
-    """Start the pages of a run, print their addresses, and show its statistics on them."""
+def _served(pipeline: Pipeline, *, quiet: bool) -> Iterator[None]:
+    """Start the pages of a run, print what is served where, and show the statistics on the pages."""
     from streamdepth.cli.serve import print_address
+    from streamdepth.cli.terminal import say
     from streamdepth.serve.sink import WebSink
+    from streamdepth.sinks.rtsp.server import RtspServerSink
 
+    for sink in pipeline.sinks:
+        if isinstance(sink, RtspServerSink):
+            say(f"serving {sink.name}", quiet=quiet)
     pages = [sink for sink in pipeline.sinks if isinstance(sink, WebSink)]
     for sink in pages:
         sink.watch(pipeline)

@@ -200,6 +200,9 @@ class Backoff:
     Args:
         random: source of jitter.
         jitter: 0..1, the largest part by which a wait is shortened.
+
+    Attributes:
+        longest_seconds: no wait is longer.
     """
 
     def __init__(
@@ -218,7 +221,7 @@ class Backoff:
             )
         self._random = random
         self._initial_seconds = initial_seconds
-        self._longest_seconds = longest_seconds
+        self.longest_seconds = longest_seconds
         self._factor = factor
         self._jitter = jitter
         self._wait_seconds = initial_seconds
@@ -226,7 +229,7 @@ class Backoff:
     def next_seconds(self) -> float:
         """The wait before the next attempt; each call lengthens the following one."""
         wait = self._wait_seconds
-        self._wait_seconds = min(wait * self._factor, self._longest_seconds)
+        self._wait_seconds = min(wait * self._factor, self.longest_seconds)
         return wait * (1.0 - self._jitter * self._random.random())
 
     def reset(self) -> None:

@@ -174,7 +174,7 @@ def test_outages_are_announced_when_they_happen() -> None:
         source.open()
         list(source.frames())
     lost, restored = said[:2]
-    assert re.fullmatch(re.escape(source.id) + r": .+; next attempt in \d\.\d s", lost)
+    assert re.fullmatch(re.escape(source.id) + r": .+; next attempt in \d\.\d s, then at most 8 s apart", lost)
     assert re.fullmatch(re.escape(source.id) + r": connected again after \d+\.\d s", restored)
     outages = source.status["outages"]
     assert len(said) == 2 * int(outages) >= 4

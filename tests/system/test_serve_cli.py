@@ -114,7 +114,8 @@ def test_several_sources_share_servers() -> None:
     page, stream = f"http://127.0.0.1:{ports[0]}", f"rtsp://127.0.0.1:{ports[1]}"
     sources = ["test:?size=64x48&rate=10", "test:?size=96x64&rate=10&seed=2"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "streamdepth", "run", *sources, "--serve", f"{stream}/{{name}}", "--serve", page, "-q"],
+        [sys.executable, "-m", "streamdepth", "run", *sources, "--serve", f"{stream}/{{name}}", "--serve", page],
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -124,7 +125,12 @@ def test_several_sources_share_servers() -> None:
         sizes = {(image.width, image.height) for path in ("test", "test_2") for image in watch(f"{stream}/{path}", 2)}
         assert sizes == {(64, 48), (96, 64)}
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=20)[1] == "streamdepth: interrupted\n"
+        opened, said = process.communicate(timeout=20)
+        assert opened == f"streamdepth: open {page}/\n"
+        assert said.splitlines() == [
+            *(f"streamdepth: serving {stream}/{path}" for path in ("test", "test_2")),
+            "streamdepth: interrupted",
+        ]
     finally:
         process.kill()
         process.communicate(timeout=20)

@@ -304,7 +304,10 @@ class LiveSource(BaseSource):
         self._next_attempt = f"in {seconds:.1f} s"
         if self._last_error != self._announced:
             self._announced = self._last_error
-            self._on_status(f"{self.id}: {self._last_error}; next attempt {self._next_attempt}")
+            longest = f"{self._backoff.longest_seconds:.0f} s"
+            self._on_status(
+                f"{self.id}: {self._last_error}; next attempt {self._next_attempt}, then at most {longest} apart"
+            )
         self._link.wait(seconds)
         self._next_attempt = ""
 
