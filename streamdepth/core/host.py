@@ -227,7 +227,8 @@ def lower_priority(system: str = sys.platform) -> None:
     """
     if sys.platform != "win32" and system == "linux":
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BACKGROUND_NICE)
+            own = os.getpriority(os.PRIO_PROCESS, os.getpid())  # of the main thread: the process may be niced
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), own + _BACKGROUND_NICE)
 
 
 def remove(path: Path) -> bool:
