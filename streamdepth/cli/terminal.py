@@ -56,7 +56,7 @@ def frames_bar(title: str, snapshot: Callable[[], Snapshot], *, quiet: bool) -> 
             done = now.estimated
             progress.update(
                 task,
-                description=f"{title}: finishing, Ctrl-C again ends at once" if now.stopping else title,
+                description=f"{title.rstrip(':')}: finishing, Ctrl-C again ends at once" if now.stopping else title,
                 total=now.expected,
                 completed=done,
                 frames=f"{done}/{now.expected}" if now.expected else str(done),

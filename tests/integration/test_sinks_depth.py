@@ -90,6 +90,7 @@ def test_depth_comes_back(tmp_path: Path, name: str, sense: Sense) -> None:
                 # Half a step, and what the float32 of the answer itself cannot hold.
                 assert error <= (0 if name == "npy" else meta.scale / 2 + 4e-6)
         assert reader[3].pts == 90007
+        assert repr(reader[1]) == f"<DepthFrame 64x48 {sense.value} at 0.033 s>"
         assert np.array_equal(reader[-1].values, list(reader)[-1].values, equal_nan=True)
         assert [frame.pts for frame in reader[1:3]] == [1001, 2002]
         with pytest.raises(IndexError):

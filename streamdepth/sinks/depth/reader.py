@@ -54,6 +54,10 @@ class DepthFrame(NamedTuple):
     def unit(self) -> str:
         return self.sense.unit
 
+    def __repr__(self) -> str:
+        height, width = self.values.shape
+        return f"<DepthFrame {width}x{height} {self.sense.value} at {self.seconds:.3f} s>"
+
 
 class CodedFrame(NamedTuple):
     """One frame as stored: uint16 [H, W], 0 = no depth, and the coding of its codes."""
