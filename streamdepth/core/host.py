@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import math
 import os
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 import unicodedata
+import uuid
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
@@ -293,6 +295,22 @@ def written_whole(path: Path, partial: Path, *, durable: bool = False) -> Iterat
                 os.close(folder)
     finally:
         remove(partial)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees all of it or nothing, even where two processes write it at once.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path, path.with_name(f"{uuid.uuid4().hex}.part")) as partial:
+        partial.write_bytes(content)
+
+
+def digest(key: str, length: int = 24) -> str:
+    """A file name for a key: the first ``length`` hexadecimal digits of its SHA-256."""
+    return hashlib.sha256(key.encode()).hexdigest()[:length]
 
 
 def _retried(work: Callable[[], object]) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from streamdepth.core.errors import InferenceError
 from streamdepth.core.host import writable
-from streamdepth.inference.cache import prune
+from streamdepth.inference.fused import prune
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from streamdepth.core.errors import ModelError, ProviderError, StreamDepthError
 from streamdepth.core.host import CACHE_HINT, cache_root, cores, plan_threads, writable
 from streamdepth.inference import agreement, fused, nvidia, openvino_runtime, providers
-from streamdepth.inference.cache import with_regular_files
 from streamdepth.inference.ort import RECORD, assignment_of, first_line, load_error, session_options
 from streamdepth.inference.providers import provider_named
 from streamdepth.models.selection import AUTO, CPU, CUDA, Provider
@@ -131,7 +130,7 @@ def _open(
 
     providers.check_runs(provider)
     if provider.name != CPU.name:
-        spec = with_regular_files(spec)
+        spec = fused.with_regular_files(spec)
     if providers.on_own_runtime(provider):
         return OpenSession(_own_session(spec, provider, threads), provider.name)
     options = session_options(threads)

@@ -7,8 +7,6 @@ from collections import Counter, deque
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -35,11 +33,18 @@ class Timer:
 
     def summary_ms(self, percentiles: Iterable[int] = (50, 95)) -> dict[str, float]:
         """``{"median": ..., "p95": ...}`` in milliseconds; empty if nothing was timed."""
-        samples = np.array(list(self._samples_ns), dtype=np.float64)
-        if samples.size == 0:
+        samples = sorted(self._samples_ns.copy())  # the copy is atomic
+        if not samples:
             return {}
         names = {50: "median"}
-        return {names.get(p, f"p{p}"): round(float(np.percentile(samples, p)) / 1e6, 3) for p in percentiles}
+        return {names.get(p, f"p{p}"): round(_percentile(samples, p) / 1e6, 3) for p in percentiles}
+
+
+def _percentile(ordered: Sequence[int], percent: int) -> float:
+    """The percentile of sorted values, interpolated linearly as by numpy, whose first call takes 20 ms."""
+    place, part = divmod((len(ordered) - 1) * percent, 100)
+    low, high = ordered[place], ordered[min(place + 1, len(ordered) - 1)]
+    return low + (high - low) * part / 100
 
 
 class SourceCounts(NamedTuple):

@@ -15,7 +15,7 @@ import pytest
 from streamdepth.core.errors import InferenceError, ProviderError, UsageError
 from streamdepth.core.host import ThreadPlan, cores, plan_threads
 from streamdepth.image.estimator import DepthEstimator
-from streamdepth.inference import agreement, cache, fused, openvino_runtime, providers, sessions
+from streamdepth.inference import agreement, fused, openvino_runtime, providers, sessions
 from streamdepth.inference import ort as ort_words
 from streamdepth.inference.engine import Engine
 from streamdepth.models.resolve import resolve
@@ -329,13 +329,13 @@ def linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
 
 
 def test_weights_behind_links_become_hard_links(linked: ModelSpec, tmp_path: Path) -> None:
-    found = cache.with_regular_files(linked)
+    found = fused.with_regular_files(linked)
     assert not found.path.is_symlink()
     assert found.path.is_relative_to(tmp_path / "cache" / "linked")
     [weights], [original] = found.external_data, linked.external_data
     assert weights.samefile(original)
-    assert cache.with_regular_files(linked) == found
-    assert cache.with_regular_files(found) == found
+    assert fused.with_regular_files(linked) == found
+    assert fused.with_regular_files(found) == found
 
 
 def test_weights_behind_links_run_in_a_fused_graph(linked: ModelSpec) -> None:
@@ -349,7 +349,7 @@ def test_links_on_another_file_system_stay(linked: ModelSpec, monkeypatch: pytes
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr("os.link", link)
-    assert cache.with_regular_files(linked) == linked
+    assert fused.with_regular_files(linked) == linked
 
 
 def test_what_another_provider_refuses_is_not_the_models_fault(
