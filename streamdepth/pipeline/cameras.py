@@ -21,7 +21,6 @@ from streamdepth.pipeline.thread_group import ThreadGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
 
     from streamdepth.core.clock import Clock
     from streamdepth.core.contracts import Sink, Source
@@ -80,9 +79,7 @@ class CameraGroup:
         self.open()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def open(self) -> None:

@@ -23,7 +23,6 @@ from streamdepth.pipeline.windows import check_windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import TracebackType
 
     from streamdepth.core.clock import Clock
     from streamdepth.core.contracts import Sink
@@ -161,15 +160,17 @@ class Pipeline:
             clock=self._clock,
         )
 
+    @property
+    def _sink_workers(self) -> list[SinkWorker]:
+        return [sink_worker for source_worker in self._source_workers for sink_worker in source_worker.sink_workers]
+
     # Life cycle -------------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         self.open()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def open(self) -> None:
@@ -216,12 +217,7 @@ class Pipeline:
         self.open()
         self._add_threads()
         self._started_ns = self._clock.monotonic_ns()
-        pumped = [
-            sink_worker
-            for source_worker in self._source_workers
-            for sink_worker in source_worker.sink_workers
-            if sink_worker.sink.on_caller_thread
-        ]
+        pumped = [sink_worker for sink_worker in self._sink_workers if sink_worker.sink.on_caller_thread]
         interrupt: KeyboardInterrupt | None = None
         try:
             with signals_deferred():  # An interrupt during Thread.start leaves it undefined whether the thread runs.
@@ -305,9 +301,7 @@ class Pipeline:
     def _progress(self) -> tuple[int, ...]:
         """Counters of which at least one changes while the run makes progress."""
         now = self.snapshot()
-        written = sum(
-            sink_worker.written for source_worker in self._source_workers for sink_worker in source_worker.sink_workers
-        )
+        written = sum(sink_worker.written for sink_worker in self._sink_workers)
         return (
             now.captured,
             now.processed,
@@ -375,9 +369,7 @@ class Pipeline:
     @property
     def sinks(self) -> tuple[Sink, ...]:
         """All sinks of all sources."""
-        return tuple(
-            sink_worker.sink for source_worker in self._source_workers for sink_worker in source_worker.sink_workers
-        )
+        return tuple(sink_worker.sink for sink_worker in self._sink_workers)
 
     def snapshot(self, source_id: str | None = None) -> Snapshot:
         """The current state of the run, or of one of its sources. Any thread."""

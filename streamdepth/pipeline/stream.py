@@ -17,7 +17,6 @@ from streamdepth.sinks.depth.sink import known_values, resized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import TracebackType
 
     from streamdepth.core.clock import Clock
     from streamdepth.core.contracts import Source
@@ -125,9 +124,7 @@ class DepthStream(Iterator["tuple[Frame, DepthMap]"]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __del__(self) -> None:

@@ -16,7 +16,6 @@ from streamdepth.sinks.files import reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
     from av.container import InputContainer
     from numpy.typing import NDArray
@@ -134,9 +133,7 @@ class DepthReader:
     def __enter__(self) -> DepthReader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
