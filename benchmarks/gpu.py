@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime as ort
 from support.budget import Budget, numbers
 from support.gpu_streams import StreamRow, measure_streams, print_streams
 from support.timing import machine, side_by_side
@@ -87,6 +86,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.5, help="settings beyond this time are skipped")
     parser.add_argument("--json", type=Path, help="write all results to this file")
     options = parser.parse_args()
+    import onnxruntime as ort  # after streamdepth, which disables its telemetry
+
     budget = Budget(options.minutes * 60)
     print(
         f"{machine()}; GPU {nvidia.gpu_name() or 'none'}; onnxruntime {ort.__version__}; {options.model}\n", flush=True
@@ -224,6 +225,8 @@ def batch_of(fed: dict[str, Any], batch: int) -> dict[str, Any]:
 
 def bound_run(session: Any, fed: dict[str, Any], output: str, device: str) -> Callable[[], object]:
     """A run of the session on inputs that stay on the device."""
+    import onnxruntime as ort
+
     binding = session.io_binding()
     values = {name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(v), device, 0) for name, v in fed.items()}
     for name, value in values.items():

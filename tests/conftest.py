@@ -9,6 +9,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import need
 from tests.support.media import draw_index, write_clip
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from streamdepth.image.estimator import DepthEstimator
+
+# Tests import ONNX Runtime themselves, some before streamdepth; see streamdepth/inference/__init__.py.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+# A loaded machine fails no test for the time that an example takes.
+settings.register_profile("no times", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no times")
 
 _SYSTEM = ROOT / "tests" / "system"
 

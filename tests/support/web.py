@@ -150,6 +150,7 @@ class Browser:
                 ],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                env=os.environ | {"TMPDIR": self._home.name},
                 start_new_session=True,
             )
             self._loop.run_until_complete(self._connect())
