@@ -21,6 +21,7 @@ EXAMPLE = ROOT / "configs" / "examples" / "ros2_node.py"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(310)
 def test_types(tmp_path: Path) -> None:
     stubs = {"MYPYPATH": os.pathsep.join([str(ROOT / "tests" / "support" / "ros2"), str(ROOT)])}
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--config-file=", str(EXAMPLE)]
@@ -29,7 +30,7 @@ def test_types(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         env={**os.environ, **stubs},
-        timeout=110,
+        timeout=300,
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stdout

@@ -93,7 +93,7 @@ def test_depth_at_a_point(run: Running) -> None:
     assert http(f"{run.url}/v1/live/probe?x=left").status == 400
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_a_point_reads_the_pixel_it_is_in(x: float, y: float) -> None:
     values = np.arange(1, 13, dtype=np.float32).reshape(3, 4)
@@ -216,7 +216,7 @@ def test_what_a_control_cannot_be(run: Running, content: dict[str, Any]) -> None
     assert http(f"{run.url}/v1/state").json["look"] == before
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=8), st.lists, max_leaves=4))
 @pytest.mark.slow
 def test_no_control_breaks_the_server(run: Running, value: Any) -> None:

@@ -153,7 +153,7 @@ def test_a_frame_out_of_range_is_recoded_not_clipped(tmp_path: Path, name: str, 
         assert codings[1].scale in {0.001 * 2**power for power in range(1, 12)}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.sampled_from(list(Sense)),
     st.lists(

@@ -252,9 +252,9 @@ class Feeder:
 
 def watch(url: str, count: int, *, transport: str = "tcp") -> list[av.VideoFrame]:
     """Decode ``count`` images with libav as a player would; fewer where the stream ends."""
-    options = {"rtsp_transport": transport, "analyzeduration": "200000", "fpsprobesize": "0", "timeout": "8000000"}
+    options = {"rtsp_transport": transport, "analyzeduration": "200000", "fpsprobesize": "0", "timeout": "30000000"}
     images: list[av.VideoFrame] = []
-    with av.open(url, options=options, timeout=(8.0, 8.0)) as container:
+    with av.open(url, options=options, timeout=(30.0, 30.0)) as container:
         container.streams.video[0].codec_context.thread_type = "SLICE"
         for image in container.decode(video=0):
             images.append(image)

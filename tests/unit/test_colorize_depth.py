@@ -126,7 +126,7 @@ def test_a_highlight_along_a_beam_draws_no_line(turned: bool) -> None:
     assert red[20:-20, :140].max() < 20
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 999), size=st.tuples(st.integers(1, 40), st.integers(1, 40)))
 def test_guided_never_leaves_the_span_of_its_neighbours(seed: int, size: tuple[int, int]) -> None:
     depth = color.smooth_depth(7, 5, seed)

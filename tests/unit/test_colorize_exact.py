@@ -88,7 +88,7 @@ def test_depth_view_is_within_one_level(pix_fmt: str, name: str) -> None:
         assert worst(out, [want[..., index] for index in range(3)]) <= 1.0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     width=st.integers(1, 70),
     height=st.integers(1, 50),

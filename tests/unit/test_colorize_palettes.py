@@ -246,7 +246,7 @@ def test_malformed_stops(stops: Any) -> None:
 colour = st.tuples(*[st.integers(0, 255)] * 4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     inner=st.lists(st.floats(0, 1), max_size=8).map(sorted),
     colours=st.lists(colour, min_size=10, max_size=10),
@@ -265,7 +265,7 @@ def test_own_stops_stay_between_their_colours(
     np.testing.assert_array_equal(table[-1], used[-1])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(raw=st.recursive(st.none() | st.floats() | st.text(max_size=3) | st.booleans(), st.lists, max_leaves=12))
 def test_whatever_is_given_is_a_palette_or_a_usage_error(raw: Any) -> None:
     if isinstance(raw, str):

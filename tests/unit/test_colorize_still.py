@@ -71,7 +71,7 @@ def test_bar_and_contours_on_a_still() -> None:
     assert changed[200:, 300:].mean() > 0.2
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     size=st.tuples(st.integers(1, 24), st.integers(1, 24)),
     out_size=st.tuples(st.integers(1, 60), st.integers(1, 60)),

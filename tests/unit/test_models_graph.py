@@ -274,7 +274,7 @@ def test_what_is_no_model_is_named(tmp_path: Path, content: bytes, said: str) ->
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 def test_any_damage_is_an_error_of_ours_or_none(tmp_path: Path, data: st.DataObject) -> None:
     sound = tmp_path / "sound.onnx"
     if not sound.exists():
