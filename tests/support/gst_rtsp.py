@@ -67,6 +67,8 @@ class Relay:
     def on_sample(self, sink):
         sample = sink.emit("pull-sample")
         for source in list(self.sources):
+            if source.current_state != Gst.State.PLAYING:
+                continue  # without a base time, do-timestamp gives a time hours ahead, for which the sink would wait
             unit = sample.get_buffer().copy()
             unit.pts = unit.dts = Gst.CLOCK_TIME_NONE
             source.emit("push-buffer", unit)
