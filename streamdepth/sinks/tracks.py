@@ -166,7 +166,7 @@ class AudioTrack:
         self._encoder.time_base = Fraction(1, rate)
         self._encoder.open()
         self.stream: Stream = stream
-        self._end, self._base = Fraction(0), Fraction(1, rate)
+        self._end = Fraction(0)
         self._resampler = AudioResampler(
             format=self._encoder.format,
             layout=self._encoder.layout,
@@ -197,10 +197,11 @@ class AudioTrack:
 
     def _encode(self, frame: Any) -> Iterator[AnyPacket]:
         if frame is not None:
-            if frame.pts is None:  # what a decoder holds back until its flush (WMA)
-                frame.pts, frame.time_base = round(self._end / self._base), self._base
-            self._base = frame.time_base or self._base
-            self._end = frame.pts * self._base + Fraction(frame.samples, frame.sample_rate)
+            # WMA holds frames without pts back until the flush. AVI counts ADPCM in blocks of up to 21 ms, a unit too
+            # coarse for frames of another length.
+            start = self._end if frame.pts is None else frame.pts * frame.time_base
+            frame.pts, frame.time_base = round(start * frame.sample_rate), Fraction(1, frame.sample_rate)
+            self._end = start + Fraction(frame.samples, frame.sample_rate)
         for resampled in self._resampler.resample(frame):
             yield from self._stamped(self._encoder.encode(resampled))
 

@@ -8,7 +8,7 @@ from itertools import islice, pairwise
 import cv2
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
@@ -144,6 +144,7 @@ def test_no_counter_is_no_number(level: int) -> None:
         read_counter(np.zeros((1, 1, 3), np.uint8))
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(-60, 120), st.integers(-60, 120)), min_size=3, max_size=3, unique=True))
 def test_polygons_are_filled_with_soft_edges(corners: list[tuple[int, int]]) -> None:
     """Against Pillow's own fill of the same triangle at eight times the size."""
