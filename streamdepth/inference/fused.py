@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import os
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from streamdepth.core.errors import ModelError
 from streamdepth.core.host import CACHE_HINT, cache_root, digest, write_whole
 from streamdepth.inference.ort import first_line
+from streamdepth.models.graph import read_graph
 from streamdepth.models.spec import Family, TensorSpec
 
 if TYPE_CHECKING:
@@ -75,9 +77,11 @@ def fused(spec: ModelSpec, folder: Path | None = None) -> ModelSpec:
 
 
 def weights_folder(spec: ModelSpec) -> str:
-    """Folder of the external weights, empty where it is the graph's."""
-    folders = {path.parent for path in spec.external_data}
-    return str(folders.pop()) if folders and spec.path.parent not in folders else ""
+    """Folder that the graph's names of its external weights start from, empty where it is the graph's own."""
+    if not spec.external_data or spec.external_data[0].is_relative_to(spec.path.parent):
+        return ""
+    location = PurePosixPath(read_graph(spec.path).external[0].location)
+    return str(spec.external_data[0].parents[len(location.parts) - 1])
 
 
 def _fused_digest(spec: ModelSpec) -> str:

@@ -77,7 +77,7 @@ def load_error(exc: BaseException, spec: ModelSpec) -> ModelError | None:
             "standard operators, or update onnxruntime"
         )
     if spec.external_data and _EXTERNAL.search(text):
-        return ModelError(f"{name}: its external weights cannot be read ({first_line(exc)}); download it again")
+        return ModelError(f"{name}: its external weights cannot be read ({first_line(exc)}); copy or download it again")
     if kind == "NoSuchFile":
         return ModelNotFoundError(f"{name}: {spec.path}: no such file; check the path")
     if kind in ("InvalidProtobuf", "InvalidGraph", "InvalidArgument") or isinstance(exc, UnicodeDecodeError):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError
 from streamdepth.core.frame import Sense
+from streamdepth.models.graph import read_graph
 from streamdepth.models.hub import (
     HubAccess,
     Listing,
@@ -216,7 +217,8 @@ def show_model(
 
 
 def _size_here(graph: Path) -> int:
-    return sum(p.stat().st_size for p in (graph, *graph.parent.glob(f"{graph.name}_data*")))
+    files = (graph, *(graph.parent / data.location for data in read_graph(graph).external))
+    return sum(path.stat().st_size for path in files if path.is_file())
 
 
 def _size(listing: Listing, graph: str) -> int | None:

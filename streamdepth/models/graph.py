@@ -39,6 +39,22 @@ _PASSING = frozenset(
 )
 
 
+_OTHER_FORMATS: Final = (
+    (0, b"PK\x03\x04", "a PyTorch checkpoint or a ZIP archive"),
+    (0, b"\x80\x02", "a PyTorch checkpoint"),
+    (8, b'{"', "a safetensors file"),
+    (4, b"TFL3", "a TensorFlow Lite model"),
+    (4, b"ORTM", "a model in ONNX Runtime's own format"),
+    (0, b"ftrt", "a TensorRT engine"),
+    (0, b"GGUF", "a GGUF file"),
+    (0, b"\x89HDF", "a Keras model"),
+    (0, b"\x89PNG", "an image"),
+    (0, b"\xff\xd8\xff", "an image"),
+    (4, b"ftyp", "a video"),
+)
+"""Offset, first bytes and name of formats that are given for ONNX by mistake."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExternalData:
     """A file with weights, relative to the graph's folder, and the minimum of bytes that the graph needs."""
@@ -150,7 +166,12 @@ def _refuse_other_files(path: Path) -> None:
         raise ModelError(f"{path}: empty file; export or download it again")
     if head.startswith(b"version https://git-lfs"):
         raise ModelError(f"{path}: a git-lfs pointer, not the model itself; run `git lfs pull` in its repository")
+    for at, magic, kind in _OTHER_FORMATS:
+        if head.startswith(magic, at):
+            raise ModelError(f"{path}: {kind}, not an ONNX model; export the model to ONNX, or give another file")
     start = head.lstrip().lower()
+    if start.startswith(b"<?xml") and b"<net" in start:
+        raise ModelError(f"{path}: an OpenVINO model, not an ONNX model; give the .onnx file it was made from")
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise ModelError(f"{path}: a web page, not an ONNX model; download the file itself")
     # a serialised model has control bytes from its first field (varint ir_version) on; text has none

@@ -167,6 +167,7 @@ BUILT_IN = "built-in"
 HUB_SCHEME = "hf://"
 _BUILT_IN_NAMES = frozenset({BUILT_IN, "builtin", "built_in"})
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_SHOWN = 200
 # a graph is in the folder, in onnx/, or in one folder per variant
 _FOLDER_DEPTH = 3
 
@@ -208,11 +209,12 @@ def target_of(model: str | Path, base_url: str = "https://huggingface.co") -> Ta
     if not text:
         raise UsageError(f"model: empty; give {BUILT_IN}, a path or a Hub name (org/name)")
     if isinstance(model, str):
-        if text in _BUILT_IN_NAMES:
+        if text.lower().replace(" ", "-") in _BUILT_IN_NAMES:
             return Target("built-in", BUILT_IN)
         if "://" in text:
             return _remote(text, name, base_url)
     path = Path(text).expanduser()
+    shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
     hub_like = isinstance(model, str) and bool(_HUB_NAME.fullmatch(text)) and not text.lower().endswith(".onnx")
     try:
         if path.is_file():
@@ -221,10 +223,10 @@ def target_of(model: str | Path, base_url: str = "https://huggingface.co") -> Ta
             note = f"{name}: the local folder is used; the Hub's is {HUB_SCHEME}{text}" if hub_like else ""
             return Target("folder", name, path, note=note)
     except OSError as exc:
-        raise ModelError(f"{name}: cannot be read ({exc.strerror}); check the path") from exc
+        raise ModelError(f"{shown}: cannot be read ({exc.strerror}); check the path") from exc
     if hub_like:
         return Target("hub", name, repository=text)
-    raise ModelNotFoundError(f"{name}: no such file or folder{_hint(text)}")
+    raise ModelNotFoundError(f"{shown}: no such file or folder{_hint(text[:_SHOWN])}")
 
 
 def _remote(text: str, name: str, base_url: str) -> Target:
@@ -251,6 +253,11 @@ def _remote(text: str, name: str, base_url: str) -> Target:
 
 def _hint(text: str) -> str:
     by_last = {m.name.split("/")[1].lower(): m.name for m in known_models()}
+    repository, mark, _ = text.partition("@")
+    if mark and _HUB_NAME.fullmatch(repository):
+        return f"; give the revision of {repository} with --revision"
+    if text.lower() in by_last:
+        return f" (did you mean {by_last[text.lower()]!r}?)"
     near = nearest(text.lower(), by_last)
     for last, name in by_last.items():
         near = near.replace(f"'{last}'", f"'{name}'")

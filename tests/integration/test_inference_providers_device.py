@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import onnx
 import pytest
 
 from streamdepth.cli import main
@@ -174,6 +175,26 @@ def test_weights_beside_the_model_are_found_from_the_cache(tmp_path: Path) -> No
     bytes_in = fused.fused(plain, tmp_path / "cache")
     assert fused.weights_folder(bytes_in) == str(path.parent)
     assert fused.weights_folder(plain) == ""
+    np.testing.assert_allclose(depth_of(bytes_in)[0], depth_of(plain)[0], atol=1e-5)
+
+
+def test_weights_in_a_folder_below_the_graph(tmp_path: Path) -> None:
+    small_model(tmp_path / "model.onnx", 4, 17, "float32", external=True)
+    model = onnx.load(tmp_path / "model.onnx")
+    (tmp_path / "weights").mkdir()
+    path = tmp_path / "moved.onnx"
+    onnx.save(
+        model,
+        path,
+        save_as_external_data=True,
+        location="weights/w.bin",
+        all_tensors_to_one_file=True,
+        size_threshold=0,
+    )
+    plain = resolve(path, preprocessing=NORMALISED)
+    assert [one.name for one in plain.external_data] == ["w.bin"]
+    bytes_in = fused.fused(plain, tmp_path / "cache")
+    assert (fused.weights_folder(plain), fused.weights_folder(bytes_in)) == ("", str(tmp_path))
     np.testing.assert_allclose(depth_of(bytes_in)[0], depth_of(plain)[0], atol=1e-5)
 
 

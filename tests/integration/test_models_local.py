@@ -239,6 +239,7 @@ def test_folders_with_one_model_or_many(tmp_path: Path) -> None:
 
 def test_what_a_name_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    assert target_of("Built-In").kind == "built-in"
     assert target_of("org/name").kind == "hub"
     (tmp_path / "org" / "name").mkdir(parents=True)
     assert target_of("org/name").kind == "hub"  # a folder without a model is no model
@@ -261,6 +262,9 @@ def test_what_a_name_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ("", UsageError, "model: empty; give built-in"),
         ("nothing-like-it", ModelNotFoundError, "no such file or folder; give built-in, an existing path, or a Hub"),
         ("depth-anything-v2-smal", ModelNotFoundError, "did you mean 'onnx-community/depth-anything-v2-small'?"),
+        ("Depth-Anything-V2-small", ModelNotFoundError, "did you mean 'onnx-community/depth-anything-v2-small'?"),
+        ("org/name@main", ModelNotFoundError, "give the revision of org/name with --revision"),
+        ("x" * 5000, ModelError, r"x{200}\.\.\.: "),
         ("here/model.onnx", ModelNotFoundError, "here/model.onnx: no such file or folder"),
         ("/no/such/folder", ModelNotFoundError, "no such file or folder"),
         ("ftp://host/x.onnx", UsageError, "not a Hub address"),

@@ -260,7 +260,15 @@ def test_external_data_outside_the_folder_is_refused(tmp_path: Path, location: s
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 5\n", "git-lfs pointer.*git lfs pull"),
         (b"<!DOCTYPE html><html>404", "a web page"),
         (b"this is not a model\n", "a text file, not an ONNX model"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(64), "not an ONNX file, or damaged"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(64), "an image, not an ONNX model"),
+        (
+            b"PK\x03\x04" + bytes(64),
+            "a PyTorch checkpoint or a ZIP archive, not an ONNX model; export the model to ONNX",
+        ),
+        (b"\x20" + bytes(7) + b'{"w":{}}', "a safetensors file"),
+        (b"\x1c\0\0\0TFL3" + bytes(9), "a TensorFlow Lite model"),
+        (b'<?xml version="1.0"?>\n<net name="x">', "an OpenVINO model"),
+        (b"\x01" + b"\xfe" * 64, "not an ONNX file, or damaged"),
         (b"\x08\x08", "it has no graph"),
     ],
 )
