@@ -271,8 +271,7 @@ class FallbackEngine(Engine):
         provider = providers.provider_named(name)
         if not providers.to_be_tried(provider):
             return False
-        narrow = provider.plugin or provider.platform
-        return not narrow or agreement.cached(agreement.processor_key(self.spec, provider)) == ""
+        return not providers.may_narrow(name) or agreement.cached(agreement.processor_key(self.spec, provider)) == ""
 
 
 def _repeated(engine: Engine, slot: Slot, count: int) -> list[RawDepth]:

@@ -127,13 +127,14 @@ class DepthModel:
         sense: meaning of the output, if the model does not say it; metres of a model known to give none are refused.
         preprocessing: all rules, or a mapping of the fields to change (``{"do_normalize": False}``).
         match: library whose resizing the exact path reproduces, before and after the network: ``"transformers"``, or
-            ``"transformersjs"`` as it runs in Node.js.
+            ``"transformersjs"`` as it runs in Node.js; then as ``exact=True``.
         input_name, output_name: of the image and the depth, where the graph has several.
         metres_per_unit: factor from a metric output to metres.
         intrinsics: of the images, for models that need them for metres: a value, a function of (width, height), text
             ``"fx,fy,cx,cy"``, or the path of a calibration file.
         fov_degrees: horizontal field of view instead of intrinsics.
-        exact: preprocess exactly as ``transformers`` does. None = images yes, video the fast way.
+        exact: preprocess exactly as ``transformers`` does. None = images yes, video the fast way. With True,
+            ``auto`` takes no provider that may compute in bf16.
         threads: threads of one operator on the CPU, None = from the cores.
         cache_dir: the Hub cache to use.
         progress: called during downloads.
@@ -172,6 +173,8 @@ class DepthModel:
         from streamdepth.models.resolve import resolve
 
         self.exact, self.threads = exact, threads
+        if provider == AUTO and (exact or match != "transformers") and providers.may_narrow(providers.likely()):
+            provider = CPU.name  # bf16 differs by 1 % of the range
         self._requested_provider = provider
         camera, strict = camera_of(intrinsics, fov_degrees, any_shape=True), camera_of(intrinsics, fov_degrees)
         found = partial(

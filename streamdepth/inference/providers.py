@@ -171,6 +171,12 @@ def likely(provider: str = AUTO) -> str:
     return CPU.name
 
 
+def may_narrow(name: str) -> bool:
+    """Whether a provider may compute a float32 model in a narrower type, such as bf16."""
+    found = provider_named(name)
+    return bool(found.plugin or found.platform)
+
+
 def why_not(provider: Provider) -> str:
     """Why this provider cannot run on this machine, with a hint after a semicolon; empty where it can.
 

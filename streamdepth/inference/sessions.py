@@ -80,7 +80,7 @@ def _tried(spec: ModelSpec, provider: Provider, threads: int | None, batch: int,
     Raises:
         ProviderError: the provider cannot run the model, or its depth differs from the CPU's.
     """
-    if not provider.plugin and not provider.platform:
+    if not providers.may_narrow(provider.name):
         return _open(spec, provider, threads, batch, graph=graph)
     key = agreement.processor_key(spec, provider)
     wrong = agreement.cached(key)
