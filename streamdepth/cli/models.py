@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from dataclasses import asdict
 from functools import partial
@@ -16,9 +17,11 @@ from streamdepth.core.errors import UsageError
 from streamdepth.core.frame import Sense
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from streamdepth.bench import BenchReport
     from streamdepth.config.commands import BenchConfig, BuildConfig, ModelConfig, PullConfig, VerifyConfig
-    from streamdepth.models.catalog import ModelDetails
+    from streamdepth.models.catalog import ModelDetails, ModelEntry
 
 
 def list_models() -> None:
@@ -26,11 +29,16 @@ def list_models() -> None:
     from streamdepth.models.catalog import list_models as catalogue
 
     entries = catalogue()
+    if sys.stdout.isatty():
+        for line in entry_lines(entries, shutil.get_terminal_size().columns):
+            typer.echo(line)
+        typer.echo(f"\nstreamdepth run test: --show --model {entries[1].name}")
+        return
     rows = [
         (
             entry.name,
             entry.sense.value if entry.sense else "unknown",
-            f"{'metric' if entry.sense is Sense.METRIC_M else 'relative'}, {entry.speed_class}",
+            f"{_unit(entry)}, {entry.speed_class}",
             entry.licence or "not stated",
             " ".join(f"{dtype}:{size}" for dtype, size in entry.sizes_mb.items()),
             " ".join(entry.cached) or ("in the package" if entry.kind == "built-in" else ""),
@@ -38,8 +46,33 @@ def list_models() -> None:
         for entry in entries
     ]
     table(("model", "means", "good for", "licence", "MB by dtype", "on this machine"), rows)
-    if sys.stdout.isatty():
-        typer.echo(f"\nstreamdepth run test: --show --model {entries[1].name}")
+
+
+def entry_lines(entries: Sequence[ModelEntry], width: int) -> list[str]:
+    """``models list`` for a terminal of ``width`` columns: a table, or two lines for each model where that is wider.
+
+    Names and words are never cut.
+    """
+    rows = [("model", "depth", "speed", "licence", "MB", "cached")]
+    for entry in entries:
+        sizes = sorted(entry.sizes_mb.values())
+        shown = f"{sizes[0]}-{sizes[-1]}" if len(sizes) > 1 else "".join(map(str, sizes))
+        here = " ".join(entry.cached) or ("in the package" if entry.kind == "built-in" else "")
+        rows.append((entry.name, _unit(entry), entry.speed_class, entry.licence or "not stated", shown, here))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if sum(widths) + 2 * (len(widths) - 1) <= width:
+        return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines = []
+    for name, unit, speed, licence, size, here in rows[1:]:
+        facts = (unit, speed, licence, f"{size} MB" if size else "", f"cached: {here}" if here else "")
+        lines += [name, "    " + ", ".join(fact for fact in facts if fact)]
+    return lines
+
+
+def _unit(entry: ModelEntry) -> str:
+    if entry.sense is None:
+        return "unknown"
+    return "metric" if entry.sense is Sense.METRIC_M else "relative"
 
 
 def show(config: ModelConfig) -> None:

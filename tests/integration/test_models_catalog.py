@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from streamdepth.cli.models import entry_lines
 from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError
 from streamdepth.core.frame import Sense
 from streamdepth.models.catalog import list_models, pull, show_model
@@ -72,6 +73,20 @@ def test_list_without_a_cache(tmp_path: Path) -> None:
     assert not any(e.cached for e in entries)
     small = next(e for e in entries if e.name == NAME)
     assert (small.sizes_mb["q8"], small.licence, small.speed_ms["fp32 518x518"]) == (27, "Apache-2.0", 548)
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_list_never_cuts_a_word(width: int, tmp_path: Path) -> None:
+    entries = list_models(HubAccess(cache_dir=tmp_path / "none"))
+    lines = entry_lines(entries, width)
+    assert max(map(len, lines)) <= max(width, 80)
+    text = "\n".join(lines).split()
+    for entry in entries:
+        unit = "metric" if entry.sense is Sense.METRIC_M else "relative"
+        assert {entry.name, unit} <= {word.strip(",") for word in text}
+    one_line = "onnx-community/depth-anything-v2-base" + " " * 3 + "relative  slow  "
+    two_lines = "onnx-community/depth-anything-v2-base\n    relative, slow, CC-BY-NC-4.0, 72-389 MB\n"
+    assert (one_line if width > 80 else two_lines) in "\n".join(lines)
 
 
 def test_list_shows_the_cache(access: HubAccess, hub: FakeHub) -> None:
