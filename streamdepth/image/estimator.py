@@ -36,8 +36,7 @@ if TYPE_CHECKING:
     from streamdepth.inference.model import ModelOptions, Runner
     from streamdepth.models.spec import ModelSpec
 
-T = TypeVar("T")
-R = TypeVar("R")
+T, R = TypeVar("T"), TypeVar("R")
 _WAIT_SECONDS = 0.5  # short: on Windows, Ctrl-C does not end a wait
 
 

@@ -65,7 +65,8 @@ def read(value: Any, *, max_pixels: int = MAX_PIXELS) -> InputImage | Tensor:
             - ``Path`` or text with the name of a file, or a base64 string with or without a ``data:`` prefix (a file of
               that name takes precedence);
             - any ``os.PathLike``, a ``file://`` URL, or a binary file object, which is read to its end;
-            - encoded image as bytes, bytearray or memoryview, or Node.js' ``{"type": "Buffer", "data": [...]}``;
+            - encoded image as bytes, bytearray or memoryview, or Node.js' ``{"type": "Buffer", "data": [...]}``; a
+              memoryview of several axes is an ndarray;
             - Jimp's ``{bitmap: {data, width, height}}`` with RGBA bytes;
             - PIL image; array of another library (``__array__``, DLPack), as an ndarray;
             - ndarray [H, W] or [H, W, 1] grey, [H, W, 2] grey and alpha, [H, W, 3] RGB or [H, W, 4] RGBA, as uint8,
@@ -89,6 +90,8 @@ def read(value: Any, *, max_pixels: int = MAX_PIXELS) -> InputImage | Tensor:
         return _from_text(value, max_pixels)
     if isinstance(value, os.PathLike):
         return _from_path(Path(os.fspath(value)), max_pixels)
+    if isinstance(value, memoryview) and value.ndim > 1:
+        return _from_array(np.asarray(value), max_pixels)
     if isinstance(value, bytes | bytearray | memoryview):
         return _from_bytes(bytes(value), f"{len(value)} bytes", max_pixels)
     if isinstance(value, np.ndarray):

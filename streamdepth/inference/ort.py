@@ -91,7 +91,9 @@ def run_error(exc: BaseException, spec: ModelSpec, size: tuple[int, int], rows: 
     if "Failed to allocate" in text or "bad_alloc" in text or "out of memory" in text.lower():
         hint = "use a smaller --size or --batch, or a smaller dtype"
     else:
-        hint = f"--size takes multiples of {spec.preprocessing.multiple_of} here; try another --size, or --batch 1"
+        known = spec.origins.get("preprocessing") not in ("default", "name")
+        rule = f"multiples of {spec.preprocessing.multiple_of}" if known else "multiples of 32, such as 512x384"
+        hint = f"try another --size ({rule}), or --batch 1"
     return InferenceError(f"{spec.name}: failed at {size[0]}x{size[1]}, batch {rows}: {first_line(exc)}; {hint}")
 
 

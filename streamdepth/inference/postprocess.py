@@ -91,14 +91,22 @@ def resize(
 ) -> NDArray[np.float32]:
     """Resize [h, w] without antialias, corners not aligned, borders repeated: torch's ``interpolate``.
 
-    Bicubic with a = -0.75, which is OpenCV's INTER_CUBIC, or bilinear. Returns a new array, never the input.
+    Bicubic with a = -0.75, which is OpenCV's INTER_CUBIC, or bilinear. Values that are not finite, such as the
+    infinite depth of sky, are resized by nearest neighbour. Returns a new array, never the input.
     """
     import cv2
 
+    size = (width_px, height_px)
     if values.shape == (height_px, width_px):
         return values.copy()
     method = cv2.INTER_LINEAR if bilinear else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(values, (width_px, height_px), interpolation=method), dtype=np.float32)
+    finite = np.isfinite(values)
+    if finite.all() or not finite.any():
+        return np.asarray(cv2.resize(values, size, interpolation=method), dtype=np.float32)
+    filled = np.where(finite, values, values[finite].max())
+    nearest = cv2.resize(values, size, interpolation=cv2.INTER_NEAREST)
+    smooth = cv2.resize(filled, size, interpolation=method)
+    return np.where(np.isfinite(nearest), smooth, nearest).astype(np.float32, copy=False)
 
 
 def valid_at_image(valid: NDArray[np.bool_], geometry: Geometry | None) -> NDArray[np.bool_]:

@@ -90,7 +90,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: unreadable, not JSON, or not an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as exc:
         raise ModelError(f"{path}: cannot be read ({exc.strerror}); check its permissions") from exc
     except ValueError as exc:
@@ -161,10 +161,14 @@ def sense_of(config: Mapping[str, Any]) -> Sense | None:
 _OTHER_TYPES = frozenset(
     {
         *("bert", "bit", "blip", "clip", "clipseg", "convnext", "detr", "dinov2", "dinov3", "mobilenet", "resnet"),
-        *("rt_detr", "sam", "segformer", "siglip", "vit", "yolos"),
+        *("rt_detr", "sam", "segformer", "siglip", "vit", "yolos", "birefnet", "u2net", "modnet", "upernet"),
     }
 )
 """``model_type`` of models for other tasks."""
+_OTHER_NAMES = re.compile(
+    r"For[A-Z]|[Ss]egm|[Mm]att(e|ing)|RMBG|BiRefNet|U2Net|ISNet|MODNet|UperNet|[Cc]lassif|[Dd]etect|Super_?Res|Yolo"
+)
+"""Parts of the names of architectures for other tasks; depth estimators are recognised before."""
 
 
 def other_task(config: Mapping[str, Any]) -> str:
@@ -174,7 +178,7 @@ def other_task(config: Mapping[str, Any]) -> str:
     architectures = [str(one) for one in named] if isinstance(named, list) else []
     if any("depth" in one.lower() for one in (kind, *architectures)) or sense_of(config) is not None:
         return ""
-    other = next((one for one in architectures if re.search(r"For[A-Z]", one)), "")
+    other = next((one for one in (*architectures, str(config.get("model_type", ""))) if _OTHER_NAMES.search(one)), "")
     return other or (kind if kind in _OTHER_TYPES else "")
 
 

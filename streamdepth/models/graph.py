@@ -63,6 +63,11 @@ class ExternalData:
     needed_bytes: int
 
 
+def shown(name: str) -> str:
+    """The name of a tensor on one line."""
+    return name if name.isprintable() else repr(name)
+
+
 @dataclass(frozen=True, slots=True)
 class RawTensor:
     """A graph input or output as declared; ``shape`` is None where it is not declared."""
@@ -85,7 +90,7 @@ class RawTensor:
 
     @property
     def shown_name(self) -> str:
-        return self.name if self.name.isprintable() else repr(self.name)
+        return shown(self.name)
 
 
 @dataclass(frozen=True, slots=True)

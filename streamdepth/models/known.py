@@ -16,8 +16,9 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from streamdepth.core.errors import ModelError
 from streamdepth.core.frame import Sense
-from streamdepth.models.spec import Family, Head, Preprocessing
+from streamdepth.models.spec import MAX_SIDE_PX, Family, Head, Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,6 +91,8 @@ def find_family(graph: GraphInfo, names: Sequence[str], model_type: str = "") ->
     Args:
         names: of the file and the repository.
         model_type: of ``config.json``.
+    Raises:
+        ModelError: invalid metadata.
     """
     data = _data()
     text = " ".join(names).lower()
@@ -123,6 +126,11 @@ def find_family(graph: GraphInfo, names: Sequence[str], model_type: str = "") ->
     side = re.search(r"[-_](192|224|256|384|512)(?!\d)", text)
     if side and row["name"] in ("DPT", "MiDaS 2.1"):  # MiDaS' files name the side they were trained with
         rules = replace(rules, width_px=int(side[1]), height_px=int(side[1]))
+    trained = [int(size) for size in re.findall(r"-?\d+", graph.metadata.get("imgsz", ""))]
+    if not all(1 <= size <= MAX_SIDE_PX for size in trained):
+        raise ModelError(f"{names[-1]}: its metadata has imgsz {graph.metadata['imgsz']}; export it again")
+    if len(trained) in (1, 2):
+        rules = replace(rules, height_px=trained[0], width_px=trained[-1])
     return KnownFamily(row["name"], Sense(row["sense"]), rules, licence, Head(**found), points, by_name)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from streamdepth.core.errors import ModelError, UsageError
 from streamdepth.core.frame import Sense
 from streamdepth.models.config import preprocessing_of, sense_is_certain, sense_of
+from streamdepth.models.graph import shown
 from streamdepth.models.hub import HubAccess
 from streamdepth.models.known import (
     KnownFamily,
@@ -178,7 +179,9 @@ def build_spec(
         depth = _fix(depth, found)
         if not (sure or output_name or says_depth(depth.name) or META_OUTPUT in graph.metadata):
             origins["depth_output"] = "default"
-            notes.append(f"{found.name}: output {depth.name} is assumed to be depth; nothing in its name says so")
+            notes.append(
+                f"{found.name}: output {shown(depth.name)} is assumed to be depth; nothing in its name says so"
+            )
     known = {image.name, *(one.input.name for one in states)}
     others = tuple(_fix(t, found) for t in other_inputs(called, found.graph, known))
     states = tuple(replace(one, input=_fix(one.input, found)) for one in states)
@@ -311,14 +314,12 @@ def _own_preprocessing(found: Located, family: KnownFamily | None) -> tuple[Prep
     if found.known is not None:
         return found.known.preprocessing, "table"
     if family is not None:
-        rules = family.preprocessing
-        sides = re.findall(r"\d+", found.graph.metadata.get("imgsz", ""))
-        if len(sides) == 2:
-            rules = replace(rules, height_px=int(sides[0]), width_px=int(sides[1]))
-        return rules, "name" if family.by_name else "table"
+        return family.preprocessing, "name" if family.by_name else "table"
     if found.preprocessor is not None:
         kind = found.preprocessor.get("image_processor_type") or found.preprocessor.get("feature_extractor_type")
-        raise ModelError(f"{found.preprocessor_where}: unknown image processor {kind}; give the preprocessing")
+        raise ModelError(
+            f"{found.preprocessor_where}: unknown image processor {kind}; delete the file or choose a depth model"
+        )
     return Preprocessing(), "default"
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ImageLayout = Literal["chw", "hwc", "nchw"]
 _IMAGE_DTYPES = ("float32", "float16", "uint8")
 _IMAGE_NAMES = ("pixel_values", "image", "images", "input_image", "input", "x")
+_CHANNEL_NAMES = ("c", "ch", "channel", "channels", "num_channels")
 _DEPTH_DTYPES = ("float32", "float16", "float64")
 _NO_DEPTH_ENDS: Mapping[str, str] = MappingProxyType(
     {
@@ -121,6 +122,8 @@ def _image_layout(tensor: RawTensor, *, windows: bool) -> ImageLayout | _NoImage
         return "hwc"
     if isinstance(first, int):
         return _NoImage(_channels(first))
+    if last in _CHANNEL_NAMES and first not in _CHANNEL_NAMES:
+        return "hwc"
     if last in (1, 4):
         return _NoImage(_channels(last))
     # an undeclared channel axis is the first one, as in exporters that name it "num_channels"

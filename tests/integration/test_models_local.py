@@ -309,6 +309,9 @@ def test_a_third_party_model() -> None:
         {"model_type": "segformer", "architectures": ["SegformerForSemanticSegmentation"]},
         {"model_type": "birefnet", "architectures": ["BiRefNetForImageSegmentation"]},
         {"model_type": "clip", "architectures": ["CLIPModel"]},
+        {"model_type": "SegformerForSemanticSegmentation", "architectures": ["BriaRMBG"]},
+        {"architectures": ["BiRefNet"]},
+        {"model_type": "u2net"},
     ],
 )
 def test_a_configuration_of_another_task_is_refused(config: dict[str, Any], tmp_path: Path) -> None:
@@ -317,6 +320,14 @@ def test_a_configuration_of_another_task_is_refused(config: dict[str, Any], tmp_
     with pytest.raises(ModelError, match="is not a depth model; choose a depth model, or give --sense"):
         resolve(path)
     assert resolve(path, sense="relative_depth").sense is Sense.RELATIVE_DEPTH
+
+
+@pytest.mark.parametrize(("imgsz", "size"), [("[96, 128]", (128, 96)), ("64", (64, 64)), ("[]", (640, 640))])
+def test_the_size_in_metadata(imgsz: str, size: tuple[int, int], tmp_path: Path) -> None:
+    rules = resolve(write_depth_model(tmp_path / "m.onnx", metadata={"task": "depth", "imgsz": imgsz})).preprocessing
+    assert (rules.width_px, rules.height_px) == size
+    with pytest.raises(ModelError, match=r"its metadata has imgsz \[0, 9999999\]; export it again"):
+        resolve(write_depth_model(tmp_path / "m.onnx", metadata={"task": "depth", "imgsz": "[0, 9999999]"}))
 
 
 def test_metadata_of_another_task_is_refused(tmp_path: Path) -> None:

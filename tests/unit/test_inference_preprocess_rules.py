@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamdepth.core.errors import DataFormatError
+from streamdepth.core.errors import DataFormatError, ModelError
 from streamdepth.core.frame import ColorTags, image_from_array
-from streamdepth.inference import preprocess
+from streamdepth.inference import postprocess, preprocess
+from streamdepth.inference.agreement import check_depth
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.geometry import plan
 from streamdepth.inference.preprocess import Scaler, image_of, value_table
@@ -166,3 +167,39 @@ def test_extreme_sizes(size: tuple[int, int]) -> None:
 def test_a_format_the_scaler_does_not_know_is_one_clear_line() -> None:
     with pytest.raises(DataFormatError, match=r"8x8 gray32be image cannot be converted .*; convert it to"):
         Scaler("bicubic").scale(av.VideoFrame(8, 8, "gray32be"), 4, 4)
+
+
+# Depth that is not finite ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "filler", "share", "said"),
+    [
+        ("fp32", np.inf, 0.5, ""),
+        ("fp32", np.inf, 0.55, "55 % of its depth is not finite on the built-in image"),
+        ("fp16", np.inf, 0.05, "try --dtype fp32"),
+        ("fp32", -np.inf, 0.05, "try another export"),
+        ("fp32", np.nan, 0.05, "try another export"),
+    ],
+)
+def test_infinite_depth_is_sky_in_up_to_half_of_an_image(
+    dtype: str, filler: float, share: float, said: str, tmp_path: Path
+) -> None:
+    spec = replace(resolve(write_depth_model(tmp_path / "m.onnx")), dtype=dtype)
+    values = np.linspace(1, 9, 400, dtype=np.float32).reshape(20, 20)
+    values.reshape(-1)[: round(400 * share)] = filler
+    if not said:
+        check_depth(values, spec, "cpu")
+        return
+    with pytest.raises(ModelError, match=said):
+        check_depth(values, spec, "cpu")
+
+
+@pytest.mark.parametrize("bilinear", [False, True])
+def test_infinite_depth_stays_in_its_place(bilinear: bool) -> None:
+    values = np.linspace(1, 9, 64, dtype=np.float32).reshape(8, 8)
+    values[:3] = np.inf
+    found = postprocess.resize(values, 32, 32, bilinear=bilinear)
+    assert np.isposinf(found[:12]).all()
+    assert np.isfinite(found[12:]).all()
+    np.testing.assert_allclose(found[20:], postprocess.resize(values[3:], 32, 20, bilinear=bilinear)[8:], rtol=1e-5)

@@ -88,6 +88,8 @@ def test_undeclared_channels_are_the_first_axis(tmp_path: Path) -> None:
     dims = ["batch_size", "num_channels", "height", "width"]
     path = write_graph(tmp_path / "m.onnx", [("pixel_values", F32, dims)], DEPTH)
     assert image_input(path, read_graph(path))[1] == "chw"
+    path = write_graph(tmp_path / "m.onnx", [("pixel_values", F32, ["n", "h", "w", "c"])], DEPTH)
+    assert image_input(path, read_graph(path))[1] == "hwc"
 
 
 def test_the_image_is_found_among_further_inputs(tmp_path: Path) -> None:

@@ -147,6 +147,11 @@ def test_broken_configuration_is_named(tmp_path: Path, name: str, content: Any, 
     assert name in str(caught.value)
 
 
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text('\ufeff{"size": 224}', encoding="utf-8")
+    assert resolve(write_depth_model(tmp_path / "m.onnx")).preprocessing.width_px == 224
+
+
 def test_a_fixed_graph_and_sizes(tmp_path: Path) -> None:
     path = write_depth_model(tmp_path / "m.onnx", height=192, width=256)
     spec = resolve(path)
