@@ -173,6 +173,7 @@ class TestAlpha:
         assert parse_alpha(0.3) == parse_alpha("0.3") == (0.3, 0.3)
         assert parse_alpha("0.3, 0.8") == parse_alpha([0.3, 0.8]) == parse_alpha("[0.3, 0.8]") == (0.3, 0.8)
         assert parse_alpha(np.array([1, 0])) == (1.0, 0.0)  # type: ignore[arg-type]  # any iterable
+        assert parse_alpha(np.array(0.5)) == (0.5, 0.5)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("bad", ["", "a", "1,2,3", [], [1, None], float("nan"), {"a": 1}])
     def test_what_is_no_alpha(self, bad: object) -> None:
