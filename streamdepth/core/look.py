@@ -137,7 +137,7 @@ def parse_alpha(value: float | str | Sequence[float] | None) -> tuple[float, flo
         text = value.strip()
         parts = (text[1:-1] if text.startswith("[") and text.endswith("]") else text).split(",")
     else:
-        parts = list(value) if isinstance(value, Iterable) and getattr(value, "ndim", 1) else [value]
+        parts = list(value) if isinstance(value, Iterable) and getattr(value, "ndim", None) != 0 else [value]
     try:
         numbers = [float(part) for part in parts]
     except (TypeError, ValueError, OverflowError):

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from streamdepth.inference.model import ModelOptions, Runner
     from streamdepth.models.spec import ModelSpec
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 _WAIT_SECONDS = 0.5  # short: on Windows, Ctrl-C does not end a wait
 
 
@@ -346,10 +347,8 @@ class DepthEstimator:
                         least = self.spec.preprocessing.multiple_of
                         if min(size) >= least:
                             raise
-                        raise DataFormatError(
-                            f"a tensor of {size[0]}x{size[1]} pixels is too small for {self.spec.name}; it takes"
-                            f" {least}x{least} and up"
-                        ) from exc
+                        small = f"a tensor of {size[0]}x{size[1]} pixels is too small for {self.spec.name}"
+                        raise DataFormatError(f"{small}; its smallest size is {least}x{least}") from exc
                 yield from zip(batch, answers, strict=True)
 
     def _items(self, value: Any, engine: Engine) -> list[_Item]:

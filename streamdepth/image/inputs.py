@@ -212,7 +212,7 @@ def from_json(value: Any) -> bytes | Mapping[str, Any]:
             raise UsageError(f"the text is not base64 ({exc}); encode the image's bytes") from None
     if not isinstance(value, Mapping):
         raise UsageError(
-            f"a value of type {type(value).__name__} is no image; give base64, a list of them, or a tensor"
+            f"a value of type {type(value).__name__} is not an image; give base64, a list of them, or a tensor"
         )
     if "bitmap" in value or ("data" in value and {"dims", "dim"} & set(value)):
         return value
@@ -286,7 +286,7 @@ def _from_pil(image: Image.Image, name: str, max_pixels: int) -> InputImage:
         frames = int(getattr(image, "n_frames", 1))
         # further images of an MPO are previews or the second view of a stereo photograph
         if frames > 1 and image.format != "MPO":
-            notes.append(f"{name}: the first of {frames} images")
+            notes.append(f"{name}: only the first of {frames} images is used")
         if frames > 1:
             image.seek(0)
         image.load()

@@ -95,7 +95,7 @@ def hub_error(
         return ModelError(f"{what}: cannot write to the cache ({why}); set HF_HUB_CACHE to a writable folder")
     if "Consistency check failed" in str(exc):
         return ModelError(f"{what}: incomplete download; run `streamdepth models pull {repository} --force`")
-    return ModelError(f"{what}: no download from {endpoint} ({_reason(exc)}); check the network and HF_ENDPOINT")
+    return ModelError(f"{what}: download from {endpoint} failed ({_reason(exc)}); check the network and HF_ENDPOINT")
 
 
 def _reason(exc: BaseException) -> str:

@@ -270,7 +270,7 @@ def other_name(name: str) -> str:
     """Why a name is not that of a depth map, empty where it may be."""
     words = _words(name)
     other = words & (_OTHER_WORDS if words & _DEPTH_WORDS else _OTHER_WORDS | _PICTURE_WORDS)
-    return f"by its name not depth ({min(other)})" if other else ""
+    return f"its name says {min(other)}, not depth" if other else ""
 
 
 def rank_of_name(name: str) -> tuple[int, int, int]:

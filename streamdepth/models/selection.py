@@ -220,7 +220,7 @@ def target_of(model: str | Path, base_url: str = "https://huggingface.co") -> Ta
         if path.is_file():
             return Target("file", name, path)
         if path.is_dir() and (not hub_like or any(onnx_files(path))):
-            note = f"{name}: the local folder is used; the Hub's is {HUB_SCHEME}{text}" if hub_like else ""
+            note = f"{name}: the local folder is used; for the Hub's model give {HUB_SCHEME}{text}" if hub_like else ""
             return Target("folder", name, path, note=note)
     except OSError as exc:
         raise ModelError(f"{shown}: cannot be read ({exc.strerror}); check the path") from exc

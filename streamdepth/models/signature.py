@@ -347,5 +347,5 @@ def _no_map(tensor: RawTensor, size: tuple[int | str, int | str], window: int) -
     height, width = sides
     known = [isinstance(side, int) for side in (height, width, *size)]
     if all(known) and not covers(height, width, *size):  # type: ignore[arg-type]
-        return f"{width}x{height} has not the aspect ratio of the input's {size[1]}x{size[0]}"
+        return f"{width}x{height} does not have the aspect ratio of the input's {size[1]}x{size[0]}"
     return ""

@@ -360,7 +360,7 @@ def apply_size(
         raise UsageError(f"size {size}: the graph of {name} takes only {only} (width x height)")
     if size.height_px is None:
         if target < multiple:
-            raise UsageError(f"size {size}: {name} needs at least {multiple:g} pixels a side")
+            raise UsageError(f"size {size}: {name} needs sides of at least {multiple:g} pixels")
         family = Family.DPT if pre.family is Family.GLPN else pre.family
         keep = pre.keep_aspect or pre.family is Family.GLPN
         return replace(pre, family=family, width_px=width, height_px=height, do_resize=True, keep_aspect=keep)

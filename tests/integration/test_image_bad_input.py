@@ -58,7 +58,9 @@ def test_an_alpha_that_is_none_without_a_style(dpt_estimator: DepthEstimator, al
 def test_a_tensor_too_small_for_the_network_in_the_package() -> None:
     with (
         DepthEstimator(provider="cpu") as built_in,
-        pytest.raises(DataFormatError, match="a tensor of 2x3 pixels is too small for built-in; it takes 32x32 and up"),
+        pytest.raises(
+            DataFormatError, match="a tensor of 2x3 pixels is too small for built-in; its smallest size is 32x32"
+        ),
     ):
         built_in({"data": [0.0] * 18, "dims": [3, 3, 2]})
 

@@ -184,7 +184,7 @@ def test_animated_image_gives_its_first_frame_and_says_so(dpt_estimator: DepthEs
     data = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])
     got = one(dpt_estimator(data))
     np.testing.assert_array_equal(got.data, one(dpt_estimator(frames[0])).data)
-    assert "the first of 3 images" in got.notes[0]
+    assert "only the first of 3 images is used" in got.notes[0]
 
 
 def test_a_list_may_mix_sizes_and_forms_and_keeps_its_order(dpt_estimator: DepthEstimator) -> None:

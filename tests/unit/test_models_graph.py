@@ -359,7 +359,7 @@ def test_the_depth_output_among_others(outputs: list[tuple[str, list[Any]]], cho
         ([("a", MAP), ("output", MAP)], "2 outputs that could be depth"),
         ([("left_disp", MAP), ("right_disp", MAP)], r"2 outputs that could be depth \(left_disp .*, right_disp"),
         *[
-            ([(name, MAP)], rf"by its name not depth \({word}\)")
+            ([(name, MAP)], f"its name says {word}, not depth")
             for name, word in [
                 *(
                     ("depth_error", "error"),
@@ -372,14 +372,14 @@ def test_the_depth_output_among_others(outputs: list[tuple[str, list[Any]]], cho
             ]
         ],
         ([("points", ["b", "h", "w", 3])], "3 channels, depth has 1"),
-        ([("output0", [1, 84, 2000])], "2000x84 has not the aspect ratio of the input's 96x64"),
-        ([("output0", [1, 300, 6])], "6x300 has not the aspect ratio"),
+        ([("output0", [1, 84, 2000])], "2000x84 does not have the aspect ratio of the input's 96x64"),
+        ([("output0", [1, 300, 6])], "6x300 does not have the aspect ratio"),
         ([("pred_boxes", [1, 100, 4])], "has no depth output"),
         ([("last_hidden_state", [1, 197, 32])], "has no depth output"),
-        ([("depth", [1, 1, 96, 64])], "64x96 has not the aspect ratio of the input's 96x64"),
-        ([("alpha", [1, 1, 64, 96])], "by its name not depth"),
-        ([("confidence", MAP)], "by its name not depth"),
-        ([("saliency", MAP)], "by its name not depth"),
+        ([("depth", [1, 1, 96, 64])], "64x96 does not have the aspect ratio of the input's 96x64"),
+        ([("alpha", [1, 1, 64, 96])], "its name says alpha, not depth"),
+        ([("confidence", MAP)], "its name says confidence, not depth"),
+        ([("saliency", MAP)], "its name says saliency, not depth"),
         ([("logits", [1, 21, 64, 96])], "21 channels, depth has 1"),
         ([("xyz", ["b", "h", "w", 3])], "has no depth output"),
     ],

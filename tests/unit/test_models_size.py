@@ -64,7 +64,7 @@ def test_a_floored_model_takes_a_size_too() -> None:
 def test_errors_say_what_fits() -> None:
     with pytest.raises(UsageError, match=r"size 500x300: m takes multiples of 14, the nearest is 504x294"):
         apply_size(DA, Size(500, 300), FREE, "m")
-    with pytest.raises(UsageError, match=r"size 10: m needs at least 14 pixels"):
+    with pytest.raises(UsageError, match=r"size 10: m needs sides of at least 14 pixels"):
         apply_size(DA, Size(10), FREE, "m")
     with pytest.raises(UsageError, match=r"size 300: the graph of m takes only 256x192"):
         apply_size(STRETCHED, Size(300), (256, 192), "m")
