@@ -59,8 +59,8 @@ if TYPE_CHECKING:
 
 # keys of a graph's metadata, in rising priority; ONNX has no standard for them
 _META_SENSE = "streamdepth.sense"
-_METRIC_NAME = r"metric|hypersim|vkitti|indoor|outdoor"
-_DEPTH_NAME = r"depth|disp|midas"
+_METRIC_NAME = r"(?<![a-z])metric|hypersim|vkitti|indoor|outdoor"
+_DEPTH_NAME = r"depth(?!wise)|disparity|(?<![a-z])disp(?![a-z])|midas"
 _META_LICENCE = ("license", "licence", "streamdepth.licence")
 
 

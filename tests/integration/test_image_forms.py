@@ -95,7 +95,7 @@ def test_forms_of_an_image_in_a_flow(dpt_estimator: DepthEstimator, tmp_path: Pa
         "os.PathLike": PurePath(path),
         "file URL": path.as_uri(),
         "array of another library": Foreign(rgb),
-        "memoryview of an array": memoryview(rgb),
+        "memoryview of an array": memoryview(rgb),  # type: ignore[arg-type]
     }
     expected = dpt_estimator(rgb).data
     for name, value in forms.items():

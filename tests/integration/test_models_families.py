@@ -369,6 +369,25 @@ def test_a_nameless_output_is_noted_or_confirmed(tmp_path: Path) -> None:
         assert not any("is assumed to be depth" in note for note in sure.notes)
 
 
+@pytest.mark.parametrize(
+    ("name", "sense"),
+    [
+        *((f"{word}.onnx", INVERSE) for word in ("panda3d", "homogeneous", "geometric_net", "depth_projection")),
+        *((f"{word}.onnx", FAR) for word in ("da3-small", "my_moge")),
+        *((f"{word}.onnx", METRES) for word in ("net_metric", "depth_pro", "DepthPro_fp16", "moge2")),
+    ],
+)
+def test_names_are_read_by_whole_words(name: str, sense: Sense, tmp_path: Path) -> None:
+    spec = resolve(plain(tmp_path / name))
+    assert (spec.sense, spec.origins["sense"] == "default") == (sense, sense is INVERSE)
+
+
+@pytest.mark.parametrize("name", ["display.onnx", "depthwise.onnx"])
+def test_a_name_that_only_looks_like_depth_is_no_evidence(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="may not be depth: it ends in Sigmoid"):
+        resolve(nameless(tmp_path / name, "Sigmoid"))
+
+
 def test_what_other_outputs_say_of_the_depth(tmp_path: Path) -> None:
     beside = resolve(two_outputs(tmp_path / "a.onnx", "depth", "inv_depth"))
     assert (beside.depth_output.name, beside.sense) == ("depth", FAR)
