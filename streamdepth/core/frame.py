@@ -240,8 +240,8 @@ class DepthMap:
         sense: meaning of the values.
         valid: bool [h, w], False where the model has no depth; None = valid wherever the value is finite.
         propagated: computed from depth of other frames along the optical flow (``model_every``), not by the model.
-        anchor_error: typical relative error (one standard deviation) of metres that come from anchors; None where the
-            values are the model's own.
+        anchor_error: typical relative error (one standard deviation) of metres that come from anchors or odometry; NaN
+            while it is unknown, None where the values are the model's own.
         stabilized: filtered over time (``stabilize``).
     """
 

@@ -70,7 +70,7 @@ class Alignment:
         metres = self._metres(depth.values)
         errors = self._error(depth.values[::8, ::8], metres[::8, ::8])
         known = np.isfinite(errors) & (True if depth.valid is None else depth.valid[::8, ::8])
-        error = float(np.median(errors[known])) if known.any() else 1.0
+        error = float(np.median(errors[known])) if known.any() else math.nan
         return replace(depth, values=metres, sense=Sense.METRIC_M, anchor_error=error)
 
     def relative_error(self, depth: DepthMap) -> NDArray[np.float32]:

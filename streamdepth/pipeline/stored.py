@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from types import MappingProxyType, SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import DataFormatError
 from streamdepth.core.frame import DepthMap, Frame, StreamInfo, image_from_array
 from streamdepth.sinks.depth import thumbnail, unlike
-from streamdepth.sinks.depth.reader import DepthReader, read_depth
+from streamdepth.sinks.depth.reader import DepthFrame, DepthReader, read_depth
 
 if TYPE_CHECKING:
     from collections import deque
@@ -101,7 +101,7 @@ class StoredDepthSource(BaseSource):
                 if self._ended:
                     return
                 image = image_from_array(np.zeros(one.values.shape, np.uint8), "hw_gray")
-                self._keep(one.values, reader, one.propagated)
+                self._keep(one)
                 yield Frame(self.id, index, one.pts, one.time_base, self._clock.monotonic_ns(), image)
             return
         matched = next(stored, None)
@@ -118,7 +118,7 @@ class StoredDepthSource(BaseSource):
                     f"{self.id}: frame {frame.index} is not the one that the depth in {self._path} was computed from; "
                     "name the clip that the depth belongs to"
                 )
-            self._keep(matched.values, reader, matched.propagated)
+            self._keep(matched)
             found += 1
             yield frame
         if not self._ended and 2 * found < len(reader):
@@ -145,10 +145,10 @@ class StoredDepthSource(BaseSource):
         if self._clip is not None:
             self._clip.close()
 
-    def _keep(self, values: Any, reader: DepthReader, propagated: bool) -> None:
+    def _keep(self, one: DepthFrame) -> None:
         if self._maps is not None:
-            error = reader.metadata.anchor_error
-            self._maps.append(DepthMap(values, reader.metadata.sense, propagated=propagated, anchor_error=error))
+            error = one.anchor_error
+            self._maps.append(DepthMap(one.values, one.sense, propagated=one.propagated, anchor_error=error))
 
 
 class _Slot:

@@ -175,11 +175,13 @@ class TestMcap:
     ) -> None:
         from mcap.reader import make_reader
 
-        path = self.written(tmp_path / "run.mcap", results(1, anchored=anchored), model="m")
+        unknown = [] if anchored is None else results(1, anchored=float("nan"))
+        path = self.written(tmp_path / "run.mcap", [*unknown, *results(1, anchored=anchored)], model="m")
         with path.open("rb") as file:
             (record,) = make_reader(file).iter_metadata()
-        error = {} if anchored is None else {"relative_error": "0.1250"}
-        assert (record.name, record.metadata) == ("streamdepth", want | {"model": "m"} | error)
+        assert (record.name, record.metadata) == ("streamdepth", want | {"model": "m"})
+        errors = [one.ros_msg.data for one in messages(path).get("/camera/depth/relative_error", [])]
+        assert np.array_equal(errors, [] if anchored is None else [np.nan, 0.125], equal_nan=True)
 
     def test_what_is_no_metre_and_no_camera(self, tmp_path: Path) -> None:
         path = tmp_path / "run.mcap"
@@ -276,7 +278,10 @@ class TestExr:
 
     def test_read_by_the_file_layout(self, tmp_path: Path) -> None:
         sink = sd.data_sink_for(f"{tmp_path}/e/%06d.exr", size="model", model="m")
-        run_sink(sink, stream_info(), results(2, anchored=0.125))
+        run_sink(sink, stream_info(), [*results(1, anchored=float("nan")), results(2, anchored=0.125)[1]])
+        unknown, _ = read_exr((tmp_path / "e" / "000000.exr").read_bytes())
+        assert unknown["streamdepthMetres"] == b"anchored, relative error unknown"
+        assert "streamdepthAnchorError" not in unknown
         assert sorted(path.name for path in (tmp_path / "e").iterdir()) == ["000000.exr", "000001.exr"]
         attributes, values = read_exr((tmp_path / "e" / "000001.exr").read_bytes())
         assert attributes["channels"].startswith(b"Z\0\2\0\0\0")  # one channel of type FLOAT
@@ -346,11 +351,17 @@ class TestCommand:
         assert not (tmp_path / "run.mcap").exists()
 
 
-def test_intrinsics_of_a_folder_of_depth(tmp_path: Path) -> None:
-    sink = sd.data_sink_for(f"{tmp_path}/d/%06d.npy", intrinsics=camera, size="model")
-    run_sink(sink, stream_info(), results(1, anchored=0.2))
-    with sd.read_depth(tmp_path / "d") as reader:
-        assert reader.metadata.intrinsics == CAMERA.resized(32, 24)
-        assert reader.metadata.anchor_error == 0.2
+def test_intrinsics_and_errors_of_depth_files(tmp_path: Path) -> None:
+    """The error of each frame, also where that of the first is not known yet; the metadata holds that of the first."""
+    nan = float("nan")
+    for errors in ([None, None], [nan, 0.25], [0.2, 0.1]):
+        given = [results(2, anchored=error)[index] for index, error in enumerate(errors)]
+        for output in ("d/%06d.npy", "d.mkv"):
+            sink = sd.data_sink_for(f"{tmp_path}/{output}", intrinsics=camera, size="model", overwrite=True)
+            run_sink(sink, stream_info(), given)
+            with sd.read_depth(tmp_path / output.partition("/")[0]) as reader:
+                assert reader.metadata.intrinsics == CAMERA.resized(32, 24)
+                assert repr(reader.metadata.anchor_error) == repr(errors[0])
+                assert repr([frame.anchor_error for frame in reader]) == repr(errors)
     line = json.loads((tmp_path / "d" / "depth.jsonl").read_text().splitlines()[0])
     assert json.loads(line["intrinsics"])["fx"] == 25

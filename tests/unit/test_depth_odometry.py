@@ -85,7 +85,8 @@ class TestScale:
             metres = scale.update(relative(depth, index), index / 25, cut=index == 0, image=image)
             assert metres.sense is sd.Sense.METRIC_M
             if metres.valid is not None and not metres.valid.any():
-                assert metres.anchor_error == 1.0
+                assert metres.anchor_error is not None
+                assert np.isnan(metres.anchor_error)
                 continue
             known += 1
             true = cv2.resize(depth.astype(np.float32), (80, 60), interpolation=cv2.INTER_NEAREST)
@@ -94,7 +95,7 @@ class TestScale:
         assert known >= 20
         assert abs(np.median(errors)) < 0.02
         assert max(map(abs, errors)) < 0.06
-        assert all(error is not None and error < 0.25 for error in stated)
+        assert all(error is not None and error < 0.4 for error in stated)
 
     def test_twice_the_distance_is_twice_the_depth(
         self, path: tuple[np.ndarray, list[av.VideoFrame], list[np.ndarray]]
@@ -140,9 +141,8 @@ def test_triangulated_points_are_exact_without_noise() -> None:
     seen = points @ turn.T + moved
     found = triangulated(points[:, :2] / points[:, 2:], seen[:, :2] / seen[:, 2:], float(np.linalg.norm(moved)), 400)
     assert found is not None
-    metres, keep = found
-    assert keep.sum() > 150
-    np.testing.assert_allclose(metres[keep], points[keep, 2], rtol=2e-3)
+    assert found.exact.sum() > 150
+    np.testing.assert_allclose(found.metres[found.exact], points[found.exact, 2], rtol=2e-3)
 
 
 class TestFile:

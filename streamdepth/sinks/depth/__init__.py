@@ -155,7 +155,8 @@ class DepthMetadata:
         time_base: seconds per unit of a frame's pts.
         origin_seconds: media time of 0 in the time stamps of the file.
         model, model_revision: of the model. version: of streamdepth. source: name of the source.
-        anchor_error: relative error of metres from anchors at the first frame; None where the model gave the values.
+        anchor_error: relative error of metres from anchors or odometry at the first frame, NaN if not known there; None
+            where the model gave the values. Each frame has its own.
         intrinsics: of the camera, for the size of the depth; None if unknown.
         stabilized: filtered over time (``--stabilize on``).
     """
@@ -260,14 +261,15 @@ def _intrinsics(text: str | None) -> Intrinsics | None:
 
 @dataclass(frozen=True, slots=True)
 class FrameRecord:
-    """One frame: its pts, coding and file (empty in a video), whether its depth was propagated from other frames, and
-    for some frames their :func:`thumbnail`."""
+    """One frame: its pts, coding and file (empty in a video), whether its depth was propagated from other frames, for
+    some frames their :func:`thumbnail`, and the error of anchored metres (NaN = unknown, None = not anchored)."""
 
     pts: int
     coding: Coding
     file: str = ""
     propagated: bool = False
     thumbnail: bytes = b""
+    anchor_error: float | None = None
 
     def to_json(self, before: Coding | None) -> bytes:
         """Compact JSON; includes the coding only if it differs from that of the frame ``before``."""
@@ -280,6 +282,8 @@ class FrameRecord:
             record["propagated"] = True
         if self.thumbnail:
             record["thumbnail"] = base64.b64encode(self.thumbnail).decode()
+        if self.anchor_error is not None:
+            record["error"] = None if math.isnan(self.anchor_error) else float(f"{self.anchor_error:.4g}")
         return json.dumps(record, separators=(",", ":")).encode()
 
     @classmethod
@@ -293,7 +297,9 @@ class FrameRecord:
             raise ValueError("a frame record must have a pts")
         coding = Coding(float(record["scale"]), float(record["offset"])) if "scale" in record else before
         thumbnail = base64.b64decode(str(record.get("thumbnail", "")))
-        return cls(record["pts"], coding, str(record.get("file", "")), record.get("propagated") is True, thumbnail)
+        error = (math.nan if record["error"] is None else float(record["error"])) if "error" in record else None
+        file, propagated = str(record.get("file", "")), record.get("propagated") is True
+        return cls(record["pts"], coding, file, propagated, thumbnail, error)
 
 
 THUMBNAIL_EVERY = 25

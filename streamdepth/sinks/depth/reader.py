@@ -36,6 +36,7 @@ class DepthFrame(NamedTuple):
         sense: what a value means; ``unit`` is ``"m"`` if it is metres, else empty.
         thumbnail: of the frame, as :func:`streamdepth.sinks.depth.thumbnail` makes it; empty for most frames.
         propagated: propagated from neighbouring frames (``--model-every``), not computed by the model for this frame.
+        anchor_error: as in :class:`streamdepth.DepthMap`; NaN = unknown.
     """
 
     pts: int
@@ -44,6 +45,7 @@ class DepthFrame(NamedTuple):
     sense: Sense
     propagated: bool = False
     thumbnail: bytes = b""
+    anchor_error: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -128,7 +130,7 @@ class DepthReader:
 
     def _frame(self, record: FrameRecord, values: NDArray[np.float32]) -> DepthFrame:
         base, sense = self.metadata.time_base, self.metadata.sense
-        return DepthFrame(record.pts, base, values, sense, record.propagated, record.thumbnail)
+        return DepthFrame(record.pts, base, values, sense, record.propagated, record.thumbnail, record.anchor_error)
 
     def __enter__(self) -> DepthReader:
         return self

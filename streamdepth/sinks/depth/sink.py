@@ -118,6 +118,10 @@ class _DepthSink(BaseSink):
             stabilized=depth.stabilized,
         )
 
+    def _record(self, result: Result, pts: int, coding: Coding, file: str = "") -> FrameRecord:
+        depth = result.depth
+        return FrameRecord(pts, coding, file, depth.propagated, thumbnail_due(result.frame), depth.anchor_error)
+
     def _encode(self, depth: DepthMap, size_px: tuple[int, int], box_px: tuple[int, int]) -> NDArray[np.uint16]:
         """Codes [H, W] of ``box_px``, the depth at ``size_px`` centred; changes to a wider coding if necessary."""
         from streamdepth.colorize.resize import resize_to_uint16
@@ -205,10 +209,7 @@ class DepthVideoSink(_DepthSink):
         stamp = int(seconds * _MILLISECONDS + Fraction(1, 2))
         pts = int(result.frame.pts * result.frame.time_base / info.time_base)
         # The record first, so that a truncated file has no frame without the coding of its codes.
-        described = FrameRecord(
-            pts, self._coding, propagated=result.depth.propagated, thumbnail=thumbnail_due(result.frame)
-        )
-        record = av.Packet(described.to_json(self._written))
+        record = av.Packet(self._record(result, pts, self._coding).to_json(self._written))
         record.stream, record.time_base = self._records, Fraction(1, _MILLISECONDS)
         record.pts = record.dts = stamp
         record.duration = 1
@@ -329,8 +330,7 @@ class DepthFolderSink(_DepthSink):
         path = self._names(result.frame)
         write_whole(path, content)
         pts = int(result.frame.pts * result.frame.time_base / self._info.time_base)
-        record = FrameRecord(pts, self._coding, path.name, result.depth.propagated, thumbnail_due(result.frame))
-        self._append(record.to_json(self._written))
+        self._append(self._record(result, pts, self._coding, path.name).to_json(self._written))
         self._written = self._coding
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import MissingDependencyError, SinkError, UsageError, install_command
 from streamdepth.sinks.depth.sink import resized
 from streamdepth.sinks.files import MuxedFile, OutputFile, claim_folder, make_folder, write_whole
-from streamdepth.sinks.robotics.metric import metres_of, origin_of
+from streamdepth.sinks.robotics.metric import metres_of, origin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +54,7 @@ class LeRobotSink(BaseSink):
     ``meta/info.json``. Depth beyond ``depth_max_m`` is stored as that and counted (``beyond_range``, frames). The
     format has no code for missing depth: it becomes the nearest, 0.01 m. Frames are numbered and timed at a whole rate,
     as the format requires. ``meta/info.json`` is written last, so a folder that has one is complete; its depth feature
-    says where the metres come from (``streamdepth.metres``).
+    says where the metres come from (``streamdepth.metres``), with the largest error of all frames if they are anchored.
 
     Args:
         path: ``FOLDER/meta/info.json``.
@@ -71,7 +71,7 @@ class LeRobotSink(BaseSink):
         self._stream: StreamInfo | None = None
         self._videos: dict[str, tuple[MuxedFile, Any]] = {}
         self._values: dict[str, list[NDArray[np.float64]]] = {_CAMERA: [], _DEPTH: []}
-        self._origin = ""
+        self._error: float | None = None
         self._frames = self._beyond = 0
         self._rate = 25
         self._size = (0, 0)
@@ -115,12 +115,13 @@ class LeRobotSink(BaseSink):
             raise SinkError(f"{self.name}: not open")
         metres = metres_of(self.name, result.depth)
         if not self._videos:
-            self._origin = origin_of(result.depth)
             depth = {"x265-params": "lossless=1:log-level=error"}
             self._videos = {
                 _CAMERA: self._video(_CAMERA, "libx264", "yuv420p", {"crf": "18"}),
                 _DEPTH: self._video(_DEPTH, "libx265", "gray12le", depth),
             }
+        if result.depth.anchor_error is not None:
+            self._error = float(np.fmax(result.depth.anchor_error, math.nan if self._error is None else self._error))
         width, height = self._size
         image = result.frame.image.reformat(width=width, height=height, format="yuv420p")
         self._mux(_CAMERA, image)
@@ -250,7 +251,7 @@ class LeRobotSink(BaseSink):
                     "video.shift": SHIFT_M,
                     "video.use_log": True,
                     "video.extra_options": {"x265-params": "lossless=1"},
-                    "streamdepth.metres": self._origin,
+                    "streamdepth.metres": origin(self._error),
                 },
             ),
         }

@@ -52,6 +52,7 @@ DEFINITIONS = {
     + "================================================================================\n"
     "MSG: sensor_msgs/RegionOfInterest\nuint32 x_offset\nuint32 y_offset\nuint32 height\nuint32 width\n"
     "bool do_rectify\n",
+    "std_msgs/msg/Float32": "float32 data\n",
     "sensor_msgs/msg/PointCloud2": "std_msgs/Header header\nuint32 height\nuint32 width\n"
     "sensor_msgs/PointField[] fields\nbool is_bigendian\nuint32 point_step\nuint32 row_step\nuint8[] data\n"
     "bool is_dense" + _HEADER + "================================================================================\n"
@@ -154,6 +155,11 @@ def point_cloud(stamp_ns: int, frame_id: str, points: np.ndarray, rgb: np.ndarra
     return message.number("B", int(np.isfinite(points).all())).bytes()
 
 
+def float32(value: float) -> bytes:
+    """``std_msgs/Float32``."""
+    return Cdr().number("f", value).bytes()
+
+
 class McapSink(BaseSink):
     """Writes frames and metric depth as ROS 2 messages, as REP 118 and REP 103 define them.
 
@@ -165,6 +171,8 @@ class McapSink(BaseSink):
     ``/camera/depth/camera_info``         ``CameraInfo`` of the depth
     ``/camera/points``                    with ``points``: ``PointCloud2`` of the depth image, organised, with colours;
                                           NaN without depth and at depth edges
+    ``/camera/depth/relative_error``      of anchored metres: ``Float32``, their relative error in this frame (one
+                                          standard deviation); NaN while it is unknown
     ====================================  ================================================================
 
     All have the frame id ``camera_optical_frame`` and one time stamp per frame: live, the time of capture on the wall
@@ -257,6 +265,10 @@ class McapSink(BaseSink):
             self._write("/camera/depth/image", "Image", stamp, image, self._encoding, self._encoded(metres))
             depth_camera = camera.resized(metres.shape[1], metres.shape[0])
             self._write("/camera/depth/camera_info", "CameraInfo", stamp, camera_info, depth_camera)
+            if result.depth.anchor_error is not None:
+                self._send(
+                    "/camera/depth/relative_error", "std_msgs/msg/Float32", stamp, float32(result.depth.anchor_error)
+                )
             if self._points:
                 cloud = depth_camera.points(metres)
                 cloud[flying(metres)] = np.nan
@@ -292,11 +304,8 @@ class McapSink(BaseSink):
 
     def _begin(self, result: Result) -> None:
         self._writer.start(profile="ros2", library="streamdepth")
-        error = result.depth.anchor_error
-        record = {"metres": "model" if error is None else "anchors", "model": self._model}
-        if error is not None:
-            record["relative_error"] = f"{error:.4f}"
-        self._writer.add_metadata("streamdepth", record)
+        metres = "model" if result.depth.anchor_error is None else "anchors"
+        self._writer.add_metadata("streamdepth", {"metres": metres, "model": self._model})
 
     def _stamp_ns(self, frame: Frame) -> int:
         if self._wall_minus_monotonic_ns is not None:
@@ -310,12 +319,13 @@ class McapSink(BaseSink):
         return np.where((millimetres > 0) & (millimetres <= _MOST_MM), millimetres, 0).astype(np.uint16)
 
     def _write(self, topic: str, kind: str, stamp_ns: int, encode: Callable[..., bytes], *content: object) -> None:
+        self._send(topic, f"sensor_msgs/msg/{kind}", stamp_ns, encode(stamp_ns, "camera_optical_frame", *content))
+
+    def _send(self, topic: str, kind: str, stamp_ns: int, data: bytes) -> None:
         channel = self._channels.get(topic)
         if channel is None:
-            name = f"sensor_msgs/msg/{kind}"
-            schema = self._writer.register_schema(name, "ros2msg", DEFINITIONS[name].encode())
+            schema = self._writer.register_schema(kind, "ros2msg", DEFINITIONS[kind].encode())
             channel = self._channels[topic] = self._writer.register_channel(topic, "cdr", schema)
-        data = encode(stamp_ns, "camera_optical_frame", *content)
         self._writer.add_message(
             channel, log_time=stamp_ns, data=data, publish_time=stamp_ns, sequence=self._frames - 1
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,10 +50,11 @@ def metres_of(output: str, depth: DepthMap) -> NDArray[np.float32]:
     return np.where(depth.valid, depth.values, np.float32(np.nan))
 
 
-def origin_of(depth: DepthMap) -> str:
-    """Where the metres of a map come from, in words."""
-    error = depth.anchor_error
-    return "measured by the model" if error is None else f"anchored, relative error {error:.3f}"
+def origin(anchor_error: float | None) -> str:
+    """Where metres with this :attr:`DepthMap.anchor_error` come from, in words."""
+    if anchor_error is None:
+        return "measured by the model"
+    return f"anchored, relative error {'unknown' if math.isnan(anchor_error) else f'{anchor_error:.3f}'}"
 
 
 def colors_of(frame: Frame, width_px: int, height_px: int) -> NDArray[np.uint8]:

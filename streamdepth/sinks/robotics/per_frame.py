@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +14,7 @@ from streamdepth.core.host import written_whole
 from streamdepth.sinks.depth.sink import Size, known_values, resized
 from streamdepth.sinks.files import claim_folder, write_failed, write_whole
 from streamdepth.sinks.images import FrameNames
-from streamdepth.sinks.robotics.metric import camera_for, colors_of, flying, metres_of, origin_of
+from streamdepth.sinks.robotics.metric import camera_for, colors_of, flying, metres_of, origin
 
 if TYPE_CHECKING:
     from streamdepth.core.frame import ImageInfo, Result, StreamInfo
@@ -72,7 +73,7 @@ class PointsSink(BaseSink):
         keep = np.isfinite(points[..., 2]) & ~flying(metres)
         vertices = np.empty(int(keep.sum()), _VERTEX)
         vertices["xyz"], vertices["rgb"] = points[keep], colors_of(result.frame, depth.width_px, depth.height_px)[keep]
-        write_whole(self._names(result.frame), _header(len(vertices), origin_of(depth)) + vertices.tobytes())
+        write_whole(self._names(result.frame), _header(len(vertices), origin(depth.anchor_error)) + vertices.tobytes())
 
 
 def _header(count: int, origin: str) -> bytes:
@@ -88,8 +89,8 @@ class ExrSink(BaseSink):
     Values are in ``unit`` from a metric or anchored model, else the model's own without unit. The attributes
     ``streamdepthSense``, ``streamdepthUnit`` and ``streamdepthModel`` say which, for metric depth also
     ``streamdepthMetresPerUnit`` (scale from ``Z`` to metres) and ``streamdepthMetres`` (measured by the model, or
-    anchored), and for anchored metres ``streamdepthAnchorError`` (relative, one standard deviation). A file is complete
-    or absent.
+    anchored), and for anchored metres whose error is known ``streamdepthAnchorError`` (relative, one standard
+    deviation). A file is complete or absent.
 
     Args:
         folder: created if missing; must be empty without ``overwrite``.
@@ -150,9 +151,9 @@ class ExrSink(BaseSink):
             "streamdepthModel": self._model or "unknown",
         }
         if unit:
-            header |= {"streamdepthMetresPerUnit": METRES[unit], "streamdepthMetres": origin_of(depth)}
+            header |= {"streamdepthMetresPerUnit": METRES[unit], "streamdepthMetres": origin(depth.anchor_error)}
             values = values / np.float32(METRES[unit])
-        if depth.anchor_error is not None:
+        if depth.anchor_error is not None and math.isfinite(depth.anchor_error):
             header["streamdepthAnchorError"] = float(depth.anchor_error)
         path = self._names(result.frame)
         try:

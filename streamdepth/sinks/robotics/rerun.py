@@ -16,7 +16,7 @@ from streamdepth.core.clock import SystemClock
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import MissingDependencyError, SinkError, install_command
 from streamdepth.sinks.files import check_output, write_failed
-from streamdepth.sinks.robotics.metric import camera_for, jpeg_of, metres_of, origin_of
+from streamdepth.sinks.robotics.metric import camera_for, jpeg_of, metres_of, origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,8 @@ class RerunSink(BaseSink):
 
     ``camera/image`` and ``camera/depth`` are pinhole cameras, the depth's at the resolution of the model; the viewer
     shows the depth image as points. Depth is float32 in metres, 0 without depth. Time lines: ``frame``, and ``media``
-    (files) or ``capture`` (live, wall clock). The static text ``camera/metres`` says where the metres come from.
+    (files) or ``capture`` (live, wall clock). The text ``camera/metres`` says where the metres come from, and their
+    error.
 
     Args:
         path: file to write, ``.rrd``; or ``rerun+http://HOST:9876/proxy``, a viewer that runs; or ``rerun:``, the one
@@ -69,7 +70,7 @@ class RerunSink(BaseSink):
         self._rerun: Any = None
         self._recording: Any = None
         self._frames = 0
-        self._source = ""
+        self._source = self._said = ""
 
     def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:  # noqa: ARG002 - takes no images
         """
@@ -111,7 +112,7 @@ class RerunSink(BaseSink):
         metres = metres_of(self.name, result.depth)
         try:
             if self._recording is None:
-                self._recording = self._begin(rr, result)
+                self._recording = self._begin(rr)
             recording, frame = self._recording, result.frame
             recording.set_time("frame", sequence=frame.index)
             if self._wall_minus_monotonic_ns is None:
@@ -119,6 +120,9 @@ class RerunSink(BaseSink):
             else:
                 captured_ns = frame.captured_ns + self._wall_minus_monotonic_ns
                 recording.set_time("capture", timestamp=np.datetime64(captured_ns, "ns"))
+            said, self._said = self._said, origin(result.depth.anchor_error)
+            if self._said != said:
+                recording.log("camera/metres", rr.TextDocument(self._said))
             self._log_pinhole(rr, "camera/image", camera.resized(frame.width_px, frame.height_px))
             recording.log("camera/image", rr.EncodedImage(contents=jpeg_of(frame), media_type="image/jpeg"))
             self._log_pinhole(rr, "camera/depth", camera.resized(metres.shape[1], metres.shape[0]))
@@ -143,7 +147,7 @@ class RerunSink(BaseSink):
             except (OSError, RuntimeError) as error:
                 raise write_failed(self._path, error) from error
 
-    def _begin(self, rr: Any, result: Result) -> Any:
+    def _begin(self, rr: Any) -> Any:
         recording = rr.RecordingStream("streamdepth")
         recording.set_log_time_enabled(False)
         recording.set_log_tick_enabled(False)
@@ -155,7 +159,6 @@ class RerunSink(BaseSink):
             recording.save(str(self._path))
         recording.send_recording_name(self._source)
         recording.log("camera", rr.ViewCoordinates.RDF, static=True)
-        recording.log("camera/metres", rr.TextDocument(origin_of(result.depth)), static=True)
         return recording
 
     def _check_viewer(self) -> None:

@@ -118,8 +118,8 @@ class ZoneEventsSink(BaseSink):
     """Writes the nearest depth of each zone as one line of JSON per zone and event.
 
     Keys: ``source``, ``index``, ``seconds`` (media time), ``zone``, ``nearest``, ``unit``, ``sense``, and for anchored
-    metres ``error``, their relative error. ``nearest`` is the value that all but 2 % of the zone are farther than, in
-    metres if ``unit`` is ``m`` and else in the model's own unit; null where there is no depth.
+    metres ``error``, their relative error if known. ``nearest`` is the value that all but 2 % of the zone are farther
+    than, in metres if ``unit`` is ``m`` and else in the model's own unit; null where there is no depth.
 
     Args:
         output: a file to write, or an open text stream (standard output), which is left open.
@@ -185,7 +185,7 @@ class ZoneEventsSink(BaseSink):
                 "unit": "m" if depth.sense is Sense.METRIC_M else "",
                 "sense": depth.sense.value,
             }
-            if depth.anchor_error is not None:
+            if depth.anchor_error is not None and math.isfinite(depth.anchor_error):
                 event["error"] = round(depth.anchor_error, 4)
             self._write(json.dumps(event))
 
