@@ -117,6 +117,7 @@ class StreamInfo:
         live: frames arrive at their own rate.
         color: colour tags of the decoded images.
         sample_aspect_ratio: width : height of one pixel, 1 if unknown.
+        turned: how the source turned the coded images upright: transposed, then flipped horizontally, vertically.
         origin_seconds: media time that is 0 in an output: the start of the container, or the start time of a trimmed
             source.
         end_seconds: media time at which the source was trimmed, None if it was not.
@@ -138,6 +139,7 @@ class StreamInfo:
     live: bool = False
     color: ColorTags = field(default_factory=ColorTags)
     sample_aspect_ratio: Fraction = Fraction(1)
+    turned: tuple[bool, bool, bool] = (False, False, False)
     origin_seconds: Fraction = Fraction(0)
     end_seconds: Fraction | None = None
     media_path: str | None = None
@@ -255,8 +257,10 @@ class DepthMap:
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or self.values.dtype != "float32" or 0 in self.values.shape:
             raise ValueError(f"depth is float32 [h, w], not {self.values.dtype} {list(self.values.shape)}")
-        if self.valid is not None and self.valid.shape != self.values.shape:
-            raise ValueError(f"valid mask {list(self.valid.shape)} does not match depth {list(self.values.shape)}")
+        if self.valid is not None and (self.valid.shape != self.values.shape or self.valid.dtype != "bool"):
+            raise ValueError(
+                f"valid is bool {list(self.values.shape)}, not {self.valid.dtype} {list(self.valid.shape)}"
+            )
 
     def __repr__(self) -> str:
         states = [self.sense.value, *(name for name in ("propagated", "stabilized") if getattr(self, name))]
@@ -299,9 +303,7 @@ class DepthMap:
         """
         if not (0 <= x <= 1 and 0 <= y <= 1):
             raise ValueError(f"x and y are fractions between 0 and 1, not {x:g}, {y:g}")
-        column = min(int(x * self.width_px), self.width_px - 1)
-        row = min(int(y * self.height_px), self.height_px - 1)
-        return float(self._known((slice(row, row + 1), slice(column, column + 1)))[0, 0])
+        return float(self._known(x, y)[0, 0])
 
     def nearest_in(self, box: tuple[float, float, float, float], q: float = 2.0) -> float:
         """The value of a box that all but ``q`` percent of it are farther than, in the map's own units; NaN if none.
@@ -325,16 +327,20 @@ class DepthMap:
         x, y, width, height = box
         if not (0 <= x <= x + width <= 1 + 1e-6 and 0 <= y <= y + height <= 1 + 1e-6 and width > 0 and height > 0):
             raise ValueError(f"a box is x, y, width, height within 0 to 1, not {box}")
-        right, bottom = math.ceil((x + width) * self.width_px - 1e-6), math.ceil((y + height) * self.height_px - 1e-6)
         import numpy as np
 
-        values = self._known((slice(int(y * self.height_px), bottom), slice(int(x * self.width_px), right)))
+        values = self._known(*box)
         known = values[np.isfinite(values)]
         return float(np.percentile(known, q)) if known.size else math.nan
 
-    def _known(self, window: tuple[slice, slice]) -> NDArray[np.float32]:
+    def _known(self, x: float, y: float, width: float = 0.0, height: float = 0.0) -> NDArray[np.float32]:
+        """The pixels that a box touches, at least one; NaN without depth."""
         import numpy as np
 
+        window = tuple(
+            slice(first := min(int(at * size), size - 1), max(first + 1, math.ceil((at + length) * size - 1e-6)))
+            for at, length, size in ((y, height, self.height_px), (x, width, self.width_px))
+        )
         values = self.values[window]
         return values if self.valid is None else np.where(self.valid[window], values, np.float32(np.nan))
 

@@ -110,7 +110,7 @@ def align(
         raise DataFormatError("the depth is in metres already; anchors are for models of relative depth")
     anchors = [point if isinstance(point, Anchor) else Anchor(*point) for point in points]
     if len(anchors) < 2:
-        raise DataFormatError(f"{len(anchors)} anchor cannot fix scale and shift; give two or more")
+        raise DataFormatError(f"scale and shift need two or more anchors, not {len(anchors)}")
     width, height = size_px or (depth.width_px, depth.height_px)
     values = np.array([_value_at(depth, anchor, width, height) for anchor in anchors])
     metres = np.array([anchor.metres for anchor in anchors])

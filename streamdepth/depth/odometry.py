@@ -105,6 +105,23 @@ class KnownMotion:
         along = np.concatenate([[0.0], np.cumsum(steps)])
         return cls(seconds, np.stack([along, 0 * along, 0 * along], axis=1), camera)
 
+    def check(self, start: float, duration: float | None) -> None:
+        """
+        Args:
+            start: media time of the beginning of a clip.
+            duration: of the clip, None if unknown.
+
+        Raises:
+            DataFormatError: there is no odometry during the clip.
+        """
+        first, last = self.seconds[[0, -1]]
+        if last <= start or (duration is not None and first >= start + duration):
+            end = " s and later" if duration is None else f" to {start + duration:g} s"
+            raise DataFormatError(
+                f"odometry: its times are {first:g} to {last:g} s, those of the clip {start:g}{end}; "
+                "give times in media time"
+            )
+
     def distance_m(self, earlier: float, later: float) -> float:
         """Straight distance between the positions at two times in seconds; NaN outside the odometry."""
         if earlier < self.seconds[0] or later > self.seconds[-1]:

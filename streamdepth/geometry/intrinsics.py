@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from streamdepth.media.side_data import Orientation
-
 
 class Distortion(StrEnum):
     """Lens distortion models, by their names in ROS. The coefficients are in OpenCV's order."""
@@ -139,18 +137,18 @@ class Intrinsics:
         left, top = (width_px - inner_width) // 2, (height_px - inner_height) // 2
         return self.resized(inner_width, inner_height).cropped(-left, -top, width_px, height_px)
 
-    def oriented(self, orientation: Orientation) -> Intrinsics:
-        """Of the image transposed and mirrored as a source does with turned recordings."""
+    def oriented(self, *, transposed: bool = False, flip_x: bool = False, flip_y: bool = False) -> Intrinsics:
+        """Of the image transposed, then flipped horizontally and vertically, as sources do with turned recordings."""
         turned = self
         tangential = self.distortion in (Distortion.PLUMB_BOB, Distortion.RATIONAL_POLYNOMIAL)
         p1, p2 = self.coefficients[2:4] if tangential else (0.0, 0.0)
-        if orientation.transposed:
+        if transposed:
             turned = Intrinsics(self.fy, self.fx, self.cy, self.cx, self.height_px, self.width_px)
             p1, p2 = p2, p1
-        if orientation.flip_x:
+        if flip_x:
             turned = replace(turned, cx=turned.width_px - 1 - turned.cx)
             p2 = -p2
-        if orientation.flip_y:
+        if flip_y:
             turned = replace(turned, cy=turned.height_px - 1 - turned.cy)
             p1 = -p1
         coefficients = (*self.coefficients[:2], p1, p2, *self.coefficients[4:]) if tangential else self.coefficients

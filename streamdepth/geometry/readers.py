@@ -6,6 +6,7 @@ and JSON), COLMAP ``cameras.txt`` and nerfstudio ``transforms.json``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -19,6 +20,8 @@ from streamdepth.geometry.intrinsics import Distortion, Intrinsics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from streamdepth.core.frame import StreamInfo
 
     IntrinsicsFor = Callable[[int, int], Intrinsics]
     """(width, height) of an image in pixels -> its intrinsics."""
@@ -61,6 +64,8 @@ def parse_intrinsics(text: str, *, any_shape: bool = False) -> IntrinsicsFor:
         UsageError: neither four numbers nor a file.
         DataFormatError: the file holds no intrinsics, or a camera model that is not supported.
     """
+    if not text.strip():
+        raise UsageError("intrinsics: empty; give fx,fy,cx,cy in pixels, or a file")
     numbers = re.split(r"\s*,\s*", text.strip())
     try:
         values = [float(number) for number in numbers]
@@ -74,10 +79,19 @@ def parse_intrinsics(text: str, *, any_shape: bool = False) -> IntrinsicsFor:
     except ValueError as error:
         raise UsageError(f"intrinsics {text!r}: {error}") from error
     # With any_shape the size may be that of a model's input, which the values were not given for.
-    return partial(Intrinsics if any_shape else _typed, fx, fy, cx, cy)
+    return partial(Intrinsics if any_shape else _within, fx, fy, cx, cy)
 
 
-def _typed(fx: float, fy: float, cx: float, cy: float, width_px: int, height_px: int) -> Intrinsics:
+def _within(
+    fx: float,
+    fy: float,
+    cx: float,
+    cy: float,
+    width_px: int,
+    height_px: int,
+    distortion: Distortion = Distortion.NONE,
+    coefficients: tuple[float, ...] = (),
+) -> Intrinsics:
     """
     Raises:
         UsageError: the principal point is outside the image.
@@ -85,9 +99,9 @@ def _typed(fx: float, fy: float, cx: float, cy: float, width_px: int, height_px:
     if not (-0.5 <= cx <= width_px - 0.5 and -0.5 <= cy <= height_px - 0.5):
         raise UsageError(
             f"intrinsics: the principal point {cx:g},{cy:g} is outside the {width_px}x{height_px} image; "
-            "give fx,fy,cx,cy in pixels of this size"
+            "give intrinsics in pixels of this size"
         )
-    return Intrinsics(fx, fy, cx, cy, width_px, height_px)
+    return Intrinsics(fx, fy, cx, cy, width_px, height_px, distortion, coefficients)
 
 
 def camera_of(
@@ -113,10 +127,40 @@ def camera_of(
     return None if intrinsics is None else _for_images(intrinsics, any_shape=any_shape)
 
 
+def camera_for(user: str, stream: StreamInfo, camera: IntrinsicsFor | None) -> Intrinsics:
+    """The camera of the frames of a stream, for the output or option ``user``.
+
+    Intrinsics of a recording before it was turned by 90 degrees turn with it. A field of view is that of the frames,
+    whose pixels need not be square.
+
+    Raises:
+        UsageError: there are no intrinsics, or they do not fit its size.
+    """
+    if camera is None:
+        raise UsageError(f"{user}: needs the camera's intrinsics; give --intrinsics or --fov")
+    width, height, aspect = stream.width_px, stream.height_px, float(stream.sample_aspect_ratio)
+    transposed, flip_x, flip_y = stream.turned
+    if isinstance(camera, partial) and camera.func == Intrinsics.from_fov:
+        return Intrinsics.from_fov(*camera.args, width, height, pixel_aspect=aspect)
+    try:
+        return camera(width, height)
+    except ValueError as error:
+        if transposed and not isinstance(error, UsageError):
+            with contextlib.suppress(ValueError):
+                return camera(height, width).oriented(transposed=transposed, flip_x=flip_x, flip_y=flip_y)
+        raise UsageError(f"{user}: {error}") from error
+
+
 def _for_images(found: Intrinsics | IntrinsicsFor, *, any_shape: bool) -> IntrinsicsFor:
-    if isinstance(found, Intrinsics):
-        return found.resized if any_shape else found.for_size
-    return found
+    if not isinstance(found, Intrinsics):
+        return found
+    return partial(_stretched, found) if any_shape else found.for_size
+
+
+def _stretched(camera: Intrinsics, width_px: int, height_px: int) -> Intrinsics:
+    """Of an image of any shape. Upright where the camera lies, it was turned, which leaves its focal length."""
+    turned = (camera.width_px - camera.height_px) * (width_px - height_px) < 0
+    return (camera.oriented(transposed=True) if turned else camera).resized(width_px, height_px)
 
 
 def read_intrinsics(path: str | Path, *, width_px: int | None = None, height_px: int | None = None) -> Intrinsics:
@@ -141,7 +185,7 @@ def read_intrinsics(path: str | Path, *, width_px: int | None = None, height_px:
 
 def _from_file(path: Path) -> Intrinsics | partial[Intrinsics]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = plain_reason(error) if isinstance(error, OSError) else "not a text file"
         raise UsageError(f"intrinsics {path}: {reason}; give a calibration file or fx,fy,cx,cy") from error
@@ -172,7 +216,9 @@ def _yaml(text: str) -> Any:
     try:
         return next(yaml.load_all(documents, Loader), None)
     except yaml.YAMLError as error:
-        raise ValueError(str(error).split("\n", 1)[0]) from error
+        line = getattr(error, "problem_mark", None)
+        at = "" if line is None else f" in line {line.line + 1}"
+        raise ValueError(f"{getattr(error, 'problem', None) or str(error).splitlines()[0]}{at}") from error
 
 
 def _matrix_file(content: Mapping[str, Any]) -> Intrinsics | partial[Intrinsics]:
@@ -191,8 +237,8 @@ def _matrix_file(content: Mapping[str, Any]) -> Intrinsics | partial[Intrinsics]
         width, height = _numbers(content["image_size"])
     if width is None or height is None:
         Intrinsics(*camera, 1, 1, distortion, values)
-        return partial(Intrinsics, *camera, distortion=distortion, coefficients=values)
-    return Intrinsics(*camera, int(width), int(height), distortion, values)
+        return partial(_within, *camera, distortion=distortion, coefficients=values)
+    return _within(*camera, *map(_whole, (width, height)), distortion, values)
 
 
 def _distortion(name: str | None, coefficients: Sequence[float]) -> tuple[Distortion, tuple[float, ...]]:
@@ -217,36 +263,40 @@ def _colmap(text: str) -> Intrinsics:
     cameras = {tuple(line[1:]) for line in lines}
     if len(cameras) > 1:
         raise ValueError(f"{len(lines)} different cameras in it; keep the line of the one that made the images")
+    if len(lines[0]) < 5:
+        raise ValueError("not the lines of cameras.txt: CAMERA_ID MODEL WIDTH HEIGHT PARAMETERS")
     _, model, width, height, *values = lines[0]
     if model not in _COLMAP:
         raise ValueError(f"camera model {model!r} is not supported; {_UNDISTORT}")
     distortion, names = _COLMAP[model]
     if len(values) != len(names):
         raise ValueError(f"camera model {model} has {len(names)} parameters, not {len(values)}")
-    given = dict(zip(names, map(float, values), strict=True))
-    return _from_edge(given, int(width), int(height), distortion)
+    given = dict(zip(names, map(_number, values), strict=True))
+    return _from_edge(given, _whole(width), _whole(height), distortion)
 
 
 def _nerfstudio(content: Mapping[str, Any]) -> Intrinsics:
     frames = content.get("frames") or ()
+    if not isinstance(frames, list | tuple) or not all(isinstance(frame, dict) for frame in frames):
+        raise ValueError('"frames" is not a list of frames')
     own = [{name: frame[name] for name in frame if name in ("fl_x", "fl_y", "cx", "cy", "w", "h")} for frame in frames]
     if own and any(one != own[0] for one in own):
         raise ValueError("the frames have different intrinsics; give those of one camera")
     content = {**content, **(own[0] if own else {})}
-    width, height = int(content["w"]), int(content["h"])
+    width, height = _whole(content["w"]), _whole(content["h"])
     model = content.get("camera_model", "OPENCV")
     if model not in ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "PERSPECTIVE", "OPENCV_FISHEYE"):
         raise ValueError(f"camera model {model!r} is not supported; {_UNDISTORT}")
     fisheye = model == "OPENCV_FISHEYE"
     if not fisheye and content.get("k4"):
         raise ValueError(f"a fourth radial coefficient (k4) is not supported; {_UNDISTORT}")
-    given = {name: float(content.get(name) or 0) for name in ("k1", "k2", "k3", "k4", "p1", "p2")}
+    given = {name: _number(content.get(name) or 0) for name in ("k1", "k2", "k3", "k4", "p1", "p2")}
     if "fl_x" in content:
-        given["fx"] = float(content["fl_x"])
+        given["fx"] = _number(content["fl_x"])
     else:
-        given["fx"] = width / (2 * math.tan(float(content["camera_angle_x"]) / 2))
-    given["fy"] = float(content.get("fl_y", given["fx"]))
-    given["cx"], given["cy"] = float(content.get("cx", width / 2)), float(content.get("cy", height / 2))
+        given["fx"] = width / (2 * math.tan(_number(content["camera_angle_x"]) / 2))
+    given["fy"] = _number(content.get("fl_y", given["fx"]))
+    given["cx"], given["cy"] = _number(content.get("cx", width / 2)), _number(content.get("cy", height / 2))
     distortion = Distortion.EQUIDISTANT if fisheye else Distortion.PLUMB_BOB
     if not any(given[name] for name in _ORDER[distortion]):
         distortion = Distortion.NONE
@@ -257,7 +307,7 @@ def _from_edge(given: Mapping[str, float], width: int, height: int, distortion: 
     """COLMAP and nerfstudio count pixels from the image's edge, so their first pixel's centre is (0.5, 0.5)."""
     fx, fy = given.get("fx", given.get("f", 0)), given.get("fy", given.get("f", 0))
     coefficients = tuple(given.get(name, 0.0) for name in _ORDER[distortion])
-    return Intrinsics(fx, fy, given["cx"] - 0.5, given["cy"] - 0.5, width, height, distortion, coefficients)
+    return _within(fx, fy, given["cx"] - 0.5, given["cy"] - 0.5, width, height, distortion, coefficients)
 
 
 def _first(content: Mapping[str, Any], *names: str, default: Any = None) -> Any:
@@ -273,5 +323,21 @@ def _numbers(value: Any) -> list[float]:
     """The numbers of a flat list, a nested list, or a matrix with ``data``."""
     if isinstance(value, dict):
         value = value["data"]
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"not a list of numbers: {value!r}")
     flat = [one for row in value for one in (row if isinstance(row, list) else [row])]
-    return [float(one) for one in flat]
+    return [_number(one) for one in flat]
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"not a number: {value!r}") from None
+
+
+def _whole(value: Any) -> int:
+    number = _number(value)
+    if not number.is_integer():
+        raise ValueError(f"not a number of pixels: {value!r}")
+    return int(number)

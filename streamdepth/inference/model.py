@@ -241,12 +241,15 @@ class DepthModel:
 def _check_camera(camera: Callable[[int, int], Intrinsics], width_px: int, height_px: int) -> None:
     """
     Raises:
-        UsageError: the intrinsics are not of an image of this shape.
+        UsageError: the intrinsics are not of an image of this shape, turned by 90 degrees or not.
     """
     try:
         camera(width_px, height_px)
     except ValueError as exc:
-        raise UsageError(str(exc)) from exc
+        try:
+            camera(height_px, width_px)
+        except ValueError:
+            raise UsageError(str(exc)) from exc
 
 
 class EngineFactory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -129,12 +130,14 @@ class SourceWorker:
         if self._anchors:
             from streamdepth.depth.alignment import Anchoring
             from streamdepth.depth.odometry import KnownMotion, MotionScale
+            from streamdepth.geometry.readers import camera_for
 
-            self._anchoring = (
-                MotionScale(self._anchors)
-                if isinstance(self._anchors, KnownMotion)
-                else Anchoring(self._anchors, (info.width_px, info.height_px), live=info.live)
-            )
+            if isinstance(self._anchors, KnownMotion):
+                motion = replace(self._anchors, camera=camera_for("odometry", info, self._anchors.camera).for_size)
+                motion.check(float(info.origin_seconds), info.duration_seconds)
+                self._anchoring = MotionScale(motion)
+            else:
+                self._anchoring = Anchoring(self._anchors, (info.width_px, info.height_px), live=info.live)
         if self.stabilization is not None:
             self.stabilization.open(info, self._cuts)
         if any(sink_worker.sink.control is not None for sink_worker in self.sink_workers):

@@ -304,7 +304,8 @@ class FileSource(BaseSource):
     def _describe(self, decoding: Decoding) -> StreamInfo:
         stream, first = decoding.stream, decoding.first
         aspect = decoding.aspect
-        if decoding.normalizer.orientation.transposed:
+        orientation = decoding.normalizer.orientation
+        if orientation.transposed:
             aspect = 1 / aspect
         whole = decoding.duration_seconds
         info = StreamInfo(
@@ -318,6 +319,7 @@ class FileSource(BaseSource):
             duration_seconds=None if whole is None else float(whole),
             color=ColorTags.of(first),
             sample_aspect_ratio=aspect,
+            turned=(orientation.transposed, orientation.flip_x, orientation.flip_y),
             origin_seconds=decoding.beginning_seconds,
             media_path=self._text if self._path is None else (None if self._once_only else str(self._path.absolute())),
             hdr=decoding.hdr,

@@ -81,7 +81,7 @@ def test_what_lies_beyond_the_horizon_is_at_ten_times_the_farthest_anchor() -> N
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([(5, 5, 1)], "1 anchor cannot fix scale and shift; give two or more"),
+        ([(5, 5, 1)], "scale and shift need two or more anchors, not 1"),
         ([(5, 5, 1), (70, 5, 2)], "anchor 70,5=2 lies outside the image of 64x48"),
         ([(5, 5, 1), (5, 40, 9)], "the anchors contradict the depth: points with a larger distance are not farther"),
         ([(5, 5, 1), (30, 40, 2)], "the anchors contradict the depth"),
@@ -206,12 +206,18 @@ class TestValues:
         with pytest.raises(ValueError, match=r"fractions between 0 and 1, not 3, 0"):
             self.MAP.at(3, 0)
 
+    def test_a_mask_is_bool(self) -> None:
+        with pytest.raises(ValueError, match=r"valid is bool \[2, 4\], not uint8 \[2, 4\]"):
+            sd.DepthMap(self.MAP.values, METRIC, np.full((2, 4), 255, np.uint8))  # type: ignore[arg-type]
+
     def test_in_a_box(self) -> None:
         assert self.MAP.min_in((0, 0, 1, 1)) == 1
         assert self.MAP.percentile_in((0, 0, 0.5, 1), 50) == 3.5
         assert self.MAP.nearest_in((0, 0, 1, 1), 0) == 1
         assert sd.DepthMap(self.MAP.values, INVERSE).nearest_in((0, 0, 1, 1), 0) == 8
         assert np.isnan(self.MAP.min_in((0.75, 0.5, 0.25, 0.5)))
+        assert self.MAP.min_in((0.3, 0.2, 1e-9, 1e-9)) == self.MAP.at(0.3, 0.2) == 2
+        assert self.MAP.min_in((1 - 1e-12, 0, 1e-12, 0.1)) == 4
         for box in ((0, 0, 2, 1), (-0.1, 0, 0.5, 1), (0, 0, 0, 1)):
             with pytest.raises(ValueError, match="a box is x, y, width, height within 0 to 1"):
                 self.MAP.min_in(box)

@@ -146,6 +146,14 @@ def test_triangulated_points_are_exact_without_noise() -> None:
 
 
 class TestFile:
+    def test_the_times_are_those_of_the_clip(self) -> None:
+        motion = KnownMotion(np.array([10.0, 20.0]), np.zeros((2, 3)), CAMERA.for_size)
+        motion.check(0, None)
+        motion.check(15, 100)
+        for start, duration, says in ((0, 9.5, "those of the clip 0 to 9.5 s"), (20, None, "the clip 20 s and later")):
+            with pytest.raises(DataFormatError, match=f"odometry: its times are 10 to 20 s, .*{says}"):
+                motion.check(start, duration)
+
     @pytest.mark.parametrize(
         ("text", "distance"),
         [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import astuple
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import cv2
@@ -13,8 +14,8 @@ import pytest
 import streamdepth as sd
 from streamdepth.core.errors import DataFormatError, UsageError
 from streamdepth.geometry.intrinsics import Distortion, Intrinsics
-from streamdepth.geometry.readers import camera_of, parse_intrinsics, read_intrinsics
-from streamdepth.media.side_data import Orientation
+from streamdepth.geometry.readers import camera_for, camera_of, parse_intrinsics, read_intrinsics
+from tests.support.sinks import stream_info
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,8 +52,7 @@ def test_a_block_of_pixels_made_one_lies_on_the_mean_of_their_rays(u: int) -> No
 @pytest.mark.parametrize("flip_y", [False, True])
 def test_orientation_moves_every_point_with_the_image(transposed: bool, flip_x: bool, flip_y: bool) -> None:
     """Projected by OpenCV with the turned camera, a turned point lies where its pixel was moved to."""
-    orientation = Orientation(transposed, flip_x, flip_y)
-    turned = BARREL.oriented(orientation)
+    turned = BARREL.oriented(transposed=transposed, flip_x=flip_x, flip_y=flip_y)
     scene = np.array([[-0.5, -0.3, 1.0], [0.4, 0.2, 1.5], [0.1, -0.6, 2.0]])
     u, v = project(BARREL, scene).T
     x, y, z = scene.T
@@ -65,6 +65,44 @@ def test_orientation_moves_every_point_with_the_image(transposed: bool, flip_x: 
         v, y = height - 1 - v, -y
     assert (turned.width_px, turned.height_px) == (width, height)
     assert np.allclose(project(turned, np.stack([x, y, z], -1)), np.stack([u, v], -1), atol=1e-9)
+
+
+class TestStream:
+    """The camera of a stream's frames: those of a turned recording, and frames whose pixels are not square."""
+
+    def test_turned(self) -> None:
+        # Turned by 90 degrees clockwise: the left edge becomes the upper one, the upper one the right one.
+        turned = stream_info(width=480, height=640, turned=(True, True, False))
+        want = Intrinsics(510.0, 500.0, 479 - 230.0, 319.5, 480, 640)
+        assert camera_for("a.mcap", turned, CAMERA.for_size) == want
+        assert camera_for("a.mcap", turned, want.for_size) == want
+        half = camera_for("a.mcap", stream_info(width=240, height=320, turned=(True, True, False)), CAMERA.for_size)
+        assert half == want.resized(240, 320)
+        over = stream_info(
+            width=640, height=480, turned=(False, True, True)
+        )  # what the frames show, as the size does not tell
+        assert camera_for("a.mcap", over, CAMERA.for_size) == CAMERA
+        for unlike in (
+            stream_info(width=480, height=640),
+            stream_info(width=480, height=600, turned=(True, True, False)),
+        ):
+            with pytest.raises(UsageError, match=r"a\.mcap: intrinsics of 640x480 do not fit an image of 480x6"):
+                camera_for("a.mcap", unlike, CAMERA.for_size)
+        with pytest.raises(UsageError, match="principal point 600,240 is outside the 480x640 image"):
+            camera_for("a.mcap", turned, parse_intrinsics("500,500,600,240"))
+
+    def test_a_model_gets_the_focal_length_of_a_turned_camera(self) -> None:
+        camera = camera_of(CAMERA, None, any_shape=True)
+        assert camera is not None
+        assert camera(480, 640).focal_px == CAMERA.focal_px == camera(640, 480).focal_px
+        assert camera(240, 320).focal_px == CAMERA.focal_px / 2
+
+    def test_pixels_that_are_not_square(self) -> None:
+        wide = stream_info(width=720, height=576, sample_aspect_ratio=Fraction(64, 45))
+        camera = camera_for("a.mcap", wide, camera_of(None, 90))
+        assert (camera.fx, camera.fy) == pytest.approx((360, 512))
+        # The same field of view, in the square pixels that a player shows.
+        assert camera.resized(1024, 576).matrix == pytest.approx(Intrinsics.from_fov(90, 1024, 576).matrix)
 
 
 def project(camera: Intrinsics, scene: np.ndarray) -> np.ndarray:
@@ -228,7 +266,14 @@ class TestFiles:
             ("a.txt", "1 PINHOLE 6 4 5 5 3 2\n2 PINHOLE 6 4 7 7 3 2\n", "2 different cameras in it; keep the line"),
             ("a.txt", "1 FOV 6 4 5 5 3 2 0.1\n", "camera model 'FOV' is not supported; undistort the images first"),
             ("a.txt", "1 PINHOLE 6 4 5 5 3\n", "camera model PINHOLE has 4 parameters, not 3"),
-            ("a.yaml", "a: [1", "no intrinsics: while parsing a flow sequence"),
+            ("a.yaml", "a: [1", "no intrinsics: expected ',' or ']', but got '<stream end>' in line 1"),
+            ("a.yaml", "a: 1\n\tb: 2", "no intrinsics: found character .* in line 2"),
+            ("a.yaml", "k: [5, 0, 13, 0, 5, 2, 0, 0, 1]\nwidth: 6\nheight: 4", "point 13,2 is outside the 6x4 image"),
+            ("a.yaml", "k: [5, 0, x, 0, 5, 2, 0, 0, 1]", "not a number: 'x'"),
+            ("a.yaml", "k: [5, 0, 3, 0, 5, 2, 0, 0, 1]\nwidth: wide\nheight: 4", "not a number: 'wide'"),
+            ("a.yaml", "k: 5", "not a list of numbers: 5"),
+            ("a.txt", "500,500,320,240", "not the lines of cameras.txt: CAMERA_ID MODEL WIDTH HEIGHT PARAMETERS"),
+            ("a.json", '{"fl_x": 1, "w": 4, "h": 3, "frames": 5}', '"frames" is not a list of frames'),
             ("a.yaml", "a: 1", "'camera_matrix' is missing"),
             ("a.yaml", "- 1", "not a mapping of names to values"),
             ("a.yaml", "k: [1, 2, 3]", "the camera matrix has 3 values, not 9"),
@@ -248,9 +293,25 @@ class TestFiles:
             read_intrinsics(path)
         assert str(raised.value).startswith(f"{path}: ")
 
+    @pytest.mark.parametrize("name", ["a.txt", "a.json", "a.yaml"])
+    def test_a_byte_order_mark_is_skipped(self, tmp_path: Path, name: str) -> None:
+        texts = {
+            "a.txt": "# cameras\n1 PINHOLE 640 480 500 510 320 230.5\n",
+            "a.json": json.dumps({"w": 640, "h": 480, "fl_x": 500, "fl_y": 510, "cx": 320, "cy": 230.5}),
+            "a.yaml": "width: 640\nheight: 480\nk: [500, 0, 319.5, 0, 510, 230, 0, 0, 1]\n",
+        }
+        (tmp_path / name).write_text(texts[name], encoding="utf-8-sig")
+        assert read_intrinsics(tmp_path / name) == CAMERA
+
+    def test_a_file_without_a_size_must_fit_the_image(self, tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_text("k: [500, 0, 319.5, 0, 510, 230, 0, 0, 1]")
+        with pytest.raises(UsageError, match=r"principal point 319\.5,230 is outside the 300x240 image"):
+            parse_intrinsics(str(tmp_path / "a.yaml"))(300, 240)
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [
+            ("", "intrinsics: empty; give fx,fy,cx,cy in pixels, or a file"),
             ("500,500,320", "intrinsics '500,500,320': not four numbers; give fx,fy,cx,cy in pixels, or a file"),
             ("500,-1,320,240", "intrinsics '500,-1,320,240': a focal length must be positive"),
             ("nan,1,1,1", "intrinsics 'nan,1,1,1': intrinsics must be finite numbers$"),

@@ -12,6 +12,7 @@ import numpy as np
 
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, UsageError
+from streamdepth.geometry.readers import camera_for
 from streamdepth.sinks.depth import (
     INDEX_NAME,
     Coding,
@@ -90,10 +91,7 @@ class _DepthSink(BaseSink):
         Raises:
             UsageError: the intrinsics do not fit the frames.
         """
-        try:
-            return None if self._intrinsics is None else self._intrinsics(info.width_px, info.height_px)
-        except ValueError as error:
-            raise UsageError(f"{self.name}: {error}") from error
+        return None if self._intrinsics is None else camera_for(self.name, info, self._intrinsics)
 
     def _metadata(self, depth: DepthMap, coding: Coding, size_px: tuple[int, int]) -> DepthMetadata:
         info = self._info

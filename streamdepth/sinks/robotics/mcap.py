@@ -13,9 +13,10 @@ import numpy as np
 from streamdepth.core.clock import SystemClock
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import MissingDependencyError, SinkError, UsageError, install_command
+from streamdepth.geometry.readers import camera_for
 from streamdepth.sinks.depth.sink import Size, resized
 from streamdepth.sinks.files import OutputFile, write_failed
-from streamdepth.sinks.robotics.metric import camera_for, colors_of, flying, jpeg_of, metres_of
+from streamdepth.sinks.robotics.metric import colors_of, flying, jpeg_of, metres_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

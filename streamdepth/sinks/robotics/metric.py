@@ -1,4 +1,4 @@
-"""What the outputs of this folder share: metres and their origin, the camera's intrinsics, edges, and the frame."""
+"""What the outputs of this folder share: metres and their origin, edges, and the frame."""
 
 from __future__ import annotations
 
@@ -7,31 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamdepth.core.errors import DataFormatError, SinkError, UsageError
+from streamdepth.core.errors import DataFormatError, SinkError
 from streamdepth.core.frame import Sense
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from streamdepth.core.frame import DepthMap, Frame, StreamInfo
-    from streamdepth.geometry.intrinsics import Intrinsics
-    from streamdepth.geometry.readers import IntrinsicsFor
+    from streamdepth.core.frame import DepthMap, Frame
 
 _JPEG_QUALITY = 90
-
-
-def camera_for(output: str, stream: StreamInfo, intrinsics: IntrinsicsFor | None) -> Intrinsics:
-    """The camera of a stream.
-
-    Raises:
-        UsageError: there are no intrinsics, or they do not fit its size.
-    """
-    if intrinsics is None:
-        raise UsageError(f"{output}: needs the camera's intrinsics; give --intrinsics or --fov")
-    try:
-        return intrinsics(stream.width_px, stream.height_px)
-    except ValueError as error:
-        raise UsageError(f"{output}: {error}") from error
 
 
 def metres_of(output: str, depth: DepthMap) -> NDArray[np.float32]:

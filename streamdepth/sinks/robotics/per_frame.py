@@ -11,10 +11,11 @@ import numpy as np
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import MissingDependencyError, SinkError, install_command
 from streamdepth.core.host import written_whole
+from streamdepth.geometry.readers import camera_for
 from streamdepth.sinks.depth.sink import Size, known_values, resized
 from streamdepth.sinks.files import claim_folder, write_failed, write_whole
 from streamdepth.sinks.images import FrameNames
-from streamdepth.sinks.robotics.metric import camera_for, colors_of, flying, metres_of, origin
+from streamdepth.sinks.robotics.metric import colors_of, flying, metres_of, origin
 
 if TYPE_CHECKING:
     from streamdepth.core.frame import ImageInfo, Result, StreamInfo

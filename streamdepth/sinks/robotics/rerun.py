@@ -15,8 +15,9 @@ import numpy as np
 from streamdepth.core.clock import SystemClock
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import MissingDependencyError, SinkError, install_command
+from streamdepth.geometry.readers import camera_for
 from streamdepth.sinks.files import check_output, write_failed
-from streamdepth.sinks.robotics.metric import camera_for, jpeg_of, metres_of, origin
+from streamdepth.sinks.robotics.metric import jpeg_of, metres_of, origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
