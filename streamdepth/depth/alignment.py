@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamdepth.core.errors import DataFormatError
+from streamdepth.core.errors import DataFormatError, UsageError
 from streamdepth.core.frame import DepthMap, Sense
 from streamdepth.depth.anchors import Anchor
 
@@ -103,8 +103,9 @@ def align(
         size_px: (width, height) of the image that the pixels are counted in; None = the map's own.
 
     Raises:
-        DataFormatError: the depth is metric already, there are fewer than two points, they lie on invalid depth or
-            outside the image, or they contradict the depth.
+        UsageError: a point outside the image.
+        DataFormatError: the depth is metric already, there are fewer than two points, they lie on invalid depth, or
+            they contradict the depth.
     """
     if depth.sense is Sense.METRIC_M:
         raise DataFormatError("the depth is in metres already; anchors are for models of relative depth")
@@ -141,11 +142,21 @@ def align(
     )
 
 
-def _value_at(depth: DepthMap, anchor: Anchor, width: int, height: int) -> float:
-    """Median of the 3x3 depth values around a point, so that one pixel of noise does not decide."""
+def _place(anchor: Anchor, width: int, height: int) -> tuple[float, float]:
+    """As fractions of the image.
+
+    Raises:
+        UsageError: it is outside.
+    """
     across, down = (anchor.x, anchor.y) if anchor.fraction else ((anchor.x + 0.5) / width, (anchor.y + 0.5) / height)
     if not (0 <= across <= 1 and 0 <= down <= 1):
-        raise DataFormatError(f"anchor {anchor} lies outside the image of {width}x{height}")
+        raise UsageError(f"anchor {anchor}: outside the image of {width}x{height}; give pixels of it, or fractions")
+    return across, down
+
+
+def _value_at(depth: DepthMap, anchor: Anchor, width: int, height: int) -> float:
+    """Median of the 3x3 depth values around a point, so that one pixel of noise does not decide."""
+    across, down = _place(anchor, width, height)
     x = min(int(across * depth.width_px), depth.width_px - 1)
     y = min(int(down * depth.height_px), depth.height_px - 1)
     window = slice(max(0, y - 1), y + 2), slice(max(0, x - 1), x + 2)
@@ -186,6 +197,8 @@ class Anchoring:
 
     def __init__(self, anchors: Sequence[Anchor], size_px: tuple[int, int], *, live: bool) -> None:
         self._anchors, self._size_px, self._live = anchors, size_px, live
+        for anchor in anchors:
+            _place(anchor, *size_px)
         self._alignment: Alignment | None = None
         self._seconds = 0.0
 

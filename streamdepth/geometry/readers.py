@@ -141,7 +141,8 @@ def camera_for(user: str, stream: StreamInfo, camera: IntrinsicsFor | None) -> I
     width, height, aspect = stream.width_px, stream.height_px, float(stream.sample_aspect_ratio)
     transposed, flip_x, flip_y = stream.turned
     if isinstance(camera, partial) and camera.func == Intrinsics.from_fov:
-        return Intrinsics.from_fov(*camera.args, width, height, pixel_aspect=aspect)
+        found: Intrinsics = camera(width, height, pixel_aspect=aspect)
+        return found
     try:
         return camera(width, height)
     except ValueError as error:
@@ -238,7 +239,7 @@ def _matrix_file(content: Mapping[str, Any]) -> Intrinsics | partial[Intrinsics]
     if width is None or height is None:
         Intrinsics(*camera, 1, 1, distortion, values)
         return partial(_within, *camera, distortion=distortion, coefficients=values)
-    return _within(*camera, *map(_whole, (width, height)), distortion, values)
+    return _within(*camera, _whole(width), _whole(height), distortion, values)
 
 
 def _distortion(name: str | None, coefficients: Sequence[float]) -> tuple[Distortion, tuple[float, ...]]:

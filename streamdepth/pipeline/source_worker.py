@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import MissingDependencyError, SourceError
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from streamdepth.depth.motion import CutDetector
     from streamdepth.depth.odometry import KnownMotion, MotionScale
     from streamdepth.depth.range import Measurement
+    from streamdepth.geometry.readers import IntrinsicsFor
     from streamdepth.pipeline.batching import MultiSourceQueue
     from streamdepth.pipeline.thread_group import ThreadGroup
 
@@ -133,7 +134,8 @@ class SourceWorker:
             from streamdepth.geometry.readers import camera_for
 
             if isinstance(self._anchors, KnownMotion):
-                motion = replace(self._anchors, camera=camera_for("odometry", info, self._anchors.camera).for_size)
+                camera = camera_for("odometry", info, cast("IntrinsicsFor", self._anchors.camera))
+                motion = replace(self._anchors, camera=camera.for_size)
                 motion.check(float(info.origin_seconds), info.duration_seconds)
                 self._anchoring = MotionScale(motion)
             else:

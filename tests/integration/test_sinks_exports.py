@@ -237,3 +237,4 @@ class TestLeRobot:
             sd.data_sink_for(str(tmp_path / "out.json"))
         with pytest.raises(DataFormatError, match="holds metres, but the model's depth is relative_inverse"):
             run_sink(sd.data_sink_for(str(tmp_path / "meta" / "info.json")), stream_info(), results(1))
+        assert not list(tmp_path.iterdir())  # the next attempt finds an empty folder

@@ -82,7 +82,6 @@ def test_what_lies_beyond_the_horizon_is_at_ten_times_the_farthest_anchor() -> N
     ("given", "message"),
     [
         ([(5, 5, 1)], "scale and shift need two or more anchors, not 1"),
-        ([(5, 5, 1), (70, 5, 2)], "anchor 70,5=2 lies outside the image of 64x48"),
         ([(5, 5, 1), (5, 40, 9)], "the anchors contradict the depth: points with a larger distance are not farther"),
         ([(5, 5, 1), (30, 40, 2)], "the anchors contradict the depth"),
         ([(5, 5, 1), (5, 5, 1)], "the anchors contradict the depth"),
@@ -91,6 +90,15 @@ def test_what_lies_beyond_the_horizon_is_at_ten_times_the_farthest_anchor() -> N
 def test_anchors_that_fix_nothing(given: list[tuple[float, float, float]], message: str) -> None:
     with pytest.raises(DataFormatError, match=message):
         sd.align(scene()[0], given)
+
+
+def test_an_anchor_outside_the_image_is_refused_before_the_first_frame() -> None:
+    anchors = [sd.Anchor(5, 5, 1), sd.Anchor(70, 5, 2)]
+    message = "anchor 70,5=2: outside the image of 64x48; give pixels of it, or fractions"
+    with pytest.raises(UsageError, match=message):
+        sd.align(scene()[0], anchors)
+    with pytest.raises(UsageError, match=message):
+        Anchoring(anchors, (64, 48), live=False)
 
 
 def test_depth_that_takes_no_anchors() -> None:
@@ -208,7 +216,7 @@ class TestValues:
 
     def test_a_mask_is_bool(self) -> None:
         with pytest.raises(ValueError, match=r"valid is bool \[2, 4\], not uint8 \[2, 4\]"):
-            sd.DepthMap(self.MAP.values, METRIC, np.full((2, 4), 255, np.uint8))  # type: ignore[arg-type]
+            sd.DepthMap(self.MAP.values, METRIC, np.full((2, 4), 255, np.uint8))
 
     def test_in_a_box(self) -> None:
         assert self.MAP.min_in((0, 0, 1, 1)) == 1

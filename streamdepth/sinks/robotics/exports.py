@@ -119,8 +119,6 @@ class Iw3Sink(_ClipSink):
             SinkError: it cannot be written.
         """
         claim_folder(self._path.parent, overwrite=self._overwrite)
-        for name in ("rgb", "depth"):
-            make_folder(self._path.parent / name)
         self._path.unlink(missing_ok=True)
         self._stream = stream
 
@@ -161,6 +159,7 @@ class Iw3Sink(_ClipSink):
         done, content = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
         if not done:
             raise SinkError(f"{self.name}: OpenCV cannot write a PNG of {pixels.shape[1]}x{pixels.shape[0]}")
+        make_folder(self._path.parent / folder)
         write_whole(self._path.parent / folder / f"{index:06d}.png", bytes(content.data))
 
     def _copy_audio(self) -> bool:

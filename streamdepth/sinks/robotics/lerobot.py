@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamdepth.core.contracts import BaseSink
-from streamdepth.core.errors import MissingDependencyError, SinkError, UsageError, install_command
+from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.sinks.depth.sink import resized
 from streamdepth.sinks.files import MuxedFile, OutputFile, claim_folder, make_folder, write_whole
-from streamdepth.sinks.robotics.metric import metres_of, origin
+from streamdepth.sinks.robotics.metric import metres_of, origin, package
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,13 +88,8 @@ class LeRobotSink(BaseSink):
             OutputExistsError: the folder is not empty and ``overwrite`` is False.
             SinkError: it cannot be written.
         """
-        try:
-            import pyarrow.parquet  # noqa: F401
-        except ImportError as error:
-            raise MissingDependencyError(f"{self.name}: needs pyarrow; {install_command('lerobot')}") from error
+        package("pyarrow.parquet", self.name, "lerobot")
         claim_folder(self._root, overwrite=self._overwrite)
-        for folder in ("meta/episodes/chunk-000", "data/chunk-000"):
-            make_folder(self._root / folder)
         self._path.unlink(missing_ok=True)
         self._stream = stream
         self._rate = max(1, round(stream.rate or 25))
@@ -155,6 +150,7 @@ class LeRobotSink(BaseSink):
                 muxed.close(empty=False, complete=complete)
         if self._frames and complete:
             self._write_tables()
+            make_folder(self._path.parent)
             write_whole(self._root / "meta" / "stats.json", json.dumps(self._stats(), indent=2).encode())
             write_whole(self._path, json.dumps(self._info(), indent=2).encode())
 
@@ -233,6 +229,7 @@ class LeRobotSink(BaseSink):
 
         content = io.BytesIO()
         pyarrow.parquet.write_table(table, content)
+        make_folder((self._root / name).parent)
         write_whole(self._root / name, content.getbuffer())
 
     def _info(self) -> dict[str, Any]:

@@ -12,11 +12,11 @@ import numpy as np
 
 from streamdepth.core.clock import SystemClock
 from streamdepth.core.contracts import BaseSink
-from streamdepth.core.errors import MissingDependencyError, SinkError, UsageError, install_command
+from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.geometry.readers import camera_for
 from streamdepth.sinks.depth.sink import Size, resized
 from streamdepth.sinks.files import OutputFile, write_failed
-from streamdepth.sinks.robotics.metric import colors_of, flying, jpeg_of, metres_of
+from streamdepth.sinks.robotics.metric import colors_of, flying, jpeg_of, metres_of, package
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -228,19 +228,14 @@ class McapSink(BaseSink):
             OutputExistsError: the file exists and ``overwrite`` is False.
             SinkError: it cannot be written.
         """
-        try:
-            from mcap.writer import Writer
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"{self.name}: .mcap needs the package mcap; {install_command('robotics')}"
-            ) from error
+        writer = package("mcap.writer", self.name, "robotics")
         self._camera = camera_for(self.name, stream, self._intrinsics)
         if stream.live:
             self._wall_minus_monotonic_ns = self._wall_clock_ns() - self._monotonic_ns()
         self._output = OutputFile(self._path, overwrite=self._overwrite, media_path=stream.media_path)
         self._file = io.BufferedWriter(self._output)
         self._clock = stream.media_clock
-        self._writer = Writer(self._file)
+        self._writer = writer.Writer(self._file)
 
     def process(self, result: Result) -> None:
         """

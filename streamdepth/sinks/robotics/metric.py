@@ -1,13 +1,14 @@
-"""What the outputs of this folder share: metres and their origin, edges, and the frame."""
+"""What the outputs of this folder share: packages, metres and their origin, edges, and the frame."""
 
 from __future__ import annotations
 
+import importlib
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamdepth.core.errors import DataFormatError, SinkError
+from streamdepth.core.errors import DataFormatError, MissingDependencyError, SinkError, install_command
 from streamdepth.core.frame import Sense
 
 if TYPE_CHECKING:
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
     from streamdepth.core.frame import DepthMap, Frame
 
 _JPEG_QUALITY = 90
+
+
+def package(module: str, output: str, extra: str, *, name: str = "") -> Any:
+    """The module that an output is written with; ``name`` is that of its package, "" = the same.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        name = name or module.partition(".")[0]
+        raise MissingDependencyError(f"{output}: needs the package {name}; {install_command(extra)}") from error
 
 
 def metres_of(output: str, depth: DepthMap) -> NDArray[np.float32]:

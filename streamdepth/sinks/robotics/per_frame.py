@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from streamdepth.core.contracts import BaseSink
-from streamdepth.core.errors import MissingDependencyError, SinkError, install_command
+from streamdepth.core.errors import SinkError
 from streamdepth.core.host import written_whole
 from streamdepth.geometry.readers import camera_for
 from streamdepth.sinks.depth.sink import Size, known_values, resized
 from streamdepth.sinks.files import claim_folder, write_failed, write_whole
 from streamdepth.sinks.images import FrameNames
-from streamdepth.sinks.robotics.metric import colors_of, flying, metres_of, origin
+from streamdepth.sinks.robotics.metric import colors_of, flying, metres_of, origin, package
 
 if TYPE_CHECKING:
     from streamdepth.core.frame import ImageInfo, Result, StreamInfo
@@ -124,13 +124,7 @@ class ExrSink(BaseSink):
             OutputExistsError: the folder is not empty and ``overwrite`` is False.
             SinkError: it cannot be written.
         """
-        try:
-            import OpenEXR
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"{self.name}: .exr needs the package OpenEXR; {install_command('robotics')}"
-            ) from error
-        self._exr = OpenEXR
+        self._exr = package("OpenEXR", self.name, "robotics")
         claim_folder(self._folder, overwrite=self._overwrite)
 
     def process(self, result: Result) -> None:

@@ -14,10 +14,10 @@ import numpy as np
 
 from streamdepth.core.clock import SystemClock
 from streamdepth.core.contracts import BaseSink
-from streamdepth.core.errors import MissingDependencyError, SinkError, install_command
+from streamdepth.core.errors import SinkError
 from streamdepth.geometry.readers import camera_for
 from streamdepth.sinks.files import check_output, write_failed
-from streamdepth.sinks.robotics.metric import jpeg_of, metres_of, origin
+from streamdepth.sinks.robotics.metric import jpeg_of, metres_of, origin, package
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,13 +81,7 @@ class RerunSink(BaseSink):
             OutputExistsError: the file exists and ``overwrite`` is False.
             SinkError: it cannot be written; no viewer answers, or none can be started.
         """
-        try:
-            import rerun
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"{self.name}: needs the package rerun-sdk; {install_command('rerun')}"
-            ) from error
-        self._rerun = rerun
+        self._rerun = package("rerun", self.name, "rerun", name="rerun-sdk")
         self._camera = camera_for(self.name, stream, self._intrinsics)
         self._source = stream.source_id
         if stream.live:
