@@ -23,8 +23,8 @@ from streamdepth.depth.motion import Candidate
 from streamdepth.depth.range import RangeSpec
 from streamdepth.jobs.clip import ClipRun
 from streamdepth.jobs.engines import LocalEngine
+from streamdepth.jobs.passes import RangePass
 from streamdepth.jobs.plan import clip_source, plan_clip
-from streamdepth.jobs.ranges import RangePass
 from streamdepth.jobs.segment import FrameStatistics, SegmentStatistics, StoredMeasurement
 from streamdepth.jobs.values import ClipSettings, VideoOutput
 from streamdepth.pipeline.stats import RunStats

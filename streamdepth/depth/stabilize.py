@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 from streamdepth.depth.motion import NeighbourFlow, OpticalFlow
 from streamdepth.depth.temporal_filter import Filtered, FilterState, Keep, Match, filter_step, match_images
@@ -50,11 +50,15 @@ _INTERVAL_GROWTH = 1.1
 
 
 class _Intervals:
-    """Distance of frames in units of the frame interval, from their time stamps."""
+    """Distance of frames in units of the frame interval, from their time stamps.
+
+    Attributes:
+        seconds: the frame interval, 0 if unknown.
+    """
 
     def __init__(self, rate: Fraction | None) -> None:
         self._known = rate is not None
-        self._interval = float(1 / rate) if rate else 0.0
+        self.seconds = float(1 / rate) if rate else 0.0
 
     def since(self, last: FilterState, state: FilterState, *, cut: bool) -> float | None:
         """From ``last`` to ``state``; None if the filter restarts with ``state``."""
@@ -65,9 +69,9 @@ class _Intervals:
 
     def _frames(self, elapsed: float) -> float:
         if not self._known and elapsed > 0:
-            shortest = self._interval * _INTERVAL_GROWTH
-            self._interval = min(elapsed, shortest) if shortest else elapsed
-        return max(1.0, elapsed / self._interval) if self._interval else 1.0
+            shortest = self.seconds * _INTERVAL_GROWTH
+            self.seconds = min(elapsed, shortest) if shortest else elapsed
+        return max(1.0, elapsed / self.seconds) if self.seconds else 1.0
 
 
 class Stabilizer(Protocol[T]):
@@ -151,6 +155,7 @@ class _Pending(Generic[T]):
         forth: match from the previous frame; None for the first frame of a shot.
         frames: distance to the previous frame.
         forward: result of the forward pass.
+        interval: frame interval as known after this frame.
     """
 
     item: T
@@ -158,6 +163,21 @@ class _Pending(Generic[T]):
     forth: Match | None
     frames: float
     forward: Filtered
+    interval: float
+
+
+class Mark(NamedTuple, Generic[T]):
+    """The earliest frame that waits for the backward pass. With it, a filter continues where another one ended.
+
+    Attributes:
+        item: given with the frame.
+        interval: frame interval as known after this frame, in seconds.
+        values: float32 [H, W], result of the forward pass.
+    """
+
+    item: T
+    interval: float
+    values: NDArray[np.float32]
 
 
 class TwoSidedStabilizer(Generic[T]):
@@ -199,7 +219,7 @@ class TwoSidedStabilizer(Generic[T]):
             result = filter_step(state, last.state, last.forward, back, _TWO_SIDED_KEEP, frames)
         elif self._pending:
             complete = self._release(len(self._pending))
-        self._ahead = _Pending(item, state, forth, frames or 1.0, result)
+        self._ahead = _Pending(item, state, forth, frames or 1.0, result, self._intervals.seconds)
         self._pending.append(self._ahead)
         if len(self._pending) >= BLOCK_FRAMES + MARGIN_FRAMES:
             complete += self._release(BLOCK_FRAMES)
@@ -207,6 +227,20 @@ class TwoSidedStabilizer(Generic[T]):
 
     def flush(self) -> list[tuple[T, DepthMap]]:
         return self._release(len(self._pending))
+
+    def mark(self) -> Mark[T] | None:
+        """The earliest frame whose result was not returned; None if there is none."""
+        if not self._pending:
+            return None
+        first = self._pending[0]
+        return Mark(first.item, first.interval, first.forward.values)
+
+    def restore(self, mark: Mark[T], small: NDArray[np.uint8], depth: DepthMap, seconds: float) -> None:
+        """Continue with the frame of ``mark`` in an empty filter. ``append`` takes the frames after it."""
+        state = FilterState.of(small, seconds, replace(depth, values=depth.values.copy()))
+        self._intervals.seconds = mark.interval
+        self._ahead = _Pending(mark.item, state, None, 1.0, Filtered(mark.values), mark.interval)
+        self._pending.append(self._ahead)
 
     def _release(self, count: int) -> list[tuple[T, DepthMap]]:
         """Run the backward pass over the results of the forward pass; remove and return the first ``count``."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from streamdepth.core.clock import SystemClock
 from streamdepth.core.errors import OutputExistsError, SinkError, UsageError
-from streamdepth.depth.range import RangeSpec
 from streamdepth.jobs.journal import (
     JOURNAL,
     Fingerprint,
@@ -24,13 +25,12 @@ from streamdepth.jobs.journal import (
     publish,
     upload,
 )
+from streamdepth.jobs.passes import Passes
 from streamdepth.jobs.plan import clip_source, plan_clip
-from streamdepth.jobs.ranges import RangePass
-from streamdepth.jobs.segment import AnchorPass, SegmentStatistics
-from streamdepth.jobs.values import ColorTask, DepthTask, part_name, part_names
-from streamdepth.jobs.worker import anchored_name, depth_name, statistics_name
+from streamdepth.jobs.segment import SegmentStatistics
+from streamdepth.jobs.values import ColorTask, DepthTask, WorkFile, part_name, part_names
 from streamdepth.net.objects import ObjectStore, explained, is_object_url
-from streamdepth.pipeline.stats import RunStats, SinkStats, combined
+from streamdepth.pipeline.stats import RunStats, SinkStats
 from streamdepth.sinks.files import is_same_file
 from streamdepth.sinks.join import join_depth, join_video
 
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from streamdepth.core.clock import Clock
     from streamdepth.core.frame import StreamInfo
     from streamdepth.jobs.engines import Engine
-    from streamdepth.jobs.ranges import Ranged
     from streamdepth.jobs.values import (
         ClipPlan,
         ClipSettings,
@@ -76,7 +75,6 @@ class _State:
     depth: deque[Segment] = field(default_factory=deque)
     color: deque[ColorTask] = field(default_factory=deque)
     measured: dict[int, SegmentStatistics] = field(default_factory=dict)
-    ranged: int = 0
     colored: set[int] = field(default_factory=set)
     running: int = 0
 
@@ -166,8 +164,8 @@ class ClipRun:
             progress.note(journal.plan.note)
         info = self._info()
         self._check_size(info)
-        statistics, notes = self._passes(journal.plan, info, engine, progress)
-        stats = self._join(journal.plan, info, statistics, notes)
+        passes, notes = self._passes(journal.plan, info, engine, progress)
+        stats = self._join(journal.plan, info, passes, notes)
         self._journal.write(
             self._journal_name,
             journal.model_copy(update={"finished": True, "frames": stats.processed}).to_bytes(),
@@ -241,22 +239,21 @@ class ClipRun:
 
     # Passes -------------------------------------------------------------------------------------------------------
 
-    def _passes(
-        self, plan: ClipPlan, info: StreamInfo, engine: Engine, progress: Progress
-    ) -> tuple[list[SegmentStatistics], list[str]]:
-        """Run the depth and the colour pass of every segment that is not done."""
+    def _passes(self, plan: ClipPlan, info: StreamInfo, engine: Engine, progress: Progress) -> tuple[Passes, list[str]]:
+        """Run the depth and the colour pass of every segment that is not done, and the passes between them."""
         settings, segments = self._settings, plan.segments
         self._folder.sweep()
         names = self._folder.names()
         state = _State()
         for segment in segments:
-            if names.issuperset(part_names(settings, segment)):
+            complete = {*part_names(settings, segment), *([WorkFile.ANCHORED.of(segment)] if settings.anchors else [])}
+            if complete <= names:
                 state.colored.add(segment.number)
-            measured = statistics_name(segment) in names
-            if measured and (segment.number in state.colored or depth_name(segment) in names):
+        passes = Passes(settings, segments, info, self._folder, state.colored, self._clock)
+        for segment in segments:
+            if names.issuperset(passes.inputs(segment)):
                 state.measured[segment.number] = self._statistics(segment)
             else:
-                state.colored.discard(segment.number)
                 state.depth.append(segment)
         done = sum(segment.frames for segment in segments if segment.number in state.measured)
         colored = sum(segments[number].frames for number in state.colored)
@@ -266,28 +263,26 @@ class ClipRun:
                 f"{settings.source_id}: resumed; depth of {len(state.measured)} and colours of {len(state.colored)} of "
                 f"{len(segments)} segments are done"
             )
-        rate = settings.events.rate if settings.events is not None else 1.0
-        ranges = RangePass(RangeSpec.parse(settings.range), info.time_base, events_rate=rate)
-        size = (info.width_px, info.height_px)
-        anchoring = AnchorPass(settings.anchors, size) if settings.anchors else None
-        self._advance(ranges, anchoring, state, segments)
         notes: list[str] = []
-        while len(state.colored) < len(segments):
-            while state.running < engine.workers and (task := self._next(state)) is not None:
-                engine.submit(task)
-                state.running += 1
-            result = engine.take()
-            state.running -= 1
-            progress.finished(result)
-            notes += result.notes
-            segment = segments[result.segment]
-            if result.stage == "depth":
-                state.measured[result.segment] = self._statistics(segment)
-                self._advance(ranges, anchoring, state, segments)
-            else:
-                state.colored.add(result.segment)
-                self._folder.remove(depth_name(segment))
-        return [state.measured[segment.number] for segment in segments], list(dict.fromkeys(notes))
+        with contextlib.closing(passes):
+            while len(state.colored) < len(segments) or passes.added < len(segments):
+                while state.running < engine.workers and (task := self._next(state)) is not None:
+                    engine.submit(task)
+                    state.running += 1
+                if passes.added in state.measured:  # while the workers run
+                    state.color += self._color_tasks(passes, state.measured.pop(passes.added), segments, state.colored)
+                    continue
+                result = engine.take()
+                state.running -= 1
+                progress.finished(result)
+                notes += result.notes
+                segment = segments[result.segment]
+                if result.stage == "depth":
+                    state.measured[result.segment] = self._statistics(segment)
+                else:
+                    state.colored.add(result.segment)
+                    self._folder.remove(passes.depth.of(segment))
+        return passes, list(dict.fromkeys(notes))
 
     def _next(self, state: _State) -> Task | None:
         """Colour first, so that little depth is stored."""
@@ -295,45 +290,26 @@ class ClipRun:
             return state.color.popleft()
         return DepthTask(self._settings, self._location, state.depth.popleft(), self._copy) if state.depth else None
 
-    def _advance(
-        self, ranges: RangePass, anchoring: AnchorPass | None, state: _State, segments: tuple[Segment, ...]
-    ) -> None:
-        """Pass statistics on to range control, as far as they are known without a gap."""
-        while state.ranged < len(segments) and state.ranged in state.measured:
-            last = state.ranged == len(segments) - 1
-            if anchoring is not None:
-                raw = state.measured[state.ranged]
-                state.measured[state.ranged] = self._anchored(anchoring, segments[state.ranged], raw)
-            for known in ranges.add(state.measured[state.ranged], last=last):
-                if known.segment not in state.colored:
-                    state.color.append(self._color_task(segments[known.segment], known))
-            state.ranged += 1
-
-    def _anchored(self, anchoring: AnchorPass, segment: Segment, raw: SegmentStatistics) -> SegmentStatistics:
-        name = anchored_name(segment)
-        if name in self._folder.names():
-            known = SegmentStatistics.from_bytes(self._folder.read(name))
-            anchoring.skip(known)
-            return known
-        with self._folder.reading(depth_name(segment)) as path:
-            found = anchoring.add(raw, path)
-        self._folder.write(name, found.to_bytes())
-        return found
-
-    def _color_task(self, segment: Segment, known: Ranged) -> ColorTask:
-        due = known.events_due_seconds
-        return ColorTask(self._settings, self._location, segment, known.ranges, known.coding, self._copy, due)
+    def _color_tasks(
+        self, passes: Passes, statistics: SegmentStatistics, segments: tuple[Segment, ...], colored: set[int]
+    ) -> list[ColorTask]:
+        """The tasks that became possible with the next segment's statistics."""
+        tasks = []
+        for known in passes.add(statistics):
+            if known.segment not in colored:
+                ends = np.array([(one.lo, one.hi) for one in known.ranges], np.float64)
+                segment, due = segments[known.segment], known.events_due_seconds
+                tasks.append(ColorTask(self._settings, self._location, segment, ends, known.coding, self._copy, due))
+        return tasks
 
     def _statistics(self, segment: Segment) -> SegmentStatistics:
-        return SegmentStatistics.from_bytes(self._folder.read(statistics_name(segment)))
+        return SegmentStatistics.from_bytes(self._folder.read(WorkFile.STATISTICS.of(segment)))
 
     # Join ---------------------------------------------------------------------------------------------------------
 
-    def _join(
-        self, plan: ClipPlan, info: StreamInfo, statistics: list[SegmentStatistics], notes: list[str]
-    ) -> RunStats:
+    def _join(self, plan: ClipPlan, info: StreamInfo, passes: Passes, notes: list[str]) -> RunStats:
         settings = self._settings
-        times = _times(info, statistics)
+        times = _times(info, passes.complete)
         for number, output in enumerate(self._outputs):
             remote = is_object_url(output.path)
             with contextlib.ExitStack() as stack:
@@ -366,7 +342,7 @@ class ClipRun:
                 for segment in plan.segments:
                     self._events.write(self._folder.read(part_name(settings, segment, number)).decode())
                 self._events.flush()
-        stats = combined([one.run for one in statistics])
+        stats = passes.stats()
         return replace(
             stats,
             written=len(times),

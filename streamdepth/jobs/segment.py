@@ -12,22 +12,21 @@ import numpy as np
 from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import DataFormatError
 from streamdepth.core.frame import DepthMap, Sense
-from streamdepth.depth.alignment import Alignment, align
-from streamdepth.depth.motion import Candidate, CutFilter
-from streamdepth.depth.range import Measurement, measure
+from streamdepth.depth.alignment import Alignment
+from streamdepth.depth.motion import Candidate
+from streamdepth.depth.range import Measurement
 from streamdepth.depth.shots import sampled
 from streamdepth.jobs.plan import clip_source
 from streamdepth.pipeline.stats import RunStats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import av
     from numpy.typing import NDArray
 
     from streamdepth.core.frame import Frame, StreamInfo
-    from streamdepth.depth.anchors import Anchor
     from streamdepth.jobs.values import ClipSettings, Segment
     from streamdepth.sources.file import FileSource
 
@@ -123,6 +122,7 @@ class SegmentStatistics:
         following: the first frame of the next segment compared with the last one of this; None at the end of the clip.
         propagated: of each frame, as of :class:`~streamdepth.core.frame.DepthMap`.
         alignments: what makes the stored depth metric; (number of a frame in the segment, alignment from it on).
+        stabilized: the stored depth is filtered over time.
     """
 
     frames: tuple[FrameStatistics, ...]
@@ -132,6 +132,7 @@ class SegmentStatistics:
     following: Candidate | None
     run: RunStats
     alignments: tuple[tuple[int, Alignment], ...] = ()
+    stabilized: bool = False
 
     def to_bytes(self) -> bytes:
         """As an NPZ file."""
@@ -146,6 +147,7 @@ class SegmentStatistics:
             "alignments": [
                 (number, {**asdict(one), "covariance": one.covariance.tolist()}) for number, one in self.alignments
             ],
+            "stabilized": self.stabilized,
         }
         content = io.BytesIO()
         np.savez(
@@ -203,7 +205,8 @@ class SegmentStatistics:
             tuple(bool(one) for one in arrays["propagated"]),
             None if head["following"] is None else Candidate(*head["following"]),
             RunStats(**{**run, "sinks": (), "notes": tuple(run["notes"])}),
-            tuple((int(number), _alignment(fields)) for number, fields in head.get("alignments", ())),
+            tuple((int(number), _alignment(fields)) for number, fields in head["alignments"]),
+            bool(head["stabilized"]),
         )
 
 
@@ -212,51 +215,6 @@ def _alignment(fields: Mapping[str, Any]) -> Alignment:
     return Alignment(
         **{**fields, "sense": Sense(fields["sense"]), "used": tuple(fields["used"]), "covariance": covariance}
     )
-
-
-class AnchorPass:
-    """Makes relative depth metric, as a run of the whole clip does. Takes the segments in order.
-
-    Args:
-        anchors: at least two.
-        size_px: (width, height) of the frames.
-    """
-
-    def __init__(self, anchors: Sequence[Anchor], size_px: tuple[int, int]) -> None:
-        self._anchors, self._size_px = anchors, size_px
-        self._cuts = CutFilter()
-        self._first = Candidate(differs=False)
-        self._current: Alignment | None = None
-
-    def add(self, statistics: SegmentStatistics, path: Path) -> SegmentStatistics:
-        """The statistics of the metric depth, with the alignments. ``path``: the depth of the segment.
-
-        Raises:
-            DataFormatError: see :func:`~streamdepth.depth.alignment.align`.
-        """
-        frames, alignments = [], []
-        depths = stored_depth(path, statistics)
-        for number, (cut, frame, depth) in enumerate(
-            zip(self._cut_frames(statistics), statistics.frames, depths, strict=True)
-        ):
-            if self._current is None or cut:
-                self._current = align(depth, self._anchors, size_px=self._size_px)
-                alignments.append((number, self._current))
-            elif number == 0:
-                alignments.append((number, self._current))
-            metric = StoredMeasurement.of(measure(self._current.apply(depth)))
-            frames.append(replace(frame, measurement=metric))
-        return replace(statistics, frames=tuple(frames), sense=Sense.METRIC_M, alignments=tuple(alignments))
-
-    def skip(self, statistics: SegmentStatistics) -> None:
-        """Continue after a segment whose result is known."""
-        self._cut_frames(statistics)
-        self._current = statistics.alignments[-1][1]
-
-    def _cut_frames(self, statistics: SegmentStatistics) -> list[bool]:
-        cuts = [self._cuts.is_cut(frame.candidate or self._first) for frame in statistics.frames]
-        self._first = statistics.following or Candidate(differs=False)
-        return cuts
 
 
 def stored_depth(path: Path, statistics: SegmentStatistics) -> Iterator[DepthMap]:
@@ -274,5 +232,5 @@ def stored_depth(path: Path, statistics: SegmentStatistics) -> Iterator[DepthMap
                 raise DataFormatError(f"{path}: ends early; run again without --resume")
             current = alignments.get(number, current)
             sense = statistics.sense if current is None else current.sense
-            depth = DepthMap(values, sense, propagated=propagated)
+            depth = DepthMap(values, sense, propagated=propagated, stabilized=statistics.stabilized)
             yield depth if current is None else current.apply(depth)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -111,6 +112,7 @@ class ClipSettings(_Value):
         source: path or URL of the clip; ``source_id``: its short name.
         start_seconds, duration_seconds, max_frames: the part that is read.
         batch, model_every: as of :class:`~streamdepth.pipeline.Pipeline`.
+        stabilize: filter depth over time.
         anchors: points of known distance, which make relative depth metric.
         range: ``shot | ema | frame | fixed:LO,HI``.
         segment_seconds: shortest length of a segment, except the last one.
@@ -127,6 +129,7 @@ class ClipSettings(_Value):
     model: ModelSettings = Field(default_factory=ModelSettings)
     batch: int = 1
     model_every: int = 1
+    stabilize: bool = False
     anchors: tuple[Anchor, ...] = ()
     range: str = RangeMode.SHOT.value
     look: LookSettings = Field(default_factory=LookSettings)
@@ -227,6 +230,32 @@ class TaskResult:
     cpu_seconds: float
     stats: RunStats | None = None
     notes: tuple[str, ...] = ()
+
+
+class WorkFile(Enum):
+    """A file of each segment in the work folder, beside the parts of the outputs.
+
+    Attributes:
+        DEPTH: float32 depth of the model.
+        SMALL: images for optical flow, if depth is stabilized.
+        STATISTICS: of the depth; written after these two.
+        STABILIZED: float32 depth filtered over time.
+        FILTER: where the filter continues after the segment.
+        FILTERED: statistics of the filtered depth; written after these two.
+        ANCHORED: statistics of the metric depth.
+    """
+
+    DEPTH = "depth-{:05d}.f32"
+    SMALL = "small-{:05d}.npys"
+    STATISTICS = "statistics-{:05d}.npz"
+    STABILIZED = "stabilized-{:05d}.f32"
+    FILTER = "filter-{:05d}.npz"
+    FILTERED = "filtered-{:05d}.npz"
+    ANCHORED = "anchored-{:05d}.npz"
+
+    def of(self, segment: Segment) -> str:
+        """Name of the file of a segment."""
+        return self.value.format(segment.number)
 
 
 def part_name(settings: ClipSettings, segment: Segment, number: int) -> str:

@@ -18,25 +18,26 @@ from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SourceError
 from streamdepth.core.frame import DepthRange, Result
 from streamdepth.core.host import cores, plan_threads
-from streamdepth.depth.motion import Candidate, CutCandidates
+from streamdepth.depth.motion import Candidate, CutCandidates, OpticalFlow
 from streamdepth.depth.range import measure
 from streamdepth.jobs.journal import download, folder_at
 from streamdepth.jobs.segment import FrameStatistics, SegmentSource, SegmentStatistics, StoredMeasurement, stored_depth
-from streamdepth.jobs.values import DepthTask, TaskResult, part_names
+from streamdepth.jobs.values import DepthTask, TaskResult, WorkFile, part_names
 from streamdepth.net.objects import is_object_url
 from streamdepth.pipeline.pipeline import Pipeline
 from streamdepth.sinks.depth.sink import DepthVideoSink, known_values
 from streamdepth.sinks.select import sink_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
     from streamdepth.core.contracts import Sink
     from streamdepth.core.frame import StreamInfo
     from streamdepth.inference.engine import Engine
     from streamdepth.inference.model import DepthModel, Runner
-    from streamdepth.jobs.values import ClipSettings, ColorTask, ModelSettings, Segment, Task
+    from streamdepth.jobs.journal import WorkFolder
+    from streamdepth.jobs.values import ClipSettings, ColorTask, ModelSettings, Task
     from streamdepth.models.spec import ModelSpec
     from streamdepth.pipeline.stats import RunStats
 
@@ -112,28 +113,33 @@ class Worker:
         folder = folder_at(task.folder)
         session = self._session_for(settings.model)
         source = SegmentSource(settings, segment, threads=plan_threads(self._threads).decoder)
-        with folder.writing(depth_name(segment)) as path, path.open("wb") as file:
-            sink = _StatisticsSink(file, source, self._on_frames)
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(_written(folder, WorkFile.DEPTH.of(segment)))
+            smalls = stack.enter_context(_written(folder, WorkFile.SMALL.of(segment))) if settings.stabilize else None
+            sink = _StatisticsSink(file, smalls, source, self._on_frames)
             with Pipeline(
                 [source], session, [sink], policy="every", batch=settings.batch, model_every=settings.model_every
             ) as pipeline:
                 stats = pipeline.run()
             if not sink.frames:
                 raise SourceError(f"{settings.source_id}: no frame of segment {segment.number} can be decoded")
-            file.flush()
             content = sink.statistics(replace(stats, sinks=())).to_bytes()
-        folder.write(statistics_name(segment), content)
+        folder.write(WorkFile.STATISTICS.of(segment), content)
         return stats
 
     def _color(self, task: ColorTask) -> tuple[int, tuple[str, ...]]:
         settings, segment = self._readable(task), task.segment
         folder = folder_at(task.folder)
-        name = anchored_name(segment) if settings.anchors else statistics_name(segment)
-        statistics = SegmentStatistics.from_bytes(folder.read(name))
+        depth, known = WorkFile.DEPTH, WorkFile.STATISTICS
+        if settings.stabilize:
+            depth, known = WorkFile.STABILIZED, WorkFile.FILTERED
+        if settings.anchors:
+            known = WorkFile.ANCHORED
+        statistics = SegmentStatistics.from_bytes(folder.read(known.of(segment)))
         threads = plan_threads(self._threads)
         source = SegmentSource(settings, segment, threads=threads.decoder)
         with contextlib.ExitStack() as stack:
-            depth_path = stack.enter_context(folder.reading(depth_name(segment)))
+            depth_path = stack.enter_context(folder.reading(depth.of(segment)))
             paths = [stack.enter_context(folder.writing(name)) for name in part_names(settings, segment)]
             sinks = _part_sinks(settings, task, paths)
             stack.callback(source.close)
@@ -147,19 +153,10 @@ class Worker:
         return self._session
 
 
-def depth_name(segment: Segment) -> str:
-    """File of the float32 depth of a segment in the work folder."""
-    return f"depth-{segment.number:05d}.f32"
-
-
-def statistics_name(segment: Segment) -> str:
-    """File of the statistics of a segment in the work folder. Written after the depth."""
-    return f"statistics-{segment.number:05d}.npz"
-
-
-def anchored_name(segment: Segment) -> str:
-    """File of the statistics of a segment's metric depth in the work folder."""
-    return f"anchored-{segment.number:05d}.npz"
+@contextlib.contextmanager
+def _written(folder: WorkFolder, name: str) -> Iterator[BinaryIO]:
+    with folder.writing(name) as path, path.open("wb") as file:
+        yield file
 
 
 def _part_sinks(settings: ClipSettings, task: ColorTask, paths: list[Path]) -> list[Sink]:
@@ -244,12 +241,15 @@ def _silent(info: StreamInfo) -> StreamInfo:
 
 
 class _StatisticsSink(BaseSink):
-    """Stores depth as float32 and measures it."""
+    """Stores depth as float32 and measures it. Stores the images for optical flow if there is a file for them."""
 
-    def __init__(self, file: BinaryIO, source: SegmentSource, on_frames: Callable[[int], None]) -> None:
+    def __init__(
+        self, file: BinaryIO, smalls: BinaryIO | None, source: SegmentSource, on_frames: Callable[[int], None]
+    ) -> None:
         super().__init__("statistics")
         self.frames: list[FrameStatistics] = []
-        self._file = file
+        self._file, self._smalls = file, smalls
+        self._flow: OpticalFlow | None = None
         self._source = source
         self._on_frames = on_frames
         self._cuts: CutCandidates | None = None
@@ -259,12 +259,16 @@ class _StatisticsSink(BaseSink):
 
     def open(self, stream: StreamInfo, image: object) -> None:  # noqa: ARG002 - takes no images
         self._cuts = CutCandidates()
+        if self._smalls is not None:
+            self._flow = OpticalFlow()
 
     def process(self, result: Result) -> None:
         assert self._cuts is not None  # noqa: S101 - created in open()
         depth = result.depth
         values = known_values(depth)
         self._file.write(np.ascontiguousarray(values).data)
+        if self._smalls is not None and self._flow is not None:
+            np.save(self._smalls, self._flow.small(result.frame.image))
         candidate = self._cuts.examine(result.frame.image)
         self.frames.append(
             FrameStatistics(result.frame.pts, StoredMeasurement.of(measure(depth)), candidate if self.frames else None)

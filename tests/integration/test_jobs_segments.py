@@ -8,16 +8,18 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import av
+import numpy as np
 import pytest
 
 import streamdepth as sd
 from streamdepth.cli import main
 from streamdepth.core.errors import SinkError, StageError
+from streamdepth.depth.anchors import Anchor
 from streamdepth.depth.range import RangeSpec
 from streamdepth.jobs.clip import ClipRun
 from streamdepth.jobs.engines import InlineEngine, LocalEngine
+from streamdepth.jobs.passes import RangePass
 from streamdepth.jobs.plan import clip_source, plan_clip
-from streamdepth.jobs.ranges import RangePass
 from streamdepth.jobs.segment import SegmentSource, SegmentStatistics
 from streamdepth.jobs.values import (
     ClipSettings,
@@ -27,8 +29,9 @@ from streamdepth.jobs.values import (
     ModelSettings,
     TaskResult,
     VideoOutput,
+    WorkFile,
 )
-from streamdepth.jobs.worker import Worker, statistics_name
+from streamdepth.jobs.worker import Worker
 from streamdepth.pipeline import Pipeline
 from streamdepth.sinks.join import check_times, join_video
 from streamdepth.sinks.select import data_sink_for, sink_for
@@ -40,7 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -202,9 +204,9 @@ class TestRanges:
         ranges = RangePass(RangeSpec.parse(mode), Fraction(1, 12800))
         for segment in plan.segments:
             worker.run(DepthTask(settings, str(tmp_path), segment))
-            statistics = SegmentStatistics.from_bytes((tmp_path / statistics_name(segment)).read_bytes())
+            statistics = SegmentStatistics.from_bytes((tmp_path / WorkFile.STATISTICS.of(segment)).read_bytes())
             for known in ranges.add(statistics, last=segment is plan.segments[-1]):
-                found += [(float(lo), float(hi)) for lo, hi in known.ranges]
+                found += [(one.lo, one.hi) for one in known.ranges]
         worker.close()
         assert found == expected
         assert ranges.shots == (3 if mode == "shot" else 0)
@@ -214,11 +216,11 @@ class TestRanges:
 class TestWorkers:
     @pytest.mark.slow
     def test_any_number_of_workers_gives_the_same_files(self, shots_clip: Path, model: Path, tmp_path: Path) -> None:
-        """1, 2 and 4 workers: MP4 byte for byte, MKV in its pixels and times, depth data in its values."""
+        """1, 2 and 4 workers, stabilized: MP4 byte for byte, MKV in its pixels and times, depth data in its values."""
         outputs = {}
         for workers in (1, 2, 4):
             folder = tmp_path / str(workers)
-            settings = _outputs_in(folder, shots_clip, model, codec="libx264")
+            settings = _outputs_in(folder, shots_clip, model, codec="libx264", stabilize=True)
             engine = LocalEngine(workers) if workers > 1 else InlineEngine()
             progress = Notes()
             try:
@@ -226,6 +228,7 @@ class TestWorkers:
             finally:
                 engine.close()
             assert stats.processed == stats.written == 96
+            assert stats.stabilize == "two-sided"
             assert {result.worker for result in progress.results} <= {f"worker {one + 1}" for one in range(workers)}
             outputs[workers] = (
                 hashlib.sha256((folder / "out.mp4").read_bytes()).hexdigest(),
@@ -296,11 +299,12 @@ class TestWorkers:
         assert len(decoded(tmp_path / "out.mp4")) == 96
 
 
-def _outputs_in(folder: Path, clip: Path, model: Path, *, codec: str, view: str = "depth") -> ClipSettings:
+def _outputs_in(folder: Path, clip: Path, model: Path, *, codec: str, view: str = "depth", **more: Any) -> ClipSettings:
     folder.mkdir(exist_ok=True)
     return settings_for(
         clip,
         model,
+        **more,
         look=LookSettings(view=view),
         videos=(
             VideoOutput(path=str(folder / "out.mp4"), codec=codec),
@@ -313,6 +317,71 @@ def _outputs_in(folder: Path, clip: Path, model: Path, *, codec: str, view: str 
 def _sound(path: Path) -> list[bytes]:
     with av.open(str(path)) as container:
         return [bytes(packet) for packet in container.demux(container.streams.audio[0]) if packet.size]
+
+
+class Stop(Exception):  # noqa: N818 - stands for the end of the process
+    pass
+
+
+class StopAfterOne(Notes):
+    """Stops the run after its first finished task."""
+
+    def finished(self, result: TaskResult) -> None:
+        super().finished(result)
+        raise Stop
+
+
+class TestStabilized:
+    def test_stopped_after_each_task_and_resumed_equals_a_run_without_segments(
+        self, model: Path, tmp_path: Path
+    ) -> None:
+        """Depth is filtered across segments of 10 frames, in shots of 34 and 16 frames, and then metric."""
+        clip = write_clip(tmp_path / "clip.mp4", frames=50, width=96, height=64, draw=_drifting)
+        anchors = (Anchor(10, 10, 2.0), Anchor(85, 55, 6.0))
+        more: dict[str, Any] = {"stabilize": True, "anchors": anchors, "segment_seconds": 0.3, "range": "shot"}
+        settings = _outputs_in(tmp_path / "segments", clip, model, codec="ffv1", **more)
+        settings = settings.model_copy(update={"videos": settings.videos[1:]})
+        assert len(plan_clip(settings).segments) == 5
+        stops = 0
+        while True:
+            engine, progress = InlineEngine(), StopAfterOne()
+            try:
+                stats = ClipRun(settings, resume=True).run(engine, progress)
+                break
+            except Stop:
+                stops += 1
+                work = [path.name for path in (tmp_path / "segments" / ".out.mkv.segments").iterdir()]
+                assert not [name for name in work if name.startswith("tmp-")]
+                assert sum(name.startswith("depth-") for name in work) <= 4
+            finally:
+                engine.close()
+        assert stops == 10
+        assert (stats.processed, stats.stabilize) == (50, "two-sided")
+        found = {}
+        for stabilize in (False, True):
+            whole = tmp_path / f"whole{stabilize}"
+            sinks = [
+                sink_for(str(whole / "out.mkv"), look=settings.look.look, codec="ffv1"),
+                data_sink_for(str(whole / "depth.mkv")),
+            ]
+            estimator = sd.DepthEstimator(model, provider="cpu")
+            Pipeline([clip_source(settings)], estimator, sinks, anchors=anchors, stabilize=stabilize).run()
+            found[stabilize] = depth_of(whole / "depth.mkv")
+        assert depth_of(tmp_path / "segments" / "depth.mkv") == found[True] != found[False]
+        assert decoded(tmp_path / "segments" / "out.mkv") == decoded(tmp_path / "wholeTrue" / "out.mkv")
+        with sd.read_depth(tmp_path / "segments" / "depth.mkv") as reader:
+            assert reader.metadata.stabilized
+
+
+def _drifting(index: int, width: int, height: int) -> NDArray[np.uint8]:
+    """A textured scene that moves and flickers, in two shots."""
+    y, x = np.mgrid[:height, :width]
+    wave = np.stack([np.sin((x + index) / (3 + c)) + np.cos(y / 5) for c in range(3)], -1)
+    rgb = (128 + 5 * (index % 3) + 50 * wave).astype(np.uint8)
+    if index >= 34:
+        rgb = 255 - rgb // 4
+    rgb[:24, :24], rgb[-24:, -24:] = 220 + index % 4, 20
+    return rgb
 
 
 class TestPlainRun:
