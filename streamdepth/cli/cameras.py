@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.pipeline.camera import CameraOptions, SourceMaker
     from streamdepth.pipeline.cameras import CameraGroup
+    from streamdepth.pipeline.stabilization import StabilizeSwitch
     from streamdepth.serve.site import WebSite
 
 _WAIT_SECONDS = 0.5
@@ -154,18 +155,20 @@ class NamedCameras:
         """
         from streamdepth.core.look import LookControl
         from streamdepth.depth.range import RangeSpec, RangeSwitch
+        from streamdepth.pipeline.stabilization import StabilizeSwitch
 
         view = None
+        stabilize: bool | StabilizeSwitch = config.stabilize == "on"
         switch = RangeSwitch(RangeSpec.parse(config.range or "ema"))
         if name in self._group.names:
             raise UsageError(f"{name}: a camera has this name; choose another, or change that camera")
         if self._site is not None:
-            view = self._site.add_view(name, control=LookControl(config.look), range_switch=switch)
+            control, stabilize = LookControl(config.look), StabilizeSwitch(config.stabilize == "on")
+            view = self._site.add_view(name, control=control, range_switch=switch, stabilize_switch=stabilize)
         try:
             sinks = partial(self._sinks, name, config)
-            self._group.add(
-                name, self._source_maker(config, remote=remote), sinks, **_given(config, self._threads, switch)
-            )
+            given = _given(config, self._threads, switch, stabilize)
+            self._group.add(name, self._source_maker(config, remote=remote), sinks, **given)
         except BaseException:
             if view is not None and self._site is not None:
                 self._site.remove_view(view)
@@ -225,7 +228,7 @@ class NamedCameras:
             self._remote.add(name)
         config = camera_config({"source": known.sources[0], **earlier, **content}, name)
         look = look_changes(dict(content))
-        restarts = [key for key in content if key not in (*_LOOK, "range")]
+        restarts = [key for key in content if key not in (*_LOOK, "range", "stabilize")]
         view = self._view(name)
         if view is not None and look:
             view.control.update(**look)
@@ -234,16 +237,24 @@ class NamedCameras:
                 raise UsageError(f"{name}: writes files, which a restart would replace; remove it and add it again")
             switch = RangeSwitch(RangeSpec.parse(config.range or "ema")) if view is None else view.range_switch
             switch.set(RangeSpec.parse(config.range or "ema"))
+            stabilize: bool | StabilizeSwitch = config.stabilize == "on"
+            if view is not None:
+                view.stabilize_switch.set(stabilize)
+                stabilize = view.stabilize_switch
             self._group.update(
                 name,
                 source=self._source_maker(config, remote=name in self._remote),
                 sinks=partial(self._sinks, name, config),
-                **_given(config, self._threads, switch),
+                **_given(config, self._threads, switch, stabilize),
             )
             if view is not None:
                 view.sampler.watch(self._group, name)
         else:
-            changed: CameraOptions = {"range": config.range} if "range" in content else {}
+            changed: CameraOptions = {}
+            if "range" in content:
+                changed["range"] = config.range
+            if "stabilize" in content:
+                changed["stabilize"] = config.stabilize == "on"
             self._group.update(name, look=look, **changed)
         with self._lock:
             self._configs[name] = config
@@ -260,6 +271,7 @@ class NamedCameras:
             row["fps"] = None if view is None or not view.sampler.history else view.sampler.history[-1]["fps"]
             row["look"] = None if view is None else look_state(view.control.look)
             row["range"] = None if view is None else str(view.range_switch)
+            row["stabilize"] = None if view is None else view.stabilize_switch.on
             row["paused"] = view is not None and view.feed.paused
             row["shown"] = view is not None and view.feed.latest is not None
             rows.append(row)
@@ -290,12 +302,14 @@ class NamedCameras:
         return sinks
 
 
-def _given(config: RunConfig, threads: ThreadPlan, switch: RangeSwitch) -> CameraOptions:
+def _given(
+    config: RunConfig, threads: ThreadPlan, switch: RangeSwitch, stabilize: bool | StabilizeSwitch
+) -> CameraOptions:
     return {
         "policy": config.policy,
         "range": switch,
         "model_every": config.model_every,
-        "stabilize": config.stabilize == "on",
+        "stabilize": stabilize,
         "anchors": config.anchor,
         "color_threads": threads.kernels,
     }

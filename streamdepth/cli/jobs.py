@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from streamdepth.config.commands import check_used
 from streamdepth.core.errors import OutputExistsError, SourceError, UsageError, redact
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from streamdepth.depth.odometry import KnownMotion
     from streamdepth.depth.range import RangeSwitch
     from streamdepth.image.estimator import DepthEstimator
+    from streamdepth.pipeline.stabilization import StabilizeSwitch
     from streamdepth.serve.site import WebSite
     from streamdepth.sinks.rtsp.server import RtspServers
 
@@ -82,9 +83,9 @@ class Job:
     def _named_all(self, outputs: Sequence[str]) -> list[str]:
         return [_named(output, self.names[source.id]) for source in self.sources for output in outputs]
 
-    def sinks(self, source: Source, estimator: DepthEstimator, switch: RangeSwitch | None) -> Sequence[Sink]:
+    def sinks(self, source: Source, estimator: DepthEstimator, switches: Switches | None) -> Sequence[Sink]:
         """The sinks of one source; called by the pipeline."""
-        return make_sinks(self.config, source, estimator, switch, servers=self.servers, names=self.names)
+        return make_sinks(self.config, source, estimator, switches, servers=self.servers, names=self.names)
 
 
 class Servers:
@@ -298,8 +299,15 @@ def serves_page(url: str) -> bool:
     return url.lower().startswith(("http://", "https://"))
 
 
-def range_switch(config: RunConfig) -> RangeSwitch | None:
-    """Control of the range for served pages; None if there is no page.
+class Switches(NamedTuple):
+    """What served pages change during a run, beside the look."""
+
+    range: RangeSwitch
+    stabilize: StabilizeSwitch
+
+
+def page_switches(config: RunConfig) -> Switches | None:
+    """The switches of a run; None if there is no page.
 
     Raises:
         UsageError: a page with ``--range shot``, which is fixed before the first frame.
@@ -307,15 +315,16 @@ def range_switch(config: RunConfig) -> RangeSwitch | None:
     if not any(serves_page(url) for url in config.serve):
         return None
     from streamdepth.depth.range import RangeSpec, RangeSwitch
+    from streamdepth.pipeline.stabilization import StabilizeSwitch
 
-    return RangeSwitch(RangeSpec.parse(config.range or "ema"))
+    return Switches(RangeSwitch(RangeSpec.parse(config.range or "ema")), StabilizeSwitch(config.stabilize == "on"))
 
 
 def make_sinks(
     config: RunConfig,
     source: Source,
     estimator: DepthEstimator,
-    switch: RangeSwitch | None,
+    switches: Switches | None,
     *,
     servers: Servers,
     names: Mapping[str, str],
@@ -365,7 +374,12 @@ def make_sinks(
         from streamdepth.serve.sink import WebSink
 
         site = servers.page(url, config, estimator)
-        view = site.add_view(source.id, control=LookControl(look), range_switch=switch)
+        view = site.add_view(
+            source.id,
+            control=LookControl(look),
+            range_switch=None if switches is None else switches.range,
+            stabilize_switch=None if switches is None else switches.stabilize,
+        )
         sinks.append(WebSink(source=source, site=site, view=view))
     sinks += [
         data_sink_for(

@@ -172,24 +172,24 @@ def _run_pipelines(
     config: RunConfig, jobs: Sequence[Job], estimator: DepthEstimator, done: list[tuple[str, RunStats, str]]
 ) -> None:
     """Run the pipelines one after another; adds title, statistics and error of each to ``done``."""
-    from streamdepth.cli.jobs import is_skipped, metric_from, range_switch
+    from streamdepth.cli.jobs import is_skipped, metric_from, page_switches
     from streamdepth.cli.process import resume_collections
     from streamdepth.cli.terminal import frames_bar, progress_shown, say
     from streamdepth.pipeline import Pipeline
 
     for job in jobs:
-        switch = range_switch(config)
+        switches = page_switches(config)
         pipeline = Pipeline(
             job.sources,
             estimator,
-            partial(job.sinks, estimator=estimator, switch=switch),
+            partial(job.sinks, estimator=estimator, switches=switches),
             policy=job.policy,
-            range=switch or config.range,
+            range=config.range if switches is None else switches.range,
             batch=_chosen_batch(config, estimator, job),
             max_staleness_seconds=config.max_staleness,
             model_every=config.model_every,
             anchors=metric_from(config),
-            stabilize=config.stabilize == "on",
+            stabilize=config.stabilize == "on" if switches is None else switches.stabilize,
             color_threads=job.threads.kernels,
             on_status=partial(say, quiet=config.quiet),
         )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from streamdepth.config.commands import ServeConfig
     from streamdepth.core.contracts import Source
     from streamdepth.image.estimator import DepthEstimator
+    from streamdepth.pipeline.stabilization import StabilizeSwitch
     from streamdepth.serve.site import WebSite
 
 
@@ -63,6 +64,7 @@ def serve(config: ServeConfig) -> None:
             config.listen,
             control=LookControl(look),
             range_switch=switch,
+            stabilize_switch=StabilizeSwitch(stabilize),
             estimator=estimator,
             token_file=config.token_file,
             add_cameras=config.add_cameras,
@@ -77,14 +79,7 @@ def serve(config: ServeConfig) -> None:
         try:
             print_address(site, quiet=config.quiet)
             if shown is not None:
-                _show(
-                    shown,
-                    estimator,
-                    site,
-                    color_threads=planned.kernels,
-                    model_every=config.model_every,
-                    stabilize=stabilize,
-                )
+                _show(shown, estimator, site, color_threads=planned.kernels, model_every=config.model_every)
             wait_for_interrupt()
         finally:
             site.stop()
@@ -122,9 +117,7 @@ def print_address(site: WebSite, *, quiet: bool) -> None:
         typer.echo(f"streamdepth: open {site.address}/")
 
 
-def _show(
-    source: Source, estimator: DepthEstimator, site: WebSite, *, color_threads: int, model_every: int, stabilize: bool
-) -> None:
+def _show(source: Source, estimator: DepthEstimator, site: WebSite, *, color_threads: int, model_every: int) -> None:
     """Run a source until it ends; repeat it if it can be read again."""
     from streamdepth.core.queues import Policy
     from streamdepth.pipeline import Pipeline
@@ -141,7 +134,7 @@ def _show(
             policy=Policy.LATEST,
             range=site.view.range_switch,
             model_every=model_every,
-            stabilize=stabilize,
+            stabilize=site.view.stabilize_switch or False,
             color_threads=color_threads,
         )
         sink.watch(pipeline)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from streamdepth.inference.model import Runner
     from streamdepth.pipeline.pipeline import SinkMaker
     from streamdepth.pipeline.source_worker import SourceWorker
+    from streamdepth.pipeline.stabilization import StabilizeSwitch
     from streamdepth.pipeline.stats import RunStats, Timer
 
     SourceMaker = Callable[[], Source]
@@ -35,7 +36,7 @@ class CameraOptions(TypedDict, total=False):
     range: RangeSpec | RangeSwitch | str | None
     """``ema | frame | fixed:LO,HI``; None = ``ema``."""
     model_every: int
-    stabilize: bool
+    stabilize: bool | StabilizeSwitch
     anchors: Sequence[Anchor]
     color_threads: int
 

@@ -16,6 +16,7 @@ from streamdepth.pipeline.model_worker import ModelWorker, staleness_ns
 from streamdepth.pipeline.pipeline import to_source
 from streamdepth.pipeline.report import opening_notes, snapshot
 from streamdepth.pipeline.source_worker import SourceWorker
+from streamdepth.pipeline.stabilization import StabilizeSwitch
 from streamdepth.pipeline.stats import RunStats
 from streamdepth.pipeline.thread_group import ThreadGroup
 
@@ -156,7 +157,8 @@ class CameraGroup:
         sinks: Sequence[Sink] | SinkMaker | None = None,
         **options: Unpack[CameraOptions],
     ) -> None:
-        """Change a camera. Look and range change with the next frame; anything else restarts the camera.
+        """Change a camera. Look and range change with the next frame, and so does ``stabilize`` if a
+        :class:`~streamdepth.pipeline.stabilization.StabilizeSwitch` was given; anything else restarts the camera.
 
         Args:
             look: fields of :class:`~streamdepth.core.look.Look` to replace, in all its outputs.
@@ -171,6 +173,9 @@ class CameraGroup:
             switch = worker.range_spec
             if isinstance(changes.get("range"), str) and isinstance(switch, RangeSwitch):
                 switch.set(RangeSpec.parse(str(changes.pop("range"))))
+            given, on = camera.options.get("stabilize"), changes.get("stabilize")
+            if isinstance(given, StabilizeSwitch) and isinstance(on, bool):
+                given.set(bool(changes.pop("stabilize")))
             if look:
                 for control in {one.sink.control for one in worker.sink_workers if one.sink.control is not None}:
                     control.update(**look)

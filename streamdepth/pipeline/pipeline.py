@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from streamdepth.depth.odometry import KnownMotion
     from streamdepth.inference.model import EngineSource, Runner
     from streamdepth.pipeline.sink_worker import SinkWorker
+    from streamdepth.pipeline.stabilization import StabilizeSwitch
 
     FrameCallback = Callable[[Frame, DepthMap], None]
     SinkMaker = Callable[[Source], Sequence[Sink]]
@@ -60,7 +61,8 @@ class Pipeline:
             (:mod:`streamdepth.depth.odometry`), that make a relative model metric.
         stabilize: filter depth over time along the optical flow (:mod:`streamdepth.depth.stabilize`): under ``latest``
             from past frames, without delay; under ``every`` from past and later frames, with up to 24 decoded frames in
-            memory. Requires the same memory and time for any length of video.
+            memory. Requires the same memory and time for any length of video. A
+            :class:`~streamdepth.pipeline.stabilization.StabilizeSwitch` can be changed during the run.
         color_threads: threads that share the rows of each image.
         frame_cache_bytes: memory for decoded images, so that ``shot`` reads fewer of them a second time.
         deadline_seconds: how long the end of a run may make no progress before the blocking threads are abandoned
@@ -88,7 +90,7 @@ class Pipeline:
         max_staleness_seconds: float | None = None,
         model_every: int = 1,
         anchors: Sequence[Anchor] | KnownMotion = (),
-        stabilize: bool = False,
+        stabilize: bool | StabilizeSwitch = False,
         color_threads: int = 1,
         frame_cache_bytes: int = FRAME_CACHE_BYTES,
         deadline_seconds: float = 10.0,

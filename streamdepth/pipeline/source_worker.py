@@ -16,7 +16,7 @@ from streamdepth.depth.shots import ShotSpool
 from streamdepth.pipeline.keyframes import Estimated, KeyframePropagation
 from streamdepth.pipeline.second_pass import SecondPass
 from streamdepth.pipeline.sink_worker import SinkWorker
-from streamdepth.pipeline.stabilization import Stabilization
+from streamdepth.pipeline.stabilization import Stabilization, StabilizeSwitch
 from streamdepth.pipeline.stats import SinkStats, SourceCounters, Timer
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class SourceWorker:
         range_spec: RangeSpec | RangeSwitch,
         batch: int,
         model_every: int,
-        stabilize: bool,
+        stabilize: bool | StabilizeSwitch,
         color_threads: int,
         frame_cache_bytes: int,
         anchors: Sequence[Anchor] | KnownMotion,
@@ -74,7 +74,10 @@ class SourceWorker:
             self.propagation = KeyframePropagation(
                 model_every, policy=policy, batch=batch, known=self.depths, dropped=self.counters.dropped, clock=clock
             )
-        self.stabilization = Stabilization(policy, self._take_depth, clock) if stabilize else None
+        self.stabilization: Stabilization | None = None
+        if stabilize:
+            switch = stabilize if isinstance(stabilize, StabilizeSwitch) else StabilizeSwitch(True)
+            self.stabilization = Stabilization(switch, policy, self._take_depth, clock)
         self.info: StreamInfo | None = None
         self.shot_spool: ShotSpool | None = None
         self._second_pass: SecondPass | None = None

@@ -10,6 +10,7 @@ from streamdepth.pipeline.stats import Timer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from fractions import Fraction
 
     from streamdepth.core.clock import Clock
     from streamdepth.core.frame import DepthMap, Frame, StreamInfo
@@ -22,22 +23,47 @@ _CAPACITY = 4
 _LIVE_CAPACITY = 1
 
 
+class StabilizeSwitch:
+    """Turns stabilization on and off during a run. Thread-safe.
+
+    Attributes:
+        on: depth is stabilized from the next frame on.
+    """
+
+    def __init__(self, on: bool = False) -> None:
+        self.on = on
+
+    def set(self, on: bool) -> None:
+        """Takes effect from the next frame.
+
+        Raises:
+            MissingDependencyError: OpenCV cannot be loaded; nothing changes.
+        """
+        if on:
+            from streamdepth.depth.motion import OpticalFlow
+
+            OpticalFlow()
+        self.on = on
+
+
 class Stabilization:
     """Filters depth over time: from past frames under ``latest``, from both sides under ``every``.
 
     ``run`` is the loop of one thread.
 
     Args:
+        switch: while it is off, frames pass unchanged.
         take: returns the next frame with depth; raises ``Ended`` after the last one.
 
     Attributes:
-        name: ``"causal"`` or ``"two-sided"``.
+        name: ``"causal"`` or ``"two-sided"``, ``"off"`` if no frame was filtered so far.
         ready: frames with stabilized depth, in order.
     """
 
-    def __init__(self, policy: Policy, take: Callable[[], Estimated], clock: Clock) -> None:
+    def __init__(self, switch: StabilizeSwitch, policy: Policy, take: Callable[[], Estimated], clock: Clock) -> None:
+        self.switch = switch
+        self.name = "off"
         self._two_sided = policy is Policy.EVERY
-        self.name = "two-sided" if self._two_sided else "causal"
         self.timer = Timer()
         self.ready: BoundedQueue[Estimated] = BoundedQueue(_CAPACITY if self._two_sided else _LIVE_CAPACITY)
         self._take = take
@@ -45,34 +71,36 @@ class Stabilization:
         self._pending = 0
         self._connection = 0
         self._cuts: CutDetector | None = None
+        self._rate: Fraction | None = None
         self._filter: Stabilizer[Item] | None = None
 
     def open(self, info: StreamInfo, cuts: CutDetector | None) -> None:
-        """Load the filter.
+        """Load the filter if the switch is on.
 
         Args:
             cuts: used by the stabilization thread from now on, unless ``Estimated.cut`` is known; None if cuts cannot
                 be detected.
         """
-        from streamdepth.depth.stabilize import CausalStabilizer, TwoSidedStabilizer
-
-        self._cuts = cuts
-        self._filter = TwoSidedStabilizer(info.rate) if self._two_sided else CausalStabilizer(info.rate)
+        self._cuts, self._rate = cuts, info.rate
+        if self.switch.on:
+            self._filter = self._new_filter()
 
     def run(self) -> None:
         """The loop of the stabilization thread."""
         try:
             while True:
+                if not self.switch.on:
+                    self.ready.wait_for_consumer()  # Hold no frame, which would delay it.
                 estimated = self._take()  # A live source among several opens before its first frame, not earlier.
                 started_ns = self._clock.monotonic_ns()
                 complete = self._append(estimated)
-                self.timer.add(self._clock.monotonic_ns() - started_ns)
+                if self._filter is not None:
+                    self.timer.add(self._clock.monotonic_ns() - started_ns)
                 self._pending += 1
                 del estimated  # Its depth must not occupy the ring while this thread waits.
                 self._emit(complete)
         except Ended:
-            if self._filter is not None:
-                self._emit(self._filter.flush())
+            self._emit(self._flushed())
             self.ready.end()
 
     def abort(self) -> None:
@@ -82,16 +110,31 @@ class Stabilization:
         return self._pending
 
     def _append(self, estimated: Estimated) -> list[tuple[Item, DepthMap]]:
-        assert self._filter is not None  # noqa: S101 - created in open()
         frame, cut, small = estimated.frame, estimated.cut, estimated.small
         if cut is None:
             cut = self._cuts is not None and self._cuts.is_cut(frame.image)
+        if not self.switch.on:
+            return [*self._flushed(), ((frame, cut), estimated.depth)]
+        if self._filter is None:
+            self._filter = self._new_filter()
         if small is None:
             small = self._filter.flow.small(frame.image)
         restart = cut or frame.connection != self._connection
         self._connection = frame.connection
         flow = estimated.flow
         return self._filter.append((frame, cut), small, estimated.depth, frame.seconds, cut=restart, flow=flow)
+
+    def _new_filter(self) -> Stabilizer[Item]:
+        from streamdepth.depth.stabilize import CausalStabilizer, TwoSidedStabilizer
+
+        self.name = "two-sided" if self._two_sided else "causal"
+        return TwoSidedStabilizer(self._rate) if self._two_sided else CausalStabilizer(self._rate)
+
+    def _flushed(self) -> list[tuple[Item, DepthMap]]:
+        """The frames that wait in the filter, which ends."""
+        complete = [] if self._filter is None else self._filter.flush()
+        self._filter = None
+        return complete
 
     def _emit(self, complete: list[tuple[Item, DepthMap]]) -> None:
         for (frame, cut), depth in complete:

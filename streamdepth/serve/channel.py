@@ -82,7 +82,7 @@ class LiveChannel:
         self._wake()
 
     def state(self) -> dict[str, Any]:
-        """Look, range and source as JSON."""
+        """Look, range, stabilization and source as JSON."""
         view, stream, shown = self.view, self.view.stream, self.view.feed.latest
         source = None
         if stream is not None:
@@ -97,10 +97,12 @@ class LiveChannel:
             }
         elif view.source_status:
             source = {"id": view.name, "width": None, "height": None, "status": dict(view.source_status)}
+        switch = view.stabilize_switch
         mode = None if view.range_switch is None else str(view.range_switch)
         return {
             "look": look_state(view.control.look),
             "range": {"mode": mode, "switchable": mode is not None},
+            "stabilize": {"on": switch is not None and switch.on, "switchable": switch is not None},
             "paused": view.feed.paused,
             "source": source,
             "metric": shown is not None and shown.depth.sense is Sense.METRIC_M,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamdepth.core.frame import DepthMap, Sense
 from streamdepth.media.images import encode_png
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     import av
 
     from streamdepth.core.clock import Clock
-    from streamdepth.core.frame import DepthRange, Result
+    from streamdepth.core.frame import DepthMap, DepthRange, Result, Sense
 
 _LATENCIES = 2048
 _HELD = 4
@@ -80,7 +79,7 @@ class LiveFeed:
         if self._paused:
             self.count_dropped("paused")
             return
-        depth = DepthMap(result.depth.values.copy(), result.depth.sense, result.depth.valid)
+        depth = replace(result.depth, values=result.depth.values.copy())
         with self._lock:
             self._count += 1
             self._latest = Shown(

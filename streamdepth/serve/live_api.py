@@ -144,19 +144,27 @@ class LiveApi:
         return web.json_response(self._palettes)
 
     async def control(self, request: web.Request) -> web.StreamResponse:
-        """Change look, ``range`` or ``paused`` of a live view for all its viewers. An invalid value changes nothing."""
+        """Change look, ``range``, ``stabilize`` or ``paused`` of a live view for all its viewers.
+
+        An invalid value changes nothing.
+        """
         channel = self._channel(request)
         view = channel.view
         content = await self._bodies.json_object(request)
-        unknown = set(content) - {*LOOK_KEYS, "range", "paused"}
+        unknown = set(content) - {*LOOK_KEYS, "range", "stabilize", "paused"}
         if unknown:
             raise ApiError(400, f"unknown control {', '.join(sorted(unknown))[:200]}")
-        paused = content.get("paused", view.feed.paused)
-        if not isinstance(paused, bool):
-            raise ApiError(400, f"paused is true or false, not {str(paused)[:60]!r}")
+        paused, switch = content.get("paused", view.feed.paused), view.stabilize_switch
+        for key in ("paused", "stabilize"):
+            if not isinstance(given := content.get(key, False), bool):
+                raise ApiError(400, f"{key} is true or false, not {str(given)[:60]!r}")
+        if "stabilize" in content and switch is None:
+            raise ApiError(400, "stabilization of this run was set at its start and cannot change")
         changes = look_changes(content)
         if "range" in content:
             _set_range(view.range_switch, content["range"])
+        if "stabilize" in content and switch is not None:
+            await self._loop.run_in_executor(None, switch.set, content["stabilize"])  # loads OpenCV
         view.control.update(**changes)
         view.feed.paused = paused
         if changes or "range" in content:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from streamdepth.core.look import LookControl
     from streamdepth.depth.range import RangeSwitch
     from streamdepth.image.estimator import DepthEstimator
+    from streamdepth.pipeline.stabilization import StabilizeSwitch
     from streamdepth.serve.options import WebSettings
     from streamdepth.serve.view import LiveView, Run
 
@@ -31,6 +32,8 @@ class WebSink(BaseSink):
         url: ``http://host:port``.
         control: the look, which the page changes.
         range_switch: the range mode, which the page changes; the same object as the pipeline's ``range``.
+        stabilize_switch: turns stabilization on and off, which the page does; the same object as the pipeline's
+            ``stabilize``.
         source: its connection state is shown.
         estimator: model for images and videos that are dropped on the page; None = neither is accepted.
         token, token_file, settings: see :class:`~streamdepth.serve.site.WebSite`.
@@ -48,6 +51,7 @@ class WebSink(BaseSink):
         *,
         control: LookControl | None = None,
         range_switch: RangeSwitch | None = None,
+        stabilize_switch: StabilizeSwitch | None = None,
         source: Source | None = None,
         estimator: DepthEstimator | None = None,
         token: str | None = None,
@@ -60,6 +64,7 @@ class WebSink(BaseSink):
             url,
             control=control,
             range_switch=range_switch,
+            stabilize_switch=stabilize_switch,
             estimator=estimator,
             token=token,
             token_file=token_file,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from streamdepth.core.look import LookControl
     from streamdepth.depth.range import RangeSwitch
     from streamdepth.image.estimator import DepthEstimator
+    from streamdepth.pipeline.stabilization import StabilizeSwitch
     from streamdepth.serve.cameras_api import Cameras
     from streamdepth.serve.jobs import JobRunner
     from streamdepth.serve.live_api import LiveApi
@@ -37,6 +38,7 @@ class WebSite:
         url: ``http://host:port``; port 0 selects a free one (see :attr:`port`).
         control: the look of the first live view, which the page changes; None = side by side.
         range_switch: the range mode, which the page changes; None = it cannot change.
+        stabilize_switch: turns stabilization on and off, which the page does; None = it cannot.
         estimator: model for images and videos; None = neither is accepted.
         token, token_file: what clients must present; see :func:`~streamdepth.serve.options.find_token`. Beyond loopback
             a token is generated if none is given (see :attr:`entry_url`).
@@ -58,6 +60,7 @@ class WebSite:
         *,
         control: LookControl | None = None,
         range_switch: RangeSwitch | None = None,
+        stabilize_switch: StabilizeSwitch | None = None,
         estimator: DepthEstimator | None = None,
         token: str | None = None,
         token_file: str | Path | None = None,
@@ -77,7 +80,7 @@ class WebSite:
         self._url = url
         self._token = find_token(token, token_file, environ)
         self._views: list[LiveView] = []
-        self._first = (control, range_switch)
+        self._first = (control, range_switch, stabilize_switch)
         self._estimator = estimator
         self._token_generated = False
         self._lock = threading.Lock()
@@ -92,7 +95,8 @@ class WebSite:
     def view(self) -> LiveView:
         """The first live view."""
         if not self._views:
-            self.add_view(control=self._first[0], range_switch=self._first[1])
+            control, range_switch, stabilize_switch = self._first
+            self.add_view(control=control, range_switch=range_switch, stabilize_switch=stabilize_switch)
         return self._views[0]
 
     @property
@@ -101,7 +105,12 @@ class WebSite:
         return (self.view, *self._views[1:])
 
     def add_view(
-        self, name: str = "", *, control: LookControl | None = None, range_switch: RangeSwitch | None = None
+        self,
+        name: str = "",
+        *,
+        control: LookControl | None = None,
+        range_switch: RangeSwitch | None = None,
+        stabilize_switch: StabilizeSwitch | None = None,
     ) -> LiveView:
         """Add the live view of one source, also while the site runs.
 
@@ -110,7 +119,9 @@ class WebSite:
         """
         from streamdepth.serve.view import LiveView
 
-        view = LiveView(self._clock, name=name, control=control, range_switch=range_switch)
+        view = LiveView(
+            self._clock, name=name, control=control, range_switch=range_switch, stabilize_switch=stabilize_switch
+        )
         self._views = [*self._views, view]
         self._show_views()
         return view

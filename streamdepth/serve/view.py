@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from streamdepth.core.contracts import Sink, Source
     from streamdepth.core.frame import StreamInfo
     from streamdepth.depth.range import RangeSwitch
+    from streamdepth.pipeline.stabilization import StabilizeSwitch
     from streamdepth.pipeline.stats import Snapshot
 
 SAMPLE_SECONDS = 0.5
@@ -226,6 +227,7 @@ class LiveView:
         name: how clients select the view; empty until the source is known.
         control: the look; None = frame and depth side by side.
         range_switch: the range mode that clients may change; None = they cannot.
+        stabilize_switch: turns stabilization on and off; None = clients cannot.
 
     Attributes:
         feed: the frames to show.
@@ -239,9 +241,11 @@ class LiveView:
         name: str = "",
         control: LookControl | None = None,
         range_switch: RangeSwitch | None = None,
+        stabilize_switch: StabilizeSwitch | None = None,
     ) -> None:
         self.control = control or LookControl(Look(view=View.SIDE))
         self.range_switch = range_switch
+        self.stabilize_switch = stabilize_switch
         self.feed = LiveFeed(clock)
         self.sampler = StatsSampler(self.feed, clock)
         self._name = name

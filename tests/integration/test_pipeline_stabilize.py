@@ -15,6 +15,7 @@ import streamdepth as sd
 from streamdepth.cli import main
 from streamdepth.depth.motion import OpticalFlow
 from streamdepth.pipeline import Pipeline, stream
+from streamdepth.pipeline.stabilization import StabilizeSwitch
 from streamdepth.sources.pattern import PatternSource
 from tests.support.stages import (
     FakeEngine,
@@ -131,6 +132,34 @@ def test_statistics_and_depth_files_say_that_it_ran(clip: Path, tmp_path: Path, 
     with sd.read_depth(tmp_path / data.partition("/")[0]) as reader:
         assert reader.metadata.stabilized
         assert len(list(reader)) == 12
+
+
+@pytest.mark.parametrize(("live", "kind"), [(False, "two-sided"), (True, "causal")])
+def test_a_switch_turns_it_on_and_off_during_a_run(live: bool, kind: str) -> None:
+    """Every frame arrives once and in order; a filter that starts gives what one gives that starts with the clip."""
+    switch, arrived = StabilizeSwitch(), [threading.Event() for _ in range(24)]
+
+    def before(index: int) -> None:
+        if index in (6, 18):
+            assert index == 18 or arrived[5].wait(20)
+            assert not live or arrived[index - 1].wait(20)
+            switch.set(index == 6)
+        elif live and index:
+            assert arrived[index - 1].wait(20)
+
+    sink = RecordingSink(before=lambda result: arrived[result.frame.index].set())
+    source = ScriptedSource(24, live=live, image=_textured, before=before)
+    mode = "ema" if live else "frame"
+    stats = Pipeline([source], fake_estimator(), [sink], range=mode, stabilize=switch).run()
+    assert balanced(stats)
+    assert sink.indices == list(range(24))
+    assert stats.stabilize == kind
+    marked = [result.depth.stabilized for result in sink.results]
+    if live:
+        assert marked == [False] * 6 + [True] * 12 + [False] * 6
+    assert not any(marked[:6])
+    assert any(marked[6:18])
+    assert no_threads_left()
 
 
 def test_a_wrong_value_is_refused(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

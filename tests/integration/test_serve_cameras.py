@@ -216,7 +216,9 @@ def test_cameras_are_listed_changed_added_and_removed(served: Client) -> None:
     # A look changes in place, for this camera only.
     captured = state("door")["captured"]
     code, changed = served(
-        "POST", "/v1/cameras", {"name": "door", "view": "depth", "style": "viridis", "range": "frame"}
+        "POST",
+        "/v1/cameras",
+        {"name": "door", "view": "depth", "style": "viridis", "range": "frame", "stabilize": True},
     )
     assert (code, changed["look"]["view"], changed["look"]["style"], changed["range"]) == (
         200,
@@ -225,6 +227,7 @@ def test_cameras_are_listed_changed_added_and_removed(served: Client) -> None:
         "frame",
     )
     assert changed["captured"] >= captured
+    assert (changed["stabilize"], state("yard")["stabilize"]) == (True, False)
     assert state("yard")["look"]["view"] == "side"
     # A camera that is added is shown like the others, and goes again.
     code, added = served("POST", "/v1/cameras", {"name": "new one", "source": "test:?seed=4", "view": "depth"})
@@ -232,7 +235,7 @@ def test_cameras_are_listed_changed_added_and_removed(served: Client) -> None:
     eventually(lambda: state("new%20one")["shown"], "frames of the new camera")
     with urllib.request.urlopen(_with_token(served, "/v1/live.jpg?source=new%20one"), timeout=20) as answer:
         assert answer.read(2) == b"\xff\xd8"
-    code, restarted = served("POST", "/v1/cameras", {"name": "new one", "stabilize": True})
+    code, restarted = served("POST", "/v1/cameras", {"name": "new one", "model_every": 2})
     assert code == 200
     assert restarted["captured"] < 100
     eventually(lambda: state("new%20one")["processed"] > 2, "frames after the restart")

@@ -170,6 +170,19 @@ def test_range_changes_while_it_runs(run: Running) -> None:
     control(run, range="ema")
 
 
+def test_stabilization_changes_while_it_runs(run: Running) -> None:
+    assert http(f"{run.url}/v1/state").json["stabilize"] == {"on": False, "switchable": True}
+    for on in (True, False):
+        assert control(run, stabilize=on).json["stabilize"]["on"] is on
+        eventually(lambda on=on: shown_depth(run).stabilized is on, "stabilized depth")  # type: ignore[misc]
+
+
+def shown_depth(run: Running) -> DepthMap:
+    latest = run.site.view.feed.latest
+    assert latest is not None
+    return latest.depth
+
+
 def test_pause_holds_the_image_and_counts_what_it_hides(run: Running) -> None:
     before = run.site.view.feed.dropped.get("paused", 0)
     control(run, paused=True)
@@ -204,6 +217,7 @@ def test_pause_holds_the_image_and_counts_what_it_hides(run: Running) -> None:
         {"paused": "yes"},
         {"range": "fixed:2,1"},
         {"range": 7},
+        {"stabilize": "on"},
         {"colour": "red"},
         {"view": "depth", "bar": None},
     ],
@@ -227,13 +241,14 @@ def test_no_control_breaks_the_server(run: Running, value: Any) -> None:
     control(run, style="inferno", alpha=None, view="side", contours=0, edges="bilinear")
 
 
-def test_a_range_that_was_fixed_for_the_run_cannot_change() -> None:
+def test_what_was_fixed_for_the_run_cannot_change() -> None:
     site = WebSite("http://127.0.0.1:0", environ={})
     site.start()
     try:
-        answer = http(f"{site.address}/v1/control", body={"range": "ema"})
-        assert answer.status == 400
-        assert "cannot change" in answer.error
+        for change in ({"range": "ema"}, {"stabilize": True}):
+            answer = http(f"{site.address}/v1/control", body=change)
+            assert answer.status == 400
+            assert "cannot change" in answer.error
     finally:
         site.stop()
 

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from streamdepth.depth.range import RangeSwitch
 from streamdepth.pipeline import Pipeline
+from streamdepth.pipeline.stabilization import StabilizeSwitch
 from streamdepth.serve.sink import WebSink
 from streamdepth.serve.site import WebSite
 from streamdepth.sources.pattern import PatternSource
@@ -106,14 +107,16 @@ def running(
     """A synthetic camera on a page at a free port of 127.0.0.1."""
     from fractions import Fraction
 
-    switch = RangeSwitch()
+    switch, stabilize = RangeSwitch(), StabilizeSwitch()
     options.setdefault("environ", {})
-    site = WebSite(options.pop("url", "http://127.0.0.1:0"), range_switch=switch, estimator=stills, **options)
+    options.update(range_switch=switch, stabilize_switch=stabilize)
+    site = WebSite(options.pop("url", "http://127.0.0.1:0"), estimator=stills, **options)
     site.start()
     try:
         camera = source or PatternSource(width_px=320, height_px=180, rate=Fraction(rate), frames=0)
         sink = WebSink(site=site, source=camera)
-        pipeline = Pipeline([camera], estimator or fake_estimator(), [sink], policy="latest", range=switch)
+        model = estimator or fake_estimator()
+        pipeline = Pipeline([camera], model, [sink], policy="latest", range=switch, stabilize=stabilize)
         sink.watch(pipeline)
         run = Running(site, pipeline, sink)
         run.begin()

@@ -169,6 +169,11 @@ def test_every_control_acts(page: Browser, run: Running) -> None:
     page.click("#range [data-value=ema]")
     eventually(lambda: switch.mode is RangeMode.EMA, "a smooth range")
 
+    stabilize = run.site.view.stabilize_switch
+    assert stabilize is not None
+    page.click("#stabilize")
+    eventually(lambda: stabilize.on, "stabilization")
+
     page.click("#pause")
     eventually(lambda: run.site.view.feed.paused, "a pause")
     page.wait("document.getElementById('pause-text').textContent === 'Resume'")

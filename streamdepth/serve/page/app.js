@@ -128,6 +128,7 @@ $("contours").addEventListener("input", (event) => {
   slide("contours", contours, contours || "off");
   change({ contours });
 });
+$("stabilize").addEventListener("change", (event) => change({ stabilize: event.target.checked }));
 $("reverse").addEventListener("change", (event) => change({ reverse: event.target.checked }));
 $("bar").addEventListener("change", (event) => change({ bar: event.target.checked }));
 $("edges").addEventListener("change", (event) => change({ edges: event.target.checked ? "guided" : "bilinear" }));
@@ -237,6 +238,8 @@ function show(next) {
   const fixed = mode && mode.startsWith("fixed:");
   press("range", fixed ? "fixed" : mode);
   for (const button of $("range").children) button.disabled = !next.range.switchable;
+  $("stabilize").checked = next.stabilize.on;
+  $("stabilize").disabled = !next.stabilize.switchable;
   $("ends").hidden = !fixed;
   if (fixed && !$("ends").contains(document.activeElement)) {
     [$("range-lo").value, $("range-hi").value] = mode.slice(6).split(",");

@@ -59,7 +59,7 @@ function makeTile(name) {
   for (const style of palettes) option(tile.querySelector('[data-key="style"]'), style);
   tile.addEventListener("change", ({ target }) => {
     const key = target.dataset.key;
-    attempt(() => ask(`/v1/control?${query(name)}`, "POST", { [key]: target.value }));
+    attempt(() => ask(`/v1/control?${query(name)}`, "POST", { [key]: key === "stabilize" ? target.value === "on" : target.value }));
   });
   tile.querySelector('[data-act="pause"]').addEventListener("click", ({ currentTarget }) => {
     const paused = currentTarget.getAttribute("aria-pressed") !== "true";
@@ -93,7 +93,8 @@ function show(tile, camera) {
   for (const select of tile.querySelectorAll("select")) {
     if (select === document.activeElement) continue;
     const key = select.dataset.key;
-    const value = key === "range" ? camera.range : camera.look && camera.look[key];
+    const own = { range: camera.range, stabilize: camera.stabilize ? "on" : "off" };
+    const value = key in own ? own[key] : camera.look && camera.look[key];
     if (typeof value !== "string") continue;
     option(select, value, value.startsWith("fixed:") ? value.slice(6).replace(",", " to ") : value);
     select.value = value;
