@@ -125,6 +125,7 @@ class StreamInfo:
         hdr: static HDR metadata, None if there is none.
         media_clock: time corrections for those streams.
         media_options: FFmpeg options for opening ``media_path``.
+        continues: the frames follow others of the same clip, as in a segment.
         note: one line about what was negotiated or converted, empty if there is nothing to report.
     """
 
@@ -146,6 +147,7 @@ class StreamInfo:
     hdr: HdrMetadata | None = None
     media_clock: MediaClock | None = field(default=None, compare=False)
     media_options: Mapping[str, str] = field(default_factory=dict, hash=False)
+    continues: bool = False
     note: str = ""
 
     def __post_init__(self) -> None:

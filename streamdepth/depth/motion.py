@@ -112,10 +112,14 @@ def _advance(
 
 class CutFilter:
     """Selects cuts among the candidates, in order: a shot has at least ``_MIN_SHOT_FRAMES`` frames, unless the size of
-    the image changes."""
+    the image changes.
 
-    def __init__(self) -> None:
-        self._frames = 0
+    Args:
+        continues: the frames follow others of unknown shots, so that a cut may come at once.
+    """
+
+    def __init__(self, *, continues: bool = False) -> None:
+        self._frames = _MIN_SHOT_FRAMES if continues else 0
 
     def is_cut(self, candidate: Candidate) -> bool:
         """True if a new shot starts with the frame of ``candidate``."""
@@ -127,11 +131,15 @@ class CutFilter:
 
 
 class CutDetector:
-    """Detects for each frame in order whether a new shot starts with it. Used by one thread."""
+    """Detects for each frame in order whether a new shot starts with it. Used by one thread.
 
-    def __init__(self) -> None:
+    Args:
+        continues: see :class:`CutFilter`.
+    """
+
+    def __init__(self, *, continues: bool = False) -> None:
         self._candidates = CutCandidates()
-        self._filter = CutFilter()
+        self._filter = CutFilter(continues=continues)
 
     def is_cut(self, image: av.VideoFrame) -> bool:
         """True if ``image`` starts a new shot or has another size than the last one; False for the first image."""

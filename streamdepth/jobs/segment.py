@@ -57,7 +57,7 @@ class SegmentSource(BaseSource):
         return self._reader.notes
 
     def open(self) -> StreamInfo:
-        return replace(self._reader.open(), frame_count=self._segment.frames)
+        return replace(self._reader.open(), frame_count=self._segment.frames, continues=self._segment.number > 0)
 
     def frames(self) -> Iterator[Frame]:
         end = self._segment.end_pts

@@ -126,7 +126,7 @@ class SourceWorker:
             from streamdepth.depth.motion import CutDetector
 
             try:
-                self._cuts = CutDetector()
+                self._cuts = CutDetector(continues=info.continues)
             except MissingDependencyError as error:
                 self._missing = error.message
         if self.propagation is not None:

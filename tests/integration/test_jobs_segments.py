@@ -216,11 +216,17 @@ class TestRanges:
 class TestWorkers:
     @pytest.mark.slow
     def test_any_number_of_workers_gives_the_same_files(self, shots_clip: Path, model: Path, tmp_path: Path) -> None:
-        """1, 2 and 4 workers, stabilized: MP4 byte for byte, MKV in its pixels and times, depth data in its values."""
+        """1, 2 and 4 workers, propagated, stabilized and metric.
+
+        MP4 byte for byte, MKV in its pixels and times, depth data in its values.
+        """
         outputs = {}
         for workers in (1, 2, 4):
             folder = tmp_path / str(workers)
-            settings = _outputs_in(folder, shots_clip, model, codec="libx264", stabilize=True)
+            points = ((0.777, 0.777, 2.0), (0.0625, 0.955, 6.0))
+            anchors = tuple(Anchor(*point, fraction=True) for point in points)
+            more: dict[str, Any] = {"stabilize": True, "model_every": 3, "anchors": anchors, "range": "shot"}
+            settings = _outputs_in(folder, shots_clip, model, codec="libx264", **more)
             engine = LocalEngine(workers) if workers > 1 else InlineEngine()
             progress = Notes()
             try:
@@ -229,6 +235,7 @@ class TestWorkers:
                 engine.close()
             assert stats.processed == stats.written == 96
             assert stats.stabilize == "two-sided"
+            assert 40 < stats.propagated < 70
             assert {result.worker for result in progress.results} <= {f"worker {one + 1}" for one in range(workers)}
             outputs[workers] = (
                 hashlib.sha256((folder / "out.mp4").read_bytes()).hexdigest(),
@@ -371,6 +378,20 @@ class TestStabilized:
         assert decoded(tmp_path / "segments" / "out.mkv") == decoded(tmp_path / "wholeTrue" / "out.mkv")
         with sd.read_depth(tmp_path / "segments" / "depth.mkv") as reader:
             assert reader.metadata.stabilized
+
+    def test_no_depth_is_propagated_across_a_cut_after_the_start_of_a_segment(
+        self, model: Path, tmp_path: Path
+    ) -> None:
+        clip = write_clip(tmp_path / "clip.mp4", frames=50, width=96, height=64, draw=_drifting)
+        settings = settings_for(clip, model, segment_seconds=0.3, model_every=4)
+        segment = next(one for one in plan_clip(settings).segments if one.first_frame + one.frames > 34)
+        assert 0 < 34 - segment.first_frame < 15
+        worker = Worker()
+        worker.run(DepthTask(settings, str(tmp_path), segment))
+        worker.close()
+        statistics = SegmentStatistics.from_bytes((tmp_path / WorkFile.STATISTICS.of(segment)).read_bytes())
+        propagated = statistics.propagated[34 - segment.first_frame :]
+        assert propagated[:2] == (False, True)
 
 
 def _drifting(index: int, width: int, height: int) -> NDArray[np.uint8]:
