@@ -123,7 +123,7 @@ def _check_targets(paths: list[Path], *, overwrite: bool, opaque: bool) -> None:
         if path.suffix not in _SUFFIXES:
             raise UsageError(f"{path}: an image is written as {', '.join(_SUFFIXES)}, or into a folder/")
         if path.suffix == ".jpg" and not opaque:
-            raise UsageError(f"{path}: .jpg has no transparency; use .png or .webp, or leave --alpha out")
+            raise UsageError(f"{path}: .jpg has no transparency; use .png or .webp, or omit --alpha")
         if path in seen:
             raise UsageError(f"{path}: two outputs have this name; give them different names")
         if path.exists() and not overwrite:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,8 @@ def cameras() -> None:
 
     found = list_cameras()
     if not found:
-        typer.echo("no cameras found; is one plugged in, and may you read /dev/video*?", err=True)
+        permission = ", and check that you may read /dev/video*" if sys.platform == "linux" else ""
+        typer.echo(f"no cameras found; connect one{permission}", err=True)
         raise typer.Exit(1)
     table(
         ("index", "name", "path", "modes"),

@@ -297,7 +297,7 @@ def _check_stats_place(path: Path, *, sources: Iterable[str], outputs: Iterable[
     elif path.is_file() and not _is_statistics(path):
         raise OutputExistsError(f"statistics {path}: already exists and is not a statistics file; choose another name")
     if not os.access(place, os.W_OK):
-        raise SinkError(f"statistics {path} may not be written; give --stats a file that can be written")
+        raise SinkError(f"statistics {path} cannot be written; give --stats a file that can be written")
 
 
 def _write_stats(path: Path, done: Sequence[tuple[str, RunStats, str]]) -> None:

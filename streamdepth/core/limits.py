@@ -45,7 +45,7 @@ class Bounds:
                 range.
         """
         if value not in self:
-            raise UsageError(f"{name} must be {self}, not {value}")
+            raise UsageError(f"{name} must be {self}, not {f'{value:g}' if isinstance(value, float) else value}")
 
 
 BATCH = Bounds(1, 256, "frames")

@@ -164,7 +164,7 @@ class AbandonableCalls:
                     if job.abandoned:
                         return
                     if not in_time:
-                        raise TimeoutError(f"nothing came for {limit:g} s")
+                        raise TimeoutError(f"no data for {limit:g} s")
                     if not job.items:
                         if job.error is not None:
                             raise job.error

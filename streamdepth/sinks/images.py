@@ -172,7 +172,7 @@ class ImagesSink(BaseSink):
 
     @property
     def note(self) -> str:
-        return f"{len(self._before)} existing files were kept" if self._before else ""
+        return f"existing files kept: {len(self._before)}" if self._before else ""
 
     def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:  # noqa: ARG002 - sizes may vary
         """

@@ -143,7 +143,7 @@ class FileSource(BaseSource):
         decoding = self._decoding
         lines = [REPAIR_NOTES[cause].format(count) for cause, count in self.repaired.items() if count]
         if self.dropped.get("corrupt"):
-            lines.append(f"{self.dropped['corrupt']} frames could not be decoded")
+            lines.append(f"frames that could not be decoded: {self.dropped['corrupt']}")
         if decoding is not None and decoding.shortfall:
             lines.append(decoding.shortfall)
         if decoding is not None and decoding.deinterlacer.used and DEINTERLACED not in decoding.note:

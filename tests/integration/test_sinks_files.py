@@ -109,7 +109,7 @@ def test_image_folders_are_refused_clearly(tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_bytes(b"kept")
     over = ImagesSink(tmp_path, control=control(), overwrite=True)
     run_sink(over, INFO, painted([0]))
-    assert over.note == "1 existing files were kept"
+    assert over.note == "existing files kept: 1"
     assert (tmp_path / "other.txt").read_bytes() == b"kept"
     assert (tmp_path / "000000.png").read_bytes() != b"precious"
 

@@ -157,7 +157,7 @@ def test_damage_in_the_middle_costs_what_is_damaged(tmp_path: Path) -> None:
     assert given[-10:] == list(range(40, 50))
     assert [frame.pts for frame in frames] == sorted({frame.pts for frame in frames})
     assert frames[-1].index == 49
-    assert source.notes == ("2 frames could not be decoded",)
+    assert source.notes == ("frames that could not be decoded: 2",)
 
 
 def test_cut_off_file_gives_what_is_there(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def reason(error: Exception | None, timeout_seconds: float) -> str:
         (av.error.HTTPNotFoundError, "the server has no stream at this path (404)"),
         (av.error.HTTPServerError, "the server cannot serve it now (5xx)"),
         (ConnectionRefusedError, "connection refused"),
-        (av.error.ExitError, f"nothing came for {timeout_seconds:g} s"),
+        (av.error.ExitError, f"no data for {timeout_seconds:g} s"),
         (av.error.InvalidDataError, "the data is not a video stream, or the answer came too late"),
         (av.error.ProtocolNotFoundError, "this build of FFmpeg lacks the protocol"),
     )
