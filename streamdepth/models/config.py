@@ -1,4 +1,4 @@
-"""``config.json`` and ``preprocessor_config.json``, as transformers and transformers.js write them."""
+"""``config.json`` and ``preprocessor_config.json``, as transformers and transformers.js write them; other formats."""
 
 from __future__ import annotations
 
@@ -255,3 +255,48 @@ def _triple(value: Any, key: str) -> tuple[float, float, float]:
     if len(numbers) != 3:
         raise ValueError(f"{key} has three numbers (R, G, B), not {len(numbers)}")
     return numbers[0], numbers[1], numbers[2]
+
+
+# Formats given for ONNX by mistake ------------------------------------------------------------------------------------
+
+_OTHER_FORMATS = (
+    (0, b"PK\x03\x04", "a PyTorch checkpoint or a ZIP archive"),
+    (0, b"\x80\x02", "a PyTorch checkpoint"),
+    (8, b'{"', "a safetensors file"),
+    (4, b"TFL3", "a TensorFlow Lite model"),
+    (4, b"ORTM", "a model in ONNX Runtime's own format"),
+    (0, b"ftrt", "a TensorRT engine"),
+    (0, b"GGUF", "a GGUF file"),
+    (0, b"\x89HDF", "a Keras model"),
+    (0, b"\x89PNG", "an image"),
+    (0, b"\xff\xd8\xff", "an image"),
+    (4, b"ftyp", "a video"),
+)
+"""Offset, first bytes and name of formats that are given for ONNX by mistake."""
+
+
+def refuse_other_formats(path: Path) -> None:
+    """
+    Raises:
+        ModelError: unreadable, empty, or recognised as another format.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as exc:
+        raise ModelError(f"{path}: cannot be read ({exc.strerror}); check the path and its permissions") from exc
+    if not head:
+        raise ModelError(f"{path}: empty file; export or download it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise ModelError(f"{path}: a git-lfs pointer, not the model itself; run `git lfs pull` in its repository")
+    for at, magic, kind in _OTHER_FORMATS:
+        if head.startswith(magic, at):
+            raise ModelError(f"{path}: {kind}, not an ONNX model; export the model to ONNX, or give another file")
+    start = head.lstrip().lower()
+    if start.startswith(b"<?xml") and b"<net" in start:
+        raise ModelError(f"{path}: an OpenVINO model, not an ONNX model; give the .onnx file it was made from")
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise ModelError(f"{path}: a web page, not an ONNX model; download the file itself")
+    # a serialised model has control bytes from its first field (varint ir_version) on; text has none
+    if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
+        raise ModelError(f"{path}: a text file, not an ONNX model; give the exported .onnx file")

@@ -14,6 +14,7 @@ import numpy as np
 
 from streamdepth.core.errors import ModelError
 from streamdepth.core.host import cache_root, digest, write_whole
+from streamdepth.models.config import refuse_other_formats
 from streamdepth.models.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -37,22 +38,6 @@ _RECENT_NS = 2_000_000_000
 _PASSING = frozenset(
     {"Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Resize", "Upsample", "Slice", "Pad"}
 )
-
-
-_OTHER_FORMATS: Final = (
-    (0, b"PK\x03\x04", "a PyTorch checkpoint or a ZIP archive"),
-    (0, b"\x80\x02", "a PyTorch checkpoint"),
-    (8, b'{"', "a safetensors file"),
-    (4, b"TFL3", "a TensorFlow Lite model"),
-    (4, b"ORTM", "a model in ONNX Runtime's own format"),
-    (0, b"ftrt", "a TensorRT engine"),
-    (0, b"GGUF", "a GGUF file"),
-    (0, b"\x89HDF", "a Keras model"),
-    (0, b"\x89PNG", "an image"),
-    (0, b"\xff\xd8\xff", "an image"),
-    (4, b"ftyp", "a video"),
-)
-"""Offset, first bytes and name of formats that are given for ONNX by mistake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +101,7 @@ def read_graph(path: Path) -> GraphInfo:
     Raises:
         ModelError: not an ONNX file, damaged, or empty.
     """
-    _refuse_other_files(path)
+    refuse_other_formats(path)
     if time.time_ns() - path.stat().st_mtime_ns < _RECENT_NS:
         return _parsed(path)
     files = [(str(one.resolve()), one.stat().st_size, one.stat().st_mtime_ns) for one in (path, Path(__file__))]
@@ -159,29 +144,6 @@ def _parsed(path: Path) -> GraphInfo:
         input_scale={v.name: scale for v in graph.input if (scale := _input_scale(graph, v.name))},
         last_operators=_last_operators(graph),
     )
-
-
-def _refuse_other_files(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as exc:
-        raise ModelError(f"{path}: cannot be read ({exc.strerror}); check the path and its permissions") from exc
-    if not head:
-        raise ModelError(f"{path}: empty file; export or download it again")
-    if head.startswith(b"version https://git-lfs"):
-        raise ModelError(f"{path}: a git-lfs pointer, not the model itself; run `git lfs pull` in its repository")
-    for at, magic, kind in _OTHER_FORMATS:
-        if head.startswith(magic, at):
-            raise ModelError(f"{path}: {kind}, not an ONNX model; export the model to ONNX, or give another file")
-    start = head.lstrip().lower()
-    if start.startswith(b"<?xml") and b"<net" in start:
-        raise ModelError(f"{path}: an OpenVINO model, not an ONNX model; give the .onnx file it was made from")
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise ModelError(f"{path}: a web page, not an ONNX model; download the file itself")
-    # a serialised model has control bytes from its first field (varint ir_version) on; text has none
-    if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
-        raise ModelError(f"{path}: a text file, not an ONNX model; give the exported .onnx file")
 
 
 def _text(value: str | bytes) -> str:
@@ -241,7 +203,7 @@ def _last_operators(graph: Any) -> dict[str, str]:
     found = {}
     for output in graph.output:
         node, steps = makers.get(output.name), 0
-        while node is not None and node.op_type in _PASSING and node.input and steps < len(makers):
+        while node is not None and node.op_type in (*_PASSING, "Clip") and node.input and steps < len(makers):
             node, steps = makers.get(node.input[0]), steps + 1
         if node is not None:
             found[_text(output.name)] = str(node.op_type)

@@ -222,32 +222,10 @@ _OTHER_WORDS = frozenset(
         *("feature", "features", "feat", "feats", "token", "tokens", "hidden", "state", "embedding", "embeddings"),
         *("attention", "attentions", "box", "boxes", "bbox", "bboxes", "labels", "landmarks", "keypoints", "heatmap"),
         *("intrinsics", "pose", "extrinsics", "ray", "rays", "focal", "fov", "flow", "points", "point", "pts", "cache"),
-        *(
-            "saliency",
-            "salient",
-            "sal",
-            "shadow",
-            "albedo",
-            "roughness",
-            "luminance",
-            "luma",
-            "occlusion",
-            "visibility",
-        ),
-        *(
-            "density",
-            "crowd",
-            "thermal",
-            "temperature",
-            "heat",
-            "anomaly",
-            "error",
-            "err",
-            "residual",
-            "loss",
-            "quality",
-        ),
-        *("gradient", "grad", "log", "neg", "negative", "weight", "weights", "bin", "bins", "space", "wise", "sigmoid"),
+        *("saliency", "salient", "sal", "shadow", "albedo", "roughness", "luminance", "luma", "occlusion"),
+        *("visibility", "quality", "kappa", "sigmoid"),
+        *("density", "crowd", "thermal", "temperature", "heat", "anomaly", "error", "err", "residual", "loss"),
+        *("gradient", "grad", "log", "neg", "negative", "weight", "weights", "bin", "bins", "space", "wise"),
     }
 )
 """Words in the names of outputs that are not depth, even beside a depth word (``depth_conf``, ``DepthToSpace``)."""
@@ -294,6 +272,13 @@ def says_inverse(output: str) -> bool:
     return bool(_words(output) & _INVERSE_WORDS)
 
 
-def says_metric(output: str) -> bool:
-    """Whether the name of a depth output says that it is metres (``metric_depth``)."""
-    return bool(_words(output) & _METRIC_WORDS)
+def sense_of_output(output: str) -> Sense | None:
+    """What the name of a depth output says of its values, None if nothing: ``disp_0``, ``metric_depth``,
+    ``distance``.
+    """
+    words = _words(output)
+    if words & _INVERSE_WORDS:
+        return Sense.RELATIVE_INVERSE
+    if words & _METRIC_WORDS:
+        return Sense.METRIC_M
+    return Sense.RELATIVE_DEPTH if "distance" in words else None

@@ -25,7 +25,7 @@ from streamdepth.models.known import (
     preprocessing_from,
     says_depth,
     says_inverse,
-    says_metric,
+    sense_of_output,
 )
 from streamdepth.models.locate import find_target, locate, refuse_other_task
 from streamdepth.models.selection import AUTO, check_dtype
@@ -327,9 +327,10 @@ def _meaning(
     found: Located, family: KnownFamily | None, output: str, given: Sense | None, notes: list[str]
 ) -> tuple[Sense, Origin]:
     own, origin = _own_meaning(found, family)
-    if own is None and says_inverse(output):
-        own, origin = Sense.RELATIVE_INVERSE, "graph"
-    if own is None and (says_metric(output) or re.search(_METRIC_NAME, " ".join(found.names).lower())):
+    if own is None:
+        own = sense_of_output(output)
+        origin = "graph" if own is Sense.RELATIVE_INVERSE else "name"
+    if own is None and re.search(_METRIC_NAME, " ".join(found.names).lower()):
         own, origin = Sense.METRIC_M, "name"
     if own is None and says_depth(output) and any(says_inverse(t.name) for t in found.graph.outputs):
         own, origin = Sense.RELATIVE_DEPTH, "graph"  # its inverse is another output

@@ -30,6 +30,7 @@ _NO_DEPTH_ENDS: Mapping[str, str] = MappingProxyType(
         "Softmax": "class probabilities",
         "ArgMax": "class numbers",
         "ArgMin": "class numbers",
+        **dict.fromkeys(("Greater", "Less", "Equal", "Not", "And", "Or"), "masks"),
     }
 )
 """Last operator of an output -> what such outputs usually are."""

@@ -334,6 +334,7 @@ REFUSED: tuple[tuple[str, Callable[[Path], Path], str], ...] = (
     ("bfloat16 output", lambda p: typed(p, BF16), "depth is float32, float16, float64"),
     ("integer output", lambda p: typed(p, I64), "depth is float32, float16, float64"),
     ("matting", lambda p: nameless(p, "Sigmoid"), "it ends in Sigmoid, as masks and edges do; if it is depth"),
+    ("thresholded mask", lambda p: nameless(p, "Not"), "it ends in Not, as masks do"),
     ("segmentation", lambda p: nameless(p, "ArgMax", axis=1), "it ends in ArgMax, as class numbers do"),
     (
         "super-resolution",
@@ -393,6 +394,8 @@ def test_what_other_outputs_say_of_the_depth(tmp_path: Path) -> None:
     assert (beside.depth_output.name, beside.sense) == ("depth", FAR)
     metric = resolve(two_outputs(tmp_path / "b.onnx", "metric_depth", "rel_depth"))
     assert (metric.depth_output.name, metric.sense) == ("metric_depth", METRES)
+    far = resolve(two_outputs(tmp_path / "c.onnx", "distance", "kappa"))
+    assert (far.depth_output.name, far.sense, far.origins["sense"]) == ("distance", FAR, "name")
 
 
 @pytest.mark.parametrize("make", [da3_metric, metric3d])

@@ -256,7 +256,8 @@ def nameless(path: Path, last: str, **attributes: Any) -> Path:
     """A graph of one output without a depth word in its name, which ends in the operator ``last``."""
     first, weights = conv("image", "c")
     more = ["", "factors"] if last == "Resize" else []
-    nodes = [first, node(last, ["c", *more], "e", **attributes), node("Cast", ["e"], "output", to=F)]
+    before = [node("Cast", ["c"], "d", to=TensorProto.BOOL)] if last == "Not" else [node("Identity", ["c"], "d")]
+    nodes = [first, *before, node(last, ["d", *more], "e", **attributes), node("Cast", ["e"], "output", to=F)]
     constants = [weights, ("factors", np.array([1, 1, 2, 2], np.float32))]
     return write(path, nodes, [("image", F, ["b", 3, "h", "w"])], [("output", F, ["b", 1, "h2", "w2"])], constants)
 
