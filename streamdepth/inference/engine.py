@@ -6,6 +6,7 @@ import itertools
 import threading
 import weakref
 from collections import OrderedDict, deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,7 +24,7 @@ from streamdepth.inference.memory import GRAPH_ID, NO_GRAPH, BufferPool, DeviceB
 from streamdepth.inference.ort import run_error
 from streamdepth.inference.providers import ON_DEVICE, likely, runs_on_cores
 from streamdepth.inference.sessions import open_session
-from streamdepth.inference.slots import Buffers, Slot, SlotPlan, StateStore, focal_note
+from streamdepth.inference.slots import Buffers, Slot, SlotPlan, StateStore, focal_note, warm_up
 from streamdepth.media.scene import HEIGHT_PX, WIDTH_PX, pattern
 from streamdepth.models.selection import AUTO, CPU
 
@@ -119,7 +120,11 @@ class Engine:
             cuda_graph = cuda_graph and not spec.states  # the buffers of a state change places
         workers = min(workers, planned if on_cores else _RUNS_ON_DEVICE if expected in ON_DEVICE else 1)
         each = -(-planned // workers) if on_cores else threads
-        opened = open_session(spec, provider, each, batch=self.batch, graph=cuda_graph)
+        with ThreadPoolExecutor(1, "streamdepth-warm-up") as executor:
+            if not exact and not bytes_in:
+                # loading a model releases the interpreter lock; an error occurs again in ``check``
+                executor.submit(warm_up, spec)
+            opened = open_session(spec, provider, each, batch=self.batch, graph=cuda_graph)
         self.session: Any = opened.session
         self.provider = opened.provider
         notes = [opened.note, "" if camera else focal_note(spec)]

@@ -9,6 +9,7 @@ import numpy as np
 
 from streamdepth.core.errors import ModelError, UsageError
 from streamdepth.geometry.intrinsics import Intrinsics
+from streamdepth.inference.geometry import plan
 from streamdepth.inference.memory import BufferPool, ModelState
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _MASKS = ("pixel_mask", "bool_masked_pos")
 _FOCAL = ("focal_length", "focallength_px", "focal_length_px", "f_px", "focal", "fx")
 _INTRINSICS = ("intrinsics", "k", "camera_intrinsics")
 _ASSUMED_VIEW_DEGREES = 60.0
+_WARM_UP_PX = 320, 180
 
 
 def focal_note(spec: ModelSpec) -> str:
@@ -336,3 +338,15 @@ class StateStore:
         elif slot.restart:
             state.restart()
         return state
+
+
+def warm_up(spec: ModelSpec) -> None:
+    """Load what writes the images of a camera or file, and RGB images, into slots: numba and its compiled kernels."""
+    import av
+
+    from streamdepth.inference.preprocess import FastWriter
+
+    geometry = plan(spec, *_WARM_UP_PX)
+    row = np.empty((3, *reversed(geometry.net_size)), np.dtype(spec.image_input.dtype))
+    for pix_fmt in ("yuv420p", "rgb24"):
+        FastWriter(spec).write(row, av.VideoFrame(*_WARM_UP_PX, pix_fmt), geometry)
