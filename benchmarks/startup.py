@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from support.timing import machine
+from support.timing import as_installed, machine
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
         for number in range(options.runs + 1):
             for name, command in commands.items():
                 started = time.monotonic()
-                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=as_installed())
                 if number:
                     taken[name].append(time.monotonic() - started)
     print(f"{machine()}; `{' '.join(['python', *sys.argv])}`\n")

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from support.stages import print_stages
-from support.timing import machine
+from support.timing import as_installed, machine
 
 if TYPE_CHECKING:
     from streamdepth import DepthEstimator, Look
@@ -53,11 +53,14 @@ class Program:
     def warm_up(self) -> None:
         """A short run that is not counted: it compiles kernels and caches files. The loop has nothing to compile."""
         if self.command[1] == "-m":
-            subprocess.run([*self.command, "--max-frames", "16"], check=True, stdout=subprocess.DEVNULL)
+            command = [*self.command, "--max-frames", "16"]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=as_installed())
 
     def run(self) -> None:
         started = time.monotonic()
-        process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=as_installed()
+        )
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
