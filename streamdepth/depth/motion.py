@@ -180,6 +180,7 @@ class OpticalFlow:
             raise MissingDependencyError(f"optical flow cannot be computed: {error}; {ways}") from error
         self._scaler = av.video.reformatter.VideoReformatter()
         self._search: Any = None
+        self._guided_search: Any = None
         self._search_shape: tuple[int, ...] = ()
 
     def small(self, image: av.VideoFrame) -> NDArray[np.uint8]:
@@ -218,10 +219,13 @@ class OpticalFlow:
         if self._search_shape != target.shape:
             # One object per size: OpenCV 5.0 crashes on an initial flow after a change of size.
             # The next slower preset takes twice the time and does not reduce the error.
-            self._search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+            # Another object for initial flows: a search without one that follows a search with one gives other results.
+            preset = cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST
+            self._search, self._guided_search = (cv2.DISOpticalFlow.create(preset) for _ in range(2))
             self._search_shape = target.shape
-        start = None if initial is None else initial.copy()  # OpenCV overwrites it
-        return np.asarray(self._search.calc(small, target, start), np.float32)
+        if initial is None:
+            return np.asarray(self._search.calc(small, target, None), np.float32)
+        return np.asarray(self._guided_search.calc(small, target, initial.copy()), np.float32)  # overwritten
 
     def both(
         self, small: NDArray[np.uint8], before: NDArray[np.uint8], known: NeighbourFlow | None

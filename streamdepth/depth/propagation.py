@@ -92,8 +92,8 @@ class DepthPropagator:
         if after is None or not before.same_size(after):
             for number, small in enumerate(smalls):
                 depth = self.forward(small, before)
-                if not number and self._last is not None:
-                    self.after_key = self._last.last
+                if not number:
+                    self.after_key = self.forward_flow(before)
                 yield depth
             return
         flow_before, flow_after = self._chain(before), self._chain(after)
@@ -106,6 +106,10 @@ class DepthPropagator:
             near = _warped(small, before, near_flow)
             far = _warped(small, after, flows.pop())
             yield _blended(near, far, before, share=number / (len(smalls) + 1))
+
+    def forward_flow(self, before: KnownDepth) -> NDArray[np.float32] | None:
+        """Flow of the last call of ``forward`` to this key frame; None before the first."""
+        return self._last.last if self._last is not None and self._last.target is before else None
 
     def forward(self, small: NDArray[np.uint8], before: KnownDepth) -> DepthMap:
         """Depth of a frame from an earlier key frame; the flow of the last call is the initial estimate.

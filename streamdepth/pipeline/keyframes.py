@@ -223,6 +223,7 @@ class KeyframePropagation:
     def _from_newest(self) -> None:
         newest: _KeyDepth | None = None
         shot: int | None = None
+        last_index = -1
         while True:
             pending = self._pending.take()
             newest = self._newest(newest, pending.shot)
@@ -230,10 +231,15 @@ class KeyframePropagation:
                 # No depth of this shot follows: the run ends, or the model has already reached a later shot.
                 self._dropped("stopped" if newest is None or newest.shot < pending.shot else "policy")
                 continue
-            own = newest.index == pending.frame.index
-            depth = newest.depth if own else self._propagated(partial(self._forward, pending.frame, newest.known))
-            self.ready.put(Estimated(pending.frame, depth, cut=shot not in (None, pending.shot)))
-            shot = pending.shot
+            depth, small, flow = newest.depth, newest.known.small, None
+            if newest.index != pending.frame.index:
+                small = self._propagator.flow.small(pending.frame.image)
+                back = self._propagator.forward_flow(newest.known)
+                depth = self._propagated(partial(self._propagator.forward, small, newest.known))
+                if back is None and newest.index == last_index:  # the first one leads to the frame before
+                    flow = _neighbour_flow(back=self._propagator.forward_flow(newest.known))
+            self.ready.put(Estimated(pending.frame, depth, shot not in (None, pending.shot), small, flow))
+            shot, last_index = pending.shot, pending.frame.index
 
     def _newest(self, newest: _KeyDepth | None, shot: int) -> _KeyDepth | None:
         """The newest key frame with depth; waits only if there is none of ``shot`` or a later one."""
@@ -259,9 +265,6 @@ class KeyframePropagation:
         from streamdepth.depth.propagation import KnownDepth
 
         return KnownDepth.of(self._propagator.flow.small(frame.image), depth)
-
-    def _forward(self, frame: Frame, before: KnownDepth) -> DepthMap:
-        return self._propagator.forward(self._propagator.flow.small(frame.image), before)
 
     def _propagated(self, propagate: Callable[[], DepthMap]) -> DepthMap:
         started_ns = self._clock.monotonic_ns()

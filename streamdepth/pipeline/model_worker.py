@@ -142,6 +142,10 @@ class ModelWorker:
                     slot.source, slot.restart = first.source, bool(first.cut)
                 self.timers["prepare"].add((self._clock.monotonic_ns() - started_ns) // len(window.arrivals))
                 self._batches.put((slot, window))
+                if not self.blocking:
+                    for arrival in window.arrivals:
+                        if (source_worker := self._source_workers.get(arrival.source)) is not None:
+                            source_worker.is_in_model(arrival.frame)
         except Ended:
             self._batches.end()
 

@@ -291,6 +291,11 @@ class SourceWorker:
             return self.propagation.ready.take()
         return self.depths.take()
 
+    def is_in_model(self, frame: Frame) -> None:
+        """The model runs on ``frame``: do what needs no depth. One thread calls this, in order."""
+        if self.stabilization is not None and self.propagation is None:
+            self.stabilization.compute_flow(frame)
+
     def is_restart(self, frame: Frame) -> bool:
         """True if a model that remembers frames must forget them: ``frame`` starts a shot, or a live source has
         connected again. One thread asks once for each frame that goes to the model.

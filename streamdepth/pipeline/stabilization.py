@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
 
 from streamdepth.core.queues import BoundedQueue, Ended, Policy
 from streamdepth.pipeline.keyframes import Estimated
@@ -12,15 +13,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from fractions import Fraction
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from streamdepth.core.clock import Clock
     from streamdepth.core.frame import DepthMap, Frame, StreamInfo
-    from streamdepth.depth.motion import CutDetector
+    from streamdepth.depth.motion import CutDetector, NeighbourFlow, OpticalFlow
     from streamdepth.depth.stabilize import Stabilizer
 
     Item = tuple[Frame, bool]
 
 _CAPACITY = 4
 _LIVE_CAPACITY = 1
+_EARLY_FLOWS = 8
+"""More than the frames of a live source in the model and behind it."""
+
+
+class _EarlyFlow(NamedTuple):
+    """Flow of a frame computed before its depth is known.
+
+    Attributes:
+        frame_index, last_index: of the frame, and of the one that ``flow`` leads to; -1 = none.
+        small: the image of ``OpticalFlow.small``.
+    """
+
+    frame_index: int
+    last_index: int
+    small: NDArray[np.uint8]
+    flow: NeighbourFlow | None
 
 
 class StabilizeSwitch:
@@ -73,6 +93,9 @@ class Stabilization:
         self._cuts: CutDetector | None = None
         self._rate: Fraction | None = None
         self._filter: Stabilizer[Item] | None = None
+        self._last_index = -1
+        self._early_flow: OpticalFlow | None = None
+        self._early: deque[_EarlyFlow] = deque(maxlen=_EARLY_FLOWS)
 
     def open(self, info: StreamInfo, cuts: CutDetector | None) -> None:
         """Load the filter if the switch is on.
@@ -84,6 +107,20 @@ class Stabilization:
         self._cuts, self._rate = cuts, info.rate
         if self.switch.on:
             self._filter = self._new_filter()
+
+    def compute_flow(self, frame: Frame) -> None:
+        """Compute the flow of a live frame while the model runs on it. One thread calls this, in order."""
+        if self._two_sided or not self.switch.on:
+            return
+        from streamdepth.depth.motion import NeighbourFlow, OpticalFlow
+
+        self._early_flow = self._early_flow or OpticalFlow()
+        small, last = self._early_flow.small(frame.image), self._early[-1] if self._early else None
+        if last is None or last.small.shape != small.shape:
+            self._early.append(_EarlyFlow(frame.index, -1, small, None))
+            return
+        flow = NeighbourFlow(*self._early_flow.both(small, last.small, None))
+        self._early.append(_EarlyFlow(frame.index, last.frame_index, small, flow))
 
     def run(self) -> None:
         """The loop of the stabilization thread."""
@@ -116,12 +153,17 @@ class Stabilization:
         if not self.switch.on:
             return [*self._flushed(), ((frame, cut), estimated.depth)]
         if self._filter is None:
-            self._filter = self._new_filter()
+            self._filter, self._last_index = self._new_filter(), -1
+        flow = estimated.flow
+        early = next((one for one in tuple(self._early) if one.frame_index == frame.index), None)
+        if early is not None:
+            small = early.small
+            flow = early.flow if early.last_index == self._last_index else None
         if small is None:
             small = self._filter.flow.small(frame.image)
+        self._last_index = frame.index
         restart = cut or frame.connection != self._connection
         self._connection = frame.connection
-        flow = estimated.flow
         return self._filter.append((frame, cut), small, estimated.depth, frame.seconds, cut=restart, flow=flow)
 
     def _new_filter(self) -> Stabilizer[Item]:

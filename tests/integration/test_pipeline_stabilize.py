@@ -14,6 +14,7 @@ import pytest
 import streamdepth as sd
 from streamdepth.cli import main
 from streamdepth.depth.motion import OpticalFlow
+from streamdepth.depth.stabilize import CausalStabilizer
 from streamdepth.pipeline import Pipeline, stream
 from streamdepth.pipeline.stabilization import StabilizeSwitch
 from streamdepth.sources.pattern import PatternSource
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from streamdepth.core.frame import Frame
+    from streamdepth.core.frame import DepthMap, Frame
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +190,46 @@ def test_a_flow_between_neighbours_is_computed_once(every: int, saved: int, monk
 
     both, _ = run(stabilize=True, every=every)
     assert both == run(stabilize=True)[0] + run(stabilize=False, every=every)[0] - saved
+
+
+@pytest.mark.parametrize(("every", "shared"), [(1, 22), (3, 1)])
+def test_live_flow_is_computed_while_the_model_runs(every: int, shared: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every frame in the model, it waits for the flow of its frame; propagation shares at least the
+    first flow to a key frame."""
+    arrived = [threading.Event() for _ in range(12)]
+    flows, calc = threading.Semaphore(0), OpticalFlow.calc
+    computed: dict[str, int] = {}
+
+    def counted(self: OpticalFlow, small: Any, target: Any, initial: Any = None) -> Any:
+        found = calc(self, small, target, initial)
+        name = threading.current_thread().name
+        computed[name] = computed.get(name, 0) + 1
+        flows.release()
+        return found
+
+    def model(number: int) -> None:
+        for _ in range(2 if number and every == 1 else 0):
+            assert flows.acquire(timeout=20)
+
+    given, append = [], CausalStabilizer.append
+
+    def recorded(self: Any, item: Any, small: Any, depth: DepthMap, seconds: float, **more: Any) -> Any:
+        given.append((small, replace(depth, values=depth.values.copy()), seconds))
+        return append(self, item, small, depth, seconds, **more)
+
+    monkeypatch.setattr(OpticalFlow, "calc", counted)
+    monkeypatch.setattr(CausalStabilizer, "append", recorded)
+    sink = RecordingSink(before=lambda result: arrived[result.frame.index].set())
+    source = ScriptedSource(
+        12, live=True, image=_textured, before=lambda index: assert_true(index == 0 or arrived[index - 1].wait(20))
+    )
+    engine = fake_estimator(FakeEngine(before=model))
+    Pipeline([source], engine, [sink], range="ema", model_every=every, stabilize=True).run()
+    assert sum(count for name, count in computed.items() if "stabilize" in name) <= 22 - shared
+    again: CausalStabilizer[int] = CausalStabilizer(source.open().rate)
+    for (small, depth, seconds), result in zip(given, sink.results, strict=True):
+        [(_, expected)] = append(again, 0, small, depth, seconds, cut=False)
+        np.testing.assert_array_equal(result.depth.values, expected.values)
 
 
 class _Reconnecting(ScriptedSource):

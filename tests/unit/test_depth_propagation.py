@@ -10,6 +10,7 @@ import pytest
 
 from streamdepth.core.errors import DataFormatError
 from streamdepth.core.frame import DepthMap, Sense
+from streamdepth.depth.motion import OpticalFlow
 from streamdepth.depth.propagation import DepthPropagator, KnownDepth
 
 if TYPE_CHECKING:
@@ -201,3 +202,12 @@ def test_a_image_the_scaler_cannot_convert_is_named() -> None:
     image = av.VideoFrame(64, 64, "gray32be")
     with pytest.raises(DataFormatError, match=r"64x64 gray32be frames .*remove --model-every"):
         DepthPropagator().flow.small(image)
+
+
+def test_flow_does_not_depend_on_earlier_calls() -> None:
+    """OpenCV's search without an initial flow depends on an initial flow of the call before it."""
+    y, x = np.mgrid[:144, :256]
+    images = [(128 + 60 * np.sin((x + 2 * index) / 5) + 60 * np.cos(y / 7)).astype(np.uint8) for index in range(5)]
+    used, fresh = OpticalFlow(), OpticalFlow()
+    used.calc(images[2], images[0], used.calc(images[1], images[0]))
+    np.testing.assert_array_equal(used.calc(images[4], images[3]), fresh.calc(images[4], images[3]))
