@@ -100,7 +100,7 @@ def _plain(details: ModelDetails) -> dict[str, Any]:
 
 
 def _rows(details: ModelDetails) -> list[tuple[str, str, str]]:
-    rows = [("revision", details.revision, ""), ("licence", details.licence, "")]
+    rows = [("revision", details.revision, ""), ("licence", details.licence or "not stated", "")]
     for variant in details.variants:
         size = f"{variant.size_bytes / 1e6:.1f} MB" if variant.size_bytes else "?"
         here = "here" if variant.local else "on the Hub"
@@ -109,8 +109,10 @@ def _rows(details: ModelDetails) -> list[tuple[str, str, str]]:
     if details.spec is not None:
         origins = details.spec.origins
         for key, value in details.spec.to_dict().items():
-            if key in ("name", "revision", "licence", "notes", "origins", "dtype") or value in (None, "", [], {}):
+            if key in ("name", "revision", "licence", "notes", "origins", "dtype") or value in (None, "", [], {}, 0):
                 continue
+            if key == "head":
+                value = {name: one for name, one in value.items() if one}
             shown = json.dumps(value) if isinstance(value, dict | list) else str(value)
             rows.append((key, shown, origins.get(key, "")))
     if details.spec is not None and details.spec.source == "built-in":

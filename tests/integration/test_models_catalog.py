@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from streamdepth.cli import main
 from streamdepth.cli.models import entry_lines
 from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError
 from streamdepth.core.frame import Sense
@@ -87,6 +88,14 @@ def test_list_never_cuts_a_word(width: int, tmp_path: Path) -> None:
     one_line = "onnx-community/depth-anything-v2-base" + " " * 3 + "relative  slow  "
     two_lines = "onnx-community/depth-anything-v2-base\n    relative, slow, CC-BY-NC-4.0, 72-389 MB\n"
     assert (one_line if width > 80 else two_lines) in "\n".join(lines)
+
+
+def test_show_states_an_unknown_licence_and_leaves_empty_values_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models", "show", str(write_depth_model(tmp_path / "m.onnx"))]) == 0
+    rows = dict(line.split("\t")[:2] for line in capsys.readouterr().out.splitlines())
+    assert (rows["licence"], rows["head"], "window" in rows) == ("not stated", '{"kind": "map"}', False)
 
 
 def test_list_shows_the_cache(access: HubAccess, hub: FakeHub) -> None:

@@ -383,6 +383,12 @@ def test_names_are_read_by_whole_words(name: str, sense: Sense, tmp_path: Path) 
     assert (spec.sense, spec.origins["sense"] == "default") == (sense, sense is INVERSE)
 
 
+def test_the_licence_of_equal_graphs_is_that_of_the_name(tmp_path: Path) -> None:
+    found = {name: resolve(lite_mono(tmp_path / f"{name}.onnx")) for name in ("net", "lite-mono", "monodepth2_640x192")}
+    assert [one.licence for one in found.values()] == ["", "MIT", "Monodepth2 (non-commercial)"]
+    assert "forbids commercial use" in found["monodepth2_640x192"].notes[-1]
+
+
 @pytest.mark.parametrize("name", ["display.onnx", "depthwise.onnx"])
 def test_a_name_that_only_looks_like_depth_is_no_evidence(name: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="may not be depth: it ends in Sigmoid"):
