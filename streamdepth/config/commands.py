@@ -264,7 +264,7 @@ def _sources(config: RunConfig | ServeConfig) -> tuple[str, ...]:
 
 
 def _has_network(config: RunConfig | ServeConfig) -> bool:
-    if config.cameras is not None or (isinstance(config, RunConfig) and _has_rtsp(config.output)):
+    if config.cameras is not None or (isinstance(config, RunConfig) and _streams(config)):
         return True
     return not kinds(_sources(config)).isdisjoint(("live", "web"))
 

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from streamdepth.cli import main
+from streamdepth.config.commands import ServeConfig, check_used
+from streamdepth.config.run import RunConfig
+from streamdepth.core.errors import UsageError
 from tests.support.cli import one_line
 from tests.support.media import write_clip
 from tests.support.models import write_depth_model
@@ -167,6 +170,13 @@ class TestRefusals:
     ) -> None:
         assert main(["run", str(clip), "-o", str(tmp_path / "o.mp4"), *option.split()]) == 2
         assert one_line(capsys).startswith(f"streamdepth: {says}")
+
+    def test_options_of_the_network_apply_to_served_streams_too(self) -> None:
+        served = {"sources": ["test:"], "serve": ["rtsp://127.0.0.1:8554/x"], "latency": "normal"}
+        check_used(RunConfig.load(served, command="run"))
+        check_used(ServeConfig.load({"source": "rtsp://127.0.0.1:9/x", "transport": "udp"}, command="serve"))
+        with pytest.raises(UsageError, match="transport udp: no source is an RTSP stream; omit --transport"):
+            check_used(ServeConfig.load({"source": "test:", "transport": "udp"}, command="serve"))
 
     def test_a_camera_without_effect_is_noted(
         self, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
