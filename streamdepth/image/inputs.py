@@ -38,6 +38,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 # a base64 string of 24 characters has 18 bytes; no image file is shorter
 _SHORTEST_BASE64 = 24
 _LONGEST_PATH = 4096
+_PIECE_CHARS = 1 << 18
 _FORMS = "a path, encoded bytes, a base64 string, a PIL image, an array, a video frame, or a tensor {data, type, dims}"
 
 
@@ -236,8 +237,17 @@ def pixel_count(data: bytes) -> float | None:
 
 
 def _base64_bytes(text: str) -> bytes:
-    compact = re.sub(r"\s+", "", text).replace("-", "+").replace("_", "/")
-    return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
+    """Decode in pieces: each of these calls holds the GIL."""
+    data, rest, ended = bytearray(), "", False
+    for start in range(0, len(text), _PIECE_CHARS):
+        piece = rest + "".join(text[start : start + _PIECE_CHARS].split()).replace("-", "+").replace("_", "/")
+        end = len(piece) if start + _PIECE_CHARS >= len(text) else len(piece) // 4 * 4
+        whole, rest = piece[:end], piece[end:]
+        if whole and ended:
+            raise ValueError("text after the padding")
+        data += base64.b64decode(whole + "=" * (-len(whole) % 4), validate=True)
+        ended = ended or whole.endswith("=")
+    return bytes(data)
 
 
 def _from_base64(text: str, shown: str, max_pixels: int) -> InputImage:

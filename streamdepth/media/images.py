@@ -16,6 +16,7 @@ import numpy as np
 from streamdepth.core.frame import image_from_array
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import av
@@ -51,6 +52,7 @@ IMAGE_SUFFIXES = frozenset(
 """Suffixes of image files in a folder. Animated formats (.gif, .apng) are videos."""
 
 
+_STRIP_PIXELS = 1 << 18
 HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc", b"hevx"})
 
@@ -129,28 +131,48 @@ def image_from_pil(image: Image.Image) -> av.VideoFrame:
 
 def rgb_from_pil(image: Image.Image) -> NDArray[np.uint8]:
     """As :func:`image_from_pil`, as a uint8 [H, W, 3] array."""
-    from PIL import ImageOps
+    from PIL import ExifTags, ImageOps
 
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # exif_transpose() copies upright images too
+        image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        gray = _gray_8bit(np.asarray(image))
-        return np.repeat(gray[..., None], 3, axis=2)
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")  # direct conversion to RGB misreads some transparent palettes
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"), np.uint8)
+        return np.repeat(_gray_8bit(image)[..., None], 3, axis=2)
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    for rows, strip in _strips(image):
+        # direct conversion of a palette to RGB misreads some transparent palettes
+        full = strip.convert("RGBA") if strip.mode in ("P", "PA") else strip
+        rgb[rows] = np.asarray(full if full.mode == "RGB" else full.convert("RGB"))
+    return rgb
 
 
-def _gray_8bit(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    numbers = values.astype(np.float64)
-    finite = np.isfinite(numbers)
-    low = float(numbers[finite].min()) if finite.any() else 0.0
-    high = float(numbers[finite].max()) if finite.any() else 0.0
-    if np.issubdtype(values.dtype, np.integer) and low >= 0 and high <= 65535:
+def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """Strips of rows: Pillow holds the GIL while it copies pixels, and copies them twice for NumPy."""
+    rows = max(_STRIP_PIXELS // max(image.width, 1), 1)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        yield slice(top, bottom), image.crop((0, top, image.width, bottom))
+
+
+def _gray_8bit(image: Image.Image) -> NDArray[np.uint8]:
+    lows, highs = [], []
+    for _, strip in _strips(image):
+        values = np.asarray(strip)
+        finite = values[np.isfinite(values)]
+        if finite.size:
+            lows.append(float(finite.min()))
+            highs.append(float(finite.max()))
+    low, high, integer = min(lows, default=0.0), max(highs, default=0.0), image.mode != "F"
+    if integer and low >= 0 and high <= 65535:
         low, high = 0.0, 65535.0
-    elif np.issubdtype(values.dtype, np.floating) and low >= 0 and high <= 1:
+    elif not integer and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
-    scaled = (np.where(finite, numbers, low) - low) * (255 / (high - low if high > low else 1))
-    return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
+    gray = np.empty((image.height, image.width), np.uint8)
+    for rows, strip in _strips(image):
+        numbers = np.asarray(strip).astype(np.float64)
+        scaled = (np.where(np.isfinite(numbers), numbers, low) - low) * (255 / (high - low if high > low else 1))
+        gray[rows] = np.clip(np.round(scaled), 0, 255)
+    return gray
 
 
 _RLE = 3

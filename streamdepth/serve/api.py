@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -22,8 +24,10 @@ from streamdepth.core.look import Look, Upsampling, View, parse_alpha
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from streamdepth.core.look import Style
+    from streamdepth.pipeline import Pipeline
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -66,6 +70,69 @@ class JobState(StrEnum):
     @property
     def over(self) -> bool:
         return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+
+
+@dataclass(eq=False)
+class Job:
+    """One video. Written by the upload, then by the worker; read from any thread.
+
+    Attributes:
+        reserved_bytes: disk space that the rest of the upload takes.
+    """
+
+    id: str
+    name: str
+    folder: Path
+    look: Look
+    state: JobState = JobState.UPLOADING
+    error: str = ""
+    notes: tuple[str, ...] = ()
+    frames: int = 0
+    expected: int | None = None
+    seconds: float = 0.0
+    ended_ns: int = 0
+    reserved_bytes: int = 0
+    pipeline: Pipeline | None = field(default=None, repr=False)
+
+    @property
+    def upload(self) -> Path:
+        suffix = PurePosixPath(self.name).suffix.lower()
+        return self.folder / f"input{suffix if suffix[1:].isalnum() and suffix.isascii() and len(suffix) < 8 else ''}"
+
+    @property
+    def result(self) -> Path:
+        return self.folder / "depth.mp4"
+
+    @property
+    def result_name(self) -> str:
+        """File name for the download."""
+        stem = "".join(c if c.isalnum() or c in "-_. " else "_" for c in PurePosixPath(self.name).stem)[:80].strip()
+        return f"{stem or 'video'}-depth.mp4"
+
+    def public(self, message: str) -> str:
+        """A message without paths of the server and without hints about options of the command line."""
+        text = message.replace(str(self.result), self.result_name).replace(str(self.upload), self.name)
+        text = text.replace(f"{self.folder}/", "").replace(str(self.folder), "the server's folder")
+        main, _, hint = text.partition("; ")
+        return main if " --" in f" {hint}" else text
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        done = self.frames / self.expected if self.expected else None
+        left = self.seconds * (1 / done - 1) if done and self.state is JobState.RUNNING else None
+        return {
+            "id": self.id,
+            "name": self.name,
+            "state": str(self.state),
+            "error": self.error,
+            "notes": list(self.notes),
+            "frames": self.frames,
+            "expected": self.expected,
+            "progress": 1.0 if self.state is JobState.DONE else min(done, 1.0) if done is not None else None,
+            "seconds": round(self.seconds, 2),
+            "seconds_left": None if left is None else round(left, 1),
+            "result": f"/v1/jobs/{self.id}/result" if self.state is JobState.DONE else None,
+        }
 
 
 def failure(status: int, message: str, *, retry_after_seconds: int | None = None) -> web.Response:

@@ -24,11 +24,16 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 1 << 18
 _SMALL_BODY_BYTES = 65_536
 _SMALL_ANSWER_BYTES = 65_536
-_MAX_JSON_PARTS = 100_000
+_MAX_JSON_VALUES = 100_000
 """Commas and opening brackets outside long lists of numbers: what the parser handles in about 50 ms."""
+_TOO_MANY = f"the JSON has more than {_MAX_JSON_VALUES:,} values outside lists of numbers"
 _PIECE_BYTES = 65_536
-_NUMBERS = re.compile(rb"\[[-+0-9.eE,\s]{256,}\]|\{\s*\"0\"\s*:[-+0-9.eE,\s\":]{256,}\}")
-"""A list of numbers, or what ``JSON.stringify`` makes of a typed array: ``{"0": 0.5, "1": 0.25, ...}``."""
+_LONG_LIST_BYTES = 256
+_OPEN = re.compile(rb"[\[{]")
+_VALUES = re.compile(rb"[-+0-9.eE,\s]+")
+_ITEMS = re.compile(rb"[-+0-9.eE,\s\":]+")
+"""What ``JSON.stringify`` makes of a typed array: ``{"0": 0.5, "1": 0.25, ...}``."""
+_KEY_0 = re.compile(rb"\{\s*\"0\"\s*:")
 _INDEX = re.compile(rb"\"[0-9]+\"\s*:")
 
 
@@ -166,48 +171,70 @@ async def _deadline(seconds: float, message: str) -> AsyncIterator[None]:
 
 
 def parse_json(data: bytes) -> Any:
-    """Parse a JSON body without holding the GIL for more than about 0.1 s, so that the event loop is not blocked.
+    """Parse a JSON body in steps that hold the GIL for some 10 ms, so that the event loop is not blocked.
 
     Lists of numbers, and typed arrays as objects of numbers, are parsed in pieces of 64 KiB; both give a list.
 
     Raises:
         ApiError: not JSON (400), or too many values (413).
     """
-    lists: list[list[Any]] = []
+    brackets = data.count(b"[") + data.count(b"{")
+    if brackets > _MAX_JSON_VALUES:
+        raise ApiError(413, _TOO_MANY)
     key = "numbers"
     while key.encode() in data:  # a key that marks where each list was must not be in the body
         key += "_"
-
-    def cut(match: re.Match[bytes]) -> bytes:
-        lists.append(_parse_numbers(match[0]))
-        return b'{"%s":%d}' % (key.encode(), len(lists) - 1)
+    lists: list[list[Any]] = []
+    rest, end = [], 0
 
     def restored(value: dict[str, Any]) -> Any:
         return lists[value[key]] if value.keys() == {key} else value
 
     try:
-        brackets = data.count(b"[") + data.count(b"{")
-        rest = _NUMBERS.sub(cut, data) if brackets <= _MAX_JSON_PARTS else data
-        if brackets + rest.count(b",") > _MAX_JSON_PARTS:
-            raise ApiError(413, f"the JSON has more than {_MAX_JSON_PARTS:,} values outside lists of numbers")
-        return json.loads(rest, object_hook=restored if lists else None)
+        for start, stop in _number_lists(data):
+            rest += [data[end:start], b'{"%s":%d}' % (key.encode(), len(lists))]
+            lists.append(_parse_numbers(data, start, stop))
+            end = stop
+        text = b"".join([*rest, data[end:]]) if rest else data
+        if brackets + text.count(b",") > _MAX_JSON_VALUES:
+            raise ApiError(413, _TOO_MANY)
+        return json.loads(text.decode(json.detect_encoding(text)), object_hook=restored if lists else None)
     except (ValueError, RecursionError) as exc:
         raise ApiError(400, f"the body is not JSON ({' '.join(str(exc).split())})") from None
 
 
-def _parse_numbers(text: bytes) -> list[Any]:
-    is_object, text = text[:1] == b"{", text[1:-1]
-    values: list[Any] = []
+def _number_lists(data: bytes) -> Iterator[tuple[int, int]]:
+    """Start and end of each long list of numbers."""
     start = 0
-    while start <= len(text):
-        end = text.find(b",", start + _PIECE_BYTES)
-        end = len(text) if end < 0 else end
-        piece = text[start:end]
+    while start < len(data):
+        found = _OPEN.search(data, start, start + _PIECE_BYTES)
+        if found is None:
+            start += _PIECE_BYTES
+            continue
+        start, inside = found.start(), _VALUES if found[0] == b"[" else _ITEMS
+        end = start + 1
+        while (piece := inside.match(data, end, end + _PIECE_BYTES)) is not None and piece.end() > end:
+            end = piece.end()
+        close = b"]" if inside is _VALUES else b"}" if _KEY_0.match(data, start) else b"no list"
+        if end - start > _LONG_LIST_BYTES and data[end : end + 1] == close:
+            yield start, end + 1
+            end += 1
+        start = end
+
+
+def _parse_numbers(data: bytes, start: int, stop: int) -> list[Any]:
+    is_object = data[start : start + 1] == b"{"
+    values: list[Any] = []
+    first, start, stop = start + 1, start + 1, stop - 1
+    while start <= stop:
+        end = data.find(b",", min(start + _PIECE_BYTES, stop), stop)
+        end = stop if end < 0 else end
+        piece = data[start:end]
         if is_object:
             piece, count = _INDEX.subn(b"", piece)
             if count != piece.count(b",") + 1:
                 raise ValueError("an object has a value without a key")
-        if start and not piece.strip():
+        if start > first and not piece.strip():
             raise ValueError("a list ends with a comma")
         values += json.loads(b"[" + piece + b"]")
         start = end + 1

@@ -13,7 +13,7 @@ import numpy as np
 from streamdepth.media.images import encode_png
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import av
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _LATENCIES = 2048
 _HELD = 4
+_PIECE_VALUES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +196,15 @@ def jpeg(image: av.VideoFrame, quality: int) -> bytes:
 
 def npy(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bytes:
     """An array as a ``.npy`` file."""
-    out = io.BytesIO()
-    np.save(out, values, allow_pickle=False)
-    return out.getvalue()
+    return b"".join(npy_pieces(values))
+
+
+def npy_pieces(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Iterator[bytes]:
+    """An array [H, W] as a ``.npy`` file, in pieces of about 256 KiB."""
+    values = np.ascontiguousarray(values)
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(values))
+    yield head.getvalue()
+    rows = max(_PIECE_VALUES // values.shape[1], 1)
+    for top in range(0, values.shape[0], rows):
+        yield values[top : top + rows].tobytes()

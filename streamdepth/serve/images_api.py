@@ -9,6 +9,7 @@ import math
 import re
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,13 @@ import numpy as np
 from aiohttp import web
 
 from streamdepth.core.errors import StreamDepthError
+from streamdepth.core.host import lower_priority
 from streamdepth.core.look import parse_alpha
 from streamdepth.image.inputs import from_json, pixel_count
 from streamdepth.media.images import encode_png
 from streamdepth.serve.api import ApiError, flag, plain_style, status_of
 from streamdepth.serve.bodies import drop, parse_json
-from streamdepth.serve.feed import npy
+from streamdepth.serve.feed import npy, npy_pieces
 from streamdepth.sinks.depth import encoded_16bit
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ _DATA_FORMS = ("list", "none", "png16", "npy_base64")
 _MOST_DIGITS = 17
 _DEFAULT_STYLE = "inferno"
 _CHUNK_VALUES = 16_384
+_PIECE_BYTES = 1 << 18
+_ANSWER_THREADS = 2
 _CLIENT_LEFT = 499
 _MOST_NOTES = 2000
 """Characters of the notes header."""
@@ -74,8 +78,16 @@ class ImagesApi:
         self._settings = settings
         self._bodies = bodies
         self._worker = worker
+        self._answers = ThreadPoolExecutor(_ANSWER_THREADS, "web-answers", lower_priority)
         self._pending = 0
         self.counts: Counter[int] = Counter()
+
+    def add_to(self, app: web.Application) -> None:
+        app.router.add_post("/v1/depth", self.depth)
+        app.on_cleanup.append(self._close)
+
+    async def _close(self, _: web.Application) -> None:
+        self._answers.shutdown(wait=False, cancel_futures=True)
 
     async def depth(self, request: web.Request) -> web.StreamResponse:
         """The body is an image, or JSON: base64, a ``data:`` URL, a Buffer, a tensor, a list of them, or an object.
@@ -112,10 +124,8 @@ class ImagesApi:
             loop = asyncio.get_running_loop()
             work = partial(self._estimate, body, request.content_type, dict(request.query), media_type, cancelled)
             del body
-            content = await loop.run_in_executor(self._worker, work)
-            if isinstance(content, bytes):
-                return web.Response(body=content, content_type=media_type, headers=self._headers())
-            return await self._stream(request, content)
+            pieces = await loop.run_in_executor(self._worker, work)
+            return await self._stream(request, pieces, media_type)
         finally:
             cancelled.set()
             self._pending -= 1
@@ -124,7 +134,7 @@ class ImagesApi:
         if self._pending >= self._settings.images_waiting:
             raise ApiError(503, "busy with other images; try again in a second", retry_after_seconds=1)
 
-    async def _body(self, request: web.Request) -> bytes:
+    async def _body(self, request: web.Request) -> bytearray:
         kind = request.content_type
         if not kind.startswith("image/") and kind not in (*_BINARY, _FORM, _JSON):
             raise ApiError(415, f"{kind} is not accepted; send an image (image/*, application/octet-stream) or JSON")
@@ -135,23 +145,26 @@ class ImagesApi:
                 await self._bodies.read(request, buffer)
             if not buffer.data:
                 raise ApiError(400, "the body is empty; send an image")
-            return bytes(buffer.data)
+            return buffer.data
 
     def _headers(self) -> dict[str, str]:
         """What is assumed of the model and why it does not run as expected, in one header."""
         notes = " ".join("; ".join(self._estimator.notes).encode("ascii", "replace").decode().split())
         return {"X-Streamdepth-Notes": notes[:_MOST_NOTES]} if notes else {}
 
-    async def _stream(self, request: web.Request, pieces: Iterator[bytes]) -> web.StreamResponse:
-        """Send JSON in pieces: as a list, depth of 16 megapixels takes 320 MB."""
-        answer = web.StreamResponse(headers={"Content-Type": f"{_JSON}; charset=utf-8", **self._headers()})
-        if "gzip" in request.headers.get("Accept-Encoding", "").lower():
-            answer.enable_compression(web.ContentCoding.gzip)
+    async def _stream(self, request: web.Request, pieces: Iterator[bytes], media_type: str) -> web.StreamResponse:
+        """Send an answer in pieces: the depth of 50 megapixels has 200 MB, as JSON 1 GB."""
+        answer = web.StreamResponse(headers=self._headers())
+        answer.content_type = media_type
+        if media_type == _JSON:
+            answer.charset = "utf-8"
+            if "gzip" in request.headers.get("Accept-Encoding", "").lower():
+                answer.enable_compression(web.ContentCoding.gzip)
         loop = asyncio.get_running_loop()
         started, sent = loop.time(), 0
         try:
             await answer.prepare(request)
-            while piece := await loop.run_in_executor(None, next, pieces, b""):
+            while piece := await loop.run_in_executor(self._answers, next, pieces, b""):
                 sent += len(piece)
                 seconds = self._settings.stall_seconds + sent / self._settings.least_bytes_per_second
                 async with asyncio.timeout_at(started + seconds):
@@ -165,9 +178,10 @@ class ImagesApi:
     # On the worker's thread -------------------------------------------------------------------------------------
 
     def _estimate(
-        self, body: bytes, kind: str, query: dict[str, Any], media_type: str, cancelled: threading.Event
-    ) -> bytes | Iterator[bytes]:
-        """Depth of a whole request: bytes, or JSON in pieces."""
+        self, received: bytearray, kind: str, query: dict[str, Any], media_type: str, cancelled: threading.Event
+    ) -> Iterator[bytes]:
+        """Depth of a whole request, encoded in pieces."""
+        body = bytes(received)
         value, beside = _unwrapped(parse_json(body)) if kind == _JSON else (body, {})
         if kind == _CURL and _TEXT_FORM.match(body):
             raise ApiError(415, "the form holds no image; send one as the whole body (curl --data-binary @photo.jpg), "
@@ -183,12 +197,12 @@ class ImagesApi:
         for estimate in self._estimator.each(inputs, style=options.style, alpha=alpha, reverse=options.reverse):
             estimates.append(estimate)
             if cancelled.is_set():
-                return b""
+                return iter(())
         if media_type == _JSON:
             return self._json(estimates, options, many=many or len(estimates) > 1)
         if len(estimates) != 1:
             raise ApiError(406, f"{len(estimates)} images cannot be one {media_type}; accept application/json")
-        return (estimates[0].image or b"") if media_type == _PNG else npy(estimates[0].data)
+        return _in_pieces(estimates[0].image or b"") if media_type == _PNG else npy_pieces(estimates[0].data)
 
     def _inputs(self, values: list[Any]) -> list[Any]:
         """Encoded images and tensors, counted and measured before any of them is decoded."""
@@ -217,6 +231,10 @@ class ImagesApi:
                 413, f"{pixels:,} pixels are too many for a JSON list; use ?data=png16, or accept application/x-npy"
             )
         return _joined(estimates, options) if many else estimate_json(estimates[0], options.data, options.digits)
+
+
+def _in_pieces(data: bytes) -> Iterator[bytes]:
+    return (data[start : start + _PIECE_BYTES] for start in range(0, len(data), _PIECE_BYTES))
 
 
 def _joined(estimates: list[Estimate], options: _Options) -> Iterator[bytes]:

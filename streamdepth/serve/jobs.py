@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import secrets
 import shutil
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from aiohttp import web
 
 from streamdepth.core.errors import StageError, StreamDepthError
 from streamdepth.core.host import lower_priority, remove
-from streamdepth.core.look import Look, LookControl, View
-from streamdepth.core.queues import Aborted, BoundedQueue, Ended
-from streamdepth.serve.api import LOGGER, ApiError, JobState, look_changes
+from streamdepth.core.look import LookControl, View
+from streamdepth.serve.api import LOGGER, ApiError, Job, JobState, look_changes
 from streamdepth.serve.bodies import check_container, codec_for_browsers
 from streamdepth.sinks.files import partial_path
 
 if TYPE_CHECKING:
+    from io import FileIO
+    from pathlib import Path
+
     from streamdepth.core.clock import Clock
+    from streamdepth.core.look import Look
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.pipeline import Pipeline
     from streamdepth.serve.bodies import BodyReader
@@ -33,77 +38,18 @@ if TYPE_CHECKING:
 
 _NOT_H264 = "written as VP9, because browsers play no H.264 of this size or pixel format; QuickTime plays no VP9"
 _FULL = "the server's disk is full; try again later"
+_DELETED = "the job was deleted during the upload"
 _JOIN_SECONDS = 5.0
 _CHECK_SECONDS = 0.25
-
-
-@dataclass(eq=False)
-class Job:
-    """One video. Written by the upload, then by the worker; read from any thread.
-
-    Attributes:
-        reserved_bytes: disk space that the rest of the upload takes.
-    """
-
-    id: str
-    name: str
-    folder: Path
-    look: Look
-    state: JobState = JobState.UPLOADING
-    error: str = ""
-    notes: tuple[str, ...] = ()
-    frames: int = 0
-    expected: int | None = None
-    seconds: float = 0.0
-    ended_ns: int = 0
-    reserved_bytes: int = 0
-    pipeline: Pipeline | None = field(default=None, repr=False)
-
-    @property
-    def upload(self) -> Path:
-        suffix = PurePosixPath(self.name).suffix.lower()
-        return self.folder / f"input{suffix if suffix[1:].isalnum() and suffix.isascii() and len(suffix) < 8 else ''}"
-
-    @property
-    def result(self) -> Path:
-        return self.folder / "depth.mp4"
-
-    @property
-    def result_name(self) -> str:
-        """File name for the download."""
-        stem = "".join(c if c.isalnum() or c in "-_. " else "_" for c in PurePosixPath(self.name).stem)[:80].strip()
-        return f"{stem or 'video'}-depth.mp4"
-
-    def public(self, message: str) -> str:
-        """A message without paths of the server and without hints about options of the command line."""
-        text = message.replace(str(self.result), self.result_name).replace(str(self.upload), self.name)
-        text = text.replace(f"{self.folder}/", "").replace(str(self.folder), "the server's folder")
-        main, _, hint = text.partition("; ")
-        return main if " --" in f" {hint}" else text
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        done = self.frames / self.expected if self.expected else None
-        left = self.seconds * (1 / done - 1) if done and self.state is JobState.RUNNING else None
-        return {
-            "id": self.id,
-            "name": self.name,
-            "state": str(self.state),
-            "error": self.error,
-            "notes": list(self.notes),
-            "frames": self.frames,
-            "expected": self.expected,
-            "progress": 1.0 if self.state is JobState.DONE else min(done, 1.0) if done is not None else None,
-            "seconds": round(self.seconds, 2),
-            "seconds_left": None if left is None else round(left, 1),
-            "result": f"/v1/jobs/{self.id}/result" if self.state is JobState.DONE else None,
-        }
 
 
 class JobRunner:
     """Runs one job at a time on its own thread; keeps the newest results for a while. Thread-safe.
 
     Files are below ``folder``, which ``close`` deletes.
+
+    Attributes:
+        files: runs file operations one after another, so that a slow disk blocks nothing else.
     """
 
     def __init__(self, estimator: DepthEstimator, folder: Path, settings: WebSettings, clock: Clock) -> None:
@@ -111,11 +57,11 @@ class JobRunner:
         self._folder = folder
         self._settings = settings
         self._clock = clock
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._jobs: OrderedDict[str, Job] = OrderedDict()
-        self._queue: BoundedQueue[Job] = BoundedQueue(settings.jobs_waiting + 1)
         self._thread = threading.Thread(target=self._work, name="web-jobs", daemon=True)
         self._closing = threading.Event()
+        self.files = ThreadPoolExecutor(1, "web-files", lower_priority)
 
     def start(self) -> None:
         self._thread.start()
@@ -123,12 +69,12 @@ class JobRunner:
     @property
     def jobs(self) -> list[Job]:
         """Oldest first."""
-        with self._lock:
+        with self._changed:
             return list(self._jobs.values())
 
     def find(self, number: str) -> Job | None:
         self._expire()
-        with self._lock:
+        with self._changed:
             return self._jobs.get(number)
 
     def admit(self, name: str, look: Look, size: int) -> Job:
@@ -140,7 +86,7 @@ class JobRunner:
             ApiError: too many uploads and jobs (503), or not enough disk space (507).
         """
         self._expire()
-        with self._lock:
+        with self._changed:
             pending = sum(not job.state.over for job in self._jobs.values())
             if pending > self._settings.jobs_waiting or self._closing.is_set():
                 raise ApiError(503, "too many videos are waiting; try again later", retry_after_seconds=10)
@@ -148,27 +94,42 @@ class JobRunner:
                 raise ApiError(507, _FULL, retry_after_seconds=60)
             number = secrets.token_urlsafe(12)
             job = Job(number, name, self._folder / number, look, reserved_bytes=size)
-            job.folder.mkdir()
             self._jobs[number] = job
             return job
 
-    def write(self, job: Job, file: BinaryIO, chunk: bytes) -> None:
+    def open(self, job: Job) -> FileIO:
+        """The file for an upload."""
+        job.folder.mkdir()
+        return job.upload.open("wb", buffering=0)
+
+    def write(self, job: Job, file: FileIO, chunk: bytes) -> None:
         """Write a part of an upload.
 
         Raises:
-            ApiError: not enough disk space (507).
+            ApiError: the job was deleted (409), or not enough disk space (507).
         """
-        with self._lock:
+        with self._changed:
+            if job.state.over:
+                raise ApiError(409, _DELETED)
             job.reserved_bytes = max(job.reserved_bytes - len(chunk), 0)
             if len(chunk) > self._room():
                 raise ApiError(507, _FULL, retry_after_seconds=60)
-        file.write(chunk)
+        rest = memoryview(chunk)
+        while rest:
+            rest = rest[file.write(rest) :]
 
     def submit(self, job: Job) -> None:
-        """The upload is complete."""
-        job.reserved_bytes = 0
-        job.state = JobState.WAITING
-        self._queue.put(job)
+        """The upload is complete.
+
+        Raises:
+            ApiError: the job was deleted (409).
+        """
+        with self._changed:
+            if job.state.over:
+                raise ApiError(409, _DELETED)
+            job.reserved_bytes = 0
+            job.state = JobState.WAITING
+            self._changed.notify()
 
     def cancel(self, job: Job) -> None:
         """End a job in any state and delete its files."""
@@ -181,12 +142,14 @@ class JobRunner:
 
     def close(self) -> None:
         """End the worker and delete all files. Idempotent."""
-        self._closing.set()
-        self._queue.abort()
+        with self._changed:
+            self._closing.set()
+            self._changed.notify()
         for job in self.jobs:
             self.cancel(job)
         if self._thread.is_alive():
             self._thread.join(_JOIN_SECONDS)
+        self.files.shutdown(wait=False, cancel_futures=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _room(self) -> int:
@@ -196,14 +159,7 @@ class JobRunner:
 
     def _work(self) -> None:
         lower_priority()
-        while True:
-            try:
-                job = self._queue.get()
-            except (Ended, Aborted):
-                return
-            if job is None or job.state is not JobState.WAITING:
-                continue
-            job.state = JobState.RUNNING
+        while (job := self._next()) is not None:
             try:
                 self._run(job)
             except Exception as error:  # must not end the worker
@@ -213,6 +169,17 @@ class JobRunner:
             if job.state is JobState.CANCELLED:
                 self._remove(job)
 
+    def _next(self) -> Job | None:
+        """Wait for a job and start the oldest one; None at the end."""
+        with self._changed:
+            while not self._closing.is_set():
+                for job in self._jobs.values():
+                    if job.state is JobState.WAITING:
+                        job.state = JobState.RUNNING
+                        return job
+                self._changed.wait()
+        return None
+
     def _fail(self, job: Job, message: str) -> None:
         for path in (job.result, partial_path(job.result)):
             remove(path)
@@ -221,10 +188,11 @@ class JobRunner:
 
     def _end(self, job: Job, state: JobState) -> None:
         """Set the final state; the first one is kept. The time is set before the state can be seen."""
-        if not job.state.over:
-            job.reserved_bytes = 0
-            job.ended_ns = self._clock.monotonic_ns()
-            job.state = state
+        with self._changed:
+            if not job.state.over:
+                job.reserved_bytes = 0
+                job.ended_ns = self._clock.monotonic_ns()
+                job.state = state
 
     def _run(self, job: Job) -> None:
         from streamdepth.pipeline import Pipeline
@@ -285,9 +253,10 @@ class JobRunner:
             self._remove(job)
 
     def _remove(self, job: Job) -> None:
-        with self._lock:
+        with self._changed:
             self._jobs.pop(job.id, None)
-        shutil.rmtree(job.folder, ignore_errors=True)
+        with contextlib.suppress(RuntimeError):  # close() has deleted everything
+            self.files.submit(shutil.rmtree, job.folder, ignore_errors=True)
 
 
 def _explain(job: Job, error: BaseException) -> str:
@@ -333,10 +302,10 @@ class JobsApi:
         job = self._runner.admit(name, look, length)
         try:
             await self._receive(request, job)
+            self._runner.submit(job)
         except BaseException:
             self._runner.cancel(job)
             raise
-        self._runner.submit(job)
         return web.json_response(job.to_dict(), status=202, headers={"Location": f"/v1/jobs/{job.id}"})
 
     async def index(self, _: web.Request) -> web.StreamResponse:
@@ -381,14 +350,14 @@ class JobsApi:
         return name, replace(base, **{"view": view, "transparent": False, **changes})
 
     async def _receive(self, request: web.Request, job: Job) -> None:
-        loop = asyncio.get_running_loop()
+        work = partial(asyncio.get_running_loop().run_in_executor, self._runner.files)
         count, limit = 0, self._settings.max_upload_bytes
         rate = self._settings.least_bytes_per_second
-        with job.upload.open("wb") as file:
+        with await work(self._runner.open, job) as file:
             async for chunk in self._bodies.chunks(request.content.readany, least_bytes_per_second=rate):
                 count += len(chunk)
                 if count > limit:
                     raise ApiError(413, f"{job.name} has more than {limit:,} bytes")
-                await loop.run_in_executor(None, self._runner.write, job, file, chunk)
+                await work(self._runner.write, job, file, chunk)
         if not count:
             raise ApiError(400, "the body is empty; send a video file")

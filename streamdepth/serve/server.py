@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from streamdepth.core.errors import DeadlineError, SinkError, plain_reason, redact
-from streamdepth.core.host import lower_priority, prepare_listener
+from streamdepth.core.host import prepare_listener
 from streamdepth.net.calls import GuessDelays
 from streamdepth.serve.api import LOGGER, ApiError, failure, harden, internal_error
 
@@ -95,7 +95,7 @@ class WebServer:
     async def _serve(self, bound: socket.socket, ready: Future[None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        self._loop.set_default_executor(ThreadPoolExecutor(None, "web-files", lower_priority))
+        self._loop.set_default_executor(ThreadPoolExecutor(None, "web-viewers"))
         runner = web.AppRunner(
             self._make_app(),
             handle_signals=False,

@@ -252,7 +252,7 @@ class WebSite:
         images = None
         if self._estimator is not None and self._image_worker is not None and self._jobs is not None:
             images = ImagesApi(self._estimator, self.settings, bodies, self._image_worker)
-            app.router.add_post("/v1/depth", images.depth)
+            images.add_to(app)
             JobsApi(self._jobs, self.settings, bodies, self.view.control).add_to(app)
         live = LiveApi(
             self.views,

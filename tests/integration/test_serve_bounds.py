@@ -23,9 +23,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from streamdepth.core.errors import DataFormatError
+from streamdepth.core.errors import DataFormatError, UsageError
 from streamdepth.core.frame import DepthMap, Sense
 from streamdepth.image.estimator import DepthEstimator
+from streamdepth.image.inputs import from_json
 from streamdepth.image.tensors import as_array, flat_values
 from streamdepth.serve.api import ApiError
 from streamdepth.serve.bodies import parse_json
@@ -147,6 +148,23 @@ def test_long_lists_of_numbers_are_parsed_in_pieces(values: list[float]) -> None
     typed = json.dumps({str(index): value for index, value in enumerate(values)})
     text = f'{{"data": {json.dumps(values)}, "typed": {typed}, "nested": [{json.dumps(values)}, []]}}'
     assert parse_json(text.encode()) == {"data": values, "typed": values, "nested": [values, []]}
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        ("QUJDREVGR0g=", b"ABCDEFGH"),
+        ("QUJD REVG\nR0g", b"ABCDEFGH"),
+        ("QUJDREVGR0g=  \n  ", b"ABCDEFGH"),
+        ("-_-_", b"\xfb\xff\xbf"),
+    ],
+)
+def test_base64_is_decoded_in_pieces(text: str, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert from_json(text) == data
+    monkeypatch.setattr("streamdepth.image.inputs._PIECE_CHARS", 5)
+    assert from_json(text) == data
+    with pytest.raises(UsageError, match="not base64"):
+        from_json(text + "=A")
 
 
 @pytest.mark.parametrize(

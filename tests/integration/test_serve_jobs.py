@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import threading
 import urllib.request
 from typing import TYPE_CHECKING, Any
@@ -217,6 +218,9 @@ def test_a_running_job_is_cancelled(tmp_path: Path) -> None:
     for site in started(fake_estimator(before=block)):
         answer = send(site, clip(tmp_path))
         assert running.wait(10)
+        for _ in range(8):  # jobs that are deleted while they wait take no place
+            waiting = send(site, b"x")
+            assert http(site.address + waiting.headers["location"], method="DELETE").status == 204
         assert http(site.address + answer.headers["location"], method="DELETE").status == 204
         go.set()
         until_empty(site)
@@ -224,13 +228,22 @@ def test_a_running_job_is_cancelled(tmp_path: Path) -> None:
 
 
 def test_an_upload_that_stalls_is_given_up() -> None:
-    import socket
-
     for site in started(fake_estimator(), stall_seconds=0.3):
         with socket.create_connection(("127.0.0.1", site.port)) as half:
             half.sendall(b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
             assert b" 408 " in half.recv(100)
         until_empty(site)
+
+
+def test_an_upload_whose_job_is_deleted_ends(site: WebSite) -> None:
+    with socket.create_connection(("127.0.0.1", site.port)) as half:
+        half.settimeout(10)
+        half.sendall(b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
+        number = eventually(lambda: http(f"{site.address}/v1/jobs").json, "the upload begins")[0]["id"]
+        assert http(f"{site.address}/v1/jobs/{number}", method="DELETE").status == 204
+        half.sendall(bytes(997))
+        assert b" 409 " in half.recv(100)
+    assert not http(f"{site.address}/v1/jobs").json
 
 
 def test_it_stops_while_a_job_runs(tmp_path: Path) -> None:

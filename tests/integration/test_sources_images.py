@@ -158,10 +158,14 @@ def gray(values: NDArray[np.generic]) -> NDArray[np.uint8]:
         (Image.fromarray(np.full((18, 24), 7e9, np.float32)), gray(np.zeros((18, 24))), 0),
     ],
 )
-def test_every_mode_becomes_rgb(image: Image.Image, expected: NDArray[np.uint8], tolerance: int) -> None:
+def test_every_mode_becomes_rgb(
+    image: Image.Image, expected: NDArray[np.uint8], tolerance: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rgb = rgb_from_pil(image)
     assert rgb.shape == (18, 24, 3)
     assert np.abs(rgb.astype(int) - expected.astype(int)).max() <= tolerance
+    monkeypatch.setattr("streamdepth.media.images._STRIP_PIXELS", 24 * 5)
+    np.testing.assert_array_equal(rgb_from_pil(image), rgb)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
