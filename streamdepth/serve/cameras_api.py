@@ -88,6 +88,8 @@ class CameraAccess:
             if not self._tests:
                 raise ApiError(403, "synthetic scenes may not be added; start the server with --add-cameras test:")
             return
+        if "\\" in source or "#" in source:  # parsers disagree whether the host ends there
+            raise ApiError(400, "\\ and # must be percent-encoded in the URL of a camera")
         if "://" not in source:
             raise ApiError(403, "a request can name network cameras only; name files and devices in the server's file")
         try:

@@ -179,7 +179,7 @@ class LiveApi:
         for channel in self._channels:
             if channel.view.name == name:
                 return channel
-        names = ", ".join(channel.view.name for channel in self._channels)
+        names = ", ".join(channel.view.name for channel in self._channels if channel.view.name) or "none"
         raise ApiError(404, f"no source is called {name[:100]!r}; there are {names}")
 
     def _state(self, channel: LiveChannel) -> dict[str, Any]:

@@ -28,7 +28,8 @@ class WebSettings:
 
     Attributes:
         max_connections: simultaneous TCP connections. When all are in use, the connection that has been idle longest is
-            closed for a new one; where none is idle, the new one is closed.
+            closed for a new one, or else the oldest one without a valid token; where there is neither, the new one is
+            closed.
         max_viewers: simultaneous Motion JPEG viewers; they share one encoder.
         max_rtc_viewers: simultaneous WebRTC viewers, each with its own encoder; further ones fall back to Motion JPEG.
         max_body_bytes: request body with images.

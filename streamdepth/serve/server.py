@@ -114,16 +114,18 @@ class WebServer:
             await runner.cleanup()
 
     def admit(self, transport: asyncio.Transport, runner: web.AppRunner) -> None:
-        """Serve a new connection, in place of the one that has been idle longest if there are too many. On the loop."""
+        """Serve a new connection. If there are too many, it replaces the one that has been idle longest, or else the
+        oldest one without a valid token. On the loop.
+        """
         manager = runner.server
         assert manager is not None and self._loop is not None  # noqa: PT018, S101 - after setup()
         connections = [one for one in manager.connections if isinstance(one, _Connection) and one.transport is not None]
         if len(connections) >= self._max_connections:
-            idle = [one for one in connections if one.idle]
-            if not idle:
+            replaceable = [one for one in connections if one.idle or not one.authenticated]
+            if not replaceable:
                 transport.close()
                 return
-            min(idle, key=lambda one: one.idle_since).force_close()
+            min(replaceable, key=lambda one: (not one.idle, one.idle_since)).force_close()
         connection = _Connection(
             manager, loop=self._loop, access_log=None, logger=_logger(), keepalive_timeout=_KEEPALIVE_SECONDS
         )
@@ -132,13 +134,19 @@ class WebServer:
 
 
 class _Connection(web.RequestHandler):
-    """A connection whose errors look like all other answers, and that can be closed while it is idle."""
+    """A connection whose errors look like all other answers, and that can be closed while it is idle.
 
-    __slots__ = ("idle_since",)
+    Attributes:
+        idle_since: when the last answer ended.
+        authenticated: the request that is being handled may be handled, and is not for an open path.
+    """
+
+    __slots__ = ("authenticated", "idle_since")
 
     def __init__(self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         super().__init__(manager, loop=loop, **options)
         self.idle_since = loop.time()
+        self.authenticated = False
 
     @property
     def idle(self) -> bool:
@@ -150,6 +158,7 @@ class _Connection(web.RequestHandler):
             return await super().finish_response(*arguments)
         finally:
             self.idle_since = self._loop.time()
+            self.authenticated = False
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -282,6 +291,8 @@ class AuthMiddleware:
             if request.path == "/" and request.method == "GET":
                 return await self._login_page(request)
             return failure(401, "a token is required; send it as Authorization: Bearer TOKEN, or open the page's link")
+        if request.path not in self._open_paths and isinstance(request.protocol, _Connection):
+            request.protocol.authenticated = True
         return await handler(request)
 
     async def login(self, request: web.Request) -> web.StreamResponse:

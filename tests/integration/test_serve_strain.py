@@ -106,6 +106,23 @@ def test_viewers_and_connections_are_bounded() -> None:
         eventually(lambda: answers(run), "room again")
 
 
+def test_requests_without_a_token_keep_no_connections_from_others() -> None:
+    with running(token=TOKEN, settings=WebSettings(max_connections=4)) as run:
+        bearer = {"Authorization": f"Bearer {TOKEN}"}
+        request = urllib.request.Request(f"{run.url}/v1/live.mjpg", headers=bearer)
+        with urllib.request.urlopen(request, timeout=10) as viewer:
+            login = f"POST /login HTTP/1.1\r\nHost: 127.0.0.1:{run.site.port}\r\nContent-Type: application/json\r\n"
+            stalled = []
+            for _ in range(6):
+                stalled.append(socket.create_connection(("127.0.0.1", run.site.port), timeout=10))
+                stalled[-1].sendall(f"{login}Content-Length: 100\r\n\r\n{{".encode())
+                read_parts(viewer, 1)  # meanwhile the request begins
+            assert http(f"{run.url}/v1/state", headers=bearer).status == 200
+            assert len(read_parts(viewer, 3)) == 3
+            for one in stalled:
+                one.close()
+
+
 def answers(run: Running) -> bool:
     try:
         return http(f"{run.url}/healthz").status == 200

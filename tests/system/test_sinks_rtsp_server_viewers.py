@@ -57,10 +57,14 @@ def test_garbage_and_half_open_connections_harm_nobody() -> None:
 
 def test_limit_on_clients() -> None:
     with serving(max_clients=2) as sink, Feeder(sink), RawClient(sink.port) as first, RawClient(sink.port) as second:
-        assert first.request("OPTIONS")[0] == second.request("OPTIONS")[0] == 200
+        setup = {"Transport": "RTP/AVP/TCP;unicast"}
+        assert first.request("SETUP", **setup)[0] == second.request("OPTIONS")[0] == 200
         with RawClient(sink.port) as third:
-            assert third.request("OPTIONS")[0] == 503
-            assert third.closed()
+            assert third.request("SETUP", **setup)[0] == 200
+            assert second.closed()  # had no session
+            with RawClient(sink.port) as fourth:
+                assert fourth.request("OPTIONS")[0] == 503
+                assert fourth.closed()
         assert first.request("DESCRIBE")[0] == 200
 
 
@@ -126,6 +130,23 @@ def test_wrong_passwords_are_answered_one_after_the_other() -> None:
         finally:
             for one in clients:
                 one.socket.close()
+
+
+def test_requests_behind_a_wrong_password_do_not_accumulate() -> None:
+    wrong = f"Authorization: Basic {base64.b64encode(b'user:wrong').decode()}"
+    with serving("rtsp://user:password@127.0.0.1:0/depth") as sink:
+        clients = [RawClient(sink.port) for _ in range(5)]
+        try:
+            for client in clients:
+                client.socket.settimeout(1)
+                client.socket.sendall(f"DESCRIBE {client.url} RTSP/1.0\r\nCSeq: 1\r\n{wrong}\r\n\r\n".encode())
+            with contextlib.suppress(TimeoutError):
+                clients[-1].socket.sendall(b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n" * 300_000)
+            assert sink._server._hub is not None
+            assert max(len(viewer._waiting) for viewer in sink._server._hub._viewers) < 10_000
+        finally:
+            for client in clients:
+                client.socket.close()
 
 
 def test_streams_share_a_server() -> None:

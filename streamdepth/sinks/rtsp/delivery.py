@@ -118,8 +118,8 @@ class Settings:
     """Limits of a server.
 
     Attributes:
-        max_clients: connections that are served; a few more are answered 503, the rest are closed. A connection that
-            has sent no complete request is closed for a new one.
+        max_clients: connections that are served; a few more are answered 503, the rest are closed. A connection
+            without a session is closed for a new one, the oldest first.
         backlog_bytes: unsent bytes at which a viewer skips to the next key frame.
         stall_seconds: how long a viewer may stay that far behind before it is disconnected.
         idle_seconds: time for a complete request before the session begins.

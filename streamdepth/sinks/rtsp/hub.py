@@ -140,12 +140,12 @@ class Hub:
 
     def join(self, viewer: Viewer) -> bool | None:
         if len(self._viewers) >= self.settings.max_clients:
-            for other in self._viewers:
-                if not other.has_asked:
-                    self.count("idle")
-                    self._viewers.discard(other)
-                    other.abort()
-                    break
+            without_session = [one for one in self._viewers if one.state is ViewerState.INIT]
+            if without_session:
+                oldest = min(without_session, key=lambda one: one.made_at)
+                self.count("idle")
+                self._viewers.discard(oldest)
+                oldest.abort()
         if len(self._viewers) >= self.settings.max_clients + _SPARE_CONNECTIONS:
             self.count("refused")
             return None

@@ -85,10 +85,9 @@ class Viewer(asyncio.Protocol):
         self._refused = False
         self._session = ""
         self._delivery: Delivery | None = None
-        self._made_at = self._heard_at = host.now()
+        self.made_at = self._heard_at = host.now()
         self._stuck_since: float | None = None
         self.mount: Mount | None = None
-        self.has_asked = False
         self.state = ViewerState.INIT
 
     # Connection
@@ -165,7 +164,7 @@ class Viewer(asyncio.Protocol):
         elif self.state is ViewerState.READY:
             idle = silent_seconds > settings.session_seconds
         else:
-            idle = silent_seconds > settings.idle_seconds or now - self._made_at > settings.setup_seconds
+            idle = silent_seconds > settings.idle_seconds or now - self.made_at > settings.setup_seconds
         if idle:
             self._host.count("idle")
             self.abort()
@@ -177,7 +176,6 @@ class Viewer(asyncio.Protocol):
             if self._connection is None or self._connection.is_closing():
                 self._waiting.clear()
                 return
-            self.has_asked = True
             self._handle(self._waiting.pop(0))
 
     def _handle(self, request: Message) -> None:
@@ -223,7 +221,7 @@ class Viewer(asyncio.Protocol):
         elif request.method == "TEARDOWN":
             # The connection stays open: players still send on it, and one of them reports a close as an error.
             self._end_delivery()
-            self._session, self.mount, self._made_at = "", None, self._host.now()
+            self._session, self.mount, self.made_at = "", None, self._host.now()
             self._set_state(ViewerState.INIT)
             self._reply(200, base)
         else:
@@ -290,12 +288,16 @@ class Viewer(asyncio.Protocol):
         self._host.count("unauthorized")
         delay_seconds = self._host.guess_delay_seconds(self._peer)
         self._delay = asyncio.get_running_loop().call_later(delay_seconds, self._refuse, answer)
+        if self._connection is not None:
+            self._connection.pause_reading()  # further requests must not accumulate in memory
         return False
 
     def _refuse(self, answer: dict[str, str]) -> None:
         self._delay = None
         self._reply(401, answer)
         self._handle_waiting()
+        if self._delay is None and self._connection is not None:
+            self._connection.resume_reading()
 
     def _find(self, request: Message) -> Mount | None:
         try:
