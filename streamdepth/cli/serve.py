@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from streamdepth.config.commands import ServeConfig
     from streamdepth.core.contracts import Source
     from streamdepth.image.estimator import DepthEstimator
-    from streamdepth.pipeline.stabilization import StabilizeSwitch
     from streamdepth.serve.site import WebSite
 
 
@@ -34,6 +33,7 @@ def serve(config: ServeConfig) -> None:
     from streamdepth.core.look import LookControl, View
     from streamdepth.depth.range import RangeSpec, RangeSwitch
     from streamdepth.image.estimator import DepthEstimator
+    from streamdepth.pipeline.stabilization import StabilizeSwitch
     from streamdepth.serve.options import WebSettings
     from streamdepth.serve.site import WebSite
     from streamdepth.sources.select import source_for
