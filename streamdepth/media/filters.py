@@ -21,6 +21,7 @@ _MATRIX = {1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9
 
 
 DEINTERLACED = "interlaced frames are deinterlaced; --deinterlace off disables it"
+INTERLACED = "interlaced frames are kept, and video files flag them as progressive; omit --deinterlace off"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.clock import MediaClock
 from streamdepth.core.errors import SourceError
-from streamdepth.media.filters import DEINTERLACED, Deinterlacer, has_alpha
+from streamdepth.media.filters import DEINTERLACED, INTERLACED, Deinterlacer, has_alpha
 from streamdepth.media.side_data import FrameNormalizer, hdr_of
 from streamdepth.sources.timestamps import PacketStamp, Timeline, packet_stamps
 
@@ -125,8 +125,8 @@ class Decoding:
             self.note = f"rotation converts {coded_format} to {self.first.format.name}"
         elif stream.metadata.get("alpha_mode") == "1" and not has_alpha(coded_format):
             self.note = f"alpha is not decoded ({stream.codec_context.name}); convert the file to .mov first"
-        deinterlaced = DEINTERLACED if self.deinterlacer.used else ""
-        self.note = "; ".join(note for note in (self.note, deinterlaced, self.hardware_note) if note)
+        fields = DEINTERLACED if self.deinterlacer.used else INTERLACED if raw_first.interlaced_frame else ""
+        self.note = "; ".join(note for note in (self.note, fields, self.hardware_note) if note)
 
     def stamps(self) -> Iterator[PacketStamp]:
         """Time stamps of the packets of the video; opens and closes the container."""
