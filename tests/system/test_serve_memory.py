@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-MEMORY_MB = 2500
+MEMORY_MB = 2000
 """What ``serve`` takes at most with its default limits: the process itself, one request with 50 megapixels at a time
-(1.2 GB), bodies (128 MB), and one video job."""
-GAP_SECONDS = 2.0
+(0.9 GB), bodies (128 MB), and one video job."""
+GAP_SECONDS = 0.5
 """Longest gap of a viewer, beyond that of a second server that is not attacked: both run on the cores that the clients
 and other programs use. Parsing on the event loop took 5 to 16 s."""
 ROUNDS = 3
