@@ -164,7 +164,8 @@ def _gray_8bit(image: Image.Image) -> NDArray[np.uint8]:
             highs.append(float(finite.max()))
     low, high, integer = min(lows, default=0.0), max(highs, default=0.0), image.mode != "F"
     if integer and low >= 0 and high <= 65535:
-        low, high = 0.0, 65535.0
+        # 8-bit values in 32 bits are taken as they are, as Pillow converts them
+        low, high = 0.0, 255.0 if image.mode == "I" and high <= 255 else 65535.0
     elif not integer and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
     gray = np.empty((image.height, image.width), np.uint8)

@@ -152,6 +152,7 @@ def gray(values: NDArray[np.generic]) -> NDArray[np.uint8]:
         (Image.fromarray(RGB).convert("YCbCr"), RGB, 3),
         (Image.fromarray(GRADIENT.astype(np.uint16)), gray(np.round(GRADIENT // 1 / 257)), 0),
         (Image.fromarray(GRADIENT.astype(np.int32)), gray(np.round(GRADIENT // 1 / 257)), 0),
+        (Image.fromarray((GRADIENT // 257).astype(np.int32)), gray(GRADIENT // 257), 0),
         (Image.fromarray((GRADIENT * 1000).astype(np.int32)), gray(np.round(GRADIENT / 257)), 1),
         (Image.fromarray((GRADIENT / 65535).astype(np.float32)), gray(np.round(GRADIENT / 257)), 1),
         (Image.fromarray(np.full((18, 24), np.nan, np.float32)), gray(np.zeros((18, 24))), 0),
