@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -36,7 +37,8 @@ def main() -> None:
     parser.add_argument("--loop", type=float, default=100.0, help="rate of the polling loop")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    print(machine())
+    print(machine(), "|", "python", *sys.argv)
+    print("| loop | results of frames | median | p95 | p99 |\n|---|---|---|---|---|")
     rows = []
     with sd.DepthEstimator(options.model) if options.model else sd.DepthEstimator() as estimator:
         for name in ("waiting", f"latest() at {options.loop:g} Hz", "waiting, 50 ms of work"):

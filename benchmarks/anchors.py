@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
+from support.timing import machine
 
 import streamdepth as sd
 from streamdepth.core.errors import DataFormatError
@@ -29,6 +31,7 @@ _ONE_SIGMA = 0.683
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
+    print(machine(), "|", "python", *sys.argv)
     cases = _cases(parser.parse_args().folders)
     own = alignment._PRIOR_ERROR, alignment._PRIOR_COUNT
     # Rows of (folder, photograph, points, share within, median error), for each prior.

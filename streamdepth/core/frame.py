@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from streamdepth.core.errors import DataFormatError
 
@@ -202,11 +202,18 @@ class Frame:
     def to_rgb(self) -> NDArray[np.uint8]:
         """The image as a new uint8 [H, W, 3] array, RGB, full range."""
         import numpy as np
-        from av.video.reformatter import VideoReformatter
 
-        # VideoFrame.reformat keeps a converter with two threads per frame, and whole shots of frames stay in memory.
-        converted = VideoReformatter().reformat(self.image, format="rgb24")
-        return np.asarray(converted.to_ndarray(), dtype=np.uint8)
+        return np.asarray(converted(self.image, format="rgb24").to_ndarray(), dtype=np.uint8)
+
+
+def converted(image: av.VideoFrame, **to: Any) -> av.VideoFrame:
+    """``image.reformat(**to)``, for threads that share an image: each gets its own converter.
+
+    A ``VideoFrame`` has one: two threads that use it at once wait for each other forever, and it stays in memory.
+    """
+    from av.video.reformatter import VideoReformatter
+
+    return VideoReformatter().reformat(image, **to)
 
 
 def image_from_array(array: NDArray[np.uint8], layout: Layout) -> av.VideoFrame:

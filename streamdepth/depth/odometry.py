@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from streamdepth.core.errors import DataFormatError, UsageError
-from streamdepth.core.frame import DepthMap, Sense
+from streamdepth.core.frame import DepthMap, Sense, converted
 from streamdepth.depth.alignment import Alignment, align
 from streamdepth.depth.anchors import Anchor
 
@@ -332,7 +332,7 @@ def _gray(image: av.VideoFrame) -> NDArray[np.uint8]:
     """The frame, at most 640 px wide, uint8 [h, w]."""
     width = min(_SIDE_PX, image.width)
     height = max(1, round(image.height * width / image.width))
-    small = image.reformat(width=width, height=height, format="gray", interpolation="AREA")
+    small = converted(image, width=width, height=height, format="gray", interpolation="AREA")
     return np.ascontiguousarray(small.to_ndarray(), np.uint8)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from streamdepth.core.frame import converted
 from streamdepth.media.images import encode_png
 
 if TYPE_CHECKING:
@@ -181,14 +182,16 @@ def probe(shown: Shown, x: float, y: float, *, inverse: bool = True) -> Probe:
 
 def png(image: av.VideoFrame) -> bytes:
     """A frame as RGB PNG."""
-    return encode_png(np.asarray(image.to_ndarray(format="rgb24"), np.uint8))
+    return encode_png(np.asarray(converted(image, format="rgb24").to_ndarray(), np.uint8))
 
 
 def jpeg(image: av.VideoFrame, quality: int) -> bytes:
     """A frame as JPEG."""
     import cv2
 
-    done, data = cv2.imencode(".jpg", image.to_ndarray(format="bgr24"), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    done, data = cv2.imencode(
+        ".jpg", converted(image, format="bgr24").to_ndarray(), [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )
     if not done:
         raise ValueError("the frame cannot be encoded as JPEG")
     return data.tobytes()

@@ -10,6 +10,7 @@ import av
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
+from streamdepth.core.frame import converted
 from streamdepth.serve.api import ApiError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _for_encoder(image: av.VideoFrame) -> av.VideoFrame:
     width, height = (max(2, round(side * scale)) & ~1 for side in (image.width, image.height))
     if (width, height, "yuv420p") == (image.width, image.height, image.format.name):
         return av.VideoFrame.from_ndarray(image.to_ndarray(), format="yuv420p")
-    return image.reformat(width=width, height=height, format="yuv420p", interpolation="AREA")
+    return converted(image, width=width, height=height, format="yuv420p", interpolation="AREA")
 
 
 class Peers:

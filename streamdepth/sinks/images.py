@@ -13,6 +13,7 @@ import numpy as np
 
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, UsageError, nearest
+from streamdepth.core.frame import converted
 from streamdepth.media.filters import has_alpha
 from streamdepth.media.images import encode_png
 from streamdepth.sinks.encoding import CONTAINERS
@@ -214,5 +215,5 @@ def to_image(image: av.VideoFrame, *, alpha: bool) -> Image:
     if name in ("gray", "gray8"):
         return fromarray(image.to_ndarray())
     if alpha and has_alpha(name):
-        return fromarray(image.to_ndarray(format="rgba"))
-    return fromarray(image.to_ndarray(format="rgb24"))
+        return fromarray(converted(image, format="rgba").to_ndarray())
+    return fromarray(converted(image, format="rgb24").to_ndarray())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -14,7 +15,7 @@ import pytest
 import streamdepth as sd
 from streamdepth.cli.main import main
 from streamdepth.core.errors import DataFormatError, OutputExistsError, UsageError
-from streamdepth.core.frame import DepthRange, Result
+from streamdepth.core.frame import DepthRange, Result, converted
 from streamdepth.geometry.intrinsics import Distortion
 from streamdepth.sinks.robotics.mcap import McapSink
 from streamdepth.sinks.robotics.metric import flying
@@ -365,3 +366,17 @@ def test_intrinsics_and_errors_of_depth_files(tmp_path: Path) -> None:
                 assert repr([frame.anchor_error for frame in reader]) == repr(errors)
     line = json.loads((tmp_path / "d" / "depth.jsonl").read_text().splitlines()[0])
     assert json.loads(line["intrinsics"])["fx"] == 25
+
+
+def test_outputs_share_a_frame() -> None:
+    """Converted on several threads at once; ``VideoFrame.reformat`` hung or crashed there."""
+    image = paint(640, 480, 1)
+    sides = (8, 64, 128, 200)
+    want = {side: converted(image, width=side, height=side, format="rgb24").to_ndarray() for side in sides}
+
+    def same(side: int) -> bool:
+        made = [converted(image, width=side, height=side, format="rgb24").to_ndarray() for _ in range(25)]
+        return all(np.array_equal(one, want[side]) for one in made)
+
+    with ThreadPoolExecutor(len(sides)) as threads:
+        assert all(threads.map(same, sides, timeout=60))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamdepth.core.errors import redact
-from streamdepth.core.frame import Frame, Sense
+from streamdepth.core.frame import Frame, Sense, converted
 from streamdepth.geometry.intrinsics import Distortion, Intrinsics
 from streamdepth.version import __version__
 
@@ -310,7 +310,7 @@ _FLAT_LEVELS, _ALIKE = 4.0, 0.5
 
 def thumbnail(image: av.VideoFrame) -> bytes:
     """The frame as 8x8 gray: enough to tell whether depth belongs to a clip."""
-    small = image.reformat(width=_SIDE_PX, height=_SIDE_PX, format="gray", interpolation="AREA")
+    small = converted(image, width=_SIDE_PX, height=_SIDE_PX, format="gray", interpolation="AREA")
     return small.to_ndarray().tobytes()
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, UsageError
+from streamdepth.core.frame import converted
 from streamdepth.sinks.depth.sink import resized
 from streamdepth.sinks.files import MuxedFile, OutputFile, claim_folder, make_folder, write_whole
 from streamdepth.sinks.robotics.metric import metres_of, origin, package
@@ -118,7 +119,7 @@ class LeRobotSink(BaseSink):
         if result.depth.anchor_error is not None:
             self._error = float(np.fmax(result.depth.anchor_error, math.nan if self._error is None else self._error))
         width, height = self._size
-        image = result.frame.image.reformat(width=width, height=height, format="yuv420p")
+        image = converted(result.frame.image, width=width, height=height, format="yuv420p")
         self._mux(_CAMERA, image)
         self._beyond += bool((metres > self._depth_max_m).any())
         known = np.clip(metres[np.isfinite(metres)], DEPTH_MIN_M, self._depth_max_m)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamdepth.core.errors import DataFormatError, MissingDependencyError, SinkError, install_command
-from streamdepth.core.frame import Sense
+from streamdepth.core.frame import Sense, converted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,7 +57,7 @@ def origin(anchor_error: float | None) -> str:
 
 def colors_of(frame: Frame, width_px: int, height_px: int) -> NDArray[np.uint8]:
     """The frame at this size, uint8 [height, width, 3] RGB."""
-    small = frame.image.reformat(width=width_px, height=height_px, format="rgb24", interpolation="AREA")
+    small = converted(frame.image, width=width_px, height=height_px, format="rgb24", interpolation="AREA")
     return np.asarray(small.to_ndarray(), np.uint8)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from streamdepth.core import limits
 from streamdepth.core.errors import SinkError, UsageError
-from streamdepth.core.frame import ColorTags
+from streamdepth.core.frame import ColorTags, converted
 from streamdepth.sinks.encoder_settings import AUTO, PRESETS, stream_options
 from streamdepth.sinks.rtsp.delivery import CLOCK_RATE, TIME_BASE, AccessUnit, Packetizer
 
@@ -298,7 +298,7 @@ def _own(image: av.VideoFrame, size: tuple[int, int]) -> av.VideoFrame:
     """A yuv420p copy: pts and picture type must not be written to a frame that other sinks use."""
     import av
 
-    frame = image.reformat(width=size[0], height=size[1], format="yuv420p")
+    frame = converted(image, width=size[0], height=size[1], format="yuv420p")
     if frame is not image:
         return frame
     copy = av.VideoFrame(size[0], size[1], "yuv420p")

@@ -14,6 +14,7 @@ import numpy as np
 from streamdepth.core.clock import Clock, SystemClock
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, StopPipeline, UsageError
+from streamdepth.core.frame import converted
 from streamdepth.media.filters import has_alpha
 from streamdepth.sinks.files import write_whole
 from streamdepth.sinks.window.backend import Backend, Cv2Backend
@@ -330,8 +331,8 @@ def window_size_px(width_px: int, height_px: int) -> tuple[int, int]:
 def to_bgr(image: av.VideoFrame) -> NDArray[np.uint8]:
     """A new uint8 [H, W, 3] BGR array of a frame of any format; alpha over a gray checkerboard."""
     if not has_alpha(image.format.name):
-        return np.array(image.to_ndarray(format="bgr24"), np.uint8)
-    bgra = image.to_ndarray(format="bgra")
+        return np.array(converted(image, format="bgr24").to_ndarray(), np.uint8)
+    bgra = converted(image, format="bgra").to_ndarray()
     height, width = bgra.shape[:2]
     y, x = np.ogrid[:height, :width]
     board = np.where((x // _CHECKER_PX + y // _CHECKER_PX) % 2 == 0, *_CHECKER).astype(np.float32)[..., None]
