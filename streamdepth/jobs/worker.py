@@ -122,7 +122,9 @@ class Worker:
             ) as pipeline:
                 stats = pipeline.run()
             if not sink.frames:
-                raise SourceError(f"{settings.source_id}: no frame of segment {segment.number} can be decoded")
+                raise SourceError(
+                    f"{settings.source_id}: no frame of segment {segment.number + 1} can be decoded; check the file"
+                )
             content = sink.statistics(replace(stats, sinks=())).to_bytes()
         folder.write(WorkFile.STATISTICS.of(segment), content)
         return stats
@@ -223,7 +225,8 @@ def _write_parts(
             if frame is None or frame.pts != known.pts:
                 found = "its end" if frame is None else f"pts {frame.pts}"
                 raise SourceError(
-                    f"{source.id} gave {found} instead of pts {known.pts} in the second pass; was it modified?"
+                    f"{source.id} gave {found} instead of pts {known.pts} in the second pass (was it modified?); "
+                    "run again"
                 )
             depth, depth_range = next(depths), DepthRange(float(lo), float(hi))
             image = None if colorizer is None else colorizer.render(frame.image, depth, depth_range, look)

@@ -213,14 +213,19 @@ class TestSegments:
         assert "--overwrite replaces it" in capsys.readouterr().err
 
     @pytest.mark.slow
-    def test_two_worker_processes_share_the_bucket(self, bucket: Any, model: Path, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("engine", ["local", "ray"])
+    def test_two_worker_processes_share_the_bucket(self, engine: str, bucket: Any, model: Path, tmp_path: Path) -> None:
+        """Stabilized: the state of the filter is in the bucket too."""
+        if engine == "ray":
+            need.module("ray", "the extra ray")
         clip = write_clip(tmp_path / "w.mp4", frames=60, width=64, height=48, draw=draw_index)
-        bucket.put_file(str(clip), "clips/two/w.mp4")
-        more = ["-m", str(model), "--provider", "cpu", "--segment", "0.5", "--workers", "2", "-q"]
+        bucket.put_file(str(clip), f"clips/{engine}/w.mp4")
+        more = ["-m", str(model), "--provider", "cpu", "--stabilize", "on", "-q"]
         assert main(["run", str(clip), "--data", f"{tmp_path}/d.mkv", *more]) == 0
-        assert main(["run", "s3://clips/two/w.mp4", "--data", "s3://clips/two/d.mkv", *more]) == 0
+        more += ["--segment", "0.5", "--workers", "2", "--engine", engine]
+        assert main(["run", f"s3://clips/{engine}/w.mp4", "--data", f"s3://clips/{engine}/d.mkv", *more]) == 0
         bucket.invalidate_cache()
-        bucket.get_file("clips/two/d.mkv", str(tmp_path / "got.mkv"))
+        bucket.get_file(f"clips/{engine}/d.mkv", str(tmp_path / "got.mkv"))
         assert _depth(tmp_path / "got.mkv") == _depth(tmp_path / "d.mkv")
 
 
