@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
@@ -80,7 +81,16 @@ class TestIw3:
         codes = [cv2.imread(str(tmp_path / "depth" / f"{n:06d}.png"), cv2.IMREAD_UNCHANGED) for n in range(5)]
         nearest = [float(image[24, -1]) / 65535 for image in codes if image is not None]
         np.testing.assert_allclose(nearest, np.array([1, 2, 3, 4, 5]) / 5, atol=0.08)
-        assert "audio_file" not in yaml.safe_load(output.read_text())
+        said = yaml.safe_load(output.read_text())
+        assert "audio_file" not in said
+        assert said["fps"] == 25
+
+    def test_frames_that_are_not_evenly_timed(self, tmp_path: Path) -> None:
+        given = [
+            replace(one, frame=replace(one.frame, pts=pts)) for one, pts in zip(results(3), (0, 1, 10), strict=True)
+        ]
+        run_sink(Iw3Sink(tmp_path / "iw3_export.yml"), stream_info(), given)
+        assert yaml.safe_load((tmp_path / "iw3_export.yml").read_text())["fps"] == 5  # two steps in 0.4 s
 
     def test_wrong_use(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"the only \.yml output is that of iw3; name it .*iw3_export\.yml"):

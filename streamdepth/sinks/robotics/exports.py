@@ -109,6 +109,7 @@ class Iw3Sink(_ClipSink):
     def __init__(self, path: str | Path, *, overwrite: bool = False, model: str = "") -> None:
         super().__init__(str(path))
         self._path, self._overwrite, self._model = Path(path), overwrite, model
+        self._span = (Fraction(0), Fraction(0))
         if self._path.name != IW3_FILE:
             raise UsageError(f"{path}: the only .yml output is that of iw3; name it {self._path.parent / IW3_FILE}")
 
@@ -123,6 +124,8 @@ class Iw3Sink(_ClipSink):
         self._stream = stream
 
     def process(self, result: Result) -> None:
+        seconds = result.frame.pts * result.frame.time_base
+        self._span = (self._span[0] if self._shapes else seconds, seconds)
         self._keep(result.depth)
         self._write("rgb", len(self._shapes) - 1, result.frame.to_rgb()[..., ::-1])
 
@@ -142,7 +145,7 @@ class Iw3Sink(_ClipSink):
         content: dict[str, Any] = {
             "type": "video",
             "basename": Path(self._info.source_id).stem,
-            "fps": float(self._info.rate or 25),
+            "fps": float(self._rate),
             "rgb_dir": "rgb",
             "depth_dir": "depth",
             **({"audio_file": "audio.m4a"} if audio else {}),
@@ -152,6 +155,13 @@ class Iw3Sink(_ClipSink):
             "user_data": {"model": self._model, "metres": "absent: nearness from 0 to 65535 = nearest of the clip"},
         }
         write_whole(self._path, yaml.safe_dump(content, sort_keys=False).encode())
+
+    @property
+    def _rate(self) -> Fraction:
+        """Frames per second; of frames that are not evenly timed, their average, so that the audio fits."""
+        rate, seconds, steps = self._info.rate or Fraction(25), self._span[1] - self._span[0], len(self._shapes) - 1
+        uneven = steps > 0 and abs(seconds * rate - steps) > 1
+        return steps / seconds if uneven and seconds > 0 else rate
 
     def _write(self, folder: str, index: int, pixels: NDArray[Any]) -> None:
         import cv2
@@ -187,7 +197,7 @@ class Iw3Sink(_ClipSink):
                     return False
                 base = Fraction(stream.time_base or 1)
                 origin = round(info.origin_seconds / base)
-                end = info.origin_seconds + Fraction(len(self._shapes)) / (info.rate or 25)
+                end = info.origin_seconds + len(self._shapes) / self._rate
                 for packet in source.demux(stream):
                     if self._interrupted or packet.pts is None or packet.pts * base >= end:
                         break
