@@ -27,9 +27,8 @@ class WebSettings:
     """Limits of a web server. All numbers are greater than 0.
 
     Attributes:
-        max_connections: simultaneous TCP connections. When all are in use, the connection that has been idle longest is
-            closed for a new one, or else the oldest one without a valid token; where there is neither, the new one is
-            closed.
+        max_connections: simultaneous TCP connections. When all are in use, a new one replaces the one that has been
+            idle, or without a valid token, for longest; where there is none, the new one is closed.
         max_viewers: simultaneous Motion JPEG viewers; they share one encoder.
         max_rtc_viewers: simultaneous WebRTC viewers, each with its own encoder; further ones fall back to Motion JPEG.
         max_body_bytes: request body with images.

@@ -114,8 +114,8 @@ class WebServer:
             await runner.cleanup()
 
     def admit(self, transport: asyncio.Transport, runner: web.AppRunner) -> None:
-        """Serve a new connection. If there are too many, it replaces the one that has been idle longest, or else the
-        oldest one without a valid token. On the loop.
+        """Serve a new connection. If there are too many, it replaces one that is idle or has sent no valid token: the
+        one whose last answer, or whose beginning, is longest ago. On the loop.
         """
         manager = runner.server
         assert manager is not None and self._loop is not None  # noqa: PT018, S101 - after setup()
@@ -125,7 +125,7 @@ class WebServer:
             if not replaceable:
                 transport.close()
                 return
-            min(replaceable, key=lambda one: (not one.idle, one.idle_since)).force_close()
+            min(replaceable, key=lambda one: one.idle_since).force_close()
         connection = _Connection(
             manager, loop=self._loop, access_log=None, logger=_logger(), keepalive_timeout=_KEEPALIVE_SECONDS
         )
