@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import mmap
-import time
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
 from streamdepth.core.errors import ModelError
-from streamdepth.core.host import cache_root, digest, write_whole
 from streamdepth.models.config import refuse_other_formats
 from streamdepth.models.spec import TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     Buffer = mmap.mmap | bytes
 
@@ -33,8 +29,6 @@ _DTYPE_NAMES = {
     13: "uint64",
     16: "bfloat16",
 }
-_RECENT_NS = 2_000_000_000
-"""A file written more recently is not cached: written again, it may have the same size and time."""
 _PASSING = frozenset(
     {"Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Resize", "Upsample", "Slice", "Pad"}
 )
@@ -96,33 +90,10 @@ class GraphInfo:
 def read_graph(path: Path) -> GraphInfo:
     """Read the graph of an ONNX file without its weights (a file of 1.3 GB takes no longer than a small one).
 
-    The result is stored in the cache folder until the file changes: the package onnx takes 50 ms to import.
-
     Raises:
         ModelError: not an ONNX file, damaged, or empty.
     """
     refuse_other_formats(path)
-    if time.time_ns() - path.stat().st_mtime_ns < _RECENT_NS:
-        return _parsed(path)
-    files = [(str(one.resolve()), one.stat().st_size, one.stat().st_mtime_ns) for one in (path, Path(__file__))]
-    cached = cache_root() / "interfaces" / f"{digest(repr(files))}.json"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return _from_json(json.loads(cached.read_bytes()))
-    found = _parsed(path)
-    with contextlib.suppress(OSError):
-        write_whole(cached, json.dumps(asdict(found)).encode())
-    return found
-
-
-def _from_json(stored: dict[str, Any]) -> GraphInfo:
-    def tensor(name: str, elem_type: int, shape: list[int | str] | None) -> RawTensor:
-        return RawTensor(name, elem_type, None if shape is None else tuple(shape))
-
-    sides = {name: tuple(tensor(**one) for one in stored[name]) for name in ("inputs", "outputs")}
-    return GraphInfo(**{**stored, **sides, "external": tuple(ExternalData(**one) for one in stored["external"])})
-
-
-def _parsed(path: Path) -> GraphInfo:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 

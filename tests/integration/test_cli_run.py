@@ -153,7 +153,7 @@ class TestRun:
         assert read_pts(out) == read_pts(clip)
         notes = [note for note in json.loads(stats.read_text())["notes"] if "software" in note]
         assert notes == (
-            ["decoding in software: no cuda to decode", f"{out}: encoding in software: no h264_nvenc"]
+            [f"{clip.name}: decoding in software: no cuda to decode", f"{out}: encoding in software: no h264_nvenc"]
             if wanted == "cuda"
             else []
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,22 +65,6 @@ def test_image_input_of_every_rank_layout_and_dtype(
 def test_weights_listed_as_inputs_are_not_inputs(tmp_path: Path, initializers_as_inputs: bool) -> None:
     path = write_depth_model(tmp_path / "m.onnx", initializers_as_inputs=initializers_as_inputs)
     assert [t.name for t in read_graph(path).inputs] == ["pixel_values"]
-
-
-def test_the_interface_is_read_once_for_each_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = tmp_path / "cache"
-    monkeypatch.setenv("STREAMDEPTH_CACHE", str(cache))
-    path = write_depth_model(tmp_path / "m.onnx", height=28, width=42)
-    os.utime(path, (1e9, 1e9))
-    first = read_graph(path)
-    with monkeypatch.context() as without:
-        without.setattr(onnx.ModelProto, "FromString", None)
-        assert read_graph(path) == first
-    [stored] = (cache / "interfaces").iterdir()
-    stored.write_text("{}")
-    assert read_graph(path) == first
-    write_depth_model(path, height=56, width=42)
-    assert read_graph(path).inputs[0].shape == ("batch", 3, 56, 42)
 
 
 def test_undeclared_channels_are_the_first_axis(tmp_path: Path) -> None:
