@@ -42,6 +42,7 @@ def run_clips(
     spec = estimator.spec
     for note in spec.notes:
         say(note, quiet=config.quiet)
+    said = {note.removeprefix(config.model) for note in spec.notes}  # workers take the absolute path of the model
     resume_collections()
     with contextlib.ExitStack() as stack:
         shown = stack.enter_context(_progress(quiet=config.quiet))
@@ -72,7 +73,8 @@ def run_clips(
             finally:
                 done.append((job.title, stats, trouble))
             for note in stats.notes:
-                say(note, quiet=config.quiet)
+                if note.removeprefix(settings.model.model) not in said:
+                    say(note, quiet=config.quiet)
             if stats.processed and progress_shown(config.quiet):
                 say(f"{job.title}: {stats.processed} frames, {stats.fps:.1f} fps")
 

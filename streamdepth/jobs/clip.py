@@ -126,13 +126,13 @@ class ClipRun:
         """Write all outputs. After an interruption or an error the finished segments are kept for ``resume``.
 
         Raises:
-            OutputExistsError: an output exists and was not written by an equal run.
+            OutputExistsError: an output exists and was not written by an equal run, or another run is writing it.
             StreamDepthError: of the source, the model or the outputs; a worker ended.
         """
-        with tempfile.TemporaryDirectory(prefix="streamdepth-", ignore_cleanup_errors=True) as copies:
-            return self._run(engine, progress, copies)
+        with contextlib.ExitStack() as stack:
+            return self._run(engine, progress, stack)
 
-    def _run(self, engine: Engine, progress: Progress, copies: str) -> RunStats:
+    def _run(self, engine: Engine, progress: Progress, stack: contextlib.ExitStack) -> RunStats:
         started_ns = self._clock.monotonic_ns()
         settings = self._settings
         for output in self._outputs:
@@ -147,6 +147,8 @@ class ClipRun:
             intrinsics_file=_intrinsics_fingerprint(settings.model.intrinsics),
             settings=settings,
         )
+        if not stack.enter_context(self._journal.locked(f"{self._journal_name.removesuffix(JOURNAL)}lock")):
+            raise OutputExistsError(f"{self._outputs[0].path}: another process is writing it; choose another output")
         journal = self._earlier(key, progress)
         if journal is not None and journal.finished:
             progress.note(f"{settings.source_id}: already finished, skipped")
@@ -154,7 +156,8 @@ class ClipRun:
         if journal is None:
             self._check_outputs()
         if is_object_url(settings.source):
-            self._copy = str(download(settings.source, copies))
+            copies = tempfile.TemporaryDirectory(prefix="streamdepth-", ignore_cleanup_errors=True)
+            self._copy = str(download(settings.source, stack.enter_context(copies)))
             self._local = settings.model_copy(update={"source": self._copy})
         if journal is None:
             self._folder.clear()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from streamdepth.core.errors import SinkError, SourceError
-from streamdepth.core.host import written_whole
+from streamdepth.core.host import lock, remove, written_whole
 from streamdepth.jobs.values import ClipPlan, ClipSettings
 from streamdepth.net.objects import ObjectStore, explained, is_object_url
 from streamdepth.sinks.files import make_folder, reason, write_failed
@@ -65,11 +65,19 @@ class WorkFolder:
             yield partial
             publish(partial, self._path / name)
         finally:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # missing, or the folder is read-only
+                partial.unlink()
 
     def write(self, name: str, content: bytes) -> None:
+        """
+        Raises:
+            SinkError: it cannot be written.
+        """
         with self.writing(name) as path:
-            path.write_bytes(content)
+            try:
+                path.write_bytes(content)
+            except OSError as error:
+                raise write_failed(path.with_name(name), error) from error
 
     def remove(self, name: str) -> None:
         (self._path / name).unlink(missing_ok=True)
@@ -77,6 +85,29 @@ class WorkFolder:
     def clear(self) -> None:
         """Remove the folder with all its files."""
         shutil.rmtree(self._path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def locked(self, name: str) -> Iterator[bool]:
+        """Lock a file against other processes in the block; False if another one has locked it.
+
+        Always True in object storage, in a read-only folder and on systems without ``flock``.
+
+        Raises:
+            SinkError: the folder cannot be created.
+        """
+        make_folder(self._path)
+        try:
+            file = (self._path / name).open("ab")
+        except OSError:
+            yield True
+            return
+        free = lock(file)
+        try:
+            yield free
+        finally:
+            file.close()
+            if free:
+                remove(self._path / name)
 
     def sweep(self) -> None:
         """Remove unfinished files of an interrupted run."""
@@ -119,6 +150,10 @@ class ObjectFolder(WorkFolder):
     def clear(self) -> None:
         for name in self.names():
             self.remove(name)
+
+    @contextlib.contextmanager
+    def locked(self, name: str) -> Iterator[bool]:  # noqa: ARG002 - nothing to lock
+        yield True
 
     def sweep(self) -> None:
         """Unfinished uploads are no objects."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import socket
 import tempfile
@@ -26,6 +27,7 @@ from streamdepth.jobs.values import DepthTask, TaskResult, WorkFile, part_names
 from streamdepth.net.objects import is_object_url
 from streamdepth.pipeline.pipeline import Pipeline
 from streamdepth.sinks.depth.sink import DepthVideoSink, known_values
+from streamdepth.sinks.files import write_failed
 from streamdepth.sinks.select import sink_for
 
 if TYPE_CHECKING:
@@ -268,10 +270,14 @@ class _StatisticsSink(BaseSink):
     def process(self, result: Result) -> None:
         assert self._cuts is not None  # noqa: S101 - created in open()
         depth = result.depth
-        values = known_values(depth)
-        self._file.write(np.ascontiguousarray(values).data)
-        if self._smalls is not None and self._flow is not None:
-            np.save(self._smalls, self._flow.small(result.frame.image))
+        try:
+            self._file.write(np.ascontiguousarray(known_values(depth)).data)
+            if self._smalls is not None and self._flow is not None:
+                small = io.BytesIO()  # np.save to the file raises errors without errno
+                np.save(small, self._flow.small(result.frame.image))
+                self._smalls.write(small.getbuffer())
+        except OSError as error:
+            raise write_failed(Path(self._file.name).parent, error) from error
         candidate = self._cuts.examine(result.frame.image)
         self.frames.append(
             FrameStatistics(result.frame.pts, StoredMeasurement.of(measure(depth)), candidate if self.frames else None)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
-from typing import TYPE_CHECKING
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
 
@@ -11,12 +16,16 @@ from streamdepth.cli import main
 from streamdepth.config.commands import ServeConfig, check_used
 from streamdepth.config.run import RunConfig
 from streamdepth.core.errors import UsageError
+from streamdepth.jobs import worker
+from streamdepth.jobs.journal import folder_at
 from tests.support.cli import one_line
 from tests.support.media import write_clip
 from tests.support.models import write_depth_model
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
+
+    from streamdepth.jobs.journal import WorkFolder
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 
@@ -111,6 +120,50 @@ class TestResume:
         said = capsys.readouterr().err
         assert said.count("already finished, skipped") == 2
         assert "1 of 3 clips failed: c.mp4" in said
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="needs flock")
+    def test_of_two_runs_at_once_the_second_is_refused(
+        self, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with folder_at(str(tmp_path)).locked(".out.mkv.lock") as free:
+            assert free
+            assert main([*arguments, "-q"]) == 1
+            assert "out.mkv: another process is writing it; choose another output" in one_line(capsys)
+        assert main(arguments) == 0
+        assert [path.name for path in tmp_path.glob(".out*")] == [".out.mkv.journal.json"]
+
+    def test_notes_of_the_model_are_printed_once(
+        self, arguments: list[str], model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(model.parent)
+        assert main([model.name if argument == str(model) else argument for argument in arguments]) == 0
+        assert capsys.readouterr().err.count("preprocessing unknown") == 1
+
+    def test_a_folder_that_cannot_be_written_is_named(
+        self, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def refuse(path: Path, _: bytes) -> int:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+        monkeypatch.setattr(type(Path()), "write_bytes", refuse)
+        assert main([*arguments, "-q"]) == 1
+        assert ".out.mkv.journal.json: cannot be written (Read-only file system); choose another" in one_line(capsys)
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+    @pytest.mark.parametrize("full", ["depth-00000.f32", "small-00000.npys"])
+    def test_a_full_disk_is_named(
+        self, full: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        written = worker._written
+
+        @contextlib.contextmanager
+        def filled(folder: WorkFolder, name: str) -> Iterator[BinaryIO]:
+            with Path("/dev/full").open("wb", buffering=0) if name == full else written(folder, name) as file:
+                yield file
+
+        monkeypatch.setattr(worker, "_written", filled)
+        assert main([*arguments, "-q", "--stabilize", "on"]) == 1
+        assert "no space left on the device; what was written is kept; free some space" in one_line(capsys)
 
 
 class TestRefusals:
