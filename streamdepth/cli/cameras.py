@@ -33,8 +33,34 @@ _ENCODING = ("codec", "crf", "preset", "bitrate", "stream_rate", "gop")
 _SOURCE = ("source", "camera_mode", "timeout", "retries", "transport", "tls_ca", "latency", "credentials", "hwaccel")
 KEYS = (*_SOURCE, *_DEPTH, *_LOOK, *_OUTPUTS, *_ENCODING)
 """What a camera of the file can set; the same names as the options of ``streamdepth run``."""
+_MODEL = ("model", "dtype", "revision", "size", "sense", "input_name", "output_name", "normalize", "provider", "exact")
+_GROUP = (
+    *_MODEL,
+    "metres_per_unit",
+    "threads",
+    "batch",
+    "sources",
+    "cameras",
+    "max_staleness",
+    "stats",
+    "quiet",
+    "config",
+)
+"""Options of ``streamdepth run --cameras`` that apply to all cameras together."""
 _REMOTE = frozenset({"source", "transport", "timeout", "range", "model_every", "stabilize", *_LOOK} - {"nearness"})
 """What a request can set: nothing that names a file."""
+
+
+def check_options(config: RunConfig) -> None:
+    """
+    Raises:
+        UsageError: an option of ``streamdepth run`` that has no effect on named cameras.
+    """
+    from streamdepth.config.shared import RUN
+
+    for one in config.declared(RUN):
+        if one.key not in (*KEYS, *_GROUP) and getattr(config, one.key) != one.field.default:
+            raise UsageError(f"{one.flag}: has no effect with --cameras; omit it")
 
 
 def read_cameras(path: Path, base: Settings | None = None) -> dict[str, RunConfig]:

@@ -124,7 +124,7 @@ def restyle(config: RestyleConfig) -> None:
 
 def _run_cameras(config: RunConfig) -> None:
     """``streamdepth run --cameras FILE``: until all cameras have ended, or Ctrl-C."""
-    from streamdepth.cli.cameras import NamedCameras, read_cameras, start, wait_while
+    from streamdepth.cli.cameras import NamedCameras, check_options, read_cameras, start, wait_while
     from streamdepth.cli.process import resume_collections
     from streamdepth.cli.terminal import bytes_bar, progress_shown, say
     from streamdepth.core.host import cores, plan_threads
@@ -135,6 +135,7 @@ def _run_cameras(config: RunConfig) -> None:
         raise UsageError("--cameras names the sources; omit the others")
     if config.batch == "auto":
         raise UsageError("batch auto: not possible with --cameras; give a number")
+    check_options(config)
     configs = read_cameras(config.cameras, config)
     for name, one in configs.items():
         if not (one.output or one.data or one.serve or one.events or one.zone):

@@ -80,7 +80,10 @@ class TestFile:
             "cameras: {a: 'test:?size=64x36&frames=5', b: 'test:?size=64x36&frames=4', dead: /none.mkv}",
         )
         stats = tmp_path / "stats.json"
-        assert main(["run", "--cameras", str(path), "--stats", str(stats), "-q", "--provider", "cpu"]) == 0
+        options = tmp_path / "options.yaml"
+        options.write_text("threads: 2\nstyle: magma\n")
+        arguments = ["run", "--cameras", str(path), "--config", str(options), "--stats", str(stats)]
+        assert main([*arguments, "-q", "--provider", "cpu"]) == 0
         assert sorted(one.name for one in tmp_path.glob("*.mkv")) == ["a.mkv", "b.mkv"]
         runs = json.loads(stats.read_text())["runs"]
         assert [(run["source"], run["captured"]) for run in runs] == [("a", 5), ("b", 4)]
@@ -90,6 +93,8 @@ class TestFile:
         path = str(write(tmp_path, _FILE))
         assert main(["run", "--cameras", path]) == 2
         assert "door: nothing to do with the depth" in one_line(capsys)
+        assert main(["run", "--cameras", path, "-o", "null:", "--max-frames", "5"]) == 2
+        assert "--max-frames: has no effect with --cameras; omit it" in one_line(capsys)
         assert main(["serve", "test:", "--cameras", path]) == 2
         assert "omit the source" in one_line(capsys)
         assert main(["serve", "test:", "--add-cameras", "test:"]) == 2
