@@ -177,7 +177,7 @@ class JobRunner:
                     if job.state is JobState.WAITING:
                         job.state = JobState.RUNNING
                         return job
-                self._changed.wait()
+                self._changed.wait(_CHECK_SECONDS)
         return None
 
     def _fail(self, job: Job, message: str) -> None:

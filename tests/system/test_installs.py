@@ -81,7 +81,7 @@ def test_base_and_extras_resolve_to_wheels(tmp_path: Path) -> None:
     folders = [tmp_path / f"{platform}-{python}" for platform, python in jobs]
     for folder in folders:
         folder.mkdir()
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(2) as pool:
         found = dict(zip(jobs, pool.map(resolve, *zip(*jobs, strict=True), folders), strict=True))
     assert {job: error.splitlines()[-1] for job, (error, _) in found.items() if error} == {}
     for (platform, _), (_, packages) in found.items():
