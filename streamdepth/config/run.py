@@ -328,7 +328,8 @@ class RunConfig(Settings):
     ray_address: Annotated[
         str | None,
         Option(
-            "Ray cluster for --engine ray, e.g. auto or ray://host:10001.",
+            "Ray cluster for --engine ray: auto or HOST:PORT on one of its machines, or ray://HOST:10001 with the "
+            "package ray[client].",
             LONG,
             metavar="ADDRESS",
             default="RAY_ADDRESS, else a cluster of this machine",
