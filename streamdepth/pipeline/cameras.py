@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from streamdepth.core import limits
 from streamdepth.core.clock import SystemClock
 from streamdepth.core.errors import StreamDepthError, UsageError, nearest, one_line
+from streamdepth.core.look import Look
 from streamdepth.core.queues import Policy
 from streamdepth.depth.range import RangeSpec, RangeSwitch
 from streamdepth.depth.shots import FRAME_CACHE_BYTES
@@ -167,6 +169,8 @@ class CameraGroup:
             UsageError: there is no such camera, a wrong value, or a restart of a camera whose source or sinks are
                 objects, which can be used once only: pass new ones, or pass functions that make them.
         """
+        for key in set(look or ()) - {field.name for field in fields(Look)}:
+            raise UsageError(f"a look has no {key!r}; its fields are {', '.join(field.name for field in fields(Look))}")
         with self._reserved(name, present=True):
             camera = self._cameras[name]
             worker, changes = camera.worker, dict(options)

@@ -128,6 +128,8 @@ def test_an_update_changes_look_and_range_in_place_and_restarts_for_the_rest(gro
     assert len(sinks) == 1
     with pytest.raises(UsageError, match="fixed:LO,HI"):
         group.update("a", range="fixed:9,0")
+    with pytest.raises(UsageError, match="a look has no 'bogus'; its fields are style, "):
+        group.update("a", look={"bogus": 1})
     group.update("a", stabilize=True)
     assert gates[1].reaches(3)
     assert "close" in sinks[0].calls
