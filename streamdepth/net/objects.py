@@ -108,7 +108,8 @@ def explained(url: str, kind: type[StreamDepthError], what: str) -> Iterator[Non
         raise
     except Exception as error:  # each service has exceptions of its own
         # The cause is left out: messages of the services can contain signed requests.
-        raise kind(f"{redact(url)}: {what} ({one_reason(error)}); check the URL and the credentials") from None
+        reason = "it does not exist" if isinstance(error, FileNotFoundError) else one_reason(error)
+        raise kind(f"{redact(url)}: {what} ({reason}); check the URL and the credentials") from None
 
 
 def one_reason(error: BaseException) -> str:

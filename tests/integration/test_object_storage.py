@@ -99,7 +99,7 @@ def test_a_missing_object_and_a_missing_bucket_are_named(
     for url in ("s3://clips/in/missing.mp4", "s3://nowhere/a.mp4"):
         assert main(["run", url, "-o", str(tmp_path / "o.mp4"), "-q"]) == 1
         said = one_line(capsys)
-        assert f"{url}: cannot be read" in said
+        assert f"{url}: cannot be read (it does not exist)" in said
         assert SECRET not in said
     assert list(tmp_path.iterdir()) == []
 
