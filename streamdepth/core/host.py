@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 from streamdepth.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 _PAUSE_SECONDS, _RETRIES = 0.1, 10
 _MEMBERSHIP, _MOUNT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
@@ -311,6 +311,31 @@ def write_whole(path: Path, content: bytes) -> None:
 def digest(key: str, length: int = 24) -> str:
     """A file name for a key: the first ``length`` hexadecimal digits of its SHA-256."""
     return hashlib.sha256(key.encode()).hexdigest()[:length]
+
+
+def content_digest(paths: Sequence[Path]) -> str:
+    """SHA-256 of the contents of files in order, hexadecimal."""
+    found = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                found.update(block)
+    return found.hexdigest()
+
+
+def prune(folder: Path, most_bytes: int) -> None:
+    """Delete the least recently used files of a folder until at most ``most_bytes`` are left."""
+    found = []
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):  # another process may prune the folder too
+            status = path.stat()
+            found.append((max(status.st_atime, status.st_mtime), status.st_size, path))
+    left_bytes = most_bytes
+    for _, size_bytes, path in sorted(found, reverse=True):
+        left_bytes -= size_bytes
+        if left_bytes < 0:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _retried(work: Callable[[], object]) -> None:

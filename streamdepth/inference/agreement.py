@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamdepth.core.errors import ModelError, ModelNotFoundError, StreamDepthError
-from streamdepth.core.host import cache_root, digest, write_whole
+from streamdepth.core.host import cache_root, content_digest, digest, write_whole
 from streamdepth.inference import fused, nvidia
-from streamdepth.inference.fused import content_digest
 from streamdepth.inference.geometry import plan
 from streamdepth.inference.ort import first_line
 from streamdepth.inference.slots import feed, state_shapes

@@ -9,7 +9,6 @@ half-precision output are visible as bands.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -18,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamdepth.core.errors import ModelError
-from streamdepth.core.host import CACHE_HINT, cache_root, digest, write_whole
+from streamdepth.core.host import CACHE_HINT, cache_root, content_digest, digest, write_whole
 from streamdepth.inference.ort import first_line
 from streamdepth.models.graph import read_graph
 from streamdepth.models.spec import Family, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from streamdepth.models.spec import ModelSpec, Preprocessing
@@ -36,7 +34,6 @@ EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 """Session entry for the folder of the original model's external weights."""
 _HALF_VERSION = 1
 """Incremented when the conversion changes."""
-_READ_BYTES = 1 << 20
 _MOST_BYTES = 1 << 30
 """Larger models have external weights, and are published in half precision as well."""
 
@@ -216,16 +213,6 @@ def _store(path: Path, content: bytes, name: str) -> None:
         ) from error
 
 
-def content_digest(paths: Sequence[Path]) -> str:
-    """SHA-256 of the contents of files in order, hexadecimal."""
-    found = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(_READ_BYTES):
-                found.update(block)
-    return found.hexdigest()
-
-
 def with_regular_files(spec: ModelSpec) -> ModelSpec:
     """The same model with hard links instead of symbolic links, where its weights are external.
 
@@ -248,18 +235,3 @@ def with_regular_files(spec: ModelSpec) -> ModelSpec:
                     os.link(source, link)
             return replace(spec, path=links[0], external_data=tuple(links[1:]))
     return spec
-
-
-def prune(folder: Path, most_bytes: int) -> None:
-    """Delete the least recently used files of a folder until at most ``most_bytes`` are left."""
-    found = []
-    for path in folder.iterdir():
-        with contextlib.suppress(OSError):  # another process may prune the folder too
-            status = path.stat()
-            found.append((max(status.st_atime, status.st_mtime), status.st_size, path))
-    left_bytes = most_bytes
-    for _, size_bytes, path in sorted(found, reverse=True):
-        left_bytes -= size_bytes
-        if left_bytes < 0:
-            with contextlib.suppress(OSError):
-                path.unlink()

@@ -11,8 +11,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.core.host import cache_root, digest
-from streamdepth.inference.fused import content_digest
+from streamdepth.core.host import cache_root, content_digest, digest
 from streamdepth.inference.geometry import plan
 from streamdepth.media.scene import HEIGHT_PX, WIDTH_PX
 

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from streamdepth.core.errors import InferenceError
-from streamdepth.core.host import writable
-from streamdepth.inference.fused import prune
+from streamdepth.core.host import prune, writable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

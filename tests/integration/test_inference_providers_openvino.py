@@ -17,8 +17,9 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from streamdepth.core import host
 from streamdepth.core.errors import InferenceError, ModelError, ProviderError
-from streamdepth.inference import agreement, fused, openvino_runtime, providers, sessions
+from streamdepth.inference import agreement, openvino_runtime, providers, sessions
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.preprocess import image_of
 from streamdepth.media.scene import pattern
@@ -146,7 +147,7 @@ def test_the_cache_is_bounded(tmp_path: Path) -> None:
         path = tmp_path / f"{age}.blob"
         path.write_bytes(bytes(1000))
         os.utime(path, (1e9 - age, 1e9 - age))
-    fused.prune(tmp_path, 2500)
+    host.prune(tmp_path, 2500)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.blob", "1.blob"]
 
 
