@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ from tests.support.media import draw_index, write_clip
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from streamdepth.image.estimator import DepthEstimator
@@ -72,6 +74,26 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     from streamdepth.inference import providers
 
     monkeypatch.setattr(providers, "AUTO_ORDER", ("cpu",))
+
+
+@pytest.fixture
+def no_threads_left() -> Callable[[], bool]:
+    """Tells whether every thread that a run of this test started has ended; waits a few seconds for it.
+
+    A call that an earlier test in the process abandoned, such as a connection to a silent camera, may last longer.
+    """
+    earlier = set(threading.enumerate())
+
+    def ended() -> bool:
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            left = [t for t in set(threading.enumerate()) - earlier if t.name.startswith("streamdepth-")]
+            if not left:
+                return True
+            left[0].join(0.05)
+        return False
+
+    return ended
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import threading
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -143,14 +143,18 @@ class JobRunner:
     def close(self) -> None:
         """End the worker and delete all files. Idempotent."""
         with self._changed:
+            if self._closing.is_set():
+                return
             self._closing.set()
             self._changed.notify()
         for job in self.jobs:
             self.cancel(job)
         if self._thread.is_alive():
             self._thread.join(_JOIN_SECONDS)
-        self.files.shutdown(wait=False, cancel_futures=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        # Behind the deletions that still run: two at once disturb each other.
+        last = self.files.submit(shutil.rmtree, self._folder, ignore_errors=True)
+        self.files.shutdown(wait=False)
+        wait([last], _JOIN_SECONDS)
 
     def _room(self) -> int:
         """Bytes that may still be written, without what running uploads have reserved."""

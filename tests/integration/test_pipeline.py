@@ -19,16 +19,15 @@ from tests.support.stages import (
     balanced,
     fake_estimator,
     flat_image,
-    no_threads_left,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 @pytest.mark.parametrize("mode", ["shot", "ema", "frame", "fixed:0,300"])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_every_frame_arrives_once_and_in_order(mode: str, batch: int) -> None:
+def test_every_frame_arrives_once_and_in_order(mode: str, batch: int, no_threads_left: Callable[[], bool]) -> None:
     sink, other = RecordingSink(), RecordingSink("other")
     source = ScriptedSource(10)
     with Pipeline([source], fake_estimator(), [sink, other], range=mode, batch=batch) as pipeline:
@@ -172,7 +171,7 @@ def test_depth_without_contrast_is_counted_and_passed_on(value: float, flat: int
 
 
 class TestStream:
-    def test_gives_every_frame_with_its_depth(self) -> None:
+    def test_gives_every_frame_with_its_depth(self, no_threads_left: Callable[[], bool]) -> None:
         seen = [
             (frame.index, float(depth.values[0, 0])) for frame, depth in stream(ScriptedSource(8), fake_estimator())
         ]
@@ -180,7 +179,7 @@ class TestStream:
         assert [near for _, near in seen] == pytest.approx(range(8), abs=1)
         assert no_threads_left()
 
-    def test_leaving_early_ends_the_pipeline(self) -> None:
+    def test_leaving_early_ends_the_pipeline(self, no_threads_left: Callable[[], bool]) -> None:
         source = ScriptedSource(100_000)
         for frame, _ in stream(source, fake_estimator()):
             if frame.index == 3:
@@ -188,7 +187,7 @@ class TestStream:
         assert no_threads_left()
         assert source.closed
 
-    def test_an_error_comes_after_the_frames_before_it(self) -> None:
+    def test_an_error_comes_after_the_frames_before_it(self, no_threads_left: Callable[[], bool]) -> None:
         def fail(index: int) -> None:
             if index == 4:
                 raise SourceError("gone")

@@ -18,15 +18,21 @@ from tests.support.stages import (
     assert_true,
     balanced,
     fake_estimator,
-    no_threads_left,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from streamdepth.core.frame import Result
 
 
 class TestErrors:
     """The first error wins, names its stage and source, and everything is closed."""
+
+    @pytest.fixture(autouse=True)
+    def all_threads_end(self, no_threads_left: Callable[[], bool]) -> Iterator[None]:
+        yield
+        assert no_threads_left()
 
     def run(self, **parts: Any) -> BaseException:
         sink = parts.pop("sink", RecordingSink())
@@ -37,7 +43,6 @@ class TestErrors:
         assert "close" in sink.calls
         assert source.closed
         assert balanced(pipeline.stats)
-        assert no_threads_left()
         return caught.value
 
     def test_source(self) -> None:
@@ -111,7 +116,9 @@ class TestEnds:
         assert stats.captured == stats.written == 30
 
     @pytest.mark.parametrize("on_caller_thread", [False, True])
-    def test_a_closed_window_ends_the_run_at_once(self, on_caller_thread: bool) -> None:
+    def test_a_closed_window_ends_the_run_at_once(
+        self, on_caller_thread: bool, no_threads_left: Callable[[], bool]
+    ) -> None:
         def close(result: Result) -> None:
             if result.frame.index >= 5:
                 raise StopPipeline
@@ -132,7 +139,7 @@ class TestEnds:
         assert file.indices == list(range(stats.captured))
         assert {sink.name: list(sink.dropped) for sink in stats.sinks}["window"][-1:] == ["closed"]
 
-    def test_a_window_closed_between_images_ends_the_run(self) -> None:
+    def test_a_window_closed_between_images_ends_the_run(self, no_threads_left: Callable[[], bool]) -> None:
         """The model has not given anything yet when the window is closed."""
         closed = threading.Event()
 
@@ -157,7 +164,9 @@ class TestEnds:
         assert sink.indices == list(range(5))
 
     @pytest.mark.parametrize("where", ["source", "sink", "model"])
-    def test_what_never_returns_is_named_after_the_deadline(self, where: str) -> None:
+    def test_what_never_returns_is_named_after_the_deadline(
+        self, where: str, no_threads_left: Callable[[], bool]
+    ) -> None:
         hang = threading.Event()
         pipeline: Pipeline
 
@@ -218,7 +227,7 @@ class TestEnds:
         assert stats.dropped.keys() == {"stopped"}
         assert balanced(stats)
 
-    def test_ctrl_c_finishes_and_is_raised_again(self) -> None:
+    def test_ctrl_c_finishes_and_is_raised_again(self, no_threads_left: Callable[[], bool]) -> None:
         class Pressing(RecordingSink):
             def idle(self) -> None:
                 raise KeyboardInterrupt
@@ -241,7 +250,9 @@ class TestEnds:
         assert no_threads_left()
 
     @pytest.mark.parametrize("moment", ["starting", "watching"])
-    def test_ctrl_c_at_any_moment_finishes_what_was_taken(self, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_ctrl_c_at_any_moment_finishes_what_was_taken(
+        self, moment: str, monkeypatch: pytest.MonkeyPatch, no_threads_left: Callable[[], bool]
+    ) -> None:
         """While the threads start, and in the loop that watches over them, where no wait is."""
         taken = threading.Event()
 
@@ -274,7 +285,7 @@ class TestEnds:
         assert len(sink.indices) == pipeline.stats.captured >= 8
         assert no_threads_left()
 
-    def test_a_second_ctrl_c_aborts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_second_ctrl_c_aborts(self, monkeypatch: pytest.MonkeyPatch, no_threads_left: Callable[[], bool]) -> None:
         def press(_: Pipeline) -> int:
             raise KeyboardInterrupt
 

@@ -18,10 +18,11 @@ from tests.support.stages import (
     balanced,
     fake_estimator,
     flat_image,
-    no_threads_left,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import av
 
 
@@ -35,7 +36,9 @@ def _levels(sink: RecordingSink) -> list[float]:
 
 @pytest.mark.parametrize("mode", ["shot", "ema", "frame", "fixed:0,300"])
 @pytest.mark.parametrize(("every", "batch", "workers"), [(2, 1, 1), (3, 2, 1), (4, 3, 2), (16, 1, 2)])
-def test_every_frame_has_depth_and_the_model_sees_every_nth(mode: str, every: int, batch: int, workers: int) -> None:
+def test_every_frame_has_depth_and_the_model_sees_every_nth(
+    mode: str, every: int, batch: int, workers: int, no_threads_left: Callable[[], bool]
+) -> None:
     engine, sink = FakeEngine(batch, workers=workers), RecordingSink()
     with Pipeline(
         [ScriptedSource(41)], fake_estimator(engine), [sink], range=mode, batch=batch, model_every=every
@@ -151,7 +154,7 @@ def test_a_file_played_at_its_own_pace_is_carried_forward() -> None:
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_an_error_of_the_model_ends_the_run(live: bool) -> None:
+def test_an_error_of_the_model_ends_the_run(live: bool, no_threads_left: Callable[[], bool]) -> None:
     def fail(number: int) -> None:
         if number == 2:
             raise InferenceError("out of memory")
@@ -168,7 +171,7 @@ def test_an_error_of_the_model_ends_the_run(live: bool) -> None:
 
 @pytest.mark.parametrize("policy", ["every", "latest"])
 @pytest.mark.parametrize("end", ["stop", "abort"])
-def test_it_ends_when_it_is_told_to(policy: str, end: str) -> None:
+def test_it_ends_when_it_is_told_to(policy: str, end: str, no_threads_left: Callable[[], bool]) -> None:
     pipeline: Pipeline | None = None
 
     def at_third(result: Any) -> None:
@@ -226,7 +229,7 @@ def test_without_it_nothing_is_carried() -> None:
     assert np.isfinite(_levels(sink)).all()
 
 
-def test_answers_that_come_after_the_last_frame_do_not_hold_up_the_end() -> None:
+def test_answers_that_come_after_the_last_frame_do_not_hold_up_the_end(no_threads_left: Callable[[], bool]) -> None:
     """All frames of a live source are given before the model has answered for its second key frame."""
     given = threading.Event()
 

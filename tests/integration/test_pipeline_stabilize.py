@@ -25,11 +25,10 @@ from tests.support.stages import (
     assert_true,
     balanced,
     fake_estimator,
-    no_threads_left,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from streamdepth.core.frame import DepthMap, Frame
@@ -42,7 +41,9 @@ def estimator() -> sd.DepthEstimator:
 
 @pytest.mark.parametrize("mode", ["shot", "ema", "frame", "fixed:0,300"])
 @pytest.mark.parametrize(("every", "batch"), [(1, 1), (1, 4), (3, 2)])
-def test_every_frame_arrives_once_and_in_order(mode: str, every: int, batch: int) -> None:
+def test_every_frame_arrives_once_and_in_order(
+    mode: str, every: int, batch: int, no_threads_left: Callable[[], bool]
+) -> None:
     sink = RecordingSink()
     with Pipeline(
         [ScriptedSource(61)], fake_estimator(), [sink], range=mode, batch=batch, model_every=every, stabilize=True
@@ -102,7 +103,7 @@ def test_flicker_of_a_real_model_is_reduced(estimator: sd.DepthEstimator) -> Non
     assert second_difference(filtered) < 0.8 * second_difference(plain)
 
 
-def test_an_abort_ends_a_run_whose_frames_wait_for_their_block() -> None:
+def test_an_abort_ends_a_run_whose_frames_wait_for_their_block(no_threads_left: Callable[[], bool]) -> None:
     pipeline: Pipeline
     source = ScriptedSource(1000, before=lambda index: pipeline.abort() if index == 15 else None)
     pipeline = Pipeline([source], fake_estimator(), [RecordingSink()], range="frame", stabilize=True)
@@ -112,7 +113,7 @@ def test_an_abort_ends_a_run_whose_frames_wait_for_their_block() -> None:
     assert no_threads_left()
 
 
-def test_an_error_behind_the_stage_ends_the_run() -> None:
+def test_an_error_behind_the_stage_ends_the_run(no_threads_left: Callable[[], bool]) -> None:
     sink = RecordingSink(before=lambda result: assert_true(result.frame.index < 3))
     pipeline = Pipeline([ScriptedSource(100)], fake_estimator(FakeEngine(2)), [sink], batch=2, stabilize=True)
     with pytest.raises(sd.StreamDepthError, match="AssertionError"):
@@ -136,7 +137,7 @@ def test_statistics_and_depth_files_say_that_it_ran(clip: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize(("live", "kind"), [(False, "two-sided"), (True, "causal")])
-def test_a_switch_turns_it_on_and_off_during_a_run(live: bool, kind: str) -> None:
+def test_a_switch_turns_it_on_and_off_during_a_run(live: bool, kind: str, no_threads_left: Callable[[], bool]) -> None:
     """Every frame arrives once and in order; a filter that starts gives what one gives that starts with the clip."""
     switch, arrived = StabilizeSwitch(), [threading.Event() for _ in range(24)]
 

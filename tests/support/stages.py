@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -232,14 +231,3 @@ def balanced(stats: RunStats) -> bool:
     """Every frame is counted once in the run, and no sink has more frames than the run."""
     sinks = all(s.written + sum(s.dropped.values()) <= stats.processed for s in stats.sinks)
     return sinks and stats.captured == stats.processed + sum(stats.dropped.values())
-
-
-def no_threads_left() -> bool:
-    """Every thread of a run ends, within seconds."""
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        left = [t for t in threading.enumerate() if t.name.startswith("streamdepth-") and t.is_alive()]
-        if not left:
-            return True
-        left[0].join(0.05)
-    return False
