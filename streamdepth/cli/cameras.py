@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from streamdepth.core.host import ThreadPlan
     from streamdepth.depth.range import RangeSwitch
     from streamdepth.image.estimator import DepthEstimator
-    from streamdepth.pipeline.camera import CameraOptions, SourceMaker
+    from streamdepth.pipeline.arguments import SourceMaker
+    from streamdepth.pipeline.camera import CameraOptions
     from streamdepth.pipeline.cameras import CameraGroup
     from streamdepth.pipeline.stabilization import StabilizeSwitch
     from streamdepth.serve.site import WebSite

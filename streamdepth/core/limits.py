@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 from streamdepth.core.errors import UsageError
@@ -20,12 +21,14 @@ class Bounds:
         highest: largest value, None = unlimited.
         unit: unit of the number, empty for none.
         positive: the value is greater than 0, however small; ``lowest`` is then 0.
+        whole: the value is an integer.
     """
 
     lowest: float
     highest: float | None = None
     unit: str = ""
     positive: bool = False
+    whole: bool = False
 
     def __contains__(self, value: float | Fraction) -> bool:
         above = value > 0 if self.positive else value >= self.lowest
@@ -44,25 +47,32 @@ class Bounds:
             UsageError: the value is out of range or not a number; the message names the option, the value and the
                 range.
         """
-        if value not in self:
-            raise UsageError(f"{name} must be {self}, not {f'{value:g}' if isinstance(value, float) else value}")
+        number = isinstance(value, Integral if self.whole else Real) and not isinstance(value, bool)
+        if not number or value not in self:
+            kind = "" if number else "a whole number, " if self.whole else "a number, "
+            raise UsageError(
+                f"{name} must be {kind}{self}, not {f'{value:g}' if isinstance(value, float) else repr(value)}"
+            )
 
 
-BATCH = Bounds(1, 256, "frames")
+BATCH = Bounds(1, 256, "frames", whole=True)
 BITRATE_KBITS = Bounds(10, 500_000, "kbit/s")
 BENCH_SECONDS = Bounds(0, unit="seconds", positive=True)
-CONTOURS = Bounds(0, 64, "levels")
+CONTOURS = Bounds(0, 64, "levels", whole=True)
 CRF = Bounds(0, 63)
+DEADLINE_SECONDS = Bounds(0, 3600, "seconds", positive=True)
 EVENTS_RATE = Bounds(0, 240, "events per second", positive=True)
-FFMPEG_THREADS = Bounds(1, 64)
+FFMPEG_THREADS = Bounds(1, 64, whole=True)
 FOV_DEGREES = Bounds(0, 179, "degrees", positive=True)
+FRAME_CACHE_BYTES = Bounds(0, unit="bytes", whole=True)
 GOP_SECONDS = Bounds(0.1, 60, "seconds")
-MAX_CLIENTS = Bounds(1, 1000)
-MAX_FRAMES = Bounds(1)
-MODEL_EVERY = Bounds(1, 16)
+MAX_CLIENTS = Bounds(1, 1000, whole=True)
+IMAGE_PIXELS = Bounds(1, unit="pixels", whole=True)
+MAX_FRAMES = Bounds(1, whole=True)
+MODEL_EVERY = Bounds(1, 16, whole=True)
 """At 30 fps the model then sees two frames per second; beyond, little of a frame is left to propagate."""
-RETRIES = Bounds(0)
-SESSION_THREADS = Bounds(1, 1024)
+RETRIES = Bounds(0, whole=True)
+SESSION_THREADS = Bounds(1, 1024, whole=True)
 SCALE = Bounds(0, positive=True)
 METRES = Bounds(0, 1000, "m", positive=True)
 STALENESS_SECONDS = Bounds(0, 60, "seconds")
@@ -70,7 +80,7 @@ SOURCE_RATE = Bounds(0, 1000, "frames per second", positive=True)
 STREAM_RATE = Bounds(0, 240, "frames per second", positive=True)
 SEGMENT_SECONDS = Bounds(0.1, 3600, "seconds")
 TIMEOUT_SECONDS = Bounds(0, 3600, "seconds", positive=True)
-WORKERS = Bounds(1, 1024)
+WORKERS = Bounds(1, 1024, whole=True)
 UPLOAD_MIB = Bounds(1, unit="MiB")
 
 

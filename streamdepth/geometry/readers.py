@@ -153,8 +153,10 @@ def camera_for(user: str, stream: StreamInfo, camera: IntrinsicsFor | None) -> I
 
 
 def _for_images(found: Intrinsics | IntrinsicsFor, *, any_shape: bool) -> IntrinsicsFor:
-    if not isinstance(found, Intrinsics):
+    if callable(found):
         return found
+    if not isinstance(found, Intrinsics):
+        raise UsageError(f"intrinsics are an Intrinsics, a function of (width, height) or text, not {found!r}")
     return partial(_stretched, found) if any_shape else found.for_size
 
 

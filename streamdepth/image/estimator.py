@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 import numpy as np
 
+from streamdepth.core import limits
 from streamdepth.core.errors import DataFormatError, InferenceError, UsageError
 from streamdepth.core.host import cores
 from streamdepth.core.look import Look, Nearness, parse_alpha
@@ -159,8 +160,7 @@ class DepthEstimator:
         max_pixels: int = MAX_PIXELS,
         **options: Unpack[ModelOptions],
     ) -> None:
-        if max_pixels < 1:
-            raise UsageError(f"max_pixels is at least 1, not {max_pixels}")
+        limits.IMAGE_PIXELS.check("max_pixels", max_pixels)
         if isinstance(model, DepthModel) and options:
             raise UsageError(f"{', '.join(options)}: options of a DepthModel; give them where it is made")
         self.model = model if isinstance(model, DepthModel) else DepthModel(model, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, runtime_checkable
 
 from streamdepth.core import limits
 from streamdepth.core.clock import SystemClock
@@ -79,6 +79,7 @@ class Runner(Protocol):
 _CUDA, _TENSORRT = CUDA.name, "tensorrt"
 
 
+@runtime_checkable
 class EngineSource(Protocol):
     """What a pipeline runs: a :class:`DepthModel`, or a ``DepthEstimator``, which has one."""
 
@@ -170,6 +171,10 @@ class DepthModel:
             limits.SESSION_THREADS.check("threads", threads)
         if match != "transformers" and exact is False:
             raise UsageError(f"match {match}: needs the exact path; leave exact=False (--fast) out")
+        if exact not in (None, True, False):
+            raise UsageError(f"exact is True, False or None (images yes, video no), not {exact!r}")
+        if provider != AUTO:
+            providers.provider_named(provider)  # refuses an unknown one before a download
         from streamdepth.models.resolve import resolve
 
         self.exact, self.threads = exact, threads

@@ -143,7 +143,7 @@ def provider_named(name: str) -> Provider:
     Raises:
         UsageError: there is none, or it takes no device.
     """
-    short, _, device = name.partition(":")
+    short, _, device = str(name).partition(":")
     chosen = find_provider(short)
     if chosen is None:
         plugin = find_plugin(short)

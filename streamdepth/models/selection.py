@@ -204,6 +204,8 @@ def target_of(model: str | Path, base_url: str = "https://huggingface.co") -> Ta
         UsageError: empty, or an address of something else.
         ModelNotFoundError: neither a path that exists nor a Hub name.
     """
+    if not isinstance(model, str | Path):
+        raise UsageError(f"model is {BUILT_IN}, a path or a Hub name (org/name), not {model!r}")
     text = os.fspath(model).strip() if isinstance(model, str) else os.fspath(model)
     name = redact(text)
     if not text:

@@ -19,12 +19,10 @@ if TYPE_CHECKING:
     from streamdepth.depth.anchors import Anchor
     from streamdepth.depth.range import RangeSpec, RangeSwitch
     from streamdepth.inference.model import Runner
-    from streamdepth.pipeline.pipeline import SinkMaker
+    from streamdepth.pipeline.arguments import SinkMaker, SourceMaker
     from streamdepth.pipeline.source_worker import SourceWorker
     from streamdepth.pipeline.stabilization import StabilizeSwitch
     from streamdepth.pipeline.stats import RunStats, Timer
-
-    SourceMaker = Callable[[], Source]
 
 _MAX_NAME = 64
 

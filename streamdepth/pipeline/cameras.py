@@ -6,16 +6,15 @@ import threading
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from streamdepth.core import limits
 from streamdepth.core.clock import SystemClock
 from streamdepth.core.errors import StreamDepthError, UsageError, nearest, one_line
 from streamdepth.core.look import Look
 from streamdepth.core.queues import Policy
 from streamdepth.depth.range import RangeSpec, RangeSwitch
 from streamdepth.depth.shots import FRAME_CACHE_BYTES
+from streamdepth.pipeline.arguments import check_run, check_source_options, to_policy, to_range, to_sinks, to_source
 from streamdepth.pipeline.camera import Camera, CameraOptions, CameraStats, check_name
 from streamdepth.pipeline.model_worker import ModelWorker, staleness_ns
-from streamdepth.pipeline.pipeline import to_source
 from streamdepth.pipeline.report import opening_notes, snapshot
 from streamdepth.pipeline.source_worker import SourceWorker
 from streamdepth.pipeline.stabilization import StabilizeSwitch
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
     from streamdepth.core.clock import Clock
     from streamdepth.core.contracts import Sink, Source
     from streamdepth.inference.model import EngineSource, Runner
-    from streamdepth.pipeline.camera import SourceMaker
-    from streamdepth.pipeline.pipeline import SinkMaker
+    from streamdepth.pipeline.arguments import SinkMaker, SourceMaker
     from streamdepth.pipeline.stats import Snapshot
 
 
@@ -61,7 +59,7 @@ class CameraGroup:
         on_status: Callable[[str], None] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        limits.BATCH.check("batch", batch)
+        check_run(model=model, batch=batch, deadline_seconds=deadline_seconds, on_status=on_status, clock=clock)
         self._engines = model
         self._batch = batch
         self._deadline_seconds = deadline_seconds
@@ -305,14 +303,21 @@ class CameraGroup:
     ) -> Camera:
         """A camera that is not started."""
         self.open()
-        made = source() if callable(source) else to_source(source)
-        own_sinks = list(sinks(made) if callable(sinks) else sinks)
-        policy = Policy(options.get("policy") or Policy.LATEST)
-        spec = options.get("range") or RangeSpec.parse("ema")
-        spec = RangeSpec.parse(spec) if isinstance(spec, str) else spec
+        for key in options.keys() - CameraOptions.__optional_keys__:
+            raise UsageError(f"a camera has no option {key!r}{nearest(key, CameraOptions.__optional_keys__)}")
+        defaults: CameraOptions = {"model_every": 1, "stabilize": False, "color_threads": 1, "anchors": ()}
+        options = {**defaults, **options}
+        check_source_options(
+            model_every=options["model_every"],
+            stabilize=options["stabilize"],
+            anchors=options["anchors"],
+            color_threads=options["color_threads"],
+        )
+        made = to_source(source() if callable(source) and not isinstance(source, type) else source)
+        own_sinks = to_sinks(sinks, made)
+        spec = to_range(options.get("range")) or RangeSpec.parse("ema")
         if any(sink.on_caller_thread for sink in own_sinks):
             raise UsageError(f"{name}: a group of cameras has no window; serve a page instead")
-        limits.MODEL_EVERY.check("model_every", options.get("model_every", 1))
         if not isinstance(spec, RangeSwitch) and any(sink.control is not None for sink in own_sinks):
             spec = RangeSwitch(spec)
         with self._lock:
@@ -323,14 +328,14 @@ class CameraGroup:
             number,
             made,
             own_sinks,
-            policy=policy,
+            policy=to_policy(options.get("policy"), Policy.LATEST),
             range_spec=spec,
             batch=self._batch,
-            model_every=options.get("model_every", 1),
-            stabilize=options.get("stabilize", False),
-            color_threads=options.get("color_threads", 1),
+            model_every=options["model_every"],
+            stabilize=options["stabilize"],
+            color_threads=options["color_threads"],
             frame_cache_bytes=FRAME_CACHE_BYTES,
-            anchors=options.get("anchors", ()),
+            anchors=options["anchors"],
             model_remembers=bool(self._engines.spec.video_only),
             on_status=lambda text: self._on_status(f"{name}: {text}"),
             clock=self._clock,

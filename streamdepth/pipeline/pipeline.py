@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING, Self
 
 from streamdepth.core import limits
 from streamdepth.core.clock import SystemClock
-from streamdepth.core.contracts import Source
 from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.core.queues import Policy
-from streamdepth.depth.range import RangeSpec, RangeSwitch, range_for
+from streamdepth.depth.range import range_for
 from streamdepth.depth.shots import FRAME_CACHE_BYTES
+from streamdepth.pipeline.arguments import (
+    check_function,
+    check_run,
+    check_source_options,
+    to_policy,
+    to_range,
+    to_sinks,
+    to_sources,
+)
 from streamdepth.pipeline.model_worker import ModelWorker, staleness_ns
 from streamdepth.pipeline.report import UNACCOUNTED, audit, opening_notes, run_stats, snapshot
 from streamdepth.pipeline.sink_worker import IDLE_SECONDS
@@ -25,16 +33,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from streamdepth.core.clock import Clock
-    from streamdepth.core.contracts import Sink
+    from streamdepth.core.contracts import Sink, Source
     from streamdepth.core.frame import DepthMap, Frame
     from streamdepth.depth.anchors import Anchor
     from streamdepth.depth.odometry import KnownMotion
+    from streamdepth.depth.range import RangeSpec, RangeSwitch
     from streamdepth.inference.model import EngineSource, Runner
+    from streamdepth.pipeline.arguments import SinkMaker
     from streamdepth.pipeline.sink_worker import SinkWorker
     from streamdepth.pipeline.stabilization import StabilizeSwitch
 
     FrameCallback = Callable[[Frame, DepthMap], None]
-    SinkMaker = Callable[[Source], Sequence[Sink]]
 
 _WORKERS = 2
 
@@ -97,31 +106,27 @@ class Pipeline:
         on_status: Callable[[str], None] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        if not sources:
-            raise UsageError("a pipeline needs at least one source")
-        limits.BATCH.check("batch", batch)
-        if frame_cache_bytes < 0:
-            raise UsageError(f"frame_cache_bytes is at least 0, not {frame_cache_bytes}")
-        if len(sources) > 1 and not callable(sinks) and sinks:
+        check_run(model=model, batch=batch, deadline_seconds=deadline_seconds, on_status=on_status, clock=clock)
+        check_source_options(model_every=model_every, anchors=anchors, stabilize=stabilize, color_threads=color_threads)
+        limits.FRAME_CACHE_BYTES.check("frame_cache_bytes", frame_cache_bytes)
+        check_function("callback", callback)
+        opened = to_sources(sources)
+        if len(opened) > 1 and not callable(sinks) and sinks:
             raise UsageError("several sources cannot share sinks; pass a function that returns the sinks for a source")
         self._clock = clock or SystemClock()
         self._deadline_seconds = deadline_seconds
-        self._frame_cache_bytes = frame_cache_bytes // len(sources)
+        self._frame_cache_bytes = frame_cache_bytes // len(opened)
         self._batch = batch
-        limits.MODEL_EVERY.check("model_every", model_every)
         self._model_every = model_every
         self._anchors = anchors
         self._stabilize = stabilize
         self._on_status = on_status or (lambda _: None)
         self._color_threads = color_threads
         self._engines = model
-        self._range = RangeSpec.parse(range) if isinstance(range, str) else range
-        try:
-            self._policy = None if policy is None else Policy(policy)
-        except ValueError:
-            raise UsageError(f"policy is one of every, latest, not {policy!r}") from None
+        self._range = to_range(range)
+        self._policy = policy
         self._source_workers = [
-            self._source_worker(number, to_source(source), sinks, callback) for number, source in enumerate(sources)
+            self._source_worker(number, source, sinks, callback) for number, source in enumerate(opened)
         ]
         self._model = ModelWorker(
             self._source_workers, batch=batch, clock=self._clock, max_staleness_ns=staleness_ns(max_staleness_seconds)
@@ -139,12 +144,12 @@ class Pipeline:
     def _source_worker(
         self, number: int, source: Source, sinks: Sequence[Sink] | SinkMaker, callback: FrameCallback | None
     ) -> SourceWorker:
-        own_sinks = list(sinks(source) if callable(sinks) else sinks)
+        own_sinks = to_sinks(sinks, source)
         if callback is not None:
             from streamdepth.sinks.consumers import CallbackSink
 
             own_sinks.append(CallbackSink(callback))
-        policy = self._policy or (Policy.LATEST if source.live else Policy.EVERY)
+        policy = to_policy(self._policy, Policy.LATEST if source.live else Policy.EVERY)
         return SourceWorker(
             number,
             source,
@@ -387,14 +392,3 @@ class Pipeline:
         self._stats = run_stats(
             self._source_workers, self._model.timers, self._running_engine, seconds=seconds, lost_to=lost_to
         )
-
-
-def to_source(source: Source | str) -> Source:
-    """``source``, or the source that a command-line string names."""
-    if isinstance(source, str):
-        from streamdepth.sources.select import source_for
-
-        return source_for(source)
-    if not isinstance(source, Source):
-        raise UsageError(f"{source!r} is not a source; pass a Source, or a string as on the command line")
-    return source

@@ -12,7 +12,8 @@ from streamdepth.core.clock import SystemClock
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import UsageError
 from streamdepth.core.queues import Aborted, BoundedQueue, Ended, Policy
-from streamdepth.pipeline.pipeline import Pipeline, to_source
+from streamdepth.pipeline.arguments import to_policy, to_source
+from streamdepth.pipeline.pipeline import Pipeline
 from streamdepth.sinks.depth.sink import known_values, resized
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ def stream(
         StreamDepthError: the first error of any stage, after the frames before it were yielded.
     """
     opened = to_source(source)
-    chosen = Policy(policy) if policy is not None else (Policy.LATEST if opened.live else Policy.EVERY)
+    chosen = to_policy(policy, Policy.LATEST if opened.live else Policy.EVERY)
     sink = _IteratorSink(chosen, size)
     pipeline = Pipeline(
         [opened],

@@ -13,6 +13,9 @@ from streamdepth.core.errors import (
     MissingDependencyError,
     OutputExistsError,
     SinkError,
+    StageError,
+    StopPipeline,
+    StreamDepthError,
     UsageError,
     install_command,
     redact,
@@ -64,7 +67,13 @@ class CallbackSink(BaseSink):
         return self._on_caller_thread
 
     def process(self, result: Result) -> None:
-        self._function(result.frame, result.depth)
+        try:
+            self._function(result.frame, result.depth)
+        except (StreamDepthError, StopPipeline):
+            raise
+        except Exception as error:
+            failure = f"{self.name}: {type(error).__name__}: {error}"
+            raise StageError(failure, stage="callback", source=self.name) from error
 
 
 class NullSink(BaseSink):

@@ -334,6 +334,14 @@ def test_closed_estimator_and_bad_arguments(tmp_path: Path) -> None:
         estimator(pattern(8, 8))
     with pytest.raises(UsageError, match="threads"):
         DepthEstimator(path, threads=0)
+    with pytest.raises(UsageError, match="model is built-in, a path or a Hub name"):
+        DepthEstimator(3)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="unknown provider 'cdua'"):
+        DepthEstimator(provider="cdua")
+    with pytest.raises(UsageError, match="exact is True, False or None"):
+        DepthEstimator(exact="yes")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="intrinsics are an Intrinsics"):
+        DepthEstimator(intrinsics=3)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="max_pixels"):
         DepthEstimator(path, max_pixels=0)
     with pytest.raises(ModelNotFoundError):

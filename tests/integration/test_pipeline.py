@@ -206,7 +206,7 @@ class TestUse:
             Pipeline([ScriptedSource()], policy="newest")
         with pytest.raises(UsageError, match="batch must be 1 to 256 frames, not"):
             Pipeline([ScriptedSource()], batch=0)
-        with pytest.raises(UsageError, match="frame_cache_bytes is at least 0"):
+        with pytest.raises(UsageError, match="frame_cache_bytes must be 0 or more bytes"):
             Pipeline([ScriptedSource()], frame_cache_bytes=-1)
         with pytest.raises(UsageError, match="function"):
             Pipeline([ScriptedSource(), ScriptedSource()], sinks=[RecordingSink()])
@@ -214,6 +214,53 @@ class TestUse:
             Pipeline([ScriptedSource(live=True)], range="shot")
         with pytest.raises(UsageError, match="LO,HI"):
             Pipeline([ScriptedSource()], range="fixed:3,1")
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"sources": "test:"}, r"sources is a list of sources, not 'test:'; pass \[SOURCE\]"),
+            ({"sources": [b"test:"]}, "b'test:' is not a source; pass a Source"),
+            ({"model": "built-in"}, r"model is a DepthModel or DepthEstimator, not 'built-in'; pass DepthEstimator"),
+            ({"sinks": [print]}, r"print is not a sink .*; pass a function as callback="),
+            ({"sinks": lambda frame, depth: None}, r"does not take one source .*; pass a function of .* as callback="),  # noqa: ARG005
+            ({"sinks": lambda source: None}, r"sinks is a list of sinks, not None; pass \[SINK\]"),  # noqa: ARG005
+            ({"sinks": "out.mp4"}, r"sinks is a list of sinks, not 'out.mp4'; pass \[SINK\]"),
+            ({"sinks": ["out.mp4"]}, "'out.mp4' is not a sink .*; derive it from streamdepth.BaseSink"),
+            ({"sinks": [RecordingSink]}, "RecordingSink is not a sink"),
+            ({"callback": 3}, "callback is a function, not 3"),
+            ({"on_status": "x"}, "on_status is a function, not 'x'"),
+            ({"clock": 3}, "clock.monotonic_ns is a function, not 3"),
+            ({"range": 3}, "range is one of shot, ema, frame, fixed:LO,HI .*, not '3'"),
+            ({"batch": "2"}, "batch must be a whole number, 1 to 256 frames, not '2'"),
+            ({"batch": 2.5}, "batch must be a whole number, 1 to 256 frames, not 2.5"),
+            ({"model_every": None}, "model_every must be a whole number, 1 to 16, not None"),
+            ({"max_staleness_seconds": "x"}, "max-staleness must be a number, 0 to 60 seconds, not 'x'"),
+            ({"deadline_seconds": float("nan")}, "deadline_seconds must be more than 0"),
+            ({"color_threads": 0}, "color_threads must be 1 to 64, not 0"),
+            ({"stabilize": "on"}, "stabilize is True, False or a StabilizeSwitch, not 'on'"),
+            ({"anchors": [(1, 2, 3)]}, "anchors is a list of Anchor, or a KnownMotion, not"),
+        ],
+    )
+    def test_a_value_of_another_type_is_named_with_what_is_expected(
+        self, arguments: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(UsageError, match=message) as raised:
+            Pipeline(**{"sources": [ScriptedSource()], "model": fake_estimator(), **arguments})
+        assert "\n" not in str(raised.value)
+
+    def test_a_stream_checks_the_same(self) -> None:
+        wrong: dict[str, Any] = {"policy": "x", "clock": 3, "model": 3, "batch": "x", "anchors": 3}
+        for name, value in wrong.items():
+            arguments: dict[str, Any] = {"model": fake_estimator(), name: value}
+            with pytest.raises(UsageError, match=name):
+                stream(ScriptedSource(), **arguments)
+
+    def test_an_error_inside_a_sink_maker_stays_its_own(self) -> None:
+        def make(source: Any) -> list[RecordingSink]:
+            return [RecordingSink(source, nothing_like_this=True)]  # type: ignore[call-arg]
+
+        with pytest.raises(TypeError, match="nothing_like_this"):
+            Pipeline([ScriptedSource()], sinks=make)
 
     def test_default_ranges(self) -> None:
         from streamdepth.core.look import Look

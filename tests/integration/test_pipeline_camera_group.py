@@ -140,12 +140,19 @@ def test_an_update_changes_look_and_range_in_place_and_restarts_for_the_rest(gro
 
 def test_wrong_use_is_named(group: CameraGroup) -> None:
     group.add("door", endless("door"))
+    wrong: Any = 3
+    misspelled: Any = {"polici": "every"}
     for call, message in (
         (lambda: group.add("door", endless("x")), "door: a camera has this name"),
         (lambda: group.remove("dor"), r"there is no camera dor \(did you mean 'door'\?\)"),
         (lambda: group.add("a/b", endless("x")), "printable characters without /"),
         (lambda: group.add("w", endless("x"), [RecordingSink(on_caller_thread=True)]), "has no window"),
         (lambda: group.add("m", endless("x"), model_every=99), "model_every"),
+        (lambda: group.add("f", endless("x"), wrong), "sinks is a list of sinks, not 3"),
+        (lambda: group.add("p", endless("x"), policy="x"), "policy is one of every, latest, not 'x'"),
+        (lambda: group.add("s", lambda: wrong), "3 is not a source"),
+        (lambda: group.add("o", endless("x"), **misspelled), r"no option 'polici' \(did you mean 'policy'\?\)"),
+        (lambda: CameraGroup(wrong), "model is a DepthModel or DepthEstimator, not 3"),
         (lambda: CameraGroup(batch=0), "batch"),
         (lambda: CameraGroup(max_staleness_seconds=-1), "max-staleness"),
     ):

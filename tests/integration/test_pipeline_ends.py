@@ -81,8 +81,7 @@ class TestErrors:
 
         error = self.run(callback=fail)
         assert isinstance(error.__cause__, KeyError)
-        assert str(error).startswith("sink of callback ")
-        assert "test_callback.fail: KeyError: 'mine'" in str(error)
+        assert str(error) == "callback TestErrors.test_callback.fail: KeyError: 'mine'"
 
     def test_secrets_do_not_come_out(self) -> None:
         def fail(index: int) -> None:  # noqa: ARG001
