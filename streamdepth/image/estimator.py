@@ -368,16 +368,16 @@ class DepthEstimator:
         slot.write(row, image_of(image.rgb))
 
     def _estimate(self, item: _Item, raw: RawDepth, engine: Engine, look: Look | None, *, png: bool) -> Estimate:
-        from streamdepth.inference import postprocess
+        from streamdepth.inference import geometry
 
         rules, view = self.spec.preprocessing, raw.extra.field_of_view_degrees
         if raw.geometry is None:
             width, height = item.net_size
-            values = raw.values if view is None else postprocess.depth_pro_metres(raw.values, view)
-            data = postprocess.resize(values, width, height)
+            values = raw.values if view is None else geometry.depth_pro_metres(raw.values, view)
+            data = geometry.resize(values, width, height)
         else:
             width, height = raw.geometry.width_px, raw.geometry.height_px
-            data = postprocess.to_image(
+            data = geometry.to_image(
                 raw.values,
                 rules.family,
                 raw.geometry,
@@ -386,7 +386,7 @@ class DepthEstimator:
                 letterbox=rules.letterbox,
                 bilinear=rules.match == "transformersjs",
             )
-        valid = None if raw.extra.valid is None else postprocess.valid_at_image(raw.extra.valid, raw.geometry)
+        valid = None if raw.extra.valid is None else geometry.valid_at_image(raw.extra.valid, raw.geometry)
         pixels = image = None
         if look is not None:
             from streamdepth.colorize.still import paint_over_range

@@ -16,7 +16,7 @@ from streamdepth.core import limits
 from streamdepth.core.errors import InferenceError, ModelError, UsageError
 from streamdepth.core.frame import DepthMap, Sense
 from streamdepth.core.host import cores, plan_threads
-from streamdepth.inference import fused, postprocess
+from streamdepth.inference import fused, geometry
 from streamdepth.inference.agreement import check_depth
 from streamdepth.inference.geometry import Geometry, fixed_sides, plan
 from streamdepth.inference.heads import HeadReader, RawDepth, RowExtra
@@ -136,7 +136,7 @@ class Engine:
         self._output = spec.depth_output.name
         if self._output not in outputs:
             raise ModelError(f"{spec.name}: has no output {self._output!r}; its outputs are {', '.join(outputs)}")
-        self._output_dtype = postprocess.output_dtype(outputs[self._output].type, spec)
+        self._output_dtype = geometry.output_dtype(outputs[self._output].type, spec)
         several = opened.device or self._output_dtype == np.float32
         as_expected = opened.provider == expected or (on_cores and opened.provider == CPU.name)
         self.workers = workers if as_expected and several else 1
@@ -389,11 +389,11 @@ class Engine:
     def _finish(self, raw: RawDepth) -> DepthMap:
         values, valid, view = raw.values, raw.extra.valid, raw.extra.field_of_view_degrees
         if view is not None:
-            values = postprocess.depth_pro_metres(values, view)
-        geometry = raw.geometry
-        if geometry is not None and geometry.reflected:
-            values = postprocess.zoe_at_model_size(values, geometry)
-        elif geometry is not None and (not self.exact or self.spec.preprocessing.letterbox):
-            values = postprocess.cropped(values, geometry)
-            valid = None if valid is None else postprocess.cropped(valid, geometry)
+            values = geometry.depth_pro_metres(values, view)
+        placed = raw.geometry
+        if placed is not None and placed.reflected:
+            values = geometry.zoe_at_model_size(values, placed)
+        elif placed is not None and (not self.exact or self.spec.preprocessing.letterbox):
+            values = geometry.cropped(values, placed)
+            valid = None if valid is None else geometry.cropped(valid, placed)
         return DepthMap(values, self.spec.sense, valid)
