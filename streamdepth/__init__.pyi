@@ -81,8 +81,8 @@ from streamdepth.core.look import Upsampling as Upsampling
 from streamdepth.core.look import View as View
 from streamdepth.core.queues import Policy as Policy
 from streamdepth.depth.alignment import Alignment as Alignment
+from streamdepth.depth.alignment import Anchor as Anchor
 from streamdepth.depth.alignment import align as align
-from streamdepth.depth.anchors import Anchor as Anchor
 from streamdepth.geometry.intrinsics import Intrinsics as Intrinsics
 from streamdepth.geometry.readers import read_intrinsics as read_intrinsics
 from streamdepth.image.estimator import DepthEstimator as DepthEstimator

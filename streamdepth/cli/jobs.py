@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from streamdepth.core.contracts import Sink, Source
     from streamdepth.core.errors import StreamDepthError
     from streamdepth.core.host import ThreadPlan
-    from streamdepth.depth.anchors import Anchor
+    from streamdepth.depth.alignment import Anchor
     from streamdepth.depth.odometry import KnownMotion
     from streamdepth.depth.range import RangeSwitch
     from streamdepth.image.estimator import DepthEstimator

@@ -14,7 +14,7 @@ from streamdepth.config.shared import COLOR, ENCODING, INPUT, LONG, MODEL, OUTPU
 from streamdepth.core import limits
 from streamdepth.core.look import Look, Nearness, Upsampling
 from streamdepth.core.queues import Policy
-from streamdepth.depth.anchors import Anchor
+from streamdepth.depth.alignment import Anchor
 from streamdepth.sinks.robotics.zones import Zone
 from streamdepth.sinks.tracks import AudioMode
 

@@ -17,8 +17,7 @@ import numpy as np
 
 from streamdepth.core.errors import DataFormatError, UsageError
 from streamdepth.core.frame import DepthMap, Sense, converted
-from streamdepth.depth.alignment import Alignment, align
-from streamdepth.depth.anchors import Anchor
+from streamdepth.depth.alignment import Alignment, Anchor, align
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 
     from streamdepth.core.clock import Clock
     from streamdepth.core.frame import DepthMap, DepthRange, StreamInfo
-    from streamdepth.depth.alignment import Alignment
-    from streamdepth.depth.anchors import Anchor
+    from streamdepth.depth.alignment import Alignment, Anchor
     from streamdepth.depth.range import Measurement
     from streamdepth.jobs.journal import WorkFolder
     from streamdepth.jobs.segment import FrameStatistics

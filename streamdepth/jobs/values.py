@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from streamdepth.core.look import Look, Stop
-from streamdepth.depth.anchors import Anchor
+from streamdepth.depth.alignment import Anchor
 from streamdepth.depth.range import RangeMode
 from streamdepth.geometry.readers import camera_of
 from streamdepth.sinks.robotics.zones import Zone

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from streamdepth.core.clock import Clock
     from streamdepth.core.contracts import Sink, Source
     from streamdepth.core.queues import Policy
-    from streamdepth.depth.anchors import Anchor
+    from streamdepth.depth.alignment import Anchor
     from streamdepth.depth.range import RangeSpec, RangeSwitch
     from streamdepth.inference.model import Runner
     from streamdepth.pipeline.arguments import SinkMaker, SourceMaker

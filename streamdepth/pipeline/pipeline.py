@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from streamdepth.core.clock import Clock
     from streamdepth.core.contracts import Sink, Source
     from streamdepth.core.frame import DepthMap, Frame
-    from streamdepth.depth.anchors import Anchor
+    from streamdepth.depth.alignment import Anchor
     from streamdepth.depth.odometry import KnownMotion
     from streamdepth.depth.range import RangeSpec, RangeSwitch
     from streamdepth.inference.model import EngineSource, Runner

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from streamdepth.core.contracts import Sink, Source
     from streamdepth.core.frame import DepthMap, DepthRange, Frame, StreamInfo
     from streamdepth.core.look import Look
-    from streamdepth.depth.alignment import Anchoring
-    from streamdepth.depth.anchors import Anchor
+    from streamdepth.depth.alignment import Anchor, Anchoring
     from streamdepth.depth.motion import CutDetector
     from streamdepth.depth.odometry import KnownMotion, MotionScale
     from streamdepth.depth.range import Measurement

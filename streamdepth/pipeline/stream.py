@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from streamdepth.core.clock import Clock
     from streamdepth.core.contracts import Source
     from streamdepth.core.frame import DepthMap, Frame, Result
-    from streamdepth.depth.anchors import Anchor
+    from streamdepth.depth.alignment import Anchor
     from streamdepth.depth.odometry import KnownMotion
     from streamdepth.inference.model import EngineSource
 

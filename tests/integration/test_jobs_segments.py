@@ -14,7 +14,7 @@ import pytest
 import streamdepth as sd
 from streamdepth.cli import main
 from streamdepth.core.errors import SinkError, StageError
-from streamdepth.depth.anchors import Anchor
+from streamdepth.depth.alignment import Anchor
 from streamdepth.depth.range import RangeSpec
 from streamdepth.jobs.clip import ClipRun
 from streamdepth.jobs.engines import InlineEngine, LocalEngine

@@ -7,8 +7,7 @@ import pytest
 
 import streamdepth as sd
 from streamdepth.core.errors import DataFormatError, UsageError
-from streamdepth.depth.alignment import Anchoring
-from streamdepth.depth.anchors import Anchor
+from streamdepth.depth.alignment import Anchor, Anchoring
 from tests.support import need
 
 INVERSE, RELATIVE, METRIC = sd.Sense.RELATIVE_INVERSE, sd.Sense.RELATIVE_DEPTH, sd.Sense.METRIC_M
