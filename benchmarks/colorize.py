@@ -37,7 +37,7 @@ from streamdepth.colorize.tables import Steps, blend_tables
 from streamdepth.core.frame import ColorTags, DepthMap, DepthRange, Sense, StreamInfo
 from streamdepth.core.look import Look, Upsampling, View
 from streamdepth.media import planes
-from streamdepth.media.pixel_formats import LAYOUTS
+from streamdepth.media.planes import LAYOUTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,14 +10,14 @@ from streamdepth.colorize import kernels
 from streamdepth.colorize.palettes import palette
 from streamdepth.colorize.tables import blend_terms
 from streamdepth.core.frame import Sense
-from streamdepth.media.pixel_formats import plane_values, to_signal
+from streamdepth.media.planes import plane_values, to_signal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamdepth.core.frame import ColorTags, DepthRange
     from streamdepth.core.look import Look
-    from streamdepth.media.pixel_formats import PixelLayout
+    from streamdepth.media.planes import PixelLayout
 
 _PANEL_RGBA = (12, 12, 16, 176)
 _TEXT_RGBA = (255, 255, 255, 255)

@@ -18,7 +18,7 @@ from streamdepth.core.errors import UsageError
 from streamdepth.core.frame import ColorTags, ImageInfo
 from streamdepth.core.look import View
 from streamdepth.media import planes
-from streamdepth.media.pixel_formats import LAYOUTS, PixelLayout, coloured, depth_bits, resolve_tags, working_format
+from streamdepth.media.planes import LAYOUTS, PixelLayout, coloured, depth_bits, resolve_tags, working_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,7 @@ from streamdepth.colorize.palettes import is_grayscale, palette, palette_names
 from streamdepth.colorize.tables import Steps, paint_tables
 from streamdepth.core.frame import ColorTags, DepthMap, DepthRange, Sense
 from streamdepth.core.look import Look
-from streamdepth.media.pixel_formats import LAYOUTS
+from streamdepth.media.planes import LAYOUTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamdepth.colorize.palettes import palette
-from streamdepth.media.pixel_formats import plane_values, to_signal
+from streamdepth.media.planes import plane_values, to_signal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamdepth.core.frame import ColorTags
     from streamdepth.core.look import Look
-    from streamdepth.media.pixel_formats import PixelLayout
+    from streamdepth.media.planes import PixelLayout
 
 UNITS_PER_ENTRY = 64
 NEARNESS_ONE = 255 * UNITS_PER_ENTRY

@@ -16,7 +16,7 @@ import numpy as np
 from streamdepth.core.frame import ColorTags
 from streamdepth.media import planes
 from streamdepth.media.numba_kernel import kernel
-from streamdepth.media.pixel_formats import LAYOUTS, plane_values, resolve_tags
+from streamdepth.media.planes import LAYOUTS, plane_values, resolve_tags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import av
     from numpy.typing import NDArray
 
-    from streamdepth.media.pixel_formats import PixelLayout
+    from streamdepth.media.planes import PixelLayout
     from streamdepth.models.spec import Resample
 
 _CUBIC_A = -0.5

@@ -11,7 +11,7 @@ from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.media.filters import Letterbox, has_alpha
 from streamdepth.media.hwaccel import HwAccel, encoder, upload_device
-from streamdepth.media.pixel_formats import depth_bits
+from streamdepth.media.planes import depth_bits
 from streamdepth.sinks.encoder_settings import check_crf, check_preset, encoder_threads
 from streamdepth.sinks.encoding import (
     Encoding,

@@ -16,7 +16,7 @@ from streamdepth.colorize.colorizer import Colorizer
 from streamdepth.colorize.palettes import palette
 from streamdepth.core.frame import ColorTags, DepthRange, Sense
 from streamdepth.core.look import Look, View
-from streamdepth.media.pixel_formats import LAYOUTS, plane_values, to_signal
+from streamdepth.media.planes import LAYOUTS, plane_values, to_signal
 from tests.support import color
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from streamdepth.colorize.palettes import palette
 from streamdepth.core.errors import UsageError
 from streamdepth.core.frame import ColorTags, DepthRange, Sense
 from streamdepth.core.look import Look, Upsampling, View
-from streamdepth.media.pixel_formats import working_format
+from streamdepth.media.planes import working_format
 from tests.support import color
 from tests.support.painted import flat, render, same
 
