@@ -33,7 +33,7 @@ from support.timing import machine
 import streamdepth as sd
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.look import LookControl
-from streamdepth.sinks.encoder_settings import encoder_options, encoder_threads
+from streamdepth.sinks.encoding import encoder_options, encoder_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

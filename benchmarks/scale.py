@@ -24,8 +24,7 @@ from streamdepth.depth.range import RangeSpec
 from streamdepth.jobs.clip import ClipRun
 from streamdepth.jobs.engines import LocalEngine
 from streamdepth.jobs.passes import RangePass
-from streamdepth.jobs.plan import clip_source, plan_clip
-from streamdepth.jobs.segment import FrameStatistics, SegmentStatistics, StoredMeasurement
+from streamdepth.jobs.segment import FrameStatistics, SegmentStatistics, StoredMeasurement, clip_source, plan_clip
 from streamdepth.jobs.values import ClipSettings, VideoOutput
 from streamdepth.pipeline.stats import RunStats
 from streamdepth.sinks.join import join_video

@@ -63,7 +63,7 @@ def _x264(
     import av
 
     from streamdepth.core.look import View
-    from streamdepth.sinks.encoder_settings import encoder_options, encoder_threads
+    from streamdepth.sinks.encoding import encoder_options, encoder_threads
 
     container = av.open(out, "w")
     options = encoder_options("libx264", View(view), transparent=False)

@@ -157,7 +157,7 @@ def _events(config: RunConfig, job: Job) -> EventsOutput | None:
 def _clip(job: Job) -> tuple[Source, str]:
     """The source of a clip, and its path or URL."""
     from streamdepth.sources.file import FileSource, is_url
-    from streamdepth.sources.objects import ObjectSource
+    from streamdepth.sources.find import ObjectSource
 
     source = job.sources[0]
     if len(job.sources) == 1 and isinstance(source, ObjectSource):

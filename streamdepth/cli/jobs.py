@@ -123,7 +123,7 @@ def plan(config: RunConfig, on_status: Callable[[str], None]) -> list[Job]:
         StreamDepthError: a source that is not there.
     """
     from streamdepth.sinks.files import check_distinct
-    from streamdepth.sources.objects import ObjectSource
+    from streamdepth.sources.find import ObjectSource
     from streamdepth.sources.select import at_once, expand
 
     if not config.sources:

@@ -64,7 +64,7 @@ def _camera_mode(value: str) -> str:
 
 
 def _tls_ca(value: str) -> str:
-    from streamdepth.net.tls import NO_CHECK
+    from streamdepth.net.url import NO_CHECK
 
     if value != NO_CHECK and not Path(value).exists():
         raise ValueError(f"there is no file {value}; check the path")

@@ -108,7 +108,7 @@ def plan_threads(cores: int, *, decoders: int = 1, encoders: int = 1) -> ThreadP
     The session gets all cores: it is the slowest stage, and its threads sleep between runs. Decoders share the cores
     among themselves; a single one gets one extra thread, because frame threads mostly wait for rows of the previous
     frame. The colour stage gets a second thread only if a core is likely to be idle. Encoders are not planned here:
-    their threads follow from the frame size (:func:`streamdepth.sinks.encoder_settings.encoder_threads`).
+    their threads follow from the frame size (:func:`streamdepth.sinks.encoding.encoder_threads`).
 
     Args:
         decoders, encoders: number running at the same time; ``--range shot`` decodes twice.

@@ -26,8 +26,7 @@ from streamdepth.jobs.journal import (
     upload,
 )
 from streamdepth.jobs.passes import Passes
-from streamdepth.jobs.plan import clip_source, plan_clip
-from streamdepth.jobs.segment import SegmentStatistics
+from streamdepth.jobs.segment import SegmentStatistics, clip_source, plan_clip
 from streamdepth.jobs.values import ColorTask, DepthTask, WorkFile, part_name, part_names
 from streamdepth.net.objects import ObjectStore, explained, is_object_url
 from streamdepth.pipeline.stats import RunStats, SinkStats

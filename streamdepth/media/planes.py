@@ -1,5 +1,6 @@
-"""Pixel formats of the colour kernels, code values of colours (ITU-T H.273), and images as arrays: one view [rows, words
-per line] per plane, including line padding.
+"""Pixel formats of the colour kernels, code values of colours (ITU-T H.273), and images as arrays.
+
+An array is one view [rows, words per line] per plane, including line padding.
 """
 
 from __future__ import annotations

@@ -11,8 +11,7 @@ from streamdepth.core.errors import UsageError, nearest, redact
 from streamdepth.core.look import Look, LookControl
 from streamdepth.net.objects import OBJECT_SCHEMES
 from streamdepth.sinks.depth.sink import DepthSinkOptions
-from streamdepth.sinks.encoder_settings import AUTO
-from streamdepth.sinks.encoding import CONTAINERS
+from streamdepth.sinks.encoding import AUTO, CONTAINERS
 from streamdepth.sinks.files import scheme_of
 from streamdepth.sinks.images import SOURCE_NAMES, is_pattern
 
@@ -41,7 +40,7 @@ class StreamOptions:
         gop_seconds: seconds between key frames, the longest wait of a new viewer; None = the sink's default.
         credentials_file: first line ``USER:PASSWORD``, for the server that is published to or that serves.
         timeout_seconds, retries: of publishing; retries None = unlimited.
-        tls_ca: CA certificates for ``rtsps``, see :func:`~streamdepth.net.tls.find_tls_config`.
+        tls_ca: CA certificates for ``rtsps``, see :func:`~streamdepth.net.url.find_tls_config`.
         max_clients: of serving.
         servers: servers that several sinks share; None = each sink has its own.
         low_latency: False = subpixel motion search in the encoder, and a buffer of one second with a bit rate.

@@ -12,11 +12,13 @@ from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.media.filters import Letterbox, has_alpha
 from streamdepth.media.hwaccel import HwAccel, encoder, upload_device
 from streamdepth.media.planes import depth_bits
-from streamdepth.sinks.encoder_settings import check_crf, check_preset, encoder_threads
 from streamdepth.sinks.encoding import (
     Encoding,
+    check_crf,
+    check_preset,
     container_of,
     container_options,
+    encoder_threads,
     encoding_for,
     key_interval,
     odd_chroma,
@@ -65,7 +67,7 @@ class VideoSink(BaseSink):
         codec: FFmpeg encoder; None = libx264 (WebM: VP9), for a transparent look one that carries alpha.
         hwaccel: ``auto | cuda | vaapi | none``: hardware encoder, if no codec is named.
         crf, preset: the encoder's quality and speed. ``auto`` and None = chosen by view and encoder
-            (:mod:`streamdepth.sinks.encoder_settings`); crf beside a named preset of x264: 20. They are translated for
+            (:mod:`streamdepth.sinks.encoding`); crf beside a named preset of x264: 20. They are translated for
             a hardware encoder that replaces x264.
         threads: encoder threads; 0 = by frame size, so that the file does not depend on the machine.
         options: further FFmpeg encoder options; an unknown one is an error.

@@ -16,7 +16,7 @@ from streamdepth.core.frame import ColorTags, Frame, StreamInfo
 from streamdepth.media.filters import DEINTERLACED
 from streamdepth.media.hwaccel import HwAccel
 from streamdepth.net.calls import AbandonableCalls, InterruptedCall
-from streamdepth.net.tls import find_tls_config
+from streamdepth.net.url import find_tls_config
 from streamdepth.sources.decoding import REPAIR_NOTES, Decoding
 from streamdepth.sources.limit import Limits
 from streamdepth.sources.medium import Medium, check_readable, explain_ffmpeg, shown
@@ -56,7 +56,7 @@ class FileSource(BaseSource):
             have none.
         threads: decoder threads, 0 = FFmpeg chooses. Frame threading is used.
         hwaccel: ``auto | cuda | vaapi | none``: hardware decoder.
-        tls_ca: CA certificates for ``https``, see :func:`~streamdepth.net.tls.find_tls_config`. For HLS and DASH only
+        tls_ca: CA certificates for ``https``, see :func:`~streamdepth.net.url.find_tls_config`. For HLS and DASH only
             the server of the playlist is verified: FFmpeg does not pass the setting on to what the playlist names.
         source_id: short name; None = the file's name.
         max_pixels: largest frame that is decoded; None = FFmpeg's own limit of about 16,000x16,000.

@@ -22,8 +22,7 @@ from streamdepth.core.errors import (
 )
 from streamdepth.media.boxes import Crop, crop_of
 from streamdepth.media.hwaccel import HwAccel, decoder
-from streamdepth.net.tls import TlsError
-from streamdepth.net.url import LIVE_SCHEMES, parse_live_url
+from streamdepth.net.url import LIVE_SCHEMES, TlsError, parse_live_url
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-    from streamdepth.net.tls import TlsConfig
+    from streamdepth.net.url import TlsConfig
 
 # Demuxers that make "video" of any bytes or text, which is never what was meant.
 _TEXT_ART = frozenset({"tty", "bin", "xbin", "adf", "idf", "ea_cdata", "rawvideo", "vobsub"})

@@ -277,7 +277,7 @@ def _web(found: Found, options: SourceOptions, limits: Limits, name: str | None)
 
 
 def _object(found: Found, options: SourceOptions, limits: Limits, name: str | None) -> Source:
-    from streamdepth.sources.objects import ObjectSource
+    from streamdepth.sources.find import ObjectSource
 
     return ObjectSource(
         str(found.value),

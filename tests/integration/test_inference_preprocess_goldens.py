@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from streamdepth.inference import geometry, preprocess
+from streamdepth.inference import preprocess
 from streamdepth.inference.engine import Engine
+from streamdepth.inference.geometry import crop_rect, resize, to_image
 from streamdepth.inference.preprocess import image_of
 from tests.support.goldens import ARCHITECTURES, INPUT_STRIDE, Golden, load
 
@@ -36,7 +37,7 @@ def estimate(engine: Engine, rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32
     else:
         slot.write(0, image_of(rgb))
     raw = engine.run_raw(slot, 1)[0]
-    values = geometry.to_image(
+    values = to_image(
         raw.values,
         engine.spec.preprocessing.family,
         geometry,
@@ -98,7 +99,7 @@ def test_fast_path_cuts_zero_padding_off_where_the_image_ends() -> None:
     raw = engine.run_raw(slot, 1)[0]
     scale_y, scale_x = raw.values.shape[0] / 84, raw.values.shape[1] / 210
     assert raw.geometry is not None
-    left, top, width, height = geometry.crop_rect(raw.geometry, (raw.values.shape[0], raw.values.shape[1]))
+    left, top, width, height = crop_rect(raw.geometry, (raw.values.shape[0], raw.values.shape[1]))
     assert (left, top) == (round(3 * scale_x), round(3 * scale_y))
     assert abs(width - 203 * scale_x) <= 1
     assert abs(height - 77 * scale_y) <= 1
@@ -121,6 +122,6 @@ def test_maps_for_video_cover_the_image_edge_to_edge(name: str, is_exact: bool) 
         values, wanted = depth.values, golden.arrays[f"depth_{key}"]
         if name == "depth_pro":  # its pipeline resizes inverse depth
             values, wanted = np.float32(1) / values, 1 / wanted
-        got = geometry.resize(values, rgb.shape[1], rgb.shape[0], bilinear=name == "depth_pro")
+        got = resize(values, rgb.shape[1], rgb.shape[0], bilinear=name == "depth_pro")
         assert np.abs(got - wanted).mean() <= 0.02 * np.ptp(wanted)
         assert np.corrcoef(got.ravel(), wanted.ravel())[0, 1] > 0.98

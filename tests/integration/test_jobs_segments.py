@@ -19,8 +19,7 @@ from streamdepth.depth.range import RangeSpec
 from streamdepth.jobs.clip import ClipRun
 from streamdepth.jobs.engines import InlineEngine, LocalEngine
 from streamdepth.jobs.passes import RangePass
-from streamdepth.jobs.plan import clip_source, plan_clip
-from streamdepth.jobs.segment import SegmentSource, SegmentStatistics
+from streamdepth.jobs.segment import SegmentSource, SegmentStatistics, clip_source, plan_clip
 from streamdepth.jobs.values import (
     ClipSettings,
     DepthOutput,

@@ -14,7 +14,7 @@ import pytest
 from streamdepth.core.errors import UsageError
 from streamdepth.core.look import View
 from streamdepth.media import hwaccel
-from streamdepth.sinks.encoder_settings import encoder_threads
+from streamdepth.sinks.encoding import encoder_threads
 from streamdepth.sinks.rtsp.media import Encoder
 from streamdepth.sinks.video import VideoSink
 from streamdepth.sources.select import source_for

@@ -21,7 +21,7 @@ import truststore
 from streamdepth.cli import main
 from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.core.look import Look, LookControl
-from streamdepth.net.tls import TlsConfig, find_tls_config
+from streamdepth.net.url import TlsConfig, find_tls_config
 from streamdepth.sinks.rtsp.publish import RtspPublishSink
 from streamdepth.sinks.rtsp.server import RtspServerSink
 from streamdepth.sinks.video import VideoSink

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from streamdepth.core.errors import DataFormatError, ModelError
 from streamdepth.core.frame import ColorTags, image_from_array
-from streamdepth.inference import geometry, preprocess
+from streamdepth.inference import preprocess
 from streamdepth.inference.agreement import check_depth
 from streamdepth.inference.engine import Engine
-from streamdepth.inference.geometry import plan
+from streamdepth.inference.geometry import plan, resize
 from streamdepth.inference.preprocess import Scaler, image_of, value_table
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Family, Preprocessing
@@ -199,7 +199,7 @@ def test_infinite_depth_is_sky_in_up_to_half_of_an_image(
 def test_infinite_depth_stays_in_its_place(bilinear: bool) -> None:
     values = np.linspace(1, 9, 64, dtype=np.float32).reshape(8, 8)
     values[:3] = np.inf
-    found = geometry.resize(values, 32, 32, bilinear=bilinear)
+    found = resize(values, 32, 32, bilinear=bilinear)
     assert np.isposinf(found[:12]).all()
     assert np.isfinite(found[12:]).all()
-    np.testing.assert_allclose(found[20:], geometry.resize(values[3:], 32, 20, bilinear=bilinear)[8:], rtol=1e-5)
+    np.testing.assert_allclose(found[20:], resize(values[3:], 32, 20, bilinear=bilinear)[8:], rtol=1e-5)

@@ -12,7 +12,7 @@ import numpy as np
 from streamdepth.core import limits
 from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.core.frame import ColorTags, converted
-from streamdepth.sinks.encoder_settings import AUTO, PRESETS, stream_options
+from streamdepth.sinks.encoding import AUTO, PRESETS, stream_options
 from streamdepth.sinks.rtsp.delivery import CLOCK_RATE, TIME_BASE, AccessUnit, Packetizer
 
 if TYPE_CHECKING:

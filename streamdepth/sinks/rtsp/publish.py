@@ -15,9 +15,8 @@ from streamdepth.core.clock import Clock, SystemClock
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, StreamDepthError
 from streamdepth.net.calls import Backoff, connected_again
-from streamdepth.net.tls import find_tls_config
-from streamdepth.net.url import find_credentials, parse_live_url
-from streamdepth.sinks.encoder_settings import AUTO
+from streamdepth.net.url import find_credentials, find_tls_config, parse_live_url
+from streamdepth.sinks.encoding import AUTO
 from streamdepth.sinks.rtsp.delivery import CLOCK_RATE, sdp, sender_report
 from streamdepth.sinks.rtsp.media import Encoder, Pace, black, check_encoding, output_rate
 from streamdepth.sinks.rtsp.record import CONTROL, PublishError, RecordClient
@@ -52,7 +51,7 @@ class RtspPublishSink(BaseSink):
         timeout_seconds: > 0, see above.
         retries: consecutive failures, the first connection included, before ``process`` raises; None = unlimited.
         username, password, credentials_file: see :func:`~streamdepth.net.url.find_credentials`.
-        tls_ca: CA certificates for ``rtsps``, see :func:`~streamdepth.net.tls.find_tls_config`.
+        tls_ca: CA certificates for ``rtsps``, see :func:`~streamdepth.net.url.find_tls_config`.
     Raises:
         UsageError: an invalid argument.
 

@@ -15,8 +15,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from streamdepth.core.errors import plain_reason
-from streamdepth.net.tls import TLS_SCHEMES, tls_error
-from streamdepth.net.url import PASSWORD_VARIABLE, USER_VARIABLE
+from streamdepth.net.url import PASSWORD_VARIABLE, TLS_SCHEMES, USER_VARIABLE, tls_error
 from streamdepth.sinks.rtsp.protocol import (
     Interleaved,
     Message,
@@ -31,8 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from streamdepth.core.clock import Clock
-    from streamdepth.net.tls import TlsConfig
-    from streamdepth.net.url import Credentials, LiveUrl
+    from streamdepth.net.url import Credentials, LiveUrl, TlsConfig
 
 CONTROL = "streamid=0"
 _AGENT = "streamdepth"

@@ -17,7 +17,7 @@ from streamdepth.core.clock import Clock, SystemClock
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, StreamDepthError, plain_reason
 from streamdepth.net.url import find_credentials, parse_live_url
-from streamdepth.sinks.encoder_settings import AUTO
+from streamdepth.sinks.encoding import AUTO
 from streamdepth.sinks.rtsp.delivery import CLOCK_RATE, Mount, Settings, sdp
 from streamdepth.sinks.rtsp.hub import Hub, listen_address
 from streamdepth.sinks.rtsp.media import Encoder, Pace, black, check_encoding, output_rate

@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from streamdepth.core.errors import plain_reason, redact
-from streamdepth.net.tls import TLS_SCHEMES, TlsError
-from streamdepth.net.url import PASSWORD_VARIABLE, USER_VARIABLE
+from streamdepth.net.url import PASSWORD_VARIABLE, TLS_SCHEMES, USER_VARIABLE, TlsError
 from streamdepth.sources.live.reader import Ended, LiveReader, Opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from streamdepth.core.clock import Clock
-    from streamdepth.net.tls import TlsConfig
-    from streamdepth.net.url import Credentials, LiveUrl
+    from streamdepth.net.url import Credentials, LiveUrl, TlsConfig
     from streamdepth.sources.live.reader import Item, LiveDecoding
 
 _MAX_ABANDONED = 3

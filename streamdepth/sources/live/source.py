@@ -15,8 +15,7 @@ from streamdepth.core.frame import Frame, StreamInfo
 from streamdepth.media.filters import DEINTERLACED, Letterbox
 from streamdepth.media.hwaccel import HwAccel
 from streamdepth.net.calls import Backoff, connected_again
-from streamdepth.net.tls import find_tls_config
-from streamdepth.net.url import LIVE_SCHEMES, find_credentials, parse_live_url
+from streamdepth.net.url import LIVE_SCHEMES, find_credentials, find_tls_config, parse_live_url
 from streamdepth.sources.limit import Limits
 from streamdepth.sources.live.connection import LiveLink, hint, is_busy, reason
 from streamdepth.sources.live.reader import Ended, Image, LiveDecoding, Missing, Opened, Skipped, Undecodable
@@ -73,7 +72,7 @@ class LiveSource(BaseSource):
         hwaccel: ``auto | cuda | vaapi | none``: hardware decoder.
         deinterlace: deinterlace frames that are flagged as interlaced, which delays them by one frame.
         username, password, credentials_file: see :func:`~streamdepth.net.url.find_credentials`.
-        tls_ca: CA certificates of encrypted streams, see :func:`~streamdepth.net.tls.find_tls_config`. FFmpeg applies
+        tls_ca: CA certificates of encrypted streams, see :func:`~streamdepth.net.url.find_tls_config`. FFmpeg applies
             the setting to redirections, but not to what a playlist (HLS, DASH) names.
         max_frames, duration_seconds: end after this number of frames, or this much media time.
         on_status: called with one line of text when the connection is lost or restored. On the thread of ``frames``.
