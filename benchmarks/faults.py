@@ -300,7 +300,7 @@ def fifty_viewers(estimator: DepthEstimator) -> dict[str, Any]:
 
 
 def page_closed(estimator: DepthEstimator) -> dict[str, Any]:
-    from streamdepth.serve.sink import WebSink
+    from streamdepth.serve.site import WebSink
 
     with RtspServer() as camera:
         sink = WebSink("http://127.0.0.1:0", control=LookControl(Look()))

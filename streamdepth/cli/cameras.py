@@ -319,7 +319,7 @@ class NamedCameras:
 
     def _sinks(self, name: str, config: RunConfig, source: Source) -> Sequence[Sink]:
         from streamdepth.cli.jobs import make_sinks
-        from streamdepth.serve.sink import WebSink
+        from streamdepth.serve.site import WebSink
 
         view = self._view(name)
         sinks = make_sinks(config, source, self._estimator, None, servers=self._servers, names={source.id: name})

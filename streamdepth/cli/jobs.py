@@ -371,7 +371,7 @@ def make_sinks(
         if not (serve and serves_page(output))
     ]
     for url in filter(serves_page, config.serve):
-        from streamdepth.serve.sink import WebSink
+        from streamdepth.serve.site import WebSink
 
         site = servers.page(url, config, estimator)
         view = site.add_view(

@@ -230,7 +230,7 @@ def _served(pipeline: Pipeline, *, quiet: bool) -> Iterator[None]:
     """Start the pages of a run, print what is served where, and show the statistics on the pages."""
     from streamdepth.cli.serve import print_address
     from streamdepth.cli.terminal import say
-    from streamdepth.serve.sink import WebSink
+    from streamdepth.serve.site import WebSink
     from streamdepth.sinks.rtsp.server import RtspServerSink
 
     for sink in pipeline.sinks:

@@ -121,7 +121,7 @@ def _show(source: Source, estimator: DepthEstimator, site: WebSite, *, color_thr
     """Run a source until it ends; repeat it if it can be read again."""
     from streamdepth.core.queues import Policy
     from streamdepth.pipeline import Pipeline
-    from streamdepth.serve.sink import WebSink
+    from streamdepth.serve.site import WebSink
 
     current: Source | None = source
     while current is not None:

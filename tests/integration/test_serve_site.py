@@ -23,8 +23,7 @@ from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.core.frame import DepthMap, DepthRange, Frame, Result, Sense
 from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch, measure, range_control
 from streamdepth.serve.feed import LiveFeed, probe
-from streamdepth.serve.sink import WebSink
-from streamdepth.serve.site import WebSite
+from streamdepth.serve.site import WebSink, WebSite
 from streamdepth.serve.view import Metrics
 from tests.support.stages import ScriptedSource, flat_image
 from tests.support.web import Running, eventually, http, read_parts, running

@@ -21,8 +21,7 @@ from urllib.parse import urlsplit
 from streamdepth.depth.range import RangeSwitch
 from streamdepth.pipeline import Pipeline
 from streamdepth.pipeline.stabilization import StabilizeSwitch
-from streamdepth.serve.sink import WebSink
-from streamdepth.serve.site import WebSite
+from streamdepth.serve.site import WebSink, WebSite
 from streamdepth.sources.pattern import PatternSource
 from tests.support import need
 from tests.support.stages import fake_estimator

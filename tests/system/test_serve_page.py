@@ -15,8 +15,7 @@ from streamdepth.core.frame import Sense
 from streamdepth.core.look import Upsampling, View
 from streamdepth.depth.range import RangeMode
 from streamdepth.pipeline import Pipeline
-from streamdepth.serve.sink import WebSink
-from streamdepth.serve.site import WebSite
+from streamdepth.serve.site import WebSink, WebSite
 from streamdepth.sources.pattern import PatternSource
 from tests.integration.test_serve_jobs import clip, drawn
 from tests.support.models import write_depth_model
