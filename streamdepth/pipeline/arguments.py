@@ -9,7 +9,7 @@ from streamdepth.core import limits
 from streamdepth.core.contracts import Sink, Source
 from streamdepth.core.errors import UsageError
 from streamdepth.core.queues import Policy
-from streamdepth.depth.anchors import Anchor
+from streamdepth.depth.alignment import Anchor
 from streamdepth.depth.range import RangeSpec, RangeSwitch
 from streamdepth.inference.model import EngineSource
 from streamdepth.pipeline.stabilization import StabilizeSwitch
