@@ -158,7 +158,7 @@ class BodyReader:
             try:
                 return await read()
             except web.RequestPayloadError:
-                raise ApiError(400, "the body does not match its Content-Encoding; send it again") from None
+                raise ApiError(400, "the body does not match its Transfer-Encoding; send it again") from None
 
 
 @asynccontextmanager

@@ -127,7 +127,12 @@ class WebServer:
                 return
             min(replaceable, key=lambda one: one.idle_since).force_close()
         connection = _Connection(
-            manager, loop=self._loop, access_log=None, logger=_logger(), keepalive_timeout=_KEEPALIVE_SECONDS
+            manager,
+            loop=self._loop,
+            access_log=None,
+            logger=_logger(),
+            keepalive_timeout=_KEEPALIVE_SECONDS,
+            auto_decompress=False,  # 20 KB of zstd become 600 MB, on the loop
         )
         transport.set_protocol(connection)
         connection.connection_made(transport)
@@ -153,9 +158,14 @@ class _Connection(web.RequestHandler):
         """No request is being handled: none has arrived completely, or the answer to the last one was sent."""
         return self._current_request is None
 
-    async def finish_response(self, *arguments: Any) -> Any:
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        if isinstance(resp, web.HTTPExpectationFailed):  # raised before the middlewares
+            resp = failure(417, "the only expectation that is supported is 100-continue; send no other Expect header")
+            harden(resp, request.path)
         try:
-            return await super().finish_response(*arguments)
+            return await super().finish_response(request, resp, start_time)
         finally:
             self.idle_since = self._loop.time()
             self.authenticated = False
@@ -336,6 +346,10 @@ class AuthMiddleware:
         site, mode = request.headers.get("Sec-Fetch-Site"), request.headers.get("Sec-Fetch-Mode")
         if site in ("cross-site", "same-site") and (changes or mode != "navigate"):
             return failure(403, "the request comes from another site")
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            refusal = failure(415, "the body is compressed (Content-Encoding); send it as it is")
+            refusal.headers["Accept-Encoding"] = "identity"
+            return refusal
         return None
 
 

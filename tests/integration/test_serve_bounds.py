@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import errno
+import gzip
 import io
 import json
 import os
@@ -109,9 +110,18 @@ def test_pixels_of_tensors_are_limited(site: WebSite) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/depth", "/v1/jobs?name=a.mp4", "/v1/control"])
-def test_a_body_that_is_not_in_its_encoding_is_the_clients_fault(site: WebSite, path: str) -> None:
-    found = http(site.address + path, body=b"abc", kind="application/json", headers={"Content-Encoding": "gzip"})
-    assert (found.status, "Content-Encoding" in found.error) == (400, True)
+def test_compressed_bodies_are_refused_and_not_unpacked(site: WebSite, path: str) -> None:
+    for encoding, body in (("gzip", gzip.compress(bytes(1 << 20))), ("DEFLATE", b"abc"), ("gzip, identity", b"abc")):
+        found = http(site.address + path, body=body, kind="image/png", headers={"Content-Encoding": encoding})
+        assert (found.status, found.headers["accept-encoding"], "compressed" in found.error) == (415, "identity", True)
+
+
+def test_an_unknown_expectation_is_refused_in_the_form_of_all_errors(site: WebSite) -> None:
+    found = http(f"{site.address}/v1/depth", body=b"x", kind="image/png", headers={"Expect": "x"})
+    assert (found.status, "100-continue" in found.error) == (417, True)
+    assert found.headers["server"] == "streamdepth"
+    assert found.headers["x-content-type-options"] == "nosniff"
+    assert depth(site, png(8, 8), "?data=none", kind="image/png", headers={"Expect": "100-continue"}).status == 200
 
 
 def test_long_lists_of_numbers_become_arrays_in_pieces() -> None:
@@ -409,8 +419,6 @@ def test_forms_of_the_data(site: WebSite, estimator: DepthEstimator) -> None:
 
 
 def test_json_is_compressed_where_accepted(site: WebSite) -> None:
-    import gzip
-
     plain = depth(site, png(60, 40), kind="image/png")
     packed = depth(site, png(60, 40), kind="image/png", headers={"Accept-Encoding": "br, gzip"})
     assert packed.headers["content-encoding"] == "gzip"
