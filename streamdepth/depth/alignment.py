@@ -1,7 +1,8 @@
 """Relative depth made metric by points whose distance is known.
 
 A model of relative inverse depth gives ``d`` with ``1 / z = s d + t``, one of relative depth ``z = s d + t``. Both are
-fitted in relative error, ``|z' / z - 1|``, because a point 10 m away is measured less exactly than one at 1 m.
+fitted in relative error, ``|z / z' - 1|`` and ``|z' / z - 1|``, because a point 10 m away is measured less exactly than
+one at 1 m.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import itertools
 import math
 import re
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,11 +87,12 @@ class Anchor:
 
 _REACH = 10
 """What lies farther than this many times the farthest anchor, or behind the horizon of the fit, is put there."""
-_PRIOR_ERROR, _PRIOR_COUNT = 0.13, 4
-"""Relative error of a fitted model, and how many points this prior is worth. Chosen on 47 photographs with measured
-depth: 66 to 70 % of the errors lie within :meth:`Alignment.relative_error` for 2 to 50 points. Chosen without the
-photograph that is tested: 66 to 70 %. Chosen on one kind of scene only, it is less exact for the other: 61 % in a room,
-75 % in streets (``benchmarks/anchors.py``)."""
+_PRIOR_ERROR, _PRIOR_COUNT = 0.14, 3
+"""Relative error of a fitted model, and how many points this prior is worth. Chosen on 52 photographs of six places
+with measured depth, each place with the same weight (``benchmarks/README.md``)."""
+_PRIOR_STEPS = 20
+"""Quantiles that stand for the prior."""
+_ONE_SIGMA = 0.683
 _OUTLIER = 0.35
 """Relative error from which a point is not believed."""
 _MAX_PAIRS = 300
@@ -134,7 +137,9 @@ class Alignment:
         return replace(depth, values=metres, sense=Sense.METRIC_M, anchor_error=error)
 
     def relative_error(self, depth: DepthMap) -> NDArray[np.float32]:
-        """One standard deviation of the metres' relative error at every pixel, float32 [h, w]."""
+        """Relative error of the metres at every pixel, float32 [h, w]: 68 % of the true depths ``z`` should have
+        ``|z / metres - 1|`` within it.
+        """
         return self._error(depth.values, self._metres(depth.values))
 
     def _metres(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -176,9 +181,9 @@ def align(
     values = np.array([_value_at(depth, anchor, width, height) for anchor in anchors])
     metres = np.array([anchor.metres for anchor in anchors])
     weights = metres if depth.sense is Sense.RELATIVE_INVERSE else 1 / metres
-    rows = np.stack([values * weights, weights], axis=1)
-    used = _consensus(rows)
-    rows = rows[used]
+    weighted = np.stack([values * weights, weights], axis=1)
+    used = _consensus(weighted)
+    rows = weighted[used]
     fit, _, rank, _ = np.linalg.lstsq(rows, np.ones(len(rows)), rcond=1e-9)
     if rank < 2 or fit[0] <= 0:
         raise DataFormatError(
@@ -186,8 +191,8 @@ def align(
             "give points of clearly different depth"
         )
     errors = rows @ fit - 1
-    variance = (_PRIOR_COUNT * _PRIOR_ERROR**2 + float(errors @ errors)) / (_PRIOR_COUNT + len(rows) - 2)
-    covariance = variance * np.linalg.inv(rows.T @ rows)
+    spread = _spread(weighted, fit, used)
+    covariance = spread**2 * np.linalg.inv(rows.T @ rows)
     residual = math.sqrt(float(errors @ errors) / len(rows))
     flags = tuple(bool(flag) for flag in used)
     return Alignment(
@@ -198,7 +203,7 @@ def align(
         flags,
         _REACH * float(metres.max()),
         covariance,
-        math.sqrt(variance),
+        spread,
     )
 
 
@@ -246,6 +251,28 @@ def _consensus(rows: NDArray[np.float64]) -> NDArray[np.bool_]:
     keys = inside.sum(0) - np.where(inside, errors, 0).sum(0) / (1 + count)
     best = int(np.argmax(keys))
     return inside[:, best] if inside[:, best].sum() >= 2 else np.ones(count, bool)
+
+
+def _spread(rows: NDArray[np.float64], fit: NDArray[np.float64], used: NDArray[np.bool_]) -> float:
+    """Relative error of the model that 68 % of its errors do not exceed.
+
+    As in conformal prediction by leaving one out (Barber et al., "Predictive inference with the jackknife+", 2021),
+    it is a quantile of the errors at the points, each as it is when the point takes no part in the fit, divided by
+    the error that the fit has there. Points that were left out count as well: most are errors of the model. A
+    quantile follows tails of any shape, and one wrong point does not decide. Few points are completed by those of
+    the prior.
+    """
+    inverse = np.linalg.inv(rows[used].T @ rows[used])
+    leverages = ((rows @ inverse) * rows).sum(1)
+    scores = np.abs(rows @ fit - 1) / np.sqrt(np.where(used, np.maximum(1 - leverages, 1e-6), 1 + leverages))
+    normal = NormalDist(sigma=_PRIOR_ERROR)
+    prior = [normal.inv_cdf(0.5 + (step + 0.5) / (2 * _PRIOR_STEPS)) for step in range(_PRIOR_STEPS)]
+    # Two points fix the two unknowns and say nothing about the error.
+    weights = np.repeat([1 - 2 / len(rows), _PRIOR_COUNT / _PRIOR_STEPS], [len(rows), _PRIOR_STEPS])
+    values = np.concatenate([scores, prior])
+    order = np.argsort(values)
+    weights = weights[order] / weights.sum()
+    return float(np.interp(_ONE_SIGMA, np.cumsum(weights) - weights / 2, values[order]))
 
 
 class Anchoring:

@@ -69,6 +69,26 @@ def test_the_error_grows_away_from_the_anchors() -> None:
     assert error[2].min() > 2 * error[44].max()
 
 
+@pytest.mark.parametrize("law", ["normal", "few large", "every fifth wrong"])
+def test_the_error_is_the_one_that_68_percent_of_the_errors_do_not_exceed(law: str) -> None:
+    depth, metres = scene(160, 120)
+    within = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        size = metres.shape
+        errors = {
+            "normal": 0.1 * rng.standard_normal(size),
+            "few large": 0.05 * rng.standard_t(2, size).clip(-8, 8),
+            "every fifth wrong": np.where(rng.random(size) < 0.2, 0.6, 0.08) * rng.standard_normal(size),
+        }[law]
+        real = (metres * np.maximum(1 + errors, 0.1)).repeat(4, 0).repeat(4, 1)
+        shown = sd.DepthMap(depth.values.repeat(4, 0).repeat(4, 1), INVERSE)
+        found = sd.align(shown, [(x, y, real[y, x]) for x, y in rng.integers(2, (638, 478), (60, 2))])
+        made = found.apply(shown).values
+        within.append((np.abs(real / made - 1) <= found.relative_error(shown)).mean())
+    assert 0.64 < np.mean(within) < 0.72
+
+
 def test_what_lies_beyond_the_horizon_is_at_ten_times_the_farthest_anchor() -> None:
     depth, metres = scene()
     found = sd.align(depth, points(metres, (5, 40), (60, 5)))
