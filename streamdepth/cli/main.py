@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from streamdepth.cli import image, lists, models, process, run, serve
+from streamdepth.cli import image, process, run, serve, tools
 from streamdepth.core.errors import StreamDepthError, one_line, redact
 from streamdepth.version import __version__
 
@@ -38,13 +38,13 @@ _FUNCTIONS: Mapping[str, Callable[[Any], None]] = {
     "image": image.image,
     "serve": serve.serve,
     "restyle": run.restyle,
-    "styles": lists.styles,
-    "doctor": lists.doctor,
-    "verify": models.verify,
-    "bench": models.bench,
-    "build": models.build,
-    "models show": models.show,
-    "models pull": models.pull,
+    "styles": tools.styles,
+    "doctor": tools.doctor,
+    "verify": tools.verify,
+    "bench": tools.bench,
+    "build": tools.build,
+    "models show": tools.show,
+    "models pull": tools.pull,
 }
 
 
@@ -174,8 +174,8 @@ def make_app(words: Collection[str] | None = None) -> typer.Typer:
         (group if parent else app).command(verb)(
             _with_options(name, function) if needed else _without_options(function)
         )
-    app.command("cameras")(lists.cameras)
-    group.command("list")(models.list_models)
+    app.command("cameras")(tools.cameras)
+    group.command("list")(tools.list_models)
     app.add_typer(group, name="models")
     return app
 

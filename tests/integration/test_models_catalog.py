@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from streamdepth.cli import main
-from streamdepth.cli.models import entry_lines
+from streamdepth.cli.tools import entry_lines
 from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError
 from streamdepth.core.frame import Sense
 from streamdepth.models.catalog import list_models, pull, show_model
