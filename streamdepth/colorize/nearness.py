@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from streamdepth.colorize.guided import GuidedScratch
+    from streamdepth.colorize.resize import GuidedScratch
     from streamdepth.core.frame import DepthMap, DepthRange
 
     Split = Callable[[Callable[[int, int, int], None], int], None]
@@ -266,11 +266,11 @@ class NearnessField:
         split(fill, self.height_px)
 
     def _refine(self, guide: Guide, split: Split) -> None:
-        from streamdepth.colorize import guided
+        from streamdepth.colorize import resize
 
         if self._guide.shape != self._image.shape:
             self._guide = np.empty(self._image.shape, np.uint8)
         guide(self._guide)
         if self._guided is None:
-            self._guided = guided.GuidedScratch(self.width_px, self.bands)
-        guided.upsample(self._guide, self._small, self._axes, self._image, split, self._guided)
+            self._guided = resize.GuidedScratch(self.width_px, self.bands)
+        resize.upsample(self._guide, self._small, self._axes, self._image, split, self._guided)
