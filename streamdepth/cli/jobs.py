@@ -6,12 +6,11 @@ import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from streamdepth.config.commands import check_used
 from streamdepth.core.errors import OutputExistsError, SourceError, UsageError, redact
-from streamdepth.core.frame import Sense
 from streamdepth.core.host import cores, file_key, plan_threads
 from streamdepth.core.look import LookControl
 from streamdepth.core.queues import Policy
@@ -224,29 +223,6 @@ def is_skipped(error: StreamDepthError, jobs: Sequence[Job]) -> bool:
     return len(jobs) > 1 and isinstance(error, SourceError | OutputExistsError)
 
 
-def camera_notes(config: RunConfig, sense: Sense | None) -> list[str]:
-    """A note if intrinsics are given, but neither the model nor an output uses them."""
-    given = "--fov" if config.fov is not None else "--intrinsics" if config.intrinsics is not None else ""
-    recorded = (
-        config.data
-        or config.show == "rerun"
-        or any(PurePath(one).suffix.lower() in (".mcap", ".rrd") or one.startswith("rerun+") for one in config.output)
-    )
-    if not given or recorded or config.odometry is not None or sense is Sense.METRIC_M:
-        return []
-    return [f"{given} has no effect: the model gives no metres, and no output records the camera (--data, .mcap, .rrd)"]
-
-
-def folder_notes(config: RunConfig) -> list[str]:
-    """A note for each output without a suffix, which becomes a folder."""
-    names = [output for output in (*config.output, *config.data) if ":" not in output and not output.endswith("/")]
-    return [
-        f"{name} has no suffix; images are written to a folder of this name"
-        for name in names
-        if not Path(name).suffix and not Path(name).exists()
-    ]
-
-
 def thread_plan(config: RunConfig, at_once: int) -> ThreadPlan:
     """Threads of the model, of each decoder and of each colour stage of a run, unless the configuration sets them.
 
@@ -370,17 +346,18 @@ def make_sinks(
         for output in outputs
         if not (serve and serves_page(output))
     ]
-    for url in filter(serves_page, config.serve):
+    if switches is not None:
         from streamdepth.serve.site import WebSink
 
-        site = servers.page(url, config, estimator)
-        view = site.add_view(
-            source.id,
-            control=LookControl(look),
-            range_switch=None if switches is None else switches.range,
-            stabilize_switch=None if switches is None else switches.stabilize,
-        )
-        sinks.append(WebSink(source=source, site=site, view=view))
+        for url in filter(serves_page, config.serve):
+            site = servers.page(url, config, estimator)
+            view = site.add_view(
+                source.id,
+                control=LookControl(look),
+                range_switch=switches.range,
+                stabilize_switch=switches.stabilize,
+            )
+            sinks.append(WebSink(source=source, site=site, view=view))
     sinks += [
         data_sink_for(
             _named(output, name),

@@ -7,10 +7,11 @@ import os
 from collections import deque
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from streamdepth.core.errors import OutputExistsError, SinkError, SourceError, StreamDepthError, UsageError, one_line
+from streamdepth.core.frame import Sense
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ def run(config: RunConfig) -> None:
     Example without a camera: [bold]streamdepth run test: -o depth.mp4[/bold]
     """
     from streamdepth.cli.clips import run_clips
-    from streamdepth.cli.jobs import camera_notes, folder_notes, plan, without_existing
+    from streamdepth.cli.jobs import plan, without_existing
     from streamdepth.cli.process import find_temporary_folder
     from streamdepth.cli.terminal import bytes_bar, say
     from streamdepth.image.estimator import DepthEstimator
@@ -59,7 +60,7 @@ def run(config: RunConfig) -> None:
     find_temporary_folder(file for job in jobs for file in job.files)
     if config.stats is not None:
         _check_stats_place(config.stats, sources=config.sources, outputs=[one for job in jobs for one in job.files])
-    notes = folder_notes(config)
+    notes = _folder_notes(config)
     if config.skip_existing:
         jobs, skipped = without_existing(jobs)
         notes += skipped
@@ -69,7 +70,7 @@ def run(config: RunConfig) -> None:
         say(f"shard {config.shard}: no clips" if config.shard else "all outputs exist", quiet=config.quiet)
     with bytes_bar(quiet=config.quiet) as downloading:
         estimator = DepthEstimator(config.model, **config.model_options(progress=downloading, on_status=on_status))
-    for note in camera_notes(config, estimator.spec.sense):
+    for note in _camera_notes(config, estimator.spec.sense):
         say(note, quiet=config.quiet)
     done = [(text, combined([]), one_line(trouble)) for text, trouble in absent.items()]
     try:
@@ -82,6 +83,29 @@ def run(config: RunConfig) -> None:
     failed = [title for title, _, trouble in done if trouble]
     if failed:
         raise SourceError(f"{len(failed)} of {len(jobs) + len(absent)} clips failed: {', '.join(failed)}")
+
+
+def _camera_notes(config: RunConfig, sense: Sense | None) -> list[str]:
+    """A note if intrinsics are given, but neither the model nor an output uses them."""
+    given = "--fov" if config.fov is not None else "--intrinsics" if config.intrinsics is not None else ""
+    recorded = (
+        config.data
+        or config.show == "rerun"
+        or any(PurePath(one).suffix.lower() in (".mcap", ".rrd") or one.startswith("rerun+") for one in config.output)
+    )
+    if not given or recorded or config.odometry is not None or sense is Sense.METRIC_M:
+        return []
+    return [f"{given} has no effect: the model gives no metres, and no output records the camera (--data, .mcap, .rrd)"]
+
+
+def _folder_notes(config: RunConfig) -> list[str]:
+    """A note for each output without a suffix, which becomes a folder."""
+    names = [output for output in (*config.output, *config.data) if ":" not in output and not output.endswith("/")]
+    return [
+        f"{name} has no suffix; images are written to a folder of this name"
+        for name in names
+        if not Path(name).suffix and not Path(name).exists()
+    ]
 
 
 def restyle(config: RestyleConfig) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, cast, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,7 @@ from pydantic import (
     field_validator,
 )
 
+from streamdepth.core import limits
 from streamdepth.core.errors import UsageError, nearest, plain_reason
 from streamdepth.core.limits import Bounds
 
@@ -292,10 +293,49 @@ def _existing(path: Path) -> Path:
     return path
 
 
+def _range(value: str) -> str:
+    from streamdepth.depth.range import RangeSpec
+
+    return str(RangeSpec.parse(value))
+
+
+def _camera_mode(value: str) -> str:
+    if not re.fullmatch(r"\d+x\d+(@\d+(\.\d+)?)?", value):
+        raise ValueError(f"{value!r} is not a camera mode; give WxH or WxH@FPS, e.g. 1280x720@30")
+    return value
+
+
+def _tls_ca(value: str) -> str:
+    from streamdepth.net.url import NO_CHECK
+
+    if value != NO_CHECK and not Path(value).exists():
+        raise ValueError(f"there is no file {value}; check the path")
+    return value
+
+
+def _batch(value: Any) -> int | str:
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if number != "auto" and (type(number) is not int or number not in limits.BATCH):
+        raise ValueError(f"batch must be {limits.BATCH}, or auto, not {value!r}")
+    return cast("int | str", number)
+
+
+def _shard(value: str) -> str:
+    number, _, count = value.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise ValueError(f"shard must be I/N with I from 0 to N - 1, e.g. 0/4, not {value!r}")
+    return value
+
+
 Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
 """Any number of texts; a single text or number becomes a tuple of one."""
 Seconds = Annotated[float, BeforeValidator(parse_seconds)]
 ExistingFile = Annotated[Path, AfterValidator(_existing)]
+DepthRange = Annotated[str, AfterValidator(_range)]
+CameraMode = Annotated[str, AfterValidator(_camera_mode)]
+TlsCa = Annotated[str, AfterValidator(_tls_ca)]
+Batch = Annotated[int | Literal["auto"], BeforeValidator(_batch)]
+Shard = Annotated[str, AfterValidator(_shard)]
 
 
 def _value_type(kind: Any) -> Any:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import BeforeValidator
 
-from streamdepth.config.options import ExistingFile, Option, Seconds, Texts
+from streamdepth.config.options import Batch, ExistingFile, Option, Seconds, Shard, Texts
 from streamdepth.config.shared import COLOR, ENCODING, INPUT, LONG, MODEL, OUTPUT, SERVER, Settings
 from streamdepth.core import limits
 from streamdepth.core.look import Look, Nearness, Upsampling
@@ -23,20 +23,6 @@ if TYPE_CHECKING:
 
     from streamdepth.inference.model import ModelOptions
     from streamdepth.sources.select import SourceOptions
-
-
-def _batch(value: Any) -> int | str:
-    number = int(value) if isinstance(value, str) and value.isdecimal() else value
-    if number != "auto" and (type(number) is not int or number not in limits.BATCH):
-        raise ValueError(f"batch must be {limits.BATCH}, or auto, not {value!r}")
-    return cast("int | str", number)
-
-
-def _shard(value: str) -> str:
-    number, _, count = value.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
-        raise ValueError(f"shard must be I/N with I from 0 to N - 1, e.g. 0/4, not {value!r}")
-    return value
 
 
 class RunConfig(Settings):
@@ -191,8 +177,7 @@ class RunConfig(Settings):
         ),
     ] = None
     batch: Annotated[
-        int | Literal["auto"],
-        BeforeValidator(_batch),
+        Batch,
         Option("Frames per model run; auto measures which is fastest.", MODEL, metavar="N|auto"),
     ] = 1
     exact: Annotated[bool, Option("Preprocess exactly as transformers does; slower.", MODEL)] = False
@@ -347,7 +332,7 @@ class RunConfig(Settings):
         ),
     ] = 10.0
     shard: Annotated[
-        Annotated[str, AfterValidator(_shard)] | None,
+        Shard | None,
         Option(
             "Process every Nth clip of the sources, beginning with clip I (0 to N - 1), for jobs on several machines.",
             LONG,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import BeforeValidator
 
-from streamdepth.config.options import ExistingFile, Option, Options
+from streamdepth.config.options import CameraMode, DepthRange, ExistingFile, Option, Options, TlsCa
 from streamdepth.core import limits
 from streamdepth.core.frame import Sense
 from streamdepth.core.look import Look, View, parse_alpha
@@ -49,26 +47,6 @@ def _palettes() -> Iterable[str]:
     from streamdepth.colorize.palettes import listed_names
 
     return listed_names()
-
-
-def _range(value: str) -> str:
-    from streamdepth.depth.range import RangeSpec
-
-    return str(RangeSpec.parse(value))
-
-
-def _camera_mode(value: str) -> str:
-    if not re.fullmatch(r"\d+x\d+(@\d+(\.\d+)?)?", value):
-        raise ValueError(f"{value!r} is not a camera mode; give WxH or WxH@FPS, e.g. 1280x720@30")
-    return value
-
-
-def _tls_ca(value: str) -> str:
-    from streamdepth.net.url import NO_CHECK
-
-    if value != NO_CHECK and not Path(value).exists():
-        raise ValueError(f"there is no file {value}; check the path")
-    return value
 
 
 Alpha = Annotated[tuple[float, float] | None, BeforeValidator(parse_alpha)]
@@ -231,7 +209,7 @@ class Settings(Options):
         ),
     ] = None
     range: Annotated[
-        Annotated[str, AfterValidator(_range)] | None,
+        DepthRange | None,
         Option(
             "Depth range mapped to the palette: one per shot (files only), smoothed over time (ema), one per frame, "
             "or fixed:LO,HI in the model's unit.",
@@ -262,7 +240,7 @@ class Settings(Options):
         ),
     ] = None
     camera_mode: Annotated[
-        Annotated[str, AfterValidator(_camera_mode)] | None,
+        CameraMode | None,
         Option(
             "Size and frame rate requested from a camera, e.g. 1280x720@30.",
             INPUT,
@@ -298,7 +276,7 @@ class Settings(Options):
         ),
     ] = "tcp"
     tls_ca: Annotated[
-        Annotated[str, AfterValidator(_tls_ca)] | None,
+        TlsCa | None,
         Option(
             "PEM file of the certificate authorities to trust for rtsps, rtmps and https (Windows: for outputs only); "
             "none disables verification.",

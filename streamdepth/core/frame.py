@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from streamdepth.core.errors import DataFormatError
 
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamdepth.core.clock import MediaClock
-
-Layout = Literal["hwc_rgb", "hwc_bgr", "hwc_rgba", "hw_gray"]
-
-_AV_FORMAT: dict[Layout, str] = {"hwc_rgb": "rgb24", "hwc_bgr": "bgr24", "hwc_rgba": "rgba", "hw_gray": "gray"}
 
 
 class Sense(StrEnum):
@@ -214,26 +210,6 @@ def converted(image: av.VideoFrame, **to: Any) -> av.VideoFrame:
     from av.video.reformatter import VideoReformatter
 
     return VideoReformatter().reformat(image, **to)
-
-
-def image_from_array(array: NDArray[np.uint8], layout: Layout) -> av.VideoFrame:
-    """Wrap a uint8 array as an image; copies only if the array is not C-contiguous.
-
-    Args:
-        array: [H, W, 3], [H, W, 4] or [H, W], as ``layout`` says.
-    Raises:
-        ValueError: shape or dtype do not match the layout.
-    """
-    import av
-    import numpy as np
-
-    channels = {"hwc_rgb": 3, "hwc_bgr": 3, "hwc_rgba": 4, "hw_gray": None}[layout]
-    expected = array.ndim == 2 if channels is None else array.ndim == 3 and array.shape[2] == channels
-    if not expected or array.dtype != np.uint8 or 0 in array.shape:
-        raise ValueError(f"a {layout} image is uint8 with at least one pixel, not {array.dtype} {list(array.shape)}")
-    image = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(array), format=_AV_FORMAT[layout])
-    image.color_range = 2
-    return image
 
 
 class Camera(Protocol):

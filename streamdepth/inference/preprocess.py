@@ -43,7 +43,7 @@ def to_rgb_array(image: av.VideoFrame) -> NDArray[np.uint8]:
 
 def image_of(rgb: NDArray[np.uint8]) -> av.VideoFrame:
     """A uint8 [H, W, 3] RGB array as an image."""
-    from streamdepth.core.frame import image_from_array
+    from streamdepth.media.images import image_from_array
 
     return image_from_array(rgb, "hwc_rgb")
 

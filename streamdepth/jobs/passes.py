@@ -193,8 +193,7 @@ class StabilizePass:
             ):
                 self._filter_segment(number, raw, cuts, depth_path, small_path)
         if number < self._known:
-            known = self._folder.read(WorkFile.FILTERED.of(segment))
-            self._finished.append(SegmentStatistics.from_bytes(known))
+            self._finished.append(SegmentStatistics.from_bytes(self._folder.read(WorkFile.FILTERED.of(segment))))
         if number == len(self._segments) - 1:
             mark = self._filter.mark()
             self._store(self._filter.flush(), mark)
@@ -352,7 +351,6 @@ class RangePass:
         self._last_range: DepthRange | None = None
         self._shot_bytes = self._shot_frames = 0
         self._added = 0
-        self.shots = 0
 
     def add(self, statistics: SegmentStatistics, *, last: bool) -> list[Ranged]:
         """Add the next segment; ``last`` if it is the end of the clip."""
@@ -376,7 +374,6 @@ class RangePass:
         if self._samples is not None and (cut or is_shot_full(self._shot_bytes, frame_bytes)):
             self._close_shot()
         if self._samples is None:
-            self.shots += 1
             self._samples = ShotSamples()
             self._crossfade_from = None if cut else self._last_range
         self._samples.add(measurement)

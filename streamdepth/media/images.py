@@ -1,4 +1,4 @@
-"""Images opened by Pillow as 8-bit RGB, and PNG encoding."""
+"""Images: opened by Pillow as 8-bit RGB, made from arrays, and encoded as PNG."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import struct
 import threading
 import warnings
 from functools import cache
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
-
-from streamdepth.core.frame import image_from_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +20,10 @@ if TYPE_CHECKING:
     import av
     from numpy.typing import NDArray
     from PIL import Image
+
+Layout = Literal["hwc_rgb", "hwc_bgr", "hwc_rgba", "hw_gray"]
+
+_AV_FORMAT: dict[Layout, str] = {"hwc_rgb": "rgb24", "hwc_bgr": "bgr24", "hwc_rgba": "rgba", "hw_gray": "gray"}
 
 IMAGE_SUFFIXES = frozenset(
     f".{kind}"
@@ -114,6 +116,26 @@ def _is_heif(file: str | Path | IO[bytes]) -> bool:
         head = file.read(12)
         file.seek(at)
     return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
+
+
+def image_from_array(array: NDArray[np.uint8], layout: Layout) -> av.VideoFrame:
+    """Wrap a uint8 array as an image; copies only if the array is not C-contiguous.
+
+    Args:
+        array: [H, W, 3], [H, W, 4] or [H, W], as ``layout`` says.
+    Raises:
+        ValueError: shape or dtype do not match the layout.
+    """
+    import av
+    import numpy as np
+
+    channels = {"hwc_rgb": 3, "hwc_bgr": 3, "hwc_rgba": 4, "hw_gray": None}[layout]
+    expected = array.ndim == 2 if channels is None else array.ndim == 3 and array.shape[2] == channels
+    if not expected or array.dtype != np.uint8 or 0 in array.shape:
+        raise ValueError(f"a {layout} image is uint8 with at least one pixel, not {array.dtype} {list(array.shape)}")
+    image = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(array), format=_AV_FORMAT[layout])
+    image.color_range = 2
+    return image
 
 
 def image_from_pil(image: Image.Image) -> av.VideoFrame:

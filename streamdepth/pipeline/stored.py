@@ -10,7 +10,8 @@ import numpy as np
 
 from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import DataFormatError
-from streamdepth.core.frame import DepthMap, Frame, StreamInfo, image_from_array
+from streamdepth.core.frame import DepthMap, Frame, StreamInfo
+from streamdepth.media.images import image_from_array
 from streamdepth.sinks.depth import thumbnail, unlike
 from streamdepth.sinks.depth.reader import DepthFrame, DepthReader, read_depth
 

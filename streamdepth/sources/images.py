@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
-from streamdepth.core.frame import ColorTags, Frame, StreamInfo, image_from_array
-from streamdepth.media.images import DAMAGED, HEIF_SUFFIXES, IMAGE_SUFFIXES, heif_installed, image_from_pil, open_raster
+from streamdepth.core.frame import ColorTags, Frame, StreamInfo
+from streamdepth.media.images import (
+    DAMAGED,
+    HEIF_SUFFIXES,
+    IMAGE_SUFFIXES,
+    heif_installed,
+    image_from_array,
+    image_from_pil,
+    open_raster,
+)
 from streamdepth.sources.file import FileSource
 from streamdepth.sources.medium import check_readable, nearest_name, shown
 

@@ -15,7 +15,8 @@ import numpy as np
 from streamdepth.core import limits
 from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
-from streamdepth.core.frame import ColorTags, Frame, StreamInfo, image_from_array
+from streamdepth.core.frame import ColorTags, Frame, StreamInfo
+from streamdepth.media.images import image_from_array
 from streamdepth.net.calls import AbandonableCalls
 from streamdepth.sources.cameras import Camera, backends, cameras_of, find_camera, list_cameras
 

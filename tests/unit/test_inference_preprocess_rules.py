@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamdepth.core.errors import DataFormatError, ModelError
-from streamdepth.core.frame import ColorTags, image_from_array
+from streamdepth.core.frame import ColorTags
 from streamdepth.inference import preprocess
 from streamdepth.inference.agreement import check_depth
 from streamdepth.inference.engine import Engine
 from streamdepth.inference.geometry import plan, resize
 from streamdepth.inference.preprocess import Scaler, image_of, value_table
+from streamdepth.media.images import image_from_array
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Family, Preprocessing
 from tests.support.models import InputLayout, expected_depth, write_depth_model
