@@ -32,9 +32,6 @@ AUDIO_MODES: tuple[str, ...] = get_args(AudioMode)
 # By FFmpeg's names of decoders and encoders.
 _TEXT = frozenset({"mov_text", "srt", "subrip", "webvtt", "ass", "ssa"})
 _TEXT_CODEC = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip", "webm": "webvtt"}
-# FLAC is lossless: Matroska gets what PyAV cannot copy, codecs with a WAV tag such as WMA and ADPCM. Every way to add a
-# stream in PyAV 18.1 (add_stream, add_stream_from_template also with opaque, add_mux_stream) first asks
-# avformat_query_codec, which knows only Matroska's own codec names; the muxer itself would write them.
 _AUDIO_CODEC = {"mp4": "aac", "mov": "aac", "matroska": "flac", "webm": "libopus"}
 _OPUS_RATE = 48_000
 _STEREO = "stereo"
@@ -91,7 +88,7 @@ class CopyTrack:
     note = ""
 
     def __init__(self, source: Stream, output: OutputContainer) -> None:
-        self.stream = output.add_stream_from_template(source)
+        self.stream = _add_copy(source, output)
 
     def write(self, packet: AnyPacket) -> Iterator[AnyPacket]:
         packet.stream = self.stream
@@ -161,6 +158,8 @@ class AudioTrack:
     def __init__(self, source: AudioStream, output: OutputContainer, muxer: str) -> None:
         from av.audio.resampler import AudioResampler
 
+        if not source.channels:
+            raise ValueError("its channels are unknown")
         codec = _AUDIO_CODEC[muxer]
         self._decoder = source.codec_context
         rate = _OPUS_RATE if codec == "libopus" else source.codec_context.sample_rate
@@ -215,6 +214,31 @@ class AudioTrack:
             if packet.size and packet.pts is not None:  # FLAC ends with one that holds only its new header
                 packet.stream = self.stream
                 yield packet
+
+
+def _add_copy(source: Stream, output: OutputContainer) -> Stream:
+    """A stream of ``output`` with the codec parameters of ``source``.
+
+    FFmpeg's list of codecs for Matroska omits those with a tag of WAV (WMA, ADPCM), which its muxer also writes. PyAV
+    refuses what is not listed, but a filter can overwrite the parameters of a stream; those of a stream added to an AVI
+    do not have the tag of the input.
+
+    Raises:
+        ValueError: the container does not hold this codec.
+    """
+    import av
+    from av.bitstream import BitStreamFilterContext
+
+    try:
+        return output.add_stream_from_template(source)
+    except ValueError:
+        if source.type != "audio" or output.format.name != "matroska" or not cast("AudioStream", source).channels:
+            raise
+    stream = output.add_mux_stream("flac")
+    untagged = av.open(io.BytesIO(), "w", format="avi").add_stream_from_template(source)
+    BitStreamFilterContext("null", in_stream=untagged, out_stream=stream)
+    stream.time_base = cast("Fraction", source.time_base)
+    return stream
 
 
 def merged(one: AnyPacket, other: AnyPacket) -> AnyPacket:
@@ -273,7 +297,7 @@ def _takes(muxer: str, stream: Stream) -> bool:
 
     trial = av.open(io.BytesIO(), "w", format=muxer)
     try:
-        trial.add_stream_from_template(stream)
+        _add_copy(stream, trial)
         trial.start_encoding()
     except (av.FFmpegError, ValueError, OSError):
         return False

@@ -19,7 +19,7 @@ from streamdepth.sinks.depth.sink import DepthVideoSink
 from streamdepth.sinks.video import VideoSink
 from streamdepth.sources.select import source_for
 from tests.support.faulty_media import joined_ts, shared_case
-from tests.support.media import write_clip
+from tests.support.media import audio_samples, write_clip
 from tests.support.sinks import control, depth_map
 
 if TYPE_CHECKING:
@@ -330,8 +330,8 @@ def test_a_note_names_hdr10_metadata_that_is_lost(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("codec", "source", "suffix", "written"),
     [
-        ("adpcm_ms", ".avi", ".mkv", "flac"),
-        ("wmav2", ".asf", ".mkv", "flac"),
+        ("adpcm_ima_qt", ".mov", ".mkv", "flac"),
+        ("adpcm_ms", ".avi", ".mp4", "aac"),
         ("wmav2", ".asf", ".mp4", "aac"),
         ("aac", ".mp4", ".webm", "opus"),
     ],
@@ -339,7 +339,41 @@ def test_a_note_names_hdr10_metadata_that_is_lost(tmp_path: Path) -> None:
 def test_audio_that_a_container_cannot_hold_is_encoded(
     tmp_path: Path, codec: str, source: str, suffix: str, written: str
 ) -> None:
-    rate, path = 48_000, tmp_path / f"in{source}"
+    path = with_sound(tmp_path / f"in{source}", codec)
+    out_path = tmp_path / f"out{suffix}"
+    sink = transcode(path, video(out_path))
+    assert f"encoded as {written}" in sink.note
+    with av.open(str(out_path)) as container:
+        assert container.streams.audio[0].codec_context.name.removeprefix("lib") == written
+        samples = np.concatenate([frame.to_ndarray().ravel() for frame in container.decode(audio=0)])
+    assert len(samples) == pytest.approx(2 * 48_000, rel=0.06)
+    # Each packet starts where the one before ends, also where AVI counts time in blocks of 21 ms.
+    assert all(abs(start + long - after) < 0.002 for (start, long), (after, _) in pairwise(times(out_path, "audio")))
+    only = transcode(path, video(tmp_path / f"copy{suffix}", audio="copy"))
+    assert "omitted" in only.note
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix"),
+    [("wmav2", ".asf"), ("wmav1", ".avi"), ("adpcm_ms", ".avi"), ("pcm_alaw", ".mov")],
+)
+def test_audio_with_a_tag_of_wav_is_copied_into_matroska(tmp_path: Path, codec: str, suffix: str) -> None:
+    path, out_path = with_sound(tmp_path / f"in{suffix}", codec), tmp_path / "out.mkv"
+    assert transcode(path, video(out_path)).note == ""
+    with av.open(str(path)) as source, av.open(str(out_path)) as kept:
+        before, after = source.streams.audio[0], kept.streams.audio[0]
+        assert after.codec_context.name == codec
+        assert (after.rate, after.channels) == (before.rate, before.channels) == (48_000, 1)
+        packets = [[p for p in one.demux(audio=0) if p.size] for one in (source, kept)]
+        for one, other in zip(*packets, strict=True):
+            assert bytes(one) == bytes(other)
+            assert abs(one.pts * one.time_base - other.pts * other.time_base) <= Fraction(1, 1000)
+    assert np.array_equal(audio_samples(out_path), audio_samples(path))
+
+
+def with_sound(path: Path, codec: str) -> Path:
+    """A clip of 2 s with a tone at 48 kHz, mono."""
+    rate = 48_000
     with av.open(str(path), "w") as out:
         picture: Any = out.add_stream("mpeg4", rate=25)
         picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
@@ -356,17 +390,7 @@ def test_audio_that_a_container_cannot_hold_is_encoded(
                 out.mux(sound.encode(resampled))
         out.mux(picture.encode(None))
         out.mux(sound.encode(None))
-    out_path = tmp_path / f"out{suffix}"
-    sink = transcode(path, video(out_path))
-    assert f"encoded as {written}" in sink.note
-    with av.open(str(out_path)) as container:
-        assert container.streams.audio[0].codec_context.name.removeprefix("lib") == written
-        samples = np.concatenate([frame.to_ndarray().ravel() for frame in container.decode(audio=0)])
-    assert len(samples) == pytest.approx(2 * rate, rel=0.06)
-    # Each packet starts where the one before ends, also where AVI counts time in blocks of 21 ms.
-    assert all(abs(start + long - after) < 0.002 for (start, long), (after, _) in pairwise(times(out_path, "audio")))
-    only = transcode(path, video(tmp_path / f"copy{suffix}", audio="copy"))
-    assert "omitted" in only.note
+    return path
 
 
 def test_opus_keeps_its_first_packet_in_matroska(tmp_path: Path) -> None:
@@ -430,11 +454,10 @@ def test_pcm_is_encoded_for_mp4_and_no_decoder_delay_is_lost(tmp_path: Path) -> 
     assert "audio stream 1 (pcm_s16le) encoded as aac" in transcode(pcm, video(tmp_path / "pcm.mp4")).note
     assert transcode(pcm, video(tmp_path / "pcm.mkv")).note == ""
     wma = write_clip(tmp_path / "a.wmv", frames=25, codec="wmv2", audio="wmav2")
-    assert "wmav2" in transcode(wma, video(tmp_path / "wma.mkv")).note
-    with av.open(str(wma)) as source, av.open(str(tmp_path / "wma.mkv")) as kept:
-        assert sum(frame.samples for frame in kept.decode(audio=0)) == sum(
-            frame.samples for frame in source.decode(audio=0)
-        )
+    assert "wmav2" in transcode(wma, video(tmp_path / "wma.mov")).note
+    with av.open(str(wma)) as source, av.open(str(tmp_path / "wma.mov")) as kept:
+        lengths = [sum(frame.samples for frame in one.decode(audio=0)) for one in (source, kept)]
+        assert lengths[0] <= lengths[1] <= lengths[0] + 2 * 1024  # AAC works in blocks of 1024
         assert kept.duration is not None
         assert kept.duration < 1_200_000
 
