@@ -211,6 +211,23 @@ class TestLeRobot:
             np.testing.assert_allclose(inside[2:-2], true[2:-2], rtol=0.02)
             assert metres[0, 0] == pytest.approx(0.01, abs=0.002)
 
+    @pytest.mark.parametrize("numbers", [(0, 1, 2, 3), (0, 1, 5, 6)])
+    @pytest.mark.parametrize("hole", [True, False])
+    def test_what_the_format_cannot_hold_is_noted(self, tmp_path: Path, numbers: tuple[int, ...], hole: bool) -> None:
+        sink = sd.data_sink_for(str(tmp_path / "meta" / "info.json"))
+        given = []
+        for number in numbers:
+            values = np.full((24, 32), 2, np.float32)
+            values[0, 0] = np.nan if hole and number == 1 else 2
+            whole = result(paint(64, 48, number), number, index=number)
+            given.append(Result(whole.frame, sd.DepthMap(values, sd.Sense.METRIC_M), DepthRange(0, 1)))
+        run_sink(sink, stream_info(), given)
+        missing = "1 of 4 frames have pixels without depth; they are stored as 0.01 m"
+        uneven = "times are those of 25 fps, because the format requires a fixed rate; the frames differ from them by "
+        assert (missing in sink.note) == hole
+        assert (uneven + "up to 0.12 s" in sink.note) == (numbers[2] == 5)
+        assert bool(sink.note) == (hole or numbers[2] == 5)
+
     def test_codes(self) -> None:
         metres = np.array([0.01, 10.0, 1.0, np.nan, 99, 0], np.float32)
         one = round(4095 * (np.log(4.5) - np.log(3.51)) / (np.log(13.5) - np.log(3.51)))

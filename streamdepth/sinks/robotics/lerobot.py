@@ -53,8 +53,8 @@ class LeRobotSink(BaseSink):
     ``observation.images.camera`` is H.264 of the frames, ``observation.images.camera_depth`` lossless HEVC
     ``gray12le`` of depth at the size of the frames, quantized by :func:`quantized`, whose parameters are in
     ``meta/info.json``. Depth beyond ``depth_max_m`` is stored as that and counted (``beyond_range``, frames). The
-    format has no code for missing depth: it becomes the nearest, 0.01 m. Frames are numbered and timed at a whole rate,
-    as the format requires. ``meta/info.json`` is written last, so a folder that has one is complete; its depth feature
+    format has no code for missing depth: it becomes the nearest, 0.01 m, as LeRobot stores the 0 of depth cameras.
+    Frames are numbered and timed at a whole rate, as the format requires. :attr:`note` reports both where they occur. ``meta/info.json`` is written last, so a folder that has one is complete; its depth feature
     says where the metres come from (``streamdepth.metres``), with the largest error of all frames if they are anchored.
 
     Args:
@@ -73,7 +73,8 @@ class LeRobotSink(BaseSink):
         self._videos: dict[str, tuple[MuxedFile, Any]] = {}
         self._values: dict[str, list[NDArray[np.float64]]] = {_CAMERA: [], _DEPTH: []}
         self._error: float | None = None
-        self._frames = self._beyond = 0
+        self._frames = self._beyond = self._incomplete = 0
+        self._first_seconds = self._off_seconds = 0.0
         self._rate = 25
         self._size = (0, 0)
         self._closed = self._interrupted = False
@@ -81,6 +82,21 @@ class LeRobotSink(BaseSink):
     @property
     def counts(self) -> Mapping[str, int]:
         return MappingProxyType({"beyond_range": self._beyond} if self._beyond else {})
+
+    @property
+    def note(self) -> str:
+        parts = []
+        if self._incomplete:
+            parts.append(
+                f"{self._incomplete} of {self._frames} frames have pixels without depth; they are stored as "
+                f"{DEPTH_MIN_M} m, because the format has no value for missing depth"
+            )
+        if self._off_seconds > 0.5 / self._rate:
+            parts.append(
+                f"times are those of {self._rate} fps, because the format requires a fixed rate; "
+                f"the frames differ from them by up to {self._off_seconds:.3g} s"
+            )
+        return "; ".join(parts)
 
     def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:  # noqa: ARG002 - takes no images
         """
@@ -124,6 +140,10 @@ class LeRobotSink(BaseSink):
         self._beyond += bool((metres > self._depth_max_m).any())
         known = np.clip(metres[np.isfinite(metres)], DEPTH_MIN_M, self._depth_max_m)
         metres = resized(metres, self._size)
+        self._incomplete += bool(np.isnan(metres).any())
+        seconds = result.frame.seconds
+        self._first_seconds = self._first_seconds if self._frames else seconds
+        self._off_seconds = max(self._off_seconds, abs(seconds - self._first_seconds - self._frames / self._rate))
         self._mux(_DEPTH, av.VideoFrame.from_ndarray(quantized(metres, self._depth_max_m), format="gray12le"))
         rgb = result.frame.to_rgb()[::_SAMPLE_STEP, ::_SAMPLE_STEP].reshape(-1, 3) / 255
         for key, values in ((_CAMERA, rgb), (_DEPTH, known.reshape(-1, 1).astype(np.float64))):
