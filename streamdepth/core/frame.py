@@ -288,7 +288,8 @@ class DepthMap:
         """
         if not (0 <= x <= 1 and 0 <= y <= 1):
             raise ValueError(f"x and y are fractions between 0 and 1, not {x:g}, {y:g}")
-        return float(self._known(x, y)[0, 0])
+        value = float(self._known(x, y)[0, 0])
+        return value if math.isfinite(value) else math.nan
 
     def nearest_in(self, box: tuple[float, float, float, float], q: float = 2.0) -> float:
         """The value of a box that all but ``q`` percent of it are farther than, in the map's own units; NaN if none.

@@ -176,7 +176,9 @@ class MotionScale:
             nothing = np.full(depth.values.shape, np.nan, np.float32)
             return replace(depth, values=nothing, valid=invalid, sense=Sense.METRIC_M, anchor_error=math.nan)
         fit = np.array([self._alignment.scale, self._alignment.shift])
-        stated = self._alignment.covariance + _POSE_ERROR**2 * np.outer(fit, fit)
+        # Also while the camera stands, and after the end of the odometry.
+        drift = _DRIFT_PER_SECOND**2 * (seconds - self._seconds)
+        stated = self._alignment.covariance + (_POSE_ERROR**2 + drift) * np.outer(fit, fit)
         return replace(self._alignment, covariance=stated).apply(depth)
 
     def _measured(self, depth: DepthMap, view: _View, size_px: tuple[int, int]) -> Alignment | None:

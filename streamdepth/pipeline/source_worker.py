@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from streamdepth.core.contracts import BaseSink
-from streamdepth.core.errors import MissingDependencyError, SourceError
+from streamdepth.core.errors import MissingDependencyError, SourceError, UsageError
 from streamdepth.core.frame import Result
 from streamdepth.core.queues import BoundedQueue, Ended, Policy
 from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch, measure, range_control
@@ -136,6 +136,8 @@ class SourceWorker:
             from streamdepth.geometry.readers import camera_for
 
             if isinstance(self._anchors, KnownMotion):
+                if info.live:
+                    raise UsageError(f"odometry: {self.source.id} is live, without media time; give a video file")
                 camera = camera_for("odometry", info, cast("IntrinsicsFor", self._anchors.camera))
                 motion = replace(self._anchors, camera=camera.for_size)
                 motion.check(float(info.origin_seconds), info.duration_seconds)

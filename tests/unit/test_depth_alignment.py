@@ -230,6 +230,7 @@ class TestValues:
     def test_at(self) -> None:
         assert (self.MAP.at(0, 0), self.MAP.at(0.99, 0), self.MAP.at(0.3, 1)) == (1, 4, 6)
         assert np.isnan([self.MAP.at(0.6, 0.6), self.MAP.at(1, 1)]).all()
+        assert np.isnan(sd.DepthMap(np.full((1, 1), np.inf, np.float32), METRIC).at(0, 0))
         with pytest.raises(ValueError, match=r"fractions between 0 and 1, not 3, 0"):
             self.MAP.at(3, 0)
 

@@ -14,6 +14,7 @@ from streamdepth.cli.main import main
 from streamdepth.core.errors import DataFormatError, UsageError
 from streamdepth.depth.odometry import KnownMotion, MotionScale, triangulated
 from tests.support.cli import one_line
+from tests.support.stages import ScriptedSource
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,6 +125,19 @@ class TestScale:
         with pytest.raises(DataFormatError, match="in metres already"):
             still.update(metric, 0, cut=False, image=images[0])
 
+    def test_the_stated_error_grows_after_the_end_of_the_odometry(
+        self, path: tuple[np.ndarray, list[av.VideoFrame], list[np.ndarray]]
+    ) -> None:
+        positions, images, depths = path
+        scale = MotionScale(KnownMotion(np.arange(8) / 25, positions[:8], CAMERA.for_size))
+        stated = []
+        for index, seconds in enumerate([*(np.arange(8) / 25), 1, 60]):
+            metres = scale.update(relative(depths[7], 0), seconds, cut=False, image=images[min(index, 7)])
+            stated.append(metres.anchor_error)
+        at_the_end, soon, late = (error or 0 for error in stated[7:])
+        assert 0 < at_the_end < soon < 1.1 * at_the_end
+        assert late > 1.3 * at_the_end
+
     def test_a_cut_forgets_the_scale(self, path: tuple[np.ndarray, list[av.VideoFrame], list[np.ndarray]]) -> None:
         positions, images, depths = path
         scale = MotionScale(KnownMotion(np.arange(24) / 25, positions, CAMERA.for_size))
@@ -186,6 +200,13 @@ class TestFile:
             KnownMotion.read(path, CAMERA.for_size)
         with pytest.raises(UsageError, match="No such file"):
             KnownMotion.read(tmp_path / "none.csv", CAMERA.for_size)
+
+
+def test_a_live_source_is_refused() -> None:
+    motion = KnownMotion(np.arange(2.0), np.zeros((2, 3)), CAMERA.for_size)
+    message = "odometry: scripted is live, without media time; give a video file"
+    with sd.stream(ScriptedSource(2, live=True), anchors=motion) as results, pytest.raises(UsageError, match=message):
+        next(results)
 
 
 class TestCommand:

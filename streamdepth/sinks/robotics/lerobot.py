@@ -50,12 +50,13 @@ def quantized(metres: NDArray[np.float32], depth_max_m: float) -> NDArray[np.uin
 class LeRobotSink(BaseSink):
     """Writes one episode: two videos, a table of time stamps, and the metadata of the data set.
 
-    ``observation.images.camera`` is H.264 of the frames, ``observation.images.camera_depth`` lossless HEVC
-    ``gray12le`` of depth at the size of the frames, quantized by :func:`quantized`, whose parameters are in
-    ``meta/info.json``. Depth beyond ``depth_max_m`` is stored as that and counted (``beyond_range``, frames). The
-    format has no code for missing depth: it becomes the nearest, 0.01 m, as LeRobot stores the 0 of depth cameras.
-    Frames are numbered and timed at a whole rate, as the format requires. :attr:`note` reports both where they occur. ``meta/info.json`` is written last, so a folder that has one is complete; its depth feature
-    says where the metres come from (``streamdepth.metres``), with the largest error of all frames if they are anchored.
+    ``observation.images.camera`` is H.264 of the frames, ``observation.images.camera_depth`` lossless HEVC ``gray12le``
+    of depth at the size of the frames, quantized by :func:`quantized`, whose parameters are in ``meta/info.json``.
+    Depth beyond ``depth_max_m`` is stored as that and counted (``beyond_range``, frames). The format has no code for
+    missing depth: it becomes the nearest, 0.01 m, as LeRobot stores the 0 of depth cameras. Frames are numbered and
+    timed at a whole rate, as the format requires. :attr:`note` reports both where they occur. ``meta/info.json`` is
+    written last, so a folder that has one is complete; its depth feature says where the metres come from
+    (``streamdepth.metres``), with the largest error of all frames if they are anchored.
 
     Args:
         path: ``FOLDER/meta/info.json``.
