@@ -70,6 +70,53 @@ def crop_of(path: Path, container: str, track_id: int, index: int, size_px: tupl
     return crop if fits else None
 
 
+def is_cut_off(path: Path, container: str) -> bool:
+    """True if a local file ends inside an element that holds its media. False for formats without lengths.
+
+    Args:
+        container: FFmpeg's name of the demuxer.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            return _media_end(file, container, size) > size
+    except (OSError, ValueError, struct.error, LookupError):
+        return False
+
+
+def _media_end(file: BinaryIO, container: str, size: int) -> int:
+    """Where the media end by the lengths in the file; 0 if there are none."""
+    end = 0
+    if container.startswith("mov"):
+        for at in _top_level(file, b"mdat"):
+            file.seek(at)
+            length, _, long = struct.unpack(">I4sQ", file.read(16))
+            end = at + (long if length == 1 else length)
+    elif container == "avi":
+        while (head := file.read(8))[:4] == b"RIFF":
+            end += 8 + struct.unpack("<4xI", head)[0]
+            file.seek(end)
+    elif container.startswith("matroska"):
+        data = file.read(4096)
+        first = next(elements(data, 0, len(data)))
+        _, at = _vint(data, first.end, keep_marker=True)
+        length, start = _vint(data, at, keep_marker=False)
+        unknown = length == (1 << 7 * (start - at)) - 1
+        end = 0 if unknown else start + length
+    elif container == "asf":
+        (end,) = struct.unpack("<16xQ", file.read(24))
+        file.seek(end)
+        end += struct.unpack("<16xQ", file.read(24))[0]
+    elif container == "flv":
+        # The length of the last tag is repeated at the end.
+        file.seek(size - 4)
+        (length,) = struct.unpack(">I", file.read(4))
+        file.seek(max(0, size - 4 - length))
+        whole = length == 11 + int.from_bytes(file.read(4)[1:], "big")
+        end = size if whole else size + 1
+    return end
+
+
 def set_display_aspect(path: Path, aspect: Fraction) -> None:
     """Write the display aspect of the video track of a Matroska file into its header, in place.
 

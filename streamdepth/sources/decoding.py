@@ -312,7 +312,8 @@ class Decoding:
     def _check_end(self, trimmed: bool) -> None:
         """Note a file that ends early, and refuse one of which most is lost.
 
-        Fewer frames than the header counts are no evidence: edit lists hide frames, and AVI counts dropped ones.
+        Fewer frames than the header counts are no evidence: edit lists hide frames, and AVI counts dropped ones. Nor is
+        an early end alone: audio may be longer.
 
         Raises:
             SourceError: less than half of the frames could be decoded.
@@ -321,9 +322,17 @@ class Decoding:
             return
         missing = self._missing_seconds()
         promised = self.stream.frames - self._skipped if "stream" in vars(self) else 0
-        written = missing and self._written_seconds() is not None
-        if not self.shortfall and missing and (written or promised > self._given + sum(self.dropped.values())):
-            self.shortfall = f"ends {float(missing):.1f} s before its header says: it is cut off or damaged"
+        fewer = max(0, promised - self._given - sum(self.dropped.values()))
+        cut_off = self._container is not None and self._medium.cut_off(self._container)
+        if cut_off and not missing:  # FFmpeg takes the duration of a cut AVI from its size
+            missing = fewer / (self.rate or Fraction(25))
+        if missing and (cut_off or fewer or self._written_seconds() is not None):
+            early = f"ends {float(missing):.1f} s before its header says: it is cut off or damaged"
+        else:
+            early = (
+                "its last part is incomplete: it is cut off or damaged" if cut_off and not self.stream.frames else ""
+            )
+        self.shortfall = self.shortfall or early
         lost = self.dropped["corrupt"]
         if self.shortfall:
             lost = max(lost, promised - self._given, round(missing * (self.rate or 25)))

@@ -20,7 +20,7 @@ from streamdepth.core.errors import (
     plain_reason,
     redact,
 )
-from streamdepth.media.boxes import Crop, crop_of
+from streamdepth.media.boxes import Crop, crop_of, is_cut_off
 from streamdepth.media.hwaccel import HwAccel, decoder
 from streamdepth.net.url import LIVE_SCHEMES, TlsError, parse_live_url
 
@@ -141,6 +141,10 @@ class Medium:
         if self.path is None or not self.seekable:
             return None
         return crop_of(self.path, container.format.name, stream.id, stream.index, (width_px, height_px))
+
+    def cut_off(self, container: InputContainer) -> bool:
+        """See :func:`~streamdepth.media.boxes.is_cut_off`."""
+        return self.path is not None and self.seekable and is_cut_off(self.path, container.format.name)
 
     def cause(self, error: BaseException) -> BaseException | None:
         """The cause to chain: none for a URL, since libav's messages contain it with its password."""
