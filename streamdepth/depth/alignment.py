@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import av
     from numpy.typing import NDArray
 
+FARTHEST_ANCHOR_M = 1000
+"""Of what is farther, a camera shows too little to measure; larger numbers are millimetres."""
 _ANCHOR = re.compile(r"\s*([^,=]+),([^,=]+)=([^,=]+)")
 
 
@@ -35,7 +37,7 @@ class Anchor:
 
     Attributes:
         x, y: in pixels of the image (the centre of the first pixel is 0, 0), or as fractions of its size.
-        metres: depth along the optical axis.
+        metres: depth along the optical axis, at most 1000.
         fraction: x and y are fractions, 0 = left or upper edge, 1 = right or lower edge.
     """
 
@@ -47,6 +49,8 @@ class Anchor:
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (self.x, self.y, self.metres))) or self.metres <= 0:
             raise ValueError(f"an anchor needs a position and more than 0 metres, not {self}")
+        if self.metres > FARTHEST_ANCHOR_M:
+            raise ValueError(f"an anchor is at most {FARTHEST_ANCHOR_M} m away, not {self}; give metres")
         if self.fraction and not (0 <= self.x <= 1 and 0 <= self.y <= 1):
             raise ValueError(f"fractions lie between 0 and 1, not {self.x:g}, {self.y:g}")
 
@@ -65,7 +69,10 @@ class Anchor:
             x, y, metres = map(float, found.groups())
             return cls(x, y, metres, fraction=are_fractions(x, y))
         except ValueError:
-            raise UsageError(f"anchor {text!r}: not X,Y=METRES; give e.g. 320,240=1.5 or 0.5,0.9=2.0") from None
+            raise UsageError(
+                f"anchor {text!r}: not X,Y=METRES with 0 to {FARTHEST_ANCHOR_M} metres; "
+                "give e.g. 320,240=1.5 or 0.5,0.9=2.0"
+            ) from None
 
     @classmethod
     def parse_all(cls, value: Any) -> tuple[Anchor, ...]:
@@ -95,6 +102,8 @@ _PRIOR_STEPS = 20
 _ONE_SIGMA = 0.683
 _OUTLIER = 0.35
 """Relative error from which a point is not believed."""
+_LEAST_RATIO = 1.1
+"""Of the farthest anchor to the nearest: nearer ones differ by less than the error of a model."""
 _MAX_PAIRS = 300
 _LIVE_SECONDS = 2.0
 """Time constant over which a live alignment follows the model."""
@@ -169,8 +178,8 @@ def align(
 
     Raises:
         UsageError: a point outside the image.
-        DataFormatError: the depth is metric already, there are fewer than two points, they lie on invalid depth, or
-            they contradict the depth.
+        DataFormatError: the depth is metric already, there are fewer than two points, they lie on invalid depth, all at
+            one depth (within 10 %), or they contradict the depth.
     """
     if depth.sense is Sense.METRIC_M:
         raise DataFormatError("the depth is in metres already; anchors are for models of relative depth")
@@ -184,6 +193,11 @@ def align(
     weighted = np.stack([values * weights, weights], axis=1)
     used = _consensus(weighted)
     rows = weighted[used]
+    if metres[used].max() < _LEAST_RATIO * metres[used].min():
+        raise DataFormatError(
+            f"the anchors are all about {np.median(metres[used]):.3g} m away, which fixes a shift but no scale; "
+            "give points of clearly different depth"
+        )
     fit, _, rank, _ = np.linalg.lstsq(rows, np.ones(len(rows)), rcond=1e-9)
     if rank < 2 or fit[0] <= 0:
         raise DataFormatError(

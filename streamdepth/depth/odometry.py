@@ -17,7 +17,7 @@ import numpy as np
 
 from streamdepth.core.errors import DataFormatError, UsageError
 from streamdepth.core.frame import DepthMap, Sense, converted
-from streamdepth.depth.alignment import Alignment, Anchor, align
+from streamdepth.depth.alignment import FARTHEST_ANCHOR_M, Alignment, Anchor, align
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -205,7 +205,8 @@ class MotionScale:
         )
         if found is None or (known is None and found.parallax < _FIRST_PARALLAX):
             return None
-        points, metres = full_here[found.exact], found.metres[found.exact]
+        use = found.exact & (found.metres <= FARTHEST_ANCHOR_M)
+        points, metres = full_here[use], found.metres[use]
         anchors = [Anchor(float(x), float(y), float(z)) for (x, y), z in zip(points, metres, strict=True)]
         try:
             new = align(depth, anchors, size_px=size_px)

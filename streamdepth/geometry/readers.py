@@ -50,6 +50,11 @@ _ORDER = {
 }
 
 
+_LARGEST_OFFSET = 0.15
+"""Of the principal point from the centre, as a fraction of the image's side. Values of an image 1.5 times as large
+(1080p and 720p) are off by 0.17 or more."""
+
+
 def parse_intrinsics(text: str, *, any_shape: bool = False) -> IntrinsicsFor:
     """``"fx,fy,cx,cy"`` in pixels of the image itself, or the path of a file.
 
@@ -79,7 +84,23 @@ def parse_intrinsics(text: str, *, any_shape: bool = False) -> IntrinsicsFor:
     except ValueError as error:
         raise UsageError(f"intrinsics {text!r}: {error}") from error
     # With any_shape the size may be that of a model's input, which the values were not given for.
-    return partial(Intrinsics if any_shape else _within, fx, fy, cx, cy)
+    return partial(Intrinsics if any_shape else _of_unstated_size, fx, fy, cx, cy)
+
+
+def _of_unstated_size(
+    fx: float, fy: float, cx: float, cy: float, width_px: int, height_px: int, **lens: Any
+) -> Intrinsics:
+    """
+    Raises:
+        UsageError: the principal point is so far from the centre that the values belong to another size.
+    """
+    camera = _within(fx, fy, cx, cy, width_px, height_px, **lens)
+    if max(abs((cx + 0.5) / width_px - 0.5), abs((cy + 0.5) / height_px - 0.5)) > _LARGEST_OFFSET:
+        raise UsageError(
+            f"intrinsics: the principal point {cx:g},{cy:g} is far from the centre of the {width_px}x{height_px} "
+            "image; give intrinsics in pixels of this size, or a file that states their size"
+        )
+    return camera
 
 
 def _within(
@@ -240,7 +261,7 @@ def _matrix_file(content: Mapping[str, Any]) -> Intrinsics | partial[Intrinsics]
         width, height = _numbers(content["image_size"])
     if width is None or height is None:
         Intrinsics(*camera, 1, 1, distortion, values)
-        return partial(_within, *camera, distortion=distortion, coefficients=values)
+        return partial(_of_unstated_size, *camera, distortion=distortion, coefficients=values)
     return _within(*camera, _whole(width), _whole(height), distortion, values)
 
 

@@ -103,7 +103,8 @@ def test_what_lies_beyond_the_horizon_is_at_ten_times_the_farthest_anchor() -> N
         ([(5, 5, 1)], "scale and shift need two or more anchors, not 1"),
         ([(5, 5, 1), (5, 40, 9)], "the anchors contradict the depth: points with a larger distance are not farther"),
         ([(5, 5, 1), (30, 40, 2)], "the anchors contradict the depth"),
-        ([(5, 5, 1), (5, 5, 1)], "the anchors contradict the depth"),
+        ([(5, 5, 1), (5, 5, 1)], "the anchors are all about 1 m away, which fixes a shift but no scale"),
+        ([(5, 40, 2), (60, 5, 2.1), (30, 20, 2)], "the anchors are all about 2 m away"),
     ],
 )
 def test_anchors_that_fix_nothing(given: list[tuple[float, float, float]], message: str) -> None:
@@ -145,9 +146,18 @@ def test_anchor_of_text(text: str, want: Anchor) -> None:
     assert Anchor.parse(text) == want
 
 
+def test_millimetres_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"anchor '320,240=1500': not X,Y=METRES with 0 to 1000 metres; give e\.g\."):
+        Anchor.parse("320,240=1500")
+    with pytest.raises(ValueError, match="an anchor is at most 1000 m away, not 320,240=1500; give metres"):
+        Anchor(320, 240, 1500)
+
+
 @pytest.mark.parametrize("text", ["", "1,2", "1,2=", "1,2=-3", "1,2=0", "a,2=3", "1,2,3=4", "nan,0=1"])
 def test_text_that_is_no_anchor(text: str) -> None:
-    with pytest.raises(UsageError, match=r"not X,Y=METRES; give e\.g\. 320,240=1\.5 or 0\.5,0\.9=2\.0"):
+    with pytest.raises(
+        UsageError, match=r"not X,Y=METRES with 0 to 1000 metres; give e\.g\. 320,240=1\.5 or 0\.5,0\.9=2\.0"
+    ):
         Anchor.parse(text)
 
 

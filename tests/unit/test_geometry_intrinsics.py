@@ -344,3 +344,14 @@ def test_a_model_takes_intrinsics_of_another_shape(tmp_path: Path) -> None:
     assert camera_of(None, None) is None
     with pytest.raises(UsageError, match="fov must be more than 0 and at most 179 degrees, not 190"):
         camera_of(None, 190)
+
+
+@pytest.mark.parametrize("size", [(320, 240), (424, 240), (960, 720), (1280, 960)])
+def test_values_of_another_size_are_refused(tmp_path: Path, size: tuple[int, int]) -> None:
+    """The principal point shows it: in the middle of 640x480."""
+    (tmp_path / "camera.json").write_text('{"camera_matrix": [[500, 0, 319.5], [0, 500, 239.5], [0, 0, 1]]}')
+    for text in ("500,500,319.5,239.5", str(tmp_path / "camera.json")):
+        given = parse_intrinsics(text)
+        assert given(640, 480).cx == 319.5
+        with pytest.raises(UsageError, match=r"principal point 319\.5,239\.5 is (far from the centre of|outside) the"):
+            given(*size)
