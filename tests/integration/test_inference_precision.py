@@ -24,7 +24,9 @@ from tests.support.models import write_depth_model
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from streamdepth.inference.engine import Engine
     from streamdepth.models.spec import ModelSpec
+
 
 RULES = Preprocessing(width_px=64, height_px=48, keep_aspect=False, multiple_of=1)
 
@@ -296,3 +298,47 @@ def test_an_engine_whose_graph_cannot_be_recorded_runs_without_one(
         assert not engine.cuda_graph
         assert "no CUDA graph: operation not permitted" in engine.note
         engine.close()
+
+
+@pytest.fixture
+def linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
+    """A graph and its external weights as links to files of other names in another folder."""
+    monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path / "cache"))
+    source = write_depth_model(tmp_path / "source.onnx")
+    model = onnx.load(source)
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "x" / "onnx"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name))
+            onnx.external_data_helper.set_external_data(tensor, "model.onnx_data")
+    onnx.save(model, blobs / "graph")
+    (blobs / "model.onnx_data").rename(blobs / "weights")
+    (snapshot / "model.onnx").symlink_to("../../../blobs/graph")
+    (snapshot / "model.onnx_data").symlink_to("../../../blobs/weights")
+    return resolve(snapshot / "model.onnx", preprocessing={"multiple_of": 1}, size="48x32")
+
+
+def test_weights_behind_links_become_hard_links(linked: ModelSpec, tmp_path: Path) -> None:
+    found = fused.with_regular_files(linked)
+    assert not found.path.is_symlink()
+    assert found.path.is_relative_to(tmp_path / "cache" / "linked")
+    [weights], [original] = found.external_data, linked.external_data
+    assert weights.samefile(original)
+    assert fused.with_regular_files(linked) == found
+    assert fused.with_regular_files(found) == found
+
+
+def test_weights_behind_links_run_in_a_fused_graph(linked: ModelSpec) -> None:
+    spec = fused.fused(linked)
+    opened = sessions.open_session(spec, "cpu")
+    assert [one.name for one in opened.session.get_outputs()] == [spec.depth_output.name]
+
+
+def test_links_on_another_file_system_stay(linked: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", link)
+    assert fused.with_regular_files(linked) == linked

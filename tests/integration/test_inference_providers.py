@@ -9,20 +9,17 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import pytest
 
 from streamdepth.core.errors import InferenceError, ProviderError, UsageError
-from streamdepth.core.host import ThreadPlan, cores, plan_threads
 from streamdepth.image.estimator import DepthEstimator
-from streamdepth.inference import agreement, fused, openvino_runtime, providers, sessions
+from streamdepth.inference import agreement, openvino_runtime, providers, sessions
 from streamdepth.inference import ort as ort_words
 from streamdepth.inference.engine import Engine
 from streamdepth.models.resolve import resolve
 from streamdepth.pipeline import Pipeline
 from streamdepth.sinks.consumers import CallbackSink
 from streamdepth.sources.pattern import PatternSource
-from tests.support.models import write_depth_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -274,82 +271,6 @@ def test_a_provider_that_fails_to_run_disagrees(spec: ModelSpec) -> None:
 
     reference = sessions.open_session(spec, "cpu").session
     assert "no kernel" in agreement.disagreement(spec, SimpleNamespace(run=run), reference)
-
-
-# Threads ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("given", "wanted"),
-    [
-        ({"cores": 1}, ThreadPlan(1, 1, 1)),
-        ({"cores": 2}, ThreadPlan(2, 3, 1)),
-        ({"cores": 1, "decoders": 2, "encoders": 2}, ThreadPlan(1, 1, 1)),
-        ({"cores": 2, "decoders": 2, "encoders": 2}, ThreadPlan(2, 3, 1)),
-        ({"cores": 8, "decoders": 2, "encoders": 1}, ThreadPlan(8, 4, 2)),
-        ({"cores": 8, "decoders": 8, "encoders": 8}, ThreadPlan(8, 3, 1)),
-        ({"cores": 64}, ThreadPlan(16, 4, 4)),
-    ],
-)
-def test_threads_are_planned_together(given: dict[str, Any], wanted: ThreadPlan) -> None:
-    assert plan_threads(**given) == wanted
-
-
-@pytest.mark.parametrize("wrong", [{"cores": 0}, {"cores": 2, "decoders": 0}, {"cores": 2, "encoders": -1}])
-def test_threads_below_one_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(UsageError):
-        plan_threads(**wrong)
-
-
-def test_there_is_a_core() -> None:
-    assert cores() >= 1
-
-
-# Weights behind links, as in the Hub's cache --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
-    """A graph and its external weights as links to files of other names in another folder."""
-    monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path / "cache"))
-    source = write_depth_model(tmp_path / "source.onnx")
-    model = onnx.load(source)
-    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "x" / "onnx"
-    blobs.mkdir()
-    snapshot.mkdir(parents=True)
-    for tensor in model.graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name))
-            onnx.external_data_helper.set_external_data(tensor, "model.onnx_data")
-    onnx.save(model, blobs / "graph")
-    (blobs / "model.onnx_data").rename(blobs / "weights")
-    (snapshot / "model.onnx").symlink_to("../../../blobs/graph")
-    (snapshot / "model.onnx_data").symlink_to("../../../blobs/weights")
-    return resolve(snapshot / "model.onnx", preprocessing={"multiple_of": 1}, size="48x32")
-
-
-def test_weights_behind_links_become_hard_links(linked: ModelSpec, tmp_path: Path) -> None:
-    found = fused.with_regular_files(linked)
-    assert not found.path.is_symlink()
-    assert found.path.is_relative_to(tmp_path / "cache" / "linked")
-    [weights], [original] = found.external_data, linked.external_data
-    assert weights.samefile(original)
-    assert fused.with_regular_files(linked) == found
-    assert fused.with_regular_files(found) == found
-
-
-def test_weights_behind_links_run_in_a_fused_graph(linked: ModelSpec) -> None:
-    spec = fused.fused(linked)
-    opened = sessions.open_session(spec, "cpu")
-    assert [one.name for one in opened.session.get_outputs()] == [spec.depth_output.name]
-
-
-def test_links_on_another_file_system_stay(linked: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    def link(*_: object) -> None:
-        raise OSError(18, "Invalid cross-device link")
-
-    monkeypatch.setattr("os.link", link)
-    assert fused.with_regular_files(linked) == linked
 
 
 def test_what_another_provider_refuses_is_not_the_models_fault(

@@ -18,8 +18,6 @@ from streamdepth.core.errors import ModelError, UsageError
 from streamdepth.core.frame import Sense
 from streamdepth.geometry.intrinsics import Intrinsics
 from streamdepth.image.estimator import DepthEstimator
-from streamdepth.inference.heads import solve_focal_shift
-from streamdepth.models.resolve import resolve
 from tests.support.families import (
     BF16,
     F16,
@@ -38,7 +36,6 @@ from tests.support.families import (
     plain,
     pooled,
     prompt_da,
-    two_outputs,
     typed,
     unidepth,
     vggt,
@@ -357,53 +354,6 @@ def test_what_is_refused(
     table.append((name, "refused", "refused", ""))
 
 
-def test_a_nameless_output_is_noted_or_confirmed(tmp_path: Path) -> None:
-    noted = resolve(nameless(tmp_path / "model.onnx", "Relu"))
-    assert any(
-        note.endswith("output output is assumed to be depth; nothing in its name says so") for note in noted.notes
-    )
-    for sure in (
-        resolve(nameless(tmp_path / "a.onnx", "Sigmoid"), output_name="output"),
-        resolve(nameless(tmp_path / "a.onnx", "Sigmoid"), sense="relative_depth"),
-        resolve(nameless(tmp_path / "monodepth2.onnx", "Sigmoid")),
-    ):
-        assert not any("is assumed to be depth" in note for note in sure.notes)
-
-
-@pytest.mark.parametrize(
-    ("name", "sense"),
-    [
-        *((f"{word}.onnx", INVERSE) for word in ("panda3d", "homogeneous", "geometric_net", "depth_projection")),
-        *((f"{word}.onnx", FAR) for word in ("da3-small", "my_moge")),
-        *((f"{word}.onnx", METRES) for word in ("net_metric", "depth_pro", "DepthPro_fp16", "moge2")),
-    ],
-)
-def test_names_are_read_by_whole_words(name: str, sense: Sense, tmp_path: Path) -> None:
-    spec = resolve(plain(tmp_path / name))
-    assert (spec.sense, spec.origins["sense"] == "default") == (sense, sense is INVERSE)
-
-
-def test_the_licence_of_equal_graphs_is_that_of_the_name(tmp_path: Path) -> None:
-    found = {name: resolve(lite_mono(tmp_path / f"{name}.onnx")) for name in ("net", "lite-mono", "monodepth2_640x192")}
-    assert [one.licence for one in found.values()] == ["", "MIT", "Monodepth2 (non-commercial)"]
-    assert "forbids commercial use" in found["monodepth2_640x192"].notes[-1]
-
-
-@pytest.mark.parametrize("name", ["display.onnx", "depthwise.onnx"])
-def test_a_name_that_only_looks_like_depth_is_no_evidence(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="may not be depth: it ends in Sigmoid"):
-        resolve(nameless(tmp_path / name, "Sigmoid"))
-
-
-def test_what_other_outputs_say_of_the_depth(tmp_path: Path) -> None:
-    beside = resolve(two_outputs(tmp_path / "a.onnx", "depth", "inv_depth"))
-    assert (beside.depth_output.name, beside.sense) == ("depth", FAR)
-    metric = resolve(two_outputs(tmp_path / "b.onnx", "metric_depth", "rel_depth"))
-    assert (metric.depth_output.name, metric.sense) == ("metric_depth", METRES)
-    far = resolve(two_outputs(tmp_path / "c.onnx", "distance", "kappa"))
-    assert (far.depth_output.name, far.sense, far.origins["sense"]) == ("distance", FAR, "name")
-
-
 @pytest.mark.parametrize("make", [da3_metric, metric3d])
 def test_metres_need_intrinsics(make: Callable[[Path], Path], tmp_path: Path) -> None:
     path = make(tmp_path / "model.onnx")
@@ -438,15 +388,3 @@ def test_the_focal_length_that_a_model_estimates(tmp_path: Path) -> None:
         camera = estimator(scene()).camera
     assert camera is not None
     assert camera.fx == pytest.approx(70 * 160 / 84, rel=1e-3)
-
-
-@pytest.mark.parametrize("shift", [-0.4, 0.0, 2.5])
-def test_the_solver_finds_focal_length_and_shift(shift: float) -> None:
-    height, width, focal = 90, 120, 150.0
-    v, u = np.mgrid[0:height, 0:width]
-    z = 2 + np.random.default_rng(3).uniform(0, 3, (height, width))
-    points = np.stack([(u + 0.5 - width / 2) / focal * z, (v + 0.5 - height / 2) / focal * z, z - shift], axis=-1)
-    solved, moved = solve_focal_shift(points.astype(np.float32))
-    assert solved == pytest.approx(focal, rel=1e-4)
-    assert moved == pytest.approx(shift, abs=1e-3)
-    assert solve_focal_shift(points.astype(np.float32), None, focal)[1] == pytest.approx(shift, abs=1e-3)

@@ -4,42 +4,33 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import errno
 import gzip
 import io
 import json
 import os
 import re
-import socket
 import threading
 import time
 import zlib
 from struct import pack
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from streamdepth.core.errors import DataFormatError, UsageError
 from streamdepth.core.frame import DepthMap, Sense
 from streamdepth.image.estimator import DepthEstimator
-from streamdepth.image.inputs import from_json
-from streamdepth.image.tensors import as_array, flat_values
-from streamdepth.serve.api import ApiError
-from streamdepth.serve.bodies import parse_json
-from streamdepth.serve.options import WebSettings
-from streamdepth.serve.site import WebSite
 from tests.support.models import write_depth_model
 from tests.support.stages import FakeEngine, fake_estimator
-from tests.support.web import TOKEN, Answer, eventually, http, running
+from tests.support.web import TOKEN, Answer, eventually, http, raw, running, site_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from streamdepth.serve.site import WebSite
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +38,6 @@ def estimator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DepthEstimat
     model = write_depth_model(tmp_path_factory.mktemp("model") / "model.onnx", height=28, width=42)
     with DepthEstimator(model, sense="relative_inverse") as made:
         yield made
-
-
-@contextlib.contextmanager
-def site_of(estimator: Any, **settings: Any) -> Iterator[WebSite]:
-    site = WebSite("http://127.0.0.1:0", estimator=estimator, settings=WebSettings(**settings), environ={})
-    site.start()
-    try:
-        yield site
-    finally:
-        site.stop()
 
 
 @pytest.fixture(scope="module")
@@ -79,16 +60,6 @@ def png(width: int, height: int) -> bytes:
 
 def depth(site: WebSite, body: Any, query: str = "", **more: Any) -> Answer:
     return http(f"{site.address}/v1/depth{query}", body=body, **more)
-
-
-def raw(site: WebSite, text: bytes, *, receive_bytes: int | None = None) -> socket.socket:
-    connection = socket.socket()
-    if receive_bytes is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-    connection.settimeout(20)
-    connection.connect(("127.0.0.1", site.port))
-    connection.sendall(text.replace(b"HOST", f"Host: 127.0.0.1:{site.port}".encode()))
-    return connection
 
 
 # Size ---------------------------------------------------------------------------------------------------------------
@@ -124,19 +95,6 @@ def test_an_unknown_expectation_is_refused_in_the_form_of_all_errors(site: WebSi
     assert depth(site, png(8, 8), "?data=none", kind="image/png", headers={"Expect": "100-continue"}).status == 200
 
 
-def test_long_lists_of_numbers_become_arrays_in_pieces() -> None:
-    values: list[Any] = [*range(70_000), 0.5, *range(70_000)]
-    np.testing.assert_array_equal(as_array(values), np.asarray(values), strict=True)
-    np.testing.assert_array_equal(as_array([[values], [values]]), np.asarray([[values], [values]]), strict=True)
-    ragged: list[Any] = [[1.0, 2.0], [1.0]]
-    deep: list[Any] = [1.0]
-    for _ in range(900):
-        deep = [deep]
-    for wrong in (ragged, deep, [*values, "text"], [*values, None], [*values, [1]]):
-        with pytest.raises(DataFormatError, match="not a list of numbers"):
-            flat_values(wrong, np.dtype(np.float32))
-
-
 def test_bodies_together_are_limited(estimator: DepthEstimator) -> None:
     head = b"POST /v1/depth HTTP/1.1\r\nHOST\r\nContent-Type: image/png\r\nContent-Length: 900000\r\n\r\n"
     with site_of(estimator, max_body_bytes=1 << 20, max_buffered_bytes=1 << 20, stall_seconds=30) as site:
@@ -147,56 +105,6 @@ def test_bodies_together_are_limited(estimator: DepthEstimator) -> None:
 
         assert eventually(refused, "503").headers["retry-after"] == "5"
         eventually(lambda: depth(site, png(8, 8), "?data=none").status == 200, "the memory is free again")
-
-
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(), st.lists))
-@pytest.mark.slow
-def test_json_is_parsed_as_json(value: Any) -> None:
-    assert parse_json(json.dumps(value).encode()) == value
-
-
-@given(st.lists(st.integers() | st.floats(allow_nan=False, allow_infinity=False), min_size=100, max_size=2000))
-@pytest.mark.slow
-def test_long_lists_of_numbers_are_parsed_in_pieces(values: list[float]) -> None:
-    typed = json.dumps({str(index): value for index, value in enumerate(values)})
-    text = f'{{"data": {json.dumps(values)}, "typed": {typed}, "nested": [{json.dumps(values)}, []]}}'
-    assert parse_json(text.encode()) == {"data": values, "typed": values, "nested": [values, []]}
-
-
-@pytest.mark.parametrize(
-    ("text", "data"),
-    [
-        ("QUJDREVGR0g=", b"ABCDEFGH"),
-        ("QUJD REVG\nR0g", b"ABCDEFGH"),
-        ("QUJDREVGR0g=  \n  ", b"ABCDEFGH"),
-        ("-_-_", b"\xfb\xff\xbf"),
-    ],
-)
-def test_base64_is_decoded_in_pieces(text: str, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert from_json(text) == data
-    monkeypatch.setattr("streamdepth.image.inputs._PIECE_CHARS", 5)
-    assert from_json(text) == data
-    with pytest.raises(UsageError, match="not base64"):
-        from_json(text + "=A")
-
-
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        (b"[" + b"1," * 100_000 + b"]", 400),
-        (b"[" + b"1," * 100_000 + b",1]", 400),
-        (b"[" + b"1 2," * 100_000 + b"1]", 400),
-        (b'{"0":1,' + b"2," * 100_000 + b'"1":1}', 400),
-        (b"[" * 200_000, 413),
-        (b"[" + b"[]," * 200_000 + b"[]]", 413),
-        (b"[" + b'"a",' * 200_000 + b'""]', 413),
-        (b"[" * 5000, 400),
-    ],
-)
-def test_json_that_is_refused(body: bytes, status: int) -> None:
-    with pytest.raises(ApiError) as caught:
-        parse_json(body)
-    assert caught.value.status == status
 
 
 def test_a_large_body_does_not_stop_the_viewers(estimator: DepthEstimator) -> None:
@@ -320,35 +228,6 @@ def test_work_stops_when_the_client_leaves(tmp_path: Path) -> None:
         assert len(made) <= 3  # one of the first request, perhaps one more, and one of the second
 
 
-# Disk ---------------------------------------------------------------------------------------------------------------
-
-
-def test_uploads_reserve_disk_space(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Usage:
-        free = 1000 + (512 << 20)
-
-    monkeypatch.setattr("streamdepth.serve.jobs.shutil.disk_usage", lambda _: Usage)
-    with site_of(fake_estimator()) as site:
-        with raw(site, b"POST /v1/jobs HTTP/1.1\r\nHOST\r\nContent-Length: 900\r\n\r\nabc"):
-            eventually(lambda: http(f"{site.address}/v1/jobs").json, "the upload has begun")
-            full = http(f"{site.address}/v1/jobs", body=bytes(200), kind="application/octet-stream")
-            assert (full.status, "disk is full" in full.error) == (507, True)
-        eventually(lambda: not http(f"{site.address}/v1/jobs").json, "the space is free again")
-        chunked = b"POST /v1/jobs HTTP/1.1\r\nHOST\r\nTransfer-Encoding: chunked\r\n\r\n800\r\n" + bytes(0x800)
-        with raw(site, chunked) as unknown:
-            assert b" 507 " in unknown.recv(100)
-
-
-def test_a_full_disk_is_no_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: Any, __: Any, file: BinaryIO, ___: bytes) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
-
-    monkeypatch.setattr("streamdepth.serve.jobs.JobRunner.write", full)
-    with site_of(fake_estimator()) as site:
-        answer = http(f"{site.address}/v1/jobs", body=b"abc", kind="application/octet-stream")
-        assert (answer.status, "/" in answer.error) == (507, False)
-
-
 # Videos -------------------------------------------------------------------------------------------------------------
 
 
@@ -377,25 +256,6 @@ def test_large_videos_are_refused_before_they_are_decoded(tmp_path: Path) -> Non
         lying = movie(tmp_path, 200, 100).replace(pack(">HH", 200, 100), pack(">HH", 64, 48))
         job = finished(site, lying)
         assert job["state"] == "failed"
-
-
-def test_job_errors_name_nothing_of_the_server() -> None:
-    engine = FakeEngine(1, before=fail)
-    with site_of(fake_estimator(engine)) as site:
-        file = io.BytesIO()
-        with av.open(file, "w", format="matroska") as container:
-            stream = container.add_stream("mpeg4", rate=25)
-            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-            container.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
-            container.mux(stream.encode(None))
-        job = finished(site, file.getvalue(), "clip.mkv")
-        assert job["state"] == "failed"
-        assert "/" not in job["error"]
-        assert "--" not in job["error"]
-
-
-def fail(_: object) -> None:
-    raise OSError("/home/someone/secret: cannot be read; use --option")
 
 
 # Answers ------------------------------------------------------------------------------------------------------------
@@ -510,3 +370,22 @@ def test_cookies_of_two_ports_do_not_clash() -> None:
         assert cookies[0].partition("=")[0] != cookies[1].partition("=")[0]
         both = {"Cookie": "; ".join(cookies)}
         assert [http(f"{run.url}/v1/state", headers=both).status for run in (one, two)] == [200, 200]
+
+
+def test_job_errors_name_nothing_of_the_server() -> None:
+    engine = FakeEngine(1, before=fail)
+    with site_of(fake_estimator(engine)) as site:
+        file = io.BytesIO()
+        with av.open(file, "w", format="matroska") as container:
+            stream = container.add_stream("mpeg4", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            container.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
+            container.mux(stream.encode(None))
+        job = finished(site, file.getvalue(), "clip.mkv")
+        assert job["state"] == "failed"
+        assert "/" not in job["error"]
+        assert "--" not in job["error"]
+
+
+def fail(_: object) -> None:
+    raise OSError("/home/someone/secret: cannot be read; use --option")

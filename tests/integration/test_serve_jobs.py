@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
 import threading
 import urllib.request
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import av
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from streamdepth.serve.options import WebSettings
 from streamdepth.serve.site import WebSite
 from tests.support.stages import FakeEngine, fake_estimator
-from tests.support.web import Answer, eventually, http
+from tests.support.web import Answer, eventually, http, raw, site_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -298,3 +299,29 @@ def state(site: WebSite, answer: Answer) -> Any:
 
 def void(_: object) -> None:
     return None
+
+
+def test_uploads_reserve_disk_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage:
+        free = 1000 + (512 << 20)
+
+    monkeypatch.setattr("streamdepth.serve.jobs.shutil.disk_usage", lambda _: Usage)
+    with site_of(fake_estimator()) as site:
+        with raw(site, b"POST /v1/jobs HTTP/1.1\r\nHOST\r\nContent-Length: 900\r\n\r\nabc"):
+            eventually(lambda: http(f"{site.address}/v1/jobs").json, "the upload has begun")
+            full = http(f"{site.address}/v1/jobs", body=bytes(200), kind="application/octet-stream")
+            assert (full.status, "disk is full" in full.error) == (507, True)
+        eventually(lambda: not http(f"{site.address}/v1/jobs").json, "the space is free again")
+        chunked = b"POST /v1/jobs HTTP/1.1\r\nHOST\r\nTransfer-Encoding: chunked\r\n\r\n800\r\n" + bytes(0x800)
+        with raw(site, chunked) as unknown:
+            assert b" 507 " in unknown.recv(100)
+
+
+def test_a_full_disk_is_no_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Any, __: Any, file: BinaryIO, ___: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+
+    monkeypatch.setattr("streamdepth.serve.jobs.JobRunner.write", full)
+    with site_of(fake_estimator()) as site:
+        answer = http(f"{site.address}/v1/jobs", body=b"abc", kind="application/octet-stream")
+        assert (answer.status, "/" in answer.error) == (507, False)

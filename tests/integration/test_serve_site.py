@@ -18,11 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from streamdepth.core.clock import SystemClock
-from streamdepth.core.errors import SinkError, UsageError
+from streamdepth.core.errors import SinkError
 from streamdepth.core.frame import DepthMap, DepthRange, Frame, Result, Sense
-from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch, measure, range_control
-from streamdepth.serve.feed import LiveFeed, probe
 from streamdepth.serve.site import WebSink, WebSite
 from streamdepth.serve.view import Metrics
 from tests.support.stages import ScriptedSource, flat_image
@@ -90,33 +87,6 @@ def test_depth_at_a_point(run: Running) -> None:
     assert found["unit"] is None
     assert found["nearness"] == pytest.approx(1)  # the stub's depth rises to its last pixel
     assert http(f"{run.url}/v1/live/probe?x=left").status == 400
-
-
-@settings(max_examples=60)
-@given(st.floats(0, 1), st.floats(0, 1))
-def test_a_point_reads_the_pixel_it_is_in(x: float, y: float) -> None:
-    values = np.arange(1, 13, dtype=np.float32).reshape(3, 4)
-    feed = LiveFeed(SystemClock())
-    frame = Frame("s", 0, 0, Fraction(1, 25), 0, flat_image(0))
-    feed.put(Result(frame, DepthMap(values, Sense.METRIC_M), DepthRange(1, 12), flat_image(0)))
-    shown = feed.latest
-    assert shown is not None
-    column, row = min(int(np.floor(x * 4)), 3), min(int(np.floor(y * 3)), 2)
-    found = probe(shown, x, y)
-    assert found.value is not None
-    assert found.value == values[row, column]
-    assert found.nearness == pytest.approx((1 / found.value - 1 / 12) / (1 - 1 / 12), abs=1e-6)
-    assert probe(shown, x, y, inverse=False).nearness == pytest.approx((12 - found.value) / 11, abs=1e-6)
-
-
-def test_where_the_model_has_no_depth_there_is_none() -> None:
-    feed = LiveFeed(SystemClock())
-    frame = Frame("s", 0, 0, Fraction(1, 25), 0, flat_image(0))
-    values = np.array([[np.nan, 2.0]], np.float32)
-    feed.put(Result(frame, DepthMap(values, Sense.METRIC_M), DepthRange(0, 2), flat_image(0)))
-    assert feed.latest is not None
-    assert probe(feed.latest, 0.2, 0.5).value is None
-    assert probe(feed.latest, 0.8, 0.5).value == 2.0
 
 
 # Controls -----------------------------------------------------------------------------------------------------------
@@ -250,20 +220,6 @@ def test_what_was_fixed_for_the_run_cannot_change() -> None:
             assert "cannot change" in answer.error
     finally:
         site.stop()
-
-
-def test_the_range_switch_starts_each_mode_afresh() -> None:
-    switch = RangeSwitch(RangeSpec.parse("frame"))
-    follower = range_control(switch)
-    first = measure(DepthMap(np.linspace(0, 1, 100, dtype=np.float32).reshape(10, 10), Sense.METRIC_M))
-    assert follower.update(first, 0, cut=False) == DepthRange(0, 1)
-    switch.set(RangeSpec.parse("fixed:-1,3"))
-    assert follower.update(first, 0.1, cut=False) == DepthRange(-1, 3)
-    switch.set(RangeSpec(RangeMode.EMA))
-    assert follower.update(first, 0.2, cut=False).hi < 1
-    with pytest.raises(UsageError, match="shot"):
-        switch.set(RangeSpec(RangeMode.SHOT))
-    assert str(switch) == "ema"
 
 
 # Numbers ------------------------------------------------------------------------------------------------------------

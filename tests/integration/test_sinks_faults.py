@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from streamdepth.core.frame import DepthRange, ImageInfo, Result
 from streamdepth.media.side_data import hdr_of
 from streamdepth.sinks.depth.reader import read_depth
 from streamdepth.sinks.depth.sink import DepthVideoSink
@@ -20,51 +19,10 @@ from streamdepth.sinks.video import VideoSink
 from streamdepth.sources.select import source_for
 from tests.support.faulty_media import joined_ts, shared_case
 from tests.support.media import audio_samples, write_clip
-from tests.support.sinks import control, depth_map
+from tests.support.sinks import FAST, control, duration, shown_lines, times, transcode, video, with_sound
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
-
-    from streamdepth.core.contracts import Sink
-
-FAST = {"preset": "ultrafast"}
-
-
-def transcode(path: Path, sink: Sink, **options: Any) -> Sink:
-    """Every frame of a file with itself as the coloured frame, through its source."""
-    source = source_for(path, **options)
-    info = source.open()
-    sink.open(info, ImageInfo(info.width_px, info.height_px, info.pix_fmt, info.color))
-    try:
-        for frame in source.frames():
-            depth = depth_map(np.full((6, 8), 1.0 + 0.1 * frame.index, np.float32))
-            sink.process(Result(frame, depth, DepthRange(0.0, 10.0), frame.image))
-        sink.flush()
-    finally:
-        sink.close()
-        source.close()
-    return sink
-
-
-def video(path: Path, **options: Any) -> VideoSink:
-    return VideoSink(path, control=control(), options=FAST if path.suffix != ".webm" else {}, **options)
-
-
-def times(path: Path, kind: str) -> list[tuple[float, float]]:
-    """Start and duration in seconds of every packet of the first stream of a kind."""
-    with av.open(str(path)) as container:
-        stream = next(stream for stream in container.streams if stream.type == kind)
-        return [
-            (float(cast("int", packet.pts) * packet.time_base), float((packet.duration or 0) * packet.time_base))
-            for packet in container.demux(stream)
-            if packet.size
-        ]
-
-
-def duration(path: Path) -> float:
-    with av.open(str(path)) as container:
-        return (container.duration or 0) / 1e6
 
 
 @pytest.mark.parametrize("length", [25, 75])
@@ -153,67 +111,6 @@ def test_the_last_frame_of_an_animation_lasts_its_time(tmp_path: Path, suffix: s
     transcode(tmp_path / "a.gif", video(out))
     assert [start for start, _ in times(out, "video")] == [0, 1, 3]
     assert duration(out) == pytest.approx(6.0, abs=0.01)
-
-
-def write_lines(path: Path, lines: Sequence[tuple[float, float, str]], *, frames: int = 50) -> Path:
-    """A Matroska file with ASS subtitles at the given starts and durations."""
-    clip = write_clip(path.with_name("clip.mkv"), frames=frames)
-    header = (
-        "[Script Info]\nScriptType: v4.00+\n[V4+ Styles]\nFormat: Name, Fontname, Fontsize\nStyle: Default,Arial,20\n"
-        "[Events]\nFormat: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text\n"
-    )
-    script = path.with_suffix(".ass")
-    clock = [f"0:00:{start:05.2f},0:00:{start + shown:05.2f}" for start, shown, _ in lines]
-    events = [
-        f"Dialogue: 0,{at},Default,,0,0,0,,{text}\n" for at, (_, _, text) in zip(clock, lines, strict=True)
-    ]  # fmt: skip
-    script.write_text(header + "".join(events))
-    with av.open(str(clip)) as container, av.open(str(script)) as text, av.open(str(path), "w") as out:
-        picture = out.add_stream_from_template(container.streams.video[0])
-        subtitles = out.add_stream_from_template(text.streams.subtitles[0])
-        for source, stream, copy in (
-            (container, container.streams.video[0], picture),
-            (text, text.streams.subtitles[0], subtitles),
-        ):
-            for packet in source.demux(stream):
-                if packet.size:
-                    packet.stream = copy
-                    out.mux(packet)
-    return path
-
-
-def shown_lines(path: Path) -> list[tuple[float, float, str]]:
-    """Lines of mov_text with their start and duration; empty samples are gaps."""
-    with av.open(str(path)) as container:
-        stream = container.streams.subtitles[0]
-        found = []
-        for packet in container.demux(stream):
-            text = bytes(packet)[2 : 2 + int.from_bytes(bytes(packet)[:2], "big")].decode()
-            if text:
-                start = float(cast("int", packet.pts) * packet.time_base)
-                found.append((round(start, 2), round(float((packet.duration or 0) * packet.time_base), 2), text))
-        return found
-
-
-def test_lines_that_overlap_keep_their_starts_in_mp4(tmp_path: Path) -> None:
-    lines = [(0.2, 0.8, "one"), (0.5, 1.0, "two"), (1.7, 0.2, "three")]
-    out = tmp_path / "out.mp4"
-    transcode(write_lines(tmp_path / "in.mkv", lines), video(out))
-    assert shown_lines(out) == [(0.2, 0.3, "one"), (0.5, 1.0, "two"), (1.7, 0.2, "three")]
-
-
-def test_lines_that_start_together_become_one_in_mp4(tmp_path: Path) -> None:
-    out = tmp_path / "out.mp4"
-    transcode(write_lines(tmp_path / "in.mkv", [(0.2, 0.8, "one"), (0.2, 0.6, "two")]), video(out))
-    assert shown_lines(out) == [(0.2, 0.8, "one\ntwo")]
-
-
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_no_subtitle_makes_an_output_longer(tmp_path: Path, suffix: str) -> None:
-    path = write_lines(tmp_path / "in.mkv", [(0.5, 1.0, "one"), (1.5, 0.4, "two")])
-    out = tmp_path / f"out{suffix}"
-    transcode(path, video(out))
-    assert duration(out) <= duration(path) + 0.05
 
 
 def test_what_else_a_container_carries(tmp_path: Path) -> None:
@@ -328,32 +225,6 @@ def test_a_note_names_hdr10_metadata_that_is_lost(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("codec", "source", "suffix", "written"),
-    [
-        ("adpcm_ima_qt", ".mov", ".mkv", "flac"),
-        ("adpcm_ms", ".avi", ".mp4", "aac"),
-        ("wmav2", ".asf", ".mp4", "aac"),
-        ("aac", ".mp4", ".webm", "opus"),
-    ],
-)
-def test_audio_that_a_container_cannot_hold_is_encoded(
-    tmp_path: Path, codec: str, source: str, suffix: str, written: str
-) -> None:
-    path = with_sound(tmp_path / f"in{source}", codec)
-    out_path = tmp_path / f"out{suffix}"
-    sink = transcode(path, video(out_path))
-    assert f"encoded as {written}" in sink.note
-    with av.open(str(out_path)) as container:
-        assert container.streams.audio[0].codec_context.name.removeprefix("lib") == written
-        samples = np.concatenate([frame.to_ndarray().ravel() for frame in container.decode(audio=0)])
-    assert len(samples) == pytest.approx(2 * 48_000, rel=0.06)
-    # Each packet starts where the one before ends, also where AVI counts time in blocks of 21 ms.
-    assert all(abs(start + long - after) < 0.002 for (start, long), (after, _) in pairwise(times(out_path, "audio")))
-    only = transcode(path, video(tmp_path / f"copy{suffix}", audio="copy"))
-    assert "omitted" in only.note
-
-
-@pytest.mark.parametrize(
     ("codec", "suffix"),
     [("wmav2", ".asf"), ("wmav1", ".avi"), ("adpcm_ms", ".avi"), ("pcm_alaw", ".mov")],
 )
@@ -369,38 +240,6 @@ def test_audio_with_a_tag_of_wav_is_copied_into_matroska(tmp_path: Path, codec: 
             assert bytes(one) == bytes(other)
             assert abs(one.pts * one.time_base - other.pts * other.time_base) <= Fraction(1, 1000)
     assert np.array_equal(audio_samples(out_path), audio_samples(path))
-
-
-def with_sound(path: Path, codec: str) -> Path:
-    """A clip of 2 s with a tone at 48 kHz, mono."""
-    rate = 48_000
-    with av.open(str(path), "w") as out:
-        picture: Any = out.add_stream("mpeg4", rate=25)
-        picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
-        sound: Any = out.add_stream(codec, rate=rate)
-        sound.layout, sound.bit_rate = "mono", 128_000
-        for index in range(50):
-            image = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 5 * index, np.uint8), format="rgb24")
-            image.pts = index
-            out.mux(picture.encode(image))
-            tone = np.sin(np.arange(rate // 25) * 0.05).astype(np.float32)[None] * 0.5
-            frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
-            frame.sample_rate, frame.pts = rate, index * rate // 25
-            for resampled in av.AudioResampler(format=sound.format, layout="mono", rate=rate).resample(frame):
-                out.mux(sound.encode(resampled))
-        out.mux(picture.encode(None))
-        out.mux(sound.encode(None))
-    return path
-
-
-def test_opus_keeps_its_first_packet_in_matroska(tmp_path: Path) -> None:
-    path = write_clip(tmp_path / "in.webm", frames=25, audio=True, codec="libvpx-vp9")
-    out = tmp_path / "out.webm"
-    transcode(path, video(out))
-    before, after = times(path, "audio"), times(out, "audio")
-    assert before[0][0] < 0
-    assert len(after) == len(before)
-    assert max(abs(a - b) for (a, _), (b, _) in zip(before, after, strict=True)) <= 0.001
 
 
 def test_depth_frames_within_a_millisecond_are_found_by_index(tmp_path: Path) -> None:
@@ -446,20 +285,6 @@ def test_shared_cases_of_times(tmp_path: Path) -> None:
     transcode(shared_case("f4000.mp4"), DepthVideoSink(tmp_path / "depth.mkv"))
     with read_depth(tmp_path / "depth.mkv") as reader:
         assert reader[5].pts == 20
-
-
-def test_pcm_is_encoded_for_mp4_and_no_decoder_delay_is_lost(tmp_path: Path) -> None:
-    """PCM failed the whole run in MP4; the last samples of WMA come when its decoder is flushed, without time stamp."""
-    pcm = write_clip(tmp_path / "a.avi", frames=12, codec="mjpeg", pix_fmt="yuvj420p", audio="pcm_s16le")
-    assert "audio stream 1 (pcm_s16le) encoded as aac" in transcode(pcm, video(tmp_path / "pcm.mp4")).note
-    assert transcode(pcm, video(tmp_path / "pcm.mkv")).note == ""
-    wma = write_clip(tmp_path / "a.wmv", frames=25, codec="wmv2", audio="wmav2")
-    assert "wmav2" in transcode(wma, video(tmp_path / "wma.mov")).note
-    with av.open(str(wma)) as source, av.open(str(tmp_path / "wma.mov")) as kept:
-        lengths = [sum(frame.samples for frame in one.decode(audio=0)) for one in (source, kept)]
-        assert lengths[0] <= lengths[1] <= lengths[0] + 2 * 1024  # AAC works in blocks of 1024
-        assert kept.duration is not None
-        assert kept.duration < 1_200_000
 
 
 @pytest.mark.parametrize(

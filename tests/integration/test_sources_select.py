@@ -15,7 +15,6 @@ from PIL import Image
 
 from streamdepth.core.contracts import Source
 from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError
-from streamdepth.net.calls import AbandonableCalls, InterruptedCall
 from streamdepth.sources import cameras as camera_list
 from streamdepth.sources.cameras import Camera
 from streamdepth.sources.file import FileSource
@@ -24,7 +23,6 @@ from streamdepth.sources.limit import LimitedSource, Limits
 from streamdepth.sources.live.source import LiveSource
 from streamdepth.sources.pattern import PatternSource
 from streamdepth.sources.select import at_once, expand, source_for
-from streamdepth.sources.timestamps import Timeline
 from streamdepth.sources.webcam import WebcamSource
 from tests.support.live import Quiet
 from tests.support.media import draw_index, draw_marks, read_index, write_clip
@@ -166,53 +164,6 @@ def test_limits_of_any_source() -> None:
     short = LimitedSource(PatternSource(width_px=16, height_px=16, rate=Fraction(10)), Limits.of(0, 0.35))
     assert short.open().frame_count in (3, 4)
     assert len(list(short.frames())) == 4
-
-
-def test_timeline() -> None:
-    line = Timeline(Fraction(1, 1000), Fraction(25), first_pts=100)
-    assert [line.place(pts, None, duration) for pts, duration in [(None, 0), (None, 50), (None, 0)]] == [100, 140, 190]
-    line = Timeline(Fraction(1, 1000), Fraction(25))
-    assert [line.place(pts) for pts in (0, 40, 40, 30, 80, None, 160)] == [0, 40, 41, 42, 80, 120, 160]
-    assert line.repaired == {"backward_pts": 2, "missing_pts": 0}  # 160 confirms that 120 is right
-    assert [line.place(pts) for pts in (None, None, 230)] == [200, 240, 241]
-    assert line.repaired == {"backward_pts": 3, "missing_pts": 2}
-    line = Timeline(Fraction(1, 1000), Fraction(25))
-    assert [line.place(pts) for pts in (5000, 5040, 0, 40, 80)] == [5000, 5040, 5080, 5120, 5160]
-    assert [Timeline(Fraction(1, 10), None).place(None, 7)] == [7]
-
-
-def test_detached_calls() -> None:
-    detached = AbandonableCalls("test")
-    assert detached.call(lambda: 5, dispose=print) == 5
-    with pytest.raises(ZeroDivisionError):
-        detached.call(lambda: 1 // 0, dispose=print)
-    gate, disposed = threading.Event(), threading.Event()
-
-    def slow() -> int:
-        gate.wait(20)
-        return 1
-
-    with pytest.raises(TimeoutError):
-        detached.call(slow, dispose=lambda _: disposed.set(), timeout_seconds=0.01)
-    gate.set()
-    assert disposed.wait(2)
-    finished: list[int] = []
-    assert list(detached.iterate(iter(range(100)), depth=3, finished=lambda: finished.append(1))) == list(range(100))
-    assert list(islice(detached.iterate(iter(range(100)), depth=1, finished=lambda: finished.append(2)), 2)) == [0, 1]
-
-    def broken() -> Iterator[int]:
-        yield 1
-        raise KeyError("x")
-
-    items = detached.iterate(broken(), depth=1, finished=lambda: finished.append(3))
-    assert next(items) == 1
-    with pytest.raises(KeyError):
-        next(items)
-    detached.interrupt()
-    with pytest.raises(InterruptedCall):
-        detached.call(slow, dispose=print)
-    assert list(detached.iterate(iter([1]), depth=1, finished=lambda: finished.append(4))) == []
-    assert finished.count(1) == finished.count(3) == finished.count(4) == 1
 
 
 class Handler(Quiet, BaseHTTPRequestHandler):

@@ -13,6 +13,7 @@ import pytest
 
 from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.sources.file import FileSource
+from streamdepth.sources.timestamps import Timeline
 from tests.support.files import read
 from tests.support.media import (
     draw_index,
@@ -177,3 +178,16 @@ def test_a_file_that_is_mostly_lost_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"a.mp4: only \d+ of about 50 frames could be decoded; the file is damaged"):
         list(source.frames())
     source.close()
+
+
+def test_timeline() -> None:
+    line = Timeline(Fraction(1, 1000), Fraction(25), first_pts=100)
+    assert [line.place(pts, None, duration) for pts, duration in [(None, 0), (None, 50), (None, 0)]] == [100, 140, 190]
+    line = Timeline(Fraction(1, 1000), Fraction(25))
+    assert [line.place(pts) for pts in (0, 40, 40, 30, 80, None, 160)] == [0, 40, 41, 42, 80, 120, 160]
+    assert line.repaired == {"backward_pts": 2, "missing_pts": 0}  # 160 confirms that 120 is right
+    assert [line.place(pts) for pts in (None, None, 230)] == [200, 240, 241]
+    assert line.repaired == {"backward_pts": 3, "missing_pts": 2}
+    line = Timeline(Fraction(1, 1000), Fraction(25))
+    assert [line.place(pts) for pts in (5000, 5040, 0, 40, 80)] == [5000, 5040, 5080, 5120, 5160]
+    assert [Timeline(Fraction(1, 10), None).place(None, 7)] == [7]

@@ -14,6 +14,8 @@ import pytest
 
 from streamdepth.core.frame import ColorTags, DepthMap, DepthRange, Frame, ImageInfo, Result, Sense, StreamInfo
 from streamdepth.core.look import Look, LookControl
+from streamdepth.sinks.video import VideoSink
+from streamdepth.sources.select import source_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -165,3 +167,77 @@ def small_disk(folder: Path, *, kilobytes: int) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True, timeout=10)
+
+
+def transcode(path: Path, sink: Sink, **options: Any) -> Sink:
+    """Every frame of a file with itself as the coloured frame, through its source."""
+    source = source_for(path, **options)
+    info = source.open()
+    sink.open(info, ImageInfo(info.width_px, info.height_px, info.pix_fmt, info.color))
+    try:
+        for frame in source.frames():
+            depth = depth_map(np.full((6, 8), 1.0 + 0.1 * frame.index, np.float32))
+            sink.process(Result(frame, depth, DepthRange(0.0, 10.0), frame.image))
+        sink.flush()
+    finally:
+        sink.close()
+        source.close()
+    return sink
+
+
+def video(path: Path, **options: Any) -> VideoSink:
+    return VideoSink(path, control=control(), options=FAST if path.suffix != ".webm" else {}, **options)
+
+
+def times(path: Path, kind: str) -> list[tuple[float, float]]:
+    """Start and duration in seconds of every packet of the first stream of a kind."""
+    with av.open(str(path)) as container:
+        stream = next(stream for stream in container.streams if stream.type == kind)
+        return [
+            (float(cast("int", packet.pts) * packet.time_base), float((packet.duration or 0) * packet.time_base))
+            for packet in container.demux(stream)
+            if packet.size
+        ]
+
+
+def duration(path: Path) -> float:
+    with av.open(str(path)) as container:
+        return (container.duration or 0) / 1e6
+
+
+def shown_lines(path: Path) -> list[tuple[float, float, str]]:
+    """Lines of mov_text with their start and duration; empty samples are gaps."""
+    with av.open(str(path)) as container:
+        stream = container.streams.subtitles[0]
+        found = []
+        for packet in container.demux(stream):
+            text = bytes(packet)[2 : 2 + int.from_bytes(bytes(packet)[:2], "big")].decode()
+            if text:
+                start = float(cast("int", packet.pts) * packet.time_base)
+                found.append((round(start, 2), round(float((packet.duration or 0) * packet.time_base), 2), text))
+        return found
+
+
+def with_sound(path: Path, codec: str) -> Path:
+    """A clip of 2 s with a tone at 48 kHz, mono."""
+    rate = 48_000
+    with av.open(str(path), "w") as out:
+        picture: Any = out.add_stream("mpeg4", rate=25)
+        picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
+        sound: Any = out.add_stream(codec, rate=rate)
+        sound.layout, sound.bit_rate = "mono", 128_000
+        for index in range(50):
+            image = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 5 * index, np.uint8), format="rgb24")
+            image.pts = index
+            out.mux(picture.encode(image))
+            tone = np.sin(np.arange(rate // 25) * 0.05).astype(np.float32)[None] * 0.5
+            frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = rate, index * rate // 25
+            for resampled in av.AudioResampler(format=sound.format, layout="mono", rate=rate).resample(frame):
+                out.mux(sound.encode(resampled))
+        out.mux(picture.encode(None))
+        out.mux(sound.encode(None))
+    return path
+
+
+FAST = {"preset": "ultrafast"}

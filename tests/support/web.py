@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
 import time
 from contextlib import contextmanager
+from fractions import Fraction
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
@@ -21,6 +24,7 @@ from urllib.parse import urlsplit
 from streamdepth.depth.range import RangeSwitch
 from streamdepth.pipeline import Pipeline
 from streamdepth.pipeline.stabilization import StabilizeSwitch
+from streamdepth.serve.options import WebSettings
 from streamdepth.serve.site import WebSink, WebSite
 from streamdepth.sources.pattern import PatternSource
 from tests.support import need
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 
     from streamdepth.core.contracts import Source
     from streamdepth.image.estimator import DepthEstimator
+
 
 TOKEN = "a-token-nobody-guesses"  # noqa: S105
 _FLAGS = (
@@ -104,7 +109,6 @@ def running(
     **options: Any,
 ) -> Iterator[Running]:
     """A synthetic camera on a page at a free port of 127.0.0.1."""
-    from fractions import Fraction
 
     switch, stabilize = RangeSwitch(), StabilizeSwitch()
     options.setdefault("environ", {})
@@ -322,3 +326,51 @@ def read_parts(stream: BinaryIO, count: int) -> list[bytes]:
         if length:
             images.append(stream.read(length))
     return images
+
+
+@contextlib.contextmanager
+def site_of(estimator: Any, **settings: Any) -> Iterator[WebSite]:
+    site = WebSite("http://127.0.0.1:0", estimator=estimator, settings=WebSettings(**settings), environ={})
+    site.start()
+    try:
+        yield site
+    finally:
+        site.stop()
+
+
+def raw(site: WebSite, text: bytes, *, receive_bytes: int | None = None) -> socket.socket:
+    connection = socket.socket()
+    if receive_bytes is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    connection.settimeout(20)
+    connection.connect(("127.0.0.1", site.port))
+    connection.sendall(text.replace(b"HOST", f"Host: 127.0.0.1:{site.port}".encode()))
+    return connection
+
+
+def bright(browser: Browser, element: str) -> list[float]:
+    """Mean brightness of the left and the right half of what an element shows."""
+    found: list[float] = browser.run(
+        f"""(() => {{
+            const from = document.getElementById('{element}');
+            const canvas = document.createElement('canvas');
+            canvas.width = 64; canvas.height = 18;
+            const pen = canvas.getContext('2d');
+            pen.drawImage(from, 0, 0, 64, 18);
+            const sum = (x) => pen.getImageData(x, 0, 32, 18).data.reduce((a, b, i) => a + (i % 4 < 3 ? b : 0), 0);
+            return [sum(0), sum(32)].map((total) => total / (32 * 18 * 3));
+        }})()"""
+    )
+    return found
+
+
+def slide(page: Browser, name: str, value: float) -> None:
+    page.run(f"(() => {{const slider = document.getElementById('{name}'); slider.value = {value};"
+             "slider.dispatchEvent(new Event('input'))})()")  # fmt: skip
+
+
+def saved(page: Browser, kind: str) -> Path | None:
+    """A finished download."""
+    unfinished = list(page.downloads.glob("*.crdownload"))
+    found = [one for one in page.downloads.glob(f"*.{kind}") if one.stat().st_size]
+    return found[0] if found and not unfinished else None

@@ -20,7 +20,7 @@ from streamdepth.sources.pattern import PatternSource
 from tests.integration.test_serve_jobs import clip, drawn
 from tests.support.models import write_depth_model
 from tests.support.stages import ScriptedSource, fake_estimator
-from tests.support.web import TOKEN, Browser, Running, eventually, running
+from tests.support.web import TOKEN, Browser, Running, bright, eventually, running, slide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,22 +70,6 @@ def page(run: Running, browser: Browser) -> Iterator[Browser]:
     browser.wait(SHOWN, 15)
     yield browser
     assert browser.messages == []
-
-
-def bright(browser: Browser, element: str) -> list[float]:
-    """Mean brightness of the left and the right half of what an element shows."""
-    found: list[float] = browser.run(
-        f"""(() => {{
-            const from = document.getElementById('{element}');
-            const canvas = document.createElement('canvas');
-            canvas.width = 64; canvas.height = 18;
-            const pen = canvas.getContext('2d');
-            pen.drawImage(from, 0, 0, 64, 18);
-            const sum = (x) => pen.getImageData(x, 0, 32, 18).data.reduce((a, b, i) => a + (i % 4 < 3 ? b : 0), 0);
-            return [sum(0), sum(32)].map((total) => total / (32 * 18 * 3));
-        }})()"""
-    )
-    return found
 
 
 def test_webrtc_shows_the_image_and_its_depth(page: Browser, run: Running) -> None:
@@ -187,11 +171,6 @@ def test_every_control_acts(page: Browser, run: Running) -> None:
     control.update(style="inferno", alpha=None, contours=0)
 
 
-def slide(page: Browser, name: str, value: float) -> None:
-    page.run(f"(() => {{const slider = document.getElementById('{name}'); slider.value = {value};"
-             "slider.dispatchEvent(new Event('input'))})()")  # fmt: skip
-
-
 def test_two_pages_agree(page: Browser, run: Running) -> None:
     run.site.view.control.update(style="viridis")
     page.wait("document.getElementById('palette-name').textContent === 'viridis'")
@@ -243,13 +222,6 @@ def test_snapshot_saves_image_and_depth(page: Browser) -> None:
     assert np.load(depth_file).dtype == np.float32
     with Image.open(image_file) as image:
         assert image.size == (640, 180)
-
-
-def saved(page: Browser, kind: str) -> Path | None:
-    """A finished download."""
-    unfinished = list(page.downloads.glob("*.crdownload"))
-    found = [one for one in page.downloads.glob(f"*.{kind}") if one.stat().st_size]
-    return found[0] if found and not unfinished else None
 
 
 def test_a_dropped_video_comes_back(page: Browser, tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ import tempfile
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from streamdepth.core.clock import SystemClock
-from streamdepth.core.errors import plain_reason
+from streamdepth.core.errors import UsageError, plain_reason
 from streamdepth.core.host import (
+    ThreadPlan,
     cache_note,
     cache_root,
     cores,
@@ -313,3 +315,29 @@ def test_a_background_thread_yields_with_the_threads_that_it_starts() -> None:
     assert found[0] > before
     note()
     assert found[1] == before
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"cores": 1}, ThreadPlan(1, 1, 1)),
+        ({"cores": 2}, ThreadPlan(2, 3, 1)),
+        ({"cores": 1, "decoders": 2, "encoders": 2}, ThreadPlan(1, 1, 1)),
+        ({"cores": 2, "decoders": 2, "encoders": 2}, ThreadPlan(2, 3, 1)),
+        ({"cores": 8, "decoders": 2, "encoders": 1}, ThreadPlan(8, 4, 2)),
+        ({"cores": 8, "decoders": 8, "encoders": 8}, ThreadPlan(8, 3, 1)),
+        ({"cores": 64}, ThreadPlan(16, 4, 4)),
+    ],
+)
+def test_threads_are_planned_together(given: dict[str, Any], wanted: ThreadPlan) -> None:
+    assert plan_threads(**given) == wanted
+
+
+@pytest.mark.parametrize("wrong", [{"cores": 0}, {"cores": 2, "decoders": 0}, {"cores": 2, "encoders": -1}])
+def test_threads_below_one_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        plan_threads(**wrong)
+
+
+def test_there_is_a_core() -> None:
+    assert cores() >= 1

@@ -21,7 +21,16 @@ from streamdepth.core.frame import DepthMap, DepthRange, Frame, Sense
 from streamdepth.core.queues import Aborted, Ended
 from streamdepth.depth import motion
 from streamdepth.depth.motion import CutDetector, OpticalFlow
-from streamdepth.depth.range import EmaRange, FixedRange, FrameRange, RangeMode, RangeSpec, measure
+from streamdepth.depth.range import (
+    EmaRange,
+    FixedRange,
+    FrameRange,
+    RangeMode,
+    RangeSpec,
+    RangeSwitch,
+    measure,
+    range_control,
+)
 from streamdepth.depth.shots import ShotSpool, Stamp
 from tests.support import need
 
@@ -322,3 +331,17 @@ def test_a_map_prints_as_one_line_and_has_its_unit() -> None:
     assert repr(relative) == "<DepthMap 640x480 relative_inverse, propagated>"
     assert repr(metric) == "<DepthMap 640x480 metric_m>"
     assert (relative.unit, metric.unit) == ("", "m")
+
+
+def test_the_range_switch_starts_each_mode_afresh() -> None:
+    switch = RangeSwitch(RangeSpec.parse("frame"))
+    follower = range_control(switch)
+    first = measure(DepthMap(np.linspace(0, 1, 100, dtype=np.float32).reshape(10, 10), Sense.METRIC_M))
+    assert follower.update(first, 0, cut=False) == DepthRange(0, 1)
+    switch.set(RangeSpec.parse("fixed:-1,3"))
+    assert follower.update(first, 0.1, cut=False) == DepthRange(-1, 3)
+    switch.set(RangeSpec(RangeMode.EMA))
+    assert follower.update(first, 0.2, cut=False).hi < 1
+    with pytest.raises(UsageError, match="shot"):
+        switch.set(RangeSpec(RangeMode.SHOT))
+    assert str(switch) == "ema"

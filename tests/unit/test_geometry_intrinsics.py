@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import astuple
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -15,10 +15,14 @@ import streamdepth as sd
 from streamdepth.core.errors import DataFormatError, UsageError
 from streamdepth.geometry.intrinsics import Distortion, Intrinsics
 from streamdepth.geometry.readers import camera_for, camera_of, parse_intrinsics, read_intrinsics
+from streamdepth.inference.heads import solve_focal_shift
 from tests.support.sinks import stream_info
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    Array = Any
+
 
 CAMERA = Intrinsics(500.0, 510.0, 319.5, 230.0, 640, 480)
 BARREL = Intrinsics(400.0, 410.0, 300.0, 260.0, 640, 480, Distortion.PLUMB_BOB, (-0.2, 0.05, 0.003, -0.002, 0.0))
@@ -355,3 +359,15 @@ def test_values_of_another_size_are_refused(tmp_path: Path, size: tuple[int, int
         assert given(640, 480).cx == 319.5
         with pytest.raises(UsageError, match=r"principal point 319\.5,239\.5 is (far from the centre of|outside) the"):
             given(*size)
+
+
+@pytest.mark.parametrize("shift", [-0.4, 0.0, 2.5])
+def test_the_solver_finds_focal_length_and_shift(shift: float) -> None:
+    height, width, focal = 90, 120, 150.0
+    v, u = np.mgrid[0:height, 0:width]
+    z = 2 + np.random.default_rng(3).uniform(0, 3, (height, width))
+    points = np.stack([(u + 0.5 - width / 2) / focal * z, (v + 0.5 - height / 2) / focal * z, z - shift], axis=-1)
+    solved, moved = solve_focal_shift(points.astype(np.float32))
+    assert solved == pytest.approx(focal, rel=1e-4)
+    assert moved == pytest.approx(shift, abs=1e-3)
+    assert solve_focal_shift(points.astype(np.float32), None, focal)[1] == pytest.approx(shift, abs=1e-3)

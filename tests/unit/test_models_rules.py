@@ -7,13 +7,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from streamdepth.core.errors import ModelError, UsageError
+from streamdepth.core.frame import Sense
 from streamdepth.models.resolve import resolve
 from streamdepth.models.spec import Family, Preprocessing
+from tests.support.families import (
+    lite_mono,
+    nameless,
+    plain,
+    two_outputs,
+)
 from tests.support.hub import DA_PREPROCESSOR
 from tests.support.models import write_depth_model, write_json
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+INVERSE, FAR, METRES = Sense.RELATIVE_INVERSE, Sense.RELATIVE_DEPTH, Sense.METRIC_M
 
 
 @pytest.mark.parametrize("place", [".", "onnx"])
@@ -206,3 +215,50 @@ def test_a_change_of_what_is_known_is_told(tmp_path: Path) -> None:
         resolve("built-in", preprocessing={"do_normalize": False})
     bare = resolve(write_depth_model(tmp_path / "m.onnx"), preprocessing={"do_normalize": False})
     assert not any("changed by you" in note for note in bare.notes)
+
+
+def test_a_nameless_output_is_noted_or_confirmed(tmp_path: Path) -> None:
+    noted = resolve(nameless(tmp_path / "model.onnx", "Relu"))
+    assert any(
+        note.endswith("output output is assumed to be depth; nothing in its name says so") for note in noted.notes
+    )
+    for sure in (
+        resolve(nameless(tmp_path / "a.onnx", "Sigmoid"), output_name="output"),
+        resolve(nameless(tmp_path / "a.onnx", "Sigmoid"), sense="relative_depth"),
+        resolve(nameless(tmp_path / "monodepth2.onnx", "Sigmoid")),
+    ):
+        assert not any("is assumed to be depth" in note for note in sure.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "sense"),
+    [
+        *((f"{word}.onnx", INVERSE) for word in ("panda3d", "homogeneous", "geometric_net", "depth_projection")),
+        *((f"{word}.onnx", FAR) for word in ("da3-small", "my_moge")),
+        *((f"{word}.onnx", METRES) for word in ("net_metric", "depth_pro", "DepthPro_fp16", "moge2")),
+    ],
+)
+def test_names_are_read_by_whole_words(name: str, sense: Sense, tmp_path: Path) -> None:
+    spec = resolve(plain(tmp_path / name))
+    assert (spec.sense, spec.origins["sense"] == "default") == (sense, sense is INVERSE)
+
+
+def test_the_licence_of_equal_graphs_is_that_of_the_name(tmp_path: Path) -> None:
+    found = {name: resolve(lite_mono(tmp_path / f"{name}.onnx")) for name in ("net", "lite-mono", "monodepth2_640x192")}
+    assert [one.licence for one in found.values()] == ["", "MIT", "Monodepth2 (non-commercial)"]
+    assert "forbids commercial use" in found["monodepth2_640x192"].notes[-1]
+
+
+@pytest.mark.parametrize("name", ["display.onnx", "depthwise.onnx"])
+def test_a_name_that_only_looks_like_depth_is_no_evidence(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="may not be depth: it ends in Sigmoid"):
+        resolve(nameless(tmp_path / name, "Sigmoid"))
+
+
+def test_what_other_outputs_say_of_the_depth(tmp_path: Path) -> None:
+    beside = resolve(two_outputs(tmp_path / "a.onnx", "depth", "inv_depth"))
+    assert (beside.depth_output.name, beside.sense) == ("depth", FAR)
+    metric = resolve(two_outputs(tmp_path / "b.onnx", "metric_depth", "rel_depth"))
+    assert (metric.depth_output.name, metric.sense) == ("metric_depth", METRES)
+    far = resolve(two_outputs(tmp_path / "c.onnx", "distance", "kappa"))
+    assert (far.depth_output.name, far.sense, far.origins["sense"]) == ("distance", FAR, "name")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import struct
 import sys
 import threading
 from fractions import Fraction
@@ -16,13 +14,11 @@ import pytest
 from streamdepth.core.contracts import Source
 from streamdepth.core.errors import MissingDependencyError, SourceError, SourceNotFoundError, UsageError
 from streamdepth.net.calls import AbandonableCalls
-from streamdepth.sources.cameras import Camera, CameraMode, backends, find_camera, list_cameras
+from streamdepth.sources.cameras import Camera, backends, list_cameras
 from streamdepth.sources.webcam import WebcamSource, open_with
 from tests.support.clock import ManualClock
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
 WIDTH, HEIGHT, FPS, FOURCC, BUFFERSIZE = 3, 4, 5, 6, 38
@@ -374,73 +370,3 @@ def test_devices_by_path_and_name(device: str, opened: int | str) -> None:
 def test_arguments_that_mean_nothing(options: dict[str, int]) -> None:
     with pytest.raises(UsageError):
         WebcamSource(**options)  # type: ignore[arg-type]
-
-
-def fake_ioctl(device: int, request: int, buffer: bytearray) -> int:
-    """A webcam with YUYV in two sizes and a range of Motion JPEG sizes; field offsets from linux/videodev2.h."""
-    del device
-    number = request & 0xFF
-    if number == 0:
-        struct.pack_into("=II", buffer, 84, 0x84A00001, 0x04200001)
-        return 0
-    index = struct.unpack_from("=I", buffer, 0)[0]
-    if number == 2:
-        if index > 1:
-            raise OSError(errno.EINVAL, "end")
-        buffer[44:48] = (b"YUYV", b"MJPG")[index]
-    elif number == 74:
-        yuyv = bytes(buffer[4:8]) == b"YUYV"
-        if index > (1 if yuyv else 0):
-            raise OSError(errno.EINVAL, "end")
-        sizes = ((640, 480), (320, 240))
-        struct.pack_into("=3I", buffer, 8, 1, *sizes[index]) if yuyv else struct.pack_into(
-            "=7I", buffer, 8, 3, 160, 1920, 8, 120, 1080, 8
-        )
-    elif number == 75:
-        if index > 1 or bytes(buffer[4:8]) != b"YUYV":
-            raise OSError(errno.EINVAL, "end")
-        struct.pack_into("=3I", buffer, 16, 1, *((1, 15), (1001, 30000))[index])
-    return 0
-
-
-def test_names_and_modes_of_cameras(tmp_path: Path) -> None:
-    dev, names = tmp_path / "dev", tmp_path / "sys"
-    for index in (10, 2):
-        (names / f"video{index}").mkdir(parents=True)
-        (names / f"video{index}" / "name").write_text(f"Camera {index}\n")
-        dev.mkdir(exist_ok=True)
-        (dev / f"video{index}").touch()
-    (dev / "video-extra").touch()
-    cameras = list_cameras(dev=dev, sys_class=names, ioctl=fake_ioctl)
-    assert [(camera.index, camera.name) for camera in cameras] == [(2, "Camera 2"), (10, "Camera 10")]
-    rates = (Fraction(30000, 1001), Fraction(15))
-    assert cameras[0].modes == (
-        CameraMode(640, 480, "YUYV", rates),
-        CameraMode(320, 240, "YUYV", rates),
-        CameraMode(160, 120, "MJPG"),
-        CameraMode(1920, 1080, "MJPG"),
-    )
-    assert str(cameras[0].modes[0]) == "640x480 YUYV at 29.97, 15 fps"
-
-
-def test_what_is_no_camera_is_left_out(tmp_path: Path) -> None:
-    (tmp_path / "video0").touch()
-
-    def no_capture(device: int, request: int, buffer: bytearray) -> int:
-        del device, request
-        struct.pack_into("=II", buffer, 84, 0x80000001, 0x00800000)
-        return 0
-
-    assert list_cameras(dev=tmp_path, sys_class=tmp_path, ioctl=no_capture) == ()
-    broken = list_cameras(dev=tmp_path, sys_class=tmp_path)
-    assert [(camera.name, camera.modes) for camera in broken] == [("video0", ())]
-    assert "modes cannot be read" in broken[0].note
-    assert list_cameras(dev=tmp_path / "none") == ()
-
-
-def test_find_camera() -> None:
-    cameras = (Camera(0, "Integrated Webcam"), Camera(2, "USB Camera"), Camera(4, "USB Camera 2"))
-    assert find_camera("usb camera", cameras) == cameras[1]
-    assert find_camera("integrated", cameras) == cameras[0]
-    assert find_camera("usb", cameras) is None
-    assert find_camera("", cameras) is None

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import ast
 import threading
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import pytest
 
 from streamdepth.cli import process
 from streamdepth.core.queues import AbortableCondition, InterruptibleCondition
+from streamdepth.net.calls import AbandonableCalls, InterruptedCall
 from tests.support.paths import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 PACKAGE = ROOT / "streamdepth"
 _WAITS = ("wait", "join", "acquire")
@@ -129,3 +136,37 @@ class TestOtherSystems:
     )
     def test_the_check_finds_them(self, source: str, lines: list[int]) -> None:
         assert self.found(source) == lines
+
+
+def test_detached_calls() -> None:
+    detached = AbandonableCalls("test")
+    assert detached.call(lambda: 5, dispose=print) == 5
+    with pytest.raises(ZeroDivisionError):
+        detached.call(lambda: 1 // 0, dispose=print)
+    gate, disposed = threading.Event(), threading.Event()
+
+    def slow() -> int:
+        gate.wait(20)
+        return 1
+
+    with pytest.raises(TimeoutError):
+        detached.call(slow, dispose=lambda _: disposed.set(), timeout_seconds=0.01)
+    gate.set()
+    assert disposed.wait(2)
+    finished: list[int] = []
+    assert list(detached.iterate(iter(range(100)), depth=3, finished=lambda: finished.append(1))) == list(range(100))
+    assert list(islice(detached.iterate(iter(range(100)), depth=1, finished=lambda: finished.append(2)), 2)) == [0, 1]
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise KeyError("x")
+
+    items = detached.iterate(broken(), depth=1, finished=lambda: finished.append(3))
+    assert next(items) == 1
+    with pytest.raises(KeyError):
+        next(items)
+    detached.interrupt()
+    with pytest.raises(InterruptedCall):
+        detached.call(slow, dispose=print)
+    assert list(detached.iterate(iter([1]), depth=1, finished=lambda: finished.append(4))) == []
+    assert finished.count(1) == finished.count(3) == finished.count(4) == 1
