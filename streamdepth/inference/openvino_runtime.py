@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import importlib.util
+import sys
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +44,13 @@ _ORT_TYPES = {"f16": "tensor(float16)", "f32": "tensor(float)", "f64": "tensor(d
 def installed() -> bool:
     """Whether the package is installed. Imports nothing."""
     return importlib.util.find_spec(PACKAGE) is not None
+
+
+def _package() -> Any:
+    """The package without its telemetry, which also fails for a user without a home folder."""
+    modules: dict[str, Any] = sys.modules
+    modules.setdefault("openvino_telemetry", None)  # importing it then fails, and the package uses its stub
+    return importlib.import_module(PACKAGE)
 
 
 def thread_options(threads: int, streams: int) -> dict[str, int | bool]:
@@ -86,9 +95,7 @@ class RuntimeSession:
     """
 
     def __init__(self, path: Path, *, threads: int, streams: int, cache: Path | None = None) -> None:
-        import openvino
-
-        self._openvino = openvino
+        self._openvino = openvino = _package()
         self._core = openvino.Core()
         on_brief_thread(lambda: self._core.get_versions("CPU"))  # loads the CPU plugin
         self._path = path

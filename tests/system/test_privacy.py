@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import streamdepth
+from tests.support.models import write_depth_model
 
 PACKAGE = Path(streamdepth.__file__).parent
 RUN = ("-B", "-m", "streamdepth", "run", "test:?size=160x120&rate=25&frames=25", "-y", "-q", "--provider", "cpu", "-o")
@@ -93,3 +94,17 @@ def test_telemetry_is_off_before_its_library_is_imported() -> None:
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "1 1\n"
+
+
+def test_openvino_is_loaded_without_its_telemetry(tmp_path: Path) -> None:
+    """Its package reports to Intel, and finds its consent file by the home folder, which a user may lack."""
+    pytest.importorskip("openvino", reason="the extra openvino brings it")
+    model = write_depth_model(tmp_path / "model.onnx")
+    script = (
+        "import sys, pathlib\n"
+        "from streamdepth.inference.openvino_runtime import RuntimeSession\n"
+        "RuntimeSession(pathlib.Path(sys.argv[1]), threads=1, streams=1)\n"
+        "print(*(name for name, module in sys.modules.items() if name.startswith('openvino_telemetry') and module))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(model)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
