@@ -8,7 +8,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from streamdepth.net.calls import AbandonableCalls, InterruptedCall
-from streamdepth.sinks.tracks import codec_name, copy_extras, empty_text, merged, track_for
+from streamdepth.sinks.extras import copy_extras
+from streamdepth.sinks.tracks import codec_name, empty_text, merged, track_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
