@@ -228,6 +228,13 @@ class TestLeRobot:
         assert (uneven + "up to 0.12 s" in sink.note) == (numbers[2] == 5)
         assert bool(sink.note) == (hole or numbers[2] == 5)
 
+    def test_depth_beyond_the_range_is_noted(self, tmp_path: Path) -> None:
+        sink = sd.data_sink_for(str(tmp_path / "meta" / "info.json"))
+        whole = result(paint(64, 48, 0), 0, index=0)
+        depth = sd.DepthMap(np.full((24, 32), 12, np.float32), sd.Sense.METRIC_M)
+        run_sink(sink, stream_info(), [Result(whole.frame, depth, DepthRange(0, 1))])
+        assert sink.note.startswith("1 of 1 frames have depth beyond 10 m, stored as that; set the largest depth")
+
     def test_codes(self) -> None:
         metres = np.array([0.01, 10.0, 1.0, np.nan, 99, 0], np.float32)
         one = round(4095 * (np.log(4.5) - np.log(3.51)) / (np.log(13.5) - np.log(3.51)))

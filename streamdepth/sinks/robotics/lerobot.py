@@ -54,7 +54,7 @@ class LeRobotSink(BaseSink):
     of depth at the size of the frames, quantized by :func:`quantized`, whose parameters are in ``meta/info.json``.
     Depth beyond ``depth_max_m`` is stored as that and counted (``beyond_range``, frames). The format has no code for
     missing depth: it becomes the nearest, 0.01 m, as LeRobot stores the 0 of depth cameras. Frames are numbered and
-    timed at a whole rate, as the format requires. :attr:`note` reports both where they occur. ``meta/info.json`` is
+    timed at a whole rate, as the format requires. :attr:`note` reports each where it occurs. ``meta/info.json`` is
     written last, so a folder that has one is complete; its depth feature says where the metres come from
     (``streamdepth.metres``), with the largest error of all frames if they are anchored.
 
@@ -91,6 +91,11 @@ class LeRobotSink(BaseSink):
             parts.append(
                 f"{self._incomplete} of {self._frames} frames have pixels without depth; they are stored as "
                 f"{DEPTH_MIN_M} m, because the format has no value for missing depth"
+            )
+        if self._beyond:
+            parts.append(
+                f"{self._beyond} of {self._frames} frames have depth beyond {self._depth_max_m:g} m, stored as "
+                "that; set the largest depth with --lerobot-max"
             )
         if self._off_seconds > 0.5 / self._rate:
             parts.append(
