@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
+import sys
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +17,7 @@ import streamdepth as sd
 from streamdepth.cli.main import main
 from streamdepth.core.errors import OutputExistsError, StopPipeline, UsageError
 from streamdepth.core.frame import DepthRange, Result
+from streamdepth.core.queues import Aborted
 from streamdepth.sinks.robotics.zones import Zone, ZoneEventsSink
 from tests.support.cli import one_line
 from tests.support.sinks import paint, result, run_sink, stream_info
@@ -70,6 +75,34 @@ def test_a_zone_without_depth_is_null() -> None:
 def test_the_rate_is_met_on_average(rate: float, indices: list[int]) -> None:
     found = [event["index"] for event in lines(results(10), rate=rate)]
     assert found[: len(indices)] == indices
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes cannot be polled")
+def test_a_pipe_that_nobody_reads_can_be_interrupted() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    with os.fdopen(writer, "w") as stream, os.fdopen(reader, "rb"):
+        sink = ZoneEventsSink(stream)
+        sink.open(stream_info(), None)
+        ended: list[type[BaseException]] = []
+
+        def write() -> None:
+            try:
+                sink.process(results(1)[0])
+            except Aborted as error:
+                ended.append(type(error))
+
+        thread = threading.Thread(target=write, daemon=True)
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+        sink.interrupt()
+        thread.join(5)
+        assert ended == [Aborted]
 
 
 def test_a_closed_pipe_ends_the_run() -> None:

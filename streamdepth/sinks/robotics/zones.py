@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import select
+import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -13,6 +17,7 @@ from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, StopPipeline, UsageError
 from streamdepth.core.frame import Sense
 from streamdepth.core.limits import are_fractions
+from streamdepth.core.queues import Aborted
 from streamdepth.sinks.files import check_output, write_failed
 
 if TYPE_CHECKING:
@@ -23,6 +28,9 @@ if TYPE_CHECKING:
 _ZONE = re.compile(r"\s*([^=,]+)=([^,=]+),([^,=]+),([^,=]+),([^,=]+)")
 _TOLERANCE = 0.01
 """Of the interval: time stamps are rounded."""
+_ATOMIC_BYTES = 512
+"""POSIX: a write of this length to a pipe that is ready does not block."""
+_POLL_MS = 100
 NEAREST_PERCENT = 2.0
 """Part of a zone that may be nearer than what is reported, so that single wrong pixels do not decide."""
 
@@ -147,6 +155,7 @@ class ZoneEventsSink(BaseSink):
         self._overwrite = overwrite
         self._boxes: tuple[tuple[float, float, float, float], ...] = ()
         self._due = due_seconds
+        self._interrupted = threading.Event()
 
     def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:  # noqa: ARG002 - takes no images
         """
@@ -189,6 +198,10 @@ class ZoneEventsSink(BaseSink):
                 event["error"] = round(depth.anchor_error, 4)
             self._write(json.dumps(event))
 
+    def interrupt(self) -> None:
+        """End a write to a pipe that nobody reads."""
+        self._interrupted.set()
+
     def close(self) -> None:
         stream, self._stream = self._stream, None
         if stream is not None and self._path is not None:
@@ -198,9 +211,32 @@ class ZoneEventsSink(BaseSink):
         if self._stream is None:
             raise SinkError(f"{self.name}: not open")
         try:
-            self._stream.write(line + "\n")
-            self._stream.flush()
+            if sys.platform == "win32" or (descriptor := _descriptor(self._stream)) is None:
+                self._stream.write(line + "\n")
+                self._stream.flush()
+            else:
+                self._write_when_ready(descriptor, f"{line}\n".encode())
         except BrokenPipeError:
             raise StopPipeline from None
         except OSError as error:
             raise write_failed(self._path or Path("-"), error) from error
+
+    def _write_when_ready(self, descriptor: int, data: bytes) -> None:
+        """
+        Raises:
+            Aborted: by ``interrupt``, before all was written.
+        """
+        ready = select.poll()
+        ready.register(descriptor, select.POLLOUT)
+        while data:
+            while not ready.poll(_POLL_MS):
+                if self._interrupted.is_set():
+                    raise Aborted
+            data = data[os.write(descriptor, data[:_ATOMIC_BYTES]) :]
+
+
+def _descriptor(stream: IO[str]) -> int | None:
+    try:
+        return stream.fileno()
+    except (OSError, ValueError):  # a stream in memory
+        return None
