@@ -68,7 +68,11 @@ class JobRunner:
 
     @property
     def jobs(self) -> list[Job]:
-        """Oldest first."""
+        """Oldest first, without those that are no longer kept."""
+        self._expire()
+        return self._all()
+
+    def _all(self) -> list[Job]:
         with self._changed:
             return list(self._jobs.values())
 
@@ -147,7 +151,7 @@ class JobRunner:
                 return
             self._closing.set()
             self._changed.notify()
-        for job in self.jobs:
+        for job in self._all():
             self.cancel(job)
         if self._thread.is_alive():
             self._thread.join(_JOIN_SECONDS)
@@ -251,7 +255,7 @@ class JobRunner:
     def _expire(self) -> None:
         """Delete finished jobs that are too old or too many."""
         now_ns = self._clock.monotonic_ns()
-        over = [job for job in self.jobs if job.state.over]
+        over = [job for job in self._all() if job.state.over]
         late = [job for job in over if now_ns - job.ended_ns > self._settings.result_seconds * 1e9]
         for job in {*late, *over[: -self._settings.max_results]}:
             self._remove(job)
