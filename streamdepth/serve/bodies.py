@@ -6,6 +6,8 @@ import asyncio
 import json
 import re
 from contextlib import asynccontextmanager, contextmanager
+from email.message import Message
+from email.parser import BytesHeaderParser
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from streamdepth.serve.api import Handler
     from streamdepth.serve.options import WebSettings
 
-_CHUNK_BYTES = 1 << 18
+_MAX_PARTS = 64
+_MAX_PART_HEAD_BYTES = 8192
 _SMALL_BODY_BYTES = 65_536
 _SMALL_ANSWER_BYTES = 65_536
 _MAX_JSON_VALUES = 100_000
@@ -94,27 +97,6 @@ class BodyReader:
             async for chunk in self.chunks(request.content.readany):
                 buffer.add(chunk)
 
-    async def read_form_file(self, request: web.Request, buffer: Buffer) -> None:
-        """Read the first file of a ``multipart/form-data`` body within ``settings.body_seconds``.
-
-        Raises:
-            ApiError: not a form, or a form without a file (400); too long (413) or too slow (408).
-        """
-        async with self._body_deadline():
-            try:
-                reader = await request.multipart()
-                part = await self._timed(reader.next)
-                while part is not None and getattr(part, "filename", None) is None:
-                    part = await self._timed(reader.next)
-                if part is None or not hasattr(part, "read_chunk"):
-                    raise ApiError(400, "the form holds no file; send the image as a file")
-                async for chunk in self.chunks(lambda: part.read_chunk(_CHUNK_BYTES)):
-                    buffer.add(chunk)
-            except (ApiError, OSError):  # OSError: TimeoutError and ConnectionError too
-                raise
-            except Exception as error:  # aiohttp's parser raises many kinds for a malformed form
-                raise ApiError(400, f"the body is not multipart/form-data ({' '.join(str(error).split())})") from None
-
     async def json_object(self, request: web.Request) -> dict[str, Any]:
         """A body of at most 64 KiB that is one JSON object.
 
@@ -168,6 +150,38 @@ async def _deadline(seconds: float, message: str) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise ApiError(408, message) from None
+
+
+def form_file(data: bytes, content_type: str) -> bytes:
+    """The first file of a ``multipart/form-data`` body (RFC 7578). Takes time in proportion to the length of the body;
+    aiohttp's parser takes tens of seconds of the event loop for thousands of parts or lines.
+
+    Args:
+        content_type: the whole header.
+    Raises:
+        ApiError: not such a form, or no file in its first parts (400).
+    """
+    header = Message()
+    header["Content-Type"] = content_type
+    boundary = (header.get_boundary() or "").encode("ascii", "replace")
+    if not boundary:
+        raise ApiError(400, "the header Content-Type of the form has no boundary; let the HTTP client set it")
+    delimiter = b"\r\n--" + boundary
+    data = b"\r\n" + data
+    start = data.find(delimiter)
+    for _ in range(_MAX_PARTS):
+        start += len(delimiter)
+        if start < len(delimiter) or data[start : start + 2] != b"\r\n":  # not found, or the final delimiter
+            break
+        head_end = data.find(b"\r\n\r\n", start, start + _MAX_PART_HEAD_BYTES)
+        end = data.find(delimiter, start)
+        if head_end < 0 or end < head_end + 2:
+            raise ApiError(400, "a part of the form is cut off or has no valid header; send the form again")
+        head = BytesHeaderParser().parsebytes(data[start + 2 : head_end])
+        if head.get_param("filename", header="Content-Disposition") is not None:
+            return data[head_end + 4 : end]
+        start = end
+    raise ApiError(400, f"the form holds no file in its first {_MAX_PARTS} parts; send the image as a file")
 
 
 def parse_json(data: bytes) -> Any:

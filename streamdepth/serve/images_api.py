@@ -23,7 +23,7 @@ from streamdepth.core.look import parse_alpha
 from streamdepth.image.inputs import from_json, pixel_count
 from streamdepth.media.images import encode_png
 from streamdepth.serve.api import ApiError, flag, plain_style, status_of
-from streamdepth.serve.bodies import drop, parse_json
+from streamdepth.serve.bodies import drop, form_file, parse_json
 from streamdepth.serve.feed import npy, npy_pieces
 from streamdepth.sinks.depth import encoded_16bit
 
@@ -122,7 +122,8 @@ class ImagesApi:
         self._pending += 1
         try:
             loop = asyncio.get_running_loop()
-            work = partial(self._estimate, body, request.content_type, dict(request.query), media_type, cancelled)
+            content_type = request.headers.get("Content-Type", "")
+            work = partial(self._estimate, body, content_type, dict(request.query), media_type, cancelled)
             del body
             pieces = await loop.run_in_executor(self._worker, work)
             return await self._stream(request, pieces, media_type)
@@ -139,12 +140,7 @@ class ImagesApi:
         if not kind.startswith("image/") and kind not in (*_BINARY, _FORM, _JSON):
             raise ApiError(415, f"{kind} is not accepted; send an image (image/*, application/octet-stream) or JSON")
         with self._bodies.buffer(self._settings.max_body_bytes) as buffer:
-            if kind == _FORM:
-                await self._bodies.read_form_file(request, buffer)
-            else:
-                await self._bodies.read(request, buffer)
-            if not buffer.data:
-                raise ApiError(400, "the body is empty; send an image")
+            await self._bodies.read(request, buffer)
             return buffer.data
 
     def _headers(self) -> dict[str, str]:
@@ -178,10 +174,13 @@ class ImagesApi:
     # On the worker's thread -------------------------------------------------------------------------------------
 
     def _estimate(
-        self, received: bytearray, kind: str, query: dict[str, Any], media_type: str, cancelled: threading.Event
+        self, received: bytearray, content_type: str, query: dict[str, Any], media_type: str, cancelled: threading.Event
     ) -> Iterator[bytes]:
         """Depth of a whole request, encoded in pieces."""
-        body = bytes(received)
+        kind = content_type.partition(";")[0].strip().lower()
+        body = form_file(bytes(received), content_type) if kind == _FORM else bytes(received)
+        if not body:
+            raise ApiError(400, "the body is empty; send an image")
         value, beside = _unwrapped(parse_json(body)) if kind == _JSON else (body, {})
         if kind == _CURL and _TEXT_FORM.match(body):
             raise ApiError(415, "the form holds no image; send one as the whole body (curl --data-binary @photo.jpg), "

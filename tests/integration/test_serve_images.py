@@ -101,15 +101,52 @@ def test_options_beside_the_image(site: WebSite, estimator: DepthEstimator) -> N
     )
 
 
-def test_a_form_with_a_file(site: WebSite, estimator: DepthEstimator) -> None:
-    body = (
-        b'--b\r\nContent-Disposition: form-data; name="note"\r\n\r\nhello\r\n'
-        b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + image() + b"\r\n--b--\r\n"
-    )
-    answer = depth(site, body, kind="multipart/form-data; boundary=b")
+def part(head: bytes, content: bytes) -> bytes:
+    return b"--b\r\n" + head + b"\r\n\r\n" + content + b"\r\n"
+
+
+NOTE = part(b'Content-Disposition: form-data; name="note"', b"hello")
+FILE = b'Content-Disposition: form-data; name="image"; filename="a.png"'
+FORM = "multipart/form-data; boundary=b"
+
+
+@pytest.mark.parametrize("boundary", ["b", '"b"'])
+@pytest.mark.parametrize(
+    ("before", "head"),
+    [
+        (NOTE, FILE),
+        (NOTE * 63, FILE.lower()),
+        (b"preamble\r\n", b"Content-Type: image/png\r\n" + FILE),
+        (part(b"", b"") + NOTE[:-2], b'Content-Disposition: form-data; filename="../../a\0.png"'),
+        (b"", b"Content-Disposition: form-data; name=i; filename*=utf-8''%2e%2e%2fx%00.png"),
+    ],
+)
+def test_a_form_with_a_file(
+    site: WebSite, estimator: DepthEstimator, boundary: str, before: bytes, head: bytes
+) -> None:
+    body = before + part(head, image()) + part(FILE, b"another") + b"--b--\r\n"
+    answer = depth(site, body, kind=f"multipart/form-data; boundary={boundary}")
     assert answer.json["data"] == wanted(estimator, image()).to_node()["data"]
-    nothing = b'--b\r\nContent-Disposition: form-data; name="note"\r\n\r\nhello\r\n--b--\r\n'
-    assert depth(site, nothing, kind="multipart/form-data; boundary=b").status == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        (NOTE + b"--b--\r\n", FORM, "no file"),
+        (b"--b--\r\n" + part(FILE, b"x") + b"--b--\r\n", FORM, "no file"),
+        (part(FILE, b"") + b"--b--\r\n", FORM, "empty"),
+        (part(FILE, b"x"), FORM, "cut off"),
+        (b"--b\r\nContent-Disp", FORM, "cut off"),
+        (part(b"X: " + b"y" * 10_000_000 + b"\r\n" + FILE, b"x") + b"--b--\r\n", FORM, "no valid header"),
+        (NOTE * 200_000 + part(FILE, b"x") + b"--b--\r\n", FORM, "no file in its first 64 parts"),
+        (b"x\r\n" * 5_000_000, FORM, "no file"),
+        (part(FILE, b"x") + b"--b--\r\n", "multipart/form-data", "no boundary"),
+        (part(FILE, b"x") + b"--b--\r\n", "multipart/form-data; boundary*=nosuch''%ff", "no file"),
+    ],
+)
+def test_odd_forms_are_refused_in_a_short_time(site: WebSite, body: bytes, kind: str, words: str) -> None:
+    answer = depth(site, body, kind=kind)
+    assert (answer.status, words in answer.error) == (400, True), answer.error
 
 
 def test_a_list_gives_a_list(site: WebSite, estimator: DepthEstimator) -> None:
