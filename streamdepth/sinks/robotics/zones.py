@@ -211,28 +211,30 @@ class ZoneEventsSink(BaseSink):
         if self._stream is None:
             raise SinkError(f"{self.name}: not open")
         try:
-            if sys.platform == "win32" or (descriptor := _descriptor(self._stream)) is None:
+            if sys.platform != "win32" and (descriptor := _descriptor(self._stream)) is not None:
+                self._write_when_ready(descriptor, f"{line}\n".encode())
+            else:
                 self._stream.write(line + "\n")
                 self._stream.flush()
-            else:
-                self._write_when_ready(descriptor, f"{line}\n".encode())
         except BrokenPipeError:
             raise StopPipeline from None
         except OSError as error:
             raise write_failed(self._path or Path("-"), error) from error
 
-    def _write_when_ready(self, descriptor: int, data: bytes) -> None:
-        """
-        Raises:
-            Aborted: by ``interrupt``, before all was written.
-        """
-        ready = select.poll()
-        ready.register(descriptor, select.POLLOUT)
-        while data:
-            while not ready.poll(_POLL_MS):
-                if self._interrupted.is_set():
-                    raise Aborted
-            data = data[os.write(descriptor, data[:_ATOMIC_BYTES]) :]
+    if sys.platform != "win32":
+
+        def _write_when_ready(self, descriptor: int, data: bytes) -> None:
+            """
+            Raises:
+                Aborted: by ``interrupt``, before all was written.
+            """
+            ready = select.poll()
+            ready.register(descriptor, select.POLLOUT)
+            while data:
+                while not ready.poll(_POLL_MS):
+                    if self._interrupted.is_set():
+                        raise Aborted
+                data = data[os.write(descriptor, data[:_ATOMIC_BYTES]) :]
 
 
 def _descriptor(stream: IO[str]) -> int | None:
