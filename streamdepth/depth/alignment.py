@@ -179,7 +179,7 @@ def align(
     Raises:
         UsageError: a point outside the image.
         DataFormatError: the depth is metric already, there are fewer than two points, they lie on invalid depth, all at
-            one depth (within 10 %), or they contradict the depth.
+            one depth (within 10 %), or they contradict the depth, or half of them the others.
     """
     if depth.sense is Sense.METRIC_M:
         raise DataFormatError("the depth is in metres already; anchors are for models of relative depth")
@@ -193,6 +193,11 @@ def align(
     weighted = np.stack([values * weights, weights], axis=1)
     used = _consensus(weighted)
     rows = weighted[used]
+    if len(anchors) >= 4 and 2 * len(rows) <= len(anchors):
+        raise DataFormatError(
+            f"only {len(rows)} of {len(anchors)} anchors agree with each other and the depth; "
+            "check their places, and that all are in metres"
+        )
     if metres[used].max() < _LEAST_RATIO * metres[used].min():
         raise DataFormatError(
             f"the anchors are all about {np.median(metres[used]):.3g} m away, which fixes a shift but no scale; "
@@ -302,6 +307,19 @@ class Anchoring:
             _place(anchor, *size_px)
         self._alignment: Alignment | None = None
         self._seconds = 0.0
+        self._unused: set[int] = set()
+        self._cuts = 0
+
+    @property
+    def note(self) -> str:
+        """Which anchors were not used in a shot, and cuts, after which the camera may show another place."""
+        parts = []
+        if self._unused:
+            names = ", ".join(str(self._anchors[number]) for number in sorted(self._unused))
+            parts.append(f"anchors that contradict the others were not used: {names}")
+        if self._cuts:
+            parts.append(f"anchors applied anew at cuts: {self._cuts}; their distances must hold there too")
+        return "; ".join(parts)
 
     def update(
         self,
@@ -321,7 +339,9 @@ class Anchoring:
         """
         current = self._alignment
         if current is None or cut:
+            self._cuts += current is not None
             current = align(depth, self._anchors, size_px=self._size_px)
+            self._unused.update(number for number, used in enumerate(current.used) if not used)
         elif self._live and (new := self._new(depth)) is not None:
             step = 1 - math.exp(-max(0.0, seconds - self._seconds) / _LIVE_SECONDS)
             current = replace(

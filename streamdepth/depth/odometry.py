@@ -148,6 +148,12 @@ class MotionScale:
         self._views: list[_View] = []
         self._alignment: Alignment | None = None
         self._seconds = 0.0
+        self._without = 0
+
+    @property
+    def note(self) -> str:
+        """How many frames have no metres."""
+        return f"{self._without} frames have no metres: no motion was measured before them" if self._without else ""
 
     def update(self, depth: DepthMap, seconds: float, *, cut: bool, image: av.VideoFrame) -> DepthMap:
         """
@@ -173,6 +179,7 @@ class MotionScale:
         self._views.append(view)
         if self._alignment is None:
             invalid = np.zeros(depth.values.shape, bool)
+            self._without += 1
             nothing = np.full(depth.values.shape, np.nan, np.float32)
             return replace(depth, values=nothing, valid=invalid, sense=Sense.METRIC_M, anchor_error=math.nan)
         fit = np.array([self._alignment.scale, self._alignment.shift])

@@ -71,9 +71,10 @@ def opening_notes(source_workers: Sequence[SourceWorker], engine: Runner) -> tup
 
 
 def _closing_notes(source_workers: Sequence[SourceWorker]) -> list[str]:
-    notes = [
-        f"{source_worker.source.id}: {note}" for source_worker in source_workers for note in source_worker.source.notes
-    ]
+    notes = []
+    for source_worker in source_workers:
+        own = (*source_worker.source.notes, source_worker.anchoring.note if source_worker.anchoring else "")
+        notes += [f"{source_worker.source.id}: {note}" for note in own if note]
     sinks = [sink_worker.sink for source_worker in source_workers for sink_worker in source_worker.sink_workers]
     return notes + [f"{sink.name}: {sink.note}" for sink in sinks if sink.note]
 

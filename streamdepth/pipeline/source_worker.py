@@ -86,7 +86,7 @@ class SourceWorker:
         self._frame_cache_bytes = frame_cache_bytes
         self._anchors = anchors
         self._model_remembers = model_remembers
-        self._anchoring: Anchoring | MotionScale | None = None
+        self.anchoring: Anchoring | MotionScale | None = None
         self._clock = clock
         self._last_frame: Frame | None = None
         self._missing = ""
@@ -141,9 +141,9 @@ class SourceWorker:
                 camera = camera_for("odometry", info, cast("IntrinsicsFor", self._anchors.camera))
                 motion = replace(self._anchors, camera=camera.for_size)
                 motion.check(float(info.origin_seconds), info.duration_seconds)
-                self._anchoring = MotionScale(motion)
+                self.anchoring = MotionScale(motion)
             else:
-                self._anchoring = Anchoring(self._anchors, (info.width_px, info.height_px), live=info.live)
+                self.anchoring = Anchoring(self._anchors, (info.width_px, info.height_px), live=info.live)
         if self.stabilization is not None:
             self.stabilization.open(info, self._cuts)
         if any(sink_worker.sink.control is not None for sink_worker in self.sink_workers):
@@ -277,8 +277,8 @@ class SourceWorker:
         if cut is None:
             cut = self._cuts is not None and self._cuts.is_cut(estimated.frame.image)
         depth = estimated.depth
-        if self._anchoring is not None:
-            depth = self._anchoring.update(depth, estimated.frame.seconds, cut=cut, image=estimated.frame.image)
+        if self.anchoring is not None:
+            depth = self.anchoring.update(depth, estimated.frame.seconds, cut=cut, image=estimated.frame.image)
         measurement = measure(depth)
         self.counters.depth(flat=measurement.flat, non_finite=measurement.non_finite)
         return depth, measurement, cut

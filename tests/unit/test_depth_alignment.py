@@ -161,6 +161,14 @@ def test_text_that_is_no_anchor(text: str) -> None:
         Anchor.parse(text)
 
 
+def test_anchors_of_which_half_contradict_the_others_are_refused() -> None:
+    depth, metres = scene()
+    given = points(metres, (5, 40), (60, 5), (30, 20), (10, 30))
+    mixed = [(x, y, z * (0.1 if number % 2 else 1)) for number, (x, y, z) in enumerate(given)]
+    with pytest.raises(DataFormatError, match="only 2 of 4 anchors agree with each other and the depth; check"):
+        sd.align(depth, mixed)
+
+
 class TestShots:
     ANCHORS = (Anchor(0.1, 0.9, 1.3, fraction=True), Anchor(0.9, 0.1, 20.0, fraction=True))
 
@@ -176,6 +184,18 @@ class TestShots:
         assert (second.values[40] < first.values[40]).all()
         third = anchoring.update(self.scaled(1.2), 0.08, cut=True)
         np.testing.assert_allclose(third.values, first.values, rtol=1e-4)
+
+    def test_what_the_user_should_check_is_noted(self) -> None:
+        wrong = Anchor(0.5, 0.5, 90, fraction=True)
+        anchoring = Anchoring((*self.ANCHORS, Anchor(0.1, 0.1, 15, fraction=True), wrong), (64, 48), live=False)
+        anchoring.update(self.scaled(1), 0, cut=False)
+        assert anchoring.note == "anchors that contradict the others were not used: 0.5,0.5=90"
+        clean = Anchoring(self.ANCHORS, (64, 48), live=False)
+        notes = []
+        for seconds in (0, 0.04):
+            clean.update(self.scaled(1), seconds, cut=True)
+            notes.append(clean.note)
+        assert notes == ["", "anchors applied anew at cuts: 1; their distances must hold there too"]
 
     def test_live_it_follows_slowly(self) -> None:
         anchoring = Anchoring(self.ANCHORS, (64, 48), live=True)

@@ -121,6 +121,7 @@ class TestScale:
                 metres = scale.update(relative(depths[index], 0), index / 25, cut=False, image=images[index])
             assert metres.valid is not None
             assert not metres.valid.any()
+            assert scale.note == "4 frames have no metres: no motion was measured before them"
         metric = sd.DepthMap(np.ones((6, 8), np.float32), sd.Sense.METRIC_M)
         with pytest.raises(DataFormatError, match="in metres already"):
             still.update(metric, 0, cut=False, image=images[0])
