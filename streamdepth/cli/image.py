@@ -29,10 +29,10 @@ _NAME = "{name}"
 def image(config: ImageConfig) -> None:
     """Convert images to depth: as an image, as float32 data, or as JSON.
 
-    Of several inputs, those that cannot be read are reported and skipped.
+    If several inputs are given, unreadable ones are reported and skipped.
     """
     if not config.output and not config.print_json:
-        raise UsageError("nothing to do with the depth; add -o OUT.png, -o OUT.npy, -o FOLDER/ or --json")
+        raise UsageError("no output for the depth; add -o OUT.png, -o OUT.npy, -o FOLDER/ or --json")
     found = _inputs(config.inputs)
     targets = [[Path(_target(one, name, len(found) > 1)) for one in config.output] for name, _ in found]
     opaque = config.alpha in (None, (1.0, 1.0))

@@ -118,7 +118,7 @@ def plan(config: RunConfig, on_status: Callable[[str], None]) -> list[Job]:
     Args:
         on_status: called with a line of text when the connection of a source is lost or restored.
     Raises:
-        UsageError: no source, nothing to do with it, or outputs that would overwrite each other or the sources.
+        UsageError: no source, no output, or outputs that would overwrite each other or the sources.
         StreamDepthError: a source that is not there.
     """
     from streamdepth.sinks.files import check_distinct
@@ -128,7 +128,7 @@ def plan(config: RunConfig, on_status: Callable[[str], None]) -> list[Job]:
     if not config.sources:
         raise UsageError("no source given; name a file, a folder, a camera (0), a URL or test:")
     if not (config.output or config.data or config.show or config.serve or config.events or config.zone):
-        raise UsageError("nothing to do with the depth; add -o OUT, --data OUT, --serve URL or --show")
+        raise UsageError("no output for the depth; add -o OUT, --data OUT, --serve URL or --show")
     if "-" in (*config.output, *config.data):
         raise UsageError("-: nothing is written to standard output; name a file such as out.mkv, or a folder/")
     for url in config.serve:

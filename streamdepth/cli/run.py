@@ -33,8 +33,8 @@ class RunInterruptedError(StreamDepthError):
 def run(config: RunConfig) -> None:
     """Convert sources to depth: video files, images, a window, a stream, or depth as data.
 
-    Of several clips, those that are missing, cannot be read or have an output already are reported and skipped; the
-    exit code is then 1.
+    If several clips are given, those that are missing or unreadable, or whose output exists, are reported and skipped;
+    the exit code is then 1.
 
     Example without a camera: [bold]streamdepth run test: -o depth.mp4[/bold]
     """
@@ -122,7 +122,7 @@ def restyle(config: RestyleConfig) -> None:
 
     look = config.look
     if not config.output:
-        raise UsageError("nothing to do with the depth; add -o OUT")
+        raise UsageError("no output for the depth; add -o OUT")
     find_temporary_folder(config.output)
     if config.clip is None and look.view is not View.DEPTH:
         raise UsageError(f"--view {look.view.value} shows frames, too; name the clip after the depth file")
@@ -163,7 +163,7 @@ def _run_cameras(config: RunConfig) -> None:
     configs = read_cameras(config.cameras, config)
     for name, one in configs.items():
         if not (one.output or one.data or one.serve or one.events or one.zone):
-            raise UsageError(f"{name}: nothing to do with the depth; add output, data, zone or serve to the camera")
+            raise UsageError(f"{name}: no output for the depth; add output, data, zone or serve to the camera")
     if config.stats is not None:
         outputs = [output for one in configs.values() for output in (*one.output, *one.data)]
         _check_stats_place(config.stats, sources=[one.sources[0] for one in configs.values()], outputs=outputs)

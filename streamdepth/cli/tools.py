@@ -168,7 +168,7 @@ def pull(config: PullConfig) -> None:
 
 
 def verify(config: VerifyConfig) -> None:
-    """Check a model: finite, not constant, and its difference from a reference, e.g. q8 from fp32."""
+    """Check that a model's depth is finite and not constant, and how far it is from a reference, e.g. q8 from fp32."""
     from streamdepth.image.verify import verify as compare
 
     report = compare(

@@ -43,8 +43,8 @@ class ServeConfig(Settings):
     source: Annotated[
         str | None,
         Option(
-            "Live source of the page: a camera (0), rtsp://, a file (repeated), or test:. Without one, the page takes "
-            "images and dropped files only.",
+            "Live source of the page: a camera (0), rtsp://, a file (repeated), or test:. Without a source, the page "
+            "accepts only images and uploaded files.",
             metavar="[SOURCE]",
             argument=True,
         ),
@@ -56,10 +56,10 @@ class ServeConfig(Settings):
     add_cameras: Annotated[
         Texts,
         Option(
-            "Host, address range (192.168.1.0/24), or test: of cameras that may be added over HTTP. Repeatable.",
+            "Host or address range (192.168.1.0/24) of cameras that may be added over HTTP, or test:. Repeatable.",
             SERVER,
             metavar="HOST",
-            default="none may",
+            default="none",
         ),
     ] = ()
     max_upload: Annotated[int, limits.UPLOAD_MIB, Option("Maximum size of an uploaded video.", SERVER)] = 512
@@ -87,7 +87,9 @@ class ImageConfig(Settings):
     print_json: Annotated[
         bool, Option("Print one line of JSON per input: {data, image, width, height}.", OUTPUT, flag="--json")
     ] = False
-    fast: Annotated[bool, Option("Preprocess as for video: faster, not exactly as transformers.", MODEL)] = False
+    fast: Annotated[bool, Option("Preprocess as for video: faster, but not exactly as transformers does.", MODEL)] = (
+        False
+    )
 
 
 class BenchConfig(Settings):
@@ -188,7 +190,7 @@ class RestyleConfig(Settings):
     clip: Annotated[
         Path | None,
         Option(
-            "Clip that the depth belongs to, for views that show its frames and for its sound.",
+            "Clip that the depth was computed from; needed for views that show its frames, and for its sound.",
             metavar="[CLIP]",
             argument=True,
         ),

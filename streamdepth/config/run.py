@@ -74,7 +74,7 @@ class RunConfig(Settings):
     purpose: Annotated[
         Literal["vace"] | None,
         Option(
-            "Write video files for this purpose. vace: control of video diffusion (near white, 16 fps, 4k + 1 frames, "
+            "Write video files for this purpose. vace: control video for diffusion (near white, 16 fps, 4k + 1 frames, "
             "sides in multiples of 16 within 832x480, one range for the clip).",
             OUTPUT,
             flag="--for",
@@ -128,7 +128,7 @@ class RunConfig(Settings):
     events_rate: Annotated[
         float,
         limits.EVENTS_RATE,
-        Option("Events per zone and second of media time, at most.", OUTPUT, metavar="FPS", needs="events"),
+        Option("Maximum number of events per zone and second of media time.", OUTPUT, metavar="FPS", needs="events"),
     ] = 10.0
     skip_existing: Annotated[
         bool, Option("Skip files whose outputs exist. Files that a run left incomplete are processed again.", OUTPUT)
@@ -233,7 +233,10 @@ class RunConfig(Settings):
 
     deinterlace: Annotated[
         Literal["auto", "off"],
-        Option("Deinterlace frames that are flagged as interlaced (bwdif); live, this delays by one frame.", INPUT),
+        Option(
+            "Deinterlace frames that are flagged as interlaced (bwdif); adds one frame of latency to live sources.",
+            INPUT,
+        ),
     ] = "auto"
 
     audio: Annotated[
@@ -261,8 +264,8 @@ class RunConfig(Settings):
     preset: Annotated[
         str,
         Option(
-            "Speed preset of the encoder, or auto: the settings that measurement found fastest for the view at a given "
-            "size and quality.",
+            "Speed preset of the encoder, or auto: the fastest settings measured for the view at a given size and "
+            "quality.",
             ENCODING,
             metavar="auto|NAME",
         ),

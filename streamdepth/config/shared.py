@@ -151,7 +151,7 @@ class Settings(Options):
         int | None,
         limits.SESSION_THREADS,
         Option(
-            "CPU threads of the model; the threads of decoders and colour are planned from them.",
+            "CPU threads of the model; the numbers of decoder and colour threads are derived from it.",
             MODEL,
             (RUN, SERVE, IMAGE, BENCH),
             default="available CPU cores",
@@ -232,7 +232,7 @@ class Settings(Options):
         float | None,
         limits.STALENESS_SECONDS,
         Option(
-            "Age of a live frame at which its batch waits for no other camera.",
+            "Maximum age of a live frame while its batch waits for frames of other cameras.",
             INPUT,
             (RUN, SERVE),
             metavar="SECONDS",
@@ -301,8 +301,8 @@ class Settings(Options):
     token_file: Annotated[
         ExistingFile | None,
         Option(
-            "File whose first line is the access token of the page. The environment variable STREAMDEPTH_WEB_TOKEN "
-            "does the same.",
+            "File whose first line is the access token of the page. Alternative: the environment variable "
+            "STREAMDEPTH_WEB_TOKEN.",
             SERVER,
             (RUN, SERVE),
             metavar="FILE",

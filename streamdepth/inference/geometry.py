@@ -1,6 +1,4 @@
-"""Size of an image on its way into a network, and its way back from the output: crop, units, and the resize of
-``transformers``' pipeline.
-"""
+"""Size and position of an image in a network's input, and the conversion of its output back to the image."""
 
 from __future__ import annotations
 

@@ -28,9 +28,6 @@ _TECHNICAL = frozenset(
 )
 
 
-_MATROSKA = ("matroska", "webm")
-
-
 _COVER_SUFFIXES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 
 

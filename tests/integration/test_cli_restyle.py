@@ -81,7 +81,7 @@ def test_a_clip_that_the_depth_does_not_belong_to(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["DEPTH"], 2, "nothing to do with the depth; add -o OUT"),
+        (["DEPTH"], 2, "no output for the depth; add -o OUT"),
         (["DEPTH", "-o", "x.mp4", "--view", "side"], 2, "--view side shows frames, too; name the clip after the depth"),
         (["DEPTH", "-o", "DEPTH", "-y"], 2, "depth.mkv: is the input; choose another name for the output"),
         (["DEPTH", "CLIP", "-o", "CLIP", "-y"], 2, "is the input; choose another name for the output"),

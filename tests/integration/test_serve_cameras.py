@@ -92,7 +92,7 @@ class TestFile:
     def test_wrong_use_is_one_line(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = str(write(tmp_path, _FILE))
         assert main(["run", "--cameras", path]) == 2
-        assert "door: nothing to do with the depth" in one_line(capsys)
+        assert "door: no output for the depth" in one_line(capsys)
         assert main(["run", "--cameras", path, "-o", "null:", "--max-frames", "5"]) == 2
         assert "--max-frames: has no effect with --cameras; omit it" in one_line(capsys)
         assert main(["serve", "test:", "--cameras", path]) == 2
