@@ -134,7 +134,7 @@ def leave_stuck_threads(code: int) -> None:
 
 @contextlib.contextmanager
 def signals_as_interrupts() -> Iterator[None]:
-    """Raise KeyboardInterrupt for SIGTERM as for SIGINT, once for signals within half a second of each other.
+    """Raise KeyboardInterrupt for SIGTERM and SIGHUP as for SIGINT, once for signals within half a second.
 
     ``timeout`` signals the process and then its group, and wrappers pass on what the terminal has sent to all: a second
     interrupt would abort the shutdown that the first one began. Does nothing outside the main thread. Restores the
@@ -155,8 +155,10 @@ def signals_as_interrupts() -> Iterator[None]:
         raise KeyboardInterrupt
 
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, interrupt)}
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # started in the background
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
+    for name in ("SIGINT", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # in the background, under nohup
+            before[number] = signal.signal(number, interrupt)
     try:
         yield
     finally:

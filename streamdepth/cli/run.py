@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class RunInterruptedError(StreamDepthError):
-    """Ctrl-C or SIGTERM ended a run whose input was not read to its end; names the unfinished files."""
+    """Ctrl-C, SIGTERM or SIGHUP ended a run whose input was not read to its end; names the unfinished files."""
 
     exit_code = 130
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class ThreadGroup:
@@ -126,7 +126,7 @@ def _named(error: BaseException, stage: str, source: str) -> BaseException:
 
 @contextmanager
 def signals_deferred() -> Iterator[None]:
-    """Defer SIGINT and SIGTERM received in the block until after it.
+    """Defer SIGINT, SIGTERM and SIGHUP received in the block until after it.
 
     No effect outside the main thread, which alone runs handlers, and for handlers not set by Python.
     """

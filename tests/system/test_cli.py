@@ -164,7 +164,7 @@ class TestProcess:
         assert len(read_pts(out)) == content["captured"] > 6
 
     @need.posix_signals
-    @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+    @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
     def test_an_interrupted_file_run_names_its_unfinished_outputs(
         self,
         number: str,
