@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import signal
 import threading
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,10 @@ from PIL import Image
 from streamdepth.image.estimator import DepthEstimator
 from streamdepth.serve.options import WebSettings
 from streamdepth.serve.site import WebSite
+from tests.support import need
 from tests.support.models import write_depth_model
 from tests.support.paths import ROOT
-from tests.support.web import Answer, eventually, http
+from tests.support.web import Answer, eventually, http, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -308,3 +310,14 @@ def test_what_the_flow_asks_for_is_there(site: WebSite) -> None:
     assert answer.status == 200
     assert answer.json.keys() == {"data", "image", "width", "height"}
     assert answer.json["image"].startswith("data:image/png;base64,")
+
+
+@need.posix_signals
+def test_the_command_serves_a_page_and_a_still_until_interrupted() -> None:
+    with serving("test:?size=64x48&frames=0", "--provider", "cpu", STREAMDEPTH_WEB_TOKEN="") as (process, url):
+        assert b"<title>" in http(f"{url}/").body
+        answer = http(f"{url}/v1/depth?data=none", body=image(), kind="image/png")
+        assert (answer.status, answer.json["width"], answer.json["height"]) == (200, 60, 40)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=20)
+    assert (process.returncode, output, errors) == (130, "", "streamdepth: interrupted\n")

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -313,6 +314,26 @@ def http(
         return Answer(answer.status, dict(answer.getheaders()), answer.read())
     finally:
         connection.close()
+
+
+@contextmanager
+def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command at a free port: the process and the address it says."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamdepth", "serve", *arguments, "--listen", "http://127.0.0.1:0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("streamdepth: open http://127.0.0.1:"), process.communicate(timeout=20)
+        yield process, line.split()[-1].rstrip("/")
+    finally:
+        process.kill()
+        process.communicate(timeout=20)
 
 
 def read_parts(stream: BinaryIO, count: int) -> list[bytes]:

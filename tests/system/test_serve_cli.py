@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,31 +13,10 @@ import pytest
 from tests.integration.test_serve_jobs import clip
 from tests.support import need
 from tests.support.rtsp import watch
-from tests.support.web import TOKEN, eventually, http
+from tests.support.web import TOKEN, eventually, http, serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@contextmanager
-def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The command at a free port: the process and the address it says."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "streamdepth", "serve", *arguments, "--listen", "http://127.0.0.1:0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith("streamdepth: open http://127.0.0.1:"), process.communicate(timeout=20)
-        yield process, line.split()[-1].rstrip("/")
-    finally:
-        process.kill()
-        process.communicate(timeout=20)
 
 
 @need.posix_signals
