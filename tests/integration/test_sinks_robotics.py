@@ -17,8 +17,8 @@ from streamdepth.cli.main import main
 from streamdepth.core.errors import DataFormatError, OutputExistsError, UsageError
 from streamdepth.core.frame import DepthRange, Result, converted
 from streamdepth.geometry.intrinsics import Distortion
+from streamdepth.sinks.robotics import flying
 from streamdepth.sinks.robotics.mcap import McapSink
-from streamdepth.sinks.robotics.metric import flying
 from tests.support import need
 from tests.support.cli import one_line
 from tests.support.sinks import paint, result, run_sink, stream_info

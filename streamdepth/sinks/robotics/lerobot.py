@@ -21,7 +21,7 @@ from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.core.frame import converted
 from streamdepth.sinks.depth.sink import resized
 from streamdepth.sinks.files import MuxedFile, OutputFile, claim_folder, make_folder, write_whole
-from streamdepth.sinks.robotics.metric import metres_of, origin, package
+from streamdepth.sinks.robotics import metres_of, origin, package
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

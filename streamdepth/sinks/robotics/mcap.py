@@ -16,7 +16,7 @@ from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.geometry.readers import camera_for
 from streamdepth.sinks.depth.sink import Size, resized
 from streamdepth.sinks.files import OutputFile, write_failed
-from streamdepth.sinks.robotics.metric import colors_of, flying, jpeg_of, metres_of, package
+from streamdepth.sinks.robotics import colors_of, flying, jpeg_of, metres_of, package
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

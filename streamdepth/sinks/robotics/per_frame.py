@@ -15,7 +15,7 @@ from streamdepth.geometry.readers import camera_for
 from streamdepth.sinks.depth.sink import Size, known_values, resized
 from streamdepth.sinks.files import claim_folder, write_failed, write_whole
 from streamdepth.sinks.images import FrameNames
-from streamdepth.sinks.robotics.metric import colors_of, flying, metres_of, origin, package
+from streamdepth.sinks.robotics import colors_of, flying, metres_of, origin, package
 
 if TYPE_CHECKING:
     from streamdepth.core.frame import ImageInfo, Result, StreamInfo
@@ -32,7 +32,7 @@ class PointsSink(BaseSink):
 
     The frame is the camera's optical frame: x right, y down, z forward. One point per value of the depth map, at the
     model's resolution; points without depth and at depth edges
-    (:func:`~streamdepth.sinks.robotics.metric.flying`) are left out. A file is complete or absent. A comment in each
+    (:func:`~streamdepth.sinks.robotics.flying`) are left out. A file is complete or absent. A comment in each
     file says where its metres come from.
 
     Args:

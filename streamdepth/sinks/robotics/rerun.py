@@ -17,7 +17,7 @@ from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError
 from streamdepth.geometry.readers import camera_for
 from streamdepth.sinks.files import check_output, write_failed
-from streamdepth.sinks.robotics.metric import jpeg_of, metres_of, origin, package
+from streamdepth.sinks.robotics import jpeg_of, metres_of, origin, package
 
 if TYPE_CHECKING:
     from collections.abc import Callable
