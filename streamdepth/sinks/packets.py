@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from streamdepth.net.calls import AbandonableCalls, InterruptedCall
 from streamdepth.sinks.extras import copy_extras
-from streamdepth.sinks.tracks import codec_name, empty_text, merged, track_for
+from streamdepth.sinks.tracks import TextTrack, codec_name, empty_text, merged, track_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _QUEUE_PACKETS = 256
 _OPEN_SECONDS = 10.0
 _STALL_SECONDS = 20.0
+_UNKNOWN_SECONDS = 2**32 // 1000
+"""FFmpeg's duration of a bitmap subtitle that lasts until the next one."""
 _MILLISECOND = Fraction(1, 1000)
 _JUMP_SECONDS = Fraction(1, 10)
 """A clock that goes back by more starts a new time line."""
@@ -101,7 +103,7 @@ class PacketCopier:
             track.stream.metadata.update(stream.metadata)
             track.stream.disposition = stream.disposition
             self._tracks[stream.index], self._kinds[stream.index] = track, stream.type
-            if stream.type == "subtitle" and self._lead_in:
+            if self._lead_in and (isinstance(track, TextTrack) or codec_name(stream) == "mov_text"):
                 self._exclusive[track.stream.index] = track.stream
                 # FFmpeg compares the end of a line with time stamps of other streams without regard to their units, and
                 # ends lines at once in coarse ones.
@@ -285,6 +287,8 @@ class PacketCopier:
         pts += round((shift - self._origin) / base)
         duration = packet.duration or 0
         if kind == "subtitle":
+            if duration * base >= _UNKNOWN_SECONDS:
+                duration = 0
             limit = self._info.duration_seconds
             last = pts + duration if limit is None else min(pts + duration, int(Fraction(limit) / base))
             pts = max(0, pts)

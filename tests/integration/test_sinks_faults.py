@@ -326,6 +326,38 @@ def test_a_file_that_is_cut_off_is_noted(tmp_path: Path, name: str, codec: str, 
         source.close()
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_bitmap_subtitles_that_last_until_the_next_one(tmp_path: Path, suffix: str) -> None:
+    """FFmpeg gives DVD subtitles without an end 2**32 - 1 ms: MP4 refused the video, Matroska was 50 days long."""
+    path, out = tmp_path / "in.mkv", tmp_path / f"out{suffix}"
+    clip = write_clip(tmp_path / "clip.mkv", frames=25)
+    content = bytes.fromhex(
+        "0024 0016 0000 0000 0000 0000 0000 0000 0000 0000 0000 0000 0016 01 02ff 0000 0000 0000 0000 0000"
+    )
+    with av.open(str(clip)) as source, av.open(str(path), "w") as container:
+        picture = source.streams.video[0]
+        video_stream: Any = container.add_stream_from_template(picture)
+        subtitles: Any = container.add_mux_stream("dvdsub")
+        container.start_encoding()
+        for packet in source.demux(picture):
+            if packet.size:
+                packet.stream = video_stream
+                container.mux(packet)
+        for start_ms in (200, 600):
+            line: Any = av.Packet(content)
+            line.stream, line.time_base = subtitles, Fraction(1, 1000)
+            line.pts = line.dts = start_ms
+            line.duration = 2**32 - 1
+            container.mux(line)
+    transcode(path, video(out))
+    with av.open(str(out)) as container:
+        kept: list[Any] = [packet for packet in container.demux(subtitles=0) if packet.size]
+        assert [round(float(packet.pts * packet.time_base), 3) for packet in kept] == [0.2, 0.6]
+        assert [bytes(packet) for packet in kept] == [content, content]
+    assert duration(out) == pytest.approx(1.0, abs=0.05)
+    assert len(times(out, "video")) == 25
+
+
 def test_alpha_that_a_decoder_omits_is_noted(tmp_path: Path) -> None:
     path = tmp_path / "a.webm"
     with av.open(str(path), "w") as out:
