@@ -169,6 +169,13 @@ def test_anchors_of_which_half_contradict_the_others_are_refused() -> None:
         sd.align(depth, mixed)
 
 
+def test_anchors_that_the_model_sees_at_one_depth_are_refused() -> None:
+    """A scale from the noise between them would make everything else absurdly near."""
+    depth, _ = scene()
+    with pytest.raises(DataFormatError, match="the model sees the anchors at nearly one depth, less than 5 % of its"):
+        sd.align(depth, [(20, 30, 5), (20, 29, 20)])
+
+
 class TestShots:
     ANCHORS = (Anchor(0.1, 0.9, 1.3, fraction=True), Anchor(0.9, 0.1, 20.0, fraction=True))
 
