@@ -160,8 +160,7 @@ def match_images(small: NDArray[np.uint8], neighbour: NDArray[np.uint8], flow: V
     near: Values = np.asarray(cv2.blur(difference, (3, 3)), np.float32)
     near /= np.maximum(cv2.blur(weight, (3, 3)), np.float32(0.1))
     misfit = float((np.square(near) * weight).sum() / max(float(weight.sum()), 1.0))
-    contrast = max(float(cv2.blur(image[::_STRIDE, ::_STRIDE], (3, 3)).var()) for image in (small, neighbour))
-    if misfit > _NOISE**2 and misfit > 0.5 * contrast:
+    if misfit > _NOISE**2 and misfit > 0.5 * max(_contrast(small), _contrast(neighbour)):
         return Match(flow, nowhere, nowhere)
     weight *= _biweight(near, _PHOTOMETRIC_LIMIT)
     coarse = np.abs(flow[::_STRIDE, ::_STRIDE][: shape[0], : shape[1]])
@@ -171,6 +170,13 @@ def match_images(small: NDArray[np.uint8], neighbour: NDArray[np.uint8], flow: V
 
 
 _NEIGHBOURS = np.ones((3, 3), np.uint8)
+
+
+def _contrast(image: NDArray[np.uint8]) -> float:
+    """Variance without noise."""
+    import cv2
+
+    return float(cv2.blur(image[::_STRIDE, ::_STRIDE], (3, 3)).var())
 
 
 @kernel
@@ -234,20 +240,23 @@ def _alignment(values: Values, target: Values, weight: Values, span: float) -> t
     """Gain and offset that move ``values`` towards ``target``: robust, regularised and bounded; (1, 0) if unclear."""
     use = weight > 0.5
     use &= np.abs(target - values) < _GATE * span
-    if use.mean() < _MIN_SHARE:
+    places = np.flatnonzero(use)
+    if len(places) < _MIN_SHARE * use.size:
         return 1.0, 0.0
-    step = max(1, use.size // _FITTED)
-    x, y = (array[use][::step].astype(np.float64) for array in (values, target))
+    places = places[:: max(1, use.size // _FITTED)]
+    x, y = (array.ravel()[places].astype(np.float64) for array in (values, target))
     gain, offset = 1.0, 0.0
     for _ in range(3):
         residual = np.abs(gain * x + offset - y)
-        scale = 1.5 * 1.4826 * float(np.median(residual)) + 1e-9 * span
+        median = float(np.partition(residual, len(x) // 2)[len(x) // 2])
+        scale = 1.5 * 1.4826 * median + 1e-9 * span
         robust = np.minimum(1, scale / np.maximum(residual, 1e-12 * span))
         prior = 0.05 * len(x)
-        sx, n = float((robust * x).sum()), float(robust.sum())
-        normal = np.array([[float((robust * x * x).sum()) + prior * span**2, sx], [sx, n + prior]])
-        right = np.array([float((robust * x * y).sum()) + prior * span**2, float((robust * y).sum())])
-        gain, offset = (float(part) for part in np.linalg.solve(normal, right))
+        weighted = robust * x
+        sx, sy, n = float(weighted.sum()), float(robust @ y), float(robust.sum()) + prior
+        sxx, sxy = (float(weighted @ other) + prior * span**2 for other in (x, y))
+        determinant = sxx * n - sx * sx
+        gain, offset = (sxy * n - sx * sy) / determinant, (sxx * sy - sx * sxy) / determinant
     gain = min(max(gain, 1 - _MAX_GAIN), 1 + _MAX_GAIN)
     offset = min(max(offset, -_MAX_OFFSET * span), _MAX_OFFSET * span)
     return 1 + (1 - _LEAK) * (gain - 1), (1 - _LEAK) * offset
