@@ -39,8 +39,8 @@ BLOCK_FRAMES = 16
 MARGIN_FRAMES = 8
 """The backward pass starts this many frames after the end of a block, as it begins with the lag of the forward
 pass."""
-_CAUSAL_KEEP = Keep(0.45, 0.4, 0.85, 0.8)
-_TWO_SIDED_KEEP = Keep(0.45, 0.4, 0.93, 0.88)
+_CAUSAL_KEEP = Keep(0.45, 0.4, 0.85, 0.8, 1 / 16)
+_TWO_SIDED_KEEP = Keep(0.6, 0.4, 0.96, 0.92, 1 / 12)
 """Measured with ``benchmarks/steadiness.py``: more smoothing where the image changes costs accuracy, edges and lag."""
 _TREND = 0.04
 """Share of the low-frequency difference by which the trend is corrected. It reduces the lag on steady changes."""

@@ -45,8 +45,6 @@ _MAX_FLOW_ERROR_PX = 1.0
 """Maximum distance after following the flow there and back."""
 _MIN_SHARE = 0.08
 """Share of agreeing pixels below which nothing is aligned."""
-_LOW_PASS = 16
-"""The box of the low-pass filter is 1/16 of the shorter side."""
 _MIN_METRIC_SPAN = 0.1
 """Smallest range of a metric frame as a share of its median, so that noise on a flat wall is not taken for contrast."""
 _FITTED = 2048
@@ -57,19 +55,21 @@ _LEAK = 0.3
 
 
 class Keep(NamedTuple):
-    """Shares of the previous output per frame interval.
+    """Shares of the previous output per frame interval, and what low frequencies are.
 
     Attributes:
         low: in low frequencies.
         rest: in the remaining difference.
         still_low, still_rest: the same where the image does not change. Depth cannot change there either: no trend is
             followed.
+        low_pass: the box of the low-pass filter is this part of the shorter side.
     """
 
     low: float
     rest: float
     still_low: float
     still_rest: float
+    low_pass: float
 
 
 class Match(NamedTuple):
@@ -305,7 +305,7 @@ def filter_step(
             values = values * np.float32(gain) + np.float32(offset)
     difference = predicted - values
     gated = weight * _biweight(difference, _GATE * span)
-    side = max(3, min(shape) // _LOW_PASS)
+    side = max(3, int(min(shape) * keep.low_pass))
     share = np.asarray(cv2.blur(gated, (side, side)), np.float32)
     low = np.asarray(cv2.blur(gated * difference, (side, side)), np.float32) / (share + np.float32(1e-4))
     low *= np.minimum(1, share / np.float32(0.3))

@@ -132,7 +132,7 @@ def test_a_new_object_is_there_at_once(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.02])
-@pytest.mark.parametrize(("kind", "frames_behind"), [(CausalStabilizer, 1.5), (TwoSidedStabilizer, 0.7)])
+@pytest.mark.parametrize(("kind", "frames_behind"), [(CausalStabilizer, 1.5), (TwoSidedStabilizer, 1.0)])
 def test_an_approaching_object_is_followed(kind: Any, frames_behind: float, noise: float) -> None:
     slope, rng = 0.01, np.random.default_rng(3)
     frames = [_square(index, speed=2, near=0.6 + slope * index) for index in range(50)]
