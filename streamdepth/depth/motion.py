@@ -263,10 +263,9 @@ def resized(array: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.fl
 
 def scaled_flow(flow: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Sample coordinates [h, w, 2] at the resolution ``shape``, from a flow at another resolution."""
-    import cv2
-
     height, width = flow.shape[:2]
     coordinates = resized(flow, shape)
-    cv2.multiply(coordinates, (shape[1] / width, shape[0] / height, 0, 0), coordinates)
+    coordinates[..., 0] *= shape[1] / width
+    coordinates[..., 1] *= shape[0] / height
     coordinates += pixel_grid(shape)
     return coordinates
