@@ -93,7 +93,7 @@ class Anchor:
 
 
 _REACH = 10
-"""What lies farther than this many times the farthest anchor, or behind the horizon of the fit, is put there."""
+"""Depth beyond this many times the farthest anchor, or beyond the horizon of the fit, is set to this limit."""
 _PRIOR_ERROR, _PRIOR_COUNT = 0.14, 3
 """Relative error of a fitted model, and how many points this prior is worth. Chosen on 52 photographs of six places
 with measured depth, each place with the same weight (``benchmarks/README.md``)."""

@@ -233,7 +233,7 @@ def tracked(gray: NDArray[np.uint8], earlier: NDArray[np.uint8]) -> tuple[NDArra
     corners: Any = cv2.goodFeaturesToTrack(gray, _POINTS, 0.01, 7)
     if corners is None:
         return _NO_POINTS, _NO_POINTS
-    track: Any = cv2.calcOpticalFlowPyrLK  # its stubs know no None for points to find
+    track: Any = cv2.calcOpticalFlowPyrLK  # its stubs do not allow None for the points to find
     there, found, _ = track(gray, earlier, corners, None)
     back, returned, _ = track(earlier, gray, there, None)
     close = np.linalg.norm((back - corners).reshape(-1, 2), axis=1) < _TRACK_ERROR_PX

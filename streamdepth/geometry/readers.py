@@ -182,7 +182,8 @@ def _for_images(found: Intrinsics | IntrinsicsFor, *, any_shape: bool) -> Intrin
 
 
 def _stretched(camera: Intrinsics, width_px: int, height_px: int) -> Intrinsics:
-    """Of an image of any shape. Upright where the camera lies, it was turned, which leaves its focal length."""
+    """Intrinsics of an image of any shape. An upright image of a wide camera, or the reverse, was turned by 90 degrees,
+    which keeps the focal length."""
     turned = (camera.width_px - camera.height_px) * (width_px - height_px) < 0
     return (camera.oriented(transposed=True) if turned else camera).resized(width_px, height_px)
 
@@ -228,7 +229,7 @@ def _from_file(path: Path) -> Intrinsics | partial[Intrinsics]:
 
 
 def _yaml(text: str) -> Any:
-    """OpenCV writes a directive and a tag that YAML 1.1 does not know."""
+    """OpenCV writes a directive and a tag that are not part of YAML 1.1."""
     import yaml
 
     class Loader(yaml.SafeLoader):

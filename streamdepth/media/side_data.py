@@ -75,7 +75,7 @@ def orientation_of(image: av.VideoFrame) -> Orientation:
 
 
 def side_data_of(image: av.VideoFrame) -> list[Any]:
-    """The side data of a frame whose types PyAV knows. ``image.side_data`` raises on a frame with any other type."""
+    """The side data of a frame, of the types that PyAV has. ``image.side_data`` raises on any other type."""
     from av.filter import Graph
     from av.sidedata.sidedata import Type
 

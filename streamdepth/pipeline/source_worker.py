@@ -298,8 +298,8 @@ class SourceWorker:
             self.stabilization.compute_flow(frame)
 
     def is_restart(self, frame: Frame) -> bool:
-        """True if a model that remembers frames must forget them: ``frame`` starts a shot, or a live source has
-        connected again. One thread asks once for each frame that goes to the model.
+        """True if the state of a stateful model must be reset: ``frame`` starts a shot, or a live source has connected
+        again. Called by one thread, once for each frame that goes to the model.
         """
         last, self._last_frame = self._last_frame, frame
         if self.propagation is not None:  # knows the frames between those that go to the model

@@ -304,7 +304,7 @@ class VideoSink(BaseSink):
             raise SinkError(f"{self.name}: the encoder failed ({reason(exc)}); choose another --codec") from exc
         for packet in packets:
             if image is None and packet.pts == self._last_pts:
-                # Muxers know the end of a frame by the next one; the last one needs its duration.
+                # Muxers take the end of a frame from the next one; the last one needs its duration.
                 packet.duration = _nearest(self._last_duration / packet.time_base)
         self._muxed.mux(packets)
         last = packets[-1] if packets else None

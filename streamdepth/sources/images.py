@@ -207,7 +207,7 @@ class ImagesSource(BaseSource):
             times = [0]
             for number in sequence:
                 image.seek(number)
-                image.load()  # WebP knows the duration of a frame only then
+                image.load()  # the duration of a WebP frame is known only then
                 duration = float(image.info.get("duration") or _TICKS_PER_SECOND / self._rate)
                 times.append(times[-1] + max(1, round(duration)))
         return times
@@ -252,7 +252,7 @@ def _sequence(image: Image) -> range | list[int]:
                 pages.append(number)
         image.seek(0)
         return pages or [0]
-    # The default image of an APNG may be one for programs that know no animation.
+    # The default image of an APNG may be meant for programs that do not support animation.
     return range(1 if image.info.get("default_image") else 0, count)
 
 

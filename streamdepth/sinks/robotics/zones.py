@@ -199,7 +199,7 @@ class ZoneEventsSink(BaseSink):
             self._write(json.dumps(event))
 
     def interrupt(self) -> None:
-        """End a write to a pipe that nobody reads."""
+        """End a write to a pipe that is not read."""
         self._interrupted.set()
 
     def close(self) -> None:

@@ -90,7 +90,7 @@ class Hub:
             self._mounts = {**self._mounts, mount.path: mount}
 
     def remove(self, mount: Mount) -> None:
-        """End a stream: its viewers are told so and disconnected. Idempotent."""
+        """End a stream and disconnect its viewers with a message. Idempotent."""
         with self._lock:
             self._mounts = {path: one for path, one in self._mounts.items() if one is not mount}
         loop = self._loop
