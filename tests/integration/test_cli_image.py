@@ -23,6 +23,7 @@ class TestStills:
         return path
 
     @pytest.mark.slow
+    @pytest.mark.usefixtures("on_cpu")
     def test_a_still_as_jpg_and_webp(self, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         from PIL import Image
 
@@ -63,6 +64,7 @@ class TestStills:
         lines = capsys.readouterr().out.splitlines()
         assert [json.loads(line)["width"] for line in lines] == [80, 80]
 
+    @pytest.mark.usefixtures("on_cpu")
     def test_a_bad_image_of_several_is_passed_over(
         self, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

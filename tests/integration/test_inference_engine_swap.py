@@ -113,7 +113,10 @@ def test_a_live_run_loses_no_frame_when_the_second_takes_over(specs: tuple[Model
     class Estimator:
         spec = specs[0]
 
-        def live_engine(self, batch: int) -> EngineSwap:
+        def engine(self, **_: Any) -> EngineSwap:
+            raise AssertionError("a live source has an engine of its own")
+
+        def live_engine(self, batch: int = 1) -> EngineSwap:
             assert batch == 1
             return stage.engine_swap
 

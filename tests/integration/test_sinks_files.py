@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from streamdepth.core.contracts import Sink
-from streamdepth.core.errors import OutputExistsError, SinkError, StopPipeline, UsageError
+from streamdepth.core.errors import OutputExistsError, SinkError, StageError, StopPipeline, UsageError
 from streamdepth.sinks.consumers import CallbackSink, NullSink, VirtualCameraSink
 from streamdepth.sinks.depth.reader import read_depth
 from streamdepth.sinks.depth.sink import DepthFolderSink, DepthVideoSink
@@ -262,7 +262,7 @@ def test_a_callback_gets_frames_and_may_end_the_run() -> None:
     def fail(frame: Frame, depth: DepthMap) -> None:
         raise ZeroDivisionError(f"{frame.index} {depth.width_px}")
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(StageError, match=r"callback .*fail: ZeroDivisionError: 0 16"):
         run_sink(CallbackSink(fail), INFO, painted(range(5)))
 
 

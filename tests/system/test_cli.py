@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -118,6 +119,8 @@ class TestProcess:
             "ema",
             "--stats",
             str(stats),
+            "--provider",
+            "cpu",
         ]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         _until(lambda: partial_path(out).exists() and partial_path(out).stat().st_size > 2000)
@@ -152,7 +155,7 @@ class TestProcess:
         monkeypatch.setattr(PatternSource, "frames", pressing)
         out, stats = tmp_path / "o.mkv", tmp_path / "s.json"
         try:
-            options = ["--range", "ema", "--policy", "every", "--stats", str(stats)]
+            options = ["--range", "ema", "--policy", "every", "--stats", str(stats), "--provider", "cpu"]
             code = main(["run", "test:?frames=0&size=64x48", "-o", str(out), *options])
         finally:
             for number, handler in zip((signal.SIGINT, signal.SIGTERM), kept, strict=True):
@@ -173,15 +176,21 @@ class TestProcess:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        press = FileSource.frames
+        press, stop, stopped = FileSource.frames, Pipeline.stop, threading.Event()
 
         def pressing(source: FileSource) -> Iterator[Frame]:
             for frame in press(source):
                 if frame.index == 6:
                     os.kill(os.getpid(), getattr(signal, number))
+                    assert stopped.wait(60)
                 yield frame
 
+        def stopping(pipeline: Pipeline) -> None:
+            stop(pipeline)
+            stopped.set()
+
         monkeypatch.setattr(FileSource, "frames", pressing)
+        monkeypatch.setattr(Pipeline, "stop", stopping)
         out, depth = tmp_path / "o.mkv", tmp_path / "d.mkv"
         assert main(["run", str(clip), "-o", str(out), "--data", str(depth), "--range", "ema", "-q"]) == 130
         unfinished = [partial_path(out), partial_path(depth)]
@@ -297,6 +306,7 @@ def test_encoders_print_nothing(codec: str, tmp_path: Path) -> None:
     if codec not in av.codecs_available:
         pytest.skip(f"this build of FFmpeg has no {codec}")
     command = [*PYTHON, "run", "test:?frames=3&size=160x120", "-o", str(tmp_path / "o.mkv"), "--codec", codec]
+    command += ["--provider", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

@@ -91,7 +91,10 @@ def test_several_sources_share_servers() -> None:
     page, stream = f"http://127.0.0.1:{ports[0]}", f"rtsp://127.0.0.1:{ports[1]}"
     sources = ["test:?size=64x48&rate=10", "test:?size=96x64&rate=10&seed=2"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "streamdepth", "run", *sources, "--serve", f"{stream}/{{name}}", "--serve", page],
+        [
+            *(sys.executable, "-m", "streamdepth", "run", *sources),
+            *("--serve", f"{stream}/{{name}}", "--serve", page, "--provider", "cpu"),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -137,7 +137,12 @@ def test_a_run_by_a_user_without_a_home_leaves_nothing_in_the_folder() -> None:
         if subprocess.run([*command, "-c", "import streamdepth, av"], cwd=work, env=environ).returncode:
             pytest.skip("another user cannot reach the interpreter or the package")
         done = subprocess.run(
-            [*command, "-m", "streamdepth", "run", "test:", "-o", "out.mkv", "--max-frames", "3"],
+            [
+                *command,
+                "-m",
+                "streamdepth",
+                *["run", "test:", "-o", "out.mkv", "--max-frames", "3", "--provider", "cpu"],
+            ],
             cwd=work,
             env=environ,
             capture_output=True,
