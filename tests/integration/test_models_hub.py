@@ -15,6 +15,7 @@ import pytest
 from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError
 from streamdepth.core.frame import Sense
 from streamdepth.image.estimator import DepthEstimator
+from streamdepth.inference.ort import session_options
 from streamdepth.media.scene import pattern
 from streamdepth.models.spec import Preprocessing
 from tests.support.families import AX1, F, conv, node, write
@@ -49,7 +50,7 @@ def setup(all_dtypes: dict[str, bytes], tmp_path: Path) -> Iterator[Setup]:
 def run(spec: ModelSpec, image_hwc: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     import onnxruntime as ort
 
-    session = ort.InferenceSession(str(spec.path), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(spec.path), session_options(None), providers=["CPUExecutionProvider"])
     fed = {spec.image_input.name: np.ascontiguousarray(image_hwc.transpose(2, 0, 1)[None])}
     return np.asarray(session.run([spec.depth_output.name], fed)[0][0])
 
