@@ -34,12 +34,14 @@ _SYSTEM = ROOT / "tests" / "system"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A test that leaves the process must not look like a suite that has passed; Ctrl-C works in one run with ``&``.
+    """A test that leaves the process must not look like a suite that has passed; signals work in one run with ``&``.
 
-    Shells start background jobs with SIGINT ignored, and child processes inherit it.
+    Shells start background jobs with SIGINT ignored, nohup starts with SIGHUP ignored, and child processes inherit it.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     leave, process = os._exit, os.getpid()
 
     def left(code: int) -> None:
