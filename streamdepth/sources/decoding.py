@@ -326,12 +326,11 @@ class Decoding:
         cut_off = self._container is not None and self._medium.cut_off(self._container)
         if cut_off and not missing:  # FFmpeg takes the duration of a cut AVI from its size
             missing = fewer / (self.rate or Fraction(25))
+        early = ""
         if missing and (cut_off or fewer or self._written_seconds() is not None):
             early = f"ends {float(missing):.1f} s before its header says: it is cut off or damaged"
-        else:
-            early = (
-                "its last part is incomplete: it is cut off or damaged" if cut_off and not self.stream.frames else ""
-            )
+        elif cut_off and not self.stream.frames:
+            early = "its last part is incomplete: it is cut off or damaged"
         self.shortfall = self.shortfall or early
         lost = self.dropped["corrupt"]
         if self.shortfall:

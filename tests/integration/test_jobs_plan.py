@@ -20,7 +20,7 @@ from streamdepth.jobs.worker import Worker
 from streamdepth.pipeline import Pipeline
 from tests.support.media import draw_index, write_clip
 from tests.support.models import write_depth_model
-from tests.support.segments import draw_shots, pixels, settings_for
+from tests.support.segments import pixels, settings_for, write_shots_clip
 from tests.support.stages import RecordingSink
 
 if TYPE_CHECKING:
@@ -35,9 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shots_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """96 frames in three shots, key frames every 10 frames and at cuts, with sound."""
-    path = tmp_path_factory.mktemp("shots") / "clip.mp4"
-    return write_clip(path, frames=96, draw=draw_shots, audio=True, options={"preset": "veryfast"})
+    return write_shots_clip(tmp_path_factory.mktemp("shots") / "clip.mp4")
 
 
 CLIPS: dict[str, dict[str, Any]] = {

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import av
 import pytest
 
-from streamdepth.serve.options import WebSettings
 from streamdepth.serve.site import WebSite
 from tests.support.stages import FakeEngine, fake_estimator
 from tests.support.web import Answer, eventually, http, raw, site_of
@@ -45,13 +44,12 @@ def site() -> Iterator[WebSite]:
 
 
 def started(estimator: Any, **settings: Any) -> Iterator[WebSite]:
-    made = WebSite("http://127.0.0.1:0", estimator=estimator, settings=WebSettings(**settings), environ={})
-    made.start()
+    folder = None
     try:
-        yield made
+        with site_of(estimator, **settings) as made:
+            folder = made._folder
+            yield made
     finally:
-        folder = made._folder
-        made.stop()
         from pathlib import Path as Real
 
         assert folder is None or not Real(folder.name).exists()

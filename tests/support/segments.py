@@ -9,7 +9,7 @@ from streamdepth.jobs.values import (
     ClipSettings,
     ModelSettings,
 )
-from tests.support.media import draw_index
+from tests.support.media import draw_index, write_clip
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +28,11 @@ def draw_shots(index: int, width: int, height: int) -> NDArray[np.uint8]:
     if shot % 2:
         top[:] = 255 - top
     return rgb
+
+
+def write_shots_clip(path: Path) -> Path:
+    """96 frames in three shots, key frames every 10 frames and at cuts, with sound."""
+    return write_clip(path, frames=96, draw=draw_shots, audio=True, options={"preset": "veryfast"})
 
 
 def settings_for(clip: Path, model: Path | None = None, **more: Any) -> ClipSettings:
