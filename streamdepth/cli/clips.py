@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.errors import StreamDepthError, UsageError, one_line
-from streamdepth.net.objects import is_object_url
+from streamdepth.net.url import is_object_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

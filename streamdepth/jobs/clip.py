@@ -28,7 +28,7 @@ from streamdepth.jobs.journal import (
 from streamdepth.jobs.passes import Passes
 from streamdepth.jobs.segment import SegmentStatistics, clip_source, plan_clip
 from streamdepth.jobs.values import ColorTask, DepthTask, WorkFile, part_name, part_names
-from streamdepth.net.objects import ObjectStore, explained, is_object_url
+from streamdepth.net.url import ObjectStore, explained, is_object_url
 from streamdepth.pipeline.stats import RunStats, SinkStats
 from streamdepth.sinks.files import is_same_file
 from streamdepth.sinks.join import join_depth, join_video

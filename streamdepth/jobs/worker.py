@@ -24,7 +24,7 @@ from streamdepth.depth.range import measure
 from streamdepth.jobs.journal import download, folder_at
 from streamdepth.jobs.segment import FrameStatistics, SegmentSource, SegmentStatistics, StoredMeasurement, stored_depth
 from streamdepth.jobs.values import DepthTask, TaskResult, WorkFile, part_names
-from streamdepth.net.objects import is_object_url
+from streamdepth.net.url import is_object_url
 from streamdepth.pipeline.pipeline import Pipeline
 from streamdepth.sinks.depth.sink import DepthVideoSink, known_values
 from streamdepth.sinks.files import write_failed

@@ -22,7 +22,7 @@ from streamdepth.core.errors import (
 )
 from streamdepth.core.host import install_system
 from streamdepth.media.filters import Letterbox
-from streamdepth.net.objects import ObjectStore, explained
+from streamdepth.net.url import ObjectStore, explained
 from streamdepth.sinks.files import reason
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, ca
 
 from streamdepth.core.errors import UsageError, nearest, redact
 from streamdepth.core.look import Look, LookControl
-from streamdepth.net.objects import OBJECT_SCHEMES
+from streamdepth.net.url import OBJECT_SCHEMES
 from streamdepth.sinks.depth.sink import DepthSinkOptions
 from streamdepth.sinks.encoding import AUTO, CONTAINERS
 from streamdepth.sinks.files import scheme_of

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamdepth.core.contracts import BaseSource
 from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError, redact
-from streamdepth.net.objects import OBJECT_SCHEMES, ObjectStore, explained, names_several
-from streamdepth.net.url import LIVE_SCHEMES
+from streamdepth.net.url import LIVE_SCHEMES, OBJECT_SCHEMES, ObjectStore, explained, names_several
 from streamdepth.sources.file import FileSource, is_url
 from streamdepth.sources.images import files_in, files_matching, is_image
 from streamdepth.sources.medium import nearest_name, shown

@@ -9,8 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from streamdepth.core.errors import SourceError, SourceNotFoundError, UsageError, nearest, redact
-from streamdepth.net.objects import OBJECT_SCHEMES
-from streamdepth.net.url import LIVE_SCHEMES
+from streamdepth.net.url import LIVE_SCHEMES, OBJECT_SCHEMES
 from streamdepth.sources.file import FileSource
 from streamdepth.sources.find import Found, find, unique_names
 from streamdepth.sources.images import ImagesSource

@@ -11,7 +11,7 @@ import streamdepth as sd
 from streamdepth.cli import main
 from streamdepth.core.errors import MissingDependencyError, SinkError, UsageError
 from streamdepth.jobs.journal import ObjectFolder
-from streamdepth.net.objects import ObjectStore
+from streamdepth.net.url import ObjectStore
 from streamdepth.sinks.consumers import ObjectSink
 from streamdepth.sinks.select import sink_for
 from tests.support import need
