@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from streamdepth.core.errors import UsageError, one_line
 from streamdepth.pipeline.report import run_stats
-from streamdepth.pipeline.thread_group import ThreadGroup
+from streamdepth.pipeline.threads import ThreadGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

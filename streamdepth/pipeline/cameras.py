@@ -19,7 +19,7 @@ from streamdepth.pipeline.report import opening_notes, snapshot
 from streamdepth.pipeline.source_worker import SourceWorker
 from streamdepth.pipeline.stabilization import StabilizeSwitch
 from streamdepth.pipeline.stats import RunStats
-from streamdepth.pipeline.thread_group import ThreadGroup
+from streamdepth.pipeline.threads import ThreadGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

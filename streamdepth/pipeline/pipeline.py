@@ -23,10 +23,9 @@ from streamdepth.pipeline.arguments import (
 )
 from streamdepth.pipeline.model_worker import ModelWorker, staleness_ns
 from streamdepth.pipeline.report import UNACCOUNTED, audit, opening_notes, run_stats, snapshot
-from streamdepth.pipeline.sink_worker import IDLE_SECONDS
 from streamdepth.pipeline.source_worker import SourceWorker
 from streamdepth.pipeline.stats import RunStats, Snapshot
-from streamdepth.pipeline.thread_group import ThreadGroup, signals_deferred
+from streamdepth.pipeline.threads import IDLE_SECONDS, ThreadGroup, signals_deferred
 from streamdepth.pipeline.windows import check_windows
 
 if TYPE_CHECKING:
@@ -40,8 +39,8 @@ if TYPE_CHECKING:
     from streamdepth.depth.range import RangeSpec, RangeSwitch
     from streamdepth.inference.model import EngineSource, Runner
     from streamdepth.pipeline.arguments import SinkMaker
-    from streamdepth.pipeline.sink_worker import SinkWorker
     from streamdepth.pipeline.stabilization import StabilizeSwitch
+    from streamdepth.pipeline.threads import SinkWorker
 
     FrameCallback = Callable[[Frame, DepthMap], None]
 

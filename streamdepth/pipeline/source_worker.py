@@ -15,9 +15,9 @@ from streamdepth.depth.range import RangeMode, RangeSpec, RangeSwitch, measure, 
 from streamdepth.depth.shots import ShotSpool
 from streamdepth.pipeline.keyframes import Estimated, KeyframePropagation
 from streamdepth.pipeline.second_pass import SecondPass
-from streamdepth.pipeline.sink_worker import SinkWorker
 from streamdepth.pipeline.stabilization import Stabilization, StabilizeSwitch
 from streamdepth.pipeline.stats import SinkStats, SourceCounters, Timer
+from streamdepth.pipeline.threads import SinkWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from streamdepth.depth.range import Measurement
     from streamdepth.geometry.readers import IntrinsicsFor
     from streamdepth.pipeline.batching import MultiSourceQueue
-    from streamdepth.pipeline.thread_group import ThreadGroup
+    from streamdepth.pipeline.threads import ThreadGroup
 
 
 class SourceWorker:

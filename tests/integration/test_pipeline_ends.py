@@ -10,7 +10,7 @@ import pytest
 
 from streamdepth.core.errors import DeadlineError, SourceError, StageError, StopPipeline
 from streamdepth.pipeline import Pipeline
-from streamdepth.pipeline.thread_group import ThreadGroup
+from streamdepth.pipeline.threads import ThreadGroup
 from tests.support.stages import (
     FakeEngine,
     RecordingSink,
