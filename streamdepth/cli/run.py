@@ -274,7 +274,7 @@ def _served(pipeline: Pipeline, *, quiet: bool) -> Iterator[None]:
 def _chosen_batch(config: RunConfig, estimator: DepthEstimator, job: Job) -> int:
     if config.batch != "auto":
         return int(config.batch)
-    from streamdepth.inference.auto_batch import best_batch
+    from streamdepth.pipeline.batching import best_batch
 
     live = config.policy == "latest" or (config.policy is None and any(source.live for source in job.sources))
     return best_batch(estimator.model, live_sources=len(job.sources) if live else 0).batch

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from streamdepth.inference.auto_batch import best_batch
+from streamdepth.pipeline.batching import best_batch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
