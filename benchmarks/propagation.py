@@ -23,7 +23,7 @@ import numpy as np
 from support.timing import machine
 
 import streamdepth as sd
-from streamdepth.colorize.still import paint
+from streamdepth.colorize.images import paint
 from streamdepth.core.look import Look
 from streamdepth.depth.motion import CutDetector
 from streamdepth.depth.propagation import DepthPropagator, KnownDepth

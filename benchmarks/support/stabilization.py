@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 import streamdepth as sd
-from streamdepth.colorize.still import paint
+from streamdepth.colorize.images import paint
 from streamdepth.depth.motion import CutDetector, OpticalFlow
 from streamdepth.depth.stabilize import CausalStabilizer, Stabilizer, TwoSidedStabilizer
 from streamdepth.sources.select import source_for

@@ -353,8 +353,8 @@ def styles(config: StylesConfig) -> None:
         raise UsageError(f"{preview}: the preview is a PNG; end its name with .png")
     if preview.exists() and not config.overwrite:
         raise OutputExistsError(f"{preview}: already exists; --overwrite replaces it")
-    from streamdepth.colorize.still import preview as paint
-    from streamdepth.colorize.still import write_preview
+    from streamdepth.colorize.images import preview as paint
+    from streamdepth.colorize.images import write_preview
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.sources.pattern import PatternSource
 

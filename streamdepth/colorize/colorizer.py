@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import av
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from streamdepth.colorize import bar, kernels
+from streamdepth.colorize import kernels
+from streamdepth.colorize.images import BarPatch, bar_labels, draw_bar, place_bar
 from streamdepth.colorize.nearness import NearnessField
 from streamdepth.colorize.palettes import checked_style, parse_stops
 from streamdepth.colorize.tables import BlendTables, PaintTables, Steps, blend_tables, paint_tables
@@ -288,7 +289,7 @@ class Colorizer:
         planes.copy(source, written, target, (image.width, image.height))
 
     def _draw_bar(self, written: Any, plan: _Plan, depth: DepthMap, depth_range: DepthRange, look: Look) -> None:
-        texts = tuple(bar.labels(depth_range, depth.sense, inverse=look.inverse))
+        texts = tuple(bar_labels(depth_range, depth.sense, inverse=look.inverse))
         cell = (self._field.width_px, self._field.height_px)
         found = self._bar_patch(_colour_part(look), texts, cell, plan.target, plan.tags)
         if found is not None:
@@ -298,11 +299,11 @@ class Colorizer:
 
 def _bar_patch(
     look: Look, texts: tuple[str, ...], cell: tuple[int, int], target: PixelLayout, tags: ColorTags
-) -> tuple[bar.BarPatch, int, int] | None:
-    panel = bar.draw(look, list(texts), *cell)
+) -> tuple[BarPatch, int, int] | None:
+    panel = draw_bar(look, list(texts), *cell)
     if not panel.size:
         return None
-    return bar.BarPatch(panel, target, tags), *bar.place(*cell, panel)
+    return BarPatch(panel, target, tags), *place_bar(*cell, panel)
 
 
 def _colour_part(look: Look) -> Look:

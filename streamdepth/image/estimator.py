@@ -389,7 +389,7 @@ class DepthEstimator:
         valid = None if raw.extra.valid is None else geometry.valid_at_image(raw.extra.valid, raw.geometry)
         pixels = image = None
         if look is not None:
-            from streamdepth.colorize.still import paint_over_range
+            from streamdepth.colorize.images import paint_over_range
 
             pixels = paint_over_range(data, self.spec.sense, look, valid)
             image = encode_png(pixels) if png else None

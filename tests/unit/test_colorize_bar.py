@@ -6,8 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from streamdepth.colorize import bar
 from streamdepth.colorize.colorizer import Colorizer
+from streamdepth.colorize.images import bar_labels, draw_bar
 from streamdepth.colorize.palettes import palette
 from streamdepth.core.frame import DepthRange, Sense
 from streamdepth.core.look import Look, View
@@ -25,21 +25,21 @@ LOOK = Look(view=View.OVERLAY, alpha=(0.0, 0.0), bar=True, style="viridis")
     ],
 )
 def test_metres_from_near_to_far(span: tuple[float, float], texts: list[str]) -> None:
-    assert bar.labels(DepthRange(*span), Sense.METRIC_M, inverse=False) == texts
+    assert bar_labels(DepthRange(*span), Sense.METRIC_M, inverse=False) == texts
 
 
 def test_metres_at_even_steps_of_inverse_depth() -> None:
-    assert bar.labels(DepthRange(1, 16), Sense.METRIC_M, inverse=True) == ["1.0 m", "1.3 m", "1.9 m", "3.4 m", "16.0 m"]
+    assert bar_labels(DepthRange(1, 16), Sense.METRIC_M, inverse=True) == ["1.0 m", "1.3 m", "1.9 m", "3.4 m", "16.0 m"]
 
 
 @pytest.mark.parametrize("sense", [Sense.RELATIVE_DEPTH, Sense.RELATIVE_INVERSE])
 def test_no_metres_of_a_relative_model(sense: Sense) -> None:
-    assert bar.labels(DepthRange(0.4, 2.4), sense, inverse=True) == ["near", "far"]
+    assert bar_labels(DepthRange(0.4, 2.4), sense, inverse=True) == ["near", "far"]
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_near_is_on_top(reverse: bool) -> None:
-    panel = bar.draw(Look(style="viridis", reverse=reverse), ["near", "far"], 640, 480)
+    panel = draw_bar(Look(style="viridis", reverse=reverse), ["near", "far"], 640, 480)
     assert panel.shape[0] % 2 == panel.shape[1] % 2 == 0
     entries = palette("viridis", reverse=reverse)
     places = [np.argwhere((panel == entry).all(axis=2)) for entry in (entries[-1], entries[0])]
@@ -47,7 +47,7 @@ def test_near_is_on_top(reverse: bool) -> None:
 
 
 def test_a_flat_range_still_has_words() -> None:
-    assert bar.labels(DepthRange(2.0, 2.0), Sense.METRIC_M, inverse=True) == ["2.00 m"] * 5
+    assert bar_labels(DepthRange(2.0, 2.0), Sense.METRIC_M, inverse=True) == ["2.00 m"] * 5
 
 
 @pytest.mark.parametrize("pix_fmt", ["bgr24", "rgba", "yuv444p", "yuv420p", "nv12", "yuv444p10le", "p010le"])

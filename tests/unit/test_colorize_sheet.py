@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from streamdepth.colorize.images import preview, scene, write_preview
 from streamdepth.colorize.palettes import palette
-from streamdepth.colorize.still import preview, scene, write_preview
 from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.core.frame import Sense
 

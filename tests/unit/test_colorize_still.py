@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamdepth.colorize.images import paint
 from streamdepth.colorize.palettes import palette
 from streamdepth.colorize.resize import resize_bilinear, resize_to_uint16
-from streamdepth.colorize.still import paint
 from streamdepth.core.errors import UsageError
 from streamdepth.core.frame import DepthMap, DepthRange, Sense
 from streamdepth.core.look import Look, Nearness, Upsampling
