@@ -344,7 +344,7 @@ def _given(
 
 def start(cameras: NamedCameras, configs: Mapping[str, RunConfig]) -> None:
     """Start the cameras of a file; one that cannot be used is reported, and the others start."""
-    from streamdepth.cli.terminal import say
+    from streamdepth.cli.process import say
 
     failed = 0
     for name, config in configs.items():

@@ -33,8 +33,7 @@ def run_clips(
 ) -> None:
     """Run the clips one after another, each in segments; adds title, statistics and error of each to ``done``."""
     from streamdepth.cli.jobs import is_skipped
-    from streamdepth.cli.process import resume_collections
-    from streamdepth.cli.terminal import progress_shown, say
+    from streamdepth.cli.process import progress_shown, resume_collections, say
     from streamdepth.jobs.clip import ClipRun
     from streamdepth.pipeline import RunStats
 
@@ -208,7 +207,7 @@ def _codec(config: RunConfig, output: str, *, transparent: bool) -> str:
 
 @contextlib.contextmanager
 def _progress(*, quiet: bool) -> Iterator[_Shown]:
-    from streamdepth.cli.terminal import progress_console, progress_shown
+    from streamdepth.cli.process import progress_console, progress_shown
 
     if not progress_shown(quiet):
         yield _Shown(quiet, None)
@@ -237,7 +236,7 @@ class _Shown:
         self._running: dict[str, int] = {}
 
     def note(self, message: str) -> None:
-        from streamdepth.cli.terminal import say
+        from streamdepth.cli.process import say
 
         say(message, quiet=self._quiet)
 

@@ -38,7 +38,7 @@ def image(config: ImageConfig) -> None:
     opaque = config.alpha in (None, (1.0, 1.0))
     _check_targets([path for paths in targets for path in paths], overwrite=config.overwrite, opaque=opaque)
     _check_inputs_kept([path for paths in targets for path in paths], [value for _, value in found])
-    from streamdepth.cli.terminal import bytes_bar, say
+    from streamdepth.cli.process import bytes_bar, say
     from streamdepth.image.estimator import DepthEstimator
 
     with bytes_bar(quiet=config.quiet) as downloading:

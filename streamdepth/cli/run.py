@@ -40,8 +40,7 @@ def run(config: RunConfig) -> None:
     """
     from streamdepth.cli.clips import run_clips
     from streamdepth.cli.jobs import plan, without_existing
-    from streamdepth.cli.process import find_temporary_folder
-    from streamdepth.cli.terminal import bytes_bar, say
+    from streamdepth.cli.process import bytes_bar, find_temporary_folder, say
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.pipeline.stats import combined
     from streamdepth.sources.select import missing
@@ -110,8 +109,7 @@ def _folder_notes(config: RunConfig) -> list[str]:
 
 def restyle(config: RestyleConfig) -> None:
     """Colour stored depth again, without a model."""
-    from streamdepth.cli.process import find_temporary_folder
-    from streamdepth.cli.terminal import frames_bar, progress_shown, say
+    from streamdepth.cli.process import find_temporary_folder, frames_bar, progress_shown, say
     from streamdepth.core.look import View
     from streamdepth.pipeline import Pipeline
     from streamdepth.pipeline.stored import StoredDepthModel, StoredDepthSource
@@ -149,8 +147,7 @@ def restyle(config: RestyleConfig) -> None:
 def _run_cameras(config: RunConfig) -> None:
     """``streamdepth run --cameras FILE``: until all cameras have ended, or Ctrl-C."""
     from streamdepth.cli.cameras import NamedCameras, check_options, read_cameras, start, wait_while
-    from streamdepth.cli.process import resume_collections
-    from streamdepth.cli.terminal import bytes_bar, progress_shown, say
+    from streamdepth.cli.process import bytes_bar, progress_shown, resume_collections, say
     from streamdepth.core.host import cores, plan_threads
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.pipeline.cameras import CameraGroup
@@ -198,8 +195,7 @@ def _run_pipelines(
 ) -> None:
     """Run the pipelines one after another; adds title, statistics and error of each to ``done``."""
     from streamdepth.cli.jobs import is_skipped, metric_from, page_switches
-    from streamdepth.cli.process import resume_collections
-    from streamdepth.cli.terminal import frames_bar, progress_shown, say
+    from streamdepth.cli.process import frames_bar, progress_shown, resume_collections, say
     from streamdepth.pipeline import Pipeline
 
     for job in jobs:
@@ -252,8 +248,8 @@ def _run_pipelines(
 @contextmanager
 def _served(pipeline: Pipeline, *, quiet: bool) -> Iterator[None]:
     """Start the pages of a run, print what is served where, and show the statistics on the pages."""
+    from streamdepth.cli.process import say
     from streamdepth.cli.serve import print_address
-    from streamdepth.cli.terminal import say
     from streamdepth.serve.site import WebSink
     from streamdepth.sinks.rtsp.server import RtspServerSink
 

@@ -26,7 +26,7 @@ def serve(config: ServeConfig) -> None:
     Example without a camera: [bold]streamdepth serve test:[/bold]
     """
     from streamdepth.cli.cameras import read_cameras
-    from streamdepth.cli.terminal import bytes_bar, say
+    from streamdepth.cli.process import bytes_bar, say
     from streamdepth.config.commands import check_used
     from streamdepth.core.errors import UsageError
     from streamdepth.core.host import cores, plan_threads
@@ -90,7 +90,7 @@ def _serve_cameras(
 ) -> None:
     """Show cameras on the page until Ctrl-C, or until the model fails."""
     from streamdepth.cli.cameras import NamedCameras, start, wait_while
-    from streamdepth.cli.terminal import say
+    from streamdepth.cli.process import say
     from streamdepth.core.host import cores, plan_threads
     from streamdepth.pipeline.cameras import CameraGroup
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from streamdepth.cli.terminal import progress_shown, say, table
+from streamdepth.cli.process import progress_shown, say, table
 from streamdepth.core.errors import OutputExistsError, UsageError
 from streamdepth.core.frame import Sense
 
@@ -150,7 +150,7 @@ def _builtin_rows() -> list[tuple[str, str, str]]:
 
 def pull(config: PullConfig) -> None:
     """Download a Hub model, check every file, and repair damaged ones."""
-    from streamdepth.cli.terminal import bytes_bar
+    from streamdepth.cli.process import bytes_bar
     from streamdepth.inference.providers import likely
     from streamdepth.models.catalog import pull as fetch
 
@@ -192,7 +192,7 @@ def verify(config: VerifyConfig) -> None:
 
 def build(config: BuildConfig) -> None:
     """Build TensorRT engines and graphs ahead of time. The first build takes minutes."""
-    from streamdepth.cli.terminal import bytes_bar
+    from streamdepth.cli.process import bytes_bar
     from streamdepth.core.clock import SystemClock
     from streamdepth.inference.build import BuildRequest, build_first
     from streamdepth.inference.build import build as make

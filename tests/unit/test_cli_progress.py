@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from streamdepth.cli import terminal
+from streamdepth.cli import process
 from streamdepth.cli.run import summary
 from streamdepth.pipeline import Pipeline, RunStats, Snapshot
 from streamdepth.pipeline.stats import SinkStats
@@ -25,11 +25,11 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 
     def show(state: Snapshot, title: str = "clip") -> str:
         out = io.StringIO()
-        monkeypatch.setattr(terminal, "progress_shown", lambda _: True)
+        monkeypatch.setattr(process, "progress_shown", lambda _: True)
         monkeypatch.setattr(
-            terminal, "progress_console", lambda: Console(file=out, width=120, force_terminal=True, color_system=None)
+            process, "progress_console", lambda: Console(file=out, width=120, force_terminal=True, color_system=None)
         )
-        with terminal.frames_bar(title, lambda: state, quiet=False):
+        with process.frames_bar(title, lambda: state, quiet=False):
             pass
         return out.getvalue()
 
@@ -82,7 +82,7 @@ def test_names_with_brackets_are_shown_as_they_are(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    terminal.table(("what helps",), [("pip install 'streamdepth[openvino]'",)], title="[bold]clip")
+    process.table(("what helps",), [("pip install 'streamdepth[openvino]'",)], title="[bold]clip")
     printed = capsys.readouterr().out
     assert "streamdepth[openvino]" in printed
     assert "[bold]clip" in printed
