@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from streamdepth.core.frame import Frame, StreamInfo
     from streamdepth.jobs.values import ClipSettings
-    from streamdepth.sources.timestamps import PacketStamp
+    from streamdepth.sources.times import PacketStamp
 
 
 def clip_source(settings: ClipSettings, *, threads: int = 0) -> FileSource:

@@ -12,7 +12,7 @@ from streamdepth.core.clock import MediaClock
 from streamdepth.core.errors import SourceError
 from streamdepth.media.filters import DEINTERLACED, INTERLACED, Deinterlacer, has_alpha
 from streamdepth.media.side_data import FrameNormalizer, hdr_of
-from streamdepth.sources.timestamps import PacketStamp, Timeline, packet_stamps
+from streamdepth.sources.times import PacketStamp, Timeline, packet_stamps
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

@@ -18,8 +18,8 @@ from streamdepth.media.hwaccel import HwAccel
 from streamdepth.net.calls import AbandonableCalls, InterruptedCall
 from streamdepth.net.url import find_tls_config
 from streamdepth.sources.decoding import REPAIR_NOTES, Decoding
-from streamdepth.sources.limit import Limits
 from streamdepth.sources.medium import Medium, check_readable, explain_ffmpeg, shown
+from streamdepth.sources.times import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import av
 
     from streamdepth.core.clock import Clock
-    from streamdepth.sources.timestamps import PacketStamp
+    from streamdepth.sources.times import PacketStamp
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _READ_AHEAD = 2

@@ -13,9 +13,9 @@ from streamdepth.net.url import LIVE_SCHEMES, OBJECT_SCHEMES
 from streamdepth.sources.file import FileSource
 from streamdepth.sources.find import Found, find, unique_names
 from streamdepth.sources.images import ImagesSource
-from streamdepth.sources.limit import LimitedSource, Limits
 from streamdepth.sources.medium import shown
 from streamdepth.sources.pattern import PatternSource
+from streamdepth.sources.times import LimitedSource, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

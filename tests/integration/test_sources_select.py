@@ -19,10 +19,10 @@ from streamdepth.sources import cameras as camera_list
 from streamdepth.sources.cameras import Camera
 from streamdepth.sources.file import FileSource
 from streamdepth.sources.images import ImagesSource
-from streamdepth.sources.limit import LimitedSource, Limits
 from streamdepth.sources.live.source import LiveSource
 from streamdepth.sources.pattern import PatternSource
 from streamdepth.sources.select import at_once, expand, source_for
+from streamdepth.sources.times import LimitedSource, Limits
 from streamdepth.sources.webcam import WebcamSource
 from tests.support.live import Quiet
 from tests.support.media import draw_index, draw_marks, read_index, write_clip

@@ -13,7 +13,7 @@ import pytest
 
 from streamdepth.core.errors import SourceError, UsageError
 from streamdepth.sources.file import FileSource
-from streamdepth.sources.timestamps import Timeline
+from streamdepth.sources.times import Timeline
 from tests.support.files import read
 from tests.support.media import (
     draw_index,

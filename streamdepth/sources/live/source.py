@@ -16,10 +16,10 @@ from streamdepth.media.filters import DEINTERLACED, Letterbox
 from streamdepth.media.hwaccel import HwAccel
 from streamdepth.net.calls import Backoff, connected_again
 from streamdepth.net.url import LIVE_SCHEMES, find_credentials, find_tls_config, parse_live_url
-from streamdepth.sources.limit import Limits
 from streamdepth.sources.live.connection import LiveLink, hint, is_busy, reason
 from streamdepth.sources.live.reader import Ended, Image, LiveDecoding, Missing, Opened, Skipped, Undecodable
 from streamdepth.sources.live.timestamps import TIME_BASE, LiveTimeline
+from streamdepth.sources.times import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
