@@ -63,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     process.open_closed_streams()
     process.share_allocations()
     process.hide_warnings()
+    process.route_logs()
     process.hold_collections()
     process.escape_unencodable()
     with process.signals_as_interrupts():

@@ -59,6 +59,18 @@ def hide_warnings() -> None:
         warnings.simplefilter("ignore")
 
 
+def route_logs() -> None:
+    """Print errors that the package logs, one line each, and nothing that libraries log."""
+    import logging
+
+    printed = logging.StreamHandler()
+    printed.setLevel(logging.ERROR)
+    printed.setFormatter(logging.Formatter("streamdepth: %(message)s"))
+    logging.getLogger("streamdepth").addHandler(printed)
+    # Without a handler of its own the root logger prints warnings and errors.
+    logging.getLogger().addHandler(logging.NullHandler())
+
+
 def share_allocations() -> None:
     """Let all threads allocate from two pools, where the C library is glibc. Call it before threads start.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib
 import io
 import os
@@ -66,7 +68,7 @@ RASTER_FORMATS = (
 
 DAMAGED = (
     *(OSError, SyntaxError, ValueError, EOFError, OverflowError, TypeError, IndexError, KeyError, AttributeError),
-    *(ZeroDivisionError, NotImplementedError, struct.error),
+    *(ZeroDivisionError, RuntimeError, struct.error),
 )
 """What Pillow's decoders raise for damaged files."""
 
@@ -86,11 +88,25 @@ def open_raster(file: str | Path | IO[bytes]) -> Image.Image:
 
     if _is_heif(file):
         heif_installed()
+    _silence_libtiff()
     Image.init()
     formats = [name for name in RASTER_FORMATS if name in Image.OPEN]
     with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return Image.open(file, formats=formats)
+
+
+@cache
+def _silence_libtiff() -> None:
+    """Stop libtiff from printing to standard error what Pillow raises anyway; Pillow stops its warnings only.
+
+    The function is found in the library that Pillow loads. Where Pillow is linked statically, nothing changes.
+    """
+    with contextlib.suppress(ImportError, OSError, AttributeError):
+        pillow: Any = importlib.import_module("PIL._imaging")
+        set_handler = ctypes.CDLL(pillow.__file__).TIFFSetErrorHandler
+        set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+        set_handler(None)
 
 
 @cache

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 LOGGER = "streamdepth.web"
-"""Logger of the web server; silent unless the application configures logging."""
+"""Logger of the web server. The command line prints its errors; in Python it is silent unless logging is configured."""
 
 LOOK_KEYS = ("style", "alpha", "reverse", "view", "contours", "bar", "edges")
 _HEADERS = {

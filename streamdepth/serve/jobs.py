@@ -278,7 +278,7 @@ def _explain(job: Job, error: BaseException) -> str:
     if isinstance(error, StreamDepthError):
         return job.public(error.message)
     logging.getLogger(LOGGER).error("job %s: %s: %s", job.name, type(error).__name__, error)
-    return f"{job.name}: internal error ({type(error).__name__}); see the server's log"
+    return f"{job.name}: internal error ({type(error).__name__}); see the server's log and report it"
 
 
 class JobsApi:

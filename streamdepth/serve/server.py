@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from streamdepth.core.errors import DeadlineError, SinkError, plain_reason, redact
+from streamdepth.core.errors import DeadlineError, SinkError, one_line, plain_reason
 from streamdepth.core.host import prepare_listener
 from streamdepth.net.calls import GuessDelays
 from streamdepth.serve.api import LOGGER, ApiError, failure, harden, internal_error
@@ -202,7 +202,7 @@ class _Redacted(logging.Filter):
     """Log records quote what clients send, which may be a token."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args, record.exc_info = redact(record.getMessage()), (), None
+        record.msg, record.args, record.exc_info = one_line(record.getMessage()), (), None
         return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
@@ -206,9 +207,11 @@ class ImagesSource(BaseSource):
                 return []
             times = [0]
             for number in sequence:
-                image.seek(number)
-                image.load()  # the duration of a WebP frame is known only then
-                duration = float(image.info.get("duration") or _TICKS_PER_SECOND / self._rate)
+                duration = float(_TICKS_PER_SECOND / self._rate)
+                with contextlib.suppress(*_undecodable()):
+                    image.seek(number)
+                    image.load()  # the duration of a WebP frame is known only then
+                    duration = float(image.info.get("duration") or duration)
                 times.append(times[-1] + max(1, round(duration)))
         return times
 
@@ -221,7 +224,7 @@ class ImagesSource(BaseSource):
                 try:
                     image.seek(number)
                     frame = image_from_pil(image)
-                except (*DAMAGED, MemoryError):
+                except _undecodable():
                     self._dropped["corrupt"] += 1
                     continue
                 frame.pts, frame.time_base = self._times_ms[index], time_base
@@ -235,6 +238,13 @@ class ImagesSource(BaseSource):
     def _note(self, path: Path, reason: str) -> None:
         if len(self._notes) < _NOTES_AT_MOST:
             self._notes.append(f"{shown(path)}: {reason}")
+
+
+def _undecodable() -> tuple[type[Exception], ...]:
+    """What Pillow raises for a frame of an animation that is damaged or too large."""
+    from PIL import Image
+
+    return (*DAMAGED, MemoryError, Image.DecompressionBombError)
 
 
 def _sequence(image: Image) -> range | list[int]:

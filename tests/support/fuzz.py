@@ -1,7 +1,8 @@
 """Mutated inputs for the command line and the servers, in a process of its own: ``python -m tests.support.fuzz``.
 
 Prints one JSON object for each case. What must hold: exit code 0, 1 or 2, at most one line of error, no traceback, no
-internal error, no file left in the temporary folder; servers answer the next ordinary request.
+internal error, nothing that libraries print, no file left in the temporary folder; servers answer the next ordinary
+request.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from streamdepth.cli import main
+from streamdepth.cli import main, process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,10 +102,19 @@ def videos() -> dict[str, bytes]:
 
 def images() -> dict[str, bytes]:
     pixels = np.random.default_rng(1).integers(0, 255, (40, 60, 3), np.uint8)
+    frames = [Image.fromarray(np.roll(pixels, shift, 1)) for shift in range(3)]
+    animated = {"save_all": True, "append_images": frames[1:]}
     made = {}
-    for name, form in (("a.png", "PNG"), ("b.jpg", "JPEG"), ("c.webp", "WEBP"), ("d.tiff", "TIFF"), ("e.bmp", "BMP")):
+    for name, form, options in (
+        ("a.png", "PNG", {}), ("b.jpg", "JPEG", {}), ("c.webp", "WEBP", {}), ("d.tiff", "TIFF", {}),
+        ("e.bmp", "BMP", {}),
+        ("f.tiff", "TIFF", {"compression": "packbits"}), ("g.tiff", "TIFF", {"compression": "tiff_lzw", **animated}),
+        ("h.tiff", "TIFF", {"compression": "jpeg"}), ("i.png", "PNG", animated), ("j.webp", "WEBP", animated),
+        ("k.avif", "AVIF", animated), ("l.jp2", "JPEG2000", {}), ("m.tga", "TGA", {"compression": "tga_rle"}),
+        ("n.sgi", "SGI", {}), ("o.pcx", "PCX", {}), ("p.qoi", "QOI", {}),
+    ):  # fmt: skip
         out = io.BytesIO()
-        Image.fromarray(pixels).save(out, form)
+        frames[0].save(out, form, **options)
         made[name] = out.getvalue()
     return made
 
@@ -208,6 +218,8 @@ def fuzz_server(rng: random.Random, port: int, requests: list[bytes], good: Call
 if __name__ == "__main__":
     seed, seconds, where = int(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3])
     os.environ["TMPDIR"] = str(where / "tmp")
+    process.hide_warnings()
+    process.route_logs()
     fuzzer, ends = Fuzzer(seed, where), time.monotonic() + seconds
     while time.monotonic() < ends:
         print(json.dumps(fuzzer.run()), flush=True)

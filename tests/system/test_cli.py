@@ -373,3 +373,14 @@ def test_text_that_is_not_utf_8_fails_no_run(tmp_path: Path) -> None:
         container.mux(stream.encode(None))
     file.write_bytes(file.read_bytes().replace(b"MuXller", b"M\xfc-ller"))
     assert main(["run", str(file), "-o", str(tmp_path / "out.mkv"), "-q"]) == 0
+
+
+def test_the_package_logs_errors_and_libraries_log_nothing() -> None:
+    """A page answers "see the server's log"; Pillow logs an error for some damaged TIFF files."""
+    code = (
+        "import logging; from streamdepth.cli import process; process.route_logs();"
+        "logging.getLogger('PIL.TiffImagePlugin').error('noise');"
+        "logging.getLogger('streamdepth.web').error('internal error: %s', 'cause')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == "streamdepth: internal error: cause\n"

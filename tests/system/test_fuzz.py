@@ -43,7 +43,7 @@ def test_mutated_files(tmp_path: Path) -> None:
         out, errors = process.communicate()
         pytest.fail(f"hung in {out.splitlines()[-1]}")
     lines = [json.loads(line) for line in out.splitlines()]
-    assert process.returncode == 0, (lines[-1], errors[-500:])
+    assert (process.returncode, errors) == (0, ""), (lines[-1], errors[-500:])
     cases = [line for line in lines if "case" in line]
     assert len(cases) >= 10
     assert not [case for case in cases if case["wrong"]]
