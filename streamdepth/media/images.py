@@ -72,6 +72,14 @@ DAMAGED = (
 )
 """What Pillow's decoders raise for damaged files."""
 
+
+def undecodable() -> tuple[type[Exception], ...]:
+    """:data:`DAMAGED`, and what Pillow raises for an image that is too large."""
+    from PIL import Image
+
+    return (*DAMAGED, MemoryError, Image.DecompressionBombError)
+
+
 # Warning filters belong to the process: two threads that change and restore them at once leave them changed.
 _OPENING = threading.Lock()
 

@@ -22,6 +22,7 @@ from streamdepth.media.images import (
     image_from_array,
     image_from_pil,
     open_raster,
+    undecodable,
 )
 from streamdepth.sources.file import FileSource
 from streamdepth.sources.medium import check_readable, nearest_name, shown
@@ -208,7 +209,7 @@ class ImagesSource(BaseSource):
             times = [0]
             for number in sequence:
                 duration = float(_TICKS_PER_SECOND / self._rate)
-                with contextlib.suppress(*_undecodable()):
+                with contextlib.suppress(*undecodable()):
                     image.seek(number)
                     image.load()  # the duration of a WebP frame is known only then
                     duration = float(image.info.get("duration") or duration)
@@ -224,7 +225,7 @@ class ImagesSource(BaseSource):
                 try:
                     image.seek(number)
                     frame = image_from_pil(image)
-                except _undecodable():
+                except undecodable():
                     self._dropped["corrupt"] += 1
                     continue
                 frame.pts, frame.time_base = self._times_ms[index], time_base
@@ -238,13 +239,6 @@ class ImagesSource(BaseSource):
     def _note(self, path: Path, reason: str) -> None:
         if len(self._notes) < _NOTES_AT_MOST:
             self._notes.append(f"{shown(path)}: {reason}")
-
-
-def _undecodable() -> tuple[type[Exception], ...]:
-    """What Pillow raises for a frame of an animation that is damaged or too large."""
-    from PIL import Image
-
-    return (*DAMAGED, MemoryError, Image.DecompressionBombError)
 
 
 def _sequence(image: Image) -> range | list[int]:

@@ -361,7 +361,7 @@ def test_outputs_are_refused_clearly(tmp_path: Path) -> None:
             DepthFolderSink(tmp_path, pattern=pattern)
 
 
-def test_what_is_not_depth_is_refused_clearly(tmp_path: Path) -> None:
+def test_what_is_not_depth_is_refused_clearly(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from tests.support.media import write_clip
 
     clip = write_clip(tmp_path / "clip.mkv", frames=2)
@@ -383,9 +383,14 @@ def test_what_is_not_depth_is_refused_clearly(tmp_path: Path) -> None:
         read_depth(newer)
     (tmp_path / "broken").mkdir()
     run_sink(DepthFolderSink(tmp_path / "broken", overwrite=True), INFO, depths([FAR]))
-    (tmp_path / "broken" / "000000.png").write_bytes(b"")
-    with read_depth(tmp_path / "broken") as reader, pytest.raises(DataFormatError, match=r"000000\.png"):
-        reader[0]
+    file = tmp_path / "broken" / "000000.png"
+    data = file.read_bytes()
+    changed = bytes([data[-20] ^ 1])  # the checksum of the pixels
+    for content in (data[:-20], data[:-20] + changed + data[-19:], b""):
+        file.write_bytes(content)
+        with read_depth(tmp_path / "broken") as reader, pytest.raises(DataFormatError, match=r"000000\.png cannot be"):
+            reader[0]
+    assert not capfd.readouterr().err  # nor does libpng print
 
 
 def test_secrets_do_not_reach_the_file(tmp_path: Path) -> None:

@@ -6,11 +6,12 @@ import json
 from collections import deque
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, overload
+from typing import TYPE_CHECKING, NamedTuple, Protocol, overload
 
 import numpy as np
 
 from streamdepth.core.errors import DataFormatError, SourceNotFoundError
+from streamdepth.media.images import open_raster, undecodable
 from streamdepth.sinks.depth import INDEX_NAME, DepthMetadata, FrameRecord
 from streamdepth.sinks.files import reason
 
@@ -317,18 +318,23 @@ class _Folder:
         return np.asarray(values, np.float32)
 
     def _read_codes(self, record: FrameRecord) -> NDArray[np.uint16]:
-        import cv2
+        from PIL import UnidentifiedImageError
 
         path = self._folder / Path(record.file).name
         if self._kind == "npy":
             raise DataFormatError(f"{self._folder} holds depth as floats, which have no codes; iterate over it instead")
         try:
-            codes = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-        except (OSError, cv2.error) as exc:
-            raise DataFormatError(f"{path} cannot be read ({reason(exc)}); write the folder again") from exc
-        if codes is None or codes.dtype != np.uint16 or codes.ndim != 2:
+            # Not by OpenCV, whose libpng prints errors. Only verify() checks the checksums of chunks.
+            with open_raster(path) as image:
+                image.verify()
+            with open_raster(path) as image:
+                codes = np.asarray(image)
+        except undecodable() as exc:
+            what = "not an image" if isinstance(exc, UnidentifiedImageError) else reason(exc)
+            raise DataFormatError(f"{path} cannot be read ({what}); write the folder again") from exc
+        if codes.dtype != np.uint16 or codes.ndim != 2:
             raise DataFormatError(f"{path} is not a 16-bit gray PNG; write the folder again")
-        return cast("NDArray[np.uint16]", codes)
+        return codes
 
 
 def _codes(packet: object) -> list[tuple[int, NDArray[np.uint16]]]:
