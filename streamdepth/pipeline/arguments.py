@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from streamdepth.core import limits
@@ -123,27 +124,30 @@ def check_run(
         check_function("clock.monotonic_ns", getattr(clock, "monotonic_ns", clock))
 
 
-def check_source_options(
-    *,
-    model_every: int,
-    anchors: Sequence[Anchor] | KnownMotion,
-    stabilize: bool | StabilizeSwitch,
-    color_threads: int,
-) -> None:
-    """Check the options of one source.
+@dataclass(frozen=True, slots=True)
+class StageOptions:
+    """Options of the stages of one source, see :class:`~streamdepth.pipeline.Pipeline`.
 
     Raises:
         UsageError: a wrong value.
     """
-    from streamdepth.depth.odometry import KnownMotion
 
-    limits.MODEL_EVERY.check("model_every", model_every)
-    limits.FFMPEG_THREADS.check("color_threads", color_threads)
-    if not isinstance(stabilize, bool | StabilizeSwitch):
-        raise UsageError(f"stabilize is True, False or a StabilizeSwitch, not {stabilize!r}")
-    listed = isinstance(anchors, list | tuple) and all(isinstance(anchor, Anchor) for anchor in anchors)
-    if not (listed or isinstance(anchors, KnownMotion)):
-        raise UsageError(f"anchors is a list of Anchor, or a KnownMotion, not {anchors!r}")
+    model_every: int = 1
+    anchors: Sequence[Anchor] | KnownMotion = ()
+    stabilize: bool | StabilizeSwitch = False
+    color_threads: int = 1
+
+    def __post_init__(self) -> None:
+        from streamdepth.depth.odometry import KnownMotion
+
+        limits.MODEL_EVERY.check("model_every", self.model_every)
+        limits.FFMPEG_THREADS.check("color_threads", self.color_threads)
+        if not isinstance(self.stabilize, bool | StabilizeSwitch):
+            raise UsageError(f"stabilize is True, False or a StabilizeSwitch, not {self.stabilize!r}")
+        anchors = self.anchors
+        listed = isinstance(anchors, list | tuple) and all(isinstance(anchor, Anchor) for anchor in anchors)
+        if not (listed or isinstance(anchors, KnownMotion)):
+            raise UsageError(f"anchors is a list of Anchor, or a KnownMotion, not {anchors!r}")
 
 
 def check_function(name: str, function: object) -> None:

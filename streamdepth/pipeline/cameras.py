@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -12,7 +13,7 @@ from streamdepth.core.look import Look
 from streamdepth.core.queues import Policy
 from streamdepth.depth.range import RangeSpec, RangeSwitch
 from streamdepth.depth.shots import FRAME_CACHE_BYTES
-from streamdepth.pipeline.arguments import check_run, check_source_options, to_policy, to_range, to_sinks, to_source
+from streamdepth.pipeline.arguments import StageOptions, check_run, to_policy, to_range, to_sinks, to_source
 from streamdepth.pipeline.camera import Camera, CameraOptions, CameraStats, check_name
 from streamdepth.pipeline.model_worker import ModelWorker, staleness_ns
 from streamdepth.pipeline.report import opening_notes, snapshot
@@ -22,7 +23,7 @@ from streamdepth.pipeline.stats import RunStats
 from streamdepth.pipeline.threads import ThreadGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from streamdepth.core.clock import Clock
     from streamdepth.core.contracts import Sink, Source
@@ -100,11 +101,7 @@ class CameraGroup:
             if spec.window:
                 raise UsageError(f"{spec.video_only}, and live cameras cannot wait for them; choose another model")
             self._engine = engine = self._engines.live_engine(self._batch)
-            self._model_threads.add(lambda: self._model.prepare(engine), stage="prepare")
-            for number in range(engine.workers):
-                self._model_threads.add(
-                    lambda: self._model.infer(engine), stage="infer", source=str(number + 1) if number else ""
-                )
+            self._model.add_threads(self._model_threads, engine)
             self._model_threads.start()
 
     # Cameras ----------------------------------------------------------------------------------------------------------
@@ -277,7 +274,9 @@ class CameraGroup:
         with self._lock:
             return list(self._cameras.items())
 
-    def _reserved(self, name: str, *, present: bool) -> _Reservation:
+    @contextmanager
+    def _reserved(self, name: str, *, present: bool) -> Iterator[None]:
+        """Keeps other threads from changing a camera in the block."""
         with self._lock:
             if self._closed:
                 raise UsageError("the group of cameras is closed; create a new one")
@@ -288,11 +287,11 @@ class CameraGroup:
             if not present and name in self._cameras:
                 raise UsageError(f"{name}: a camera has this name; choose another, or change that camera")
             self._changing.add(name)
-        return _Reservation(self._release, name)
-
-    def _release(self, name: str) -> None:
-        with self._lock:
-            self._changing.discard(name)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._changing.discard(name)
 
     def _made(
         self,
@@ -305,13 +304,11 @@ class CameraGroup:
         self.open()
         for key in options.keys() - CameraOptions.__optional_keys__:
             raise UsageError(f"a camera has no option {key!r}{nearest(key, CameraOptions.__optional_keys__)}")
-        defaults: CameraOptions = {"model_every": 1, "stabilize": False, "color_threads": 1, "anchors": ()}
-        options = {**defaults, **options}
-        check_source_options(
-            model_every=options["model_every"],
-            stabilize=options["stabilize"],
-            anchors=options["anchors"],
-            color_threads=options["color_threads"],
+        stage_options = StageOptions(
+            options.get("model_every", 1),
+            options.get("anchors", ()),
+            options.get("stabilize", False),
+            options.get("color_threads", 1),
         )
         made = to_source(source() if callable(source) and not isinstance(source, type) else source)
         own_sinks = to_sinks(sinks, made)
@@ -331,11 +328,8 @@ class CameraGroup:
             policy=to_policy(options.get("policy"), Policy.LATEST),
             range_spec=spec,
             batch=self._batch,
-            model_every=options["model_every"],
-            stabilize=options["stabilize"],
-            color_threads=options["color_threads"],
+            options=stage_options,
             frame_cache_bytes=FRAME_CACHE_BYTES,
-            anchors=options["anchors"],
             model_remembers=bool(self._engines.spec.video_only),
             on_status=lambda text: self._on_status(f"{name}: {text}"),
             clock=self._clock,
@@ -385,16 +379,3 @@ class CameraGroup:
         self._model.abort()
         for _, camera in self._snapshot():
             camera.worker.abort()
-
-
-class _Reservation:
-    """Keeps other threads from changing a camera in its block."""
-
-    def __init__(self, release: Callable[[str], None], name: str) -> None:
-        self._release, self._name = release, name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        self._release(self._name)

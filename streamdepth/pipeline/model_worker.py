@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from streamdepth.inference.slots import Slot
     from streamdepth.pipeline.batching import Arrival
     from streamdepth.pipeline.source_worker import SourceWorker
+    from streamdepth.pipeline.threads import ThreadGroup
 
 T = TypeVar("T")
 
@@ -103,6 +104,11 @@ class ModelWorker:
         """Serve a source no longer; depth of its frames that are in the model is discarded. Idempotent."""
         self.frame_queue.remove(number)
         self._source_workers = {key: one for key, one in self._source_workers.items() if key != number}
+
+    def add_threads(self, thread_group: ThreadGroup, engine: Runner) -> None:
+        thread_group.add(partial(self.prepare, engine), stage="prepare")
+        for number in range(engine.workers):
+            thread_group.add(partial(self.infer, engine), stage="infer", source=str(number + 1) if number else "")
 
     def prepare(self, engine: Runner) -> None:
         spec = engine.spec

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from streamdepth.core import limits
@@ -13,9 +12,9 @@ from streamdepth.core.queues import Policy
 from streamdepth.depth.range import range_for
 from streamdepth.depth.shots import FRAME_CACHE_BYTES
 from streamdepth.pipeline.arguments import (
+    StageOptions,
     check_function,
     check_run,
-    check_source_options,
     to_policy,
     to_range,
     to_sinks,
@@ -25,7 +24,7 @@ from streamdepth.pipeline.model_worker import ModelWorker, staleness_ns
 from streamdepth.pipeline.report import UNACCOUNTED, audit, opening_notes, run_stats, snapshot
 from streamdepth.pipeline.source_worker import SourceWorker
 from streamdepth.pipeline.stats import RunStats, Snapshot
-from streamdepth.pipeline.threads import IDLE_SECONDS, ThreadGroup, signals_deferred
+from streamdepth.pipeline.threads import IDLE_SECONDS, ThreadGroup, close_all, signals_deferred
 from streamdepth.pipeline.windows import check_windows
 
 if TYPE_CHECKING:
@@ -106,7 +105,6 @@ class Pipeline:
         clock: Clock | None = None,
     ) -> None:
         check_run(model=model, batch=batch, deadline_seconds=deadline_seconds, on_status=on_status, clock=clock)
-        check_source_options(model_every=model_every, anchors=anchors, stabilize=stabilize, color_threads=color_threads)
         limits.FRAME_CACHE_BYTES.check("frame_cache_bytes", frame_cache_bytes)
         check_function("callback", callback)
         opened = to_sources(sources)
@@ -116,11 +114,8 @@ class Pipeline:
         self._deadline_seconds = deadline_seconds
         self._frame_cache_bytes = frame_cache_bytes // len(opened)
         self._batch = batch
-        self._model_every = model_every
-        self._anchors = anchors
-        self._stabilize = stabilize
+        self._options = StageOptions(model_every, anchors, stabilize, color_threads)
         self._on_status = on_status or (lambda _: None)
-        self._color_threads = color_threads
         self._engines = model
         self._range = to_range(range)
         self._policy = policy
@@ -156,11 +151,8 @@ class Pipeline:
             policy=policy,
             range_spec=range_for(source, own_sinks, policy, self._range),
             batch=self._batch,
-            model_every=self._model_every,
-            stabilize=self._stabilize,
-            color_threads=self._color_threads,
+            options=self._options,
             frame_cache_bytes=self._frame_cache_bytes,
-            anchors=self._anchors,
             model_remembers=self._engines is not None and bool(self._engines.spec.video_only),
             on_status=self._on_status,
             clock=self._clock,
@@ -193,7 +185,7 @@ class Pipeline:
                 from streamdepth.inference.model import DepthModel
 
                 self._engines = DepthModel()
-            check_windows(self._engines.spec, blocking=self._model.blocking, model_every=self._model_every)
+            check_windows(self._engines.spec, blocking=self._model.blocking, model_every=self._options.model_every)
             # Two parallel runs have more throughput than one on all cores, but each takes longer.
             if self._model.blocking:
                 self._engine = self._engines.engine(self._batch, workers=_WORKERS)
@@ -260,12 +252,7 @@ class Pipeline:
         for source_worker in self._source_workers:
             name = source_worker.source.id if len(self._source_workers) > 1 else ""
             source_worker.add_threads(thread_group, self._model.frame_queue, name)
-        engine = self._running_engine
-        thread_group.add(partial(self._model.prepare, engine), stage="prepare")
-        for number in range(engine.workers):
-            thread_group.add(
-                partial(self._model.infer, engine), stage="infer", source=str(number + 1) if number else ""
-            )
+        self._model.add_threads(thread_group, self._running_engine)
 
     @property
     def _running_engine(self) -> Runner:
@@ -348,17 +335,12 @@ class Pipeline:
         if self._closed:
             return
         self._closed = True
-        first: Exception | None = None
         closers: list[Callable[[], None]] = [source_worker.close for source_worker in self._source_workers]
         if self._engine is not None:
             closers.append(self._engine.close)
-        for close in closers:
-            try:
-                close()
-            except Exception as error:  # close the others first
-                first = first or error
-        if first is not None and self._thread_group.error is None:
-            raise first
+        error = close_all(closers)
+        if error is not None and self._thread_group.error is None:
+            raise error
 
     # Statistics -------------------------------------------------------------------------------------------------------
 

@@ -27,13 +27,9 @@ def run_stats(
     timers = dict(shared)
     for name in ("capture", "range", "colorize"):
         timers[name] = Timer.merged(source_worker.timers[name] for source_worker in source_workers)
-    propagations = [
-        source_worker.propagation for source_worker in source_workers if source_worker.propagation is not None
-    ]
+    propagations = [one.propagation for one in source_workers if one.propagation is not None]
     timers["propagate"] = Timer.merged(propagation.timer for propagation in propagations)
-    stabilizations = [
-        source_worker.stabilization for source_worker in source_workers if source_worker.stabilization is not None
-    ]
+    stabilizations = [one.stabilization for one in source_workers if one.stabilization is not None]
     timers["stabilize"] = Timer.merged(stabilization.timer for stabilization in stabilizations)
     for source_worker in source_workers:
         for sink_worker in source_worker.sink_workers:
@@ -98,7 +94,7 @@ def snapshot(
     source_workers: Sequence[SourceWorker], queues: Mapping[str, int], *, seconds: float, stopping: bool
 ) -> Snapshot:
     captured, processed, dropped = _totals(source_workers)
-    expected = [source_worker.info.frame_count if source_worker.info else None for source_worker in source_workers]
+    expected = [one.info.frame_count if one.info else None for one in source_workers]
     known = [count for count in expected if count is not None]
     return Snapshot(
         captured=captured,
@@ -109,25 +105,11 @@ def snapshot(
         seconds=seconds,
         queues={
             **queues,
-            "depths": sum(len(source_worker.depths) for source_worker in source_workers),
-            "propagate": sum(
-                len(source_worker.propagation)
-                for source_worker in source_workers
-                if source_worker.propagation is not None
-            ),
-            "stabilize": sum(
-                len(source_worker.stabilization)
-                for source_worker in source_workers
-                if source_worker.stabilization is not None
-            ),
-            "spool": sum(
-                len(source_worker.shot_spool)
-                for source_worker in source_workers
-                if source_worker.shot_spool is not None
-            ),
-            "sinks": sum(
-                len(sink_worker.queue) for source_worker in source_workers for sink_worker in source_worker.sink_workers
-            ),
+            "depths": sum(len(one.depths) for one in source_workers),
+            "propagate": sum(len(one.propagation) for one in source_workers if one.propagation is not None),
+            "stabilize": sum(len(one.stabilization) for one in source_workers if one.stabilization is not None),
+            "spool": sum(len(one.shot_spool) for one in source_workers if one.shot_spool is not None),
+            "sinks": sum(len(sink.queue) for one in source_workers for sink in one.sink_workers),
         },
         stopping=stopping,
     )
@@ -146,7 +128,4 @@ def _totals(source_workers: Sequence[SourceWorker]) -> tuple[int, int, dict[str,
 
 def _written(source_workers: Sequence[SourceWorker]) -> int:
     """Frames written by the sink that wrote most, summed over the sources."""
-    return sum(
-        max((sink_worker.written for sink_worker in source_worker.sink_workers), default=0)
-        for source_worker in source_workers
-    )
+    return sum(max((sink.written for sink in one.sink_workers), default=0) for one in source_workers)

@@ -17,7 +17,7 @@ from streamdepth.pipeline.keyframes import Estimated, KeyframePropagation
 from streamdepth.pipeline.second_pass import SecondPass
 from streamdepth.pipeline.stabilization import Stabilization, StabilizeSwitch
 from streamdepth.pipeline.stats import SinkStats, SourceCounters, Timer
-from streamdepth.pipeline.threads import SinkWorker
+from streamdepth.pipeline.threads import SinkWorker, close_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from streamdepth.core.contracts import Sink, Source
     from streamdepth.core.frame import DepthMap, DepthRange, Frame, StreamInfo
     from streamdepth.core.look import Look
-    from streamdepth.depth.alignment import Anchor, Anchoring
+    from streamdepth.depth.alignment import Anchoring
     from streamdepth.depth.motion import CutDetector
-    from streamdepth.depth.odometry import KnownMotion, MotionScale
+    from streamdepth.depth.odometry import MotionScale
     from streamdepth.depth.range import Measurement
     from streamdepth.geometry.readers import IntrinsicsFor
+    from streamdepth.pipeline.arguments import StageOptions
     from streamdepth.pipeline.batching import MultiSourceQueue
     from streamdepth.pipeline.threads import ThreadGroup
 
@@ -50,11 +51,8 @@ class SourceWorker:
         policy: Policy,
         range_spec: RangeSpec | RangeSwitch,
         batch: int,
-        model_every: int,
-        stabilize: bool | StabilizeSwitch,
-        color_threads: int,
+        options: StageOptions,
         frame_cache_bytes: int,
-        anchors: Sequence[Anchor] | KnownMotion,
         model_remembers: bool,
         on_status: Callable[[str], None],
         clock: Clock,
@@ -69,22 +67,27 @@ class SourceWorker:
         self.sink_workers = [SinkWorker(sink, clock, self.latency) for sink in sinks]
         self.depths: BoundedQueue[Estimated] = BoundedQueue(max(2, 2 * batch))
         self.propagation: KeyframePropagation | None = None
-        if model_every > 1:
+        if options.model_every > 1:
             self.propagation = KeyframePropagation(
-                model_every, policy=policy, batch=batch, known=self.depths, dropped=self.counters.dropped, clock=clock
+                options.model_every,
+                policy=policy,
+                batch=batch,
+                known=self.depths,
+                dropped=self.counters.dropped,
+                clock=clock,
             )
         self.stabilization: Stabilization | None = None
-        if stabilize:
-            switch = stabilize if isinstance(stabilize, StabilizeSwitch) else StabilizeSwitch(True)
+        if options.stabilize:
+            switch = options.stabilize if isinstance(options.stabilize, StabilizeSwitch) else StabilizeSwitch(True)
             self.stabilization = Stabilization(switch, policy, self._take_depth, clock)
         self.info: StreamInfo | None = None
         self.shot_spool: ShotSpool | None = None
         self._second_pass: SecondPass | None = None
         self._colorizer: Colorizer | None = None
         self._cuts: CutDetector | None = None
-        self._color_threads = color_threads
+        self._color_threads = options.color_threads
         self._frame_cache_bytes = frame_cache_bytes
-        self._anchors = anchors
+        self._anchors = options.anchors
         self._model_remembers = model_remembers
         self.anchoring: Anchoring | MotionScale | None = None
         self._clock = clock
@@ -365,14 +368,9 @@ class SourceWorker:
         closers = [sink_worker.sink.close for sink_worker in self.sink_workers]
         stages = (self.source, self._second_pass, self.shot_spool, self._colorizer)
         closers += [stage.close for stage in stages if stage is not None]
-        first: Exception | None = None
-        for close in closers:
-            try:
-                close()
-            except Exception as error:  # close the others first
-                first = first or error
-        if first is not None:
-            raise first
+        error = close_all(closers)
+        if error is not None:
+            raise error
 
     def finalize(self, cause: str) -> list[SinkStats]:
         """The statistics of the sinks after the run. Frames still in the pipeline count as dropped by ``cause``."""

@@ -147,27 +147,9 @@ class RunStats:
 
     def to_dict(self) -> dict[str, Any]:
         """As written by ``--stats``, for ``json.dumps``."""
-        return {
-            "captured": self.captured,
-            "processed": self.processed,
-            "written": self.written,
-            "propagated": self.propagated,
-            "dropped": dict(self.dropped),
-            "depth_flat": self.depth_flat,
-            "depth_non_finite": self.depth_non_finite,
-            "seconds": round(self.seconds, 4),
-            "fps": round(self.fps, 3),
-            "stages_ms": self.stages_ms,
-            "latency_ms": self.latency_ms,
-            "sinks": [asdict(sink) for sink in self.sinks],
-            "model": self.model,
-            "dtype": self.dtype,
-            "provider": self.provider,
-            "batch": self.batch,
-            "range": self.range,
-            "stabilize": self.stabilize,
-            "notes": list(self.notes),
-        }
+        values = asdict(self)
+        lists = {"sinks": list(values["sinks"]), "notes": list(self.notes)}
+        return {**values, "seconds": round(self.seconds, 4), "fps": round(self.fps, 3), **lists}
 
 
 def combined(runs: Sequence[RunStats]) -> RunStats:

@@ -13,7 +13,7 @@ from streamdepth.core.queues import Aborted, BoundedQueue, Ended, Policy
 from streamdepth.pipeline.stats import SinkStats, Timer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
 
     from streamdepth.core.clock import Clock
@@ -126,6 +126,17 @@ def _named(error: BaseException, stage: str, source: str) -> BaseException:
     named = StageError(f"{type(error).__name__}: {error}", stage=stage, source=source)
     named.__cause__ = error
     return named
+
+
+def close_all(closers: Iterable[Callable[[], None]]) -> Exception | None:
+    """Call every function, also after one has raised; returns the first error."""
+    first: Exception | None = None
+    for close in closers:
+        try:
+            close()
+        except Exception as error:
+            first = first or error
+    return first
 
 
 @contextmanager
