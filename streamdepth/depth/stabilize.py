@@ -18,9 +18,10 @@ MARGIN_FRAMES``.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from streamdepth.depth.motion import NeighbourFlow, OpticalFlow
 from streamdepth.depth.temporal_filter import Filtered, FilterState, Keep, Match, filter_step, match_images
@@ -74,10 +75,16 @@ class _Intervals:
         return max(1.0, elapsed / self.seconds) if self.seconds else 1.0
 
 
-class Stabilizer(Protocol[T]):
-    """Stabilizes the frames of one stream in order. Used by one thread."""
+class Stabilizer(ABC, Generic[T]):
+    """Stabilizes the frames of one stream in order. Used by one thread.
 
-    flow: OpticalFlow
+    Args:
+        rate: frame rate of the stream; None = estimated from time stamps.
+    """
+
+    def __init__(self, rate: Fraction | None = None) -> None:
+        self.flow = OpticalFlow()
+        self._intervals = _Intervals(rate)
 
     def append(
         self,
@@ -101,36 +108,29 @@ class Stabilizer(Protocol[T]):
         Returns:
             The items with their stabilized depth. Depth without history, as after a cut, is unchanged.
         """
-        ...
+        state = FilterState.of(small, seconds, replace(depth, values=depth.values.copy()))
+        return self._append(item, state, flow, cut=cut)
+
+    @abstractmethod
+    def _append(
+        self, item: T, state: FilterState, flow: NeighbourFlow | None, *, cut: bool
+    ) -> list[tuple[T, DepthMap]]: ...
 
     def flush(self) -> list[tuple[T, DepthMap]]:
         """Return the remaining frames: no more frames follow."""
-        ...
+        return []
 
 
-class CausalStabilizer(Generic[T]):
-    """Stabilizes each frame from past frames, without delay. See :class:`Stabilizer`.
-
-    Args:
-        rate: frame rate of the stream; None = estimated from time stamps.
-    """
+class CausalStabilizer(Stabilizer[T]):
+    """Stabilizes each frame from past frames, without delay."""
 
     def __init__(self, rate: Fraction | None = None) -> None:
-        self.flow = OpticalFlow()
-        self._intervals = _Intervals(rate)
+        super().__init__(rate)
         self._last: tuple[FilterState, Filtered] | None = None
 
-    def append(
-        self,
-        item: T,
-        small: NDArray[np.uint8],
-        depth: DepthMap,
-        seconds: float,
-        *,
-        cut: bool,
-        flow: NeighbourFlow | None = None,
+    def _append(
+        self, item: T, state: FilterState, flow: NeighbourFlow | None, *, cut: bool
     ) -> list[tuple[T, DepthMap]]:
-        state = FilterState.of(small, seconds, replace(depth, values=depth.values.copy()))
         result = Filtered(state.values)
         if self._last is not None:
             previous, output = self._last
@@ -141,9 +141,6 @@ class CausalStabilizer(Generic[T]):
                 result = filter_step(state, previous, output, match, _CAUSAL_KEEP, frames, trend=_TREND)
         self._last = state, result
         return [(item, state.result(result.values))]
-
-    def flush(self) -> list[tuple[T, DepthMap]]:
-        return []
 
 
 @dataclass(slots=True)
@@ -180,33 +177,24 @@ class Mark(NamedTuple, Generic[T]):
     values: NDArray[np.float32]
 
 
-class TwoSidedStabilizer(Generic[T]):
-    """Stabilizes each frame from past and later frames of its shot. See :class:`Stabilizer`.
+class TwoSidedStabilizer(Stabilizer[T]):
+    """Stabilizes each frame from past and later frames of its shot.
 
     The results depend only on the frames, not on batches or threads. Memory is bounded: at most ``BLOCK_FRAMES +
     MARGIN_FRAMES`` frames are pending.
     """
 
     def __init__(self, rate: Fraction | None = None) -> None:
-        self.flow = OpticalFlow()
-        self._intervals = _Intervals(rate)
+        super().__init__(rate)
         self._pending: deque[_Pending[T]] = deque()
         self._ahead: _Pending[T] | None = None
 
     def __len__(self) -> int:
         return len(self._pending)
 
-    def append(
-        self,
-        item: T,
-        small: NDArray[np.uint8],
-        depth: DepthMap,
-        seconds: float,
-        *,
-        cut: bool,
-        flow: NeighbourFlow | None = None,
+    def _append(
+        self, item: T, state: FilterState, flow: NeighbourFlow | None, *, cut: bool
     ) -> list[tuple[T, DepthMap]]:
-        state = FilterState.of(small, seconds, replace(depth, values=depth.values.copy()))
         complete: list[tuple[T, DepthMap]] = []
         last = self._ahead
         forth: Match | None = None
