@@ -11,17 +11,19 @@ from __future__ import annotations
 import tempfile
 from collections import deque
 from dataclasses import dataclass, field, fields
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import av
 import numpy as np
 
 from streamdepth.core.errors import SinkError
-from streamdepth.core.frame import ColorTags, DepthMap, DepthRange, Frame, Sense
+from streamdepth.core.frame import ColorTags, DepthMap, DepthRange, Frame
 from streamdepth.core.queues import AbortableCondition, Ended
 from streamdepth.depth.range import PERCENTILES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from streamdepth.depth.range import Measurement
 
 SPOOL_BYTES = 2 << 30
@@ -34,6 +36,7 @@ _SAMPLES_PER_FRAME = 512
 _FRAMES_SAMPLED = 2048
 """Frames of a shot sampled for its percentiles (4 MB). Of a longer shot only every 2nd, 4th, ... frame is sampled, so
 memory does not grow with its length."""
+_DEPTH_FIELDS = tuple(each.name for each in fields(DepthMap) if each.name not in ("values", "valid"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +88,12 @@ class Spooled:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
+    """A frame whose depth is in the spool; ``depth`` has the fields of its map beside values and validity."""
+
     stamp: Stamp
     outline: Outline
-    sense: Sense
     shape: tuple[int, int]
-    propagated: bool
-    stabilized: bool
-    anchor_error: float | None
+    depth: Mapping[str, Any]
 
 
 class ShotSamples:
@@ -212,17 +214,8 @@ class ShotSpool:
             ) from error
         with self._changed:
             stamp = Stamp(frame.index, frame.pts, frame.captured_ns)
-            shot.records.append(
-                _Record(
-                    stamp,
-                    Outline(frame),
-                    depth.sense,
-                    values.shape,
-                    depth.propagated,
-                    depth.stabilized,
-                    depth.anchor_error,
-                )
-            )
+            further = {name: getattr(depth, name) for name in _DEPTH_FIELDS}
+            shot.records.append(_Record(stamp, Outline(frame), values.shape, further))
             self._cache(shot, frame if pixels else None)
             shot.samples.add(measurement)
             shot.size_bytes += values.nbytes
@@ -260,16 +253,8 @@ class ShotSpool:
         values = np.empty((height, width), np.float32)
         shot.spool.readinto(values.data)  # type: ignore[attr-defined]  # a BufferedRandom, which IO[bytes] hides
         assert shot.range is not None  # noqa: S101 - set by _close_shot
-        depth = DepthMap(
-            values,
-            record.sense,
-            propagated=record.propagated,
-            stabilized=record.stabilized,
-            anchor_error=record.anchor_error,
-        )
-        return Spooled(
-            record.stamp, frame, record.outline, depth, crossfaded(shot.range, shot.crossfade_from, shot.taken)
-        )
+        range_now = crossfaded(shot.range, shot.crossfade_from, shot.taken)
+        return Spooled(record.stamp, frame, record.outline, DepthMap(values, **record.depth), range_now)
 
     def abort(self) -> None:
         self._changed.abort()
