@@ -8,7 +8,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overload
 
 import numpy as np
 
@@ -128,6 +128,14 @@ class Estimate:
         return {"data": values, "image": image, "width": self.width, "height": self.height}
 
 
+class _ImageOptions(TypedDict, total=False):
+    """Options of the image of a call."""
+
+    style: Style | None
+    alpha: float | str | Sequence[float] | None
+    reverse: bool
+
+
 @dataclass(frozen=True, slots=True)
 class _Item:
     """One image, or one row of a prepared tensor."""
@@ -200,34 +208,13 @@ class DepthEstimator:
         return self.model.live_engine(batch)
 
     @overload
-    def __call__(
-        self,
-        inputs: list[Any] | tuple[Any, ...],
-        *,
-        style: Style | None = None,
-        alpha: float | str | Sequence[float] | None = 1.0,
-        reverse: bool = False,
-    ) -> list[Estimate]: ...
+    def __call__(self, inputs: list[Any] | tuple[Any, ...], **image: Unpack[_ImageOptions]) -> list[Estimate]: ...
 
     @overload
-    def __call__(
-        self,
-        inputs: Mapping[str, Any],
-        *,
-        style: Style | None = None,
-        alpha: float | str | Sequence[float] | None = 1.0,
-        reverse: bool = False,
-    ) -> Estimate | list[Estimate]: ...
+    def __call__(self, inputs: Mapping[str, Any], **image: Unpack[_ImageOptions]) -> Estimate | list[Estimate]: ...
 
     @overload
-    def __call__(
-        self,
-        inputs: ImageLike,
-        *,
-        style: Style | None = None,
-        alpha: float | str | Sequence[float] | None = 1.0,
-        reverse: bool = False,
-    ) -> Estimate: ...
+    def __call__(self, inputs: ImageLike, **image: Unpack[_ImageOptions]) -> Estimate: ...
 
     def __call__(
         self,
