@@ -20,15 +20,6 @@ if TYPE_CHECKING:
 
 # onnx.TensorProto.DataType, numbers of the ONNX IR that never change
 DTYPES = {1: "float32", 2: "uint8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
-_DTYPE_NAMES = {
-    3: "int8",
-    4: "uint16",
-    5: "int16",
-    8: "string",
-    12: "uint32",
-    13: "uint64",
-    16: "bfloat16",
-}
 _PASSING = frozenset(
     {"Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Resize", "Upsample", "Slice", "Pad"}
 )
@@ -57,7 +48,10 @@ class RawTensor:
 
     @property
     def dtype(self) -> str:
-        return DTYPES.get(self.elem_type) or _DTYPE_NAMES.get(self.elem_type, f"type {self.elem_type}")
+        from onnx import TensorProto
+
+        names = {number: name.lower() for name, number in TensorProto.DataType.items()}
+        return DTYPES.get(self.elem_type) or names.get(self.elem_type, f"type {self.elem_type}")
 
     def describe(self) -> str:
         shape = (

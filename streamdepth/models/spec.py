@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
 from math import isfinite
+from pathlib import PurePath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -210,31 +211,7 @@ class ModelSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as values that JSON can hold."""
-        pre = {f.name: getattr(self.preprocessing, f.name) for f in fields(self.preprocessing)}
-        tensors = {
-            "image_input": self.image_input,
-            "depth_output": self.depth_output,
-        }
-        return {
-            "name": self.name,
-            "path": str(self.path),
-            "source": self.source,
-            "revision": self.revision,
-            "dtype": self.dtype,
-            "sense": str(self.sense),
-            "metres_per_unit": self.metres_per_unit,
-            "licence": self.licence,
-            "image_layout": self.image_layout,
-            **{key: _tensor_dict(tensor) for key, tensor in tensors.items()},
-            "other_inputs": [_tensor_dict(tensor) for tensor in self.other_inputs],
-            "preprocessing": {k: _plain(v) for k, v in pre.items()},
-            "external_data": [str(path) for path in self.external_data],
-            "states": [{**_tensor_dict(state.input), "output": state.output} for state in self.states],
-            "window": self.window,
-            "head": {f.name: getattr(self.head, f.name) for f in fields(self.head)},
-            "origins": dict(self.origins),
-            "notes": list(self.notes),
-        }
+        return {name: _plain(getattr(self, name)) for name in _IN_ORDER}
 
     @property
     def fixed_batch(self) -> int | None:
@@ -261,14 +238,24 @@ class ModelSpec:
             )
 
 
+_IN_ORDER = (
+    *("name", "path", "source", "revision", "dtype", "sense", "metres_per_unit", "licence", "image_layout"),
+    *("image_input", "depth_output", "other_inputs", "preprocessing", "external_data", "states", "window", "head"),
+    *("origins", "notes"),
+)
+"""The fields of a model in the order in which they are shown."""
+
+
 def _plain(value: Any) -> Any:
-    if isinstance(value, StrEnum):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _tensor_dict(tensor: TensorSpec) -> dict[str, Any]:
-    return {"name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape)}
+    if isinstance(value, StateTensor):
+        return {**_plain(value.input), "output": value.output}
+    if is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, MappingProxyType):
+        return dict(value)
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, StrEnum | PurePath) else value
 
 
 @dataclass(frozen=True, slots=True)
