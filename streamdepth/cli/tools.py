@@ -324,8 +324,6 @@ def cameras() -> None:
 
 def doctor(config: Settings) -> None:
     """Show versions, providers, encoders, display and cameras. Exit code 1 if a requirement is missing."""
-    from dataclasses import asdict
-
     from streamdepth.doctor import examine
 
     findings = examine()
