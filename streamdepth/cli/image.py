@@ -90,7 +90,7 @@ def image(config: ImageConfig) -> None:
 def _inputs(texts: Sequence[str]) -> list[tuple[str, Any]]:
     """Unique name and value of each image."""
     from streamdepth.image.inputs import refuse_url
-    from streamdepth.sinks.images import UniqueNames
+    from streamdepth.sinks.names import UniqueNames
     from streamdepth.sources.images import images_at
 
     unique = UniqueNames()

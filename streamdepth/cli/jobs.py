@@ -15,7 +15,7 @@ from streamdepth.core.host import cores, file_key, plan_threads
 from streamdepth.core.look import LookControl
 from streamdepth.core.queues import Policy
 from streamdepth.sinks.files import partial_path
-from streamdepth.sinks.images import safe_name
+from streamdepth.sinks.names import NAME, filled, safe_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from streamdepth.pipeline.stabilization import StabilizeSwitch
     from streamdepth.serve.site import WebSite
     from streamdepth.sinks.rtsp.server import RtspServers
-
-_NAME = "{name}"
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class Job:
         return {str(path): path.stat().st_mtime_ns for path in paths if path.is_file()}
 
     def _named_all(self, outputs: Sequence[str]) -> list[str]:
-        return [_named(output, self.names[source.id]) for source in self.sources for output in outputs]
+        return [filled(output, self.names[source.id]) for source in self.sources for output in outputs]
 
     def sinks(self, source: Source, estimator: DepthEstimator, switches: Switches | None) -> Sequence[Sink]:
         """The sinks of one source; called by the pipeline."""
@@ -243,18 +241,18 @@ def thread_plan(config: RunConfig, at_once: int) -> ThreadPlan:
 
 def _check_names(config: RunConfig) -> None:
     for output in (*config.output, *config.data, *config.serve):
-        if _NAME not in output and output != "null:" and not serves_page(output):
+        if NAME not in output and output != "null:" and not serves_page(output):
             raise UsageError(
-                f"{output}: several sources need an output each; write {_NAME} for the name of the source, "
+                f"{output}: several sources need an output each; write {NAME} for the name of the source, "
                 f"e.g. {_example(output)}"
             )
 
 
 def _example(output: str) -> str:
     if "://" in output or output.endswith("/") or not Path(output).suffix:
-        return f"{output.rstrip('/')}/{_NAME}"
+        return f"{output.rstrip('/')}/{NAME}"
     path = Path(output)
-    return str(path.with_name(f"{path.stem}-{_NAME}{path.suffix}"))
+    return str(path.with_name(f"{path.stem}-{NAME}{path.suffix}"))
 
 
 def _names(sources: Iterable[Source]) -> dict[str, str]:
@@ -262,12 +260,6 @@ def _names(sources: Iterable[Source]) -> dict[str, str]:
     stems = {source.id: Path(source.id).stem for source in sources}
     often = Counter(file_key(safe_name(stem)) for stem in stems.values())
     return {key: stem if often[file_key(safe_name(stem))] == 1 else key for key, stem in stems.items()}
-
-
-def _named(output: str, name: str) -> str:
-    """The output of one source, with ``{name}`` replaced by its name, as far as files or URLs allow its characters."""
-    url = re.sub(r"[^\w.-]+", "_", name).strip("_.") or "source"
-    return output.replace(_NAME, url if "://" in output else safe_name(name))
 
 
 def serves_page(url: str) -> bool:
@@ -324,7 +316,8 @@ def make_sinks(
     )
     sinks: list[Sink] = [
         sink_for(
-            _named(output, name),
+            output,
+            name=name,
             look=look,
             overwrite=config.overwrite,
             codec=config.codec,
@@ -360,7 +353,8 @@ def make_sinks(
             sinks.append(WebSink(source=source, site=site, view=view))
     sinks += [
         data_sink_for(
-            _named(output, name),
+            output,
+            name=name,
             overwrite=config.overwrite,
             size=config.data_size,
             model=estimator.spec.name,
@@ -376,7 +370,7 @@ def make_sinks(
     if config.events or config.zone:
         from streamdepth.sinks.robotics.zones import ZoneEventsSink
 
-        target = sys.stdout if config.events in (None, "-") else _named(config.events, name)
+        target = sys.stdout if config.events in (None, "-") else filled(config.events, name)
         zones, rate = config.zone, config.events_rate
         sinks.append(ZoneEventsSink(target, zones=zones, rate=rate, overwrite=config.overwrite))
     if config.show == "rerun":

@@ -142,6 +142,8 @@ def _explain(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
         process.discard_output()
         return f"{error.filename or 'standard output'}: {os.strerror(error.errno).lower()}; free some space"
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"{error.filename}: the name is too long for a file; choose a shorter one"
     return f"internal error: {type(error).__name__}: {error}; run again with --debug and report it"
 
 

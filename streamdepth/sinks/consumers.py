@@ -24,6 +24,7 @@ from streamdepth.core.host import install_system
 from streamdepth.media.filters import Letterbox
 from streamdepth.net.url import ObjectStore, explained
 from streamdepth.sinks.files import reason
+from streamdepth.sinks.names import Output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -247,7 +248,7 @@ class ObjectSink(BaseSink):
             self._folder.cleanup()
 
 
-def uploaded(url: str, files: Mapping[str, Callable[[str, Any], Sink]], options: Mapping[str, Any]) -> ObjectSink:
+def uploaded(url: str, files: Mapping[str, Callable[[Output, Any], Sink]], options: Mapping[str, Any]) -> ObjectSink:
     """The sink for a URL of object storage.
 
     Args:
@@ -261,4 +262,4 @@ def uploaded(url: str, files: Mapping[str, Callable[[str, Any], Sink]], options:
     make = files.get(suffix)
     if make is None:
         raise UsageError(f"{redact(url)}: cannot be uploaded as {suffix!r}; name one file, {', '.join(files)}")
-    return ObjectSink(url, lambda path: make(path, options), overwrite=options.get("overwrite", False))
+    return ObjectSink(url, lambda path: make(Output(path), options), overwrite=options.get("overwrite", False))

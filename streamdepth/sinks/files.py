@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _WRITE_BYTES = 1 << 16
+_NAME_BYTES = 255
+"""The longest file name on common file systems."""
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 
 
@@ -83,8 +85,11 @@ def check_output(path: Path, *, overwrite: bool, media_path: str | None = None) 
 
 
 def partial_path(path: Path) -> Path:
-    """The name of a file while it is written: ``out.partial.mkv`` for ``out.mkv``."""
-    return path.with_name(f"{path.stem}.partial{path.suffix}")
+    """The name of a file while it is written: ``out.partial.mkv`` for ``out.mkv``. A long name is shortened to what
+    file systems allow."""
+    end = f".partial{path.suffix}"
+    stem = os.fsencode(path.stem)[: _NAME_BYTES - len(os.fsencode(end))].decode(errors="ignore")
+    return path.with_name(f"{stem}{end}")
 
 
 def scheme_of(output: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, cast
 
@@ -13,10 +13,11 @@ from streamdepth.net.url import OBJECT_SCHEMES
 from streamdepth.sinks.depth.sink import DepthSinkOptions
 from streamdepth.sinks.encoding import AUTO, CONTAINERS
 from streamdepth.sinks.files import scheme_of
-from streamdepth.sinks.images import SOURCE_NAMES, is_pattern
+from streamdepth.sinks.names import Output, output_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
 
     from streamdepth.core.contracts import Sink
     from streamdepth.geometry.readers import IntrinsicsFor
@@ -60,6 +61,8 @@ class StreamOptions:
 class SinkOptions(TypedDict, total=False):
     """Keyword arguments of :func:`sink_for`. Each kind of sink uses those that apply to it."""
 
+    name: str
+    """Replaces ``{name}`` in the output."""
     look: Look | None
     """How frames look; None = the default look."""
     control: LookControl | None
@@ -97,6 +100,8 @@ class SinkOptions(TypedDict, total=False):
 class DataSinkOptions(DepthSinkOptions, total=False):
     """Keyword arguments of :func:`data_sink_for`. Each kind of sink uses those that apply to it."""
 
+    name: str
+    """As in :class:`SinkOptions`."""
     mcap_depth: DepthEncoding
     """As in :class:`SinkOptions`, like ``mcap_points``."""
     mcap_points: bool
@@ -106,7 +111,7 @@ class DataSinkOptions(DepthSinkOptions, total=False):
     """Of LeRobot data sets: largest depth in metres."""
 
 
-_Make: TypeAlias = "Callable[[str, Any], Sink]"
+_Make: TypeAlias = "Callable[[Output, Any], Sink]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +153,7 @@ def sink_for(output: str, **options: Unpack[SinkOptions]) -> Sink:
     scheme = scheme_of(output)
     if options.get("serve") and scheme not in ("rtsp", "rtsps"):
         raise UsageError(f"{redact(output)}: only rtsp:// can be served; use e.g. rtsp://127.0.0.1:8554/depth")
-    return _find(output, IMAGE_SINKS)(output, options)
+    return _make(output, IMAGE_SINKS, options)
 
 
 def data_sink_for(output: str, **options: Unpack[DataSinkOptions]) -> Sink:
@@ -166,7 +171,7 @@ def data_sink_for(output: str, **options: Unpack[DataSinkOptions]) -> Sink:
         UsageError: an unknown option or an invalid name, with the nearest valid one.
     """
     _check(options, DataSinkOptions.__optional_keys__)
-    return _find(output, DATA_SINKS)(output, options)
+    return _make(output, DATA_SINKS, options)
 
 
 def _check(options: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -175,81 +180,72 @@ def _check(options: Mapping[str, Any], known: Iterable[str]) -> None:
             raise UsageError(f"there is no sink option {name!r}{nearest(name, known)}; use {', '.join(sorted(known))}")
 
 
-def _find(output: str, sinks: Sinks) -> _Make:
+def _make(output: str, sinks: Sinks, options: Mapping[str, Any]) -> Sink:
+    if not output:
+        raise UsageError("an output needs a name; use a file such as out.mkv, or a folder/")
+    found = output_of(output, (*sinks.files, *sinks.folders), options.get("name"))
+    return _find(found, sinks)(found, options)
+
+
+def _find(output: Output, sinks: Sinks) -> _Make:
     """The entry of the sink that ``output`` names."""
-    if scheme := scheme_of(output):
+    if scheme := scheme_of(output.path):
         make = sinks.schemes.get(scheme)
         if make is None:
             raise UsageError(
-                f"{redact(output)}: {sinks.content} cannot be written to {scheme}:{nearest(scheme, sinks.schemes)}; "
-                f"{sinks.hint}"
+                f"{redact(output.path)}: {sinks.content} cannot be written to {scheme}:"
+                f"{nearest(scheme, sinks.schemes)}; {sinks.hint}"
             )
         return make
-    if not output:
-        raise UsageError("an output needs a name; use a file such as out.mkv, or a folder/")
-    _, pattern = _folder(output, (*sinks.files, *sinks.folders))
-    path = PurePath(output)
-    suffix = PurePath(pattern or path).suffix.lower()
-    if pattern:
+    path = PurePath(output.path)
+    suffix = PurePath(output.pattern or path).suffix.lower()
+    if output.pattern:
         # The sink itself refuses other suffixes of a pattern.
         return sinks.folders.get(suffix, next(iter(sinks.folders.values())))
     if suffix in sinks.files:
         return sinks.files[suffix]
     if suffix in sinks.folders:
         raise UsageError(
-            f"{output}: one {suffix} file cannot hold several frames; "
+            f"{path}: one {suffix} file cannot hold several frames; "
             f"use {path.with_stem(path.stem + '-%06d')} or {', '.join(sinks.files)}"
         )
     near = nearest(suffix, (*sinks.files, *sinks.folders))
     raise UsageError(
-        f"{output}: {sinks.content} cannot be written as {suffix!r}{near}; use {', '.join(sinks.files)}, "
+        f"{path}: {sinks.content} cannot be written as {suffix!r}{near}; use {', '.join(sinks.files)}, "
         "or end the name with / for a folder"
     )
-
-
-def _folder(output: str, suffixes: Iterable[str]) -> tuple[str, str]:
-    """(folder, name pattern); the pattern is empty if ``output`` is a file."""
-    if output.endswith(("/", "\\")):
-        return output, SOURCE_NAMES
-    path = PurePath(output)
-    if is_pattern(path.name):
-        return str(path.parent), path.name
-    if path.suffix.lower() in suffixes:
-        return "", ""
-    if Path(output).is_dir() or not path.suffix or path.suffix == path.name:
-        return output, SOURCE_NAMES
-    return "", ""
 
 
 def _control(options: SinkOptions) -> LookControl:
     return options.get("control") or LookControl(options.get("look") or Look())
 
 
-def _object(output: str, options: SinkOptions) -> Sink:
+def _object(output: Output, options: SinkOptions) -> Sink:
     from streamdepth.sinks.consumers import uploaded
 
-    return uploaded(output, IMAGE_SINKS.files, options)
+    return uploaded(output.path, IMAGE_SINKS.files, options)
 
 
-def _depth_object(output: str, options: DataSinkOptions) -> Sink:
+def _depth_object(output: Output, options: DataSinkOptions) -> Sink:
     from streamdepth.sinks.consumers import uploaded
 
-    return uploaded(output, DATA_SINKS.files, options)
+    return uploaded(output.path, DATA_SINKS.files, options)
 
 
-def _null(output: str, options: SinkOptions) -> Sink:  # noqa: ARG001
+def _null(output: Output, options: SinkOptions) -> Sink:  # noqa: ARG001
     from streamdepth.sinks.consumers import NullSink
 
     return NullSink(control=_control(options))
 
 
-def _virtual_camera(output: str, options: SinkOptions) -> Sink:
+def _virtual_camera(output: Output, options: SinkOptions) -> Sink:
     from streamdepth.sinks.consumers import VirtualCameraSink
 
-    return VirtualCameraSink(control=_control(options), device=output.partition(":")[2] or None)
+    return VirtualCameraSink(control=_control(options), device=output.path.partition(":")[2] or None)
 
 
-def _rtsp(url: str, options: SinkOptions) -> Sink:
+def _rtsp(output: Output, options: SinkOptions) -> Sink:
+    url = output.path
     stream = options.get("stream") or StreamOptions()
     bitrate = options.get("bitrate")
     shared: dict[str, Any] = {
@@ -275,11 +271,11 @@ def _rtsp(url: str, options: SinkOptions) -> Sink:
     )
 
 
-def _video(output: str, options: SinkOptions) -> Sink:
+def _video(output: Output, options: SinkOptions) -> Sink:
     if options.get("purpose") == "vace":
         from streamdepth.sinks.robotics.exports import VaceSink
 
-        return VaceSink(output, **_only(options, ("overwrite",)))
+        return VaceSink(output.path, **_only(options, ("overwrite",)))
     from streamdepth.sinks.video import VideoSink
 
     used = ("overwrite", "codec", "crf", "preset", "threads", "hwaccel", "audio")
@@ -288,86 +284,84 @@ def _video(output: str, options: SinkOptions) -> Sink:
     if bitrate is not None and options.get("crf") is None:
         extra["b"] = f"{bitrate}k"
     given: dict[str, Any] = {name: value for name, value in options.items() if name in used}
-    return VideoSink(output, control=_control(options), options=extra, **given)
+    return VideoSink(output.path, control=_control(options), options=extra, **given)
 
 
-def _images(output: str, options: SinkOptions) -> Sink:
+def _images(output: Output, options: SinkOptions) -> Sink:
     from streamdepth.sinks.images import ImagesSink
 
-    folder, pattern = _folder(output, ())
     quality = options.get("quality")
     return ImagesSink(
-        folder,
+        output.path,
         control=_control(options),
-        pattern=pattern,
+        pattern=output.pattern,
         overwrite=options.get("overwrite", False),
         quality=92 if quality is None else quality,
     )
 
 
-def _depth_null(output: str, options: DataSinkOptions) -> Sink:  # noqa: ARG001
+def _depth_null(output: Output, options: DataSinkOptions) -> Sink:  # noqa: ARG001
     from streamdepth.sinks.consumers import NullSink
 
     return NullSink()
 
 
-def _depth_video(output: str, options: DataSinkOptions) -> Sink:
+def _depth_video(output: Output, options: DataSinkOptions) -> Sink:
     from streamdepth.sinks.depth.sink import DepthVideoSink
 
-    return DepthVideoSink(output, **_depth_options(options))
+    return DepthVideoSink(output.path, **_depth_options(options))
 
 
-def _depth_folder(output: str, options: DataSinkOptions) -> Sink:
+def _depth_folder(output: Output, options: DataSinkOptions) -> Sink:
     from streamdepth.sinks.depth.sink import DepthFolderSink
 
-    folder, pattern = _folder(output, ())
-    return DepthFolderSink(folder, pattern=pattern, **_depth_options(options))
+    return DepthFolderSink(output.path, pattern=output.pattern, **_depth_options(options))
 
 
-def _exr(output: str, options: DataSinkOptions) -> Sink:
+def _exr(output: Output, options: DataSinkOptions) -> Sink:
     from streamdepth.sinks.robotics.per_frame import ExrSink
 
-    folder, pattern = _folder(output, ())
     used = _only(options, ("overwrite", "size", "model"))
-    return ExrSink(folder, pattern=pattern, unit=options.get("exr_unit"), **used)
+    return ExrSink(output.path, pattern=output.pattern, unit=options.get("exr_unit"), **used)
 
 
-def _points(output: str, options: DataSinkOptions) -> Sink:
+def _points(output: Output, options: DataSinkOptions) -> Sink:
     from streamdepth.sinks.robotics.per_frame import PointsSink
 
-    folder, pattern = _folder(output, ())
     intrinsics = options.get("intrinsics")
-    return PointsSink(folder, pattern=pattern, intrinsics=intrinsics, **_only(options, ("overwrite",)))
+    return PointsSink(output.path, pattern=output.pattern, intrinsics=intrinsics, **_only(options, ("overwrite",)))
 
 
-def _mcap(output: str, options: SinkOptions | DataSinkOptions) -> Sink:
+def _mcap(output: Output, options: SinkOptions | DataSinkOptions) -> Sink:
     from streamdepth.sinks.robotics.mcap import McapSink
 
     used = _only(options, ("overwrite", "size", "model"))
     encoding, points = options.get("mcap_depth", "32FC1"), options.get("mcap_points", False)
-    return McapSink(output, intrinsics=options.get("intrinsics"), depth_encoding=encoding, points=points, **used)
+    return McapSink(output.path, intrinsics=options.get("intrinsics"), depth_encoding=encoding, points=points, **used)
 
 
-def _rerun(output: str, options: SinkOptions | DataSinkOptions) -> Sink:
+def _rerun(output: Output, options: SinkOptions | DataSinkOptions) -> Sink:
     from streamdepth.sinks.robotics.rerun import RerunSink
 
-    return RerunSink(output, intrinsics=options.get("intrinsics"), overwrite=options.get("overwrite", False))
+    return RerunSink(output.path, intrinsics=options.get("intrinsics"), overwrite=options.get("overwrite", False))
 
 
 def _depth_options(options: DataSinkOptions) -> DepthSinkOptions:
     return cast("DepthSinkOptions", _only(options, DepthSinkOptions.__optional_keys__))
 
 
-def _lerobot(output: str, options: DataSinkOptions) -> Sink:
+def _lerobot(output: Output, options: DataSinkOptions) -> Sink:
     from streamdepth.sinks.robotics.lerobot import LeRobotSink
 
-    return LeRobotSink(output, overwrite=options.get("overwrite", False), depth_max_m=options.get("lerobot_max", 10.0))
+    return LeRobotSink(
+        output.path, overwrite=options.get("overwrite", False), depth_max_m=options.get("lerobot_max", 10.0)
+    )
 
 
-def _iw3(output: str, options: SinkOptions) -> Sink:
+def _iw3(output: Output, options: SinkOptions) -> Sink:
     from streamdepth.sinks.robotics.exports import Iw3Sink
 
-    return Iw3Sink(output, **_only(options, ("overwrite", "model")))
+    return Iw3Sink(output.path, **_only(options, ("overwrite", "model")))
 
 
 def _only(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

@@ -110,6 +110,14 @@ class TestRun:
         assert [run["source"] for run in content["runs"]] == ["one.mp4", "two.mp4"]
 
     @pytest.mark.usefixtures("on_cpu")
+    @pytest.mark.parametrize("stem", ["50%d {x} [1]", "-dash", "n" * 250])
+    def test_a_clip_of_any_name(self, stem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        write_clip(tmp_path / f"{stem}.mp4", frames=2, width=32, height=32)
+        assert main(["run", "-q", "-o", "{name}.mkv", "--", f"{stem}.mp4"]) == 0
+        assert len(read_pts(tmp_path / f"{stem}.mkv")) == 2
+
+    @pytest.mark.usefixtures("on_cpu")
     def test_existing_outputs_are_skipped_on_request(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         for name in ("a", "b"):
             write_clip(tmp_path / f"{name}.mp4", frames=3, width=64, height=48)

@@ -56,6 +56,7 @@ class TestWrongUse:
             (["run", "test:"], 2, "add -o OUT"),
             (["run", "nothing-here.mp4", "-o", "x.mp4"], 1, "nothing-here.mp4: no such file"),
             (["run", "test:", "-o", "out.mp5"], 2, "did you mean '.mp4'"),
+            (["run", "x" * 300, "-o", "out.mp4"], 1, "x: the name is too long for a file; choose a shorter one"),
             (["run", "test:", "-o", "out.mp4", "--batch", "0"], 2, "batch must be 1 to 256 frames, or auto"),
             (["run", "test:", "-o", "out.mp4", "--btach", "2"], 2, "--batch"),
             (["run", "test:", "-o", "out.mp4", "--style", "virdis"], 2, "viridis"),

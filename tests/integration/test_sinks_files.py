@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -14,16 +15,15 @@ from streamdepth.core.errors import OutputExistsError, SinkError, StageError, St
 from streamdepth.sinks.consumers import CallbackSink, NullSink, VirtualCameraSink
 from streamdepth.sinks.depth.reader import read_depth
 from streamdepth.sinks.depth.sink import DepthFolderSink, DepthVideoSink
-from streamdepth.sinks.files import check_distinct
-from streamdepth.sinks.images import SOURCE_NAMES, ImagesSink
+from streamdepth.sinks.files import check_distinct, partial_path
+from streamdepth.sinks.images import ImagesSink
+from streamdepth.sinks.names import SOURCE_NAMES
 from streamdepth.sinks.select import data_sink_for, sink_for
 from streamdepth.sinks.video import VideoSink
 from tests.support.media import read_pts
 from tests.support.sinks import control, paint, painted, result, run_sink, small_disk, stream_info
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from streamdepth.core.frame import DepthMap, Frame
 
 INFO = stream_info()
@@ -151,6 +151,34 @@ def test_outputs_by_name(output: str, kind: type[Sink], name: str) -> None:
     assert isinstance(sink, Sink)
     assert sink.name == name
     assert sink.control is not None
+
+
+@pytest.mark.parametrize(
+    ("output", "kind", "name"),
+    [
+        ("out/{name}.mkv", VideoSink, "out/a%d {x} 50%%.v2.mkv"),
+        ("out/{name}", ImagesSink, "out/a%d {x} 50%%.v2"),
+        ("{name}/", ImagesSink, "a%d {x} 50%%.v2/"),
+        ("{name}/%03d.png", ImagesSink, "a%d {x} 50%%.v2"),
+        ("null:", NullSink, "null:"),
+    ],
+)
+def test_characters_of_a_source_are_never_fields(output: str, kind: type[Sink], name: str) -> None:
+    sink = sink_for(output, name="a%d {x} 50%%.v2")
+    assert type(sink) is kind
+    assert sink.name == name
+
+
+@pytest.mark.parametrize("pattern", ["{name}-%02d.npy", "{name}-{index:02d}.npy"])
+def test_a_source_with_such_characters_in_a_pattern(pattern: str, tmp_path: Path) -> None:
+    run_sink(data_sink_for(f"{tmp_path}/{pattern}", name="a%d {x} 50%%.v2"), INFO, painted([0, 1]))
+    assert files(tmp_path) == ["a%d {x} 50%%.v2-00.npy", "a%d {x} 50%%.v2-01.npy", "depth.jsonl"]
+
+
+def test_the_partial_name_of_a_long_name_is_shortened() -> None:
+    name = partial_path(Path("é" * 125 + ".mkv")).name
+    assert name == "é" * 121 + ".partial.mkv"
+    assert len(name.encode()) <= 255
 
 
 def test_streams_by_name() -> None:

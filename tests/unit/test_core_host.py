@@ -32,7 +32,7 @@ from streamdepth.core.host import (
     remove,
     rename,
 )
-from streamdepth.sinks.images import safe_name
+from streamdepth.sinks.names import safe_name
 from tests.support.paths import ROOT
 
 _PROCESS = "10:memory:/docker/0c4f\n4:cpu,cpuacct:/docker/0c4f\n0::/docker/0c4f\n"

@@ -24,7 +24,7 @@ from streamdepth.sinks.depth import (
 )
 from streamdepth.sinks.encoding import CONTAINERS, container_options
 from streamdepth.sinks.files import MuxedFile, OutputFile, claim_folder, reason, write_failed, write_whole
-from streamdepth.sinks.images import SOURCE_NAMES, FrameNames
+from streamdepth.sinks.names import SOURCE_NAMES, FrameNames
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -292,7 +292,7 @@ class DepthFolderSink(_DepthSink):
 
     Args:
         folder: created if missing; must be empty without ``overwrite``.
-        pattern: file names, see :class:`~streamdepth.sinks.images.FrameNames`; the suffix .png or .npy chooses the
+        pattern: file names, see :class:`~streamdepth.sinks.names.FrameNames`; the suffix .png or .npy chooses the
             format.
         options: see :class:`DepthSinkOptions`.
     """

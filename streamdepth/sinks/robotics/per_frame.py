@@ -14,7 +14,7 @@ from streamdepth.core.host import written_whole
 from streamdepth.geometry.readers import camera_for
 from streamdepth.sinks.depth.sink import Size, known_values, resized
 from streamdepth.sinks.files import claim_folder, write_failed, write_whole
-from streamdepth.sinks.images import FrameNames
+from streamdepth.sinks.names import FrameNames
 from streamdepth.sinks.robotics import colors_of, flying, metres_of, origin, package
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class PointsSink(BaseSink):
     Args:
         folder: created if missing; must be empty without ``overwrite``.
         intrinsics: of an image of (width, height).
-        pattern: file names, see :class:`~streamdepth.sinks.images.FrameNames`.
+        pattern: file names, see :class:`~streamdepth.sinks.names.FrameNames`.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class ExrSink(BaseSink):
 
     Args:
         folder: created if missing; must be empty without ``overwrite``.
-        pattern: file names, see :class:`~streamdepth.sinks.images.FrameNames`.
+        pattern: file names, see :class:`~streamdepth.sinks.names.FrameNames`.
         size: ``"source"`` = the size of each frame, ``"model"`` = that of the model.
         model: recorded in each file.
         unit: ``m``, ``cm`` or ``mm``; None = metres from a metric model, and no unit from others.
