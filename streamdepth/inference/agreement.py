@@ -19,7 +19,7 @@ from streamdepth.core.errors import ModelError, ModelNotFoundError, StreamDepthE
 from streamdepth.core.host import cache_root, content_digest, digest, write_whole
 from streamdepth.inference import fused, nvidia
 from streamdepth.inference.geometry import plan
-from streamdepth.inference.ort import first_line
+from streamdepth.inference.ort import first_line, run_error
 from streamdepth.inference.slots import feed, state_shapes
 from streamdepth.media.scene import HEIGHT_PX, WIDTH_PX, pattern
 from streamdepth.version import __version__
@@ -45,10 +45,16 @@ FAILS = "fails where the CPU does not"
 def disagreement(spec: ModelSpec, session: Any, reference: Any) -> str:
     """How ``session``'s depth of the built-in image differs from ``reference``'s; empty where they agree.
 
-    A session that fails to run disagrees; an error of the reference is raised.
+    A session that fails to run disagrees.
+
+    Raises:
+        InferenceError: the reference fails.
     """
     fed = inputs(spec)
-    truth = reference.run([spec.depth_output.name], fed)[0]
+    try:
+        truth = reference.run([spec.depth_output.name], fed)[0]
+    except Exception as exc:  # ONNX Runtime's errors have many classes
+        raise run_error(exc, spec, plan(spec, WIDTH_PX, HEIGHT_PX).net_size, spec.fixed_batch or 1) from exc
     try:
         got = session.run([spec.depth_output.name], fed)[0]
     except Exception as exc:  # the class does not matter: the reference ran the same inputs

@@ -271,6 +271,8 @@ def test_a_provider_that_fails_to_run_disagrees(spec: ModelSpec) -> None:
 
     reference = sessions.open_session(spec, "cpu").session
     assert "no kernel" in agreement.disagreement(spec, SimpleNamespace(run=run), reference)
+    with pytest.raises(InferenceError, match=rf"{spec.name}: failed at .*, batch 1: no kernel; "):
+        agreement.disagreement(spec, reference, SimpleNamespace(run=run))
 
 
 def test_what_another_provider_refuses_is_not_the_models_fault(
