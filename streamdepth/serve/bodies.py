@@ -307,7 +307,9 @@ def check_container(path: Path, name: str, max_pixels: int) -> ImageInfo | None:
         with av.open(str(path), options=options, metadata_errors="replace") as container:
             if not container.streams.video:
                 raise SourceError(f"{name}: has no video stream; send MP4, MOV, MKV, WebM, AVI or MPEG-TS")
-            video = container.streams.video[0]
+            video = next((one for one in container.streams.video if one.codec_context is not None), None)
+            if video is None:
+                raise SourceError(f"{name}: no decoder for its video codec; send H.264, H.265, VP9 or AV1")
             if not 0 < video.width * video.height <= max_pixels:  # 0: larger than the option max_pixels, or unknown
                 raise SourceError(f"{name}: its frames have no size, or more than {max_pixels:,} pixels; scale it down")
             if not video.pix_fmt:

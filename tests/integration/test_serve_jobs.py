@@ -15,6 +15,7 @@ import av
 import pytest
 
 from streamdepth.serve.site import WebSite
+from tests.support.media import with_unknown_codec, write_clip
 from tests.support.stages import FakeEngine, fake_estimator
 from tests.support.web import Answer, eventually, http, raw, site_of
 
@@ -160,7 +161,10 @@ def test_files_that_name_other_files_are_refused(site: WebSite, tmp_path: Path) 
             http(f"{site.address}/v1/jobs/{job['id']}", method="DELETE")
 
 
-def test_what_is_no_video(site: WebSite) -> None:
+def test_what_is_no_video(site: WebSite, tmp_path: Path) -> None:
+    unknown = with_unknown_codec(write_clip(tmp_path / "a.mp4", frames=2)).read_bytes()
+    job = finished(site, send(site, unknown, "?name=a.mp4"))
+    assert job["error"] == "a.mp4: no decoder for its video codec; send H.264, H.265, VP9 or AV1"
     job = finished(site, send(site, b"hello " * 100))
     assert job["state"] == "failed"
     assert "\n" not in job["error"]

@@ -362,13 +362,14 @@ def test_outputs_are_refused_clearly(tmp_path: Path) -> None:
 
 
 def test_what_is_not_depth_is_refused_clearly(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    from tests.support.media import write_clip
+    from tests.support.media import with_unknown_codec, write_clip
 
+    unknown = with_unknown_codec(write_clip(tmp_path / "unknown.mp4", frames=2))
     clip = write_clip(tmp_path / "clip.mkv", frames=2)
     gray = write_clip(tmp_path / "gray.mkv", frames=2, codec="ffv1", pix_fmt="gray16le")
     (tmp_path / "junk.mkv").write_bytes(b"junk" * 100)
     (tmp_path / "empty").mkdir()
-    for path in (clip, gray, tmp_path / "junk.mkv", tmp_path / "empty"):
+    for path in (clip, gray, unknown, tmp_path / "junk.mkv", tmp_path / "empty"):
         with pytest.raises(DataFormatError, match="not depth data of streamdepth; write it with --data") as caught:
             read_depth(path)
         assert "\n" not in str(caught.value)
@@ -385,8 +386,7 @@ def test_what_is_not_depth_is_refused_clearly(tmp_path: Path, capfd: pytest.Capt
     run_sink(DepthFolderSink(tmp_path / "broken", overwrite=True), INFO, depths([FAR]))
     file = tmp_path / "broken" / "000000.png"
     data = file.read_bytes()
-    changed = bytes([data[-20] ^ 1])  # the checksum of the pixels
-    for content in (data[:-20], data[:-20] + changed + data[-19:], b""):
+    for content in (data[:-20], data[:-20] + bytes([data[-20] ^ 1]) + data[-19:], b""):  # checksum of the pixels
         file.write_bytes(content)
         with read_depth(tmp_path / "broken") as reader, pytest.raises(DataFormatError, match=r"000000\.png cannot be"):
             reader[0]

@@ -19,7 +19,7 @@ import pytest
 from streamdepth.core.errors import SourceError
 from streamdepth.sources.select import source_for
 from tests.support.live import DEADLINE_SECONDS, Body, Quiet, assert_rising, encode_ts, http_server, live, serve_http
-from tests.support.media import write_clip
+from tests.support.media import with_unknown_codec, write_clip
 from tests.support.tls import self_signed, server_context
 
 if TYPE_CHECKING:
@@ -165,6 +165,13 @@ def test_packets_without_a_key_frame_are_an_answer() -> None:
     assert len(frames) == 3
     assert frames[0].key
     assert said == [f"{source.id}: waiting for a key frame"]
+
+
+def test_a_stream_that_nothing_decodes_is_named(tmp_path: Path) -> None:
+    file = with_unknown_codec(write_clip(tmp_path / "a.mp4", frames=2))
+    with http_server(Body("video/mp4", [file.read_bytes()])) as url, pytest.raises(SourceError) as caught:
+        live(url, timeout_seconds=3).open()
+    assert "this build of FFmpeg has no decoder for its video; check the path, or set" in str(caught.value)
 
 
 def test_outages_are_announced_when_they_happen() -> None:

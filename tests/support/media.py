@@ -64,6 +64,12 @@ def read_index(rgb: NDArray[np.uint8]) -> int:
     return sum(int(rgb[row, bit * cell + cell // 2].mean() > 127) << bit for bit in range(COUNTER_CELLS))
 
 
+def with_unknown_codec(path: Path) -> Path:
+    """The H.264 file (MP4), changed so that no decoder is found."""
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    return path
+
+
 def write_clip(
     path: str | Path,
     *,

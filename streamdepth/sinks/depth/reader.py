@@ -160,7 +160,8 @@ class _Video:
         self._path = path
         self._input = self._open()
         try:
-            if not self._input.streams.video or self._input.streams.video[0].codec_context.pix_fmt != "gray16le":
+            decoder = next((stream.codec_context for stream in self._input.streams.video), None)
+            if decoder is None or decoder.pix_fmt != "gray16le":
                 raise DataFormatError(f"{path}: {_NOT_DEPTH}")
             self.metadata = DepthMetadata.from_tags(self._input.metadata)
         except DataFormatError:

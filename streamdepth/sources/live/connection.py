@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from streamdepth.core.errors import plain_reason, redact
 from streamdepth.net.url import PASSWORD_VARIABLE, TLS_SCHEMES, USER_VARIABLE, TlsError
-from streamdepth.sources.live.reader import Ended, LiveReader, Opened
+from streamdepth.sources.live.reader import Ended, LiveReader, NoVideoError, Opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -251,6 +251,8 @@ def hint(error: Exception | None) -> str:
         return "check the path after the host"
     if isinstance(error, av.error.ProtocolNotFoundError):
         return "use rtsp, rtmp, http or udp, or build PyAV with an FFmpeg that has it"
+    if isinstance(error, NoVideoError):
+        return "check the path, or set the camera or encoder to H.264 or H.265"
     if isinstance(error, NoKeyFrameError):
         return "set a shorter key frame interval (GOP) in the camera or encoder"
     if isinstance(error, TimeoutError | av.error.ExitError):

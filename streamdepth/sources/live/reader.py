@@ -107,6 +107,10 @@ class Ended:
     missing_seconds: float = 0.0
 
 
+class NoVideoError(ValueError):
+    """A stream without video that can be decoded."""
+
+
 Item = Opened | Image | Undecodable | Missing | Skipped | Ended
 
 _CAPACITY = 2
@@ -235,8 +239,10 @@ class LiveReader:
             self.opened = True
             self._touch()
             if not container.streams.video:
-                raise ValueError("the stream has no video")
-            stream = container.streams.video[0]
+                raise NoVideoError("the stream has no video")
+            stream = next((one for one in container.streams.video if one.codec_context is not None), None)
+            if stream is None:
+                raise NoVideoError("this build of FFmpeg has no decoder for its video")
             # Damage is handled frame by frame, so the decoder has to output damaged frames, marked.
             stream.codec_context.thread_type = "SLICE" if self._decoding.low_latency else "AUTO"
             stream.codec_context.thread_count = self._decoding.threads
