@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -152,15 +152,11 @@ def read_clip(source: Source, most_frames: int, stopwatch: Stopwatch = system_st
     """
     try:
         info = source.open()
-        frames: list[Frame] = []
         with timed("decode", stopwatch) as decode:
-            for frame in source.frames():
-                frames.append(frame)
-                if len(frames) == most_frames:
-                    break
+            frames = tuple(islice(source.frames(), most_frames))
     finally:
         source.close()
-    return Clip(info, tuple(frames), decode.cost(len(frames)))
+    return Clip(info, frames, decode.cost(len(frames)))
 
 
 class timed:  # noqa: N801 - a context manager

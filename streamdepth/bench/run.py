@@ -7,7 +7,9 @@ import json
 import os
 import platform
 import tempfile
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
     from streamdepth.bench.measure import Clip
     from streamdepth.core.contracts import Source
-    from streamdepth.models.spec import ModelSpec
+    from streamdepth.inference.model import DepthModel
 
 _TEST_SOURCE = "test:?size=1280x720&rate=30&frames={frames}"
 _PROPAGATION = 4
@@ -179,40 +181,37 @@ def bench(
     """
     if not dtypes or not batches or min(batches) < 1 or frames < 1 or seconds <= 0:
         raise UsageError("bench needs a dtype, batches and frames of 1 or more, and more than 0 seconds")
+    from streamdepth.inference.model import DepthModel
+    from streamdepth.sources.select import source_for
+
     say = progress or (lambda _: None)
-    if source is None:
-        with tempfile.TemporaryDirectory(prefix="streamdepth-bench-") as folder:
+    load = partial(DepthModel, model, threads=threads, sense=sense, revision=revision)
+    with ExitStack() as stack:
+        if source is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="streamdepth-bench-"))
             say("encoding a synthetic clip")
-            clip_path = str(synthetic_clip(Path(folder) / "synthetic 1280x720.mkv", frames))
-            return bench(
-                clip_path, model, providers=providers, dtypes=dtypes, sizes=sizes, batches=batches, frames=frames,
-                seconds=seconds, threads=threads, sense=sense, revision=revision, progress=progress,
-                stopwatch=stopwatch,
-            )  # fmt: skip
-    opened = _source(source, frames)
-    if opened.live:
-        raise UsageError(f"{opened.id} is live, its frame rate is fixed; measure with a file")
-    say(f"decoding {opened.id}")
-    clip = read_clip(opened, frames, stopwatch)
-    if not clip.frames:
-        raise UsageError(f"{opened.id} has no frames to measure with")
-    busy = busy_note(cores(), stopwatch)
-    runs: list[ModelRun] = []
-    references: dict[str, NDArray[np.float32]] = {}
-    for provider, dtype, size in product(_providers(providers), dtypes, sizes or ("",)):
-        runs += _settings(
-            model, clip, references, provider, dtype, size, sorted(set(batches)),
-            seconds=seconds, threads=threads, sense=sense, revision=revision, say=say, stopwatch=stopwatch,
-        )  # fmt: skip
-    best = recommend(runs)
-    if best is None:
-        raise StreamDepthError(f"{model}: no setting runs here: {'; '.join(dict.fromkeys(r.note for r in runs))}")
-    say(f"stages with {best.key}")
-    stages, (whole, propagating), spec = _whole(
-        model, opened, clip, best, threads=threads, sense=sense, revision=revision, frames=frames, source=source,
-        stopwatch=stopwatch,
-    )  # fmt: skip
-    notes = (*spec.notes, *((busy,) if busy else ()))
+            source = str(synthetic_clip(Path(folder) / "synthetic 1280x720.mkv", frames))
+        opened = source_for(source, max_frames=frames)
+        if opened.live:
+            raise UsageError(f"{opened.id} is live, its frame rate is fixed; measure with a file")
+        say(f"decoding {opened.id}")
+        clip = read_clip(opened, frames, stopwatch)
+        if not clip.frames:
+            raise UsageError(f"{opened.id} has no frames to measure with")
+        busy = busy_note(cores(), stopwatch)
+        runs: list[ModelRun] = []
+        references: dict[str, NDArray[np.float32]] = {}
+        for provider, dtype, size in product(_providers(providers), dtypes, sizes or ("",)):
+            of_batches = partial(_settings, load, clip, references, provider, dtype, size, sorted(set(batches)))
+            runs += of_batches(seconds=seconds, say=say, stopwatch=stopwatch)
+        best = recommend(runs)
+        if best is None:
+            raise StreamDepthError(f"{model}: no setting runs here: {'; '.join(dict.fromkeys(r.note for r in runs))}")
+        say(f"stages with {best.key}")
+        chosen = load(dtype=best.dtype, size=best.size, provider=best.provider)
+        again = partial(source_for, source, max_frames=frames)
+        stages, whole, propagating = _whole(chosen, lambda: opened.again() or again(), clip, best.batch, stopwatch)
+    spec, notes = chosen.spec, (*chosen.spec.notes, *((busy,) if busy else ()))
     return BenchReport(machine(), spec.name, opened.id, tuple(runs), stages, whole, best, notes, propagating)
 
 
@@ -277,12 +276,6 @@ def synthetic_clip(path: Path, frames: int) -> Path:
     return path
 
 
-def _source(text: str, frames: int) -> Source:
-    from streamdepth.sources.select import source_for
-
-    return source_for(text, max_frames=frames)
-
-
 def _providers(named: Sequence[str]) -> list[str]:
     from streamdepth.inference.providers import all_providers, why_not
 
@@ -292,7 +285,7 @@ def _providers(named: Sequence[str]) -> list[str]:
 
 
 def _settings(
-    model: str | Path,
+    load: Callable[..., DepthModel],
     clip: Clip,
     references: dict[str, NDArray[np.float32]],
     provider: str,
@@ -301,20 +294,12 @@ def _settings(
     batches: Sequence[int],
     *,
     seconds: float,
-    threads: int | None,
-    sense: str | None,
-    revision: str | None,
     say: Callable[[str], None],
     stopwatch: Stopwatch,
 ) -> list[ModelRun]:
-    from streamdepth.inference.model import DepthModel
-
     found: list[ModelRun] = []
     try:
-        depth_model = DepthModel(
-            model, dtype=dtype, size=size or None, provider=provider, threads=threads, sense=sense, revision=revision,
-            on_status=say,
-        )  # fmt: skip
+        depth_model = load(dtype=dtype, size=size or None, provider=provider, on_status=say)
     except StreamDepthError as error:
         return [ModelRun(provider, dtype, size or "-", batches[0], note=str(error))]
     for batch in batches:
@@ -331,36 +316,17 @@ def _settings(
 
 
 def _whole(
-    model: str | Path,
-    measured: Source,
-    clip: Clip,
-    best: ModelRun,
-    *,
-    threads: int | None,
-    sense: str | None,
-    revision: str | None,
-    frames: int,
-    source: str,
-    stopwatch: Stopwatch,
-) -> tuple[tuple[StageCost, ...], tuple[WholeRun, WholeRun], ModelSpec]:
+    model: DepthModel, again: Callable[[], Source], clip: Clip, batch: int, stopwatch: Stopwatch
+) -> tuple[tuple[StageCost, ...], WholeRun, WholeRun]:
+    """The stages alone, a whole run, and a whole run with propagation; ``again`` opens the source anew."""
     from streamdepth.core.look import Look, View
-    from streamdepth.inference.model import DepthModel
 
     look = Look(alpha=(0.6, 0.6), view=View.OVERLAY)
-    depth_model = DepthModel(
-        model, dtype=best.dtype, size=best.size, provider=best.provider, threads=threads, sense=sense, revision=revision
-    )
-    engine = depth_model.engine(workers=2)  # as in a run of a file
+    engine = model.engine(workers=2)  # as in a run of a file
     try:
         stages = measure_stages(clip, engine, look, stopwatch)
     finally:
         engine.close()
 
-    def run(model_every: int) -> WholeRun:
-        again = measured.again() or _source(source, frames)
-        return measure_whole(
-            again, depth_model, look, stages, cores=cores(), batch=best.batch, model_every=model_every,
-            stopwatch=stopwatch,
-        )  # fmt: skip
-
-    return stages, (run(1), run(_PROPAGATION)), depth_model.spec
+    run = partial(measure_whole, model=model, look=look, stages=stages, cores=cores(), batch=batch, stopwatch=stopwatch)
+    return stages, run(again()), run(again(), model_every=_PROPAGATION)
