@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,16 +37,9 @@ def image(config: ImageConfig) -> None:
     opaque = config.alpha in (None, (1.0, 1.0))
     _check_targets([path for paths in targets for path in paths], overwrite=config.overwrite, opaque=opaque)
     _check_inputs_kept([path for paths in targets for path in paths], [value for _, value in found])
-    from streamdepth.cli.process import bytes_bar, say
-    from streamdepth.image.estimator import DepthEstimator
+    from streamdepth.cli.process import load_estimator, say
 
-    with bytes_bar(quiet=config.quiet) as downloading:
-        estimator = DepthEstimator(
-            config.model,
-            **config.model_options(
-                exact=not config.fast, progress=downloading, on_status=partial(say, quiet=config.quiet)
-            ),
-        )
+    estimator = load_estimator(config, exact=not config.fast)
     suffixes = {path.suffix for paths in targets for path in paths}
     painted = config.print_json or bool(suffixes & set(_IMAGES))
     look = config.look

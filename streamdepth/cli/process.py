@@ -12,8 +12,9 @@ import sys
 import tempfile
 import threading
 import warnings
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from streamdepth.core.clock import SystemClock
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
+    from streamdepth.config.shared import Settings
+    from streamdepth.image.estimator import DepthEstimator
+    from streamdepth.inference.model import ModelOptions
     from streamdepth.pipeline import Snapshot
 
 _BURST_NS = 500_000_000
@@ -278,6 +282,16 @@ def bytes_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int | None], None]
             progress.update(tasks[file], completed=done_bytes, total=total_bytes)
 
         yield update
+
+
+def load_estimator(config: Settings, **options: Unpack[ModelOptions]) -> DepthEstimator:
+    """The model of a command; shows downloads and what takes long."""
+    from streamdepth.image.estimator import DepthEstimator
+
+    with bytes_bar(quiet=config.quiet) as downloading:
+        given = config.model_options(progress=downloading, on_status=partial(say, quiet=config.quiet))
+        given.update(options)
+        return DepthEstimator(config.model, **given)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", headings: bool = False) -> None:

@@ -40,8 +40,7 @@ def run(config: RunConfig) -> None:
     """
     from streamdepth.cli.clips import run_clips
     from streamdepth.cli.jobs import plan, without_existing
-    from streamdepth.cli.process import bytes_bar, find_temporary_folder, say
-    from streamdepth.image.estimator import DepthEstimator
+    from streamdepth.cli.process import find_temporary_folder, load_estimator, say
     from streamdepth.pipeline.stats import combined
     from streamdepth.sources.select import missing
 
@@ -67,8 +66,7 @@ def run(config: RunConfig) -> None:
         say(note, quiet=config.quiet)
     if not jobs:
         say(f"shard {config.shard}: no clips" if config.shard else "all outputs exist", quiet=config.quiet)
-    with bytes_bar(quiet=config.quiet) as downloading:
-        estimator = DepthEstimator(config.model, **config.model_options(progress=downloading, on_status=on_status))
+    estimator = load_estimator(config)
     for note in _camera_notes(config, estimator.spec.sense):
         say(note, quiet=config.quiet)
     done = [(text, combined([]), one_line(trouble)) for text, trouble in absent.items()]
@@ -147,9 +145,8 @@ def restyle(config: RestyleConfig) -> None:
 def _run_cameras(config: RunConfig) -> None:
     """``streamdepth run --cameras FILE``: until all cameras have ended, or Ctrl-C."""
     from streamdepth.cli.cameras import NamedCameras, check_options, read_cameras, start, wait_while
-    from streamdepth.cli.process import bytes_bar, progress_shown, resume_collections, say
+    from streamdepth.cli.process import load_estimator, progress_shown, resume_collections, say
     from streamdepth.core.host import cores, plan_threads
-    from streamdepth.image.estimator import DepthEstimator
     from streamdepth.pipeline.cameras import CameraGroup
 
     if config.sources or config.cameras is None:
@@ -165,8 +162,7 @@ def _run_cameras(config: RunConfig) -> None:
         outputs = [output for one in configs.values() for output in (*one.output, *one.data)]
         _check_stats_place(config.stats, sources=[one.sources[0] for one in configs.values()], outputs=outputs)
     report = partial(say, quiet=config.quiet)
-    with bytes_bar(quiet=config.quiet) as downloading:
-        estimator = DepthEstimator(config.model, **config.model_options(progress=downloading, on_status=report))
+    estimator = load_estimator(config)
     threads = plan_threads(config.threads or cores(), decoders=len(configs))
     group = CameraGroup(estimator, batch=int(config.batch), max_staleness_seconds=config.max_staleness, on_status=say)
     with estimator, group:

@@ -26,13 +26,12 @@ def serve(config: ServeConfig) -> None:
     Example without a camera: [bold]streamdepth serve test:[/bold]
     """
     from streamdepth.cli.cameras import read_cameras
-    from streamdepth.cli.process import bytes_bar, say
+    from streamdepth.cli.process import load_estimator, say
     from streamdepth.config.commands import check_used
     from streamdepth.core.errors import UsageError
     from streamdepth.core.host import cores, plan_threads
     from streamdepth.core.look import LookControl, View
     from streamdepth.depth.range import RangeSpec, RangeSwitch
-    from streamdepth.image.estimator import DepthEstimator
     from streamdepth.pipeline.stabilization import StabilizeSwitch
     from streamdepth.serve.options import WebSettings
     from streamdepth.serve.site import WebSite
@@ -55,11 +54,7 @@ def serve(config: ServeConfig) -> None:
         name = "test:?frames=0" if config.source == "test:" else config.source
         on_status = partial(say, quiet=config.quiet)
         shown = source_for(name, **config.source_options(planned.decoder, on_status))
-    with bytes_bar(quiet=config.quiet) as downloading:
-        estimator = DepthEstimator(
-            config.model, **config.model_options(progress=downloading, on_status=partial(say, quiet=config.quiet))
-        )
-    with estimator:
+    with load_estimator(config) as estimator:
         site = WebSite(
             config.listen,
             control=LookControl(look),
