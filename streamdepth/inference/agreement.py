@@ -115,7 +115,7 @@ def difference(depth: NDArray[Any], reference: NDArray[Any], *, aligned: bool = 
     return Difference(float(good.mean()), flat, float(error.max()), float(error.mean()), correlation)
 
 
-def _is_flat(values: NDArray[np.float64]) -> bool:
+def _is_flat(values: NDArray[np.floating[Any]]) -> bool:
     return not values.size or float(np.ptp(values)) <= _FLAT * max(float(np.abs(values).max()), 1e-20)
 
 
@@ -209,26 +209,20 @@ def check_depth(values: NDArray[np.float32], spec: ModelSpec, provider: str) -> 
         ModelError: it is not finite or has no contrast; says what to try.
     """
     finite = np.isfinite(values)
+    other = "try another export of the model" if spec.dtype == "fp32" else "try --dtype fp32"
     sky = spec.dtype == "fp32" and finite.mean() >= _LEAST_FINITE and not (np.isnan(values) | (values == -np.inf)).any()
     if not (sky or finite.all()):
         share = 100 * (1 - float(finite.mean()))
         raise ModelError(
             f"{spec.name}: {share:.3g} % of its depth is not finite on the built-in image (dtype {spec.dtype}, "
-            f"{provider}); {_other_dtype(spec)}"
+            f"{provider}); {other}"
         )
     values = values[finite]
-    spread = float(values.max()) - float(values.min())
-    if spread <= _FLAT * max(abs(float(values.max())), abs(float(values.min())), 1e-20):
+    if _is_flat(values):
         raise ModelError(
             f"{spec.name}: its depth of the built-in image is flat, {float(values.flat[0]):.6g} everywhere (dtype "
-            f"{spec.dtype}, {provider}); {_other_dtype(spec)}, and check that it is a depth model"
+            f"{spec.dtype}, {provider}); {other}, and check that it is a depth model"
         )
-
-
-def _other_dtype(spec: ModelSpec) -> str:
-    if spec.dtype == "fp32":
-        return "try another export of the model"
-    return "try --dtype fp32"
 
 
 _TRIED = ("fp32", "fp16")

@@ -120,12 +120,15 @@ class DepthModel:
     holds nothing that has to be closed.
 
     Args:
-        model: ``"built-in"``, a path, or a Hub name.
-        dtype: ``"auto"`` or one of the nine of the Hub's layout.
+        model: ``"built-in"``, a path of an ``.onnx`` file or of a folder in the transformers.js layout, or a Hub name
+            (see :func:`~streamdepth.models.selection.target_of` for the distinction).
+        dtype: ``"auto"`` takes the preference of the repository's author, else of the provider (see
+            :mod:`streamdepth.models.selection`); one of the nine of the Hub's layout is never replaced.
         revision: branch, tag or commit of a Hub repository.
         provider: execution provider, or ``"auto"``.
         size: network size, ``N`` or ``"WxH"``; None = the model's own.
-        sense: meaning of the output, if the model does not say it; metres of a model known to give none are refused.
+        sense: meaning of the output, if the model does not say it. If it does, only the direction of relative depth
+            can be changed, not whether it is metres.
         preprocessing: all rules, or a mapping of the fields to change (``{"do_normalize": False}``).
         match: library whose resizing the exact path reproduces, before and after the network: ``"transformers"``, or
             ``"transformersjs"`` as it runs in Node.js; then as ``exact=True``.

@@ -16,7 +16,6 @@ from streamdepth.core.clock import SystemClock
 from streamdepth.core.errors import OutputExistsError, SinkError, UsageError
 from streamdepth.jobs.journal import (
     JOURNAL,
-    Fingerprint,
     Journal,
     Key,
     download,
@@ -34,8 +33,6 @@ from streamdepth.sinks.files import is_same_file
 from streamdepth.sinks.join import join_depth, join_video
 
 if TYPE_CHECKING:
-    from fractions import Fraction
-
     from streamdepth.core.clock import Clock
     from streamdepth.core.frame import StreamInfo
     from streamdepth.jobs.engines import Engine
@@ -139,11 +136,12 @@ class ClipRun:
                 not is_object_url(output.path) and is_same_file(Path(output.path), settings.source)
             ):
                 raise UsageError(f"{output.path}: is the input; choose another name for the output")
+        camera = settings.model.intrinsics
         key = Key(
             input=fingerprint(settings.source),
-            model_file=_file_fingerprint(self._model_file),
+            model_file=None if self._model_file is None else fingerprint(self._model_file),
             model_identity=self._model_identity,
-            intrinsics_file=_intrinsics_fingerprint(settings.model.intrinsics),
+            intrinsics_file=fingerprint(camera) if camera is not None and Path(camera).is_file() else None,
             settings=settings,
         )
         if not stack.enter_context(self._journal.locked(f"{self._journal_name.removesuffix(JOURNAL)}lock")):
@@ -311,7 +309,8 @@ class ClipRun:
 
     def _join(self, plan: ClipPlan, info: StreamInfo, passes: Passes, notes: list[str]) -> RunStats:
         settings = self._settings
-        times = _times(info, passes.complete)
+        # Of every frame in the outputs, in seconds.
+        times = [frame.pts * info.time_base - info.origin_seconds for one in passes.complete for frame in one.frames]
         for number, output in enumerate(self._outputs):
             remote = is_object_url(output.path)
             with contextlib.ExitStack() as stack:
@@ -367,16 +366,3 @@ def _exists(path: str) -> bool:
         return Path(path).exists()
     with explained(path, SinkError, "cannot be written"):
         return ObjectStore(path).exists()
-
-
-def _file_fingerprint(path: str | None) -> Fingerprint | None:
-    return None if path is None else fingerprint(path)
-
-
-def _intrinsics_fingerprint(intrinsics: str | None) -> Fingerprint | None:
-    return fingerprint(intrinsics) if intrinsics is not None and Path(intrinsics).is_file() else None
-
-
-def _times(info: StreamInfo, statistics: list[SegmentStatistics]) -> list[Fraction]:
-    """Time of every frame in the outputs, in seconds."""
-    return [frame.pts * info.time_base - info.origin_seconds for one in statistics for frame in one.frames]

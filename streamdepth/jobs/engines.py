@@ -242,7 +242,7 @@ class RayEngine:
         return len(self._actors)
 
     def submit(self, task: Task) -> None:
-        self._pool.submit(_submit, task)
+        self._pool.submit(lambda actor, task: actor.run.remote(task), task)
 
     def take(self) -> TaskResult:
         try:
@@ -263,10 +263,6 @@ class RayEngine:
         self._actors.clear()
         if self._started and self._ray.is_initialized():
             self._ray.shutdown()
-
-
-def _submit(actor: Any, task: Task) -> Any:
-    return actor.run.remote(task)
 
 
 def _cpus_per_actor(nodes: list[dict[str, Any]], workers: int) -> float:

@@ -211,6 +211,9 @@ def _write_parts(
     from streamdepth.colorize.colorizer import Colorizer
 
     info = source.open()
+    # The source is read only as far as its segment goes, which is not an early end. Sound is copied once, when the
+    # parts are joined.
+    silent = replace(info, media_path=None, media_clock=None)
     look = task.settings.look.look
     with contextlib.ExitStack() as stack:
         colorizer = None
@@ -218,8 +221,7 @@ def _write_parts(
             colorizer = stack.enter_context(Colorizer(info, threads=threads))
         for sink in sinks:
             stack.callback(sink.close)
-            # Sound is copied once, when the parts are joined.
-            sink.open(_silent(info), None if colorizer is None or sink.control is None else colorizer.image_info(look))
+            sink.open(silent, None if colorizer is None or sink.control is None else colorizer.image_info(look))
         depths = stored_depth(depth_path, statistics)
         frames = source.frames()
         for number, (known, (lo, hi)) in enumerate(zip(statistics.frames, task.ranges, strict=True), start=1):
@@ -238,11 +240,6 @@ def _write_parts(
         for sink in sinks:
             sink.flush()
     return tuple(dict.fromkeys(sink.note for sink in sinks if sink.note))
-
-
-def _silent(info: StreamInfo) -> StreamInfo:
-    # The source is read only as far as its segment goes, which is not an early end.
-    return replace(info, media_path=None, media_clock=None)
 
 
 class _StatisticsSink(BaseSink):

@@ -19,7 +19,7 @@ from streamdepth.models.hub import (
     list_repository,
     pull_hint,
 )
-from streamdepth.models.known import KnownModel, find_known, known_models
+from streamdepth.models.known import find_known, known_models
 from streamdepth.models.locate import builtin_record, find_target, folder_variants, hub_choice
 from streamdepth.models.resolve import resolve
 from streamdepth.models.selection import AUTO, BUILT_IN, check_dtype, in_order, split_dtype, variants
@@ -89,7 +89,6 @@ class ModelDetails:
         variants: available dtypes.
         chosen: dtype for the requested one and the provider.
         spec: specification of the chosen dtype, None if its graph is not local.
-        known: row in the table.
         licence: from the table or the model card.
         notes: one line each.
     """
@@ -99,7 +98,6 @@ class ModelDetails:
     variants: tuple[VariantFile, ...]
     chosen: str
     spec: ModelSpec | None
-    known: KnownModel | None
     licence: str
     notes: tuple[str, ...] = ()
 
@@ -188,7 +186,7 @@ def show_model(
         if target.kind == "folder":
             graphs, root = folder_variants(target, provider)[0], target.path
         here = tuple(VariantFile(d, graphs[d], _size_here(root / graphs[d]), True) for d in in_order(graphs))
-        return ModelDetails(target.name, spec.revision, here, spec.dtype, spec, None, spec.licence, spec.notes)
+        return ModelDetails(target.name, spec.revision, here, spec.dtype, spec, spec.licence, spec.notes)
     listing = list_repository(access, target.repository, revision)
     choice, js, _ = hub_choice(target, listing, dtype, provider, access)
     if target.file:
@@ -213,7 +211,7 @@ def show_model(
         spec_here = None
         notes.append(f"{choice.dtype} is not downloaded; run `streamdepth models pull {target.name}`")
     licence = (known.licence if known is not None else "") or listing.licence
-    return ModelDetails(target.name, listing.commit, shown, choice.dtype, spec_here, known, licence, tuple(notes))
+    return ModelDetails(target.name, listing.commit, shown, choice.dtype, spec_here, licence, tuple(notes))
 
 
 def _size_here(graph: Path) -> int:

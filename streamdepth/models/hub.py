@@ -249,11 +249,13 @@ def list_repository(access: HubAccess, repository: str, revision: str | None = N
         files[sibling.rfilename] = RepoFile(sibling.size, sha256)
     card: Any = info.card_data
     licence = card.get("license") if card is not None else None
-    return Listing(repository, name, info.sha, files, _licence(licence))
-
-
-def _licence(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value or "")
+    return Listing(
+        repository,
+        name,
+        info.sha,
+        files,
+        ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence or ""),
+    )
 
 
 def cached_listing(access: HubAccess, repository: str, revision: str, note: str = "") -> Listing | None:

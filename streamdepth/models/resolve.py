@@ -85,23 +85,10 @@ def resolve(
 ) -> ModelSpec:
     """Find a model, download it if necessary, and read everything about it without running it.
 
-    Args:
-        model: ``"built-in"``, a path of an ``.onnx`` file or of a folder in the transformers.js layout, or a Hub name
-            (see :func:`~streamdepth.models.selection.target_of` for the distinction).
-        dtype: ``auto`` takes the preference of the repository's author, else of the provider (see
-            :mod:`streamdepth.models.selection`); a named dtype is never replaced.
-        revision: branch, tag or commit of a Hub repository.
-        size: network size, ``N`` or ``WxH``; see :func:`~streamdepth.models.spec.apply_size`.
-        sense: meaning of the output, if the model does not say it. If it does, only the direction of relative depth
-            can be changed, not whether it is metres.
+    Args as of :class:`~streamdepth.inference.model.DepthModel`, and:
         provider: execution provider that ``auto`` chooses the dtype for.
-        input_name, output_name: of the image and the depth, where the graph has several.
-        preprocessing: all rules, or a mapping of the fields to change.
-        match: library whose resizing the exact path reproduces.
-        metres_per_unit: factor from a metric output to metres.
         camera: the intrinsics of the images are known, so models that need them give metres.
         cache_dir: the Hub cache to use; shorthand for the same field of ``access``.
-        progress: called during downloads.
         access: how to reach the Hub.
         force: download cached files again.
     Raises:
@@ -337,7 +324,7 @@ def _meaning(
     if given is not None:
         if (
             _unit_is_certain(found, family)
-            and not _solvable(family)
+            and not (family is not None and family.head.focal_divisor)  # metres for known intrinsics
             and (given is Sense.METRIC_M) != (own is Sense.METRIC_M)
         ):
             raise UsageError(f"sense {given}: {found.name} gives {own}; leave sense out, or choose another model")
@@ -351,11 +338,6 @@ def _meaning(
         f" bright, use --sense {Sense.RELATIVE_DEPTH} or {Sense.METRIC_M}"
     )
     return Sense.RELATIVE_INVERSE, "default"
-
-
-def _solvable(family: KnownFamily | None) -> bool:
-    """Whether the model gives metres for known intrinsics."""
-    return family is not None and bool(family.head.focal_divisor)
 
 
 def _unit_is_certain(found: Located, family: KnownFamily | None) -> bool:
