@@ -53,10 +53,7 @@ _REMOTE = frozenset({"source", "transport", "timeout", "range", "model_every", "
 
 
 def check_options(config: RunConfig) -> None:
-    """
-    Raises:
-        UsageError: an option of ``streamdepth run`` that has no effect on named cameras.
-    """
+    """Raises ``UsageError``: an option of ``streamdepth run`` that has no effect on named cameras."""
     from streamdepth.config.shared import RUN
 
     for one in config.declared(RUN):
@@ -208,10 +205,7 @@ class NamedCameras:
             view.sampler.watch(self._group, name)
 
     def remove(self, name: str) -> None:
-        """
-        Raises:
-            UsageError: there is no such camera.
-        """
+        """Raises ``UsageError``: there is no such camera."""
         try:
             self._group.remove(name)
         finally:

@@ -91,10 +91,7 @@ def _engine(config: RunConfig, shown: _Shown) -> Engine:
 
 
 def _settings(config: RunConfig, job: Job, estimator: DepthEstimator) -> ClipSettings:
-    """
-    Raises:
-        UsageError: an option or a kind of source or output that cannot be processed in segments.
-    """
+    """Raises ``UsageError``: an option or a kind of source or output that cannot be processed in segments."""
     from dataclasses import asdict
 
     from streamdepth.jobs.values import ClipSettings, DepthOutput, LookSettings, ModelSettings, VideoOutput

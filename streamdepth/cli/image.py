@@ -124,10 +124,7 @@ def _check_targets(paths: list[Path], *, overwrite: bool, opaque: bool) -> None:
 
 
 def _check_inputs_kept(paths: list[Path], values: list[Any]) -> None:
-    """
-    Raises:
-        UsageError: an output is an input, also by a hard or symbolic link.
-    """
+    """Raises ``UsageError``: an output is an input, also by a hard or symbolic link."""
     inputs = {_identity(value) for value in values if isinstance(value, Path)} - {None}
     for path in paths:
         if _identity(path) in inputs:

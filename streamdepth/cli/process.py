@@ -118,10 +118,7 @@ def find_temporary_folder(outputs: Iterable[str]) -> None:
 
 
 def flush_output() -> None:
-    """
-    Raises:
-        OSError: standard output cannot be written; what is left of it is discarded.
-    """
+    """Raises ``OSError``: standard output cannot be written; what is left of it is discarded."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -316,10 +316,7 @@ def _size_bytes(image: av.VideoFrame) -> int:
 
 
 def spool_file() -> IO[bytes]:
-    """
-    Raises:
-        SinkError: no temporary file can be written.
-    """
+    """Raises ``SinkError``: no temporary file can be written."""
     try:
         return tempfile.TemporaryFile(prefix="streamdepth-")
     except OSError as error:

@@ -90,10 +90,7 @@ def parse_intrinsics(text: str, *, any_shape: bool = False) -> IntrinsicsFor:
 def _of_unstated_size(
     fx: float, fy: float, cx: float, cy: float, width_px: int, height_px: int, **lens: Any
 ) -> Intrinsics:
-    """
-    Raises:
-        UsageError: the principal point is so far from the centre that the values belong to another size.
-    """
+    """Raises ``UsageError``: the principal point is so far from the centre that the values belong to another size."""
     camera = _within(fx, fy, cx, cy, width_px, height_px, **lens)
     if max(abs((cx + 0.5) / width_px - 0.5), abs((cy + 0.5) / height_px - 0.5)) > _LARGEST_OFFSET:
         raise UsageError(
@@ -113,10 +110,7 @@ def _within(
     distortion: Distortion = Distortion.NONE,
     coefficients: tuple[float, ...] = (),
 ) -> Intrinsics:
-    """
-    Raises:
-        UsageError: the principal point is outside the image.
-    """
+    """Raises ``UsageError``: the principal point is outside the image."""
     if not (-0.5 <= cx <= width_px - 0.5 and -0.5 <= cy <= height_px - 0.5):
         raise UsageError(
             f"intrinsics: the principal point {cx:g},{cy:g} is outside the {width_px}x{height_px} image; "

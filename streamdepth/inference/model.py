@@ -247,10 +247,7 @@ class DepthModel:
 
 
 def _check_camera(camera: Callable[[int, int], Intrinsics], width_px: int, height_px: int) -> None:
-    """
-    Raises:
-        UsageError: the intrinsics are not of an image of this shape, turned by 90 degrees or not.
-    """
+    """Raises ``UsageError``: the intrinsics are not of an image of this shape, turned by 90 degrees or not."""
     try:
         camera(width_px, height_px)
     except ValueError as exc:

@@ -216,10 +216,7 @@ class ClipRun:
                 raise OutputExistsError(f"{output.path}: already exists; --overwrite replaces it")
 
     def _check_size(self, info: StreamInfo) -> None:
-        """
-        Raises:
-            UsageError: the intrinsics or the zones do not fit the frames.
-        """
+        """Raises ``UsageError``: the intrinsics or the zones do not fit the frames."""
         events = self._settings.events
         camera = self._settings.model.camera
         try:

@@ -69,10 +69,7 @@ class WorkFolder:
                 partial.unlink()
 
     def write(self, name: str, content: bytes) -> None:
-        """
-        Raises:
-            SinkError: it cannot be written.
-        """
+        """Raises ``SinkError``: it cannot be written."""
         with self.writing(name) as path:
             try:
                 path.write_bytes(content)
@@ -177,10 +174,7 @@ def download(url: str, folder: str) -> Path:
 
 
 def upload(path: Path, url: str) -> None:
-    """
-    Raises:
-        SinkError: it cannot be uploaded; there is no part of it then.
-    """
+    """Raises ``SinkError``: it cannot be uploaded; there is no part of it then."""
     with explained(url, SinkError, "cannot be uploaded"):
         ObjectStore(url).put(str(path))
 

@@ -266,10 +266,7 @@ class SegmentStatistics:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> SegmentStatistics:
-        """
-        Raises:
-            DataFormatError: not the content of ``to_bytes``.
-        """
+        """Raises ``DataFormatError``: not the content of ``to_bytes``."""
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 return cls._from(arrays)

@@ -276,10 +276,7 @@ _OTHER_FORMATS = (
 
 
 def refuse_other_formats(path: Path) -> None:
-    """
-    Raises:
-        ModelError: unreadable, empty, or recognised as another format.
-    """
+    """Raises ``ModelError``: unreadable, empty, or recognised as another format."""
     try:
         with path.open("rb") as file:
             head = file.read(512)

@@ -26,10 +26,7 @@ if TYPE_CHECKING:
 
 
 def to_sources(sources: Sequence[Source | str]) -> list[Source]:
-    """
-    Raises:
-        UsageError: none, or not a list of sources.
-    """
+    """Raises ``UsageError``: none, or not a list of sources."""
     if isinstance(sources, str | bytes) or not isinstance(sources, Iterable):
         raise UsageError(f"sources is a list of sources, not {_named(sources)}; pass [SOURCE]")
     found = [to_source(source) for source in sources]
@@ -82,10 +79,7 @@ def to_sinks(sinks: Sequence[Sink] | SinkMaker, source: Source) -> list[Sink]:
 
 
 def to_policy(policy: Policy | str | None, default: Policy) -> Policy:
-    """
-    Raises:
-        UsageError: another value.
-    """
+    """Raises ``UsageError``: another value."""
     try:
         return default if policy is None else Policy(policy)
     except ValueError:
@@ -93,10 +87,7 @@ def to_policy(policy: Policy | str | None, default: Policy) -> Policy:
 
 
 def to_range(given: RangeSpec | RangeSwitch | str | None) -> RangeSpec | RangeSwitch | None:
-    """
-    Raises:
-        UsageError: not a range.
-    """
+    """Raises ``UsageError``: not a range."""
     if given is None or isinstance(given, RangeSpec | RangeSwitch):
         return given
     return RangeSpec.parse(given if isinstance(given, str) else repr(given))
@@ -151,10 +142,7 @@ class StageOptions:
 
 
 def check_function(name: str, function: object) -> None:
-    """
-    Raises:
-        UsageError: neither a function nor None.
-    """
+    """Raises ``UsageError``: neither a function nor None."""
     if function is not None and not callable(function):
         raise UsageError(f"{name} is a function, not {function!r}")
 

@@ -210,10 +210,7 @@ class CameraGroup:
         return any(camera.final is None for _, camera in self._snapshot())
 
     def check(self) -> None:
-        """
-        Raises:
-            StreamDepthError: the model has failed, which ends all cameras.
-        """
+        """Raises ``StreamDepthError``: the model has failed, which ends all cameras."""
         if self._model_threads.error is not None:
             raise self._model_threads.error
 

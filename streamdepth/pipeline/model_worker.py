@@ -35,10 +35,7 @@ _UNDELIVERED_PER_WORKER = 2
 
 
 def staleness_ns(seconds: float | None) -> int | None:
-    """
-    Raises:
-        UsageError: out of range.
-    """
+    """Raises ``UsageError``: out of range."""
     if seconds is None:
         return None
     limits.STALENESS_SECONDS.check("max-staleness", seconds)

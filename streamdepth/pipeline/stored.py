@@ -80,10 +80,7 @@ class StoredDepthSource(BaseSource):
         )
 
     def _checked(self, info: StreamInfo, reader: DepthReader) -> StreamInfo:
-        """
-        Raises:
-            DataFormatError: the frames have another shape than those that the depth was computed from.
-        """
+        """Raises ``DataFormatError``: the frames have another shape than those that the depth was computed from."""
         width, height = reader.metadata.frame_width_px, reader.metadata.frame_height_px
         if abs(width * info.height_px - height * info.width_px) > max(width, height):
             raise DataFormatError(
