@@ -110,7 +110,7 @@ def restyle(config: RestyleConfig) -> None:
     from streamdepth.cli.process import find_temporary_folder, frames_bar, progress_shown, say
     from streamdepth.core.look import View
     from streamdepth.pipeline import Pipeline
-    from streamdepth.pipeline.stored import StoredDepthModel, StoredDepthSource
+    from streamdepth.pipeline.second_pass import StoredDepthModel, StoredDepthSource
     from streamdepth.sinks.depth.reader import read_depth
     from streamdepth.sinks.files import is_same_file
     from streamdepth.sinks.select import sink_for
