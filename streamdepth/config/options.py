@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, cast, get_args, get_origin
@@ -47,7 +52,7 @@ class Option:
     """What a field's type and default do not say about an option.
 
     Attributes:
-        help: effect, value and unit, one or two short sentences.
+        help: effect, value and unit, one or two short sentences; empty = the text below the field.
         panel: heading in ``--help`` and the reference.
         commands: commands that have the option; empty = the one whose configuration declares it.
         short: one-letter flag such as ``-m``.
@@ -64,7 +69,7 @@ class Option:
             :data:`~streamdepth.config.commands.NEEDS`; empty = nothing.
     """
 
-    help: str
+    help: str = ""
     panel: str = ""
     commands: tuple[str, ...] = ()
     short: str = ""
@@ -142,8 +147,13 @@ class Options(BaseModel):
     @classmethod
     def declared(cls, command: str) -> list[Declared]:
         """The options of a command: arguments first, then in the order of their declaration."""
+        texts = {key: text for kind in reversed(cls.__mro__) for key, text in _texts_below_fields(kind).items()}
         every = (cls._declaration(key) for key in cls.model_fields)
-        own = [one for one in every if command in one.option.commands or not one.option.commands]
+        own = [
+            replace(one, option=replace(one.option, help=one.option.help or texts[one.key]))
+            for one in every
+            if command in one.option.commands or not one.option.commands
+        ]
         return sorted(own, key=lambda one: not one.option.argument)
 
     @classmethod
@@ -193,6 +203,21 @@ class Options(BaseModel):
     def _declaration(cls, key: str) -> Declared:
         field = cls.model_fields[key]
         return Declared(key, field, next(item for item in field.metadata if isinstance(item, Option)))
+
+
+@cache
+def _texts_below_fields(kind: type) -> Mapping[str, str]:
+    """Name of each field of a configuration class -> the text below it, on one line; its base classes left out."""
+    if not issubclass(kind, Options):
+        return {}
+    module = ast.parse(inspect.getsource(sys.modules[kind.__module__]))
+    bodies = (node.body for node in module.body if isinstance(node, ast.ClassDef) and node.name == kind.__name__)
+    return {
+        field.target.id: " ".join(str(text.value.value).split())
+        for field, text in pairwise(next(bodies, []))
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }
 
 
 def yaml_mapping(path: Path) -> dict[Any, Any]:

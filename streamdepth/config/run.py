@@ -28,320 +28,153 @@ if TYPE_CHECKING:
 class RunConfig(Settings):
     """Options of ``streamdepth run``. Keys of a configuration file are these names, with ``-`` or ``_``."""
 
-    sources: Annotated[
-        Texts,
-        Option(
-            "File, folder, glob, camera (0, /dev/video0 or its name), rtsp:// or http(s):// URL, or test: for a "
-            "synthetic scene.",
-            metavar="SOURCE...",
-            argument=True,
-        ),
-    ] = ()
-    config: Annotated[
-        Path | None,
-        Option(
-            "Read options from a YAML file; command-line options take precedence.",
-            short="-c",
-            metavar="FILE",
-            file=False,
-        ),
-    ] = None
-    output: Annotated[
-        Texts,
-        Option(
-            "Video file, folder/ of images (or folder/%06d.jpg, folder/{image}.webp), rtsp:// URL to publish to, "
-            "run.mcap (ROS 2 messages), "
-            "folder/iw3_export.yml (iw3), run.rrd or rerun+http:// (Rerun), virtualcam:, or null:. Repeatable. "
-            "With several sources, {name} is replaced by the name of each.",
-            OUTPUT,
-            short="-o",
-            metavar="OUT",
-        ),
-    ] = ()
-    data: Annotated[
-        Texts,
-        Option(
-            "Depth as data: .mkv (16-bit FFV1), folder/ of 16-bit PNG, folder/%06d.npy, .exr or .ply (points), "
-            ".mcap, .rrd, or folder/meta/info.json (LeRobot). Repeatable.",
-            OUTPUT,
-            metavar="OUT",
-        ),
-    ] = ()
-    data_size: Annotated[
-        Literal["source", "model"],
-        Option("Resolution of the depth data: the frame's or the model's.", OUTPUT, needs="data"),
-    ] = "source"
-    purpose: Annotated[
-        Literal["vace"] | None,
-        Option(
-            "Write video files for this purpose. vace: control video for diffusion (near white, 16 fps, 4k + 1 frames, "
-            "sides in multiples of 16 within 832x480, one range for the clip).",
-            OUTPUT,
-            flag="--for",
-            default="viewing",
-            needs="video",
-        ),
-    ] = None
-    mcap_depth: Annotated[
-        Literal["32FC1", "16UC1"],
-        Option("Depth images in .mcap: float metres, or 16-bit millimetres.", OUTPUT, needs="mcap"),
-    ] = "32FC1"
-    mcap_points: Annotated[bool, Option("Also write point clouds (PointCloud2) to .mcap.", OUTPUT, needs="mcap")] = (
-        False
+    sources: Annotated[Texts, Option(metavar="SOURCE...", argument=True)] = ()
+    """File, folder, glob, camera (0, /dev/video0 or its name), rtsp:// or http(s):// URL, or test: for a synthetic
+    scene."""
+    config: Annotated[Path | None, Option(short="-c", metavar="FILE", file=False)] = None
+    """Read options from a YAML file; command-line options take precedence."""
+    output: Annotated[Texts, Option(panel=OUTPUT, short="-o", metavar="OUT")] = ()
+    """Video file, folder/ of images (or folder/%06d.jpg, folder/{image}.webp), rtsp:// URL to publish to, run.mcap (ROS
+    2 messages), folder/iw3_export.yml (iw3), run.rrd or rerun+http:// (Rerun), virtualcam:, or null:. Repeatable. With
+    several sources, {name} is replaced by the name of each."""
+    data: Annotated[Texts, Option(panel=OUTPUT, metavar="OUT")] = ()
+    """Depth as data: .mkv (16-bit FFV1), folder/ of 16-bit PNG, folder/%06d.npy, .exr or .ply (points), .mcap, .rrd, or
+    folder/meta/info.json (LeRobot). Repeatable."""
+    data_size: Annotated[Literal["source", "model"], Option(panel=OUTPUT, needs="data")] = "source"
+    """Resolution of the depth data: the frame's or the model's."""
+    purpose: Annotated[Literal["vace"] | None, Option(panel=OUTPUT, flag="--for", default="viewing", needs="video")] = (
+        None
     )
+    """Write video files for this purpose. vace: control video for diffusion (near white, 16 fps, 4k + 1 frames, sides
+    in multiples of 16 within 832x480, one range for the clip)."""
+    mcap_depth: Annotated[Literal["32FC1", "16UC1"], Option(panel=OUTPUT, needs="mcap")] = "32FC1"
+    """Depth images in .mcap: float metres, or 16-bit millimetres."""
+    mcap_points: Annotated[bool, Option(panel=OUTPUT, needs="mcap")] = False
+    """Also write point clouds (PointCloud2) to .mcap."""
     exr_unit: Annotated[
-        Literal["m", "cm", "mm"] | None,
-        Option("Unit of .exr; needs depth in metres.", OUTPUT, default="m, or none without metres", needs="exr"),
+        Literal["m", "cm", "mm"] | None, Option(panel=OUTPUT, default="m, or none without metres", needs="exr")
     ] = None
-    lerobot_max: Annotated[
-        float, limits.METRES, Option("Largest depth in a LeRobot data set, in metres.", OUTPUT, needs="lerobot")
-    ] = 10.0
-    serve: Annotated[
-        Texts,
-        Option(
-            "Serve the output at this URL: rtsp://127.0.0.1:8554/depth for players, http://127.0.0.1:8080 for "
-            "browsers. Repeatable.",
-            SERVER,
-            metavar="URL",
-        ),
-    ] = ()
+    """Unit of .exr; needs depth in metres."""
+    lerobot_max: Annotated[float, limits.METRES, Option(panel=OUTPUT, needs="lerobot")] = 10.0
+    """Largest depth in a LeRobot data set, in metres."""
+    serve: Annotated[Texts, Option(panel=SERVER, metavar="URL")] = ()
+    """Serve the output at this URL: rtsp://127.0.0.1:8554/depth for players, http://127.0.0.1:8080 for browsers.
+    Repeatable."""
     zone: Annotated[
-        tuple[Zone, ...],
-        BeforeValidator(Zone.parse_all),
-        Option(
-            "Report the nearest depth in a box of the frame, in pixels, or in fractions if all are at most 1. "
-            "Repeatable.",
-            OUTPUT,
-            metavar="NAME=X,Y,W,H",
-        ),
+        tuple[Zone, ...], BeforeValidator(Zone.parse_all), Option(panel=OUTPUT, metavar="NAME=X,Y,W,H")
     ] = ()
-    events: Annotated[
-        str | None,
-        Option(
-            "Write the nearest depth of each zone (or of the whole frame) as JSON lines to this file, or to standard "
-            "output (-).",
-            OUTPUT,
-            metavar="FILE|-",
-            default="- with --zone",
-        ),
-    ] = None
-    events_rate: Annotated[
-        float,
-        limits.EVENTS_RATE,
-        Option("Maximum number of events per zone and second of media time.", OUTPUT, metavar="FPS", needs="events"),
-    ] = 10.0
-    skip_existing: Annotated[
-        bool, Option("Skip files whose outputs exist. Files that a run left incomplete are processed again.", OUTPUT)
-    ] = False
-    show: Annotated[
-        Literal["window", "rerun"] | None,
-        Option(
-            "Show the output in a window (h lists its keys), or frames and metric depth in the Rerun viewer.",
-            OUTPUT,
-            alone="window",
-        ),
-    ] = None
-    stats: Annotated[
-        Path | None,
-        Option(
-            "Write the statistics of the run as JSON. Replaces only an earlier statistics file.",
-            OUTPUT,
-            metavar="FILE",
-        ),
-    ] = None
+    """Report the nearest depth in a box of the frame, in pixels, or in fractions if all are at most 1. Repeatable."""
+    events: Annotated[str | None, Option(panel=OUTPUT, metavar="FILE|-", default="- with --zone")] = None
+    """Write the nearest depth of each zone (or of the whole frame) as JSON lines to this file, or to standard output
+    (-)."""
+    events_rate: Annotated[float, limits.EVENTS_RATE, Option(panel=OUTPUT, metavar="FPS", needs="events")] = 10.0
+    """Maximum number of events per zone and second of media time."""
+    skip_existing: Annotated[bool, Option(panel=OUTPUT)] = False
+    """Skip files whose outputs exist. Files that a run left incomplete are processed again."""
+    show: Annotated[Literal["window", "rerun"] | None, Option(panel=OUTPUT, alone="window")] = None
+    """Show the output in a window (h lists its keys), or frames and metric depth in the Rerun viewer."""
+    stats: Annotated[Path | None, Option(panel=OUTPUT, metavar="FILE")] = None
+    """Write the statistics of the run as JSON. Replaces only an earlier statistics file."""
 
-    preprocessing: Annotated[
-        dict[str, Any] | None,
-        Option("Fields of the model's preprocessing to replace.", MODEL, metavar="MAPPING", cli=False),
-    ] = None
-    metres_per_unit: Annotated[
-        float | None, limits.SCALE, Option("Scale factor from model output to metres.", MODEL)
-    ] = None
+    preprocessing: Annotated[dict[str, Any] | None, Option(panel=MODEL, metavar="MAPPING", cli=False)] = None
+    """Fields of the model's preprocessing to replace."""
+    metres_per_unit: Annotated[float | None, limits.SCALE, Option(panel=MODEL)] = None
+    """Scale factor from model output to metres."""
     anchor: Annotated[
-        tuple[Anchor, ...],
-        BeforeValidator(Anchor.parse_all),
-        Option(
-            "A point of known distance: makes a relative model metric. X,Y in pixels, or in fractions of the frame "
-            "if both are at most 1 (0.5,0.9=2.0). Give two or more.",
-            MODEL,
-            metavar="X,Y=METRES",
-        ),
+        tuple[Anchor, ...], BeforeValidator(Anchor.parse_all), Option(panel=MODEL, metavar="X,Y=METRES")
     ] = ()
-    odometry: Annotated[
-        ExistingFile | None,
-        Option(
-            "Motion of the camera as CSV of time,x,y,z or time,speed (seconds of media time, metres): makes a relative "
-            "model metric. Needs --intrinsics or --fov, and a video file.",
-            MODEL,
-            metavar="FILE",
-        ),
-    ] = None
-    batch: Annotated[
-        Batch,
-        Option("Frames per model run; auto measures which is fastest.", MODEL, metavar="N|auto"),
-    ] = 1
-    exact: Annotated[bool, Option("Preprocess exactly as transformers does; slower.", MODEL)] = False
-    decoder_threads: Annotated[
-        int | None, limits.FFMPEG_THREADS, Option("Threads of each decoder.", INPUT, default="planned", cli=False)
-    ] = None
+    """A point of known distance: makes a relative model metric. X,Y in pixels, or in fractions of the frame if both are
+    at most 1 (0.5,0.9=2.0). Give two or more."""
+    odometry: Annotated[ExistingFile | None, Option(panel=MODEL, metavar="FILE")] = None
+    """Motion of the camera as CSV of time,x,y,z or time,speed (seconds of media time, metres): makes a relative model
+    metric. Needs --intrinsics or --fov, and a video file."""
+    batch: Annotated[Batch, Option(panel=MODEL, metavar="N|auto")] = 1
+    """Frames per model run; auto measures which is fastest."""
+    exact: Annotated[bool, Option(panel=MODEL)] = False
+    """Preprocess exactly as transformers does; slower."""
+    decoder_threads: Annotated[int | None, limits.FFMPEG_THREADS, Option(panel=INPUT, default="planned", cli=False)] = (
+        None
+    )
+    """Threads of each decoder."""
     encoder_threads: Annotated[
-        int | None,
-        limits.FFMPEG_THREADS,
-        Option("Threads of each encoder.", ENCODING, default="by frame size", cli=False),
+        int | None, limits.FFMPEG_THREADS, Option(panel=ENCODING, default="by frame size", cli=False)
     ] = None
-    color_threads: Annotated[
-        int | None, limits.FFMPEG_THREADS, Option("Threads that colour one frame.", COLOR, default="planned", cli=False)
-    ] = None
+    """Threads of each encoder."""
+    color_threads: Annotated[int | None, limits.FFMPEG_THREADS, Option(panel=COLOR, default="planned", cli=False)] = (
+        None
+    )
+    """Threads that colour one frame."""
 
-    transparent: Annotated[
-        bool, Option("Keep alpha as a channel (.webm, .mov, .png) instead of compositing.", COLOR)
-    ] = False
-    edges: Annotated[
-        Upsampling, Option("Upsampling of depth to the frame: bilinear, or guided by the frame's edges.", COLOR)
-    ] = Upsampling.BILINEAR
-    nearness: Annotated[
-        Nearness,
-        Option("Colour by inverse depth, or linear in the values of models whose values grow with distance.", COLOR),
-    ] = Nearness.AUTO
-    contours: Annotated[int, limits.CONTOURS, Option("Number of depth contours to draw.", COLOR)] = 0
-    bar: Annotated[bool, Option("Draw a colour bar.", COLOR)] = False
+    transparent: Annotated[bool, Option(panel=COLOR)] = False
+    """Keep alpha as a channel (.webm, .mov, .png) instead of compositing."""
+    edges: Annotated[Upsampling, Option(panel=COLOR)] = Upsampling.BILINEAR
+    """Upsampling of depth to the frame: bilinear, or guided by the frame's edges."""
+    nearness: Annotated[Nearness, Option(panel=COLOR)] = Nearness.AUTO
+    """Colour by inverse depth, or linear in the values of models whose values grow with distance."""
+    contours: Annotated[int, limits.CONTOURS, Option(panel=COLOR)] = 0
+    """Number of depth contours to draw."""
+    bar: Annotated[bool, Option(panel=COLOR)] = False
+    """Draw a colour bar."""
 
-    policy: Annotated[
-        Policy | None,
-        Option(
-            "Process every frame, or only the latest one and count the dropped frames.",
-            INPUT,
-            default="every for files, latest for live sources",
-        ),
-    ] = None
-    start: Annotated[
-        Seconds, Option("Start at this time, in seconds or [HH:]MM:SS.", INPUT, metavar="TIME", default="0")
-    ] = 0.0
-    duration: Annotated[
-        Seconds | None, Option("Stop after this duration, in seconds or [HH:]MM:SS.", INPUT, metavar="TIME")
-    ] = None
-    max_frames: Annotated[
-        int | None, limits.MAX_FRAMES, Option("Stop after N captured frames (live: dropped frames count).", INPUT)
-    ] = None
-    image_rate: Annotated[
-        float, limits.SOURCE_RATE, Option("Frame rate of a folder of images.", INPUT, metavar="FPS", needs="images")
-    ] = 25.0
-    credentials: Annotated[
-        ExistingFile | None,
-        Option("File whose first line is USER:PASSWORD for RTSP.", INPUT, metavar="FILE", default="environment or URL"),
-    ] = None
+    policy: Annotated[Policy | None, Option(panel=INPUT, default="every for files, latest for live sources")] = None
+    """Process every frame, or only the latest one and count the dropped frames."""
+    start: Annotated[Seconds, Option(panel=INPUT, metavar="TIME", default="0")] = 0.0
+    """Start at this time, in seconds or [HH:]MM:SS."""
+    duration: Annotated[Seconds | None, Option(panel=INPUT, metavar="TIME")] = None
+    """Stop after this duration, in seconds or [HH:]MM:SS."""
+    max_frames: Annotated[int | None, limits.MAX_FRAMES, Option(panel=INPUT)] = None
+    """Stop after N captured frames (live: dropped frames count)."""
+    image_rate: Annotated[float, limits.SOURCE_RATE, Option(panel=INPUT, metavar="FPS", needs="images")] = 25.0
+    """Frame rate of a folder of images."""
+    credentials: Annotated[ExistingFile | None, Option(panel=INPUT, metavar="FILE", default="environment or URL")] = (
+        None
+    )
+    """File whose first line is USER:PASSWORD for RTSP."""
 
-    deinterlace: Annotated[
-        Literal["auto", "off"],
-        Option(
-            "Deinterlace frames that are flagged as interlaced (bwdif); adds one frame of latency to live sources.",
-            INPUT,
-        ),
-    ] = "auto"
+    deinterlace: Annotated[Literal["auto", "off"], Option(panel=INPUT)] = "auto"
+    """Deinterlace frames that are flagged as interlaced (bwdif); adds one frame of latency to live sources."""
 
-    audio: Annotated[
-        AudioMode,
-        Option(
-            "Audio of video files: copied, or encoded if the container cannot hold it; copied only; or none.",
-            ENCODING,
-            needs="video",
-        ),
-    ] = "auto"
-    codec: Annotated[
-        str | None,
-        Option("Video encoder, by its FFmpeg name.", ENCODING, default="by container and view", needs="video"),
-    ] = None
-    crf: Annotated[
-        float | None,
-        limits.CRF,
-        Option(
-            "Constant quality of video files; lower is better and larger.",
-            ENCODING,
-            default="by encoder and view",
-            needs="video",
-        ),
-    ] = None
-    preset: Annotated[
-        str,
-        Option(
-            "Speed preset of the encoder, or auto: the fastest settings measured for the view at a given size and "
-            "quality.",
-            ENCODING,
-            metavar="auto|NAME",
-        ),
-    ] = "auto"
+    audio: Annotated[AudioMode, Option(panel=ENCODING, needs="video")] = "auto"
+    """Audio of video files: copied, or encoded if the container cannot hold it; copied only; or none."""
+    codec: Annotated[str | None, Option(panel=ENCODING, default="by container and view", needs="video")] = None
+    """Video encoder, by its FFmpeg name."""
+    crf: Annotated[float | None, limits.CRF, Option(panel=ENCODING, default="by encoder and view", needs="video")] = (
+        None
+    )
+    """Constant quality of video files; lower is better and larger."""
+    preset: Annotated[str, Option(panel=ENCODING, metavar="auto|NAME")] = "auto"
+    """Speed preset of the encoder, or auto: the fastest settings measured for the view at a given size and quality."""
     bitrate: Annotated[
-        int | None,
-        limits.BITRATE_KBITS,
-        Option(
-            "Bit rate of streams, and of video files without --crf.",
-            ENCODING,
-            default="constant quality",
-            needs="bit rate",
-        ),
+        int | None, limits.BITRATE_KBITS, Option(panel=ENCODING, default="constant quality", needs="bit rate")
     ] = None
+    """Bit rate of streams, and of video files without --crf."""
     stream_rate: Annotated[
-        float | None,
-        limits.STREAM_RATE,
-        Option(
-            "Frame rate of published and served streams.",
-            ENCODING,
-            metavar="FPS",
-            default="the source's",
-            needs="stream",
-        ),
+        float | None, limits.STREAM_RATE, Option(panel=ENCODING, metavar="FPS", default="the source's", needs="stream")
     ] = None
+    """Frame rate of published and served streams."""
     gop: Annotated[
-        float | None,
-        limits.GOP_SECONDS,
-        Option("Time between key frames of streams.", ENCODING, default="2 served, 1 published", needs="stream"),
+        float | None, limits.GOP_SECONDS, Option(panel=ENCODING, default="2 served, 1 published", needs="stream")
     ] = None
-    max_clients: Annotated[
-        int, limits.MAX_CLIENTS, Option("Maximum number of RTSP viewers at the same time.", SERVER, needs="server")
-    ] = 64
+    """Time between key frames of streams."""
+    max_clients: Annotated[int, limits.MAX_CLIENTS, Option(panel=SERVER, needs="server")] = 64
+    """Maximum number of RTSP viewers at the same time."""
 
-    resume: Annotated[
-        bool,
-        Option("Continue an interrupted run of the same settings; skip clips that are finished.", LONG),
-    ] = False
-    workers: Annotated[
-        int,
-        limits.WORKERS,
-        Option("Number of processes for the segments of a clip, each with its own session.", LONG),
-    ] = 1
-    engine: Annotated[
-        Literal["local", "ray"],
-        Option("Where workers run: processes of this machine, or actors of a Ray cluster.", LONG),
-    ] = "local"
+    resume: Annotated[bool, Option(panel=LONG)] = False
+    """Continue an interrupted run of the same settings; skip clips that are finished."""
+    workers: Annotated[int, limits.WORKERS, Option(panel=LONG)] = 1
+    """Number of processes for the segments of a clip, each with its own session."""
+    engine: Annotated[Literal["local", "ray"], Option(panel=LONG)] = "local"
+    """Where workers run: processes of this machine, or actors of a Ray cluster."""
     ray_address: Annotated[
         str | None,
-        Option(
-            "Ray cluster for --engine ray: auto or HOST:PORT on one of its machines, or ray://HOST:10001 with the "
-            "package ray[client].",
-            LONG,
-            metavar="ADDRESS",
-            default="RAY_ADDRESS, else a cluster of this machine",
-            needs="ray",
-        ),
+        Option(panel=LONG, metavar="ADDRESS", default="RAY_ADDRESS, else a cluster of this machine", needs="ray"),
     ] = None
-    segment: Annotated[
-        Seconds,
-        limits.SEGMENT_SECONDS,
-        Option(
-            "Shortest segment with --resume, --workers or --engine ray; segments begin at key frames.",
-            LONG,
-            metavar="TIME",
-            needs="segments",
-        ),
-    ] = 10.0
-    shard: Annotated[
-        Shard | None,
-        Option(
-            "Process every Nth clip of the sources, beginning with clip I (0 to N - 1), for jobs on several machines.",
-            LONG,
-            metavar="I/N",
-        ),
-    ] = None
+    """Ray cluster for --engine ray: auto or HOST:PORT on one of its machines, or ray://HOST:10001 with the package
+    ray[client]."""
+    segment: Annotated[Seconds, limits.SEGMENT_SECONDS, Option(panel=LONG, metavar="TIME", needs="segments")] = 10.0
+    """Shortest segment with --resume, --workers or --engine ray; segments begin at key frames."""
+    shard: Annotated[Shard | None, Option(panel=LONG, metavar="I/N")] = None
+    """Process every Nth clip of the sources, beginning with clip I (0 to N - 1), for jobs on several machines."""
 
     @property
     def in_segments(self) -> bool:

@@ -56,274 +56,135 @@ DTYPES = (AUTO, *SUFFIXES)
 class Settings(Options):
     """Options of several commands."""
 
-    model: Annotated[
-        str,
-        Option(
-            "Depth model: built-in, path of an .onnx file or folder, or Hub name (org/name).",
-            MODEL,
-            (RUN, SERVE, IMAGE, BENCH),
-            short="-m",
-        ),
-    ] = "built-in"
-    dtype: Annotated[
-        str, Option("Numeric type of the model file to load from a repository.", MODEL, _MODELS, choices=DTYPES)
-    ] = "auto"
-    revision: Annotated[
-        str | None, Option("Branch, tag or commit of a Hub model.", MODEL, (*_MODELS, BENCH), default="main")
-    ] = None
+    model: Annotated[str, Option(panel=MODEL, commands=(RUN, SERVE, IMAGE, BENCH), short="-m")] = "built-in"
+    """Depth model: built-in, path of an .onnx file or folder, or Hub name (org/name)."""
+    dtype: Annotated[str, Option(panel=MODEL, commands=_MODELS, choices=DTYPES)] = "auto"
+    """Numeric type of the model file to load from a repository."""
+    revision: Annotated[str | None, Option(panel=MODEL, commands=(*_MODELS, BENCH), default="main")] = None
+    """Branch, tag or commit of a Hub model."""
     size: Annotated[
         str | int | None,
-        Option(
-            "Input size of the network in pixels: N (aspect ratio as the model's preprocessing defines) or WxH.",
-            MODEL,
-            (RUN, SERVE, IMAGE, VERIFY, BUILD),
-            metavar="N|WxH",
-            default="the model's",
-        ),
+        Option(panel=MODEL, commands=(RUN, SERVE, IMAGE, VERIFY, BUILD), metavar="N|WxH", default="the model's"),
     ] = None
+    """Input size of the network in pixels: N (aspect ratio as the model's preprocessing defines) or WxH."""
     sense: Annotated[
-        Sense | None,
-        Option(
-            "Meaning of the model's output: inverse depth, depth, or metres.",
-            MODEL,
-            (RUN, SERVE, IMAGE, BENCH, VERIFY),
-            default="from the model",
-        ),
+        Sense | None, Option(panel=MODEL, commands=(RUN, SERVE, IMAGE, BENCH, VERIFY), default="from the model")
     ] = None
-    input_name: Annotated[
-        str | None, Option("Image input of the graph.", MODEL, (RUN, IMAGE), default="auto-detected")
-    ] = None
-    output_name: Annotated[
-        str | None, Option("Depth output of the graph.", MODEL, (RUN, IMAGE), default="auto-detected")
-    ] = None
+    """Meaning of the model's output: inverse depth, depth, or metres."""
+    input_name: Annotated[str | None, Option(panel=MODEL, commands=(RUN, IMAGE), default="auto-detected")] = None
+    """Image input of the graph."""
+    output_name: Annotated[str | None, Option(panel=MODEL, commands=(RUN, IMAGE), default="auto-detected")] = None
+    """Depth output of the graph."""
     normalize: Annotated[
-        str | None,
-        Option(
-            "Normalization of an .onnx file without preprocessing configuration, after scaling to 0..1: ImageNet "
-            "mean and deviation, mean = deviation = 0.5, or none.",
-            MODEL,
-            (RUN, IMAGE),
-            choices=tuple(NORMALIZATIONS),
-            default="imagenet",
-        ),
+        str | None, Option(panel=MODEL, commands=(RUN, IMAGE), choices=tuple(NORMALIZATIONS), default="imagenet")
     ] = None
-    match: Annotated[
-        Match,
-        Option(
-            "Library whose resizing of images and depth is reproduced: Python's transformers, or transformers.js in "
-            "Node.js.",
-            MODEL,
-            (SERVE, IMAGE),
-            choices=MATCHES,
-        ),
-    ] = "transformers"
+    """Normalization of an .onnx file without preprocessing configuration, after scaling to 0..1: ImageNet mean and
+    deviation, mean = deviation = 0.5, or none."""
+    match: Annotated[Match, Option(panel=MODEL, commands=(SERVE, IMAGE), choices=MATCHES)] = "transformers"
+    """Library whose resizing of images and depth is reproduced: Python's transformers, or transformers.js in
+    Node.js."""
     provider: Annotated[
-        str,
-        Option(
-            "Execution provider: auto, cpu, openvino, cuda, tensorrt, directml, coreml or an installed plugin. "
-            "Plugins accept a device: NAME:cpu, NAME:gpu or NAME:npu.",
-            MODEL,
-            (RUN, SERVE, IMAGE, VERIFY, SHOW, PULL),
-            suggest=providers,
-        ),
+        str, Option(panel=MODEL, commands=(RUN, SERVE, IMAGE, VERIFY, SHOW, PULL), suggest=providers)
     ] = "auto"
-    intrinsics: Annotated[
-        str | None,
-        Option(
-            "Camera intrinsics: fx,fy,cx,cy in pixels, or a file (ROS camera_info, OpenCV YAML or JSON, COLMAP "
-            "cameras.txt, nerfstudio transforms.json).",
-            MODEL,
-            (RUN, SERVE, IMAGE),
-            metavar="FILE|FX,FY,CX,CY",
-        ),
-    ] = None
+    """Execution provider: auto, cpu, openvino, cuda, tensorrt, directml, coreml or an installed plugin. Plugins accept
+    a device: NAME:cpu, NAME:gpu or NAME:npu."""
+    intrinsics: Annotated[str | None, Option(panel=MODEL, commands=(RUN, SERVE, IMAGE), metavar="FILE|FX,FY,CX,CY")] = (
+        None
+    )
+    """Camera intrinsics: fx,fy,cx,cy in pixels, or a file (ROS camera_info, OpenCV YAML or JSON, COLMAP cameras.txt,
+    nerfstudio transforms.json)."""
     fov: Annotated[
-        float | None,
-        limits.FOV_DEGREES,
-        Option(
-            "Horizontal field of view of the camera in degrees, instead of --intrinsics.",
-            MODEL,
-            (RUN, SERVE, IMAGE),
-            metavar="DEGREES",
-        ),
+        float | None, limits.FOV_DEGREES, Option(panel=MODEL, commands=(RUN, SERVE, IMAGE), metavar="DEGREES")
     ] = None
+    """Horizontal field of view of the camera in degrees, instead of --intrinsics."""
     threads: Annotated[
         int | None,
         limits.SESSION_THREADS,
-        Option(
-            "CPU threads of the model; the numbers of decoder and colour threads are derived from it.",
-            MODEL,
-            (RUN, SERVE, IMAGE, BENCH),
-            default="available CPU cores",
-        ),
+        Option(panel=MODEL, commands=(RUN, SERVE, IMAGE, BENCH), default="available CPU cores"),
     ] = None
-    model_every: Annotated[
-        int,
-        limits.MODEL_EVERY,
-        Option(
-            "Run the model on every Nth frame and propagate its depth to the others along the optical flow.",
-            MODEL,
-            (RUN, SERVE),
-        ),
-    ] = 1
-    stabilize: Annotated[
-        Literal["off", "on"],
-        Option(
-            "Reduce flicker of depth shapes: live from earlier frames, in files from earlier and later frames.",
-            MODEL,
-            (RUN, SERVE),
-        ),
-    ] = "off"
+    """CPU threads of the model; the numbers of decoder and colour threads are derived from it."""
+    model_every: Annotated[int, limits.MODEL_EVERY, Option(panel=MODEL, commands=(RUN, SERVE))] = 1
+    """Run the model on every Nth frame and propagate its depth to the others along the optical flow."""
+    stabilize: Annotated[Literal["off", "on"], Option(panel=MODEL, commands=(RUN, SERVE))] = "off"
+    """Reduce flicker of depth shapes: live from earlier frames, in files from earlier and later frames."""
     style: Annotated[
-        str,
-        Option(
-            'Palette ("streamdepth styles" lists them), or a .json or .yaml file of colour stops.',
-            COLOR,
-            (RUN, RESTYLE, SERVE, IMAGE),
-            short="-s",
-            metavar="NAME",
-            suggest=_palettes,
-        ),
+        str, Option(panel=COLOR, commands=(RUN, RESTYLE, SERVE, IMAGE), short="-s", metavar="NAME", suggest=_palettes)
     ] = "inferno"
+    """Palette ("streamdepth styles" lists them), or a .json or .yaml file of colour stops."""
     alpha: Annotated[
         Alpha,
         Option(
-            "Opacity of the depth in 0..1: one value, or NEAR,FAR for a ramp from the nearest to the farthest point.",
-            COLOR,
-            (RUN, RESTYLE, SERVE, IMAGE),
+            panel=COLOR,
+            commands=(RUN, RESTYLE, SERVE, IMAGE),
             short="-a",
             metavar="A|NEAR,FAR",
             default="1, in overlays 0.6",
         ),
     ] = None
-    reverse: Annotated[
-        bool, Option("Map far instead of near to the high end of the palette.", COLOR, (RUN, RESTYLE, SERVE, IMAGE))
-    ] = False
+    """Opacity of the depth in 0..1: one value, or NEAR,FAR for a ramp from the nearest to the farthest point."""
+    reverse: Annotated[bool, Option(panel=COLOR, commands=(RUN, RESTYLE, SERVE, IMAGE))] = False
+    """Map far instead of near to the high end of the palette."""
     view: Annotated[
         View | None,
-        Option(
-            "Layout: depth only, depth over the frame, depth beside the frame, or depth below the frame.",
-            COLOR,
-            (RUN, RESTYLE, SERVE),
-            default="depth; overlay with --alpha; side in serve",
-        ),
+        Option(panel=COLOR, commands=(RUN, RESTYLE, SERVE), default="depth; overlay with --alpha; side in serve"),
     ] = None
+    """Layout: depth only, depth over the frame, depth beside the frame, or depth below the frame."""
     range: Annotated[
         DepthRange | None,
         Option(
-            "Depth range mapped to the palette: one per shot (files only), smoothed over time (ema), one per frame, "
-            "or fixed:LO,HI in the model's unit.",
-            COLOR,
-            (RUN, RESTYLE, SERVE),
+            panel=COLOR,
+            commands=(RUN, RESTYLE, SERVE),
             metavar="shot|ema|frame|fixed:LO,HI",
             default="shot for files, ema for live sources",
         ),
     ] = None
-    cameras: Annotated[
-        ExistingFile | None,
-        Option(
-            "Read named cameras from a YAML file: defaults, and source and options of each.",
-            INPUT,
-            (RUN, SERVE),
-            metavar="FILE",
-        ),
-    ] = None
+    """Depth range mapped to the palette: one per shot (files only), smoothed over time (ema), one per frame, or
+    fixed:LO,HI in the model's unit."""
+    cameras: Annotated[ExistingFile | None, Option(panel=INPUT, commands=(RUN, SERVE), metavar="FILE")] = None
+    """Read named cameras from a YAML file: defaults, and source and options of each."""
     max_staleness: Annotated[
         float | None,
         limits.STALENESS_SECONDS,
         Option(
-            "Maximum age of a live frame while its batch waits for frames of other cameras.",
-            INPUT,
-            (RUN, SERVE),
-            metavar="SECONDS",
-            default="one frame interval of the fastest camera",
+            panel=INPUT, commands=(RUN, SERVE), metavar="SECONDS", default="one frame interval of the fastest camera"
         ),
     ] = None
+    """Maximum age of a live frame while its batch waits for frames of other cameras."""
     camera_mode: Annotated[
-        CameraMode | None,
-        Option(
-            "Size and frame rate requested from a camera, e.g. 1280x720@30.",
-            INPUT,
-            (RUN, SERVE),
-            metavar="WxH[@FPS]",
-            default="the camera's",
-        ),
+        CameraMode | None, Option(panel=INPUT, commands=(RUN, SERVE), metavar="WxH[@FPS]", default="the camera's")
     ] = None
-    timeout: Annotated[
-        float,
-        limits.TIMEOUT_SECONDS,
-        Option(
-            "Time without data after which a network connection counts as lost; at least 10 s for files on a server.",
-            INPUT,
-            (RUN, SERVE),
-            needs="network",
-        ),
-    ] = 3.0
+    """Size and frame rate requested from a camera, e.g. 1280x720@30."""
+    timeout: Annotated[float, limits.TIMEOUT_SECONDS, Option(panel=INPUT, commands=(RUN, SERVE), needs="network")] = 3.0
+    """Time without data after which a network connection counts as lost; at least 10 s for files on a server."""
     retries: Annotated[
-        int | None,
-        limits.RETRIES,
-        Option(
-            "Attempts to reconnect before the run fails.", INPUT, (RUN, SERVE), default="unlimited", needs="network"
-        ),
+        int | None, limits.RETRIES, Option(panel=INPUT, commands=(RUN, SERVE), default="unlimited", needs="network")
     ] = None
-    transport: Annotated[
-        Literal["tcp", "udp", "auto"],
-        Option(
-            "Transport of RTSP sources; auto uses udp where the server does not offer tcp.",
-            INPUT,
-            (RUN, SERVE),
-            needs="rtsp",
-        ),
-    ] = "tcp"
+    """Attempts to reconnect before the run fails."""
+    transport: Annotated[Literal["tcp", "udp", "auto"], Option(panel=INPUT, commands=(RUN, SERVE), needs="rtsp")] = (
+        "tcp"
+    )
+    """Transport of RTSP sources; auto uses udp where the server does not offer tcp."""
     tls_ca: Annotated[
-        TlsCa | None,
-        Option(
-            "PEM file of the certificate authorities to trust for rtsps, rtmps and https (Windows: for outputs only); "
-            "none disables verification.",
-            INPUT,
-            (RUN, SERVE),
-            metavar="FILE|none",
-            default="the system's",
-        ),
+        TlsCa | None, Option(panel=INPUT, commands=(RUN, SERVE), metavar="FILE|none", default="the system's")
     ] = None
-    latency: Annotated[
-        Literal["low", "normal"],
-        Option(
-            "Latency of network streams; normal adds up to 0.5 s and improves the image quality.",
-            INPUT,
-            (RUN, SERVE),
-            needs="network",
-        ),
-    ] = "low"
-    hwaccel: Annotated[
-        HwAccel, Option("Hardware for decoding, and for encoding video files.", ENCODING, (RUN, SERVE))
-    ] = HwAccel.NONE
+    """PEM file of the certificate authorities to trust for rtsps, rtmps and https (Windows: for outputs only); none
+    disables verification."""
+    latency: Annotated[Literal["low", "normal"], Option(panel=INPUT, commands=(RUN, SERVE), needs="network")] = "low"
+    """Latency of network streams; normal adds up to 0.5 s and improves the image quality."""
+    hwaccel: Annotated[HwAccel, Option(panel=ENCODING, commands=(RUN, SERVE))] = HwAccel.NONE
+    """Hardware for decoding, and for encoding video files."""
     token_file: Annotated[
         ExistingFile | None,
-        Option(
-            "File whose first line is the access token of the page. Alternative: the environment variable "
-            "STREAMDEPTH_WEB_TOKEN.",
-            SERVER,
-            (RUN, SERVE),
-            metavar="FILE",
-            default="generated when serving beyond localhost",
-        ),
+        Option(panel=SERVER, commands=(RUN, SERVE), metavar="FILE", default="generated when serving beyond localhost"),
     ] = None
-    overwrite: Annotated[
-        bool,
-        Option(
-            "Replace existing outputs; in a folder, files with the same names.",
-            "",
-            (RUN, RESTYLE, IMAGE, STYLES),
-            short="-y",
-        ),
-    ] = False
-    as_json: Annotated[bool, Option("Print JSON.", "", (BENCH, VERIFY, SHOW, DOCTOR), flag="--json", file=False)] = (
-        False
-    )
-    quiet: Annotated[
-        bool, Option("Show no progress and no notes.", "", (RUN, RESTYLE, SERVE, IMAGE, BENCH, BUILD, PULL), short="-q")
-    ] = False
+    """File whose first line is the access token of the page. Alternative: the environment variable
+    STREAMDEPTH_WEB_TOKEN."""
+    overwrite: Annotated[bool, Option(commands=(RUN, RESTYLE, IMAGE, STYLES), short="-y")] = False
+    """Replace existing outputs; in a folder, files with the same names."""
+    as_json: Annotated[bool, Option(commands=(BENCH, VERIFY, SHOW, DOCTOR), flag="--json", file=False)] = False
+    """Print JSON."""
+    quiet: Annotated[bool, Option(commands=(RUN, RESTYLE, SERVE, IMAGE, BENCH, BUILD, PULL), short="-q")] = False
+    """Show no progress and no notes."""
 
     @property
     def rules(self) -> dict[str, Any] | None:
