@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from streamdepth.config import RunConfig
-    from streamdepth.config.shared import Settings
+    from streamdepth.config.settings import Settings
     from streamdepth.core.contracts import Sink, Source
     from streamdepth.core.host import ThreadPlan
     from streamdepth.depth.range import RangeSwitch
@@ -54,7 +54,7 @@ _REMOTE = frozenset({"source", "transport", "timeout", "range", "model_every", "
 
 def check_options(config: RunConfig) -> None:
     """Raises ``UsageError``: an option of ``streamdepth run`` that has no effect on named cameras."""
-    from streamdepth.config.shared import RUN
+    from streamdepth.config.settings import RUN
 
     for one in config.declared(RUN):
         if one.key not in (*KEYS, *_GROUP) and getattr(config, one.key) != one.field.default:

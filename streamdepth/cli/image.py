@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from streamdepth.config.commands import ImageConfig
+    from streamdepth.config.settings import ImageConfig
     from streamdepth.image.estimator import Estimate
 
 _IMAGES = (".png", ".webp", ".jpg")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from streamdepth.config.options import Declared
-    from streamdepth.config.shared import Settings
+    from streamdepth.config.settings import Settings
 
 FAILED, INTERRUPTED = 1, 130
 _DEBUG = "--debug"
@@ -216,7 +216,7 @@ def entry(command: str, kind: type[Settings], function: Callable[[Any], None]) -
 
 
 def _parameters(kind: type[Settings], command: str) -> list[Parameter]:
-    from streamdepth.config.shared import PANELS
+    from streamdepth.config.settings import PANELS
 
     declared = sorted(kind.declared(command), key=lambda one: PANELS.index(one.option.panel))
     return [

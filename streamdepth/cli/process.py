@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-    from streamdepth.config.shared import Settings
+    from streamdepth.config.settings import Settings
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.inference.model import ModelOptions
     from streamdepth.pipeline import Snapshot

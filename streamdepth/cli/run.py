@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from streamdepth.cli.jobs import Job
     from streamdepth.config import RunConfig
-    from streamdepth.config.commands import RestyleConfig
+    from streamdepth.config.settings import RestyleConfig
     from streamdepth.core.frame import DepthMap
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.pipeline import Pipeline, RunStats

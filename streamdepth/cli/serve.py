@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from streamdepth.config import RunConfig
-    from streamdepth.config.commands import ServeConfig
+    from streamdepth.config.settings import ServeConfig
     from streamdepth.core.contracts import Source
     from streamdepth.image.estimator import DepthEstimator
     from streamdepth.serve.site import WebSite

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from streamdepth.bench import BenchReport
-    from streamdepth.config.commands import (
+    from streamdepth.config.settings import (
         BenchConfig,
         BuildConfig,
         ModelConfig,
         PullConfig,
+        Settings,
         StylesConfig,
         VerifyConfig,
     )
-    from streamdepth.config.shared import Settings
     from streamdepth.models.catalog import ModelDetails, ModelEntry
 
 

@@ -5,6 +5,6 @@ The fields are the only place that names an option, its type, default, range, he
 ``configs/README.md`` (``python -m streamdepth.config FILE`` writes it) are derived from them.
 """
 
-from streamdepth.config.run import RunConfig
+from streamdepth.config.commands import RunConfig
 
 __all__ = ["RunConfig"]

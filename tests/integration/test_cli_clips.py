@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import pytest
 
 from streamdepth.cli import main
-from streamdepth.config.commands import ServeConfig, check_used
-from streamdepth.config.run import RunConfig
+from streamdepth.config.commands import RunConfig, check_used
+from streamdepth.config.settings import ServeConfig
 from streamdepth.core.errors import UsageError
 from streamdepth.jobs import worker
 from streamdepth.jobs.journal import folder_at

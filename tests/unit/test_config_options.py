@@ -13,7 +13,7 @@ from streamdepth.cli.main import _with_values, entry
 from streamdepth.config import RunConfig
 from streamdepth.config.commands import BEGIN, COMMANDS, END, reference
 from streamdepth.config.options import Option
-from streamdepth.config.shared import PANELS, Settings
+from streamdepth.config.settings import PANELS, Settings
 from streamdepth.core import limits
 from streamdepth.core.errors import UsageError
 from streamdepth.core.limits import Bounds

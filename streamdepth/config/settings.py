@@ -1,13 +1,14 @@
-"""Options that several commands have."""
+"""Options that several commands have, and those of the commands beside ``run``."""
 
 from __future__ import annotations
 
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
 
 from pydantic import BeforeValidator
 
-from streamdepth.config.options import CameraMode, DepthRange, ExistingFile, Option, Options, TlsCa
+from streamdepth.config.options import CameraMode, DepthRange, ExistingFile, Option, Options, Texts, TlsCa
 from streamdepth.core import limits
 from streamdepth.core.frame import Sense
 from streamdepth.core.look import Look, View, parse_alpha
@@ -247,3 +248,121 @@ class Settings(Options):
             "tls_ca": self.tls_ca,
             "low_latency": self.latency == "low",
         }
+
+
+class ServeConfig(Settings):
+    """Options of ``streamdepth serve``."""
+
+    source: Annotated[str | None, Option(metavar="[SOURCE]", argument=True)] = None
+    """Live source of the page: a camera (0), rtsp://, a file (repeated), or test:. Without a source, the page accepts
+    only images and uploaded files."""
+    listen: Annotated[str, Option(panel=SERVER, metavar="URL")] = "http://127.0.0.1:8080"
+    """Address of the page. An access token is required beyond localhost."""
+    batch: Annotated[int, limits.BATCH, Option(panel=MODEL)] = 1
+    """Frames of different cameras per model run."""
+    add_cameras: Annotated[Texts, Option(panel=SERVER, metavar="HOST", default="none")] = ()
+    """Host or address range (192.168.1.0/24) of cameras that may be added over HTTP, or test:. Repeatable."""
+    max_upload: Annotated[int, limits.UPLOAD_MIB, Option(panel=SERVER)] = 512
+    """Maximum size of an uploaded video."""
+
+
+class ImageConfig(Settings):
+    """Options of ``streamdepth image``."""
+
+    inputs: Annotated[Texts, Option(metavar="INPUT...", argument=True)]
+    """Images, folders of images, globs, or - for one image on standard input."""
+    output: Annotated[Texts, Option(panel=OUTPUT, short="-o", metavar="OUT")] = ()
+    """Output, by suffix: .png, .webp or .jpg for an image, .npy for float32 depth, .json for data and image. folder/
+    for several inputs. Repeatable; {name} is replaced by the name of each input."""
+    print_json: Annotated[bool, Option(panel=OUTPUT, flag="--json")] = False
+    """Print one line of JSON per input: {data, image, width, height}."""
+    fast: Annotated[bool, Option(panel=MODEL)] = False
+    """Preprocess as for video: faster, but not exactly as transformers does."""
+
+
+class BenchConfig(Settings):
+    """Options of ``streamdepth bench``."""
+
+    source: Annotated[str | None, Option(metavar="[SOURCE]", argument=True, default="a synthetic one of 1280x720")] = (
+        None
+    )
+    """Clip to measure with."""
+    providers: Annotated[
+        Texts,
+        Option(panel=MODEL, flag="--provider", metavar="NAME", default="all that run here", suggest=providers),
+    ] = ()
+    """Execution provider to measure. Repeatable."""
+    dtypes: Annotated[Texts, Option(panel=MODEL, flag="--dtype", choices=DTYPES)] = ("auto",)
+    """Numeric type of the model file to measure. Repeatable."""
+    sizes: Annotated[Texts, Option(panel=MODEL, flag="--size", metavar="N|WxH", default="the model's")] = ()
+    """Input size of the network to measure. Repeatable."""
+    batches: Annotated[tuple[int, ...], limits.BATCH, Option(panel=MODEL, flag="--batch")] = (1, 2, 4)
+    """Frames per model run to measure. Repeatable."""
+    max_frames: Annotated[int, limits.MAX_FRAMES, Option(panel=INPUT)] = 150
+    """Read N frames of the clip."""
+    seconds: Annotated[float, limits.BENCH_SECONDS, Option(panel=INPUT)] = 1.0
+    """Time to measure each setting for."""
+    compare: Annotated[Path | None, Option(panel=OUTPUT, metavar="FILE")] = None
+    """Compare with a report written with --json."""
+
+
+class VerifyConfig(Settings):
+    """Options of ``streamdepth verify``."""
+
+    checked: Annotated[str, Option(metavar="MODEL", argument=True)]
+    """Model to check: built-in, path or Hub name."""
+    images: Annotated[Texts, Option(metavar="[IMAGE]...", argument=True, default="built-in ones")] = ()
+    """Images to compare on."""
+    reference: Annotated[
+        str | None, Option(panel=MODEL, metavar="MODEL", default="the exact path of the same model")
+    ] = None
+    """Model to compare with."""
+    reference_dtype: Annotated[str | None, Option(panel=MODEL, choices=DTYPES, default="auto")] = None
+    """Numeric type of the reference."""
+
+
+class BuildConfig(Settings):
+    """Options of ``streamdepth build``."""
+
+    built: Annotated[str, Option(metavar="[MODEL]", argument=True)] = "built-in"
+    """Model to build for: built-in, path or Hub name."""
+    target: Annotated[Literal["tensorrt", "cuda"], Option(panel=MODEL, flag="--provider")] = "tensorrt"
+    """Execution provider to build for."""
+    image_size: Annotated[Texts, Option(panel=INPUT, metavar="WxH")] = ("1920x1080",)
+    """Size of the frames to expect. Repeatable."""
+    batch: Annotated[int, limits.BATCH, Option(panel=MODEL)] = 1
+    """Maximum number of frames per model run."""
+
+
+class ModelConfig(Settings):
+    """Options of ``streamdepth models show`` and ``pull``."""
+
+    name: Annotated[str, Option(metavar="NAME", argument=True)]
+    """Model: built-in, path or Hub name."""
+
+
+class PullConfig(ModelConfig):
+    """Options of ``streamdepth models pull``."""
+
+    force: Annotated[bool, Option()] = False
+    """Download files again even if they are intact."""
+
+
+class StylesConfig(Settings):
+    """Options of ``streamdepth styles``."""
+
+    everything: Annotated[bool, Option(flag="--all")] = False
+    """List the palettes of the cmap catalogue too."""
+    preview: Annotated[Path | None, Option(metavar="FILE")] = None
+    """Write a PNG that shows every palette on a depth image."""
+
+
+class RestyleConfig(Settings):
+    """Options of ``streamdepth restyle``."""
+
+    depth: Annotated[Path, Option(metavar="DEPTH", argument=True)]
+    """Depth written by run --data: .mkv or a folder."""
+    clip: Annotated[Path | None, Option(metavar="[CLIP]", argument=True)] = None
+    """Clip that the depth was computed from; needed for views that show its frames, and for its sound."""
+    output: Annotated[Texts, Option(panel=OUTPUT, short="-o", metavar="OUT")] = ()
+    """Video file, or folder/ of images. Repeatable."""
