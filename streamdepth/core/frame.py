@@ -90,12 +90,10 @@ class HdrMetadata:
         mastering: the mastering display as x264 and x265 write it (``G(x,y)B(x,y)R(x,y)WP(x,y)L(max,min)``), empty if
             unknown.
         light: ``MaxCLL,MaxFALL`` in cd/m2, empty if unknown.
-        dolby_vision: the stream has Dolby Vision metadata.
     """
 
     mastering: str = ""
     light: str = ""
-    dolby_vision: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +117,7 @@ class StreamInfo:
         end_seconds: media time at which the source was trimmed, None if it was not.
         media_path: file or URL from which audio and subtitles can be copied, None if there is none.
         hdr: static HDR metadata, None if there is none.
+        omitted: names of metadata of the frames that no output has.
         media_clock: time corrections for those streams.
         media_options: FFmpeg options for opening ``media_path``.
         continues: the frames follow others of the same clip, as in a segment.
@@ -141,6 +140,7 @@ class StreamInfo:
     end_seconds: Fraction | None = None
     media_path: str | None = None
     hdr: HdrMetadata | None = None
+    omitted: tuple[str, ...] = ()
     media_clock: MediaClock | None = field(default=None, compare=False)
     media_options: Mapping[str, str] = field(default_factory=dict, hash=False)
     continues: bool = False

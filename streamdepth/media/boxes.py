@@ -23,6 +23,8 @@ ASPECT_PLACEHOLDER = "streamdepth-aspect-ratio"
 """Name of the video track that :func:`set_display_aspect` replaces."""
 _JPEG, _PNG = 13, 14
 """Well-known types of values in ``ilst``."""
+_ADDITION_MAPPING, _ADDITION_TYPE, _ADDITION_DATA = 0x41E4, 0x41E7, 0x41ED
+_DOLBY_VISION = (b"dvcC", b"dvvC", b"dvwC")
 _CROP_BOTTOM, _CROP_TOP, _CROP_LEFT, _CROP_RIGHT = 0x54AA, 0x54BB, 0x54CC, 0x54DD
 
 
@@ -44,8 +46,21 @@ class Element(NamedTuple):
     end: int
 
 
-def crop_of(path: Path, container: str, track_id: int, index: int, size_px: tuple[int, int]) -> Crop | None:
-    """The crop in a local MP4 (``clap``, ISO/IEC 14496-12, 12.1.4) or Matroska file (``PixelCrop``, RFC 9559).
+class TrackHeader(NamedTuple):
+    """What FFmpeg does not give of the header of a video track.
+
+    Attributes:
+        crop: see :func:`track_header`.
+        dolby_vision: the profile of Dolby Vision, None without it.
+    """
+
+    crop: Crop | None = None
+    dolby_vision: int | None = None
+
+
+def track_header(path: Path, container: str, track_id: int, index: int, size_px: tuple[int, int]) -> TrackHeader:
+    """The crop in a local MP4 (``clap``, ISO/IEC 14496-12, 12.1.4) or Matroska file (``PixelCrop``, RFC 9559), and the
+    Dolby Vision configuration.
 
     Args:
         container: FFmpeg's name of the demuxer.
@@ -57,17 +72,18 @@ def crop_of(path: Path, container: str, track_id: int, index: int, size_px: tupl
     try:
         with path.open("rb") as file:
             if container.startswith("mov"):
-                crop = _clap(file, track_id, width_px, height_px)
+                crop, configuration = _mp4_track(file, track_id, width_px, height_px)
             elif container.startswith("matroska"):
-                crop = _pixel_crop(file, index)
+                crop, configuration = _matroska_track(file, index)
             else:
-                return None
+                return TrackHeader()
     except (OSError, ValueError, struct.error, LookupError, StopIteration):
-        return None
+        return TrackHeader()
+    profile = configuration[2] >> 1 if len(configuration) > 2 else None
     if crop is None or min(crop) < 0 or not any(crop):
-        return None
+        return TrackHeader(None, profile)
     fits = crop.left + crop.right < width_px and crop.top + crop.bottom < height_px
-    return crop if fits else None
+    return TrackHeader(crop if fits else None, profile)
 
 
 def is_cut_off(path: Path, container: str) -> bool:
@@ -246,16 +262,24 @@ def _vint(data: bytes, at: int, *, keep_marker: bool) -> tuple[int, int]:
     return (value if keep_marker else value & (1 << 7 * length) - 1), at + length
 
 
-def _pixel_crop(file: BinaryIO, index: int) -> Crop | None:
+def _matroska_track(file: BinaryIO, index: int) -> tuple[Crop, bytes]:
+    """The crop and the Dolby Vision configuration of a track."""
     data = file.read(_HEADER_BYTES)
     entry = list(tracks(data))[index]
-    video = next(one for one in elements(data, entry.start, entry.end) if one.kind == VIDEO)
+    parts = list(elements(data, entry.start, entry.end))
+    video = next(one for one in parts if one.kind == VIDEO)
     values = {one.kind: number(data, one) for one in elements(data, video.start, video.end)}
     sides = (_CROP_LEFT, _CROP_TOP, _CROP_RIGHT, _CROP_BOTTOM)
-    return Crop(*(values.get(side, 0) for side in sides))
+    configuration = b""
+    for mapping in (one for one in parts if one.kind == _ADDITION_MAPPING):
+        found = {one.kind: data[one.start : one.end] for one in elements(data, mapping.start, mapping.end)}
+        if found.get(_ADDITION_TYPE, b"")[-4:] in _DOLBY_VISION:
+            configuration = found.get(_ADDITION_DATA, b"")
+    return Crop(*(values.get(side, 0) for side in sides)), configuration
 
 
-def _clap(file: BinaryIO, track_id: int, width_px: int, height_px: int) -> Crop | None:
+def _mp4_track(file: BinaryIO, track_id: int, width_px: int, height_px: int) -> tuple[Crop | None, bytes]:
+    """The crop and the Dolby Vision configuration of a track."""
     for trak in boxes(moov := _moov(file), 0, len(moov)):
         if trak.kind != b"trak":
             continue
@@ -268,18 +292,22 @@ def _clap(file: BinaryIO, track_id: int, width_px: int, height_px: int) -> Crop 
             part = next(one for one in boxes(moov, part.start, part.end) if one.kind == kind)
         # A full box with a count of entries, then the first VisualSampleEntry with 78 bytes before its boxes.
         entry = next(boxes(moov, part.start + 8, part.end))
-        clap = next((one for one in boxes(moov, entry.start + 78, entry.end) if one.kind == b"clap"), None)
-        if clap is None:
-            return None
-        wide, wide_d, high, high_d = struct.unpack_from(">4I", moov, clap.start)
-        x, x_d, y, y_d = struct.unpack_from(">iIiI", moov, clap.start + 16)
-        if not (wide_d and high_d and x_d and y_d):
-            return None
-        width, height = round(wide / wide_d), round(high / high_d)
-        left = round((width_px - width) / 2 + x / x_d)
-        top = round((height_px - height) / 2 + y / y_d)
-        return Crop(left, top, width_px - width - left, height_px - height - top)
-    return None
+        found = {one.kind: moov[one.start : one.end] for one in boxes(moov, entry.start + 78, entry.end)}
+        configuration = next((found[kind] for kind in _DOLBY_VISION if kind in found), b"")
+        return _clap(found.get(b"clap", b""), width_px, height_px), configuration
+    return None, b""
+
+
+def _clap(content: bytes, width_px: int, height_px: int) -> Crop | None:
+    if not content:
+        return None
+    wide, wide_d, high, high_d, x, x_d, y, y_d = struct.unpack_from(">4IiIiI", content)
+    if not (wide_d and high_d and x_d and y_d):
+        return None
+    width, height = round(wide / wide_d), round(high / high_d)
+    left = round((width_px - width) / 2 + x / x_d)
+    top = round((height_px - height) / 2 + y / y_d)
+    return Crop(left, top, width_px - width - left, height_px - height - top)
 
 
 def _moov(file: BinaryIO) -> bytes:

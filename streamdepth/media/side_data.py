@@ -1,12 +1,13 @@
-"""Side data of decoded frames: crop and display matrix, which are applied, and HDR10 metadata."""
+"""Side data of decoded frames: crop and display matrix, which are applied, and metadata."""
 
 from __future__ import annotations
 
 import struct
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -264,24 +265,56 @@ def _build_graph(image: av.VideoFrame, orientation: Orientation, crop: Crop | No
 # luminance), then two flags. AVContentLightMetadata: two unsigned integers.
 _MASTERING = struct.Struct("=20i2i")
 _LIGHT = struct.Struct("=2I")
+DOLBY_VISION = "Dolby Vision metadata"
 _CHROMATICITY_STEPS = 50_000
 _LUMINANCE_STEPS = 10_000
 """Units of SMPTE ST 2086 in H.265: 0.00002, and 0.0001 cd/m2."""
 
 
-def hdr_of(image: av.VideoFrame) -> HdrMetadata | None:
-    """The HDR metadata of a decoded frame, None if it has none."""
+_OMITTED = {
+    "A53_CC": "closed captions",
+    "DYNAMIC_HDR_PLUS": "HDR10+ metadata",
+    "DOVI_METADATA": DOLBY_VISION,
+    "DOVI_RPU_BUFFER": DOLBY_VISION,
+    "STEREO3D": "stereo 3D metadata",
+    "SPHERICAL": "360-degree metadata",
+}
+"""What no output has, by type of side data."""
+_PLAIN, _SEVERAL_VIEWS = 0, 8
+"""AV_STEREO3D_2D and AV_STEREO3D_UNSPEC: the stream has views of two eyes, and a frame is one of them."""
+_RECTILINEAR = 4
+
+
+class Metadata(NamedTuple):
+    """What the side data of a frame say of its stream.
+
+    Attributes:
+        omitted: names of metadata that no output has.
+        spatial: the stream has two views, of which the decoder gives the base view.
+    """
+
+    hdr: HdrMetadata | None
+    omitted: tuple[str, ...]
+    spatial: bool
+
+
+def metadata_of(image: av.VideoFrame) -> Metadata:
+    """The metadata of a decoded frame."""
     mastering = light = ""
-    dolby_vision = False
+    spatial, omitted = False, []
     for side in side_data_of(image):
         name, content = side.type.name, bytes(side)
+        kind = int.from_bytes(content[:4], sys.byteorder)
         if name == "MASTERING_DISPLAY_METADATA" and len(content) >= _MASTERING.size:
             mastering = _mastering(content)
         elif name == "CONTENT_LIGHT_LEVEL" and len(content) >= _LIGHT.size:
             light = "{},{}".format(*_LIGHT.unpack_from(content))
-        elif name.startswith("DOVI"):
-            dolby_vision = True
-    return HdrMetadata(mastering, light, dolby_vision) if mastering or light or dolby_vision else None
+        elif name == "STEREO3D" and kind in (_PLAIN, _SEVERAL_VIEWS):
+            spatial = kind == _SEVERAL_VIEWS
+        elif name in _OMITTED and (name, kind) != ("SPHERICAL", _RECTILINEAR):
+            omitted.append(_OMITTED[name])
+    hdr = HdrMetadata(mastering, light) if mastering or light else None
+    return Metadata(hdr, tuple(dict.fromkeys(omitted)), spatial)
 
 
 def _mastering(content: bytes) -> str:

@@ -161,10 +161,9 @@ class VideoSink(BaseSink):
         self._notes += _losses(image, encoding, transparent=self._transparent)
         if stream.hdr is not None:
             plain, encoding = encoding, with_hdr(encoding, stream.hdr)
-            if (stream.hdr.mastering or stream.hdr.light) and encoding is plain:
+            if encoding is plain:
                 self._notes.append(f"HDR10 metadata is omitted: {encoding.codec} cannot write it; use --codec libx265")
-            if stream.hdr.dolby_vision:
-                self._notes.append("Dolby Vision metadata is omitted")
+        self._notes += [f"omitted: {', '.join(stream.omitted)}"] if stream.omitted else []
         self._info = stream
         file = OutputFile(self._path, overwrite=self._overwrite, media_path=stream.media_path)
         self._time_base, self._origin = output_time(stream)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from streamdepth.core.clock import MediaClock
 from streamdepth.core.errors import SourceError
 from streamdepth.media.filters import DEINTERLACED, INTERLACED, Deinterlacer, has_alpha
-from streamdepth.media.side_data import FrameNormalizer, hdr_of
+from streamdepth.media.side_data import DOLBY_VISION, FrameNormalizer, metadata_of
 from streamdepth.sources.times import PacketStamp, Timeline, packet_stamps
 
 if TYPE_CHECKING:
@@ -28,6 +28,11 @@ _MAX_DEMUX_ERRORS = 200
 # How far before the start to seek, in turn, if the frame found lies after it: indexes that hold decoding times or few
 # entries land late. None = from the beginning.
 _SEEK_BACK_SECONDS: tuple[int | None, ...] = (0, 2, 15, None)
+_OWN_COLOR_PROFILE = 5
+_OWN_COLOR = (
+    "the colours of Dolby Vision profile 5 are not converted and look wrong; use another version of the video, or "
+    "convert it first (ffmpeg with libplacebo)"
+)
 
 REPAIR_NOTES = {
     "missing_pts": "frames without a time stamp: {}; each follows its predecessor at the frame rate",
@@ -45,7 +50,7 @@ class Decoding:
     Attributes:
         dropped: frames that could not be given, by cause.
         first: the first frame, upright. Set by ``start``, like ``time_base``, ``rate``, ``beginning_seconds``,
-            ``duration_seconds`` and ``note``.
+            ``duration_seconds``, ``omitted`` and ``note``.
         shortfall: a note if the file ended early, else empty.
     """
 
@@ -98,7 +103,8 @@ class Decoding:
         self.time_base = stream.time_base or raw_first.time_base or Fraction(1, 90_000)
         rate = stream.guessed_rate or stream.average_rate
         self.rate = rate if rate is not None and 0 < rate <= 1000 else None
-        self.hdr = hdr_of(raw_first)
+        metadata = metadata_of(raw_first)
+        self.hdr = metadata.hdr
         self.first_pts = raw_first.dts if raw_first.pts is None else raw_first.pts
         container_start = self.container.start_time
         self.beginning_seconds = Fraction(0) if container_start is None else Fraction(container_start, 1_000_000)
@@ -109,9 +115,8 @@ class Decoding:
         self.timeline = Timeline(self.time_base, self.rate, round(self.beginning_seconds / self.time_base), self.clock)
         coded_format = raw_first.format.name
         try:
-            self.normalizer = FrameNormalizer(
-                self._medium.crop(self.container, stream, raw_first.width, raw_first.height)
-            )
+            header = self._medium.track_header(self.container, stream, raw_first.width, raw_first.height)
+            self.normalizer = FrameNormalizer(header.crop)
             self.aspect = Fraction(stream.sample_aspect_ratio or 1)
             self.first = self.normalizer.normalize(raw_first, self.aspect)
         except (av.error.FFmpegError, ValueError) as error:
@@ -125,8 +130,12 @@ class Decoding:
             self.note = f"rotation converts {coded_format} to {self.first.format.name}"
         elif stream.metadata.get("alpha_mode") == "1" and not has_alpha(coded_format):
             self.note = f"alpha is not decoded ({stream.codec_context.name}); convert the file to .mov first"
+        is_dolby_vision = header.dolby_vision is not None and DOLBY_VISION not in metadata.omitted
+        self.omitted = (*metadata.omitted, *([DOLBY_VISION] if is_dolby_vision else []))
+        views = "spatial video: only its base view is read" if metadata.spatial else ""
+        color = _OWN_COLOR if header.dolby_vision == _OWN_COLOR_PROFILE else ""
         fields = DEINTERLACED if self.deinterlacer.used else INTERLACED if raw_first.interlaced_frame else ""
-        self.note = "; ".join(note for note in (self.note, fields, self.hardware_note) if note)
+        self.note = "; ".join(note for note in (self.note, views, color, fields, self.hardware_note) if note)
 
     def stamps(self) -> Iterator[PacketStamp]:
         """Time stamps of the packets of the video; opens and closes the container."""

@@ -323,6 +323,7 @@ class FileSource(BaseSource):
             origin_seconds=decoding.beginning_seconds,
             media_path=self._text if self._path is None else (None if self._once_only else str(self._path.absolute())),
             hdr=decoding.hdr,
+            omitted=decoding.omitted,
             media_clock=decoding.clock,
             media_options={} if self._path is not None else self._trust.libav_options(),
             note=decoding.note,

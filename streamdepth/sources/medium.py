@@ -20,7 +20,7 @@ from streamdepth.core.errors import (
     plain_reason,
     redact,
 )
-from streamdepth.media.boxes import Crop, crop_of, is_cut_off
+from streamdepth.media.boxes import TrackHeader, is_cut_off, track_header
 from streamdepth.media.hwaccel import HwAccel, decoder
 from streamdepth.net.url import LIVE_SCHEMES, TlsError, parse_live_url
 
@@ -136,11 +136,13 @@ class Medium:
         seekable = self.seekable and (not url or sized or (playlist and bool(container.duration)))
         return OpenedMedium(container, stream, hardware.note, sized, seekable)
 
-    def crop(self, container: InputContainer, stream: VideoStream, width_px: int, height_px: int) -> Crop | None:
-        """The crop in the header of a local file, for frames of this size."""
+    def track_header(
+        self, container: InputContainer, stream: VideoStream, width_px: int, height_px: int
+    ) -> TrackHeader:
+        """Fields of the header of a local file, for frames of this size."""
         if self.path is None or not self.seekable:
-            return None
-        return crop_of(self.path, container.format.name, stream.id, stream.index, (width_px, height_px))
+            return TrackHeader()
+        return track_header(self.path, container.format.name, stream.id, stream.index, (width_px, height_px))
 
     def cut_off(self, container: InputContainer) -> bool:
         """See :func:`~streamdepth.media.boxes.is_cut_off`."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from streamdepth.media.side_data import hdr_of
+from streamdepth.media.side_data import metadata_of
 from streamdepth.sinks.depth.reader import read_depth
 from streamdepth.sinks.depth.sink import DepthVideoSink
 from streamdepth.sinks.video import VideoSink
@@ -207,7 +207,7 @@ def test_hdr10_metadata_is_kept(tmp_path: Path, codec: str) -> None:
     out = tmp_path / "out.mp4"
     sink = transcode(path, VideoSink(out, control=control(), codec=codec, preset="ultrafast"))
     with av.open(str(path)) as before, av.open(str(out)) as after:
-        wanted, got = (hdr_of(next(container.decode(video=0))) for container in (before, after))
+        wanted, got = (metadata_of(next(container.decode(video=0))).hdr for container in (before, after))
         assert wanted is not None
         assert got == wanted
         assert "L(10000000,1)" in wanted.mastering

@@ -57,19 +57,22 @@ def jpeg(index: int, *, orientation: int | None = None, size: tuple[int, int] = 
     return content.getvalue()
 
 
-def add_clap(path: Path, width: int, height: int) -> None:
-    """Write a centred clean aperture into the sample entry of the only track of an MP4 whose index is at its end."""
-    data = bytearray(path.read_bytes())
-    at = data.find(b"pasp") - 4
-    if at < 0:
-        at = data.find(b"btrt") - 4
-    assert at > 0
-    for parent in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
+def add_to_sample_entry(path: Path, codec: bytes, *more: bytes) -> None:
+    """Append boxes to the sample entry of the only track of an MP4 whose index is at its end."""
+    data, content = bytearray(path.read_bytes()), b"".join(more)
+    end = 0
+    for parent in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", codec):
         start = data.find(parent, data.find(b"moov")) - 4
         (size,) = struct.unpack_from(">I", data, start)
-        struct.pack_into(">I", data, start, size + 40)
-    data[at:at] = struct.pack(">I4s8i", 40, b"clap", width, 1, height, 1, 0, 1, 0, 1)
+        struct.pack_into(">I", data, start, size + len(content))
+        end = start + size
+    data[end:end] = content
     path.write_bytes(data)
+
+
+def add_clap(path: Path, width: int, height: int) -> None:
+    """Write a centred clean aperture into an MP4 of H.264."""
+    add_to_sample_entry(path, b"avc1", box(b"clap", struct.pack(">8i", width, 1, height, 1, 0, 1, 0, 1)))
 
 
 def add_pixel_crop(path: Path, *, top: int, bottom: int) -> None:
