@@ -22,7 +22,7 @@ import numpy as np
 
 from streamdepth.colorize.tables import INVALID
 from streamdepth.core.errors import UsageError
-from streamdepth.media.numba_kernel import kernel
+from streamdepth.media import kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable

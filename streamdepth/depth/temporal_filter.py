@@ -9,7 +9,7 @@ import numpy as np
 
 from streamdepth.core.frame import DepthMap, Sense
 from streamdepth.depth.motion import sample, scaled_flow
-from streamdepth.media.numba_kernel import kernel
+from streamdepth.media import kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -221,7 +221,7 @@ class Intrinsics:
 @cache
 def _unproject() -> Callable[..., None]:
     """The kernel that unprojects; compiled here so that cameras do not import numba."""
-    from streamdepth.media.numba_kernel import kernel
+    from streamdepth.media import kernel
 
     @kernel
     def unproject(

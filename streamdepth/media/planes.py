@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import av
 import numpy as np
 
-from streamdepth.media.numba_kernel import kernel
+from streamdepth.media import kernel
 
 if TYPE_CHECKING:
     from av.video.format import VideoFormat
