@@ -83,7 +83,7 @@ from streamdepth.core.queues import Policy as Policy
 from streamdepth.depth.alignment import Alignment as Alignment
 from streamdepth.depth.alignment import Anchor as Anchor
 from streamdepth.depth.alignment import align as align
-from streamdepth.geometry.intrinsics import Intrinsics as Intrinsics
+from streamdepth.geometry import Intrinsics as Intrinsics
 from streamdepth.geometry.readers import read_intrinsics as read_intrinsics
 from streamdepth.image.estimator import DepthEstimator as DepthEstimator
 from streamdepth.image.estimator import Estimate as Estimate

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from streamdepth.core.errors import DataFormatError, UsageError, plain_reason
 from streamdepth.core.limits import FOV_DEGREES
-from streamdepth.geometry.intrinsics import Distortion, Intrinsics
+from streamdepth.geometry import Distortion, Intrinsics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

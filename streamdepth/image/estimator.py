@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from streamdepth.core.frame import Sense
     from streamdepth.core.look import Style
-    from streamdepth.geometry.intrinsics import Intrinsics
+    from streamdepth.geometry import Intrinsics
     from streamdepth.image.inputs import ImageLike
     from streamdepth.inference.engine import Engine
     from streamdepth.inference.heads import RawDepth

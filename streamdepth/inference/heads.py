@@ -10,7 +10,7 @@ import numpy as np
 
 from streamdepth.core.errors import ModelError
 from streamdepth.core.frame import Sense
-from streamdepth.geometry.intrinsics import Intrinsics
+from streamdepth.geometry import Intrinsics
 from streamdepth.models.signature import covers, exceeds, one_frame
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from streamdepth.core.frame import DepthMap, Sense
-    from streamdepth.geometry.intrinsics import Intrinsics
+    from streamdepth.geometry import Intrinsics
     from streamdepth.inference.engine import Engine
     from streamdepth.inference.slots import Slot
     from streamdepth.models.hub import Progress

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamdepth.core.errors import ModelError, UsageError
-from streamdepth.geometry.intrinsics import Intrinsics
+from streamdepth.geometry import Intrinsics
 from streamdepth.inference.geometry import plan
 from streamdepth.inference.memory import BufferPool, ModelState
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from streamdepth.core.errors import DataFormatError, UsageError
-from streamdepth.geometry.intrinsics import Intrinsics
+from streamdepth.geometry import Intrinsics
 from streamdepth.image.estimator import DepthEstimator, Estimate
 from streamdepth.media.scene import pattern
 from tests.support.goldens import FOLDER, JS_ARCHITECTURES, load, load_js

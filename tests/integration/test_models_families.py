@@ -16,7 +16,7 @@ from PIL import Image
 
 from streamdepth.core.errors import ModelError, UsageError
 from streamdepth.core.frame import Sense
-from streamdepth.geometry.intrinsics import Intrinsics
+from streamdepth.geometry import Intrinsics
 from streamdepth.image.estimator import DepthEstimator
 from tests.support.families import (
     BF16,

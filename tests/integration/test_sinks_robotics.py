@@ -16,7 +16,7 @@ import streamdepth as sd
 from streamdepth.cli.main import main
 from streamdepth.core.errors import DataFormatError, OutputExistsError, UsageError
 from streamdepth.core.frame import DepthRange, Result, converted
-from streamdepth.geometry.intrinsics import Distortion
+from streamdepth.geometry import Distortion
 from streamdepth.sinks.robotics import flying
 from streamdepth.sinks.robotics.mcap import McapSink
 from tests.support import need

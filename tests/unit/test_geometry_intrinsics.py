@@ -13,7 +13,7 @@ import pytest
 
 import streamdepth as sd
 from streamdepth.core.errors import DataFormatError, UsageError
-from streamdepth.geometry.intrinsics import Distortion, Intrinsics
+from streamdepth.geometry import Distortion, Intrinsics
 from streamdepth.geometry.readers import camera_for, camera_of, parse_intrinsics, read_intrinsics
 from streamdepth.inference.heads import solve_focal_shift
 from tests.support.sinks import stream_info

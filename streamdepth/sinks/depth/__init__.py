@@ -16,7 +16,7 @@ import numpy as np
 
 from streamdepth.core.errors import redact
 from streamdepth.core.frame import Frame, Sense, converted
-from streamdepth.geometry.intrinsics import Distortion, Intrinsics
+from streamdepth.geometry import Distortion, Intrinsics
 from streamdepth.version import __version__
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamdepth.core.frame import DepthMap, ImageInfo, Result, StreamInfo
-    from streamdepth.geometry.intrinsics import Intrinsics
+    from streamdepth.geometry import Intrinsics
     from streamdepth.geometry.readers import IntrinsicsFor
 
 Size = Literal["source", "model"]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from streamdepth.core.clock import MediaClock
     from streamdepth.core.frame import Frame, ImageInfo, Result, StreamInfo
-    from streamdepth.geometry.intrinsics import Intrinsics
+    from streamdepth.geometry import Intrinsics
     from streamdepth.geometry.readers import IntrinsicsFor
 
 DepthEncoding = Literal["32FC1", "16UC1"]

@@ -19,7 +19,7 @@ from streamdepth.sinks.robotics import colors_of, flying, metres_of, origin, pac
 
 if TYPE_CHECKING:
     from streamdepth.core.frame import ImageInfo, Result, StreamInfo
-    from streamdepth.geometry.intrinsics import Intrinsics
+    from streamdepth.geometry import Intrinsics
     from streamdepth.geometry.readers import IntrinsicsFor
 
 ExrUnit = Literal["m", "cm", "mm"]

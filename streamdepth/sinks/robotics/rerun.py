@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from streamdepth.core.frame import ImageInfo, Result, StreamInfo
-    from streamdepth.geometry.intrinsics import Intrinsics
+    from streamdepth.geometry import Intrinsics
     from streamdepth.geometry.readers import IntrinsicsFor
 
 _FLUSH_FRAMES = 16
