@@ -21,18 +21,18 @@ from streamdepth.core.frame import Sense
 from streamdepth.core.host import cores
 from streamdepth.depth.motion import Candidate
 from streamdepth.depth.range import RangeSpec
+from streamdepth.jobs import ClipSettings, VideoOutput
 from streamdepth.jobs.clip import ClipRun
 from streamdepth.jobs.engines import LocalEngine
 from streamdepth.jobs.passes import RangePass
 from streamdepth.jobs.segment import FrameStatistics, SegmentStatistics, StoredMeasurement, clip_source, plan_clip
-from streamdepth.jobs.values import ClipSettings, VideoOutput
 from streamdepth.pipeline.stats import RunStats
 from streamdepth.sinks.join import join_video
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from streamdepth.jobs.values import TaskResult
+    from streamdepth.jobs import TaskResult
 
 SIMULATED = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _SEGMENT_FRAMES = 250

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from streamdepth.config import RunConfig
     from streamdepth.core.contracts import Source
     from streamdepth.image.estimator import DepthEstimator
+    from streamdepth.jobs import ClipSettings, EventsOutput, TaskResult
     from streamdepth.jobs.engines import Engine
-    from streamdepth.jobs.values import ClipSettings, EventsOutput, TaskResult
     from streamdepth.pipeline import RunStats
 
 _OPTIONS = "--resume, --workers and --engine ray"
@@ -94,7 +94,7 @@ def _settings(config: RunConfig, job: Job, estimator: DepthEstimator) -> ClipSet
     """Raises ``UsageError``: an option or a kind of source or output that cannot be processed in segments."""
     from dataclasses import asdict
 
-    from streamdepth.jobs.values import ClipSettings, DepthOutput, LookSettings, ModelSettings, VideoOutput
+    from streamdepth.jobs import ClipSettings, DepthOutput, LookSettings, ModelSettings, VideoOutput
 
     source, location = _clip(job)
     _check(config)
@@ -142,7 +142,7 @@ def _settings(config: RunConfig, job: Job, estimator: DepthEstimator) -> ClipSet
 
 
 def _events(config: RunConfig, job: Job) -> EventsOutput | None:
-    from streamdepth.jobs.values import EventsOutput
+    from streamdepth.jobs import EventsOutput
 
     if not (config.events or config.zone):
         return None

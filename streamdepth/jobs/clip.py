@@ -14,6 +14,7 @@ import numpy as np
 
 from streamdepth.core.clock import SystemClock
 from streamdepth.core.errors import OutputExistsError, SinkError, UsageError
+from streamdepth.jobs import ColorTask, DepthTask, WorkFile, part_name, part_names
 from streamdepth.jobs.journal import (
     JOURNAL,
     Journal,
@@ -26,7 +27,6 @@ from streamdepth.jobs.journal import (
 )
 from streamdepth.jobs.passes import Passes
 from streamdepth.jobs.segment import SegmentStatistics, clip_source, plan_clip
-from streamdepth.jobs.values import ColorTask, DepthTask, WorkFile, part_name, part_names
 from streamdepth.net.url import ObjectStore, explained, is_object_url
 from streamdepth.pipeline.stats import RunStats, SinkStats
 from streamdepth.sinks.files import is_same_file
@@ -35,8 +35,7 @@ from streamdepth.sinks.join import join_depth, join_video
 if TYPE_CHECKING:
     from streamdepth.core.clock import Clock
     from streamdepth.core.frame import StreamInfo
-    from streamdepth.jobs.engines import Engine
-    from streamdepth.jobs.values import (
+    from streamdepth.jobs import (
         ClipPlan,
         ClipSettings,
         DepthOutput,
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
         TaskResult,
         VideoOutput,
     )
+    from streamdepth.jobs.engines import Engine
 
 
 class Progress(Protocol):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from streamdepth.core.errors import MissingDependencyError, StageError, StreamDepthError, install_command
 from streamdepth.core.host import cores
-from streamdepth.jobs.values import TaskResult
+from streamdepth.jobs import TaskResult
 from streamdepth.jobs.worker import Worker
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnProcess
 
-    from streamdepth.jobs.values import Task
+    from streamdepth.jobs import Task
 
     OnFrames = Callable[[str, int], None]
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from streamdepth.core.errors import SinkError, SourceError
 from streamdepth.core.host import lock, remove, written_whole
-from streamdepth.jobs.values import ClipPlan, ClipSettings
+from streamdepth.jobs import ClipPlan, ClipSettings
 from streamdepth.net.url import ObjectStore, explained, is_object_url
 from streamdepth.sinks.files import make_folder, reason, write_failed
 from streamdepth.version import __version__

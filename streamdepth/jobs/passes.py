@@ -19,8 +19,8 @@ from streamdepth.depth.motion import Candidate, CutFilter
 from streamdepth.depth.range import RangeMode, RangeSpec, measure, range_control
 from streamdepth.depth.shots import ShotSamples, crossfaded, is_shot_full
 from streamdepth.depth.stabilize import Mark, TwoSidedStabilizer
+from streamdepth.jobs import WorkFile
 from streamdepth.jobs.segment import SegmentStatistics, StoredMeasurement, stored_depth
-from streamdepth.jobs.values import WorkFile
 from streamdepth.pipeline.stats import RunStats, Timer, combined
 from streamdepth.sinks.depth import CodingState
 from streamdepth.sinks.depth.sink import known_values
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from streamdepth.core.frame import DepthMap, DepthRange, StreamInfo
     from streamdepth.depth.alignment import Alignment, Anchor
     from streamdepth.depth.range import Measurement
+    from streamdepth.jobs import ClipSettings, Segment
     from streamdepth.jobs.journal import WorkFolder
     from streamdepth.jobs.segment import FrameStatistics
-    from streamdepth.jobs.values import ClipSettings, Segment
 
     Item = tuple[int, int]
     """Number of a segment, and of a frame in it."""
@@ -313,7 +313,7 @@ class AnchorPass:
 
 @dataclass(slots=True)
 class Ranged:
-    """A segment with the ranges of its frames; fields as of :class:`~streamdepth.jobs.values.ColorTask`.
+    """A segment with the ranges of its frames; fields as of :class:`~streamdepth.jobs.ColorTask`.
 
     Attributes:
         frames: number of its frames.

@@ -18,7 +18,7 @@ from streamdepth.depth.alignment import Alignment
 from streamdepth.depth.motion import Candidate
 from streamdepth.depth.range import Measurement
 from streamdepth.depth.shots import sampled
-from streamdepth.jobs.values import ClipPlan, Segment
+from streamdepth.jobs import ClipPlan, Segment
 from streamdepth.pipeline.stats import RunStats
 from streamdepth.sources.file import FileSource
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamdepth.core.frame import Frame, StreamInfo
-    from streamdepth.jobs.values import ClipSettings
+    from streamdepth.jobs import ClipSettings
     from streamdepth.sources.times import PacketStamp
 
 

@@ -21,9 +21,9 @@ from streamdepth.core.frame import DepthRange, Result
 from streamdepth.core.host import cores, plan_threads
 from streamdepth.depth.motion import Candidate, CutCandidates, OpticalFlow
 from streamdepth.depth.range import measure
+from streamdepth.jobs import DepthTask, TaskResult, WorkFile, part_names
 from streamdepth.jobs.journal import download, folder_at
 from streamdepth.jobs.segment import FrameStatistics, SegmentSource, SegmentStatistics, StoredMeasurement, stored_depth
-from streamdepth.jobs.values import DepthTask, TaskResult, WorkFile, part_names
 from streamdepth.net.url import is_object_url
 from streamdepth.pipeline.pipeline import Pipeline
 from streamdepth.sinks.depth.sink import DepthVideoSink, known_values
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from streamdepth.core.frame import StreamInfo
     from streamdepth.inference.engine import Engine
     from streamdepth.inference.model import DepthModel, Runner
+    from streamdepth.jobs import ClipSettings, ColorTask, ModelSettings, Task
     from streamdepth.jobs.journal import WorkFolder
-    from streamdepth.jobs.values import ClipSettings, ColorTask, ModelSettings, Task
     from streamdepth.models.spec import ModelSpec
     from streamdepth.pipeline.stats import RunStats
 

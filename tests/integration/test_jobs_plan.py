@@ -9,13 +9,13 @@ import pytest
 
 import streamdepth as sd
 from streamdepth.depth.range import RangeSpec
-from streamdepth.jobs.passes import RangePass
-from streamdepth.jobs.segment import SegmentSource, SegmentStatistics, clip_source, plan_clip
-from streamdepth.jobs.values import (
+from streamdepth.jobs import (
     ClipSettings,
     DepthTask,
     WorkFile,
 )
+from streamdepth.jobs.passes import RangePass
+from streamdepth.jobs.segment import SegmentSource, SegmentStatistics, clip_source, plan_clip
 from streamdepth.jobs.worker import Worker
 from streamdepth.pipeline import Pipeline
 from tests.support.media import draw_index, write_clip

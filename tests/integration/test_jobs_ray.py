@@ -10,9 +10,9 @@ import pytest
 
 from streamdepth.cli import main
 from streamdepth.core.errors import SourceError
+from streamdepth.jobs import ClipSettings, DepthOutput, ModelSettings, TaskResult, VideoOutput
 from streamdepth.jobs.clip import ClipRun
 from streamdepth.jobs.engines import InlineEngine
-from streamdepth.jobs.values import ClipSettings, DepthOutput, ModelSettings, TaskResult, VideoOutput
 from tests.support import need
 from tests.support.cli import one_line
 from tests.support.media import draw_index, write_clip

@@ -15,10 +15,7 @@ import streamdepth as sd
 from streamdepth.cli import main
 from streamdepth.core.errors import SinkError, StageError
 from streamdepth.depth.alignment import Anchor
-from streamdepth.jobs.clip import ClipRun
-from streamdepth.jobs.engines import InlineEngine, LocalEngine
-from streamdepth.jobs.segment import SegmentStatistics, clip_source, plan_clip
-from streamdepth.jobs.values import (
+from streamdepth.jobs import (
     ClipSettings,
     DepthOutput,
     DepthTask,
@@ -27,6 +24,9 @@ from streamdepth.jobs.values import (
     VideoOutput,
     WorkFile,
 )
+from streamdepth.jobs.clip import ClipRun
+from streamdepth.jobs.engines import InlineEngine, LocalEngine
+from streamdepth.jobs.segment import SegmentStatistics, clip_source, plan_clip
 from streamdepth.jobs.worker import Worker
 from streamdepth.pipeline import Pipeline
 from streamdepth.sinks.join import check_times, join_video

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from streamdepth.jobs.values import (
+from streamdepth.jobs import (
     ClipSettings,
     ModelSettings,
 )
