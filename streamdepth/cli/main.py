@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from streamdepth.cli import image, process, run, serve, tools
+from streamdepth.cli import process, run, serve, tools
 from streamdepth.core.errors import StreamDepthError, one_line, redact
 from streamdepth.version import __version__
 
@@ -35,7 +35,7 @@ _COMPLETION = "_STREAMDEPTH_COMPLETE"
 
 _FUNCTIONS: Mapping[str, Callable[[Any], None]] = {
     "run": run.run,
-    "image": image.image,
+    "image": serve.image,
     "serve": serve.serve,
     "restyle": run.restyle,
     "styles": tools.styles,
