@@ -37,7 +37,6 @@ def serve(config: ServeConfig) -> None:
     from streamdepth.cli.cameras import read_cameras
     from streamdepth.cli.process import load_estimator, say
     from streamdepth.config.commands import check_used
-    from streamdepth.core.errors import UsageError
     from streamdepth.core.host import cores, plan_threads
     from streamdepth.core.look import LookControl, View
     from streamdepth.depth.range import RangeSpec, RangeSwitch
