@@ -32,8 +32,7 @@ from support.timing import Timing, machine, side_by_side
 from streamdepth.colorize import kernels
 from streamdepth.colorize.colorizer import Colorizer
 from streamdepth.colorize.nearness import NearnessField
-from streamdepth.colorize.palettes import palette
-from streamdepth.colorize.tables import Steps, blend_tables
+from streamdepth.colorize.palettes import Steps, blend_tables, palette
 from streamdepth.core.frame import ColorTags, DepthMap, DepthRange, Sense, StreamInfo
 from streamdepth.core.look import Look, Upsampling, View
 from streamdepth.media import planes

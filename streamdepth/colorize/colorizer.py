@@ -13,8 +13,15 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from streamdepth.colorize import kernels
 from streamdepth.colorize.images import BarPatch, bar_labels, draw_bar, place_bar
 from streamdepth.colorize.nearness import NearnessField
-from streamdepth.colorize.palettes import checked_style, parse_stops
-from streamdepth.colorize.tables import BlendTables, PaintTables, Steps, blend_tables, paint_tables
+from streamdepth.colorize.palettes import (
+    BlendTables,
+    PaintTables,
+    Steps,
+    blend_tables,
+    checked_style,
+    paint_tables,
+    parse_stops,
+)
 from streamdepth.core.errors import UsageError
 from streamdepth.core.frame import ColorTags, ImageInfo
 from streamdepth.core.look import View

@@ -10,8 +10,7 @@ import numpy as np
 
 from streamdepth.colorize import kernels
 from streamdepth.colorize.nearness import NearnessField
-from streamdepth.colorize.palettes import is_grayscale, palette, palette_names
-from streamdepth.colorize.tables import Steps, blend_terms, paint_tables
+from streamdepth.colorize.palettes import Steps, blend_terms, is_grayscale, paint_tables, palette, palette_names
 from streamdepth.core.frame import ColorTags, DepthMap, DepthRange, Sense
 from streamdepth.core.look import Look
 from streamdepth.media.planes import LAYOUTS, plane_values, to_signal

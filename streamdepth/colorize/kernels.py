@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamdepth.colorize.nearness import bilinear_row
-from streamdepth.colorize.tables import INVALID, LINE
+from streamdepth.colorize.palettes import INVALID, LINE
 from streamdepth.media import kernel, stage
 
 u8, u16, u32, u64, i32, f32 = np.uint8, np.uint16, np.uint32, np.uint64, np.int32, np.float32
@@ -132,7 +132,7 @@ def blend_yuv(  # type: ignore[no-untyped-def]
         source, target: three planes each, Y, U, V; with ``interleaved`` V is ignored and U holds UV pairs.
         size: (width, height) of the image.
         nearness: (small, x_first, x_part, y_first, y_part, image, use_image) for ``_nearness_row``.
-        tables: (luma uint32, chroma uint64) of ``tables.BlendTables``.
+        tables: (luma uint32, chroma uint64) of ``palettes.BlendTables``.
         fixed: (pre, shift, post, entry shift, entry count): a word is shifted up by ``pre`` to 16 bits, the result
             down by ``shift`` and up again by ``post``.
         marked: nearness may contain INVALID and LINE.
@@ -184,7 +184,7 @@ def paint_yuv(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Paint depth alone, rows ``start`` to ``stop`` in chroma rows, at ``origin`` (x, y) of the target.
 
-    ``tables`` is from ``tables.PaintTables``, ``pairs`` is scratch of the chroma table type [>= chroma width]; other
+    ``tables`` is from ``palettes.PaintTables``, ``pairs`` is scratch of the chroma table type [>= chroma width]; other
     arguments as for ``blend_yuv``.
     """
     target_y, target_u, target_v = target

@@ -1,6 +1,6 @@
 """Nearness of every pixel: depth is normalised at its own resolution, then scaled to that of the frame.
 
-Units: ``NEARNESS_ONE`` is nearness 1 (see ``tables``). A *nearness image* is uint16 [H, W] in these units, with
+Units: ``NEARNESS_ONE`` is nearness 1 (see ``palettes``). A *nearness image* is uint16 [H, W] in these units, with
 ``INVALID`` where depth is invalid and the bit ``LINE`` set on contours.
 
 The bilinear path needs no image: depth rows are scaled to the frame width once and the last two are buffered, so a row
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamdepth.colorize.tables import INVALID, LINE, NEARNESS_ONE
+from streamdepth.colorize.palettes import INVALID, LINE, NEARNESS_ONE
 from streamdepth.core.look import Look, Upsampling
 from streamdepth.media import kernel, stage
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamdepth.colorize.tables import INVALID
+from streamdepth.colorize.palettes import INVALID
 from streamdepth.core.errors import UsageError
 from streamdepth.media import kernel
 
