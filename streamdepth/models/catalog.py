@@ -20,7 +20,7 @@ from streamdepth.models.hub import (
     pull_hint,
 )
 from streamdepth.models.known import find_known, known_models
-from streamdepth.models.locate import builtin_record, find_target, folder_variants, hub_choice
+from streamdepth.models.locate import Request, builtin_record, find_target, folder_variants, hub_choice
 from streamdepth.models.resolve import resolve
 from streamdepth.models.selection import AUTO, BUILT_IN, check_dtype, in_order, split_dtype, variants
 
@@ -188,7 +188,7 @@ def show_model(
         here = tuple(VariantFile(d, graphs[d], _size_here(root / graphs[d]), True) for d in in_order(graphs))
         return ModelDetails(target.name, spec.revision, here, spec.dtype, spec, spec.licence, spec.notes)
     listing = list_repository(access, target.repository, revision)
-    choice, js, _ = hub_choice(target, listing, dtype, provider, access)
+    choice, js, _ = hub_choice(target, listing, Request(access, dtype, revision, provider))
     if target.file:
         found: Mapping[str, str] = {choice.dtype: choice.path}
     else:

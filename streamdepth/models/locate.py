@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -90,16 +91,19 @@ def find_target(model: str | Path, access: HubAccess) -> Target:
     return target_of(model, access.base_url) if "://" in str(model) else target_of(model)
 
 
-def locate(
-    target: Target,
-    *,
-    dtype: str,
-    revision: str | None,
-    provider: str,
-    access: HubAccess,
-    progress: Progress | None = None,
-    force: bool = False,
-) -> Located:
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Which file of a model is wanted, and how it is downloaded; fields as arguments of ``resolve``."""
+
+    access: HubAccess
+    dtype: str = AUTO
+    revision: str | None = None
+    provider: str = "cpu"
+    progress: Progress | None = None
+    force: bool = False
+
+
+def locate(target: Target, request: Request) -> Located:
     """Find the model's file, and download the necessary files of a repository.
 
     Raises:
@@ -107,14 +111,14 @@ def locate(
         ModelError, ModelNotFoundError: see :mod:`streamdepth.models.hub` and :mod:`streamdepth.models.graph`.
     """
     if target.kind == "hub":
-        return _locate_hub(target, dtype, revision, provider, access, progress, force)
-    if revision:
-        raise UsageError(f"revision {revision!r}: {target.name} is not on the Hub and has none; leave it out")
+        return _locate_hub(target, request)
+    if request.revision:
+        raise UsageError(f"revision {request.revision!r}: {target.name} is not on the Hub and has none; leave it out")
     if target.kind == "built-in":
-        return _locate_builtin(dtype)
+        return _locate_builtin(request.dtype)
     if target.kind == "folder":
-        return _locate_folder(target, dtype, provider)
-    return _locate_file(target, dtype)
+        return _locate_folder(target, request.dtype, request.provider)
+    return _locate_file(target, request.dtype)
 
 
 def builtin_record() -> Mapping[str, Any]:
@@ -230,34 +234,22 @@ def _locate_folder(target: Target, dtype: str, provider: str) -> Located:
     )
 
 
-def _locate_hub(
-    target: Target,
-    dtype: str,
-    revision: str | None,
-    provider: str,
-    access: HubAccess,
-    progress: Progress | None,
-    force: bool,
-) -> Located:
+def _locate_hub(target: Target, request: Request) -> Located:
+    revision = request.revision
     # a commit never changes: no request if the file is cached
-    if revision and _COMMIT.fullmatch(revision) and (dtype != AUTO or target.file) and not force:
-        cached = cached_listing(access, target.repository, revision)
+    if revision and _COMMIT.fullmatch(revision) and (request.dtype != AUTO or target.file) and not request.force:
+        cached = cached_listing(request.access, target.repository, revision)
         if cached is not None:
-            try:
-                return _from_listing(target, cached, dtype, provider, access, progress, force)
-            except ModelNotFoundError:
-                pass
-    listing = list_repository(access, target.repository, revision)
-    return _from_listing(target, listing, dtype, provider, access, progress, force)
+            with contextlib.suppress(ModelNotFoundError):
+                return _from_listing(target, cached, request)
+    return _from_listing(target, list_repository(request.access, target.repository, revision), request)
 
 
-def hub_choice(
-    target: Target, listing: Listing, dtype: str, provider: str, access: HubAccess, force: bool = False
-) -> tuple[Choice, JsConfig, Mapping[str, Any]]:
+def hub_choice(target: Target, listing: Listing, request: Request) -> tuple[Choice, JsConfig, Mapping[str, Any]]:
     """The file of a repository to use, and its ``config.json``."""
-    settings = _hub_json(access, listing, CONFIG_NAME, force) or {}
-    where = f"{target.repository}/{CONFIG_NAME}"
-    js = js_config(settings, provider, where)
+    dtype, provider = request.dtype, request.provider
+    settings = _hub_json(request, listing, CONFIG_NAME) or {}
+    js = js_config(settings, provider, f"{target.repository}/{CONFIG_NAME}")
     if target.file:
         if target.file not in listing.files:
             onnx = ", ".join(sorted(f for f in listing.files if f.lower().endswith(".onnx"))) or "no ONNX file"
@@ -270,19 +262,11 @@ def hub_choice(
     return choose(found, dtype, provider, js, target.repository), js, settings
 
 
-def _from_listing(
-    target: Target,
-    listing: Listing,
-    dtype: str,
-    provider: str,
-    access: HubAccess,
-    progress: Progress | None,
-    force: bool,
-) -> Located:
-    repository = target.repository
-    choice, js, settings = hub_choice(target, listing, dtype, provider, access, force)
-    preprocessor = _hub_json(access, listing, PREPROCESSOR_NAME, force)
-    path = fetch(access, listing, choice.path, force=force, progress=progress)
+def _from_listing(target: Target, listing: Listing, request: Request) -> Located:
+    repository, access = target.repository, request.access
+    choice, js, settings = hub_choice(target, listing, request)
+    preprocessor = _hub_json(request, listing, PREPROCESSOR_NAME)
+    path = fetch(access, listing, choice.path, force=request.force, progress=request.progress)
     graph = _checked(read_graph, repository, path)
     folder = choice.path.rpartition("/")[0]
     for data in graph.external:
@@ -291,7 +275,7 @@ def _from_listing(
             kind = ModelNotFoundError if listing.cached_only else ModelError
             place = "the cache" if listing.cached_only else "the repository"
             raise kind(f"{repository}: {choice.path} needs {file}, which is not in {place}; {pull_hint(repository)}")
-        fetch(access, listing, file, force=force, progress=progress)
+        fetch(access, listing, file, force=request.force, progress=request.progress)
     external = _checked(lambda p: check_external(p, graph), repository, path)
     remember_revision(access, listing, choice.path)
     return Located(
@@ -315,10 +299,10 @@ def _from_listing(
     )
 
 
-def _hub_json(access: HubAccess, listing: Listing, name: str, force: bool) -> dict[str, Any] | None:
+def _hub_json(request: Request, listing: Listing, name: str) -> dict[str, Any] | None:
     if name not in listing.files:
         return None
-    path = fetch(access, listing, name, force=force)
+    path = fetch(request.access, listing, name, force=request.force)
     return _checked(read_json, listing.repository, path)
 
 

@@ -27,7 +27,7 @@ from streamdepth.models.known import (
     says_inverse,
     sense_of_output,
 )
-from streamdepth.models.locate import find_target, locate, refuse_other_task
+from streamdepth.models.locate import Request, find_target, locate, refuse_other_task
 from streamdepth.models.selection import AUTO, check_dtype
 from streamdepth.models.signature import (
     META_OUTPUT,
@@ -107,15 +107,7 @@ def resolve(
     access = access or HubAccess()
     if cache_dir is not None:
         access = replace(access, cache_dir=Path(cache_dir))
-    found = locate(
-        find_target(model, access),
-        dtype=dtype,
-        revision=revision,
-        provider=provider,
-        access=access,
-        progress=progress,
-        force=force,
-    )
+    found = locate(find_target(model, access), Request(access, dtype, revision, provider, progress, force))
     return build_spec(
         found,
         size=target_size,
