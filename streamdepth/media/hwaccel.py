@@ -69,10 +69,7 @@ class HwAccel(StrEnum):
 
     @classmethod
     def parse(cls, text: str) -> HwAccel:
-        """
-        Raises:
-            UsageError: no such value.
-        """
+        """Raises ``UsageError``: no such value."""
         try:
             return cls(text)
         except ValueError:

@@ -214,10 +214,7 @@ class TlsConfig:
         return context
 
     def libav_options(self) -> dict[str, str]:
-        """
-        Raises:
-            UsageError: a file of certificates on Windows.
-        """
+        """Raises ``UsageError``: a file of certificates on Windows."""
         if not self.check:
             return {"tls_verify": "0"}
         if self.ca_file is not None and sys.platform == "win32":

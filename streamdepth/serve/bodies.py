@@ -49,10 +49,7 @@ class Buffer:
         self._reader = reader
 
     def add(self, chunk: bytes) -> None:
-        """
-        Raises:
-            ApiError: the body is too long (413), or all bodies together are (503).
-        """
+        """Raises ``ApiError``: the body is too long (413), or all bodies together are (503)."""
         if len(self.data) + len(chunk) > self.limit_bytes:
             raise ApiError(413, f"the body has more than {self.limit_bytes:,} bytes")
         self._reader.reserve(len(chunk))

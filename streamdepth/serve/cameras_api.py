@@ -76,10 +76,7 @@ class CameraAccess:
                 self._names.add(text)
 
     def check(self, source: Any) -> None:
-        """
-        Raises:
-            ApiError: 400 for no address of a stream, 403 for one that is not allowed.
-        """
+        """Raises ``ApiError``: 400 for no address of a stream, 403 for one that is not allowed."""
         if not isinstance(source, str) or len(source) > 2048:
             raise ApiError(400, "source is the URL of a camera, such as rtsp://192.168.1.20/stream")
         if source.lower().startswith("test:"):

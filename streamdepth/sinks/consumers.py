@@ -232,10 +232,7 @@ class ObjectSink(BaseSink):
         self._sink.interrupt()
 
     def close(self) -> None:
-        """
-        Raises:
-            SinkError: the file could not be completed or uploaded.
-        """
+        """Raises ``SinkError``: the file could not be completed or uploaded."""
         if self._closed:
             return
         self._closed = True

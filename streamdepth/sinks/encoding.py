@@ -147,10 +147,7 @@ def check_preset(codec: str | None, preset: str) -> None:
 
 
 def check_crf(codec: str | None, crf: float) -> None:
-    """
-    Raises:
-        UsageError: above the scale of x264 and x265, which use 51 instead and report nothing.
-    """
+    """Raises ``UsageError``: above the scale of x264 and x265, which use 51 instead and report nothing."""
     if codec in ("libx264", "libx265") and crf > _MOST_CRF:
         raise UsageError(f"crf is at most {_MOST_CRF} for {codec}, not {crf:g}")
 

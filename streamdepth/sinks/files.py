@@ -102,10 +102,7 @@ def scheme_of(output: str) -> str:
 
 
 def check_distinct(outputs: Iterable[str]) -> None:
-    """
-    Raises:
-        UsageError: two outputs are the same file or folder.
-    """
+    """Raises ``UsageError``: two outputs are the same file or folder."""
     seen: dict[str, str] = {}
     for output in outputs:
         if scheme_of(output) in ("null", "virtualcam"):
@@ -270,10 +267,7 @@ class MuxedFile:
             self._aspect = pixel_aspect * width_px / height_px
 
     def mux(self, packets: Packet[Any] | Iterable[Packet[Any]]) -> None:
-        """
-        Raises:
-            SinkError: the file can no longer be written.
-        """
+        """Raises ``SinkError``: the file can no longer be written."""
         import av
 
         try:

@@ -214,10 +214,7 @@ class VideoSink(BaseSink):
             self._copier.interrupt()
 
     def close(self) -> None:
-        """
-        Raises:
-            SinkError: the trailer could not be written; what was written stays readable.
-        """
+        """Raises ``SinkError``: the trailer could not be written; what was written stays readable."""
         if self._closed:
             return
         self._closed = True

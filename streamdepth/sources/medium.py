@@ -85,10 +85,7 @@ class Medium:
     deinterlace: bool = True
 
     def open(self) -> OpenedMedium:
-        """
-        Raises:
-            SourceError: it cannot be opened, or has no video that can be decoded.
-        """
+        """Raises ``SourceError``: it cannot be opened, or has no video that can be decoded."""
         import av
 
         url = self.path is None

@@ -219,10 +219,7 @@ class Limits:
         duration_seconds: float | Fraction | None = None,
         max_frames: int | None = None,
     ) -> Limits:
-        """
-        Raises:
-            UsageError: a time that is negative or not finite, or a limit that no frame can meet.
-        """
+        """Raises ``UsageError``: a time that is negative or not finite, or a limit that no frame can meet."""
         if not (math.isfinite(start_seconds) and start_seconds >= 0):
             raise UsageError(f"start must be 0 seconds or more, not {start_seconds}")
         if duration_seconds is not None and not (math.isfinite(duration_seconds) and duration_seconds > 0):

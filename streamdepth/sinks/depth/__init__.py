@@ -288,10 +288,7 @@ class FrameRecord:
 
     @classmethod
     def from_json(cls, text: bytes | str, before: Coding) -> FrameRecord:
-        """
-        Raises:
-            ValueError: not a complete record.
-        """
+        """Raises ``ValueError``: not a complete record."""
         record = json.loads(text)
         if not isinstance(record, dict) or not isinstance(record.get("pts"), int):
             raise ValueError("a frame record must have a pts")

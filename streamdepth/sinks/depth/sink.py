@@ -87,10 +87,7 @@ class _DepthSink(BaseSink):
         return result.frame.width_px, result.frame.height_px
 
     def _camera(self, info: StreamInfo) -> Intrinsics | None:
-        """
-        Raises:
-            UsageError: the intrinsics do not fit the frames.
-        """
+        """Raises ``UsageError``: the intrinsics do not fit the frames."""
         return None if self._intrinsics is None else camera_for(self.name, info, self._intrinsics)
 
     def _metadata(self, depth: DepthMap, coding: Coding, size_px: tuple[int, int]) -> DepthMetadata:
@@ -234,10 +231,7 @@ class DepthVideoSink(_DepthSink):
         self._muxed.mux(self._video.encode(None))
 
     def close(self) -> None:
-        """
-        Raises:
-            SinkError: the trailer could not be written; what was written stays readable.
-        """
+        """Raises ``SinkError``: the trailer could not be written; what was written stays readable."""
         if self._closed:
             return
         self._closed = True

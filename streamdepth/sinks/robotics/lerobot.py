@@ -161,10 +161,7 @@ class LeRobotSink(BaseSink):
         self._interrupted = True
 
     def close(self) -> None:
-        """
-        Raises:
-            SinkError: a file could not be written.
-        """
+        """Raises ``SinkError``: a file could not be written."""
         if self._closed or self._stream is None:
             return
         self._closed = True

@@ -277,10 +277,7 @@ class McapSink(BaseSink):
         self._complete = self._clock is None or self._clock.finished
 
     def close(self) -> None:
-        """
-        Raises:
-            SinkError: the end of the file could not be written; what was written stays readable.
-        """
+        """Raises ``SinkError``: the end of the file could not be written; what was written stays readable."""
         file, writer, output = self._file, self._writer, self._output
         self._file = self._writer = None
         if file is None or output is None:

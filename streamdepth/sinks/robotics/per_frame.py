@@ -62,10 +62,7 @@ class PointsSink(BaseSink):
         claim_folder(self._folder, overwrite=self._overwrite)
 
     def process(self, result: Result) -> None:
-        """
-        Raises:
-            DataFormatError: the depth is not in metres.
-        """
+        """Raises ``DataFormatError``: the depth is not in metres."""
         if self._camera is None:
             raise SinkError(f"{self.name}: not open")
         depth = result.depth

@@ -130,10 +130,7 @@ class RerunSink(BaseSink):
             raise write_failed(self._path, error) from error
 
     def close(self) -> None:
-        """
-        Raises:
-            SinkError: the end of the file could not be written.
-        """
+        """Raises ``SinkError``: the end of the file could not be written."""
         recording, self._recording = self._recording, None
         if recording is not None:
             try:
@@ -157,10 +154,7 @@ class RerunSink(BaseSink):
         return recording
 
     def _check_viewer(self) -> None:
-        """
-        Raises:
-            SinkError: no viewer runs, and none can be started here.
-        """
+        """Raises ``SinkError``: no viewer runs, and none can be started here."""
         if _answers("127.0.0.1", _PORT):
             return
         if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):

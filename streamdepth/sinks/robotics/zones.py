@@ -224,10 +224,7 @@ class ZoneEventsSink(BaseSink):
     if sys.platform != "win32":
 
         def _write_when_ready(self, descriptor: int, data: bytes) -> None:
-            """
-            Raises:
-                Aborted: by ``interrupt``, before all was written.
-            """
+            """Raises ``Aborted``: by ``interrupt``, before all was written."""
             ready = select.poll()
             ready.register(descriptor, select.POLLOUT)
             while data:

@@ -56,10 +56,7 @@ class Backend(Protocol):
     """One window. All methods are called on one thread."""
 
     def create(self, title: str, width_px: int, height_px: int) -> None:
-        """
-        Raises:
-            DisplayError: the window cannot be shown.
-        """
+        """Raises ``DisplayError``: the window cannot be shown."""
         ...
 
     def show(self, image: NDArray[np.uint8]) -> None:
@@ -203,10 +200,7 @@ class Cv2Backend:
 
 
 def check_display(environ: Mapping[str, str], platform: str) -> None:
-    """
-    Raises:
-        DisplayError: Linux without any display.
-    """
+    """Raises ``DisplayError``: Linux without any display."""
     if platform.startswith("linux") and not (environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY")):
         raise DisplayError(f"there is no display for a window (DISPLAY is not set); {_ELSE}")
 

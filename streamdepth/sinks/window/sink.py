@@ -118,10 +118,7 @@ class WindowSink(BaseSink):
         return MappingProxyType(dict(self._counts))
 
     def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:
-        """
-        Raises:
-            DisplayError: the window cannot be shown.
-        """
+        """Raises ``DisplayError``: the window cannot be shown."""
         if image is None:
             raise UsageError(f"{self.name}: a window needs images")
         if self._styles is None:
@@ -136,20 +133,14 @@ class WindowSink(BaseSink):
         self._message_until_ns = self._clock.monotonic_ns() + 2 * _MESSAGE_NS
 
     def process(self, result: Result) -> None:
-        """
-        Raises:
-            StopPipeline: the user ended the run.
-        """
+        """Raises ``StopPipeline``: the user ended the run."""
         if not self._open or result.image is None:
             raise SinkError(f"{self.name}: not open, or no image to show")
         with self._ending():
             self._take(result)
 
     def idle(self) -> None:
-        """
-        Raises:
-            StopPipeline: the user ended the run.
-        """
+        """Raises ``StopPipeline``: the user ended the run."""
         if self._open:
             with self._ending():
                 self._pump(1)
