@@ -83,9 +83,9 @@ class Look:
     bar: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "view", _member(View, "view", self.view))
-        object.__setattr__(self, "upsampling", _member(Upsampling, "upsampling", self.upsampling))
-        object.__setattr__(self, "nearness", _member(Nearness, "nearness", self.nearness))
+        object.__setattr__(self, "view", member(View, "view", self.view))
+        object.__setattr__(self, "upsampling", member(Upsampling, "upsampling", self.upsampling))
+        object.__setattr__(self, "nearness", member(Nearness, "nearness", self.nearness))
         if self.alpha is not None and not _are_ends(self.alpha):
             raise UsageError(f"alpha lies in 0..1, at the nearest and at the farthest point, not {self.alpha!r}")
         limits.CONTOURS.check("contours", self.contours)
@@ -107,7 +107,12 @@ class Look:
         return (default, default) if self.alpha is None else self.alpha
 
 
-def _member(kind: type[_Kind], name: str, value: str) -> _Kind:
+def member(kind: type[_Kind], name: str, value: str) -> _Kind:
+    """The member of an enumeration.
+
+    Raises:
+        UsageError: there is no such member; ``name`` names the value in the message.
+    """
     try:
         return kind(value)
     except ValueError:

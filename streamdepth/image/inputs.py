@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
 import os
 import re
@@ -122,7 +123,7 @@ def _from_file(file: Any, max_pixels: int) -> InputImage:
 
 def _from_bitmap(bitmap: Any, max_pixels: int) -> InputImage:
     """A bitmap as Jimp has it: ``{data, width, height}``, RGBA."""
-    found = bitmap if isinstance(bitmap, Mapping) else vars(bitmap)
+    found = bitmap if isinstance(bitmap, Mapping) else getattr(bitmap, "__dict__", {})
     width, height, data = (found.get(key) for key in ("width", "height", "data"))
     if not (isinstance(width, int) and isinstance(height, int)) or data is None:
         raise DataFormatError("a bitmap is {data, width, height} with whole numbers of pixels and RGBA bytes")
@@ -212,9 +213,7 @@ def from_json(value: Any) -> bytes | Mapping[str, Any]:
         except ValueError as exc:
             raise UsageError(f"the text is not base64 ({exc}); encode the image's bytes") from None
     if not isinstance(value, Mapping):
-        raise UsageError(
-            f"a value of type {type(value).__name__} is not an image; give base64, a list of them, or a tensor"
-        )
+        raise UsageError(f"{_shortened(json.dumps(value))} is not an image; give base64, a list of them, or a tensor")
     if "bitmap" in value or ("data" in value and {"dims", "dim"} & set(value)):
         return value
     if not _is_buffer(value) or not isinstance(value.get("data"), list):

@@ -20,7 +20,7 @@ from streamdepth.core.errors import (
     UsageError,
     one_line,
 )
-from streamdepth.core.look import Look, Upsampling, View, parse_alpha
+from streamdepth.core.look import Look, Upsampling, View, member, parse_alpha
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,6 +35,7 @@ LOGGER = "streamdepth.web"
 """Logger of the web server. The command line prints its errors; in Python it is silent unless logging is configured."""
 
 LOOK_KEYS = ("style", "alpha", "reverse", "view", "contours", "bar", "edges")
+_MOST_CHARACTERS = 400
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; object-src 'none'; base-uri 'none'; "
@@ -44,6 +45,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
 }
 
 
@@ -136,25 +138,25 @@ class Job:
 
 
 def failure(status: int, message: str, *, retry_after_seconds: int | None = None) -> web.Response:
-    """``{"error": message}`` with secrets masked."""
+    """``{"error": message}`` with secrets masked. What the client sent can make a message long: it is cut."""
     headers = {} if retry_after_seconds is None else {"Retry-After": str(retry_after_seconds)}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return web.json_response({"error": one_line(message)}, status=status, headers=headers)
+    text = one_line(message)
+    text = text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
+    return web.json_response({"error": text}, status=status, headers=headers)
 
 
-def harden(response: web.StreamResponse, path: str) -> None:
+def harden(response: web.StreamResponse) -> None:
     """Set the security headers of every answer, and a ``Server`` header without versions."""
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers["Server"] = "streamdepth"
-    if not path.startswith("/static/"):
-        response.headers.setdefault("Cache-Control", "no-store")
 
 
-async def harden_prepared(request: web.Request, response: web.StreamResponse) -> None:
+async def harden_prepared(_: web.Request, response: web.StreamResponse) -> None:
     """:func:`harden` as aiohttp's ``on_response_prepare`` signal calls it."""
-    harden(response, request.path)
+    harden(response)
 
 
 @web.middleware
@@ -167,7 +169,10 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        return failure(error.status, _reason(request, error))
+        answer = failure(error.status, _reason(request, error))
+        if "Allow" in error.headers:
+            answer.headers["Allow"] = error.headers["Allow"]
+        return answer
     except StreamDepthError as error:
         return failure(status_of(error), str(error))
     except (ConnectionError, asyncio.CancelledError):
@@ -224,7 +229,8 @@ def plain_style(value: Any) -> Style:
         style: Style = value if isinstance(value, str) else parse_stops(value, what="style")
         palette(style)
     except (UsageError, OverflowError) as error:
-        raise ApiError(400, str(error)) from None
+        main, _, command = str(error).partition("run `streamdepth")
+        raise ApiError(400, f"{main}GET /v1/palettes lists the palettes" if command else main) from None
     return style
 
 
@@ -245,9 +251,9 @@ def look_changes(content: dict[str, Any]) -> dict[str, Any]:
             elif key == "alpha":
                 changes["alpha"] = parse_alpha(value)
             elif key == "view":
-                changes["view"] = View(value)
+                changes["view"] = member(View, "view", value)
             elif key == "edges":
-                changes["upsampling"] = Upsampling(value)
+                changes["upsampling"] = member(Upsampling, "edges", value)
             elif key == "contours":
                 changes["contours"] = _whole(value)
             else:
@@ -297,8 +303,8 @@ def flag(name: str, value: Any) -> bool:
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, str) and value.isascii() and value.isdecimal():
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 10:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"contours must be a whole number, not {value!r}")
+        raise ValueError(f"contours must be a whole number, not {str(value)[:60]!r}")
     return value

@@ -210,8 +210,14 @@ def parse_json(data: bytes) -> Any:
         if brackets + text.count(b",") > _MAX_JSON_VALUES:
             raise ApiError(413, _TOO_MANY)
         return json.loads(text.decode(json.detect_encoding(text)), object_hook=restored if lists else None)
-    except (ValueError, RecursionError) as exc:
-        raise ApiError(400, f"the body is not JSON ({' '.join(str(exc).split())})") from None
+    except UnicodeDecodeError:
+        raise ApiError(400, "the body is not JSON (it is not text in UTF-8)") from None
+    except RecursionError:
+        raise ApiError(400, "the JSON is nested too deeply; send an image, a list of them, or an object") from None
+    except ValueError as exc:
+        # Python limits the digits of a number, with an error that names a function of Python.
+        reason = "a number has too many digits" if "int_max_str_digits" in str(exc) else " ".join(str(exc).split())
+        raise ApiError(400, f"the body is not JSON ({reason})") from None
 
 
 def _number_lists(data: bytes) -> Iterator[tuple[int, int]]:

@@ -163,7 +163,7 @@ class _Connection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         if isinstance(resp, web.HTTPExpectationFailed):  # raised before the middlewares
             resp = failure(417, "the only expectation that is supported is 100-continue; send no other Expect header")
-            harden(resp, request.path)
+            harden(resp)
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
@@ -171,7 +171,7 @@ class _Connection(web.RequestHandler):
             self.authenticated = False
 
     def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+        self, _: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         """The answer to a request that is not HTTP, or whose handler failed outside the middlewares."""
         del message  # quotes what the client sent
@@ -179,7 +179,7 @@ class _Connection(web.RequestHandler):
             answer = internal_error(exc)
         else:
             answer = failure(status, "the request is not valid HTTP")
-        harden(answer, request.path)
+        harden(answer)
         answer.force_close()
         return answer
 

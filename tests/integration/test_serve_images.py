@@ -221,6 +221,8 @@ def bomb() -> bytes:
         (b'{"data": [1, 2], "type": "float32"}', "application/json", "", 400),
         (b'{"data": [1, 2], "type": "what", "dim": [2]}', "application/json", "", 422),
         (b'{"type": "Buffer", "data": [1, 300]}', "application/json", "", 400),
+        (b'{"image": {"bitmap": 5}}', "application/json", "", 422),
+        (b'{"image": {"bitmap": null}}', "application/json", "", 422),
     ],
 )
 def test_what_is_no_image(site: WebSite, body: bytes, kind: str, query: str, status: int) -> None:
