@@ -58,29 +58,29 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted.
     """
     if arguments is not None:
-        with process.signals_as_interrupts():
-            return _invoke(list(arguments))
+        with process.signals_as_interrupts() as interrupted:
+            return _invoke(list(arguments), interrupted)
     process.open_closed_streams()
     process.share_allocations()
     process.hide_warnings()
     process.route_logs()
     process.hold_collections()
     process.escape_unencodable()
-    with process.signals_as_interrupts():
-        code = _invoke(sys.argv[1:])
+    with process.signals_as_interrupts() as interrupted:
+        code = _invoke(sys.argv[1:], interrupted)
     process.leave_stuck_threads(code)
     process.skip_final_collection()
     return code
 
 
-def _invoke(arguments: list[str]) -> int:
+def _invoke(arguments: list[str], interrupted: Callable[[], bool]) -> int:
     debug = _DEBUG in arguments
     if debug:
         arguments.remove(_DEBUG)
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # OpenCV prints warnings beside our one line
     os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 prints a banner; 1: errors only
-    arguments = _with_values(arguments)
     try:
+        arguments = _with_values(arguments)
         result = make_app(None if _COMPLETION in os.environ else arguments)(
             arguments, prog_name="streamdepth", standalone_mode=False
         )
@@ -101,6 +101,8 @@ def _invoke(arguments: list[str]) -> int:
         process.discard_output()
         return FAILED
     except Exception as error:
+        if interrupted():  # extension modules raise ImportError for an interrupt while they are loaded
+            return _fail("interrupted", INTERRUPTED, debug)
         return _fail(_explain(error), FAILED, debug)
     try:
         process.flush_output()

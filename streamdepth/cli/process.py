@@ -156,15 +156,15 @@ def leave_stuck_threads(code: int) -> None:
 
 
 @contextlib.contextmanager
-def signals_as_interrupts() -> Iterator[None]:
+def signals_as_interrupts() -> Iterator[Callable[[], bool]]:
     """Raise KeyboardInterrupt for SIGTERM and SIGHUP as for SIGINT, once for signals within half a second.
 
     ``timeout`` signals the process and then its group, and wrappers pass on what the terminal has sent to all: a second
     interrupt would abort the shutdown that the first one began. Does nothing outside the main thread. Restores the
-    caller's handlers.
+    caller's handlers. Gives a function that tells whether a signal has come.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: False
         return
     clock = SystemClock()
     begun_ns: int | None = None
@@ -183,7 +183,7 @@ def signals_as_interrupts() -> Iterator[None]:
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # in the background, under nohup
             before[number] = signal.signal(number, interrupt)
     try:
-        yield
+        yield lambda: begun_ns is not None
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not installed by Python

@@ -39,11 +39,16 @@ def is_disk_error(exc: BaseException) -> bool:
     return getattr(exc, "errno", None) in _DISK_ERRORS
 
 
-def write_failed(path: Path, exc: BaseException) -> SinkError:
-    """The error of an output that can no longer be written."""
+def write_failed(path: Path, exc: BaseException, partial: Path | None = None) -> SinkError:
+    """The error of an output that can no longer be written.
+
+    Args:
+        partial: the file that has what was written so far, if it has another name.
+    """
     if getattr(exc, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        kept = f" as {partial.name}" if partial else ""
         return SinkError(
-            f"{path}: no space left on the device; what was written is kept; free some space and run again"
+            f"{path}: no space left on the device; what was written is kept{kept}; free some space and run again"
         )
     return SinkError(f"{path}: cannot be written ({reason(exc)}); choose another output")
 
@@ -161,6 +166,10 @@ class OutputFile(io.RawIOBase):
         self._raw.truncate(0)  # what an interrupted run left
         self.name = str(self.partial)
 
+    def failed(self, exc: BaseException) -> SinkError:
+        """The error of this file, which can no longer be written."""
+        return write_failed(self._path, exc, self.partial)
+
     def commit(self) -> None:
         """Close the complete file and give it its name.
 
@@ -274,7 +283,7 @@ class MuxedFile:
             self.container.mux(packets)  # type: ignore[arg-type]
         except (av.FFmpegError, OSError, ValueError) as exc:
             self.broken = True
-            raise write_failed(self._file.partial, exc) from exc
+            raise self._file.failed(exc) from exc
 
     def copy(self, packets: Iterable[Packet[Any]], refused: Callable[[Packet[Any], str], None]) -> None:
         """Mux packets of sound and subtitles; ``refused`` is called with each that the muxer refuses, and the reason.
@@ -290,7 +299,7 @@ class MuxedFile:
             except (av.FFmpegError, OSError, ValueError) as exc:
                 if is_disk_error(exc):
                     self.broken = True
-                    raise write_failed(self._file.partial, exc) from exc
+                    raise self._file.failed(exc) from exc
                 refused(packet, reason(exc))
 
     def close(self, *, empty: bool, complete: bool) -> None:
@@ -316,7 +325,7 @@ class MuxedFile:
             except (av.FFmpegError, OSError, ValueError) as exc:
                 if not (self.broken or empty):
                     self.broken = True
-                    raise write_failed(partial, exc) from exc
+                    raise self._file.failed(exc) from exc
         finally:
             self._file.close()
             if self._aspect is not None and not empty:

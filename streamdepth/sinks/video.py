@@ -326,13 +326,17 @@ def _losses(image: ImageInfo, encoding: Encoding, *, transparent: bool) -> list[
     bits = depth_bits(image.pix_fmt), depth_bits(encoding.pix_fmt)
     if bits[1] < bits[0]:
         notes.append(f"{bits[0]}-bit frames are written with {bits[1]} bits, the most that {encoding.codec} supports")
-    if bits[1] > 8 and encoding.codec.startswith(("libx264", "h264_")):
-        notes.append(f"{bits[1]}-bit H.264 does not play in browsers; --codec libx265 or .webm does")
+    odd = odd_chroma(image, encoding)
+    chroma = "" if odd else next((kind for kind in ("4:2:2", "4:4:4") if kind.replace(":", "") in encoding.pix_fmt), "")
+    rare = [*([f"{bits[1]}-bit"] if bits[1] > 8 else []), *([chroma] if chroma else [])]
+    if rare and encoding.codec.startswith(("libx264", "h264_")):
+        way = ".webm does" if chroma else "--codec libx265 or .webm does"
+        notes.append(f"{' '.join(rare)} H.264 does not play in browsers; {way}")
     if has_alpha(image.pix_fmt) and not transparent:
         notes.append("alpha of the input is omitted; --transparent keeps it")
-    if chroma := odd_chroma(image, encoding):
+    if odd:
         notes.append(
-            f"{image.width_px}x{image.height_px} has an odd side and is written as {chroma}, which browsers and "
+            f"{image.width_px}x{image.height_px} has an odd side and is written as {odd}, which browsers and "
             "QuickTime do not play; .webm plays in browsers"
         )
     return notes

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -228,3 +232,31 @@ class TestWrongUse:
 def test_a_latency_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "test:", "-o", "rtsp://127.0.0.1:9/out", "--latency", "none"]) == 2
     assert "latency" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ImportError])
+def test_an_interrupt_while_modules_are_loaded_is_one_line(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: list[str]) -> list[str]:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        raise error
+
+    monkeypatch.setattr(sys.modules["streamdepth.cli.main"], "_with_values", interrupted)
+    assert main(["run", "test:", "-o", "null:"]) == 130
+    assert one_line(capsys) == "streamdepth: interrupted\n"
+
+
+def test_an_interrupt_at_the_very_start_is_one_line() -> None:
+    program = """
+import sys
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "streamdepth.cli.main":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+import streamdepth.cli
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "streamdepth: interrupted\n")

@@ -240,7 +240,8 @@ def test_a_full_disk_keeps_what_was_written(disk: Path, suffix: str) -> None:
             rgb = noise.integers(0, 255, (180, 320, 3), np.uint8)
             yield result(av.VideoFrame.from_ndarray(rgb, format="rgb24"), index, index=index)
 
-    with pytest.raises(SinkError, match="no space left on the device; what was written is kept"):
+    said = rf"^{path}: no space left on the device; what was written is kept as {partial(path).name}; free"
+    with pytest.raises(SinkError, match=said):
         run_sink(sink, info, results(), ImageInfo(320, 180, "rgb24"))
     shown = 0
     assert not path.exists()

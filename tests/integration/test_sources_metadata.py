@@ -1,4 +1,4 @@
-"""Metadata of phones, cameras and broadcasts that no output has: no frame is lost, and one note names it."""
+"""What of a file no output has, or no browser plays: no frame is lost, and one note names it."""
 
 from __future__ import annotations
 
@@ -139,3 +139,16 @@ def test_a_data_track_is_named_and_makes_no_output_longer(tmp_path: Path) -> Non
         assert transcode(path, video(out_path)).note == "omitted: data stream 1"
         assert duration(out_path) == pytest.approx(1.0, abs=0.05)
         assert len(read_pts(out_path)) == 25
+
+
+@pytest.mark.parametrize(
+    ("pix_fmt", "note"),
+    [
+        ("yuv420p", ""),
+        ("yuv444p", "4:4:4 H.264 does not play in browsers; .webm does"),
+        ("yuv422p10le", "10-bit 4:2:2 H.264 does not play in browsers; .webm does"),
+    ],
+)
+def test_a_note_names_h264_that_browsers_refuse(tmp_path: Path, pix_fmt: str, note: str) -> None:
+    path = write_clip(tmp_path / "in.mkv", frames=2, codec="ffv1", pix_fmt=pix_fmt)
+    assert transcode(path, video(tmp_path / "out.mp4")).note == note

@@ -289,7 +289,7 @@ class McapSink(BaseSink):
             if self._frames and self._complete:
                 output.commit()
         except OSError as error:
-            raise write_failed(output.partial, error) from error
+            raise output.failed(error) from error
         finally:
             output.close()
             if not self._frames:
