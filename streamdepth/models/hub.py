@@ -243,19 +243,12 @@ def list_repository(access: HubAccess, repository: str, revision: str | None = N
         return found
     if not info.sha:
         raise ModelError(f"{repository}: {access.base_url} answered without a commit; check HF_ENDPOINT")
-    files = {}
-    for sibling in info.siblings or []:
-        sha256 = getattr(sibling.lfs, "sha256", None)
-        files[sibling.rfilename] = RepoFile(sibling.size, sha256)
+    siblings = info.siblings or []
+    files = {one.rfilename: RepoFile(one.size, getattr(one.lfs, "sha256", None)) for one in siblings}
     card: Any = info.card_data
-    licence = card.get("license") if card is not None else None
-    return Listing(
-        repository,
-        name,
-        info.sha,
-        files,
-        ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence or ""),
-    )
+    given = (card.get("license") if card is not None else None) or ""
+    licence = ", ".join(map(str, given)) if isinstance(given, list) else str(given)
+    return Listing(repository, name, info.sha, files, licence)
 
 
 def cached_listing(access: HubAccess, repository: str, revision: str, note: str = "") -> Listing | None:

@@ -88,10 +88,9 @@ class MultiSourceQueue:
     ) -> None:
         self._capacity = capacity
         self._latest_capacity = capacity if latest_capacity is None else latest_capacity
-        if min(self._capacity, self._latest_capacity) < 1:
-            raise ValueError(
-                f"capacity is at least 1 frame per source, not {min(self._capacity, self._latest_capacity)}"
-            )
+        least = min(self._capacity, self._latest_capacity)
+        if least < 1:
+            raise ValueError(f"capacity is at least 1 frame per source, not {least}")
         self._keep_open = keep_open
         self._sources: dict[int, _Waiting] = {}
         self._changed = AbortableCondition()
@@ -107,7 +106,7 @@ class MultiSourceQueue:
         max_unread: int | None = None,
         on_end: Callable[[], None] | None = None,
     ) -> None:
-        """Add a source; ``max_unread`` and ``on_end`` as of the queue's description of a source.
+        """Add a source.
 
         Args:
             max_unread: pass the source over while the depth of this many of its frames is not read (:meth:`read`).
