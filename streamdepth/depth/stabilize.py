@@ -10,7 +10,8 @@ steps:
 
 Where the image does not change, both blends keep more of the previous output.
 
-Values are inverse depth: metric depth is filtered as 1 / depth; invalid and non-finite values pass through unchanged.
+Depth is filtered as given; metric depth as its logarithm, so that a change of near depth moves far depth beside it by
+the same ratio at most. Invalid and non-finite values pass through unchanged.
 ``CausalStabilizer`` uses past frames only and adds no frame of delay. ``TwoSidedStabilizer`` filters the
 results of the forward pass once more backward, which removes its lag, and delays frames by up to ``BLOCK_FRAMES +
 MARGIN_FRAMES``.
@@ -53,13 +54,15 @@ _INTERVAL_GROWTH = 1.1
 class _Intervals:
     """Distance of frames in units of the frame interval, from their time stamps.
 
+    The interval is that of the frames that arrive: with a model slower than its camera, it is longer than the camera's.
+
     Attributes:
         seconds: the frame interval, 0 if unknown.
     """
 
     def __init__(self, rate: Fraction | None) -> None:
-        self._known = rate is not None
-        self.seconds = float(1 / rate) if rate else 0.0
+        self._shortest = float(1 / rate) if rate else 0.0
+        self.seconds = 0.0
 
     def since(self, last: FilterState, state: FilterState, *, cut: bool) -> float | None:
         """From ``last`` to ``state``; None if the filter restarts with ``state``."""
@@ -69,17 +72,18 @@ class _Intervals:
         return frames if frames <= _MAX_GAP_FRAMES else None
 
     def _frames(self, elapsed: float) -> float:
-        if not self._known and elapsed > 0:
-            shortest = self.seconds * _INTERVAL_GROWTH
-            self.seconds = min(elapsed, shortest) if shortest else elapsed
-        return max(1.0, elapsed / self.seconds) if self.seconds else 1.0
+        if elapsed <= 0:
+            return 1.0
+        followed = min(elapsed, self.seconds * _INTERVAL_GROWTH) if self.seconds else elapsed
+        self.seconds = max(self._shortest, followed)
+        return max(1.0, elapsed / self.seconds)
 
 
 class Stabilizer(ABC, Generic[T]):
     """Stabilizes the frames of one stream in order. Used by one thread.
 
     Args:
-        rate: frame rate of the stream; None = estimated from time stamps.
+        rate: frame rate of the stream, which the frames do not exceed; None = unknown.
     """
 
     def __init__(self, rate: Fraction | None = None) -> None:

@@ -46,7 +46,7 @@ _MAX_FLOW_ERROR_PX = 1.0
 _MIN_SHARE = 0.08
 """Share of agreeing pixels below which nothing is aligned."""
 _MIN_METRIC_SPAN = 0.1
-"""Smallest range of a metric frame as a share of its median, so that noise on a flat wall is not taken for contrast."""
+"""Smallest range of a metric frame, about 10 %, so that noise on a flat wall is not taken for contrast."""
 _FITTED = 2048
 """Pixels used for the fit."""
 _MAX_GAIN, _MAX_OFFSET = 0.1, 0.04
@@ -93,7 +93,7 @@ class FilterState:
     Attributes:
         small: image for optical flow.
         seconds: presentation time.
-        values: float32 [H, W], inverse depth, 0 where invalid.
+        values: float32 [H, W], depth as given or, if metric, its logarithm; 0 where invalid.
         known: float32 [H, W], 1 where valid, else 0; None = valid everywhere.
         span: range of the values (2nd to 98th percentile).
         depth: as given.
@@ -114,15 +114,15 @@ class FilterState:
             usable &= depth.valid
         if depth.sense is Sense.METRIC_M:
             usable &= values > 0
-            values = np.divide(1, values, out=np.zeros_like(values), where=usable)
+            values = np.log(values, out=np.zeros_like(values), where=usable)
         known = None
         if not usable.all():
             values, known = np.where(usable, values, np.float32(0)), usable.astype(np.float32)
         sampled = values[::2, ::2][usable[::2, ::2]]
-        lo, middle, hi = np.percentile(sampled, (2, 50, 98)) if sampled.size else (0.0, 0.0, 0.0)
+        lo, hi = np.percentile(sampled, (2, 98)) if sampled.size else (0.0, 0.0)
         span = float(hi - lo)
         if depth.sense is Sense.METRIC_M:
-            span = max(span, _MIN_METRIC_SPAN * float(middle))
+            span = max(span, _MIN_METRIC_SPAN)
         return cls(small, seconds, values, known, span, depth)
 
     def matches(self, other: FilterState) -> bool:
@@ -138,7 +138,7 @@ class FilterState:
         if values is self.values:
             return replace(self.depth, stabilized=True)
         if self.depth.sense is Sense.METRIC_M:
-            values = np.divide(1, values, out=self.depth.values.copy(), where=values > 0)
+            values = np.exp(values)
         if self.known is not None:
             values = np.where(self.known > 0, values, self.depth.values)
         return replace(self.depth, values=np.ascontiguousarray(values, np.float32), stabilized=True)
@@ -341,7 +341,7 @@ class Filtered(NamedTuple):
     """Result of a step.
 
     Attributes:
-        values: float32 [H, W], filtered inverse depth.
+        values: float32 [H, W], filtered values of the frame.
         trend: float32 [H, W], its change per frame interval along the flow, in low frequencies; None = no change.
     """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -252,6 +252,13 @@ def test_dropped_frames_count_by_their_time() -> None:
         assert moved[2] == pytest.approx(0.01, rel=1e-3)
 
 
+def test_a_model_slower_than_the_camera_is_stabilized() -> None:
+    """Depth of every 12th frame: the interval is that of the frames that have depth."""
+    frames = [replace(frame, time=12 * frame.time) for frame in _noisy(40)]
+    depths = [depth.values for depth in _filtered(CausalStabilizer, frames)]
+    assert _flicker(depths[10:]) < 0.5 * _flicker([frame.values for frame in frames[10:]])
+
+
 @KINDS
 def test_metres_stay_metres(kind: Any) -> None:
     """A plane at 2.00 m with 1 % noise, and a step to 2.50 m that an alignment would hide."""
@@ -261,6 +268,20 @@ def test_metres_stay_metres(kind: Any) -> None:
     assert np.mean([depth.values.mean() for depth in depths[20:45]]) == pytest.approx(2.0, abs=0.002)
     assert np.mean([depth.values.mean() for depth in depths[90:]]) == pytest.approx(2.5, abs=0.002)
     assert np.std([depth.values for depth in depths[30:45]], axis=0).mean() < 0.75 * 0.02
+
+
+@KINDS
+def test_far_depth_beside_a_near_object_stays_far(kind: Any) -> None:
+    """The metric depth of a near object flickers in front of a wall at 80 m."""
+    rng, frames = np.random.default_rng(0), []
+    for index in range(40):
+        scene = _square(index)
+        near = scene.values > 0.7
+        metres = np.where(near, 1 + 0.03 * rng.standard_normal(), 80) * (1 + 0.02 * _noise(rng))
+        frames.append(Shown(scene.small, np.asarray(metres, np.float32), index))
+    for frame, depth in zip(frames, _filtered(kind, frames, METRIC), strict=True):
+        wall = frame.values > 50
+        assert np.abs(depth.values[wall] / 80 - 1).max() < 0.11
 
 
 @KINDS
