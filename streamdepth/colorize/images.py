@@ -120,7 +120,7 @@ _MUTED = (140, 140, 150)
 def preview(
     names: Sequence[str] | None = None,
     *,
-    depth: NDArray[np.float32] | None = None,
+    depth: NDArray[np.float32],
     sense: Sense = Sense.RELATIVE_INVERSE,
     image: NDArray[np.uint8] | None = None,
     columns: int = 6,
@@ -130,7 +130,7 @@ def preview(
 
     Args:
         names: palettes to show; None = the 44 of npm ``colormap`` and ``grayscale``.
-        depth: float32 [h, w]; None = a synthetic scene.
+        depth: float32 [h, w].
         sense: meaning of ``depth``.
         image: uint8 [h, w, 3] RGB input of ``depth``; shown first.
         columns: cells per row.
@@ -145,8 +145,6 @@ def preview(
     from PIL import Image, ImageDraw, ImageFont
 
     names = palette_names() if names is None else list(names)
-    if depth is None:
-        depth, sense = scene(), Sense.RELATIVE_INVERSE
     finite = depth[np.isfinite(depth)]
     low, high = (float(end) for end in np.percentile(finite, [1, 99])) if finite.size else (0.0, 0.0)
     cell_height = max(round(cell_width_px * depth.shape[0] / depth.shape[1]), 1)
@@ -189,41 +187,6 @@ def write_preview(path: Path, sheet: NDArray[np.uint8]) -> None:
         Image.fromarray(sheet).save(path, format="PNG", optimize=True)
     except OSError as error:
         raise SinkError(f"{path}: cannot be written ({error.strerror or error}); choose another file") from error
-
-
-def scene(width_px: int = 600, height_px: int = 400) -> NDArray[np.float32]:
-    """Inverse depth of a synthetic scene, ray cast: a floor, a back wall, four spheres and a column.
-
-    Returns:
-        float32 [height_px, width_px], 1 / metres.
-    """
-    x, y = np.meshgrid(
-        (np.arange(width_px) + 0.5 - width_px / 2) / height_px, (np.arange(height_px) + 0.5 - height_px / 2) / height_px
-    )
-    rays = np.stack([x, y + 0.14, np.ones_like(x)], axis=-1)
-    far = 14.0
-    depth = np.full(x.shape, far)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        floor = np.where(rays[..., 1] > 0, 1.1 / rays[..., 1], far)
-        depth = np.minimum(depth, floor)
-        # cx, cy, cz, radius in metres; y points down, the floor lies at 1.1.
-        for cx, cy, cz, radius in (
-            (-0.75, 0.55, 2.4, 0.55),
-            (0.95, 0.35, 3.6, 0.75),
-            (0.12, 0.8, 2.9, 0.3),
-            (-2.3, -0.1, 6.2, 1.2),
-        ):
-            centre = np.array([cx, cy, cz])
-            a = (rays**2).sum(-1)
-            b = rays @ centre
-            inside = b**2 - a * (centre @ centre - radius**2)
-            depth = np.where(inside > 0, np.minimum(depth, (b - np.sqrt(inside)) / a), depth)
-        # A vertical cylinder: the same without y.
-        flat, axis, radius = rays[..., [0, 2]], np.array([2.6, 6.8]), 0.5
-        a, b = (flat**2).sum(-1), flat @ axis
-        inside = b**2 - a * (axis @ axis - radius**2)
-        depth = np.where(inside > 0, np.minimum(depth, (b - np.sqrt(inside)) / a), depth)
-    return np.ascontiguousarray(1 / depth, dtype=np.float32)
 
 
 _PANEL_RGBA = (12, 12, 16, 176)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from streamdepth.colorize.images import preview, scene, write_preview
+from streamdepth.colorize.images import preview, write_preview
 from streamdepth.colorize.palettes import palette
 from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.core.frame import Sense
@@ -17,18 +17,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_the_scene_is_depth_worth_painting() -> None:
-    values = scene(120, 80)
-    assert values.shape == (80, 120)
-    assert values.dtype == np.float32
-    assert np.isfinite(values).all()
-    assert values[-1].mean() > 3 * values[0].mean(), "the floor comes nearer"
-    assert (np.abs(np.diff(values, axis=1)) > 0.1).sum() > 40, "there are borders"
+DEPTH = np.linspace(0.1, 1, 60 * 40, dtype=np.float32).reshape(40, 60)
 
 
 def test_every_palette_gets_a_cell_of_its_colours(tmp_path: Path) -> None:
     names = ["viridis", "cmocean:thermal", "grayscale"]
-    sheet = preview(names, columns=3, cell_width_px=120)
+    sheet = preview(names, depth=DEPTH, columns=3, cell_width_px=120)
     write_preview(tmp_path / "sheet.png", sheet)
     stored = np.asarray(Image.open(tmp_path / "sheet.png"))
     np.testing.assert_array_equal(stored, sheet)
@@ -39,16 +33,15 @@ def test_every_palette_gets_a_cell_of_its_colours(tmp_path: Path) -> None:
 
 
 def test_all_palettes_by_default_and_the_input_first() -> None:
-    depth = scene(60, 40)
-    plain = preview(depth=depth, cell_width_px=60, columns=9)
+    plain = preview(depth=DEPTH, cell_width_px=60, columns=9)
     image = np.full((40, 60, 3), (10, 200, 30), np.uint8)
-    with_input = preview(depth=depth, image=image, sense=Sense.METRIC_M, cell_width_px=60, columns=9)
+    with_input = preview(depth=DEPTH, image=image, sense=Sense.METRIC_M, cell_width_px=60, columns=9)
     assert plain.shape[1] == with_input.shape[1]
     assert (with_input[20, 20] == (10, 200, 30)).all()
 
 
 def test_depth_with_holes_or_nothing_at_all() -> None:
-    holes = scene(60, 40)
+    holes = DEPTH.copy()
     holes[:10] = np.nan
     preview(["jet"], depth=holes, cell_width_px=60)
     preview(["jet"], depth=np.full((4, 6), np.nan, np.float32), cell_width_px=60)
@@ -56,6 +49,6 @@ def test_depth_with_holes_or_nothing_at_all() -> None:
 
 def test_wrong_names_and_places(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="viridis"):
-        preview(["viridiss"])
+        preview(["viridiss"], depth=DEPTH)
     with pytest.raises(SinkError, match=r"no\.png"):
-        write_preview(tmp_path / "missing" / "no.png", preview(["jet"], cell_width_px=60))
+        write_preview(tmp_path / "missing" / "no.png", preview(["jet"], depth=DEPTH, cell_width_px=60))
