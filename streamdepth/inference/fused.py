@@ -167,11 +167,9 @@ def halving_obstacle(spec: ModelSpec) -> str:
     return ""
 
 
-def halved(spec: ModelSpec, folder: Path | None = None) -> ModelSpec:
-    """The same model computing in float16, dtype ``fp16``.
+def halved(spec: ModelSpec) -> ModelSpec:
+    """The same model computing in float16, dtype ``fp16``. Its graph is stored in the user's cache.
 
-    Args:
-        folder: where the graph is stored; None = the user's cache.
     Raises:
         ModelError: there is an :func:`halving_obstacle`, or the graph cannot be read, converted or written.
     """
@@ -179,7 +177,7 @@ def halved(spec: ModelSpec, folder: Path | None = None) -> ModelSpec:
     if reason:
         raise ModelError(f"{reason}: it cannot be converted to half precision; use the original model")
     key = f"half {_HALF_VERSION} {content_digest((spec.path, *spec.external_data))}"
-    path = (folder or cache_root() / "graphs") / f"{digest(key, 32)}.onnx"
+    path = cache_root() / "graphs" / f"{digest(key, 32)}.onnx"
     if not path.is_file():
         _write_half(spec, path)
     return replace(spec, path=path, dtype="fp16", external_data=())

@@ -90,7 +90,7 @@ class PageLock:
         driver: NVIDIA's driver library, None = load the system's.
     """
 
-    def __init__(self, device: int = 0, driver: Any = None) -> None:
+    def __init__(self, *, driver: Any = None) -> None:
         self._driver = driver if driver is not None else nvidia.driver()
         self._context = ctypes.c_void_p()
         handle = ctypes.c_int()
@@ -98,7 +98,7 @@ class PageLock:
         self._ready = (
             self._driver is not None
             and self._driver.cuInit(0) == 0
-            and self._driver.cuDeviceGet(ctypes.byref(handle), ctypes.c_int(device)) == 0
+            and self._driver.cuDeviceGet(ctypes.byref(handle), ctypes.c_int(0)) == 0
             and self._driver.cuDevicePrimaryCtxRetain(ctypes.byref(self._context), handle) == 0
         )
 

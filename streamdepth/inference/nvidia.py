@@ -40,14 +40,14 @@ def preload() -> str:
     return " ".join(output.getvalue().split())
 
 
-def cuda_options(*, device: int = 0, graph: bool = False) -> dict[str, str]:
+def cuda_options(*, graph: bool = False) -> dict[str, str]:
     """Options of the CUDA provider.
 
     ``HEURISTIC``: an exhaustive search of convolution algorithms takes seconds for every new shape, before the first
     frame. ``kSameAsRequested``: the few shapes of a depth model need no spare memory.
     """
     return {
-        "device_id": str(device),
+        "device_id": "0",
         "cudnn_conv_algo_search": "HEURISTIC",
         "cudnn_conv_use_max_workspace": "1",
         "arena_extend_strategy": "kSameAsRequested",
@@ -147,13 +147,13 @@ def engine_folder(key: EngineKey, root: Path | None = None) -> Path:
     return (root or cache_root()) / "tensorrt" / key.digest
 
 
-def tensorrt_options(key: EngineKey, folder: Path, *, device: int = 0, graph: bool = False) -> dict[str, str]:
+def tensorrt_options(key: EngineKey, folder: Path, *, graph: bool = False) -> dict[str, str]:
     """Options of the TensorRT provider: caches of engines and timings, and a profile from batch 1 up for fixed sizes.
 
     A size outside the profile fails. Without a profile TensorRT widens its own for each new size.
     """
     options = {
-        "device_id": str(device),
+        "device_id": "0",
         "trt_fp16_enable": "1" if key.dtype == "fp16" else "0",
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(folder),
@@ -197,8 +197,8 @@ def no_driver() -> str:
     return ""
 
 
-def gpu_name(device: int = 0) -> str:
-    """Name and compute capability of a GPU, ``NVIDIA H100 (9.0)``; empty without a driver. Loads only the driver."""
+def gpu_name() -> str:
+    """Name and compute capability of the first GPU, ``NVIDIA H100 (9.0)``; empty without a driver."""
     import ctypes
 
     cuda = driver()
@@ -206,7 +206,7 @@ def gpu_name(device: int = 0) -> str:
         return ""
     handle, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     name = ctypes.create_string_buffer(128)
-    if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(handle), device):
+    if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(handle), 0):
         return ""
     cuda.cuDeviceGetName(name, len(name), handle)
     # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h
