@@ -81,7 +81,7 @@ class BoundedQueue(Generic[T]):
             raise ValueError(f"a queue holds at least 1 item, not {capacity}")
         self.capacity = capacity
         self.policy = policy
-        self.on_get: Callable[[], None] = _nothing
+        self.on_get: Callable[[], object] = lambda: None
         self._items: deque[T] = deque()
         self._changed = AbortableCondition()
         self._ended = False
@@ -161,7 +161,3 @@ class BoundedQueue(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._items)
-
-
-def _nothing() -> None:
-    pass

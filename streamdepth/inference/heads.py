@@ -149,7 +149,9 @@ class HeadReader:
         geometry: Geometry | None,
     ) -> RowExtra:
         head = self._head
-        focal = None if geometry is None or self._camera is None else self._network_focal(geometry)
+        focal = None
+        if geometry is not None and self._camera is not None:
+            focal = self._camera(geometry.width_px, geometry.height_px).focal_px * geometry.focal_scale
         estimated = None
         valid = None
         if head.mask:
@@ -176,10 +178,6 @@ class HeadReader:
         if view is not None and geometry is not None and self._camera is not None:
             view = self._camera(geometry.width_px, geometry.height_px).fov_degrees
         return RowExtra(valid, focal or estimated, view)
-
-    def _network_focal(self, geometry: Geometry) -> float:
-        assert self._camera is not None  # noqa: S101 - checked by the caller
-        return self._camera(geometry.width_px, geometry.height_px).focal_px * geometry.focal_scale
 
 
 def solve_focal_shift(

@@ -64,7 +64,7 @@ class InlineEngine:
     """
 
     def __init__(self, *, threads: int | None = None, on_frames: OnFrames | None = None) -> None:
-        report = on_frames or _ignore
+        report = on_frames or (lambda _worker, _frames: None)
         self._worker = Worker("worker 1", threads=threads, on_frames=lambda frames: report("worker 1", frames))
         self._tasks: deque[Task] = deque()
 
@@ -95,7 +95,7 @@ class LocalEngine:
     """
 
     def __init__(self, workers: int, *, threads: int | None = None, on_frames: OnFrames | None = None) -> None:
-        self._on_frames = on_frames or _ignore
+        self._on_frames = on_frames or (lambda _worker, _frames: None)
         self._queued: deque[Task] = deque()
         context = multiprocessing.get_context("spawn")
         share = max(1, (threads or cores()) // workers)
@@ -197,10 +197,6 @@ def _serve(connection: Connection, name: str, threads: int) -> None:
 def _end_with(sentinel: int) -> None:
     wait([sentinel])
     os._exit(1)
-
-
-def _ignore(worker: str, frames: int) -> None:
-    pass
 
 
 class RayEngine:

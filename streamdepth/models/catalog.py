@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from streamdepth.core.errors import ModelError, ModelNotFoundError, UsageError
 from streamdepth.core.frame import Sense
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _MB = 1_000_000
 _FAST_MB, _MEDIUM_MB = 20, 200
+_SHARED = ("name", "sense", "licence", "sizes_mb", "speed_ms", "notes")
+"""Fields of :class:`ModelEntry` that a row of the table has too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,19 +132,8 @@ def list_models(access: HubAccess | None = None) -> tuple[ModelEntry, ...]:
     ]
     for model in known_models():
         dtypes, size = cached.pop(model.name.lower(), ("", (), 0))[1:]
-        entries.append(
-            ModelEntry(
-                name=model.name,
-                kind="known",
-                sense=model.sense,
-                licence=model.licence,
-                sizes_mb=model.sizes_mb,
-                speed_ms=model.speed_ms,
-                cached=dtypes,
-                cached_bytes=size,
-                notes=model.notes,
-            )
-        )
+        shared: dict[str, Any] = {name: getattr(model, name) for name in _SHARED}
+        entries.append(ModelEntry(kind="known", cached=dtypes, cached_bytes=size, **shared))
     for name, dtypes, size in sorted(cached.values()):
         entries.append(ModelEntry(name=name, kind="cached", sense=None, cached=dtypes, cached_bytes=size))
     return tuple(entries)
