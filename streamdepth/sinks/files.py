@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _WRITE_BYTES = 1 << 16
 _NAME_BYTES = 255
 """The longest file name on common file systems."""
+_SHORT_FRAMES = 2
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 
 
@@ -75,7 +76,7 @@ def check_output(path: Path, *, overwrite: bool, media_path: str | None = None) 
         raise UsageError(f"{path}: is the input; choose another name for the output")
     try:
         if path.is_dir():
-            raise SinkError(f"{path}: is a folder; name a file, or end the name with / to write images into it")
+            raise SinkError(f"{path}: is a folder; name a file, or end the name with / to write a file per frame")
         if path.exists():
             if not path.is_file():
                 raise SinkError(f"{path}: is not a regular file; name a file to create")
@@ -131,7 +132,9 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
-        raise SinkError(f"{folder}: cannot be created ({reason(exc)}); choose another folder") from exc
+        known = {FileExistsError: "a file has its name", NotADirectoryError: "a parent is a file"}
+        why = known.get(type(exc)) or reason(exc)
+        raise SinkError(f"{folder}: cannot be created ({why}); choose another folder") from exc
 
 
 class OutputFile(io.RawIOBase):
@@ -245,6 +248,18 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
             partial.write_bytes(content)
     except OSError as exc:
         raise write_failed(path, exc) from exc
+
+
+def last_packets(packets: list[Packet[Any]], frames: int) -> list[Packet[Any]]:
+    """What an encoder gives when it is flushed after a number of frames.
+
+    The decoding times of libx265 are uninitialised memory in a stream of one or two frames. Such frames are not
+    reordered: the presentation times are right.
+    """
+    if frames <= _SHORT_FRAMES:
+        for packet in packets:
+            packet.dts = packet.pts
+    return packets
 
 
 class MuxedFile:

@@ -88,7 +88,7 @@ class PacketCopier:
             )
         except (av.FFmpegError, OSError, InterruptedCall) as exc:
             why = "interrupted" if isinstance(exc, InterruptedCall) else "the input could not be opened a second time"
-            self.notes.append(f"sound not copied: {why}")
+            self.notes.append(f"audio and subtitles not copied: {why}")
             self._ended = True
             return
         self._input = source
@@ -215,9 +215,9 @@ class PacketCopier:
                 self._read(source), depth=_QUEUE_PACKETS, finished=source.close, timeout_seconds=_STALL_SECONDS
             )
         except av.FFmpegError as exc:
-            self.notes.append(f"sound ends early: {exc.strerror or type(exc).__name__}")
+            self.notes.append(f"audio and subtitles end early: {exc.strerror or type(exc).__name__}")
         except TimeoutError:
-            self.notes.append(f"sound ends early: no data from the input for {_STALL_SECONDS:.0f} s")
+            self.notes.append(f"audio and subtitles end early: no data from the input for {_STALL_SECONDS:.0f} s")
 
     def _read(self, source: InputContainer) -> Iterator[AnyPacket]:
         """Runs on the reader's thread."""

@@ -24,7 +24,7 @@ from streamdepth.sinks.encoding import (
     odd_chroma,
     with_hdr,
 )
-from streamdepth.sinks.files import MuxedFile, OutputFile, reason
+from streamdepth.sinks.files import MuxedFile, OutputFile, last_packets, reason
 from streamdepth.sinks.packets import PacketCopier
 from streamdepth.sinks.tracks import AUDIO_MODES, AudioMode
 
@@ -298,6 +298,8 @@ class VideoSink(BaseSink):
         except (av.FFmpegError, ValueError) as exc:
             self._muxed.broken = True
             raise SinkError(f"{self.name}: the encoder failed ({reason(exc)}); choose another --codec") from exc
+        if image is None:
+            packets = last_packets(packets, self._frames)
         for packet in packets:
             if image is None and packet.pts == self._last_pts:
                 # Muxers take the end of a frame from the next one; the last one needs its duration.

@@ -337,7 +337,7 @@ class Decoding:
             missing = fewer / (self.rate or Fraction(25))
         early = ""
         if missing and (cut_off or fewer or self._written_seconds() is not None):
-            early = f"ends {float(missing):.1f} s before its header says: it is cut off or damaged"
+            early = f"ends {float(missing):.1f} s earlier than its header says: it is cut off or damaged"
         elif cut_off and not self.stream.frames:
             early = "its last part is incomplete: it is cut off or damaged"
         self.shortfall = self.shortfall or early

@@ -99,7 +99,8 @@ class ImagesSource(BaseSource):
                 break
         else:
             more = f" (nor any of {len(self._files) - 1} more)" if len(self._files) > 1 else ""
-            raise SourceError(f"{self._notes[0]}{more}; give an image that opens in a viewer", source=self._id)
+            hint = "" if "; " in self._notes[0] else "; give an image that opens in a viewer"
+            raise SourceError(f"{self._notes[0]}{more}{hint}", source=self._id)
         count = len(self._files)
         if count == 1:
             self._times_ms = self._find_times(self._files[0])

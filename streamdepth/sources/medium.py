@@ -8,6 +8,7 @@ import errno
 import math
 import os
 import stat
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, cast
 from urllib.parse import urlsplit
@@ -294,7 +295,9 @@ def explain_no_video(name: str, container: av.container.InputContainer) -> Sourc
     if "video" in kinds:
         why = "not a video (only a cover image); use another file, or extract the cover as an image file"
     elif kinds:
-        counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+        counted = ", ".join(
+            f"{count} {kind} stream{'s' if count > 1 else ''}" for kind, count in Counter(kinds).items()
+        )
         why = f"not a video (only {counted}); use a file with a video stream"
     else:
         why = "has no streams; record or download it again"

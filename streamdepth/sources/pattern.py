@@ -213,10 +213,10 @@ def _number(name: str, text: str) -> Fraction:
     try:
         return Fraction(text)
     except (ValueError, ZeroDivisionError):
-        raise UsageError(f"test: {name} is a number or a fraction such as 30000/1001, not {text!r}") from None
+        raise UsageError(f"test: {name} must be a number or a fraction such as 30000/1001, not {text!r}") from None
 
 
 def _whole(name: str, text: str, *, most: int = 2**31) -> int:
     if not text.isdecimal() or int(text) > most:
-        raise UsageError(f"test: {name} is a whole number from 0 to {most}, not {text!r}")
+        raise UsageError(f"test: {name} must be a whole number from 0 to {most}, not {text!r}")
     return int(text)

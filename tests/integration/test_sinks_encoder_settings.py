@@ -161,3 +161,12 @@ def test_a_crf_above_the_scale_of_the_encoder_is_refused(codec: str, tmp_path: P
     with pytest.raises(UsageError, match=f"crf is at most 51 for {codec}, not 60"):
         VideoSink(tmp_path / "out.mkv", control=control(), codec=codec, crf=60)
     VideoSink(tmp_path / "out.webm", control=control(), crf=60)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_short_files_of_h265_have_valid_times(frames: int, tmp_path: Path) -> None:
+    for number in range(12):
+        used = [b"\xff" * size for size in (32, 64, 200, 512, 1000, 4000) * 50]
+        del used  # libx265 would find these bytes instead of zeros
+        path = written(tmp_path / f"{number}.mp4", frames=frames, codec="libx265")
+        assert sorted(round(float(at) * 25) for at, _ in packets(path, "video")) == list(range(frames))

@@ -146,7 +146,7 @@ class TestVace:
         assert all(abs(times[one] - Fraction(n, 16)) <= Fraction(1, 60) for n, one in enumerate(chosen))
 
     def test_live_sources_have_no_end(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="one range for the clip needs its end"):
+        with pytest.raises(UsageError, match="needs the end of the clip for its range"):
             run_sink(VaceSink(tmp_path / "c.mp4"), stream_info(live=True), [])
         assert list(tmp_path.iterdir()) == []
 
@@ -233,7 +233,7 @@ class TestLeRobot:
         whole = result(paint(64, 48, 0), 0, index=0)
         depth = sd.DepthMap(np.full((24, 32), 12, np.float32), sd.Sense.METRIC_M)
         run_sink(sink, stream_info(), [Result(whole.frame, depth, DepthRange(0, 1))])
-        assert sink.note.startswith("1 of 1 frames have depth beyond 10 m, stored as that; set the largest depth")
+        assert sink.note.startswith("1 of 1 frames have depth beyond 10 m, stored as 10 m; set the largest depth")
 
     def test_codes(self) -> None:
         metres = np.array([0.01, 10.0, 1.0, np.nan, 99, 0], np.float32)

@@ -215,7 +215,8 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     for path, message in (
         (folder, "is a folder"),
         (tmp_path / "pipe.mkv", "is not a regular file"),
-        (tmp_path / "file" / "out.mkv", "cannot be created"),
+        (tmp_path / "file" / "out.mkv", r"file: cannot be created \(a file has its name\)"),
+        (tmp_path / "file" / "more" / "out.mkv", r"more: cannot be created \(a parent is a file\)"),
     ):
         with pytest.raises(SinkError, match=message):
             VideoSink(path, control=control(), overwrite=True).open(info, image_info(info))
@@ -279,7 +280,7 @@ def test_opening_a_sound_input_that_says_nothing_is_interruptible(tmp_path: Path
         sink.flush()
         sink.close()
     assert len(read_pts(path)) == 5
-    assert "sound not copied: interrupted" in sink.note
+    assert "audio and subtitles not copied: interrupted" in sink.note
 
 
 @pytest.mark.parametrize("before_open", [True, False])

@@ -66,7 +66,7 @@ def cover_only(path: Path) -> None:
         ("noise.mkv", noise, "not a video that FFmpeg can read"),
         ("undecodable.mkv", undecodable, "none of its frames can be decoded|not a video"),
         ("prose.txt", prose, "not a video"),
-        ("tone.m4a", write_audio, r"not a video \(only 1 audio\)"),
+        ("tone.m4a", write_audio, r"not a video \(only 1 audio stream\)"),
         ("cover.mp4", cover_only, "only a cover image"),
         ("folder.mp4", Path.mkdir, "is a folder; name a file in it"),
     ],

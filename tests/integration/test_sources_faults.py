@@ -206,6 +206,7 @@ def test_without_pi_heif_a_tiled_heic_is_refused_in_one_line(tmp_path: Path, mon
     path = write_tiled_heic(tmp_path / "grid.heic", [RED, LIME, BLUE])
     with pytest.raises(SourceError, match=r"grid.heic: is an image of 3 tiles.*pip install '\.\[heif\]'") as caught:
         source_for(path).open()
+    assert str(caught.value).endswith("or convert it to JPEG")
     assert "\n" not in str(caught.value)
     single = write_tiled_heic(tmp_path / "one.heic", [LIME])
     _, frames = all_of(source_for(single))

@@ -167,7 +167,7 @@ def test_cut_off_file_gives_what_is_there(tmp_path: Path) -> None:
     path.write_bytes(whole[: len(whole) * 4 // 5])
     _, frames, source = read(path)
     assert 25 < len(frames) < 50
-    assert any(re.search(r"ends 0\.\d s before its header says", note) for note in source.notes)
+    assert any(re.search(r"ends 0\.\d s earlier than its header says", note) for note in source.notes)
 
 
 def test_a_file_that_is_mostly_lost_is_an_error(tmp_path: Path) -> None:

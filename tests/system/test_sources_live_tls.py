@@ -350,6 +350,6 @@ def test_sound_is_copied_over_a_checked_connection_too(
         handler.asked.clear()
         sink = VideoSink(tmp_path / "none.mkv", control=LookControl(Look()))
         sink.open(dataclasses.replace(info, media_options=TlsConfig().libav_options()), image_info())
-        assert "sound not copied" in str(sink.note)
+        assert "audio and subtitles not copied" in str(sink.note)
         assert not handler.asked
         sink.close()

@@ -46,7 +46,7 @@ class Coding:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.scale) and math.isfinite(self.offset) and self.scale > 0):
-            raise ValueError(f"a depth scale is finite and positive, not {self.scale} (offset {self.offset})")
+            raise ValueError(f"a depth scale must be finite and positive, not {self.scale} (offset {self.offset})")
 
     def fits(self, lo: float, hi: float) -> bool:
         """True if every value from lo to hi has a code, and float64 distinguishes neighbouring codes there."""

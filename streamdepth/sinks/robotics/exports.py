@@ -243,7 +243,7 @@ class VaceSink(_ClipSink):
             SinkError: it cannot be written.
         """
         if stream.live:
-            raise UsageError(f"{self.name}: one range for the clip needs its end; record the source first")
+            raise UsageError(f"{self.name}: needs the end of the clip for its range; record the source first")
         self._file = OutputFile(self._path, overwrite=self._overwrite, media_path=stream.media_path)
         self._stream = stream
 

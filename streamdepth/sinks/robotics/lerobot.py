@@ -20,7 +20,7 @@ from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, UsageError
 from streamdepth.core.frame import converted
 from streamdepth.sinks.depth.sink import resized
-from streamdepth.sinks.files import MuxedFile, OutputFile, claim_folder, make_folder, write_whole
+from streamdepth.sinks.files import MuxedFile, OutputFile, claim_folder, last_packets, make_folder, write_whole
 from streamdepth.sinks.robotics import metres_of, origin, package
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class LeRobotSink(BaseSink):
         super().__init__(str(path))
         self._path, self._overwrite, self._depth_max_m = Path(path), overwrite, depth_max_m
         if self._path.name != INFO_FILE or self._path.parent.name != "meta":
-            raise UsageError(f"{path}: a .json output is the data set of LeRobot; name it FOLDER/meta/{INFO_FILE}")
+            raise UsageError(f"{path}: the only .json output is a LeRobot data set; name it FOLDER/meta/{INFO_FILE}")
         self._root = self._path.parent.parent
         self._stream: StreamInfo | None = None
         self._videos: dict[str, tuple[MuxedFile, Any]] = {}
@@ -95,7 +95,7 @@ class LeRobotSink(BaseSink):
         if self._beyond:
             parts.append(
                 f"{self._beyond} of {self._frames} frames have depth beyond {self._depth_max_m:g} m, stored as "
-                "that; set the largest depth with --lerobot-max"
+                f"{self._depth_max_m:g} m; set the largest depth with --lerobot-max"
             )
         if self._off_seconds > 0.5 / self._rate:
             parts.append(
@@ -169,7 +169,7 @@ class LeRobotSink(BaseSink):
         complete = not self._interrupted and (clock is None or clock.finished)
         for muxed, video in self._videos.values():
             try:
-                muxed.mux(video.encode(None))
+                muxed.mux(last_packets(video.encode(None), self._frames))
             finally:
                 muxed.close(empty=False, complete=complete)
         if self._frames and complete:

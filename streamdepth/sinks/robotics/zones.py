@@ -58,7 +58,7 @@ class Zone:
         if min(self.width, self.height) <= 0 or (
             self.fraction and (self.x + self.width > 1 or self.y + self.height > 1)
         ):
-            raise ValueError(f"a zone lies within the frame and has a size, not {self}")
+            raise ValueError(f"a zone must lie within the frame and have a size, not {self}")
 
     @classmethod
     def parse(cls, text: str) -> Zone:
