@@ -100,6 +100,11 @@ class Listen:
         return ipaddress.ip_address(self.address.partition("%")[0]).is_unspecified
 
     @property
+    def name(self) -> str:
+        """The host as it is written in a URL."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    @property
     def family(self) -> socket.AddressFamily:
         return socket.AF_INET6 if ":" in self.address else socket.AF_INET
 

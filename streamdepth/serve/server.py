@@ -222,7 +222,7 @@ def _bind(listen: Listen) -> socket.socket:
         bound.setblocking(False)
     except OSError as exc:
         bound.close()
-        where = f"http://{listen.host}:{listen.port}"
+        where = f"http://{listen.name}:{listen.port}"
         raise SinkError(f"{where}: cannot listen ({plain_reason(exc)}); choose another port or address") from exc
     return bound
 

@@ -149,8 +149,8 @@ class WebSite:
         """The page's address for display, e.g. ``http://127.0.0.1:8080``."""
         if self._listen is None or self._server is None:
             return self.label
-        host = socket.gethostname() if self._listen.everywhere else self._listen.host
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        host = socket.gethostname() if self._listen.everywhere else self._listen.name
+        return f"http://{host}:{self.port}"
 
     @property
     def entry_url(self) -> str:

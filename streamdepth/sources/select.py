@@ -236,7 +236,14 @@ def _file(found: Found, options: SourceOptions, limits: Limits, name: str | None
     )
 
 
-def _live(found: Found, options: SourceOptions, limits: Limits, name: str | None) -> Source:  # noqa: ARG001
+def _live(
+    found: Found,
+    options: SourceOptions,
+    limits: Limits,
+    name: str | None,  # noqa: ARG001 - a live source is called as its address
+    *,
+    just_read: bool = False,
+) -> Source:
     from streamdepth.sources.live.source import LiveSource
 
     url = str(found.value)
@@ -246,6 +253,7 @@ def _live(found: Found, options: SourceOptions, limits: Limits, name: str | None
         url,
         max_frames=limits.max_frames,
         duration_seconds=None if limits.duration_seconds is None else float(limits.duration_seconds),
+        just_read=just_read,
         **_used(options, _LIVE),
     )
 
@@ -254,7 +262,8 @@ def _web(found: Found, options: SourceOptions, limits: Limits, name: str | None)
     """A file on a server, or a live stream: only opening the URL tells which.
 
     A medium without duration whose size is unknown, or an HLS or DASH playlist without an end, is live. The connection
-    made to find out is closed; the source opens its own when it runs.
+    made to find out is closed; the source opens its own when it runs. A camera that serves one client at a time may not
+    have noticed that by then.
     """
     if options.get("assume_live"):
         return _live(found, options, limits, name)
@@ -272,7 +281,7 @@ def _web(found: Found, options: SourceOptions, limits: Limits, name: str | None)
         endless = True  # a live source retries; it also ends with a recording
     finally:
         probe.close()
-    return _live(found, options, limits, name) if endless else file
+    return _live(found, options, limits, name, just_read=True) if endless else file
 
 
 def _object(found: Found, options: SourceOptions, limits: Limits, name: str | None) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import urllib.request
@@ -29,6 +30,10 @@ def test_a_taken_port_is_an_error(run: Running) -> None:
     site = WebSite(run.url, environ={})
     with pytest.raises(SinkError, match="cannot listen"):
         site.start()
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        url = f"http://[::1]:{taken.getsockname()[1]}"
+        with pytest.raises(SinkError, match=re.escape(f"{url}: cannot listen")):
+            WebSite(url, environ={}).start()
 
 
 def test_limits_are_checked() -> None:

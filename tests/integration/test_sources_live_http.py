@@ -20,6 +20,7 @@ from streamdepth.core.errors import SourceError
 from streamdepth.sources.select import source_for
 from tests.support.live import DEADLINE_SECONDS, Body, Quiet, assert_rising, encode_ts, http_server, live, serve_http
 from tests.support.media import with_unknown_codec, write_clip
+from tests.support.rtsp import listener
 from tests.support.tls import self_signed, server_context
 
 if TYPE_CHECKING:
@@ -172,6 +173,31 @@ def test_a_stream_that_nothing_decodes_is_named(tmp_path: Path) -> None:
     with http_server(Body("video/mp4", [file.read_bytes()])) as url, pytest.raises(SourceError) as caught:
         live(url, timeout_seconds=3).open()
     assert "this build of FFmpeg has no decoder for its video; check the path, or set" in str(caught.value)
+
+
+def test_a_camera_of_one_client_is_given_time_to_notice_that_one_has_left() -> None:
+    """It accepts a second client and says nothing to it, as cameras with an ESP32 do."""
+    busy, body, stop = threading.Lock(), motion_jpeg(), threading.Event()
+
+    def serve(client: socket.socket) -> None:
+        client.recv(4096)
+        if not busy.acquire(blocking=False):
+            stop.wait(DEADLINE_SECONDS)
+            return
+        try:
+            client.sendall(f"HTTP/1.1 200 OK\r\nContent-Type: {body.content_type}\r\n\r\n".encode())
+            while not stop.wait(body.seconds):
+                client.sendall(body.chunks[0])
+        finally:
+            client.close()
+            stop.wait(1)
+            busy.release()
+
+    with listener(serve) as port:
+        source = source_for(f"http://127.0.0.1:{port}/stream", timeout_seconds=2, max_frames=2)
+        source.open()
+        assert len(list(source.frames())) == 2
+        stop.set()
 
 
 def test_outages_are_announced_when_they_happen() -> None:

@@ -91,6 +91,14 @@ def test_parser_refuses(data: bytes) -> None:
         MessageParser().feed(data)
 
 
+def test_parser_refuses_floods() -> None:
+    request = b"\r\n\r\nOPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n"
+    parser = MessageParser()
+    assert len(parser.feed(request * 256)) == 256
+    with pytest.raises(ProtocolError, match="more than 256 messages at once"):
+        parser.feed(request * 257)
+
+
 def test_messages_hold_no_line_breaks() -> None:
     with pytest.raises(ProtocolError):
         format_response(200, {"CSeq": "1\r\nX: y"})

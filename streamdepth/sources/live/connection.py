@@ -239,6 +239,13 @@ def is_busy(error: Exception | None) -> bool:
     return isinstance(error, av.error.HTTPServerError)
 
 
+def is_silent(error: Exception | None) -> bool:
+    """True if nothing arrived in time."""
+    import av
+
+    return isinstance(error, TimeoutError | av.error.ExitError) and not isinstance(error, NoKeyFrameError)
+
+
 def hint(error: Exception | None) -> str:
     """What the user can do."""
     import av

@@ -16,7 +16,7 @@ from streamdepth.media.filters import DEINTERLACED, Letterbox
 from streamdepth.media.hwaccel import HwAccel
 from streamdepth.net.calls import Backoff, connected_again
 from streamdepth.net.url import LIVE_SCHEMES, find_credentials, find_tls_config, parse_live_url
-from streamdepth.sources.live.connection import LiveLink, hint, is_busy, reason
+from streamdepth.sources.live.connection import LiveLink, hint, is_busy, is_silent, reason
 from streamdepth.sources.live.reader import Ended, Image, LiveDecoding, Missing, Opened, Skipped, Undecodable
 from streamdepth.sources.live.timestamps import TIME_BASE, LiveTimeline
 from streamdepth.sources.times import Limits
@@ -66,6 +66,8 @@ class LiveSource(BaseSource):
         retries: attempts after consecutive failures, None = unlimited. With None, ``open`` raises at the first failure
             unless ``retry_start``; with a number, it tries that often, also after authentication errors.
         retry_start: keep trying in ``open`` too.
+        just_read: another connection to the address was closed a moment ago; ``open`` tries once more if the server is
+            silent.
         transport: RTSP transport; ``auto`` prefers TCP and uses UDP if the server offers no TCP.
         low_latency: no buffering and slice threads; False allows 0.5 s of reordering and frame threads.
         threads: decoder threads, 0 = FFmpeg chooses.
@@ -90,6 +92,7 @@ class LiveSource(BaseSource):
         timeout_seconds: float = 3.0,
         retries: int | None = None,
         retry_start: bool = False,
+        just_read: bool = False,
         transport: Literal["tcp", "udp", "auto"] = "tcp",
         low_latency: bool = True,
         threads: int = 0,
@@ -130,6 +133,7 @@ class LiveSource(BaseSource):
         self._timeout_seconds = timeout_seconds
         self._retries = retries
         self._retry_start = retry_start
+        self._just_read = just_read
         self._on_status = on_status or (lambda _: None)
         self._limits = Limits.of(0, duration_seconds, max_frames)
         self._backoff = Backoff(random or Random())
@@ -188,11 +192,13 @@ class LiveSource(BaseSource):
         """Connect, within ``timeout_seconds`` for each attempt.
 
         A server that is busy (5xx, which some answer for a moment after a viewer has left) is asked again in that time.
+        One that is silent is asked once more if it was read a moment ago.
 
         Raises:
             SourceError: no connection, access refused, no video, or ``interrupt`` was called.
         """
         give_up_ns = self._clock.monotonic_ns() + round(self._timeout_seconds * 1e9)
+        again = self._just_read
         while True:
             item = self._connect()
             if isinstance(item, Opened):
@@ -213,6 +219,9 @@ class LiveSource(BaseSource):
             if self._retries is None and not self._retry_start:
                 if is_busy(item.error) and self._clock.monotonic_ns() < give_up_ns:
                     self._link.wait(_BUSY_SECONDS)
+                    continue
+                if again and is_silent(item.error):
+                    again = False
                     continue
                 error = self._error(item)
                 self.interrupt()
