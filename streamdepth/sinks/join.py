@@ -105,12 +105,14 @@ def join_depth(parts: Sequence[Path], path: Path, info: StreamInfo, times: Seque
     try:
         with av.open(str(parts[0])) as first:
             muxed.container.metadata.update(first.metadata)
-            video = muxed.container.add_stream_from_template(first.streams.video[0])
-            _set_times(video, first.streams.video[0], info.rate)
+            depth = first.streams.video[0]
+            video = muxed.container.add_stream_from_template(depth)
+            _set_times(video, depth, info.rate)
+            muxed.set_aspect(video, Fraction(depth.sample_aspect_ratio or 1), depth.width, depth.height)
             records = muxed.container.add_mux_stream("subrip")
             records.time_base = _MILLISECOND
             records.metadata.update(first.streams.subtitles[0].metadata)
-            private = bytes(first.streams.video[0].codec_context.extradata or b"")
+            private = bytes(depth.codec_context.extradata or b"")
         for part in parts:
             with av.open(str(part)) as source:
                 _check_same(part, bytes(source.streams.video[0].codec_context.extradata or b""), private)

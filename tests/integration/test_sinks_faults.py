@@ -15,11 +15,12 @@ from PIL import Image
 from streamdepth.media.side_data import metadata_of
 from streamdepth.sinks.depth.reader import read_depth
 from streamdepth.sinks.depth.sink import DepthVideoSink
+from streamdepth.sinks.join import join_depth
 from streamdepth.sinks.video import VideoSink
 from streamdepth.sources.select import source_for
 from tests.support.faulty_media import joined_ts, shared_case
 from tests.support.media import audio_samples, write_clip
-from tests.support.sinks import FAST, control, duration, shown_lines, times, transcode, video, with_sound
+from tests.support.sinks import FAST, control, duration, info_of, shown_lines, times, transcode, video, with_sound
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,11 +97,14 @@ def test_the_pixel_aspect_is_kept(tmp_path: Path, suffix: str, codec: str | None
 
 def test_the_pixel_aspect_of_depth_data_is_kept(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "in.mp4", frames=5, sample_aspect_ratio=Fraction(4, 3))
-    transcode(path, DepthVideoSink(tmp_path / "depth.mkv"))
-    with av.open(str(tmp_path / "depth.mkv")) as container:
-        assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
-    with read_depth(tmp_path / "depth.mkv") as reader:
-        assert len(list(reader)) == 5
+    depth, joined = tmp_path / "depth.mkv", tmp_path / "joined.mkv"
+    transcode(path, DepthVideoSink(depth))
+    join_depth([depth], joined, info_of(path), [Fraction(index, 25) for index in range(5)])
+    for file in (depth, joined):
+        with av.open(str(file)) as container:
+            assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+        with read_depth(file) as reader:
+            assert len(list(reader)) == 5
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
