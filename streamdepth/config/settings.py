@@ -142,7 +142,7 @@ class Settings(Options):
     """Depth range mapped to the palette: one per shot (files only), smoothed over time (ema), one per frame, or
     fixed:LO,HI in the model's unit."""
     cameras: Annotated[ExistingFile | None, Option(panel=INPUT, commands=(RUN, SERVE), metavar="FILE")] = None
-    """Read named cameras from a YAML file: defaults, and source and options of each."""
+    """YAML file of named cameras: source and options of each, and defaults for all."""
     max_staleness: Annotated[
         float | None,
         limits.STALENESS_SECONDS,
@@ -254,8 +254,8 @@ class ServeConfig(Settings):
     """Options of ``streamdepth serve``."""
 
     source: Annotated[str | None, Option(metavar="[SOURCE]", argument=True)] = None
-    """Live source of the page: a camera (0), rtsp://, a file (repeated), or test:. Without a source, the page accepts
-    only images and uploaded files."""
+    """Live source of the page: a camera (0), rtsp://, a file (played in a loop), or test:. Without a source, the page
+    accepts only images and uploaded files."""
     listen: Annotated[str, Option(panel=SERVER, metavar="URL")] = "http://127.0.0.1:8080"
     """Address of the page. An access token is required beyond localhost."""
     batch: Annotated[int, limits.BATCH, Option(panel=MODEL)] = 1

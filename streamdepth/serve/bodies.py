@@ -14,7 +14,7 @@ from aiohttp import web
 
 from streamdepth.core.errors import SourceError
 from streamdepth.core.frame import ImageInfo
-from streamdepth.serve.api import ApiError
+from streamdepth.serve.api import ApiError, failure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -124,7 +124,7 @@ class BodyReader:
         while chunk := await self._timed(read):
             count += len(chunk)
             if count < (loop.time() - started - self._settings.stall_seconds) * least_bytes_per_second:
-                raise ApiError(408, f"the body comes at less than {least_bytes_per_second:,.0f} bytes per second")
+                raise ApiError(408, f"the body arrives at less than {least_bytes_per_second:,.0f} bytes per second")
             yield chunk
 
     def _body_deadline(self) -> Any:
@@ -266,7 +266,10 @@ def sends_in_time(settings: WebSettings) -> Any:
         answer = await handler(request)
         size = 0
         if isinstance(answer, web.FileResponse):
-            size = (await asyncio.to_thread(answer._path.stat)).st_size
+            try:
+                size = (await asyncio.to_thread(answer._path.stat)).st_size
+            except OSError:
+                return failure(404, "the file was deleted in the meantime; results are kept for a limited time")
         elif isinstance(answer, web.Response) and isinstance(answer.body, bytes | bytearray):
             size = len(answer.body)
         if size > _SMALL_ANSWER_BYTES:

@@ -88,7 +88,7 @@ class CameraAccess:
         if "\\" in source or "#" in source:  # parsers disagree whether the host ends there
             raise ApiError(400, "\\ and # must be percent-encoded in the URL of a camera")
         if "://" not in source:
-            raise ApiError(403, "a request can name network cameras only; name files and devices in the server's file")
+            raise ApiError(403, "a request can name network cameras only; add others to the server's file of cameras")
         try:
             host = parse_live_url(source, _SCHEMES).host.lower()
         except UsageError as error:
@@ -139,7 +139,7 @@ class CamerasApi:
         content = await self._bodies.json_object(request)
         name = content.pop("name", None)
         if not isinstance(name, str) or not name:
-            raise ApiError(400, "name is the name of the camera")
+            raise ApiError(400, "name must be a text, the name of the camera")
         known = {state["name"] for state in await self._states()}
         if name not in known and len(known) >= _MAX_CAMERAS:
             raise ApiError(503, f"there are {_MAX_CAMERAS} cameras already; remove one")

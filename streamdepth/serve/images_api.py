@@ -200,7 +200,7 @@ class ImagesApi:
         if media_type == _JSON:
             return self._json(estimates, options, many=many or len(estimates) > 1)
         if len(estimates) != 1:
-            raise ApiError(406, f"{len(estimates)} images cannot be one {media_type}; accept application/json")
+            raise ApiError(406, f"{len(estimates)} images do not fit into one answer of {media_type}; accept {_JSON}")
         return _in_pieces(estimates[0].image or b"") if media_type == _PNG else npy_pieces(estimates[0].data)
 
     def _inputs(self, values: list[Any]) -> list[Any]:
@@ -343,9 +343,9 @@ def _checked(options: Mapping[str, Any], media_type: str) -> _Options:
     if digits is not None and str(digits) not in map(str, range(1, _MOST_DIGITS + 1)):
         raise ApiError(400, f"digits is 1..{_MOST_DIGITS}, not {str(digits)[:60]!r}")
     if media_type != _JSON and (data != "list" or digits is not None):
-        raise ApiError(400, f"data and digits are for answers of {_JSON}, not of {media_type}")
+        raise ApiError(400, f"data and digits apply to answers of {_JSON} only, not to {media_type}")
     if digits is not None and data != "list":
-        raise ApiError(400, f"digits are for data=list, not for data={data}")
+        raise ApiError(400, f"digits applies to data=list only, not to data={data}")
     return _Options(
         style=None if style is None else plain_style(style),
         alpha=alpha,

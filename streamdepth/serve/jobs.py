@@ -21,7 +21,7 @@ from aiohttp import web
 from streamdepth.core.errors import StageError, StreamDepthError
 from streamdepth.core.host import lower_priority, remove
 from streamdepth.core.look import LookControl, View
-from streamdepth.serve.api import LOGGER, ApiError, Job, JobState, look_changes
+from streamdepth.serve.api import LOGGER, LOOK_KEYS, ApiError, Job, JobState, look_changes
 from streamdepth.serve.bodies import check_container, codec_for_browsers
 from streamdepth.sinks.files import partial_path
 
@@ -352,9 +352,10 @@ class JobsApi:
         base = self._control.look
         view = base.view if base.view is not View.STACK else View.SIDE
         changes = look_changes(query)
-        unknown = set(query) - {"style", "alpha", "reverse", "view", "contours", "bar", "edges"}
+        unknown = set(query) - set(LOOK_KEYS)
         if unknown:
-            raise ApiError(400, f"unknown option {', '.join(sorted(unknown))[:200]}")
+            names = ", ".join(("name", *LOOK_KEYS))
+            raise ApiError(400, f"unknown option {', '.join(sorted(unknown))[:200]}; there are {names}")
         return name, replace(base, **{"view": view, "transparent": False, **changes})
 
     async def _receive(self, request: web.Request, job: Job) -> None:

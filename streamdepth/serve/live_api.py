@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from streamdepth.serve.view import LiveView
 
 _BOUNDARY = "streamdepth-frame"
+_CONTROLS = (*LOOK_KEYS, "range", "stabilize", "paused")
 _MESSAGE_BYTES = 4096
 _SOCKETS = 64
 _IDLE_SECONDS = 5.0
@@ -151,9 +152,9 @@ class LiveApi:
         channel = self._channel(request)
         view = channel.view
         content = await self._bodies.json_object(request)
-        unknown = set(content) - {*LOOK_KEYS, "range", "stabilize", "paused"}
+        unknown = set(content) - set(_CONTROLS)
         if unknown:
-            raise ApiError(400, f"unknown control {', '.join(sorted(unknown))[:200]}")
+            raise ApiError(400, f"unknown control {', '.join(sorted(unknown))[:200]}; there are {', '.join(_CONTROLS)}")
         paused, switch = content.get("paused", view.feed.paused), view.stabilize_switch
         for key in ("paused", "stabilize"):
             if not isinstance(given := content.get(key, False), bool):

@@ -112,7 +112,7 @@ class Peers:
             raise ApiError(400, "send a WebRTC offer: {type: 'offer', sdp}")
         for prefix, most in _MOST_LINES.items():
             if sdp.count(f"\n{prefix}") > most:
-                raise ApiError(400, f"the offer has more than {most} lines {prefix}...; offer one video")
+                raise ApiError(400, f"the offer has more than {most} '{prefix}' lines; offer one video")
         page = str(content.get("page", ""))
         await self.leave(page)
         if len(self._peers) >= self._limit:

@@ -347,7 +347,7 @@ class AuthMiddleware:
         if site in ("cross-site", "same-site") and (changes or mode != "navigate"):
             return failure(403, "the request comes from another site")
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            refusal = failure(415, "the body is compressed (Content-Encoding); send it as it is")
+            refusal = failure(415, "the body is compressed (Content-Encoding); send it uncompressed")
             refusal.headers["Accept-Encoding"] = "identity"
             return refusal
         return None

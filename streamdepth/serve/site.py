@@ -353,7 +353,7 @@ class WebSink(BaseSink):
 
     def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:
         if image is None:
-            raise SinkError(f"{self.name}: shows images, but the run makes none; give it a look")
+            raise SinkError(f"{self.name}: shows images, but the run makes none; set its look (control)")
         self.view.begin(stream, self._source)
         self._open = True
         self.site.hold()
@@ -362,7 +362,7 @@ class WebSink(BaseSink):
         if not self._open:
             raise SinkError(f"{self.name}: is not open; call open() first")
         if result.image is None:
-            raise SinkError(f"{self.name}: shows images, but the result has none; give it a look")
+            raise SinkError(f"{self.name}: shows images, but the result has none; set its look (control)")
         self.view.feed.put(result)
 
     def close(self) -> None:

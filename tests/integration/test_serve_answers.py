@@ -77,7 +77,8 @@ def test_messages_are_short(run: Running, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "message"), [("m=video 9 UDP 96", "more than 16 lines m="), ("a=candidate:1", "256 lines a=candidate:")]
+    ("line", "message"),
+    [("m=video 9 UDP 96", "more than 16 'm=' lines"), ("a=candidate:1", "256 'a=candidate:' lines")],
 )
 def test_long_offers_are_refused_before_they_are_parsed(run: Running, line: str, message: str) -> None:
     answer = http(f"{run.url}/v1/live/offer", body={"type": "offer", "sdp": "v=0\r\n" + f"{line}\r\n" * 257})

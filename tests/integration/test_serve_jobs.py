@@ -9,6 +9,7 @@ import shutil
 import socket
 import threading
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import av
@@ -21,7 +22,6 @@ from tests.support.web import Answer, eventually, http, raw, site_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 def clip(path: Path, frames: int = 12, suffix: str = ".mp4") -> bytes:
@@ -88,6 +88,9 @@ def test_a_video_comes_back_as_depth(site: WebSite, tmp_path: Path) -> None:
     assert part.headers["content-disposition"].startswith("inline")
     assert [one["id"] for one in http(f"{site.address}/v1/jobs").json] == [job["id"]]
     assert 'streamdepth_jobs{state="done"} 1' in http(f"{site.address}/metrics").body.decode()
+    assert site._folder is not None
+    (Path(site._folder.name) / job["id"] / "depth.mp4").unlink()
+    assert "deleted in the meantime" in http(site.address + job["result"]).error
     assert http(f"{site.address}/v1/jobs/{job['id']}", method="DELETE").status == 204
     assert http(site.address + job["result"]).status == 404
 

@@ -76,7 +76,7 @@ class Packetizer:
             self._open()
         packets = self._mux(packet)
         if not packets:
-            raise SinkError("RTP packetizer: no packets for a frame; this is a bug of streamdepth")
+            raise SinkError("RTP packetizer: no packets for a frame; report this bug of streamdepth")
         return packets
 
     def delimit(self, pts: int) -> tuple[bytes, ...]:

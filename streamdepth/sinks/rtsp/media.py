@@ -238,7 +238,7 @@ class Encoder:
                 f"H.264 encoder: cannot encode {size[0]}x{size[1]} ({exc.strerror}); use another size"
             ) from None
         if len(packets) != 1:
-            raise SinkError(f"H.264 encoder: {len(packets)} packets for one frame; this is a bug of streamdepth")
+            raise SinkError(f"H.264 encoder: {len(packets)} packets for one frame; report this bug of streamdepth")
         is_key = bool(packets[0].is_keyframe)
         if is_key:
             self._keep_parameter_sets(bytes(packets[0]))

@@ -174,7 +174,7 @@ class RtspPublishSink(BaseSink):
     def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:
         """Start publishing. A server that cannot be reached is not an error here; ``state`` shows it."""
         if image is None:
-            raise SinkError(f"{self.name}: publishes frames, but the run makes no images; give it a look")
+            raise SinkError(f"{self.name}: publishes frames, but the run makes no images; set its look (control)")
         if self._thread is not None:
             raise SinkError(f"{self.name}: is open already; close it first")
         self._image = image
@@ -189,7 +189,7 @@ class RtspPublishSink(BaseSink):
         if self._pace is None:
             raise SinkError(f"{self.name}: is not open; call open() first")
         if result.image is None:
-            raise SinkError(f"{self.name}: publishes frames, but the result has no image; give it a look")
+            raise SinkError(f"{self.name}: publishes frames, but the result has no image; set its look (control)")
         if self._state == "live":
             self._pace.submit(result.image)
         else:

@@ -299,7 +299,7 @@ class RtspServerSink(BaseSink):
 
     def open(self, stream: StreamInfo, image: ImageInfo | None) -> None:
         if image is None:
-            raise SinkError(f"{self.name}: serves frames, but the run makes no images; give it a look")
+            raise SinkError(f"{self.name}: serves frames, but the run makes no images; set its look (control)")
         if self._mount is not None:
             raise SinkError(f"{self.name}: is open already; close it first")
         self._rate = output_rate(self._rate_option, stream)
@@ -329,7 +329,7 @@ class RtspServerSink(BaseSink):
         if not self._server.alive and not self._stop.is_set():
             raise SinkError(f"{self.name}: the server has ended unexpectedly; start the run again")
         if result.image is None:
-            raise SinkError(f"{self.name}: serves frames, but the result has no image; give it a look")
+            raise SinkError(f"{self.name}: serves frames, but the result has no image; set its look (control)")
         if self._mount.playing == 0:
             self._unwatched += 1
             self._pace.replace(result.image)
