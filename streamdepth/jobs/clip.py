@@ -324,7 +324,8 @@ class ClipRun:
                 if number < len(settings.videos):
                     whole = plan.segments[-1].end_pts is None
                     audio = settings.videos[number].audio
-                    notes += join_video(parts, partial, info, times, whole=whole, audio=audio)
+                    joined = join_video(parts, partial, info, times, whole=whole, audio=audio)
+                    notes += [f"{output.path}: {note}" for note in joined]
                 elif number < len(settings.videos) + len(settings.depths):
                     join_depth(parts, partial, info, times)
                 else:

@@ -207,7 +207,7 @@ def _write_parts(
     threads: int,
     on_frames: Callable[[int], None],
 ) -> tuple[str, ...]:
-    """Colour and write the frames of a segment; returns the notes of the sinks."""
+    """Colour and write the frames of a segment; returns notes as those of a run without segments."""
     from streamdepth.colorize.colorizer import Colorizer
 
     info = source.open()
@@ -239,7 +239,11 @@ def _write_parts(
             on_frames(number)
         for sink in sinks:
             sink.flush()
-    return tuple(dict.fromkeys(sink.note for sink in sinks if sink.note))
+    settings = task.settings
+    paths = [*(one.path for one in settings.videos), *(one.path for one in settings.depths)]
+    notes = [(source.id, "" if colorizer is None else colorizer.note)]
+    notes += [(path, sink.note) for path, sink in zip(paths, sinks, strict=False)]
+    return tuple(dict.fromkeys(f"{name}: {note}" for name, note in notes if note))
 
 
 class _StatisticsSink(BaseSink):

@@ -132,6 +132,17 @@ class TestResume:
         assert main(arguments) == 0
         assert [path.name for path in tmp_path.glob(".out*")] == [".out.mkv.journal.json"]
 
+    def test_notes_are_those_of_a_run_without_segments(self, tmp_path: Path) -> None:
+        clip = write_clip(tmp_path / "clip.mkv", frames=6, width=64, height=48, codec="ffv1", pix_fmt="yuv444p12le")
+        arguments = ["run", str(clip), "-o", str(tmp_path / "out.mp4"), "--stats", str(tmp_path / "s.json"), "-y"]
+        notes = []
+        for more in ([], ["--resume"]):
+            assert main([*arguments, *more]) == 0
+            notes.append(json.loads((tmp_path / "s.json").read_text())["notes"])
+        assert notes[0] == notes[1]
+        assert any(note.startswith("clip.mkv: yuv444p12le frames are coloured with") for note in notes[0])
+        assert any(note.startswith(f"{tmp_path}/out.mp4: 10-bit 4:4:4 H.264") for note in notes[0])
+
     def test_notes_of_the_model_are_printed_once(
         self, arguments: list[str], model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
