@@ -296,14 +296,15 @@ class LiveApi:
         try:
             try:
                 await page.prepare(request)
-            except ValueError as error:  # aiohttp decodes the key of the handshake before it is checked
-                raise ApiError(400, "the key of the WebSocket handshake is not base64; open the page again") from error
+            except (ValueError, web.HTTPBadRequest) as error:  # aiohttp decodes the key before it is checked
+                raise ApiError(400, "the WebSocket handshake is not valid; open the page again") from error
             pusher = asyncio.create_task(self._push(channel, page, name))
             try:
                 async for message in page:
                     if message.type is not WSMsgType.TEXT:
                         break
                     await page.send_json(_answer(channel, message.data))
+                    await asyncio.sleep(0)  # messages that are there are read without waiting: others have their turn
             except ConnectionError:
                 pass
             finally:

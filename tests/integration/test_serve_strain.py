@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import threading
 import urllib.request
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from streamdepth.core.errors import SinkError, UsageError
+from streamdepth.serve import live_api
 from streamdepth.serve.api import LOGGER
 from streamdepth.serve.options import WebSettings
 from streamdepth.serve.site import WebSite
@@ -75,6 +77,42 @@ def test_garbage_and_half_open_connections_harm_nobody(run: Running, caplog: pyt
             one.close()
     assert TOKEN not in caplog.text
     assert {record.name for record in caplog.records if record.levelname == "ERROR"} <= {LOGGER}
+
+
+_UPGRADE = (
+    b"GET /v1/live/socket HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: %d\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
+def test_a_handshake_that_is_not_valid_is_one_line(run: Running) -> None:
+    with socket.create_connection(("127.0.0.1", run.site.port), 5) as client:
+        client.sendall(_UPGRADE % 99)
+        assert b"the WebSocket handshake is not valid; open the page again" in client.recv(65536)
+
+
+def test_a_flood_of_messages_leaves_turns_to_others(run: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    many, answered = 2000, 0
+    answer = live_api._answer
+
+    def counted(channel: Any, text: str) -> dict[str, Any]:
+        nonlocal answered
+        answered += 1
+        return answer(channel, text)
+
+    async def most_in_a_row() -> int:
+        most = before = 0
+        while answered < many:
+            await asyncio.sleep(0)
+            most, before = max(most, answered - before), answered
+        return most
+
+    monkeypatch.setattr(live_api, "_answer", counted)
+    assert run.site._live is not None
+    most = asyncio.run_coroutine_threadsafe(most_in_a_row(), run.site._live._loop)
+    with socket.create_connection(("127.0.0.1", run.site.port), 5) as client:
+        client.sendall(_UPGRADE % 13 + b"\x81\x82\0\0\0\0{}" * many)
+        assert most.result(30) < 10
 
 
 @pytest.mark.slow
