@@ -15,7 +15,7 @@ from streamdepth.core.host import cores, file_key, plan_threads
 from streamdepth.core.look import LookControl
 from streamdepth.core.queues import Policy
 from streamdepth.sinks.files import partial_path
-from streamdepth.sinks.names import NAME, filled, safe_name
+from streamdepth.sinks.names import NAME, filled, output_of, safe_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -71,6 +71,12 @@ class Job:
     def event_files(self) -> list[str]:
         """Files of events, of all sources."""
         return self._named_all(_event_files(self.config))
+
+    def complete(self) -> bool:
+        """True if there are outputs, and all exist."""
+        given = (*self.config.output, *self.config.data, *_event_files(self.config))
+        found = [output_of(one, (), self.names[source.id]) for source in self.sources for one in given]
+        return bool(found) and all(output.exists() for output in found)
 
     def partials(self) -> dict[str, int]:
         """Files that exist under their partial name, each with the time of its last change in ns."""
@@ -207,9 +213,7 @@ def without_existing(jobs: list[Job]) -> tuple[list[Job], list[str]]:
     """The jobs that have an output to write, and a note for each of the others: all their outputs exist."""
     todo, notes = [], []
     for job in jobs:
-        paths = [Path(name) for name in job.files]
-        done = [path.is_file() or (path.is_dir() and any(path.iterdir())) for path in paths]
-        if paths and all(done):
+        if job.complete():
             notes.append(f"{job.title}: skipped, {', '.join(job.files)} exists")
         else:
             todo.append(job)

@@ -214,21 +214,25 @@ class OutputFile(io.RawIOBase):
         super().close()
 
 
-def claim_folder(folder: Path, *, overwrite: bool) -> None:
+def claim_folder(folder: Path, *, overwrite: bool, taken: Callable[[str], object] = bool) -> None:
     """Make sure that files can be created in ``folder``; creates it if it is missing.
 
     With ``overwrite`` files of the same names are replaced; nothing else in the folder is touched.
 
+    Args:
+        taken: true for names of files that the folder must not have without ``overwrite``.
+
     Raises:
-        OutputExistsError: the folder is not empty and ``overwrite`` is False.
+        OutputExistsError: the folder has such a file and ``overwrite`` is False.
         SinkError: it is a file, or not writable.
     """
     try:
         if folder.exists() and not folder.is_dir():
             raise SinkError(f"{folder}: is a file; name a folder to write into")
         make_folder(folder)
-        if not overwrite and any(folder.iterdir()):
-            raise OutputExistsError(f"{folder}: is not empty; --overwrite writes into it")
+        if not overwrite and any(taken(path.name) for path in folder.iterdir()):
+            what = "is not empty" if taken is bool else "has files with names of the output"
+            raise OutputExistsError(f"{folder}: {what}; --overwrite writes into it")
         with tempfile.TemporaryFile(dir=folder):
             pass
     except SinkError:

@@ -34,8 +34,8 @@ class ImagesSink(BaseSink):
     PNG and WebP keep alpha, JPEG cannot (a transparent look is refused). Gray images stay one channel.
 
     Args:
-        folder: created if missing; must be empty without ``overwrite``, which replaces files of the same names and
-            keeps all others, with a note.
+        folder: created if missing; without ``overwrite`` it must have no files with names of ``pattern``, and be empty
+            for the default pattern. ``overwrite`` replaces files of the same names and keeps all others, with a note.
         control: the look of the images.
         pattern: file names; ``{image}``, ``{index}`` (``{index:06d}``, or ``%06d``) and ``{pts}`` are filled in, see
             :class:`~streamdepth.sinks.names.FrameNames`; the suffix chooses the format.
@@ -83,8 +83,8 @@ class ImagesSink(BaseSink):
             OutputExistsError: the folder is not empty and ``overwrite`` is False.
             SinkError: it cannot be written.
         """
-        claim_folder(self._folder, overwrite=self._overwrite)
-        self._before = {path.name for path in self._folder.iterdir()}
+        claim_folder(self._folder, overwrite=self._overwrite, taken=self._names.taken)
+        self._before = {path.name for path in self._folder.iterdir()} if self._overwrite else set()
         self._opened = True
 
     def process(self, result: Result) -> None:

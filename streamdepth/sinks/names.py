@@ -13,7 +13,7 @@ from streamdepth.sinks.encoding import CONTAINERS
 from streamdepth.sinks.files import is_same_file, scheme_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from streamdepth.core.frame import Frame
 
@@ -39,6 +39,27 @@ class Output(NamedTuple):
 
     path: str
     pattern: str = ""
+
+    def exists(self) -> bool:
+        """True for a file, and for a folder that has a file of such a name."""
+        path = Path(self.path)
+        if not path.is_dir():
+            return path.is_file()
+        taken = name_matcher(self.pattern) if self.pattern else bool
+        return any(taken(one.name) for one in path.iterdir())
+
+
+def name_matcher(pattern: str) -> Callable[[str], object]:
+    """A function that is true for the names that ``pattern`` can give."""
+    parts = string.Formatter().parse(_as_fields(pattern))
+    found = {None: "", "image": ".+"}
+    names = "".join(f"{re.escape(literal)}{found.get(field, '-?[0-9]+')}" for literal, field, _, _ in parts)
+    return re.compile(names, re.DOTALL).fullmatch
+
+
+def _as_fields(pattern: str) -> str:
+    """``pattern`` with ``{index:06d}`` for ``%06d``."""
+    return _PRINTF.sub(lambda found: found[1] or f"{{index:{found[2] or ''}d}}", pattern)
 
 
 def output_of(text: str, suffixes: Iterable[str], name: str | None = None) -> Output:
@@ -97,6 +118,10 @@ class FrameNames:
     there is none; ``{index}`` and ``{pts}`` take format specs. ``%06d`` means ``{index:06d}``; ``%%``, ``{{`` and
     ``}}`` mean one character.
 
+    Attributes:
+        taken: true for names of existing files that keep frames out of ``folder``: all if frames have no names of their
+            own, else those that frames could get.
+
     Raises:
         UsageError: all frames would get one name, an unknown field, a path, or a suffix not in ``suffixes``; from a
             call: the frame's file is in ``folder``, where ``a.jpg`` could be replaced by depth before it is read.
@@ -104,7 +129,7 @@ class FrameNames:
 
     def __init__(self, folder: Path, pattern: str, *, suffixes: tuple[str, ...]) -> None:
         self._folder = folder
-        self._pattern = _PRINTF.sub(lambda found: found[1] or f"{{index:{found[2] or ''}d}}", pattern)
+        self._pattern = _as_fields(pattern)
         self._unique_names = UniqueNames()
         self._elsewhere: set[Path] = set()
         self.suffix = PurePath(pattern).suffix.lower()
@@ -136,6 +161,7 @@ class FrameNames:
             raise UsageError(unfillable) from exc
         if not fields or example == self._fill("1", 1, 1):
             raise UsageError(f"{pattern!r}: gives every frame the same name; add {{index:06d}}")
+        self.taken: Callable[[str], object] = bool if pattern == SOURCE_NAMES else name_matcher(pattern)
 
     def __call__(self, frame: Frame) -> Path:
         own = frame.path

@@ -135,6 +135,19 @@ class TestRun:
         assert main([*arguments, "--overwrite"]) == 2
         assert "exclude each other" in one_line(capsys)
 
+    @pytest.mark.usefixtures("on_cpu")
+    @pytest.mark.parametrize("output", ["{name}-%02d.png", "{name}/%02d.png", "{name}"])
+    def test_existing_images_are_skipped_on_request(
+        self, output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for name in ("a", "b"):
+            write_clip(tmp_path / f"{name}.mp4", frames=2, width=64, height=48)
+        for clip in ("a.mp4", "*.mp4"):
+            arguments = ["run", str(tmp_path / clip), "-o", f"{tmp_path}/out/{output}", "--skip-existing"]
+            assert main(arguments) == 0
+        assert "a.mp4: skipped" in capsys.readouterr().err
+        assert len(list((tmp_path / "out").rglob("*.png"))) == 4
+
     def test_a_configuration_file_and_options_over_it(self, clip: Path, tmp_path: Path) -> None:
         config = tmp_path / "run.yaml"
         config.write_text(f"sources: {clip}\noutput: {tmp_path}/out.mkv\nmax-frames: 3\nrange: frame\n")

@@ -17,7 +17,7 @@ from streamdepth.sinks.depth.reader import read_depth
 from streamdepth.sinks.depth.sink import DepthFolderSink, DepthVideoSink
 from streamdepth.sinks.files import check_distinct, partial_path
 from streamdepth.sinks.images import ImagesSink
-from streamdepth.sinks.names import SOURCE_NAMES
+from streamdepth.sinks.names import SOURCE_NAMES, output_of
 from streamdepth.sinks.select import data_sink_for, sink_for
 from streamdepth.sinks.video import VideoSink
 from tests.support.media import read_pts
@@ -167,6 +167,18 @@ def test_characters_of_a_source_are_never_fields(output: str, kind: type[Sink], 
     sink = sink_for(output, name="a%d {x} 50%%.v2")
     assert type(sink) is kind
     assert sink.name == name
+
+
+def test_images_of_several_sources_share_a_folder(tmp_path: Path) -> None:
+    output = f"{tmp_path}/{{name}}-%02d.png"
+    for name in ("a", "a-1", "b%d"):
+        run_sink(sink_for(output, name=name), INFO, painted([0, 1]))
+    assert files(tmp_path) == ["a-00.png", "a-01.png", "a-1-00.png", "a-1-01.png", "b%d-00.png", "b%d-01.png"]
+    for name in ("a", "b%d"):
+        assert output_of(output, (), name).exists()
+        with pytest.raises(OutputExistsError, match="has files with names of the output; --overwrite writes into it"):
+            sink_for(output, name=name).open(INFO, None)
+    assert not output_of(output, (), "c").exists()
 
 
 @pytest.mark.parametrize("pattern", ["{name}-%02d.npy", "{name}-{index:02d}.npy"])

@@ -59,7 +59,7 @@ class PointsSink(BaseSink):
             SinkError: it cannot be written.
         """
         self._camera = camera_for(self.name, stream, self._intrinsics)
-        claim_folder(self._folder, overwrite=self._overwrite)
+        claim_folder(self._folder, overwrite=self._overwrite, taken=self._names.taken)
 
     def process(self, result: Result) -> None:
         """Raises ``DataFormatError``: the depth is not in metres."""
@@ -122,7 +122,7 @@ class ExrSink(BaseSink):
             SinkError: it cannot be written.
         """
         self._exr = package("OpenEXR", self.name, "robotics")
-        claim_folder(self._folder, overwrite=self._overwrite)
+        claim_folder(self._folder, overwrite=self._overwrite, taken=self._names.taken)
 
     def process(self, result: Result) -> None:
         """
