@@ -228,7 +228,9 @@ def claim_folder(folder: Path, *, overwrite: bool, taken: Callable[[str], object
     """
     try:
         if folder.exists() and not folder.is_dir():
-            raise SinkError(f"{folder}: is a file; name a folder to write into")
+            if folder.is_file():
+                raise SinkError(f"{folder}: is a file; name a folder to write into")
+            raise SinkError(f"{folder}: is a device; the output null: discards frames")
         make_folder(folder)
         if not overwrite and any(taken(path.name) for path in folder.iterdir()):
             what = "is not empty" if taken is bool else "has files with names of the output"

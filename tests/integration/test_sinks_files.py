@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,8 @@ def test_image_folders_are_refused_clearly(tmp_path: Path) -> None:
     (tmp_path / "000000.png").write_bytes(b"precious")
     with pytest.raises(OutputExistsError, match="is not empty; --overwrite writes into it"):
         ImagesSink(tmp_path, control=control()).open(INFO, None)
+    with pytest.raises(SinkError, match="is a device; the output null: discards frames"):
+        ImagesSink(Path(os.devnull), control=control()).open(INFO, None)
     with pytest.raises(SinkError, match="is a file"):
         ImagesSink(tmp_path / "000000.png", control=control()).open(INFO, None)
     (tmp_path / "other.txt").write_bytes(b"kept")
