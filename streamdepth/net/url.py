@@ -108,7 +108,7 @@ def parse_live_url(url: str, schemes: frozenset[str]) -> LiveUrl:
         scheme=scheme,
         host=parts.hostname or "",
         port=DEFAULT_PORTS.get(scheme, 0) if port is None else port,
-        location=location,
+        location=scheme + location[len(scheme) :],  # FFmpeg knows schemes in lower case only
         credentials=credentials,
     )
 

@@ -139,7 +139,7 @@ class CamerasApi:
         content = await self._bodies.json_object(request)
         name = content.pop("name", None)
         if not isinstance(name, str) or not name:
-            raise ApiError(400, "name must be a text, the name of the camera")
+            raise ApiError(400, "name must be a string, the name of the camera")
         known = {state["name"] for state in await self._states()}
         if name not in known and len(known) >= _MAX_CAMERAS:
             raise ApiError(503, f"there are {_MAX_CAMERAS} cameras already; remove one")

@@ -66,6 +66,7 @@ def test_address_defaults() -> None:
     assert (url.host, url.port, url.credentials) == ("::1", 554, None)
     assert url.label == "rtsp://[::1]/x?token=***"
     assert parse_live_url("udp://:5000", _SCHEMES).port == 5000
+    assert parse_live_url("RTSP://u:p@Cam/X", _SCHEMES).location == "rtsp://Cam/X"
 
 
 @pytest.mark.parametrize(
