@@ -252,6 +252,7 @@ def test_the_socket_pushes_state_and_numbers_and_answers_points(run: Running) ->
 
 
 def test_metrics_are_prometheus_text(run: Running) -> None:
+    eventually(lambda: any(one["processed"] for one in run.site.view.sampler.history), "a sample with frames")
     answer = http(f"{run.url}/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     lines = answer.body.decode().splitlines()
