@@ -41,8 +41,8 @@ BLOCK_FRAMES = 16
 MARGIN_FRAMES = 8
 """The backward pass starts this many frames after the end of a block, as it begins with the lag of the forward
 pass."""
-_CAUSAL_KEEP = Keep(0.45, 0.4, 0.85, 0.8, 1 / 16)
-_TWO_SIDED_KEEP = Keep(0.6, 0.4, 0.96, 0.92, 1 / 12)
+_CAUSAL_KEEP = Keep(0.45, 0.4, 0.85, 0.8, 1 / 16, boxes=1)
+_TWO_SIDED_KEEP = Keep(0.55, 0.3, 0.98, 0.96, 1 / 17, boxes=3)
 """Measured with ``benchmarks/steadiness.py``: more smoothing where the image changes costs accuracy, edges and lag."""
 _TREND = 0.04
 """Share of the low-frequency difference by which the trend is corrected. It reduces the lag on steady changes."""

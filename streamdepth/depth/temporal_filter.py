@@ -62,14 +62,16 @@ class Keep(NamedTuple):
         rest: in the remaining difference.
         still_low, still_rest: the same where the image does not change. Depth cannot change there either: no trend is
             followed.
-        low_pass: the box of the low-pass filter is this part of the shorter side.
+        box: the box of the low-pass filter is this part of the shorter side.
+        boxes: how often it is applied. Three times is near a Gaussian, which moves fewer edges for the same flicker.
     """
 
     low: float
     rest: float
     still_low: float
     still_rest: float
-    low_pass: float
+    box: float
+    boxes: int
 
 
 class Match(NamedTuple):
@@ -305,9 +307,11 @@ def filter_step(
             values = values * np.float32(gain) + np.float32(offset)
     difference = predicted - values
     gated = weight * _biweight(difference, _GATE * span)
-    side = max(3, int(min(shape) * keep.low_pass))
-    share = np.asarray(cv2.blur(gated, (side, side)), np.float32)
-    low = np.asarray(cv2.blur(gated * difference, (side, side)), np.float32) / (share + np.float32(1e-4))
+    side = max(3, int(min(shape) * keep.box))
+    if keep.boxes > 1:
+        side |= 1  # an even box is half a pixel off, and several add up
+    share = _blurred(gated, side, keep.boxes)
+    low = _blurred(gated * difference, side, keep.boxes) / (share + np.float32(1e-4))
     low *= np.minimum(1, share / np.float32(0.3))
     values = np.asarray(values + _kept(keep.low, keep.still_low, still, frames) * low, np.float32)
     difference = predicted - values
@@ -321,6 +325,14 @@ def filter_step(
     if drift is not None:
         low += np.float32(_TREND_KEEP**frames) * drift * moving * np.minimum(1, share / np.float32(0.3))
     return Filtered(values, low)
+
+
+def _blurred(values: Values, side: int, times: int) -> Values:
+    import cv2
+
+    for _ in range(times):
+        values = np.asarray(cv2.blur(values, (side, side)), np.float32)
+    return values
 
 
 def _kept(keep: float, still_keep: float, still: Values, frames: float) -> Values:
