@@ -20,7 +20,6 @@ import contextlib
 import json
 import os
 import random
-import signal
 import socket
 import subprocess
 import sys
@@ -232,7 +231,7 @@ def main() -> int:
             time.sleep(_SAMPLE_SECONDS)
             samples.append({"minutes": (time.monotonic() - started) / 60, **sample(process.pid)})
         viewers.close()
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # unlike SIGINT, not ignored by what a shell starts in the background
         code = process.wait(30)
     finally:
         process.kill()
