@@ -92,11 +92,16 @@ class Quiet:
         pass
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Print no traceback, as of a refused certificate: it would mix with the standard error under test."""
+
+
 @contextlib.contextmanager
 def serve_http(
     handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None, *, port: int = 0
 ) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+    server = _Server(("127.0.0.1", port), handler)
     if tls is not None:
         # Hands are shaken on a connection's own thread, at its first read, and not where all are accepted.
         server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
