@@ -29,6 +29,7 @@ from streamdepth.bench.measure import (
 )
 from streamdepth.core.errors import StreamDepthError, UsageError, plain_reason
 from streamdepth.core.host import cores
+from streamdepth.pipeline.batching import WORTH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,8 +45,6 @@ _TEST_SOURCE = "test:?size=1280x720&rate=30&frames={frames}"
 _PROPAGATION = 4
 """``--model-every`` of the second whole run: depth then differs from the model's by 1 to 3 % of the range
 (benchmarks/propagation.py)."""
-_WORTH = 1.05
-"""Required speed-up per frame of a larger batch, which costs memory and latency."""
 _MOST_LATENCY_MS = 1000.0
 _LEAST_CORRELATION = 0.999
 FORMAT = 1
@@ -226,7 +225,7 @@ def recommend(runs: Sequence[ModelRun]) -> ModelRun | None:
     prompt = [run for run in good if (run.batch_ms or 0) <= _MOST_LATENCY_MS] or [r for r in good if r.batch == 1]
     best: ModelRun | None = None
     for run in sorted(prompt, key=lambda run: run.batch):
-        if best is None or (run.frame_ms or 0) * (_WORTH if run.batch > best.batch else 1) < (best.frame_ms or 0):
+        if best is None or (run.frame_ms or 0) * (WORTH if run.batch > best.batch else 1) < (best.frame_ms or 0):
             best = run
     return best
 

@@ -74,6 +74,7 @@ def read_cameras(path: Path, base: Settings | None = None) -> dict[str, RunConfi
     from streamdepth.config.options import yaml_mapping
     from streamdepth.pipeline.camera import check_name
     from streamdepth.sinks.files import check_distinct
+    from streamdepth.sinks.names import NAME
 
     content = yaml_mapping(path)
     for key in content:
@@ -92,7 +93,7 @@ def read_cameras(path: Path, base: Settings | None = None) -> dict[str, RunConfi
         own = {"source": own} if isinstance(own, str | int) else own
         configs[str(name)] = camera_config({**defaults, **_options(own, where)}, where)
     check_distinct(
-        output.replace("{name}", name)
+        output.replace(NAME, name)
         for name, config in configs.items()
         for output in (*config.output, *config.data, *((config.events,) if config.events not in (None, "-") else ()))
         if output != "null:"

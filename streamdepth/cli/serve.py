@@ -148,7 +148,6 @@ def _show(source: Source, estimator: DepthEstimator, site: WebSite, *, color_thr
 
 _IMAGES = (".png", ".webp", ".jpg")
 _SUFFIXES = (*_IMAGES, ".npy", ".json")
-_NAME = "{name}"
 
 
 def image(config: ImageConfig) -> None:
@@ -227,11 +226,13 @@ def _inputs(texts: Sequence[str]) -> list[tuple[str, Any]]:
 
 
 def _target(output: str, name: str, several: bool) -> str:
+    from streamdepth.sinks.names import NAME
+
     if output.endswith("/") or Path(output).is_dir():
         return str(Path(output) / f"{name}.png")
-    if several and _NAME not in output:
-        raise UsageError(f"{output}: several images need an output each; give a folder/ or write {_NAME} in it")
-    return output.replace(_NAME, name)
+    if several and NAME not in output:
+        raise UsageError(f"{output}: several images need an output each; give a folder/ or write {NAME} in it")
+    return output.replace(NAME, name)
 
 
 def _check_targets(paths: list[Path], *, overwrite: bool, opaque: bool) -> None:

@@ -324,7 +324,7 @@ def max_batch_wait_ns(rates: Iterable[Fraction | None]) -> int:
 
 CANDIDATES = (1, 2, 4, 8, 16, 32)
 _RUNS = 5
-_WORTH = 1.05
+WORTH = 1.05
 """A larger batch must be faster per frame by this factor: it costs memory and latency."""
 _PATIENT_SECONDS = 1.0
 _LIVE_SECONDS = 0.1
@@ -378,7 +378,7 @@ def best_batch(
         finally:
             engine.close()
         measured[batch] = round(seconds / batch * 1e3, 4)
-        if best and (seconds > most_seconds or measured[best] < measured[batch] * _WORTH):
+        if best and (seconds > most_seconds or measured[best] < measured[batch] * WORTH):
             break
         best = batch
         if seconds > most_seconds:
