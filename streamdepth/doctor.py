@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamdepth.core.errors import StreamDepthError
-from streamdepth.core.host import cache_note, cache_root, cores, install_system
+from streamdepth.core.host import cache_note, cache_root, cores, install_system, processor
 from streamdepth.version import __version__
 
 _PACKAGES = ("av", "numba", "numpy", "onnx", "opencv-python", "huggingface_hub", "cmap", "pillow")
@@ -75,12 +75,11 @@ def _package(name: str) -> Finding:
 
 def _processor() -> Finding:
     try:
-        llvm: Any = importlib.import_module("llvmlite.binding")  # numba's
-    except ImportError:
+        name, there = processor()
+    except ImportError:  # of llvmlite, which numba brings
         return Finding("processor", platform.processor() or platform.machine())
-    there = llvm.get_host_cpu_features()
-    found = ", ".join(name for name in _INSTRUCTIONS if there.get(name))
-    return Finding("processor", f"{llvm.get_host_cpu_name()}{found and ': '}{found}")
+    found = ", ".join(one for one in _INSTRUCTIONS if one in there)
+    return Finding("processor", f"{name}{found and ': '}{found}")
 
 
 def _gpu() -> list[Finding]:

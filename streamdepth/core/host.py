@@ -54,6 +54,13 @@ def cores(membership: Path = _MEMBERSHIP, mount: Path = _MOUNT) -> int:
     return max(1, math.ceil(min([available, *_quotas(membership, mount)])))
 
 
+def processor() -> tuple[str, frozenset[str]]:
+    """Name and instruction sets of the processor as LLVM calls them: ``"znver5"``, ``{"avx512bf16", ...}``."""
+    binding: Any = importlib.import_module("llvmlite.binding")  # numba's
+    features = binding.get_host_cpu_features()
+    return str(binding.get_host_cpu_name()), frozenset(name for name, there in features.items() if there)
+
+
 def _quotas(membership: Path, mount: Path) -> Iterator[float]:
     """Quotas in cores of the process's control groups and their parents, version 1 and 2."""
     try:

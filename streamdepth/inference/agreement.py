@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamdepth.core.errors import ModelError, ModelNotFoundError, StreamDepthError
-from streamdepth.core.host import cache_root, content_digest, digest, write_whole
+from streamdepth.core.host import cache_root, content_digest, digest, processor, write_whole
 from streamdepth.inference import fused, nvidia
 from streamdepth.inference.geometry import plan
 from streamdepth.inference.ort import first_line, run_error
@@ -155,14 +155,13 @@ def processor_key(spec: ModelSpec, provider: Provider) -> str:
     100 MB).
     """
     import onnxruntime as ort
-    from llvmlite import binding  # type: ignore[import-untyped]  # numba keys its compiled kernels by these two as well
 
     files = [_file(path) for path in (spec.path, *spec.external_data)]
     model = (files, spec.dtype, spec.preprocessing, spec.image_input, spec.image_layout, spec.depth_output)
     packages = [f"{name} {_version(name)}" for name in (provider.package, provider.runtime) if name]
     versions = (__version__, str(ort.__version__), *packages)
-    processor = (str(binding.get_host_cpu_name()), binding.get_host_cpu_features().flatten())
-    return repr((model, spec.other_inputs, provider.name, provider.device, versions, processor))
+    name, features = processor()
+    return repr((model, spec.other_inputs, provider.name, provider.device, versions, name, sorted(features)))
 
 
 def cached(key: str) -> str | None:

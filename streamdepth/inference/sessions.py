@@ -188,7 +188,7 @@ def _plugin_options(provider: Provider, threads: int | None) -> dict[str, str]:
     if not provider.runtime or provider.device != "cpu":
         return {}
     each, streams = _threads_and_streams(threads)
-    return {"load_config": json.dumps({"CPU": openvino_runtime.thread_options(each, streams)})}
+    return {"load_config": json.dumps({"CPU": openvino_runtime.cpu_options(each, streams)})}
 
 
 def _threads_and_streams(threads: int | None) -> tuple[int, int]:

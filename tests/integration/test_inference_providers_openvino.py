@@ -305,3 +305,21 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     monkeypatch.setenv("STREAMDEPTH_CACHE", str(tmp_path / "file" / "below"))
     session = sessions.open_session(spec, "openvino").session
     assert not agreement.disagreement(spec, session, sessions.open_session(spec, "cpu").session)
+
+
+@pytest.mark.parametrize(
+    ("name", "features", "precision"),
+    [
+        ("emeraldrapids", {"avx512bf16", "avx512vnni"}, "f32"),
+        ("cooperlake", {"avx512bf16"}, "f32"),
+        ("sapphirerapids", {"avx512bf16", "amx-bf16"}, None),
+        ("znver5", {"avx512bf16"}, None),
+        ("icelake-server", {"avx512vnni"}, None),
+        ("neoverse-v2", {"bf16"}, None),
+    ],
+)
+def test_float32_where_bf16_is_slower(
+    monkeypatch: pytest.MonkeyPatch, name: str, features: set[str], precision: str | None
+) -> None:
+    monkeypatch.setattr(openvino_runtime, "processor", lambda: (name, frozenset(features)))
+    assert openvino_runtime.cpu_options(1, 2).get("INFERENCE_PRECISION_HINT") == precision
