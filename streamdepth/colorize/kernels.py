@@ -23,7 +23,7 @@ import numpy as np
 
 from streamdepth.colorize.nearness import bilinear_row
 from streamdepth.colorize.palettes import INVALID, LINE
-from streamdepth.media import kernel, stage
+from streamdepth.media.jit import kernel, stage
 
 u8, u16, u32, u64, i32, f32 = np.uint8, np.uint16, np.uint32, np.uint64, np.int32, np.float32
 

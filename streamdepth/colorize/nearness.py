@@ -18,7 +18,7 @@ import numpy as np
 
 from streamdepth.colorize.palettes import INVALID, LINE, NEARNESS_ONE
 from streamdepth.core.look import Look, Upsampling
-from streamdepth.media import kernel, stage
+from streamdepth.media.jit import kernel, stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -353,7 +353,7 @@ class PaintTables:
 
 
 def blend_tables(look: Look, layout: PixelLayout, tags: ColorTags) -> BlendTables:
-    from streamdepth.media.planes import plane_values, to_signal  # which loads numba; a palette's name needs none
+    from streamdepth.media.planes import plane_values, to_signal  # which loads PyAV; a palette's name does not need it
 
     rgba = colours(look, Steps.of(layout).count)
     values = plane_values(to_signal(rgba[:, :3], tags), tags, layout)

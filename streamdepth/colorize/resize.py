@@ -22,7 +22,7 @@ import numpy as np
 
 from streamdepth.colorize.palettes import INVALID
 from streamdepth.core.errors import UsageError
-from streamdepth.media import kernel
+from streamdepth.media.jit import kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,8 +78,9 @@ def _check(values: NDArray[np.float32], width: int, height: int) -> None:
         raise UsageError(f"depth needs at least 1x1 pixels, not {width}x{height}")
 
 
-def _scratch(width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    return np.empty((2, width), np.float32), np.empty(width, np.float32)
+def _scratch(width: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+    """Buffers of ``_resize`` and ``_quantise``: (wide, line, held)."""
+    return np.empty((2, width), np.float32), np.empty(width, np.float32), np.full(2, -1, np.int64)
 
 
 @lru_cache(maxsize=8)
@@ -135,25 +136,23 @@ def _row(values, x_first, x_part, y_first, y_part, y, finite, wide, held, out): 
 
 @kernel
 def _all_finite(values):  # type: ignore[no-untyped-def]
-    flat = values.reshape(-1)
     bad = 0
-    for i in range(flat.size):
-        bad += not np.isfinite(flat[i])
+    for y in range(values.shape[0]):
+        for x in range(values.shape[1]):
+            bad += not np.isfinite(values[y, x])
     return bad == 0
 
 
 @kernel
-def _resize(values, x_first, x_part, y_first, y_part, wide, line, out):  # type: ignore[no-untyped-def]  # noqa: ARG001
+def _resize(values, x_first, x_part, y_first, y_part, wide, line, held, out):  # type: ignore[no-untyped-def]  # noqa: ARG001
     finite = _all_finite(values)
-    held = np.full(2, -1, np.int64)
     for y in range(out.shape[0]):
         _row(values, x_first, x_part, y_first, y_part, y, finite, wide, held, out[y])
 
 
 @kernel
-def _quantise(values, x_first, x_part, y_first, y_part, wide, line, per_unit, offset, out):  # type: ignore[no-untyped-def]
+def _quantise(values, x_first, x_part, y_first, y_part, wide, line, held, per_unit, offset, out):  # type: ignore[no-untyped-def]
     finite = _all_finite(values)
-    held = np.full(2, -1, np.int64)
     clipped = 0
     for y in range(out.shape[0]):
         _row(values, x_first, x_part, y_first, y_part, y, finite, wide, held, line)
@@ -191,6 +190,7 @@ class GuidedScratch:
 
     def __init__(self, width_px: int, bands: int) -> None:
         self.spread = np.empty((bands, 4, 2, 4, width_px), np.float32)
+        self.held = np.empty((bands, 4), np.int64)
         self.sums = np.empty((bands, 2, width_px), np.float32)
         self.low = np.empty((0, 0), np.float32)
         self.clean = np.empty((2, 0, 0), np.uint8)
@@ -240,7 +240,7 @@ def upsample(
     def refine(band: int, start: int, stop: int) -> None:
         _refine(
             clean, low, small, x_first, y_first, scratch.across, scratch.down, scratch.spread[band],
-            scratch.sums[band], image, start, stop,
+            scratch.held[band], scratch.sums[band], image, start, stop,
         )  # fmt: skip
 
     if step:
@@ -287,7 +287,8 @@ def _median_down(guide, step, out, start, stop):  # type: ignore[no-untyped-def]
     height = guide.shape[0]
     for y in range(start, stop):
         if y < 2 * step or y >= height - 2 * step:
-            out[y] = guide[y]
+            for x in range(guide.shape[1]):
+                out[y, x] = guide[y, x]
         else:
             _median(guide[y - 2 * step], guide[y - step], guide[y], guide[y + step], guide[y + 2 * step], out[y])
 
@@ -318,10 +319,11 @@ def _mean_guide(guide, small, line, low, start, stop):  # type: ignore[no-untype
 
 
 @partial(kernel, fastmath=True)
-def _refine(guide, low, small, x_first, y_first, across, down, spread, sums, image, start, stop):  # type: ignore[no-untyped-def]
+def _refine(guide, low, small, x_first, y_first, across, down, spread, held, sums, image, start, stop):  # type: ignore[no-untyped-def]
     rows, columns = low.shape
     width = image.shape[1]
-    held = np.full(4, -1, np.int64)
+    for slot in range(4):
+        held[slot] = -1
     per_reach = f32(1.0 / (_REACH * _REACH))
     one = f32(1)
     zero = f32(0)

@@ -16,7 +16,7 @@ import numpy as np
 
 from streamdepth.core.errors import DataFormatError, MissingDependencyError
 from streamdepth.core.host import install_system
-from streamdepth.media import kernel
+from streamdepth.media.jit import kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

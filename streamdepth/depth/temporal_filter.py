@@ -9,7 +9,7 @@ import numpy as np
 
 from streamdepth.core.frame import DepthMap, Sense
 from streamdepth.depth.motion import sample, scaled_flow
-from streamdepth.media import kernel
+from streamdepth.media.jit import kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -153,7 +153,9 @@ def match_images(small: NDArray[np.uint8], neighbour: NDArray[np.uint8], flow: V
     shape = (small.shape[0] // _STRIDE, small.shape[1] // _STRIDE)
     difference, weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     nowhere = np.zeros(shape, np.float32)
-    exposure = _exposure(*_consistent(small, neighbour, flow, reverse, difference, weight))
+    sums = np.empty(5, np.float64)
+    _consistent(small, neighbour, flow, reverse, difference, weight, sums)
+    exposure = _exposure(*(float(one) for one in sums))
     if exposure is None:
         return Match(flow, nowhere, nowhere)
     gain, offset = exposure
@@ -182,15 +184,16 @@ def _contrast(image: NDArray[np.uint8]) -> float:
 
 
 @kernel
-def _consistent(small, neighbour, flow, reverse, matched, weight):  # type: ignore[no-untyped-def]
+def _consistent(small, neighbour, flow, reverse, matched, weight, sums):  # type: ignore[no-untyped-def]
     """Set ``weight`` to 1 and ``matched`` to the neighbour's value where the flow is consistent.
 
-    Returns the number of these pixels, and for both images the sum of their values and of their squares.
+    ``sums`` float64 [5] gets the number of these pixels, and for both images the sum of their values and of their
+    squares.
     """
     height, width = small.shape
     rows, columns = weight.shape
     limit = f32(_MAX_FLOW_ERROR_PX**2)
-    count, own_sum, own_squares, sums, squares = 0, 0.0, 0.0, 0.0, 0.0
+    count, own_sum, own_squares, matched_sum, matched_squares = 0, 0.0, 0.0, 0.0, 0.0
     for j in range(rows):
         y = j * _STRIDE
         for i in range(columns):
@@ -215,13 +218,13 @@ def _consistent(small, neighbour, flow, reverse, matched, weight):  # type: igno
             count += 1
             own_sum += own
             own_squares += own * own
-            sums += float(moved)
-            squares += float(moved) * float(moved)
-    return count, own_sum, own_squares, sums, squares
+            matched_sum += float(moved)
+            matched_squares += float(moved) * float(moved)
+    sums[0], sums[1], sums[2], sums[3], sums[4] = count, own_sum, own_squares, matched_sum, matched_squares
 
 
 def _exposure(
-    count: int, own_sum: float, own_squares: float, sums: float, squares: float
+    count: float, own_sum: float, own_squares: float, sums: float, squares: float
 ) -> tuple[float, float] | None:
     """Gain and offset from the values of an image to those of its neighbour, from their means and deviations.
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from streamdepth.media.jit import kernel
 
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
@@ -212,30 +211,23 @@ class Intrinsics:
         """
         height, width = metres.shape
         out = np.empty((height, width, 3), np.float32)
-        _unproject()(metres, *self.rays(width, height), out)
+        _unproject(metres, *self.rays(width, height), out)
         if valid is not None:
             out[~valid] = np.nan
         return out
 
 
-@cache
-def _unproject() -> Callable[..., None]:
-    """The kernel that unprojects; compiled here so that cameras do not import numba."""
-    from streamdepth.media import kernel
-
-    @kernel
-    def unproject(
-        metres: NDArray[np.float32], x: NDArray[np.float32], y: NDArray[np.float32], out: NDArray[np.float32]
-    ) -> None:
-        """``out[v, u] = (x[v, u], y[v, u], 1) * metres[v, u]``; NaN where that is not positive and finite."""
-        nan = np.float32(np.nan)
-        for v in range(metres.shape[0]):
-            for u in range(metres.shape[1]):
-                z = metres[v, u]
-                if not (z > 0 and z < np.inf):
-                    z = nan
-                out[v, u, 0] = x[v, u] * z
-                out[v, u, 1] = y[v, u] * z
-                out[v, u, 2] = z
-
-    return unproject
+@kernel
+def _unproject(
+    metres: NDArray[np.float32], x: NDArray[np.float32], y: NDArray[np.float32], out: NDArray[np.float32]
+) -> None:
+    """``out[v, u] = (x[v, u], y[v, u], 1) * metres[v, u]``; NaN where that is not positive and finite."""
+    nan = np.float32(np.nan)
+    for v in range(metres.shape[0]):
+        for u in range(metres.shape[1]):
+            z = metres[v, u]
+            if not (z > 0 and z < np.inf):
+                z = nan
+            out[v, u, 0] = x[v, u] * z
+            out[v, u, 1] = y[v, u] * z
+            out[v, u, 2] = z

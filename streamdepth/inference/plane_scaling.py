@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamdepth.core.frame import ColorTags
-from streamdepth.media import kernel, planes
+from streamdepth.media import planes
+from streamdepth.media.jit import kernel
 from streamdepth.media.planes import LAYOUTS, plane_values, resolve_tags
 
 if TYPE_CHECKING:

@@ -341,7 +341,7 @@ class StateStore:
 
 
 def warm_up(spec: ModelSpec) -> None:
-    """Load what writes the images of a camera or file, and RGB images, into slots: numba and its compiled kernels."""
+    """Load what writes the images of a camera or file, and RGB images, into slots: compiled kernels."""
     import av
 
     from streamdepth.inference.preprocess import FastWriter

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import av
 import numpy as np
 
-from streamdepth.media import kernel
+from streamdepth.media.jit import kernel
 
 if TYPE_CHECKING:
     from av.video.format import VideoFormat
