@@ -2,7 +2,7 @@
 
 The depth pass appends, the colour pass takes, one shot behind. Depth is stored on disk, one file per shot, so memory
 does not grow. A shot larger than half the disk budget is split; the range of the next part is crossfaded from that of
-the previous one. Decoded frames are cached in memory up to a budget; the colour pass reads the others
+the previous one. The pixels of frames are stored on disk too, up to a budget; the colour pass decodes the others
 again. Where only depth is drawn, neither happens.
 """
 
@@ -16,21 +16,22 @@ from typing import IO, TYPE_CHECKING, Any
 import av
 import numpy as np
 
+from streamdepth.core.clock import SystemClock
 from streamdepth.core.errors import SinkError
 from streamdepth.core.frame import ColorTags, DepthMap, DepthRange, Frame
 from streamdepth.core.queues import AbortableCondition, Ended
 from streamdepth.depth.range import PERCENTILES
+from streamdepth.media.frame_store import FrameStore, temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from streamdepth.core.clock import Clock
     from streamdepth.depth.range import Measurement
 
 SPOOL_BYTES = 2 << 30
-FRAME_CACHE_BYTES = 8 << 20
-"""Budget for decoded frames: 6 frames of 4:2:0 at 1280x720. A larger cache does not pay off: clearing fresh memory
-costs about as much as decoding. Over one shot of 300 frames a run took 31.6 ms of CPU time per frame with 32 MB and
-31.0 with 256 MB (means of 3 alternating runs with the built-in model, 720p overlay)."""
+FRAME_CACHE_BYTES = 1 << 30
+"""Disk space for decoded frames: 776 of 4:2:0 at 1280x720."""
 _CROSSFADE_FRAMES = 48
 _SAMPLES_PER_FRAME = 512
 _FRAMES_SAMPLED = 2048
@@ -73,7 +74,8 @@ class Spooled:
     """One frame of the colour pass.
 
     Attributes:
-        frame: None if the frame is not in the cache and must be read again, where its pixels are used.
+        frame: None if its pixels were not stored; where they are used, the frame must be read again. A stored frame has
+            size, format, colour tags and times of the decoded one, and no side data.
         outline: the frame without its pixels.
         depth: depth with a new array.
         range: range of the shot.
@@ -144,8 +146,8 @@ class _Shot:
     samples: ShotSamples = field(default_factory=ShotSamples)
     range: DepthRange | None = None
     size_bytes: int = 0
-    cached: deque[Frame] = field(default_factory=deque)
-    """The frames of the last records, as many as fit in the cache."""
+    stored: deque[int] = field(default_factory=deque)
+    """Numbers of the stored frames: those of the last records, as many as fit."""
     taken: int = 0
 
 
@@ -153,13 +155,21 @@ class ShotSpool:
     """Passes depth from the depth pass to the colour pass, with the range of the whole shot.
 
     One thread appends, one takes. ``abort`` ends all waits. ``append`` blocks when ``budget_bytes`` of disk are used.
-    When ``frame_cache_bytes`` are used, the first frames of the shot are removed from the cache, so that the frames to
-    read again are contiguous and start at the cut, where encoders place key frames.
+    When ``frame_cache_bytes`` are used, the first frames of the shot are forgotten, so that those to read again are
+    contiguous and start at the cut, where encoders place key frames.
+
+    Args:
+        budget_bytes, frame_cache_bytes: disk space for depth and for the pixels of frames.
     """
 
-    def __init__(self, budget_bytes: int = SPOOL_BYTES, frame_cache_bytes: int = FRAME_CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        budget_bytes: int = SPOOL_BYTES,
+        frame_cache_bytes: int = FRAME_CACHE_BYTES,
+        clock: Clock | None = None,
+    ) -> None:
         self._budget_bytes = budget_bytes
-        self._cache_free_bytes = frame_cache_bytes
+        self._frames = FrameStore(frame_cache_bytes, clock or SystemClock())
         self._changed = AbortableCondition()
         self._closed: deque[_Shot] = deque()
         self._reading: _Shot | None = None
@@ -209,14 +219,14 @@ class ShotSpool:
             shot.spool.write(np.ascontiguousarray(values).data)
         except OSError as error:
             raise SinkError(
-                f"depth cannot be spooled in {tempfile.gettempdir()}: {error.strerror}; free some space, set TMPDIR to "
+                f"depth cannot be spooled in {temporary_folder()}: {error.strerror}; free some space, set TMPDIR to "
                 "another folder, or use --range ema, which needs no spool"
             ) from error
+        self._store(shot, frame if pixels else None)
         with self._changed:
             stamp = Stamp(frame.index, frame.pts, frame.captured_ns)
             further = {name: getattr(depth, name) for name in _DEPTH_FIELDS}
             shot.records.append(_Record(stamp, Outline(frame), values.shape, further))
-            self._cache(shot, frame if pixels else None)
             shot.samples.add(measurement)
             shot.size_bytes += values.nbytes
             self._used_bytes += values.nbytes
@@ -246,12 +256,16 @@ class ShotSpool:
                 self._reading = self._closed.popleft()
                 self._reading.spool.seek(0)
             shot = self._reading
-            frame = self._evict(shot) if len(shot.cached) == len(shot.records) else None
+            number = shot.stored.popleft() if len(shot.stored) == len(shot.records) else None
             record = shot.records.popleft()
             shot.taken += 1
         height, width = record.shape
         values = np.empty((height, width), np.float32)
         shot.spool.readinto(values.data)  # type: ignore[attr-defined]  # a BufferedRandom, which IO[bytes] hides
+        frame = None
+        if number is not None:
+            frame = record.outline.frame()
+            self._frames.load(number, frame.image)
         assert shot.range is not None  # noqa: S101 - set by _close_shot
         range_now = crossfaded(shot.range, shot.crossfade_from, shot.taken)
         return Spooled(record.stamp, frame, record.outline, DepthMap(values, **record.depth), range_now)
@@ -260,25 +274,23 @@ class ShotSpool:
         self._changed.abort()
 
     def close(self) -> None:
-        """Free disk and cache. Idempotent. Call it after both passes have ended."""
+        """Free the disk. Idempotent. Call it after both passes have ended."""
         with self._changed:
             for shot in (*self._closed, self._reading, self._open):
                 if shot is not None:
                     self._discard(shot)
             self._closed.clear()
             self._reading = self._open = None
+        self._frames.close()
 
-    def _cache(self, shot: _Shot, frame: Frame | None) -> None:
-        if frame is not None:
-            shot.cached.append(frame)
-            self._cache_free_bytes -= _size_bytes(frame.image)
-        while shot.cached and (frame is None or self._cache_free_bytes < 0):
-            self._evict(shot)
-
-    def _evict(self, shot: _Shot) -> Frame:
-        frame = shot.cached.popleft()
-        self._cache_free_bytes += _size_bytes(frame.image)
-        return frame
+    def _store(self, shot: _Shot, frame: Frame | None) -> None:
+        """Store the pixels of the next frame of the open shot, in place of its first ones if there is no other room."""
+        number = None if frame is None else self._frames.add(frame.image)
+        while number is None and shot.stored:
+            self._frames.free(shot.stored.popleft())
+            number = None if frame is None else self._frames.add(frame.image)
+        if number is not None:
+            shot.stored.append(number)
 
     def _close_shot(self, *, crossfade: bool) -> None:
         shot, self._open = self._open, None
@@ -291,7 +303,8 @@ class ShotSpool:
 
     def _discard(self, shot: _Shot) -> None:
         shot.spool.close()
-        shot.cached.clear()
+        while shot.stored:
+            self._frames.free(shot.stored.popleft())
         self._used_bytes -= shot.size_bytes
         shot.size_bytes = 0
         self._changed.notify_all()
@@ -311,14 +324,10 @@ def crossfaded(own: DepthRange, before: DepthRange | None, number: int) -> Depth
     return DepthRange(before.lo + share * (own.lo - before.lo), before.hi + share * (own.hi - before.hi))
 
 
-def _size_bytes(image: av.VideoFrame) -> int:
-    return sum(plane.buffer_size for plane in image.planes)
-
-
 def spool_file() -> IO[bytes]:
     """Raises ``SinkError``: no temporary file can be written."""
     try:
-        return tempfile.TemporaryFile(prefix="streamdepth-")
+        return tempfile.TemporaryFile(prefix="streamdepth-", dir=temporary_folder())
     except OSError as error:
         raise SinkError(
             f"no temporary file for depth can be written ({error.strerror}); set TMPDIR to a writable folder, or use "

@@ -71,7 +71,7 @@ class Pipeline:
             memory. Requires the same memory and time for any length of video. A
             :class:`~streamdepth.pipeline.stabilization.StabilizeSwitch` can be changed during the run.
         color_threads: threads that share the rows of each image.
-        frame_cache_bytes: memory for decoded images, so that ``shot`` reads fewer of them a second time.
+        frame_cache_bytes: disk space for decoded images, so that ``shot`` decodes fewer of them a second time.
         deadline_seconds: how long the end of a run may make no progress before the blocking threads are abandoned
             and reported.
         on_status: called with a line of text when one of several live sources ends with an error. Any thread.

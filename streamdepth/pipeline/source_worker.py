@@ -123,7 +123,7 @@ class SourceWorker:
         self.info = info = self.source.open()
         if self.range_spec.mode is RangeMode.SHOT:
             self._second_pass = SecondPass(self.source)
-            self.shot_spool = ShotSpool(frame_cache_bytes=self._frame_cache_bytes)
+            self.shot_spool = ShotSpool(frame_cache_bytes=self._frame_cache_bytes, clock=self._clock)
         if self._needs_cuts:
             from streamdepth.depth.motion import CutDetector
 

@@ -218,17 +218,17 @@ class TestShots:
         shot_spool.close()
         kept = [one.frame for one in first + rest]
         assert [frame.index for frame in kept if frame is not None] == [2, 3, 4, 5, 9, 10, 14, 15]
-        assert all(frame is None or frame is frames[index] for index, frame in enumerate(kept))
+        for index, frame in enumerate(kept):
+            if frame is not None:
+                np.testing.assert_array_equal(frame.to_rgb(), frames[index].to_rgb())
 
-    def test_images_nobody_will_take_are_given_up(self) -> None:
+    def test_images_are_not_held_in_memory(self) -> None:
         shot_spool = ShotSpool()
         depth, frame = ramp(0, 1), at(0)
         held = sys.getrefcount(frame)
         shot_spool.append(frame, depth, measure(depth), cut=False)
-        assert sys.getrefcount(frame) == held + 1
-        shot_spool.abort()
-        shot_spool.close()
         assert sys.getrefcount(frame) == held
+        shot_spool.close()
 
     def test_invalid_pixels_come_back_as_nan(self) -> None:
         depth = ramp(0, 1)

@@ -1,0 +1,165 @@
+"""Pixels of frames in a temporary file: what is stored comes back, and a disk that cannot serve stops nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+import pytest
+
+from streamdepth.media.frame_store import FrameStore, temporary_folder
+from tests.support.clock import ManualClock
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROOM = 1 << 22
+
+
+def image(seed: int, width: int = 36, height: int = 20, pix_fmt: str = "yuv420p") -> av.VideoFrame:
+    made = av.VideoFrame(width, height, pix_fmt)
+    random = np.random.default_rng(seed)
+    for plane in made.planes:
+        plane.update(random.integers(0, 256, plane.buffer_size, np.uint8).tobytes())
+    return made
+
+
+def used(of: av.VideoFrame) -> list[np.ndarray]:
+    """The samples of each plane of 8 bits, without the padding of lines."""
+    return [
+        np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width].copy()
+        for plane in of.planes
+    ]
+
+
+def store(budget_bytes: int = ROOM, clock: ManualClock | None = None) -> FrameStore:
+    return FrameStore(budget_bytes, clock or ManualClock())
+
+
+@pytest.mark.parametrize(
+    "pix_fmt", ["yuv420p", "nv12", "yuv444p10le", "yuv422p", "gray", "rgb24", "rgba", "gbrp", "yuva420p"]
+)
+@pytest.mark.parametrize("size", [(64, 32), (35, 19), (1, 1)])
+def test_pixels_come_back(pix_fmt: str, size: tuple[int, int]) -> None:
+    kept = store()
+    first, second = (image(seed, *size, pix_fmt) for seed in (1, 2))
+    numbers = [kept.add(first), kept.add(second)]
+    for number, original in zip(numbers[::-1], (second, first), strict=True):
+        got = av.VideoFrame(*size, pix_fmt)
+        assert number is not None
+        kept.load(number, got)
+        assert [bytes(plane) for plane in got.planes] == [bytes(plane) for plane in original.planes]
+    kept.close()
+
+
+def test_lines_of_another_length_come_back(tmp_path: Path) -> None:
+    """Decoders pad the lines of their images."""
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", 25, width=162, height=90, pix_fmt="yuv420p")
+        for seed in range(3):
+            output.mux(stream.encode(image(seed, 162, 90)))
+        output.mux(stream.encode(None))
+    with av.open(str(path)) as clip:
+        decoded = next(clip.decode(video=0))
+    got = av.VideoFrame(162, 90, "yuv420p")
+    assert [plane.line_size for plane in decoded.planes] != [plane.line_size for plane in got.planes]
+    kept = store()
+    number = kept.add(decoded)
+    assert number is not None
+    kept.load(number, got)
+    for stored, original in zip(used(got), used(decoded), strict=True):
+        np.testing.assert_array_equal(stored, original)
+    kept.close()
+
+
+def test_room_is_used_again() -> None:
+    size = sum(plane.buffer_size for plane in image(0).planes)
+    kept = store(2 * size + 1)
+    assert [kept.add(image(seed)) for seed in range(3)] == [0, 1, None]
+    kept.free(0)
+    assert kept.add(image(3)) == 0
+    got = av.VideoFrame(36, 20, "yuv420p")
+    kept.load(1, got)
+    assert bytes(got.planes[0]) == bytes(image(1).planes[0])
+    assert kept.add(image(4)) == 1
+    kept.close()
+    kept.close()
+
+
+def test_frames_of_another_form_are_not_stored() -> None:
+    kept = store()
+    assert kept.add(image(0)) == 0
+    assert kept.add(image(0, 38)) is None
+    assert kept.add(image(0, pix_fmt="yuv422p")) is None
+    assert kept.add(image(1)) == 1
+    kept.close()
+
+
+def test_no_room_for_one_frame() -> None:
+    kept = store(100)
+    assert kept.add(image(0)) is None
+    kept.close()
+
+
+def test_a_quarter_of_the_free_disk_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = sum(plane.buffer_size for plane in image(0).planes)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=4 * 3 * size + 3))
+    kept = store()
+    assert [kept.add(image(seed)) for seed in range(4)] == [0, 1, 2, None]
+    kept.close()
+
+
+def test_a_folder_that_cannot_be_written_stores_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    kept = store()
+    assert kept.add(image(0)) is None
+    kept.close()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
+def test_a_full_disk_stores_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "r+b", buffering=0))  # noqa: SIM115, PTH123
+    kept = store()
+    assert kept.add(image(0)) is None
+    monkeypatch.undo()
+    assert kept.add(image(0)) is None
+    kept.close()
+
+
+def test_a_slow_disk_is_given_up_after_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock()
+    kept = store(clock=clock)
+    write = FrameStore._write
+
+    def slow(self: FrameStore, number: int, picture: av.VideoFrame) -> bool:
+        clock.advance(0.3)
+        return write(self, number, picture)
+
+    monkeypatch.setattr(FrameStore, "_write", slow)
+    assert [kept.add(image(seed)) for seed in range(5)] == [0, 1, 2, 3, None]
+    got = av.VideoFrame(36, 20, "yuv420p")
+    kept.load(2, got)
+    assert bytes(got.planes[0]) == bytes(image(2).planes[0]), "what was stored is still there"
+    assert kept.add(image(6)) is None
+    kept.close()
+
+
+def test_var_tmp_takes_the_place_of_tmp_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")
+    writable = True
+    monkeypatch.setattr(os, "access", lambda path, _: path == "/var/tmp" and writable)
+    assert temporary_folder() == "/var/tmp"
+    writable = False
+    assert temporary_folder() == "/tmp"
+    writable = True
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    assert temporary_folder() == "/tmp"
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert temporary_folder() == str(tmp_path)
