@@ -12,6 +12,7 @@ import ctypes
 import functools
 import hashlib
 import importlib
+import importlib.metadata
 import itertools
 import json
 import os
@@ -41,7 +42,11 @@ _CACHE_BYTES = 64 << 20
 _UNKNOWN = object()
 _LINKING = threading.Lock()
 _DTYPES = {np.dtype(code): code for code in ("?", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8")}
-_SCALARS = {int: "int", float: "float", bool: "bool"}
+_FLAGS = 0x501
+"""C-contiguous, aligned and writeable in numpy's C API."""
+_FORMS = {0x501: "", 0x101: "read-only", 0x500: "strided", 0x100: "strided read-only"}
+_SCALARS = {int: "int", float: "float", np.float64: "float", bool: "bool"}
+_LEAST, _MOST = -(1 << 63), (1 << 63) - 1
 _MACHINE_TYPES: Mapping[str | None, Any] = {"int": ctypes.c_int64, "float": ctypes.c_double, "bool": ctypes.c_bool}
 _RETURNED = {"none": None, "int64": ctypes.c_int64, "float64": ctypes.c_double, "bool": ctypes.c_bool}
 # What object code refers to in numba, to raise exceptions and to free arrays. Kernels do neither; one that allocates
@@ -97,8 +102,10 @@ class Kernel:
         """Of the function, the constants in it, and all kernels that it calls."""
         known = self._function.__globals__
         code = self._function.__code__
-        named = [(name, _fingerprint(known[name])) for name in code.co_names if name in known]
-        return digest(repr((code.co_code, code.co_consts, code.co_names, code.co_varnames, named, self._options)))
+        # Names of attributes are among them: in a kernel named "mean", values.mean() is not a call of itself.
+        named = [(name, _fingerprint(known[name])) for name in code.co_names if known.get(name, self) is not self]
+        constants = code.co_consts, self._function.__defaults__
+        return digest(repr((code.co_code, constants, code.co_names, code.co_varnames, named, self._options)))
 
     def dispatcher(self) -> Callable[..., Any]:
         """The function as numba compiles it."""
@@ -109,7 +116,8 @@ class Kernel:
     def _dispatcher(self) -> Callable[..., Any]:
         function = self._function
         code, known = function.__code__, function.__globals__
-        called = {name: one.dispatcher() for name in code.co_names if isinstance(one := known.get(name), Kernel)}
+        others = {name: one for name in code.co_names if isinstance(one := known.get(name), Kernel) and one is not self}
+        called = {name: one.dispatcher() for name, one in others.items()}
         same = FunctionType(code, known | called, function.__name__, function.__defaults__)
         return _compiling(functools.update_wrapper(same, function), self._options)
 
@@ -127,7 +135,7 @@ class Kernel:
         linker = _linker()
         name = f"{self._function.__name__}-{digest(repr((self.fingerprint, kinds, linker.target)))}.kernel"
         for folder in _folders():
-            with contextlib.suppress(OSError, ValueError, KeyError, RuntimeError):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RuntimeError):
                 return linker.link(Stored.parse((folder / name).read_bytes()), kinds)
         stored = _compiled(self._dispatcher, kinds)
         if stored is None:
@@ -179,14 +187,13 @@ def _kind(value: Any, flat: list[Any]) -> Any:
         address = id(value)
         flat += (address, address)
         code = _DTYPES.get(value.dtype)
-        flags = value.flags
-        if code is None or not flags.aligned:
-            return None
-        return f"{code}[{value.ndim}]" if flags.c_contiguous else f"{code}[{value.ndim}]strided"
+        form = _FORMS.get(value.flags.num & _FLAGS)
+        return None if code is None or form is None else f"{code}[{value.ndim}]{form}"
     if type(value) is tuple:
         return tuple([_kind(one, flat) for one in value])
     flat.append(value)
-    return _SCALARS.get(type(value))
+    kind = _SCALARS.get(type(value))
+    return None if kind == "int" and not _LEAST <= value <= _MOST else kind  # ctypes would cut it
 
 
 def _leaves(kinds: Any) -> Iterator[str | None]:
@@ -216,17 +223,21 @@ def _compiled(function: Callable[..., Any], kinds: tuple[Any, ...]) -> Stored | 
             names.append(f"a{at}")
             machine_types.append(scalars[kind])
             return names[at]
-        code, _, form = kind.partition("[")
+        code, _, rest = kind.partition("[")
+        dimensions, _, form = rest.partition("]")
         names.extend((f"a{at}", f"d{at}"))
         machine_types.extend((pointer(pointer(numba.from_dtype(np.dtype(code)))), pointer(pointer(types.int64))))
         shape, strides = (
-            "".join(f"d{at}[{word}][{each}], " for each in range(int(form[0]))) for word in (_DIMENSIONS, _STRIDES)
+            "".join(f"d{at}[{word}][{each}], " for each in range(int(dimensions))) for word in (_DIMENSIONS, _STRIDES)
         )
         array = f"carray(a{at}[{_DATA}], ({shape}))"
-        return f"as_strided({array}, ({shape}), ({strides}))" if form.endswith("strided") else array
+        if form.startswith("strided"):
+            array = f"as_strided({array}, ({shape}), ({strides}))"
+        return f"read_only({array})" if form.endswith("read-only") else array
 
     arguments = ", ".join(argument(kind) for kind in kinds)
     own: dict[str, Any] = {"function": function, "carray": numba.carray, "as_strided": as_strided}
+    own["read_only"] = _read_only(importlib.import_module("numba.extending"))
     exec(f"def entry({', '.join(names)}):\n    return function({arguments})", own)  # noqa: S102 - made of kinds only
     found = numba.njit(error_model="numpy")(own["entry"])
     found.compile(tuple(machine_types))
@@ -239,6 +250,20 @@ def _compiled(function: Callable[..., Any], kinds: tuple[Any, ...]) -> Stored | 
     except (AttributeError, ValueError):  # another version of numba
         return None
     return Stored(str(made.native_name), str(returns), bytes(code))
+
+
+def _read_only(extending: Any) -> Any:
+    """An array in compiled code as one that cannot be written: a kernel that does so is refused, as by numba."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        context.nrt.incref(builder, signature.return_type, arguments[0])
+        return arguments[0]
+
+    @extending.intrinsic
+    def read_only(typingctx, array):  # type: ignore[no-untyped-def]  # noqa: ARG001
+        return array.copy(readonly=True)(array), generate
+
+    return read_only
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +286,7 @@ class Stored:
 
     @classmethod
     def parse(cls, content: bytes) -> Stored:
-        """Raises ``ValueError`` or ``KeyError``: the content is damaged."""
+        """Raises ``ValueError``, ``KeyError`` or ``TypeError``: the content is damaged."""
         line, _, code = content.partition(b"\n")
         head = json.loads(line)
         if head["sha256"] != hashlib.sha256(code).hexdigest():
@@ -318,7 +343,11 @@ def _only_linker() -> _Linker:
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     name, features = processor()
-    settings = [f"{key}={value}" for key, value in sorted(os.environ.items()) if key.startswith("NUMBA_")]
-    target = (str(_FORMAT), llvmlite.__version__, np.__version__, name, *sorted(features), *settings)
+    chosen = {key: value for key, value in os.environ.items() if key.startswith("NUMBA_") and key != "NUMBA_CACHE_DIR"}
+    settings = [f"{key}={value}" for key, value in sorted(chosen.items())]
+    numba = ""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # of a frozen program
+        numba = importlib.metadata.version("numba")
+    target = (str(_FORMAT), numba, llvmlite.__version__, np.__version__, name, *sorted(features), *settings)
     abort = ctypes.cast(ctypes.CDLL(None).abort, ctypes.c_void_p).value or 0
-    return _Linker(target, binding, binding.create_lljit_compiler(), abort)
+    return _Linker(target, binding, binding.create_lljit_compiler(suppress_errors=True), abort)

@@ -76,6 +76,23 @@ def allocates(values):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def plus(value, added=1):  # type: ignore[no-untyped-def]
+    return value + added
+
+
+@kernel
+def tripled(values):  # type: ignore[no-untyped-def]
+    for x in range(values.shape[0]):
+        values[x] *= 3
+
+
+@kernel
+def size(values):  # type: ignore[no-untyped-def]
+    """Has the name of an attribute that it reads."""
+    return values.size
+
+
+@kernel
 def shares(values):  # type: ignore[no-untyped-def]
     return values[0], values[1]
 
@@ -126,7 +143,8 @@ def test_damaged_object_code_is_compiled_again(folder: Path) -> None:
     again(mean)(np.array([1.0, 2.0]))
     (stored,) = folder.iterdir()
     content = stored.read_bytes()
-    for damaged in (b"", content[:-1], content[:300] + bytes([content[300] ^ 1]) + content[301:], b"{}\n", b"\xff\n"):
+    turned = content[:300] + bytes([content[300] ^ 1]) + content[301:]
+    for damaged in (b"", content[:-1], turned, b"{}\n", b"\xff\n", b"1\n", b"[]\n"):
         stored.write_bytes(damaged)
         assert again(mean)(np.array([1.0, 2.0])) == 1.5
         assert Stored.parse(stored.read_bytes()).returns == "float64", "and stored again"
@@ -157,6 +175,44 @@ def test_a_change_of_a_called_kernel_or_a_constant_is_another_kernel() -> None:
     assert target[0, 0] == pytest.approx(1 / 1.5 + 3)
     one = partial(Kernel, mean.__wrapped__, nogil=True)  # type: ignore[attr-defined]
     assert one(fastmath=True).fingerprint != one(fastmath=False).fingerprint
+    function = plus.__wrapped__  # type: ignore[attr-defined]
+    other = FunctionType(function.__code__, function.__globals__, function.__name__, (2,))
+    assert again(plus, other).fingerprint != again(plus).fingerprint
+    assert (again(plus)(3), again(plus, other)(3)) == (4, 5)
+
+
+def test_a_kernel_with_the_name_of_an_attribute_that_it_reads() -> None:
+    assert size(np.zeros((3, 4))) == 12
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_an_array_that_cannot_be_written_is_read_but_not_written(step: int) -> None:
+    from numba import TypingError
+
+    values = np.arange(1.0, 7.0)[::step]
+    values.flags.writeable = False
+    for _ in range(2):
+        assert again(mean)(values) == values.mean()
+        with pytest.raises(TypingError):
+            again(tripled)(values)
+    assert values[0] == 1
+
+
+def test_numbers_beyond_64_bits_are_refused_not_cut() -> None:
+    from numba import TypingError
+
+    assert [again(plus)(one) for one in ((1 << 63) - 2, -(1 << 63))] == [(1 << 63) - 1, 1 - (1 << 63)]
+    for one in (1 << 64, -(1 << 63) - 1):
+        with pytest.raises((OverflowError, TypingError)):
+            again(plus)(one)
+
+
+@loadable
+def test_a_float64_of_numpy_is_a_float(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert again(plus)(1.5) == 2.5
+    monkeypatch.setattr(jit, "_compiled", refuse)
+    monkeypatch.setattr(Kernel, "dispatcher", refuse)
+    assert again(plus)(np.float64(1.5)) == 2.5
 
 
 def test_what_c_cannot_take_or_return_is_called_by_numba() -> None:
@@ -165,11 +221,12 @@ def test_what_c_cannot_take_or_return_is_called_by_numba() -> None:
 
 
 @loadable
-def test_a_kernel_that_allocates_is_called_by_numba(folder: Path) -> None:
+def test_a_kernel_that_allocates_is_called_by_numba(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     values = np.zeros(3)
     again(allocates)(values)
     assert values.tolist() == [2, 2, 2]
     assert not folder.exists(), "nothing is stored that cannot be linked"
+    assert capfd.readouterr().err == "", "LLVM prints nothing"
 
 
 def test_without_a_loader_numba_stores_and_calls(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
