@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from functools import partial
-from types import FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -179,6 +180,25 @@ def test_a_change_of_a_called_kernel_or_a_constant_is_another_kernel() -> None:
     other = FunctionType(function.__code__, function.__globals__, function.__name__, (2,))
     assert again(plus, other).fingerprint != again(plus).fingerprint
     assert (again(plus)(3), again(plus, other)(3)) == (4, 5)
+
+
+MODULES = (
+    *("colorize.kernels", "colorize.nearness", "colorize.resize", "depth.motion", "depth.temporal_filter"),
+    *("geometry", "inference.plane_scaling", "media.planes"),
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_fingerprints_are_complete_and_the_same_in_every_process(name: str) -> None:
+    """The repr of an array is not all of it, and that of a function or of nested code has an address in it."""
+    module = importlib.import_module(f"streamdepth.{name}")
+    kernels = [one for one in vars(module).values() if isinstance(one, Kernel)]
+    assert kernels
+    for one in kernels:
+        code, known = one._function.__code__, one._function.__globals__
+        assert not any(isinstance(constant, CodeType | frozenset) for constant in code.co_consts), one
+        for used in code.co_names:
+            assert isinstance(known.get(used, 0), Kernel | ModuleType | type | int | float), (one, used)
 
 
 def test_a_kernel_with_the_name_of_an_attribute_that_it_reads() -> None:
