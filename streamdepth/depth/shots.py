@@ -8,7 +8,6 @@ again. Where only depth is drawn, neither happens.
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections import deque
 from dataclasses import dataclass, field, fields
@@ -265,10 +264,8 @@ class ShotSpool:
         shot.spool.readinto(values.data)  # type: ignore[attr-defined]  # a BufferedRandom, which IO[bytes] hides
         frame = None
         if number is not None:
-            with contextlib.suppress(OSError):  # the frame is read again
-                stored = record.outline.frame()
-                self._frames.load(number, stored.image)
-                frame = stored
+            frame = record.outline.frame()
+            self._frames.load(number, frame.image)
         assert shot.range is not None  # noqa: S101 - set by _close_shot
         range_now = crossfaded(shot.range, shot.crossfade_from, shot.taken)
         return Spooled(record.stamp, frame, record.outline, DepthMap(values, **record.depth), range_now)

@@ -32,7 +32,6 @@ from streamdepth.depth.range import (
     range_control,
 )
 from streamdepth.depth.shots import ShotSpool, Stamp
-from streamdepth.media.frame_store import FrameStore
 from tests.support import need
 
 if TYPE_CHECKING:
@@ -222,23 +221,6 @@ class TestShots:
         for index, frame in enumerate(kept):
             if frame is not None:
                 np.testing.assert_array_equal(frame.to_rgb(), frames[index].to_rgb())
-
-    def test_a_stored_image_that_cannot_be_read_is_read_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        shot_spool = ShotSpool()
-        depth = ramp(0, 1)
-        for pts in range(3):
-            shot_spool.append(at(pts), depth, measure(depth), cut=False)
-        shot_spool.end()
-        load, loaded = FrameStore.load, iter([True, False, True])
-
-        def once(self: FrameStore, number: int, image: av.VideoFrame) -> None:
-            if not next(loaded):
-                raise OSError("broken")
-            load(self, number, image)
-
-        monkeypatch.setattr(FrameStore, "load", once)
-        assert [shot_spool.take().frame is None for _ in range(3)] == [False, True, False]
-        shot_spool.close()
 
     def test_images_are_not_held_in_memory(self) -> None:
         shot_spool = ShotSpool()
