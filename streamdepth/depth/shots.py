@@ -58,10 +58,13 @@ class Outline:
         self._format = image.width, image.height, image.format.name
         self._tags = ColorTags.of(image)
         self._times = image.pts, image.time_base, image.duration
+        self._pict_type = int(image.pict_type)
 
-    def frame(self) -> Frame:
-        """The frame with undefined pixels."""
-        image = av.VideoFrame(*self._format)
+    def frame(self, image: av.VideoFrame | None = None) -> Frame:
+        """The frame with the pixels of an image of its size and format; None = undefined pixels."""
+        if image is None:
+            image = av.VideoFrame(*self._format)
+        image.pict_type = self._pict_type
         self._tags.apply(image)
         image.pts, time_base, image.duration = self._times
         if time_base is not None:
@@ -264,8 +267,7 @@ class ShotSpool:
         shot.spool.readinto(values.data)  # type: ignore[attr-defined]  # a BufferedRandom, which IO[bytes] hides
         frame = None
         if number is not None:
-            frame = record.outline.frame()
-            self._frames.load(number, frame.image)
+            frame = record.outline.frame(self._frames.load(number))
         assert shot.range is not None  # noqa: S101 - set by _close_shot
         range_now = crossfaded(shot.range, shot.crossfade_from, shot.taken)
         return Spooled(record.stamp, frame, record.outline, DepthMap(values, **record.depth), range_now)

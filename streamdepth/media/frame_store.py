@@ -11,7 +11,8 @@ import os
 import shutil
 import tempfile
 import threading
-from typing import IO, TYPE_CHECKING, Any
+from fractions import Fraction
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from streamdepth.core.clock import Clock
 
 _FREE_SHARE = 4
-"""At most one in this many of the free bytes of the disk are used."""
+"""At most one in this many of the free bytes of the disk are used, together with whatever else is written meanwhile:
+other sources have a store each."""
 _LEAST_BYTES_PER_SECOND = 100e6
 _MOST_LATE_SECONDS = 1.0
 """Time for which writes may be slower than that in a run, before no more frames are stored: decoding is faster then."""
@@ -38,12 +40,15 @@ class FrameStore:
         self._clock = clock
         self._lock = threading.Lock()
         self._file: IO[bytes] | None = None
-        self._form: Any = None
+        self._form: _Form | None = None
+        self._likeness: _Likeness | None = None
         self._frame_bytes = 0
         self._free: list[int] = []
         self._unused = 0
         self._most = 0
         """Frames that there is room for; 0 = no more are stored."""
+        self._folder = ""
+        self._least_free_bytes = 0
         self._late_ns = 0.0
 
     def add(self, image: av.VideoFrame) -> int | None:
@@ -55,7 +60,7 @@ class FrameStore:
         with self._lock:
             if self._form is None:
                 self._open(image, form)
-            if form != self._form or not self._most or not (self._free or self._unused < self._most):
+            if form != self._form or not self._most or not (self._free or self._can_grow()):
                 return None
             number = self._free.pop() if self._free else self._unused
             started_ns = self._clock.monotonic_ns()
@@ -70,16 +75,21 @@ class FrameStore:
                 self._most = 0
             return number
 
-    def load(self, number: int, image: av.VideoFrame) -> None:
-        """Fill the planes of an image of the same size and format, and free the number.
+    def load(self, number: int) -> av.VideoFrame:
+        """A new image with the pixels of a stored one, and free the number.
+
+        Times, tags and side data are those of the first image; what else decides how pixels are converted (the position
+        of chroma samples, interlacing) is that of the stored image.
 
         Raises:
             OSError: the file cannot be read.
         """
         with self._lock:
-            assert self._file is not None  # noqa: S101 - the number is from add()
+            if self._file is None or self._likeness is None or self._form is None:
+                raise OSError("the stored frames are closed")
+            image = self._likeness.copy()
             self._file.seek(number * self._frame_bytes)
-            for plane, line_size in zip(image.planes, self._form[3:], strict=True):
+            for plane, line_size in zip(image.planes, self._form.line_sizes, strict=True):
                 target = np.frombuffer(memoryview(plane), np.uint8)
                 if plane.line_size == line_size:
                     _read(self._file, target)
@@ -89,6 +99,7 @@ class FrameStore:
                     same = min(line_size, plane.line_size)
                     target.reshape(plane.height, plane.line_size)[:, :same] = stored[:, :same]
             self._free.append(number)
+        return image
 
     def free(self, number: int) -> None:
         """Forget a stored frame."""
@@ -100,23 +111,35 @@ class FrameStore:
         with self._lock:
             file, self._file = self._file, None
             self._most = 0
+            self._likeness = None
             if file is not None:
                 file.close()
 
-    def _open(self, image: av.VideoFrame, form: Any) -> None:
+    def _open(self, image: av.VideoFrame, form: _Form) -> None:
         self._form = form
         self._frame_bytes = sum(plane.buffer_size for plane in image.planes)
-        if any(line_size <= 0 for line_size in form[3:]):  # an image upside down in memory
+        if any(line_size <= 0 for line_size in form.line_sizes):  # an image upside down in memory
             return
-        folder = temporary_folder()
+        self._folder = folder = temporary_folder()
         try:
-            room = shutil.disk_usage(folder).free // _FREE_SHARE
+            free = shutil.disk_usage(folder).free
+            room = free // _FREE_SHARE
+            self._least_free_bytes = free - room
             most = min(self._budget_bytes, room) // self._frame_bytes
             if most:
                 self._file = tempfile.TemporaryFile(prefix="streamdepth-", dir=folder, buffering=0)  # noqa: SIM115
+                self._likeness = _Likeness(image)
                 self._most = most
         except OSError:
             pass  # frames are decoded again
+
+    def _can_grow(self) -> bool:
+        if self._unused >= self._most:
+            return False
+        try:
+            return shutil.disk_usage(self._folder).free - self._frame_bytes >= self._least_free_bytes
+        except OSError:
+            return False
 
     def _write(self, number: int, image: av.VideoFrame) -> bool:
         assert self._file is not None  # noqa: S101 - there is room only with a file
@@ -127,8 +150,38 @@ class FrameStore:
             return False
 
 
-def _form(image: av.VideoFrame) -> tuple[Any, ...]:
-    return (image.width, image.height, image.format.name, *(plane.line_size for plane in image.planes))
+class _Form(NamedTuple):
+    width_px: int
+    height_px: int
+    pix_fmt: str
+    interlaced: bool
+    line_sizes: tuple[int, ...]
+
+
+def _form(image: av.VideoFrame) -> _Form:
+    line_sizes = tuple(plane.line_size for plane in image.planes)
+    return _Form(image.width, image.height, image.format.name, bool(image.interlaced_frame), line_sizes)
+
+
+class _Likeness:
+    """Makes images like one: PyAV cannot set the position of chroma samples, which conversions to RGB use."""
+
+    def __init__(self, image: av.VideoFrame) -> None:
+        from av.filter import Graph
+
+        self._image = image
+        self._graph = graph = Graph()
+        source = graph.add_buffer(
+            width=image.width, height=image.height, format=image.format, time_base=image.time_base or Fraction(1, 1000)
+        )
+        graph.link_nodes(source, graph.add("null"), graph.add("buffersink")).configure()
+
+    def copy(self) -> av.VideoFrame:
+        """A new image with its own pixels, which are to be replaced."""
+        self._graph.vpush(self._image)
+        image = self._graph.vpull()
+        image.make_writable()
+        return image
 
 
 def _read(file: IO[bytes], target: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
