@@ -8,6 +8,7 @@ again. Where only depth is drawn, neither happens.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections import deque
 from dataclasses import dataclass, field, fields
@@ -267,7 +268,8 @@ class ShotSpool:
         shot.spool.readinto(values.data)  # type: ignore[attr-defined]  # a BufferedRandom, which IO[bytes] hides
         frame = None
         if number is not None:
-            frame = record.outline.frame(self._frames.load(number))
+            with contextlib.suppress(OSError):  # it is read again
+                frame = record.outline.frame(self._frames.load(number))
         assert shot.range is not None  # noqa: S101 - set by _close_shot
         range_now = crossfaded(shot.range, shot.crossfade_from, shot.taken)
         return Spooled(record.stamp, frame, record.outline, DepthMap(values, **record.depth), range_now)

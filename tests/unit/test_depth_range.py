@@ -32,6 +32,7 @@ from streamdepth.depth.range import (
     range_control,
 )
 from streamdepth.depth.shots import ShotSpool, Stamp
+from streamdepth.media.frame_store import FrameStore
 from tests.support import need
 
 if TYPE_CHECKING:
@@ -196,6 +197,25 @@ class TestShots:
         lows = [one.range.lo for one in taken]
         assert lows == sorted(lows)
         assert max(np.diff(lows)) < 4
+
+    def test_an_image_that_cannot_be_loaded_is_read_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        shot_spool = ShotSpool()
+        depth = ramp(0, 1)
+        for pts in range(3):
+            shot_spool.append(at(pts), depth, measure(depth), cut=False)
+        shot_spool.end()
+        load = FrameStore.load
+
+        def failing(self: FrameStore, number: int) -> av.VideoFrame:
+            if number == 1:
+                raise OSError("input/output error")
+            return load(self, number)
+
+        monkeypatch.setattr(FrameStore, "load", failing)
+        taken = [shot_spool.take() for _ in range(3)]
+        shot_spool.close()
+        assert [one.frame is None for one in taken] == [False, True, False]
+        assert [one.stamp.index for one in taken] == [0, 1, 2]
 
     def test_images_are_kept_within_their_budget(self) -> None:
         """Room for four: a shot keeps its last ones, as far as the shots before it have left room."""
