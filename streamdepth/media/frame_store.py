@@ -78,8 +78,8 @@ class FrameStore:
     def load(self, number: int) -> av.VideoFrame:
         """A new image with the pixels of a stored one, and free the number.
 
-        Times, tags and side data are those of the first image; what else decides how pixels are converted (the position
-        of chroma samples, interlacing) is that of the stored image.
+        It has no side data, and times and colour tags of the first image. What else decides how pixels are converted
+        (position of chroma samples, interlacing) is as in the stored image.
 
         Raises:
             OSError: the file cannot be read.
@@ -174,7 +174,7 @@ class _Likeness:
         source = graph.add_buffer(
             width=image.width, height=image.height, format=image.format, time_base=image.time_base or Fraction(1, 1000)
         )
-        graph.link_nodes(source, graph.add("null"), graph.add("buffersink")).configure()
+        graph.link_nodes(source, graph.add("sidedata", "mode=delete"), graph.add("buffersink")).configure()
 
     def copy(self) -> av.VideoFrame:
         """A new image with its own pixels, which are to be replaced."""
