@@ -325,16 +325,18 @@ class SourceWorker:
 
     def _deliver(self, frame: Frame, depth: DepthMap, depth_range: DepthRange, looks: Sequence[Look | None]) -> None:
         images: dict[Look, av.VideoFrame] = {}
-        for sink_worker, look in zip(self.sink_workers, looks, strict=True):
-            image = None
-            if look is not None and self._colorizer is not None:
-                if look not in images:
+        taken = False
+        try:
+            for sink_worker, look in zip(self.sink_workers, looks, strict=True):
+                if look is not None and self._colorizer is not None and look not in images:
                     started_ns = self._clock.monotonic_ns()
                     images[look] = self._colorizer.render(frame.image, depth, depth_range, look)
                     self.timers["colorize"].add(self._clock.monotonic_ns() - started_ns)
-                image = images[look]
-            sink_worker.offer(Result(frame, depth, depth_range, image))
-        self.counters.processed()
+                sink_worker.offer(Result(frame, depth, depth_range, None if look is None else images.get(look)))
+                taken = True
+        finally:  # an abort may come when one sink has the frame and the next has no room for it
+            if taken or not self.sink_workers:
+                self.counters.processed()
 
     def _end_sink_workers(self) -> None:
         for sink_worker in self.sink_workers:

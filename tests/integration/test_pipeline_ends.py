@@ -10,7 +10,7 @@ import pytest
 
 from streamdepth.core.errors import DeadlineError, SourceError, StageError, StopPipeline
 from streamdepth.pipeline import Pipeline
-from streamdepth.pipeline.threads import ThreadGroup
+from streamdepth.pipeline.threads import _QUEUE_FRAMES, ThreadGroup
 from tests.support.stages import (
     FakeEngine,
     RecordingSink,
@@ -82,6 +82,23 @@ class TestErrors:
         error = self.run(callback=fail)
         assert isinstance(error.__cause__, KeyError)
         assert str(error) == "callback TestErrors.test_callback.fail: KeyError: 'mine'"
+
+    def test_a_frame_that_one_of_two_sinks_has_is_counted(self) -> None:
+        """The second sink fails while the colour thread waits for room in its queue; the first has that frame."""
+        others, count = threading.Event(), 0
+
+        def fail(frame: Any, depth: Any) -> None:  # noqa: ARG001
+            assert others.wait(10)
+            raise KeyError("mine")
+
+        def see(result: Result) -> None:  # noqa: ARG001
+            nonlocal count
+            count += 1
+            if count == 2 + _QUEUE_FRAMES:
+                others.set()
+
+        error = self.run(sink=RecordingSink(before=see), callback=fail)
+        assert isinstance(error.__cause__, KeyError)
 
     def test_secrets_do_not_come_out(self) -> None:
         def fail(index: int) -> None:  # noqa: ARG001
