@@ -45,10 +45,11 @@ _DTYPES = {np.dtype(code): code for code in ("?", "u1", "i1", "u2", "i2", "u4", 
 _FLAGS = 0x501
 """C-contiguous, aligned and writeable in numpy's C API."""
 _FORMS = {0x501: "", 0x101: "read-only", 0x500: "strided", 0x100: "strided read-only"}
-_SCALARS = {int: "int", float: "float", np.float64: "float", bool: "bool"}
+_SCALARS = {int: "int64", float: "float64", np.float64: "float64", bool: "bool"}
+"""Numba's names of what numbers become."""
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1
-_MACHINE_TYPES: Mapping[str | None, Any] = {"int": ctypes.c_int64, "float": ctypes.c_double, "bool": ctypes.c_bool}
-_RETURNED = {"none": None, "int64": ctypes.c_int64, "float64": ctypes.c_double, "bool": ctypes.c_bool}
+_MACHINE_TYPES: Mapping[str | None, Any] = {"int64": ctypes.c_int64, "float64": ctypes.c_double, "bool": ctypes.c_bool}
+_RETURNED = {**_MACHINE_TYPES, "none": None}
 # What object code refers to in numba, to raise exceptions and to free arrays. Kernels do neither; one that allocates
 # refers to more and is not linked.
 _NEVER_CALLED = (
@@ -119,7 +120,7 @@ class Kernel:
         others = {name: one for name in code.co_names if isinstance(one := known.get(name), Kernel) and one is not self}
         called = {name: one.dispatcher() for name, one in others.items()}
         same = FunctionType(code, known | called, function.__name__, function.__defaults__)
-        return _compiling(functools.update_wrapper(same, function), self._options)
+        return _decorated(functools.update_wrapper(same, function), self._options)
 
     def _add(self, kinds: tuple[Any, ...]) -> Callable[..., Any] | None:
         """The C function for arguments of these kinds, from the cache or compiled; None = numba has to be called."""
@@ -152,7 +153,7 @@ class Kernel:
         return entry
 
 
-def _compiling(function: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
+def _decorated(function: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
     """The function with numba's decorator; numba's own cache is used where object code is not stored here."""
     from numba import config, njit
 
@@ -195,7 +196,7 @@ def _kind(value: Any, flat: list[Any]) -> Any:
         return tuple([_kind(one, flat) for one in value])
     flat.append(value)
     kind = _SCALARS.get(type(value))
-    return None if kind == "int" and not _LEAST <= value <= _MOST else kind  # ctypes would cut it
+    return None if kind == "int64" and not _LEAST <= value <= _MOST else kind  # ctypes would cut it
 
 
 def _leaves(kinds: Any) -> Iterator[str | None]:
@@ -211,7 +212,7 @@ def _compiled(function: Callable[..., Any], kinds: tuple[Any, ...]) -> Stored | 
     """Compile a kernel behind a C function; None where its result cannot be returned from C."""
     numba: Any = importlib.import_module("numba")
     types = numba.types
-    scalars = {"int": types.int64, "float": types.float64, "bool": types.boolean}
+    scalars = {str(one): one for one in (types.int64, types.float64, types.boolean)}
     pointer = types.CPointer
     names: list[str] = []
     machine_types: list[Any] = []

@@ -18,9 +18,7 @@ from streamdepth.media.jit import Kernel, Stored, kernel, stage
 if TYPE_CHECKING:
     from pathlib import Path
 
-loadable = pytest.mark.skipif(
-    not (sys.platform == "linux" and jit._LOADABLE), reason="object code is stored on Linux on x86-64 only"
-)
+loadable = pytest.mark.skipif(not jit._LOADABLE, reason="object code is stored on Linux on x86-64 only")
 
 
 @pytest.fixture(autouse=True)
