@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import unicodedata
@@ -196,6 +197,14 @@ def _temporary_root(place: Path, uid: int) -> Path:
         return folder if folder.stat().st_uid == uid else _NO_CACHE
     except OSError:
         return _NO_CACHE
+
+
+def temporary_folder() -> str:
+    """Folder for large temporary files: Python's, but ``/var/tmp`` instead of ``/tmp``, which may be in memory."""
+    found = tempfile.gettempdir()
+    if found == "/tmp" and "TMPDIR" not in os.environ and os.access("/var/tmp", os.W_OK):  # noqa: S108
+        return "/var/tmp"  # noqa: S108
+    return found
 
 
 def cache_note() -> str:

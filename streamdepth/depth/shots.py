@@ -20,9 +20,10 @@ import numpy as np
 from streamdepth.core.clock import SystemClock
 from streamdepth.core.errors import SinkError
 from streamdepth.core.frame import ColorTags, DepthMap, DepthRange, Frame
+from streamdepth.core.host import temporary_folder
 from streamdepth.core.queues import AbortableCondition, Ended
 from streamdepth.depth.range import PERCENTILES
-from streamdepth.media.frame_store import FrameStore, temporary_folder
+from streamdepth.media.frame_store import FrameStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,7 +7,6 @@ blocks are used again, so most of it never reaches the disk.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import threading
@@ -15,6 +14,8 @@ from fractions import Fraction
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from streamdepth.core.host import temporary_folder
 
 if TYPE_CHECKING:
     import av
@@ -187,11 +188,3 @@ class _Likeness:
 def _read(file: IO[bytes], target: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
     if file.readinto(target.data) != target.size:  # type: ignore[attr-defined]  # a FileIO, which IO[bytes] hides
         raise OSError("a stored frame is incomplete")
-
-
-def temporary_folder() -> str:
-    """Folder for large temporary files: Python's, but ``/var/tmp`` instead of ``/tmp``, which may be in memory."""
-    found = tempfile.gettempdir()
-    if found == "/tmp" and "TMPDIR" not in os.environ and os.access("/var/tmp", os.W_OK):  # noqa: S108
-        return "/var/tmp"  # noqa: S108
-    return found

@@ -12,7 +12,8 @@ import av
 import numpy as np
 import pytest
 
-from streamdepth.media.frame_store import FrameStore, temporary_folder
+from streamdepth.core.host import temporary_folder
+from streamdepth.media.frame_store import FrameStore
 from tests.support.clock import ManualClock
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from streamdepth.core.contracts import BaseSink
 from streamdepth.core.errors import SinkError, UsageError
+from streamdepth.core.host import temporary_folder
 from streamdepth.depth.range import measure
 from streamdepth.depth.shots import ShotSamples, spool_file
 from streamdepth.sinks.depth.sink import known_values, resized
@@ -68,7 +68,7 @@ class _ClipSink(BaseSink):
         try:
             self._spool.write(values.data)
         except OSError as error:
-            raise write_failed(Path(tempfile.gettempdir()), error) from error
+            raise write_failed(Path(temporary_folder()), error) from error
 
     def _nearness(self) -> Iterator[NDArray[np.float32]]:
         """Of every frame, in the range of the clip: 0 to 1 = nearest, 0 without depth."""
