@@ -2,7 +2,7 @@
 
 Each row is processed in stages through row buffers in the L1 cache, instead of pixel by pixel. The table lookup cannot
 be vectorised, so it is a separate scalar loop (about one cycle per pixel); the other stages vectorise: interpolation in
-int32 lanes, the blend in 16-bit lanes with a high multiply. In a fused loop the lookup makes all stages scalar (1.3 us
+int32, the blend in 16 bits with a high multiply. In a fused loop the lookup makes all stages scalar (1.3 us
 instead of 0.6 us for a row of 1920). AVX-512 gathers were slower than scalar loads (0.6 us instead of 0.4 us per row on
 Zen 5).
 

@@ -4,7 +4,7 @@ Units: ``NEARNESS_ONE`` is nearness 1 (see ``palettes``). A *nearness image* is 
 ``INVALID`` where depth is invalid and the bit ``LINE`` set on contours.
 
 The bilinear path needs no image: depth rows are scaled to the frame width once and the last two are buffered, so a row
-of the frame costs one vertical interpolation in int32 lanes.
+of the frame costs one vertical interpolation in int32.
 
 The kernels are compiled with numba, ``nogil``, cached on disk. They are pure functions: all buffers are arguments.
 :class:`NearnessField` holds the buffers of one image size and calls them.

@@ -154,8 +154,8 @@ def _lines_to_rgb(lines, matrix, rgb):  # type: ignore[no-untyped-def]
 def planes_to_chw(planes, widths, down, across, matrix, table, scratch, out_chw):  # type: ignore[no-untyped-def]
     """Planes of a YUV image, each scaled to the size of ``out_chw``, to RGB and through the table.
 
-    Vertical comes first: it processes whole lines in vector lanes, and leaves a quarter of the horizontal sums at 720p
-    to 192 rows.
+    Vertical comes first: it processes whole lines with vector instructions, and leaves a quarter of the horizontal sums
+    at 720p to 192 rows.
 
     Args:
         planes: three of [rows, words of a line], uint8 or uint16.

@@ -118,11 +118,11 @@ def street(rng: np.random.Generator, bank: Bank) -> Place:
                 **look,
             )
     for _ in range(rng.integers(0, 5)):
-        lane = rng.choice([-1, 1])
+        way = rng.choice([-1, 1])
         s.car(
-            lane * rng.uniform(0.2, 0.6) * half,
+            way * rng.uniform(0.2, 0.6) * half,
             5 + rng.exponential(18),
-            rng.normal(0, 0.06) + np.pi * (lane < 0) + (rng.random() < 0.08) * 1.5,
+            rng.normal(0, 0.06) + np.pi * (way < 0) + (rng.random() < 0.08) * 1.5,
         )
     for _ in range(rng.integers(0, 6)):
         s.person(rng.uniform(-1, 1) * (half + walk), 2 + rng.exponential(10))
